@@ -1,0 +1,141 @@
+"""What effnet keeps on disk: files that appear whole or not at all, and digests that are not
+computed twice.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_dir
+
+from effnet_cli.errors import EffnetError
+
+DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
+LOCK_SECONDS = 600  # how long to wait for another process that makes or fetches the same file
+PART_SUFFIX = ".part"
+
+
+def cache_folder() -> Path:
+    """`EFFNET_CACHE`, else the platform's folder for a user's caches; may not exist yet."""
+    return Path(os.environ.get("EFFNET_CACHE") or user_cache_dir("effnet", appauthor=False))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write into; it becomes `path` when the block ends without
+    an error.
+
+    Raises:
+        EffnetError: the folder or the file cannot be written (no room, no permission).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:100]}.", suffix=PART_SUFFIX, dir=path.parent
+        )
+        os.close(handle)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        part.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> EffnetError:
+    reason = error.strerror or str(error)
+    return EffnetError(
+        f"{str(path)!r} cannot be written: {reason}.", "Make room, or name another place."
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def one_process(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`: of several processes that want to make it, one does and the others
+    wait.
+
+    Raises:
+        EffnetError: the folder cannot be written, or the lock's holder does not end.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise EffnetError(
+            f"Another process has held {str(path)!r}.lock for {LOCK_SECONDS} s.",
+            "End it, or delete the lock.",
+        ) from error
+    except PermissionError as error:
+        raise _cannot_write(path, error) from error
+    except OSError as error:
+        if error.filename not in (None, f"{path}.lock", str(path.parent)):
+            raise
+        raise _cannot_write(path, error) from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamped_sha256(path: Path) -> str:
+    """The SHA-256 of a file, computed again only when its size or time has changed since the last
+    look.
+
+    When the content under a path has changed, what the cache holds for the old content is dropped.
+    Works, only slower, where the cache cannot be written.
+    """
+    status = path.stat()
+    resolved = str(path.resolve())
+    identity = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    key = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:DIGEST_CHARS]
+    stamp = cache_folder() / "stamps" / f"{key}.json"
+    known = _read_stamp(stamp)
+    digest = known.get("sha256")
+    if isinstance(digest, str) and known == {**identity, "sha256": digest}:
+        return digest
+    new = sha256(path)
+    with suppress(EffnetError), whole_file(stamp) as part:
+        part.write_text(json.dumps({**identity, "sha256": new}), encoding="ascii")
+    if isinstance(digest, str) and digest != new:
+        _drop_made_from(digest)
+    return new
+
+
+def _read_stamp(stamp: Path) -> dict[str, object]:
+    try:
+        content = json.loads(stamp.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def artefact_folder() -> Path:
+    """Where compiled networks are kept, named `VARIANT-DIGEST OF THE WEIGHTS-OWN DIGEST.onnx`."""
+    return cache_folder() / "artefacts"
+
+
+def _drop_made_from(digest: str) -> None:
+    for artefact in artefact_folder().glob(f"*-{digest[:DIGEST_CHARS]}-*"):
+        with suppress(OSError):
+            artefact.unlink()

@@ -1,0 +1,196 @@
+"""The model file: safetensors with one JSON header, readable without torch and without running
+code.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from effnet_cli.cache import whole_file
+from effnet_cli.errors import UsageError
+from effnet_cli.variants import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+CARD_KEY, DIGEST_KEY = "effnet", "effnet_sha256"
+MODEL_FILE_NAME = "model.safetensors"
+AGAIN = "Fetch or train it again."
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """All that a network's answers need besides its weights, and how it was made.
+
+    `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
+    `options`, `dataset` and `metrics` record the training: the options, a fingerprint of the data,
+    the figures of the best epoch.
+    """
+
+    variant: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    temperature: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """ASCII JSON without NaN; class names of any bytes survive as surrogate escapes."""
+        return json.dumps(
+            {"format_version": FORMAT_VERSION, **asdict(self)}, allow_nan=False, sort_keys=True
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelCard":
+        """The card that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is no such card; the message names the first difference.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("its header is not a JSON object")
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"its format version is {version!r}; this effnet reads {FORMAT_VERSION}"
+            )
+        try:
+            preprocessing = Preprocessing(
+                **{k: _hashable(v) for k, v in content.pop("preprocessing").items()}
+            )
+            card = cls(
+                **{**content, "classes": tuple(content["classes"]), "preprocessing": preprocessing}
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"its header is not complete ({error})") from error
+        card._check()
+        return card
+
+    def _check(self) -> None:
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError("its class names are not a list of text")
+        if not (isinstance(self.temperature, int | float) and 0 < self.temperature < math.inf):
+            raise ValueError(f"its temperature is {self.temperature!r}")
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file's first bytes are those of safetensors: the header's length, then its
+    brace.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{"
+
+
+def write(path: Path, card: ModelCard, tensors: Arrays) -> None:
+    """Write a model file, whole or not at all.
+
+    Args:
+        path: where to, usually `model.safetensors`.
+        card: the header.
+        tensors: the network's tensors by torchvision's names, float32.
+    """
+    header = card.to_json()
+    metadata = {CARD_KEY: header, DIGEST_KEY: _digest(header, tensors), "format": "pt"}
+    with whole_file(path) as part:
+        part.write_bytes(save(dict(tensors), metadata))
+
+
+def read_card(path: Path) -> ModelCard:
+    """The header of a model file; its tensors are not read.
+
+    Raises:
+        UsageError: the file is missing, damaged, newer, or no model file of effnet; the message
+        names the difference.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        if CARD_KEY not in metadata:
+            raise ValueError(
+                "it has no header of effnet; use weights without one as --weights with --variant"
+            )
+        return ModelCard.from_json(metadata[CARD_KEY])
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UsageError(f"{str(path)!r} is not a model file: {_reason(error)}.", AGAIN) from error
+
+
+def read_arrays(path: Path) -> tuple[ModelCard, Arrays]:
+    """The header and the tensors of a model file, checked against the digest that it carries.
+
+    Raises:
+        UsageError: as `read_card`, or the content is not what was written.
+    """
+    card = read_card(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            digest = file.metadata()[DIGEST_KEY]
+            header = file.metadata()[CARD_KEY]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UsageError(f"{str(path)!r} is not a model file: {_reason(error)}.", AGAIN) from error
+    if _digest(header, tensors) != digest:
+        raise UsageError(
+            f"{str(path)!r} is damaged: its content is not what its own digest says.", AGAIN
+        )
+    return card, tensors
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """The torch tensors of any safetensors file; those of a model file are checked against its
+    digest.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(
+            f"{str(path)!r} cannot be read as safetensors: {_reason(error)}.", AGAIN
+        ) from error
+    if DIGEST_KEY in metadata:
+        read_arrays(path)
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+
+
+def _digest(header: str, tensors: Arrays) -> str:
+    """SHA-256 over the header and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(header.encode("ascii"))
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode("ascii"))
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
+
+
+def imagenet_card(variant: str, preprocessing: Preprocessing) -> ModelCard:
+    """The card of published ImageNet-1k weights: the 1,000 class names as torchvision's
+    `meta["categories"]`.
+    """
+    names = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8")
+    return ModelCard(variant, tuple(names.splitlines()), preprocessing)

@@ -1,0 +1,213 @@
+"""What a person at a terminal sees: tables, bars, progress. The only room that knows rich."""
+
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from effnet_cli.predict import Prediction
+from effnet_cli.rows import Speaker, printable
+
+HANDFUL = 12  # pictures that are shown as one table; more of them stream, a line each
+BAR_WIDTH = 20
+LABEL_WIDTH = 30
+REDRAW_SECONDS = 0.2
+WIPE_LINE = "\r\x1b[2K"
+WIDE = 10_000  # columns of a "terminal" that wraps nothing
+
+
+# --- predictions -------------------------------------------------------------------------------
+
+
+def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """A table for a handful of pictures; for more, a line each as soon as it is known."""
+    predictions = iter(predictions)
+    handful = list(itertools.islice(predictions, HANDFUL + 1))
+    if not handful:
+        return
+    if len(handful) <= HANDFUL:
+        yield _rendered(_table(handful))
+        return
+    for prediction in itertools.chain(handful, predictions):
+        yield _rendered(_line(prediction))
+
+
+def _rendered(content: Table | Text) -> str:
+    """What rich makes of it for stdout: with colour and folded in a terminal, plain and whole
+    elsewhere.
+    """
+    stdout = Console()
+    if not stdout.is_terminal:
+        stdout = Console(width=WIDE, color_system=None)
+    with stdout.capture() as capture:
+        stdout.print(content, highlight=False, markup=False, emoji=False)
+    text = "\n".join(line.rstrip() for line in capture.get().split("\n"))
+    return text.encode(stdout.encoding, "backslashreplace").decode(stdout.encoding)
+
+
+def _table(predictions: Sequence[Prediction]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Picture", overflow="fold")
+    table.add_column("Class", overflow="fold")
+    table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
+    table.add_column("Probability", justify="right", no_wrap=True)
+    for prediction in predictions:
+        name = Text(printable(prediction.path), style="bold")
+        if prediction.error is not None:
+            message = f"{prediction.error.kind}: {printable(prediction.error.message)}"
+            table.add_row(name, Text(message, style="red"), "", "")
+        for answer in prediction.predictions:
+            style = "green" if answer.rank == 1 else "dim"
+            table.add_row(
+                name if answer.rank == 1 else "",
+                Text(printable(answer.label), style="" if answer.rank == 1 else "dim"),
+                Text(_bar(answer.probability), style=style),
+                f"{answer.probability:.1%}",
+            )
+        table.add_section()
+    return table
+
+
+def _bar(share: float) -> str:
+    """A bar of BAR_WIDTH cells in steps of an eighth, or of `#` where the terminal has no such
+    characters.
+    """
+    eighths = round(share * BAR_WIDTH * 8)
+    full, part = divmod(eighths, 8)
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):
+        return "#" * full
+    return "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
+
+
+def _line(prediction: Prediction) -> Text:
+    """One picture on one line; the columns of fixed width come first, so that lines can stream."""
+    name = printable(prediction.path)
+    if prediction.error is not None:
+        fault = f"{prediction.error.kind}: {printable(prediction.error.message)}"
+        return Text.assemble(("  error  ", "red"), (name, "bold"), "  ", (fault, "red"))
+    best = prediction.predictions[0]
+    label = printable(best.label)
+    return Text.assemble(
+        (f"{best.probability:7.1%}", "green"), f"  {label:<{LABEL_WIDTH}}  ", (name, "bold")
+    )
+
+
+# --- other tables ------------------------------------------------------------------------------
+
+
+def listing_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """A plain table; numbers stand on the right."""
+    rows = [list(row) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        is_number = all(isinstance(row[index], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    yield _rendered(table)
+
+
+def _cell(value: object) -> Text:
+    if value is None:
+        return Text("-")
+    return Text(f"{value:,}" if isinstance(value, int) else printable(str(value)))
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+class Screen(Speaker):
+    """A `Speaker` for a person at a terminal: progress bars with rate and time left, which vanish
+    at the end.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(quiet)
+        self._stderr = Console(stderr=True)
+        self._download: tuple[Progress, TaskID] | None = None
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """The bar of a download."""
+        if self._quiet:
+            return
+        if self._download is None:
+            speed = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            bar = Progress(BarColumn(), *speed, console=self._stderr, transient=True)
+            bar.start()
+            self._download = bar, bar.add_task(what, total=total)
+        bar, task = self._download
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
+            self._download = None
+
+    def track(
+        self, predictions: Iterator[Prediction], count: Callable[[], int | None]
+    ) -> Iterator[Prediction]:
+        """`predictions`, with a bar on stderr; `count` runs beside them to find out how many there
+        are.
+        """
+        return predictions if self._quiet else self._tracked(predictions, count)
+
+    def _tracked(
+        self, predictions: Iterator[Prediction], count: Callable[[], int | None]
+    ) -> Iterator[Prediction]:
+        # Not rich's live display: rows go to stdout, often the same terminal, while the bar is up.
+        # So it is one line, drawn while the next row is waited for and wiped before that row is
+        # written.
+        bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(),
+            auto_refresh=False,
+        )
+        task = bar.add_task("", total=None)
+        threading.Thread(target=lambda: bar.update(task, total=count()), daemon=True).start()
+        drawn_at = time.monotonic()  # nothing is shown for work that is over at once
+        while True:
+            is_shown = time.monotonic() - drawn_at > REDRAW_SECONDS
+            if is_shown:
+                self._draw(bar)
+                drawn_at = time.monotonic()
+            prediction = next(predictions, None)
+            if is_shown:
+                self._wipe()
+            if prediction is None:
+                return
+            bar.advance(task)
+            yield prediction
+
+    def _draw(self, bar: Progress) -> None:
+        with self._stderr.capture() as capture:
+            self._stderr.print(bar.get_renderable(), end="")
+        sys.stderr.write(capture.get().rstrip("\n"))
+        sys.stderr.flush()
+
+    def _wipe(self) -> None:
+        sys.stderr.write(WIPE_LINE)
+        sys.stderr.flush()
+
+
+class _RateColumn(ProgressColumn):
+    """Pictures a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")

@@ -1,0 +1,49 @@
+"""onnxruntime on the CPU or on CUDA."""
+
+import numpy as np
+import onnxruntime
+
+from effnet_cli.engines import Logits, Pixels, usable_cores
+from effnet_cli.engines.artefact import artefact
+from effnet_cli.errors import EffnetError
+from effnet_cli.options import Listener, Precision
+from effnet_cli.weights import Network
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ERRORS_ONLY = (
+    3  # onnxruntime's level of severity; its warnings are about the graph, not for a person
+)
+
+
+class OnnxRuntimeEngine:
+    """An `Engine`; the cores are shared out between the callers."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+    ) -> None:
+        kind, _, number = device.partition(":")
+        provider = PROVIDERS[kind]
+        if provider not in onnxruntime.get_available_providers():
+            raise EffnetError(
+                "The installed onnxruntime cannot use CUDA.",
+                "pip install onnxruntime-gpu, or use --engine torch.",
+            )
+        self.device, self.precision = device, precision
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = ERRORS_ONLY
+        settings.intra_op_num_threads = max(1, usable_cores() // callers)
+        # threads that wait by spinning take the cores from those that decode pictures
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        model = artefact(network, listener)
+        self._session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            settings,
+            providers=[(provider, {"device_id": number or "0"} if kind == "cuda" else {})],
+        )
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        logits: Logits = self._session.run(None, {self._input: pixels})[0]
+        return logits.astype(np.float32, copy=False)

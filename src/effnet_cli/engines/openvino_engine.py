@@ -1,0 +1,73 @@
+"""OpenVINO on the CPU."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import openvino
+
+from effnet_cli.engines import Logits, Pixels, usable_cores
+from effnet_cli.engines.artefact import artefact
+from effnet_cli.errors import EffnetError
+from effnet_cli.options import Listener, Precision
+from effnet_cli.weights import Network
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+
+
+class OpenVinoEngine:
+    """An `Engine`. The graph is compiled for fixed batch sizes, which is up to 1.7 times as fast as
+    a dynamic one.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+    ) -> None:
+        self.device, self.precision = device, precision
+        self._core = openvino.Core()
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if CAPABILITIES[precision] not in able:
+            raise EffnetError(
+                f"This processor has no {precision} arithmetic.", "Use --precision fp32."
+            )
+        model = artefact(network, listener)
+        self._model = self._core.read_model(model if isinstance(model, bytes) else str(model))
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "NUM_STREAMS": str(callers),
+            "INFERENCE_NUM_THREADS": str(max(usable_cores(), callers)),
+        }
+        self._lock = threading.Lock()
+        self._compiled: dict[int, Any] = {}  # by batch size
+        self._local = threading.local()  # each thread's requests, by batch size
+        self._compile(1)
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        count = len(pixels)
+        size = self._batch_size_for(count)
+        if size != count:
+            padding = np.zeros((size - count, *pixels.shape[1:]), dtype=np.float32)
+            pixels = np.concatenate([pixels, padding])
+        request = self._request(size)
+        request.infer([pixels], share_inputs=True)
+        return np.array(request.get_output_tensor(0).data[:count], dtype=np.float32)
+
+    def _batch_size_for(self, count: int) -> int:
+        """A power of two that holds `count` pictures."""
+        return 1 << (count - 1).bit_length()
+
+    def _request(self, size: int) -> Any:
+        requests: dict[int, Any] = self._local.__dict__.setdefault("requests", {})
+        if size not in requests:
+            requests[size] = self._compile(size).create_infer_request()
+        return requests[size]
+
+    def _compile(self, size: int) -> Any:
+        with self._lock:
+            if size not in self._compiled:
+                self._model.reshape([size, *list(self._model.input(0).partial_shape)[1:]])
+                self._compiled[size] = self._core.compile_model(self._model, "CPU", self._settings)
+            return self._compiled[size]

@@ -1,0 +1,272 @@
+"""From what a person typed to the pictures it names, one by one, in flat memory."""
+
+import glob
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from effnet_cli.errors import PictureError, UsageError
+from effnet_cli.images.sniff import HEAD_BYTES, sniff
+
+OPENED_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .ico .tga .icb"
+    " .vda .vst .ppm .pgm .pbm .pnm .jp2 .j2k .jpf .jpx .j2c"
+)
+# Pictures to a person: that they cannot be opened is said, not passed over in silence.
+OTHER_SUFFIXES = ".heic .heif .jxl .svg .psd .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .exr .hdr .xcf"
+PICTURE_SUFFIXES = frozenset(f"{OPENED_SUFFIXES} {OTHER_SUFFIXES}".split())
+# What systems leave in folders; names that start with a dot are ignored as well.
+SYSTEM_NAMES = frozenset(
+    (
+        "$recycle.bin",
+        "@eadir",
+        "__macosx",
+        "desktop.ini",
+        "ehthumbs.db",
+        "icon\r",
+        "lost+found",
+        "system volume information",
+        "thumbs.db",
+    )
+)
+STDIN = "-"
+
+
+def _folder_error(message: str) -> PictureError:
+    return PictureError("not_a_file", message, "Give a picture file, or a folder that has some.")
+
+
+class Found(NamedTuple):
+    """One input: its name as a person knows it, and the path or the bytes to open, or why there is
+    nothing to open.
+    """
+
+    name: str
+    source: str | bytes | None
+    error: PictureError | None = None
+
+
+class _Entry(NamedTuple):
+    """One name in a folder."""
+
+    path: str
+    is_link: bool
+    is_folder: bool
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder that the walk is in: what is left of it, and whether it gave anything."""
+
+    path: str
+    entries: Iterator[_Entry | Found]
+    found: bool = False
+
+
+@dataclass(slots=True)
+class Finder:
+    """The pictures that `inputs` name, in order; iterate once.
+
+    An input is a file, a folder (searched with all its subfolders, in the order of the names), a
+    glob pattern, `@LIST` (a file with one path a line, or paths ended by NUL), or `-` (such a list,
+    or one picture's bytes, on stdin). A path that exists comes before every other meaning. What is
+    named itself always gives a `Found`; in folders, files that are pictures neither by name nor by
+    content are only counted in `not_pictures`.
+    """
+
+    inputs: Sequence[str]
+    stdin: BinaryIO | None = None
+    not_pictures: int = 0
+    linked_twice: int = 0
+    _folders: set[tuple[int, int]] = field(default_factory=set)
+    _linked: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the inputs come from a program that may take its time."""
+        return STDIN in self.inputs
+
+    def total(self) -> int | None:
+        """How many there are, found out by looking for them once more; unknown for stdin."""
+        if self.is_slow:
+            return None
+        return sum(1 for _ in Finder(self.inputs))
+
+    def __iter__(self) -> Iterator[Found]:
+        for text in self.inputs:
+            if text == STDIN:
+                yield from self._read_stdin()
+            elif text.startswith("@") and not os.path.lexists(text):
+                yield from self._list(text[1:])
+            elif glob.has_magic(text) and not os.path.lexists(text):
+                yield from self._glob(text)
+            else:
+                yield from self._path(text)
+
+    def _path(self, path: str) -> Iterator[Found]:
+        """What one path names: a file, or all pictures of a folder."""
+        if not os.path.isdir(path):
+            yield Found(path, path)
+            return
+        self._folders.clear()
+        self._linked.clear()
+        pictures = self._walk(path)
+        first = next(pictures, None)
+        if first is None:
+            yield Found(path, None, _folder_error("This folder has no pictures in it."))
+        else:
+            yield from chain((first,), pictures)
+
+    def _walk(self, top: str) -> Iterator[Found]:
+        """The pictures below `top`; every real folder and every linked file once, so that loops of
+        links end.
+        """
+        root = os.path.realpath(top)
+        levels = [_Level(top, self._entries(top))]
+        while levels:
+            level = levels[-1]
+            entry = next(level.entries, None)
+            if entry is None:
+                levels.pop()
+                if levels:
+                    levels[-1].found |= level.found
+                    if not level.found and _is_picture_name(level.path):
+                        yield Found(
+                            level.path, None, _folder_error("This is a folder, not a picture file.")
+                        )
+            elif isinstance(entry, Found):
+                level.found = True
+                yield entry
+            elif entry.is_folder:
+                levels.append(_Level(entry.path, self._entries(entry.path)))
+            elif self._is_picture(entry.path) and not (
+                entry.is_link and self._is_seen_link(entry.path, root)
+            ):
+                level.found = True
+                yield Found(entry.path, entry.path)
+
+    def _entries(self, folder: str) -> Iterator[_Entry | Found]:
+        """What lies in a folder, in the order of the names; nothing the second time that a link
+        leads here.
+        """
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in self._folders:
+                return
+            self._folders.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as scan:
+                entries = sorted(
+                    (e.name, e.is_symlink(), _is_dir(e)) for e in scan if not _is_ignored(e.name)
+                )
+        except OSError as error:
+            message = f"The folder cannot be read: {error.strerror}."
+            yield Found(folder, None, PictureError("unreadable", message, "Check its permissions."))
+            return
+        for name, is_link, is_folder in entries:
+            yield _Entry(os.path.join(folder, name), is_link, is_folder)
+
+    def _is_picture(self, path: str) -> bool:
+        if _is_picture_name(path) or _is_picture_content(path):
+            return True
+        self.not_pictures += 1
+        return False
+
+    def _is_seen_link(self, path: str, root: str) -> bool:
+        """Whether the link `path` leads to a file that this folder gives under another name."""
+        target = os.path.realpath(path)
+        try:
+            status = os.stat(target)
+        except OSError:  # it leads nowhere: opening it will say so
+            return False
+        identity = (status.st_dev, status.st_ino)
+        inside = target.startswith(os.path.join(root, ""))
+        below = os.path.relpath(target, root).split(os.sep) if inside else []
+        listed = inside and not any(map(_is_ignored, below))
+        if listed or identity in self._linked:
+            self.linked_twice += 1
+            return True
+        self._linked.add(identity)
+        return False
+
+    def _glob(self, pattern: str) -> Iterator[Found]:
+        paths = sorted(glob.glob(pattern, recursive=True))
+        if not paths:
+            error = PictureError(
+                "missing", "No file matches this pattern.", "Check it, and quote it for the shell."
+            )
+            yield Found(pattern, None, error)
+        for path in paths:
+            yield from self._path(path)
+
+    def _list(self, path: str) -> Iterator[Found]:
+        try:
+            with Path(path).open("rb") as file:
+                yield from self._lines(file)
+        except OSError as error:
+            raise UsageError(
+                f"The list {path!r} cannot be read: {error.strerror}.",
+                "Give a file with one path a line after the @.",
+            ) from error
+
+    def _read_stdin(self) -> Iterator[Found]:
+        """Paths, or the bytes of one picture: the first bytes tell."""
+        stdin = self.stdin if self.stdin is not None else sys.stdin.buffer
+        head = stdin.peek(HEAD_BYTES) if hasattr(stdin, "peek") else b""
+        if sniff(head) is None:
+            yield from self._lines(stdin)
+        else:
+            yield Found(STDIN, stdin.read())
+
+    def _lines(self, file: BinaryIO) -> Iterator[Found]:
+        for line in _split_lines(file):
+            if line:
+                yield from self._path(os.fsdecode(line))
+
+
+def _split_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends; if the first line holds a NUL byte, NUL ends the paths, as from
+    `find -print0`.
+    """
+    first = file.readline()
+    if b"\0" not in first:
+        yield first.rstrip(b"\r\n")
+        for line in file:
+            yield line.rstrip(b"\r\n")
+        return
+    rest = first
+    while chunk := file.read(1 << 16):
+        *paths, rest = (rest + chunk).split(b"\0")
+        yield from paths
+    yield from rest.split(b"\0")
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _is_picture_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+
+
+def _is_picture_content(path: str) -> bool:
+    """Whether a regular file without a picture's name is a picture by its first bytes."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            content = sniff(file.read(HEAD_BYTES))
+    except OSError:
+        return False
+    return content is not None and content.is_picture

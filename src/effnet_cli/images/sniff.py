@@ -1,0 +1,124 @@
+"""What a file is, from its first bytes: content decides, not the name."""
+
+from typing import NamedTuple
+
+HEAD_BYTES = 512
+TGA_FOOTER = b"TRUEVISION-XFILE.\0"
+TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
+
+
+class Content(NamedTuple):
+    """What was found.
+
+    `format` is Pillow's name of a format that effnet opens, else `None`; `is_picture` says whether
+    a person would call it a picture; `description` goes into messages ("a PDF document").
+    """
+
+    description: str
+    format: str | None = None
+    is_picture: bool = True
+
+
+# The formats that effnet opens: this is the allow-list given to Pillow.
+_OPENED = (
+    (b"\xff\xd8\xff", Content("a JPEG picture", "JPEG")),
+    (b"\x89PNG\r\n\x1a\n", Content("a PNG picture", "PNG")),
+    (b"GIF87a", Content("a GIF picture", "GIF")),
+    (b"GIF89a", Content("a GIF picture", "GIF")),
+    (b"BM", Content("a BMP picture", "BMP")),
+    (b"II*\0", Content("a TIFF picture", "TIFF")),
+    (b"MM\0*", Content("a TIFF picture", "TIFF")),
+    (b"II+\0", Content("a TIFF picture", "TIFF")),
+    (b"MM\0+", Content("a TIFF picture", "TIFF")),
+    (b"\0\0\1\0", Content("an icon", "ICO")),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", Content("a JPEG 2000 picture", "JPEG2000")),
+    (b"\xff\x4f\xff\x51", Content("a JPEG 2000 picture", "JPEG2000")),
+)
+_PPM = Content("a PPM picture", "PPM")
+_TGA = Content("a TGA picture", "TGA")
+_WEBP = Content("a WebP picture", "WEBP")
+_AVIF = Content("an AVIF picture", "AVIF")
+
+# Files that are often met among pictures.
+_OTHERS = (
+    (b"%PDF", Content("a PDF document", is_picture=False)),
+    (b"%!PS", Content("a PostScript document", is_picture=False)),
+    (b"8BPS", Content("a Photoshop document")),
+    (b"\xff\x0a", Content("a JPEG XL picture")),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", Content("a JPEG XL picture")),
+    (b"\0\0\2\0", Content("a Windows cursor")),
+    (b"gimp xcf", Content("a GIMP picture")),
+    (b"SIMPLE  =", Content("a FITS picture")),
+    (b"v/1\1", Content("an OpenEXR picture")),
+    (b"#?RADIANCE", Content("a Radiance HDR picture")),
+    (b"version https://git-lfs", Content("a Git LFS pointer", is_picture=False)),
+    (b"PK\3\4", Content("a ZIP archive", is_picture=False)),
+    (b"\x1f\x8b", Content("a gzip archive", is_picture=False)),
+    (b"\xfd7zXZ", Content("an xz archive", is_picture=False)),
+    (b"7z\xbc\xaf", Content("a 7-Zip archive", is_picture=False)),
+    (b"Rar!", Content("a RAR archive", is_picture=False)),
+    (b"\x1aE\xdf\xa3", Content("a Matroska video", is_picture=False)),
+    (b"OggS", Content("an Ogg stream", is_picture=False)),
+    (b"ID3", Content("an MP3 file", is_picture=False)),
+    (b"\x7fELF", Content("a program", is_picture=False)),
+    (b"MZ", Content("a Windows program", is_picture=False)),
+    (b"SQLite format 3", Content("a SQLite database", is_picture=False)),
+)
+_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
+    """What a file with these first and last bytes is; `None` if nothing known.
+
+    Only TGA, which has no signature at its start, needs the name or the last bytes.
+    """
+    for magic, content in _OPENED + _OTHERS:
+        if head.startswith(magic):
+            return content
+    if head[:4] == b"RIFF":
+        return _WEBP if head[8:12] == b"WEBP" else Content("a RIFF file", is_picture=False)
+    if head[4:8] == b"ftyp":
+        return _iso_media(head)
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return _PPM
+    if tail.endswith(TGA_FOOTER) or (name.lower().endswith(TGA_SUFFIXES) and _is_tga_header(head)):
+        return _TGA
+    return _text(head)
+
+
+def _iso_media(head: bytes) -> Content:
+    """AVIF, HEIC and videos share one container; the brands tell them apart."""
+    size = int.from_bytes(head[:4], "big")
+    brands = {head[8:12], *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))}
+    if brands & {b"avif", b"avis"}:
+        return _AVIF
+    if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
+        return Content("a HEIC picture")
+    if head[8:11] == b"crx":
+        return Content("a raw camera picture")
+    return Content("a video", is_picture=False)
+
+
+def _is_tga_header(head: bytes) -> bool:
+    """TGA's header: colour map 0 or 1, a defined image type, 8 to 32 bits a pixel."""
+    return (
+        len(head) >= 18
+        and head[1] in (0, 1)
+        and head[2] in (1, 2, 3, 9, 10, 11)
+        and head[16] in (1, 8, 15, 16, 24, 32)
+    )
+
+
+def _text(head: bytes) -> Content | None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_BYTES].lower()
+    if start.startswith(_HTML_STARTS):
+        return Content("an HTML page", is_picture=False)
+    if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!")) and b"<svg" in start):
+        return Content("an SVG drawing")
+    if start.startswith(b"<?xml"):
+        return Content("an XML document", is_picture=False)
+    if start.startswith((b"{", b"[")):
+        return Content("a JSON document", is_picture=False)
+    if head and not head.strip(b"\0"):
+        return Content("a file of zero bytes only", is_picture=False)
+    return None

@@ -1,0 +1,269 @@
+"""Pictures -> answers: decoding and inference overlap, answers come in order, one bad file is one
+bad row.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any, TypeVar
+
+import numpy as np
+
+from effnet_cli import engines
+from effnet_cli.checkpoint import ModelCard
+from effnet_cli.engines import Engine, Logits, usable_cores
+from effnet_cli.errors import EffnetError, PictureError
+from effnet_cli.images import Found, PictureLoader
+from effnet_cli.options import (
+    SILENT,
+    EngineOptions,
+    Listener,
+    ModelOptions,
+    PictureOptions,
+    PredictOptions,
+)
+from effnet_cli.weights import resolve
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Chunks of work that each worker may be ahead of the consumer: enough to never wait, few enough to
+# bound the memory.
+CHUNKS_AHEAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One class for one picture: its rank from 1, its index among the logits, its name, its
+    probability (0..1).
+    """
+
+    rank: int
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a picture has no answer: `kind` is one of `options.FaultKind`, `message` is for a
+    person.
+    """
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One row: the picture's name as it was given, and its answers (best first) or the fault."""
+
+    path: str
+    predictions: tuple[Answer, ...] = ()
+    error: Fault | None = None
+
+    @property
+    def status(self) -> str:
+        return "ok" if self.error is None else "error"
+
+
+class Classifier:
+    """Answers what is on pictures; holds one network, loaded at its first use.
+
+    >>> Classifier("lite0")("cat.jpg").predictions[0].label
+
+    Args:
+        model: the name of a variant, or which model and weights in full.
+        engine: device, engine and precision.
+        pictures: how pictures are opened and fitted.
+        options: how many answers a picture gets, and how the work is cut.
+        listener: hears of downloads and compilations.
+
+    Raises:
+        UsageError: no such variant, model file, device or engine.
+        EffnetError: weights or engine cannot be had; raised here or at the first use.
+    """
+
+    def __init__(
+        self,
+        model: str | ModelOptions = ModelOptions(),
+        engine: EngineOptions = EngineOptions(),
+        pictures: PictureOptions = PictureOptions(),
+        options: PredictOptions = PredictOptions(),
+        listener: Listener = SILENT,
+    ) -> None:
+        self._options = options
+        self._listener = listener
+        self._plan = engines.plan(engine)
+        self._network = resolve(
+            ModelOptions(variant=model) if isinstance(model, str) else model, listener
+        )
+        self._loader = PictureLoader(self._network.card.preprocessing, pictures)
+        self._engine: Engine | None = None
+
+    @property
+    def card(self) -> ModelCard:
+        """The network's class names (in the order of `Answer.index`), preprocessing and
+        temperature.
+        """
+        return self._network.card
+
+    def __call__(self, picture: str | Path | bytes) -> Prediction:
+        """The answer for one picture: a path, or the bytes of a picture file. A bad picture gives a
+        row with `error`.
+
+        Raises:
+            EffnetError: the engine cannot be loaded.
+        """
+        name = "-" if isinstance(picture, bytes) else str(picture)
+        found = Found(name, picture if isinstance(picture, bytes) else name)
+        return next(self.predict([found]))
+
+    def predict(
+        self, pictures: Iterable[Found], *, are_many: bool | None = None
+    ) -> Iterator[Prediction]:
+        """One row for each input, in order, as soon as it is known; memory is flat however many
+        there are.
+
+        Args:
+            pictures: what `images.Finder` finds.
+            are_many: whether there are more pictures than cores; `None` looks ahead (which waits
+            for a slow source).
+
+        Raises:
+            EffnetError: the engine cannot be loaded or used.
+        """
+        workers = self._options.workers or usable_cores()
+        pictures = iter(pictures)
+        if not are_many:
+            few = list(itertools.islice(pictures, workers))
+            workers = max(1, min(workers, len(few)))
+            pictures = itertools.chain(few, pictures)
+        if self._engine is None:
+            self._engine = self._plan.load(self._network, workers, self._listener)
+        size = self._options.batch_size or self._plan.batch_size
+        return predict(
+            self._engine, pictures, self._loader, self.card, self._options.top_k, size, workers
+        )
+
+
+def predict(
+    engine: Engine,
+    pictures: Iterator[Found],
+    loader: PictureLoader,
+    card: ModelCard,
+    top_k: int,
+    batch_size: int,
+    workers: int,
+) -> Iterator[Prediction]:
+    """Rows for `pictures`, in order; `workers` threads each open `batch_size` pictures and ask the
+    engine for them.
+    """
+
+    def answer(chunk: list[Found]) -> list[Prediction]:
+        return _answered(chunk, engine, loader, card, top_k)
+
+    chunks = iter(lambda: list(itertools.islice(pictures, batch_size)), [])
+    for rows in _in_order(answer, chunks, workers, CHUNKS_AHEAD * workers):
+        yield from rows
+
+
+def _answered(
+    chunk: list[Found], engine: Engine, loader: PictureLoader, card: ModelCard, top_k: int
+) -> list[Prediction]:
+    """The rows of some pictures, the good ones in one call of the engine."""
+    opened = [_opened(found, loader) for found in chunk]
+    good = [pixels for pixels in opened if not isinstance(pixels, PictureError)]
+    answers = iter(_top(engine(np.stack(good)), card, top_k) if good else ())
+    return [
+        Prediction(found.name, error=Fault(pixels.kind, str(pixels)))
+        if isinstance(pixels, PictureError)
+        else Prediction(found.name, next(answers))
+        for found, pixels in zip(chunk, opened, strict=True)
+    ]
+
+
+def _opened(found: Found, loader: PictureLoader) -> Any:
+    """The network's input, float32 [3,H,W], or the error."""
+    if found.error is not None or found.source is None:
+        return found.error
+    try:
+        return loader.load(found.source)
+    except PictureError as error:
+        return error
+
+
+def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Answer, ...]]:
+    """The `top_k` most probable classes of each row of `logits`, float32 [N,C]; equal ones in the
+    order of classes.
+    """
+    if not np.isfinite(logits).all():
+        raise EffnetError(
+            "The network answers with NaN or infinite values.",
+            "Use --precision fp32, or other weights.",
+        )
+    scaled = logits.astype(np.float64) / card.temperature
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    best = np.argsort(-scaled, axis=1, kind="stable")[:, :top_k]
+    return [
+        tuple(
+            Answer(rank, int(i), card.classes[i], float(row[i])) for rank, i in enumerate(order, 1)
+        )
+        for row, order in zip(probabilities, best, strict=True)
+    ]
+
+
+def _in_order(
+    work: Callable[[Item], Result], items: Iterator[Item], workers: int, ahead: int
+) -> Iterator[Result]:
+    """`work(item)` for each item, in the order of the items, by `workers` threads.
+
+    A thread takes an item and its place in the order in one step; at most `ahead` places wait for
+    the consumer. An error of `work` or of `items` is raised at its place. The threads are daemons:
+    an interrupted program ends at once.
+    """
+    places: Queue[Future[Result] | None] = Queue(ahead)
+    turn = threading.Lock()
+    ended = threading.Event()
+
+    def take() -> tuple[Item, Future[Result]] | None:
+        with turn:
+            if ended.is_set():
+                return None
+            place: Future[Result] = Future()
+            try:
+                item = next(items)
+            except StopIteration:
+                ended.set()
+                places.put(None)
+                return None
+            except BaseException as error:
+                ended.set()
+                place.set_exception(error)
+                places.put(place)
+                return None
+            places.put(place)
+            return item, place
+
+    def serve() -> None:
+        while taken := take():
+            item, place = taken
+            try:
+                place.set_result(work(item))
+            except BaseException as error:
+                place.set_exception(error)
+
+    for _ in range(workers):
+        threading.Thread(target=serve, daemon=True).start()
+    try:
+        while place := places.get():
+            yield place.result()
+    finally:
+        ended.set()
+        while not places.empty():  # frees a thread that waits for room, so that it sees the end
+            places.get_nowait()

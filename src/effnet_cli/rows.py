@@ -1,0 +1,254 @@
+"""Records as text: JSON, JSON lines, CSV, and words on stderr. Nothing here needs rich, so that a
+pipe starts fast.
+"""
+
+import csv
+import io
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from effnet_cli.cache import whole_file
+from effnet_cli.errors import EffnetError, OutputClosed, UsageError
+from effnet_cli.images import Finder
+from effnet_cli.options import Format
+from effnet_cli.predict import Prediction
+
+PROBABILITY_DIGITS = 6  # an answer moves by 1e-6 between engines; more digits would be noise
+CSV_COLUMNS = ("path", "status", "rank", "index", "label", "probability", "error_kind", "error")
+SUFFIX_FORMATS: Mapping[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
+FREQUENT_CLASSES = 3  # in the closing summary
+
+
+# --- text that is safe anywhere ----------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control and bidirectional characters and invalid bytes are shown as
+    escapes.
+    """
+    return "".join(c if c.isprintable() or c == "\u200d" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
+        code -= 0xDC00
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON that is always valid UTF-8; names with invalid bytes are escaped, and read back as the
+    same bytes.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False, indent=indent)
+    return text
+
+
+def _csv_cell(value: object) -> object:
+    """A cell that no spreadsheet runs: text that starts like a formula gets an apostrophe before
+    it.
+    """
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
+
+
+# --- predictions as text -----------------------------------------------------------------------
+
+
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """The JSON object of one row."""
+    row: dict[str, Any] = {"path": prediction.path, "status": prediction.status}
+    if prediction.error is not None:
+        return row | {"error": {"kind": prediction.error.kind, "message": prediction.error.message}}
+    answers = [
+        {
+            "rank": answer.rank,
+            "index": answer.index,
+            "label": answer.label,
+            "probability": round(answer.probability, PROBABILITY_DIGITS),
+        }
+        for answer in prediction.predictions
+    ]
+    return row | {"predictions": answers}
+
+
+def json_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """One JSON object a line."""
+    for prediction in predictions:
+        yield json_text(as_row(prediction)) + "\n"
+
+
+def json_array(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """One JSON array of the rows, a row a line."""
+    separator = "[\n"
+    for prediction in predictions:
+        yield separator + json_text(as_row(prediction))
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """CSV with a header, one line for each rank; text that a spreadsheet would run is
+    neutralised.
+    """
+    yield _csv_line(CSV_COLUMNS)
+    for prediction in predictions:
+        row = as_row(prediction)
+        if prediction.error is not None:
+            error = row["error"]
+            yield _csv_line(
+                (row["path"], row["status"], "", "", "", "", error["kind"], error["message"])
+            )
+        for answer in row.get("predictions", ()):
+            yield _csv_line((row["path"], row["status"], *answer.values(), "", ""))
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([_csv_cell(cell) for cell in cells])
+    return buffer.getvalue()
+
+
+ENCODERS: Mapping[Format, Callable[[Iterable[Prediction]], Iterator[str]]] = {
+    "json": json_array,
+    "jsonl": json_lines,
+    "csv": csv_lines,
+}
+
+
+# --- where text goes ---------------------------------------------------------------------------
+
+
+def chosen_format(given: Format | None, output: Path | None) -> Format:
+    """The format a person named, else the one that the output's name means, else the table."""
+    return given or (SUFFIX_FORMATS.get(output.suffix.lower(), "table") if output else "table")
+
+
+def write(pieces: Iterable[str], output: Path | None) -> None:
+    """Write text, piece by piece, to stdout, or to a file that appears whole or not at all.
+
+    Raises:
+        EffnetError: it cannot be written; the message names what.
+    """
+    if output is None:
+        for piece in pieces:
+            write_stdout(piece)
+        return
+    if output.is_dir():
+        raise UsageError(f"--output {str(output)!r} is a folder.", "Name a file in it.")
+    with whole_file(output) as part, part.open("wb") as file:
+        for piece in pieces:
+            file.write(_encoded(piece))
+
+
+def write_stdout(text: str) -> None:
+    """Write and flush, so that the next program in a pipe has each row when it is known."""
+    try:
+        sys.stdout.buffer.write(_encoded(text))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+    except OSError as error:
+        raise EffnetError(
+            f"Standard output cannot be written: {error.strerror}.", "Make room, or use --output."
+        ) from error
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8 whatever the locale; invalid bytes of names come out as they were."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+# --- words on stderr ---------------------------------------------------------------------------
+
+
+class Speaker:
+    """A `Listener` that writes plain lines to stderr; says nothing when `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def note(self, text: str) -> None:
+        """One line."""
+        if not self._quiet:
+            print(printable(text), file=sys.stderr)  # noqa: T201
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Not shown: there is nobody at a terminal."""
+
+    def track(
+        self, predictions: Iterator[Prediction], count: Callable[[], int | None]
+    ) -> Iterator[Prediction]:
+        """`predictions` as they are: there is nobody to show a bar to. `count` would give their
+        number.
+        """
+        return predictions
+
+
+class Tally:
+    """Counts rows as they pass, for the closing summary and the exit status."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failed: Counter[str] = Counter()
+        self._classes: Counter[str] = Counter()
+        self._started = time.perf_counter()
+
+    def count(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """The same rows, counted."""
+        for prediction in predictions:
+            if prediction.error is not None:
+                self.failed[prediction.error.kind] += 1
+            else:
+                self.answered += 1
+                self._classes[prediction.predictions[0].label] += 1
+            yield prediction
+
+    def summary(self, finder: Finder) -> str:
+        """What was done, in words: pictures, rate, failures by kind, frequent classes, what was
+        left out.
+        """
+        seconds = time.perf_counter() - self._started
+        total = self.answered + self.failed.total()
+        parts = [f"{_counted(total, 'picture')} in {seconds:.1f} s"]
+        if self.answered:
+            parts[0] += f" ({self.answered / seconds:.1f} pictures/s)"
+        if self.failed:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in self.failed.most_common())
+            parts.append(f"{self.failed.total()} failed: {kinds}")
+        if self.answered > FREQUENT_CLASSES:
+            frequent = ", ".join(
+                f"{label} {n}" for label, n in self._classes.most_common(FREQUENT_CLASSES)
+            )
+            parts.append(f"most frequent: {frequent}")
+        if finder.not_pictures:
+            parts.append(
+                f"{_counted(finder.not_pictures, 'file')} left out for not being a picture"
+            )
+        if finder.linked_twice:
+            parts.append(
+                f"{_counted(finder.linked_twice, 'link')} left out whose picture is listed already"
+            )
+        return "; ".join(parts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
