@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 from effnet_cli.errors import EffnetError
@@ -75,6 +74,8 @@ def one_process(path: Path) -> Iterator[None]:
     Raises:
         EffnetError: the folder cannot be written, or the lock's holder does not end.
     """
+    from filelock import FileLock, Timeout  # 8 ms, and only what is made or fetched needs it
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):

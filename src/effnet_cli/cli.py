@@ -229,8 +229,9 @@ def predict(
         PredictOptions(top_k, batch_size, workers),
         speaker,
     )
-    encode = _encoder(rows.chosen_format(format_, output))
+    # from here on the engine loads, while what draws tables is imported
     answers = tally.count(classifier.predict(finder, are_many=finder.is_slow or None))
+    encode = _encoder(rows.chosen_format(format_, output))
     rows.write(encode(speaker.track(answers, finder.total)), output)
     speaker.note(tally.summary(finder))
     raise typer.Exit(1 if tally.failed else 0)

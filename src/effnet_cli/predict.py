@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ import numpy as np
 
 from effnet_cli import engines
 from effnet_cli.checkpoint import ModelCard
-from effnet_cli.engines import Engine, Logits, usable_cores
+from effnet_cli.engines import Engine, Logits, Pixels, usable_cores
 from effnet_cli.errors import EffnetError, PictureError
 from effnet_cli.images import Found, PictureLoader
 from effnet_cli.options import (
@@ -103,7 +104,7 @@ class Classifier:
             ModelOptions(variant=model) if isinstance(model, str) else model, listener
         )
         self._loader = PictureLoader(self._network.card.preprocessing, pictures)
-        self._engine: Engine | None = None
+        self._engine: _Loading | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -144,15 +145,26 @@ class Classifier:
             workers = max(1, min(workers, len(few)))
             pictures = itertools.chain(few, pictures)
         if self._engine is None:
-            self._engine = self._plan.load(self._network, workers, self._listener)
+            self._engine = _Loading(lambda: self._plan.load(self._network, workers, self._listener))
         size = self._options.batch_size or self._plan.batch_size
         return predict(
             self._engine, pictures, self._loader, self.card, self._options.top_k, size, workers
         )
 
 
+class _Loading:
+    """An engine that is being loaded beside other work; its first call waits for it."""
+
+    def __init__(self, load: Callable[[], Engine]) -> None:
+        self._engine: Future[Engine] = Future()
+        threading.Thread(target=_resolve, args=(self._engine, load), daemon=True).start()
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        return self._engine.result()(pixels)
+
+
 def predict(
-    engine: Engine,
+    engine: Callable[[Pixels], Logits],
     pictures: Iterator[Found],
     loader: PictureLoader,
     card: ModelCard,
@@ -173,7 +185,11 @@ def predict(
 
 
 def _answered(
-    chunk: list[Found], engine: Engine, loader: PictureLoader, card: ModelCard, top_k: int
+    chunk: list[Found],
+    engine: Callable[[Pixels], Logits],
+    loader: PictureLoader,
+    card: ModelCard,
+    top_k: int,
 ) -> list[Prediction]:
     """The rows of some pictures, the good ones in one call of the engine."""
     opened = [_opened(found, loader) for found in chunk]
@@ -253,10 +269,7 @@ def _in_order(
     def serve() -> None:
         while taken := take():
             item, place = taken
-            try:
-                place.set_result(work(item))
-            except BaseException as error:
-                place.set_exception(error)
+            _resolve(place, partial(work, item))
 
     for _ in range(workers):
         threading.Thread(target=serve, daemon=True).start()
@@ -267,3 +280,11 @@ def _in_order(
         ended.set()
         while not places.empty():  # frees a thread that waits for room, so that it sees the end
             places.get_nowait()
+
+
+def _resolve(place: Future[Result], make: Callable[[], Result]) -> None:
+    """Put what `make` gives, or the error that it raises, into `place`."""
+    try:
+        place.set_result(make())
+    except BaseException as error:
+        place.set_exception(error)

