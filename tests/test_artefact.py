@@ -1,0 +1,482 @@
+"""The compiled network: answers as torch does, is made once, and never outlives its weights."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from effnet_cli import cache, checkpoint, model
+from effnet_cli.cache import artefact_folder, sha256, stamped_sha256
+from effnet_cli.checkpoint import ModelCard
+from effnet_cli.engines import Pixels, artefact, onnx_graph, usable_cores
+from effnet_cli.engines.artefact import MAX_PROBABILITY_DIFFERENCE
+from effnet_cli.engines.onnxruntime_engine import OnnxRuntimeEngine
+from effnet_cli.engines.torch_engine import TorchEngine
+from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.options import SILENT
+from effnet_cli.variants import find
+from effnet_cli.weights import Network
+
+CLASSES = tuple("abcdefg")
+MAX_DIFFERENCE = 1e-4  # in a probability
+SIZE = 65  # pixels; "same" padding differs on the sides where sizes are odd
+
+
+class Heard:
+    """A listener that keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Nothing here takes bytes from elsewhere."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On busy cores torch's threads wait for one another sixty times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "cache"))
+
+
+def lively(name: str, seed: int = 0) -> nn.Module:
+    """A network with 7 classes, seeded weights and statistics as training leaves them, so that
+    logits differ by several.
+    """
+    network = model.build(find(name), len(CLASSES))
+    generator = torch.Generator().manual_seed(seed)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    pixels = torch.randn(8, 3, SIZE, SIZE, generator=generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
+            offset = 0.0 if parameter.ndim > 1 else 0.1
+            parameter.copy_(offset + spread * torch.randn(parameter.shape, generator=generator))
+        for norm in norms:
+            norm.weight.add_(0.9)
+            norm.momentum = None  # the statistics become those of the next batch
+        network.train()(pixels)
+        head = network.get_submodule("classifier.1")
+        assert isinstance(head, nn.Linear)
+        head.weight.mul_(3 / network.eval()(pixels).std())
+    return network.eval()
+
+
+def seeded_pixels(number: int, size: int = SIZE) -> Pixels:
+    return np.random.default_rng(number).standard_normal((number, 3, size, size), np.float32)
+
+
+def probabilities_in_torch(network: nn.Module, pixels: Pixels) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.from_numpy(pixels)).softmax(-1).numpy()
+
+
+def probabilities_in_onnx(content: Path | bytes, pixels: Pixels) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        content if isinstance(content, bytes) else str(content),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+    return probabilities(session.run(None, {session.get_inputs()[0].name: pixels})[0])
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(logits).softmax(-1).numpy()
+
+
+# --- the graph --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("b0", 65), ("v2_s", 96), ("lite0", 64), ("lite0", 224), ("lite1", 65), ("lite1", 240)],
+)
+def test_graph_answers_as_torch(name: str, size: int) -> None:
+    network = lively(name)
+    content = onnx_graph.written(network, size, len(CLASSES), {})
+    for batch in (1, 3):
+        pixels = seeded_pixels(batch, size)
+        wanted = probabilities_in_torch(network, pixels)
+        given = probabilities_in_onnx(content, pixels)
+        assert given.shape == (batch, len(CLASSES))
+        assert wanted.max() > 0.3  # else any network would do
+        assert np.abs(given - wanted).max() < MAX_DIFFERENCE
+
+
+def test_graph_is_valid_and_describes_itself() -> None:
+    network = lively("lite0")
+    metadata = {"effnet": '{"classes": ["caf\\u00e9"]}', "other": "x"}
+    graph = onnx.load_from_string(onnx_graph.written(network, SIZE, len(CLASSES), metadata))
+    onnx.checker.check_model(graph, full_check=True)
+    assert {entry.key: entry.value for entry in graph.metadata_props} == metadata
+    (given,), (made,) = graph.graph.input, graph.graph.output
+    assert sizes(given) == ["batch", 3, SIZE, SIZE]
+    assert sizes(made) == ["batch", len(CLASSES)]
+    assert (given.name, made.name) == (onnx_graph.INPUT, onnx_graph.OUTPUT)
+
+
+def sizes(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+
+
+def test_same_network_gives_the_same_bytes() -> None:
+    one, two = (onnx_graph.written(lively("lite0"), SIZE, len(CLASSES), {}) for _ in range(2))
+    assert one == two
+
+
+def test_difference_is_that_of_the_probabilities() -> None:
+    network = lively("lite0")
+    content = onnx_graph.written(network, SIZE, len(CLASSES), {})
+    assert onnx_graph.difference(content, network, SIZE) < MAX_DIFFERENCE
+    head = network.get_submodule("classifier.1")
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.neg_()
+    assert onnx_graph.difference(content, network, SIZE) > MAX_PROBABILITY_DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(3, 4, 3), nn.GELU()],
+        [nn.BatchNorm2d(3)],
+        [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)],
+        [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2)],
+        [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)],
+    ],
+    ids=["GELU", "norm first", "norm after ReLU", "average to 2", "norm without statistics"],
+)
+def test_operator_that_is_not_known_is_refused(layers: list[nn.Module]) -> None:
+    with pytest.raises(NotImplementedError):
+        onnx_graph.written(nn.Sequential(*layers).eval(), 8, 4, {})
+
+
+# --- making and keeping it --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two model files of lite0 with 7 classes and different weights."""
+    folder = tmp_path_factory.mktemp("models")
+    preprocessing = replace(find("lite0").preprocessing, crop_px=SIZE, resize_px=SIZE + 32)
+    card = ModelCard("lite0", CLASSES, preprocessing, temperature=2.0)
+    paths = [folder / f"{seed}.safetensors" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        tensors = lively("lite0", seed).state_dict()
+        checkpoint.write(path, card, {name: value.numpy() for name, value in tensors.items()})
+    return paths
+
+
+def network_in(path: Path) -> Network:
+    card = checkpoint.read_card(path)
+    return Network(find(card.variant), card, path, stamped_sha256(path))
+
+
+@pytest.fixture
+def network(model_files: list[Path]) -> Network:
+    return network_in(model_files[0])
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the graphs that were written."""
+    sizes: list[int] = []
+    written = onnx_graph.written
+
+    def counting(*arguments: object) -> bytes:
+        made = written(*arguments)
+        sizes.append(len(made))
+        return made
+
+    monkeypatch.setattr(onnx_graph, "written", counting)
+    return sizes
+
+
+def kept() -> list[Path]:
+    return sorted(artefact_folder().glob("*.onnx")) if artefact_folder().exists() else []
+
+
+def assert_answers(made: Path | bytes, network: Network) -> None:
+    """What was made answers as torch does with the same file."""
+    pixels = seeded_pixels(2)
+    module = model.load(network.variant, len(network.card.classes), network.path)
+    wanted = probabilities_in_torch(module, pixels)
+    assert np.abs(probabilities_in_onnx(made, pixels) - wanted).max() < MAX_DIFFERENCE
+
+
+def test_artefact_is_made_once(network: Network, built: list[int]) -> None:
+    heard = Heard()
+    first = artefact.artefact(network, heard)
+    assert isinstance(first, Path)
+    assert artefact.artefact(network, heard) == first
+    assert len(built) == 1
+    assert len(heard.notes) == 1
+    assert "lite0" in heard.notes[0]
+    assert kept() == [first]
+    assert_answers(first, network)
+
+
+def test_artefact_names_its_weights_and_itself(network: Network) -> None:
+    path = artefact.artefact(network, SILENT)
+    assert isinstance(path, Path)
+    variant, weights, version, own = path.stem.split("-")
+    assert (variant, version) == ("lite0", artefact.GRAPH_VERSION)
+    assert network.sha256.startswith(weights)
+    assert sha256(path).startswith(own)
+    assert len(weights) == len(own) == cache.DIGEST_CHARS
+
+
+def test_artefact_carries_the_card(network: Network) -> None:
+    path = artefact.artefact(network, SILENT)
+    properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert ModelCard.from_json(properties["effnet"]) == network.card
+
+
+def test_start_from_an_artefact_imports_no_torch(network: Network) -> None:
+    artefact.artefact(network, SILENT)
+    code = f"""
+import sys
+from pathlib import Path
+from effnet_cli import weights
+from effnet_cli.engines.artefact import artefact
+from effnet_cli.options import SILENT, ModelOptions
+path = artefact(weights.resolve(ModelOptions(model=Path({str(network.path)!r}))), SILENT)
+assert isinstance(path, Path), path
+print(sorted({{"torch", "torchvision", "onnx"}} & set(sys.modules)))
+"""
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert end.stdout == "[]\n"
+
+
+# Makes an artefact with a builder that takes half a second and writes down that it ran.
+MAKE = """
+import os, sys, time, types
+from pathlib import Path
+from effnet_cli import weights
+from effnet_cli.engines.artefact import artefact
+from effnet_cli.options import SILENT, ModelOptions
+
+def written(*_):
+    with Path({runs!r}).open("a") as file:
+        file.write("x")
+    time.sleep(0.5)
+    return b"graph" * 1000
+
+fakes = {{
+    "effnet_cli.model": {{"load": lambda *_: None}},
+    "effnet_cli.engines.onnx_graph": {{"written": written, "difference": lambda *_: 0.0}},
+}}
+for name, contents in fakes.items():
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(contents)
+print(artefact(weights.resolve(ModelOptions(model=Path({model!r}))), SILENT))
+"""
+
+
+def test_several_processes_make_one_artefact(network: Network, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    code = MAKE.format(runs=str(runs), model=str(network.path))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    said = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert said == {str(path) for path in kept()}
+    assert len(said) == 1
+    assert runs.read_text() == "x"
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_byte, lambda path: os.truncate(path, 1000), lambda path: os.truncate(path, 0),
+     Path.unlink],
+    ids=["flipped byte", "truncated", "empty", "gone"],
+)  # fmt: skip
+def test_damaged_artefact_is_made_again(
+    damage: Callable[[Path], None], network: Network, built: list[int]
+) -> None:
+    path = artefact.artefact(network, SILENT)
+    assert isinstance(path, Path)
+    damage(path)
+    again = artefact.artefact(network, SILENT)
+    assert len(built) == 2
+    assert again == path
+    assert_answers(again, network)
+
+
+def test_artefact_that_vanishes_meanwhile_is_made_again(
+    network: Network, built: list[int]
+) -> None:
+    path = artefact.artefact(network, SILENT)
+    assert isinstance(path, Path)
+    # as another process leaves it that drops the file between the look and the digest
+    path.unlink()
+    path.symlink_to("nowhere")
+    again = artefact.artefact(network, SILENT)
+    assert len(built) == 2
+    assert_answers(again, network)
+
+
+def test_other_weights_get_another_artefact(model_files: list[Path], built: list[int]) -> None:
+    networks = [network_in(path) for path in model_files]
+    paths = [artefact.artefact(network, SILENT) for network in networks]
+    assert len(set(paths)) == len(built) == 2
+    assert [artefact.artefact(network, SILENT) for network in networks] == paths
+    assert len(built) == 2
+    for path, network in zip(paths, networks, strict=True):
+        assert_answers(path, network)
+
+
+def test_weights_that_change_in_place_get_another_artefact(
+    model_files: list[Path], tmp_path: Path, built: list[int]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    answers = []
+    for number, source in enumerate(model_files):
+        path.write_bytes(source.read_bytes())
+        os.utime(path, (number, number))
+        made = artefact.artefact(network_in(path), SILENT)
+        assert_answers(made, network_in(path))
+        answers.append(probabilities_in_onnx(made, seeded_pixels(1)))
+    assert len(built) == 2
+    assert np.abs(answers[0] - answers[1]).max() > MAX_PROBABILITY_DIFFERENCE
+    assert len(kept()) == 1  # the old one is dropped
+
+
+def test_artefact_of_another_graph_version_is_not_used(
+    network: Network, built: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = artefact.artefact(network, SILENT)
+    monkeypatch.setattr(artefact, "GRAPH_VERSION", "g0")
+    assert artefact.artefact(network, SILENT) != first
+    assert len(built) == 2
+
+
+# --- when it cannot be kept, or is wrong ------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["{tmp}/a file/cache", "/proc/no-such-folder/cache"])
+def test_where_nothing_can_be_kept_it_answers_and_says_so(
+    folder: str, network: Network, built: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("EFFNET_CACHE", folder.format(tmp=tmp_path))
+    heard = Heard()
+    made = artefact.artefact(network, heard)
+    assert isinstance(made, bytes)
+    assert len(built) == 1
+    assert any("Every start will be as slow" in note for note in heard.notes)
+    assert any(folder.format(tmp=tmp_path) in note for note in heard.notes)
+    assert_answers(made, network)
+
+
+def test_full_disk_keeps_nothing_and_answers(
+    network: Network, built: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    heard = Heard()
+    made = artefact.artefact(network, heard)
+    assert isinstance(made, bytes)
+    assert len(built) == 1  # not made twice
+    assert any("No space left on device" in note for note in heard.notes)
+    assert not list(artefact_folder().glob("*.onnx*"))
+    assert not list(artefact_folder().glob("*.part"))
+    assert_answers(made, network)
+
+
+@pytest.mark.parametrize(
+    "difference", [2 * MAX_PROBABILITY_DIFFERENCE, 1.0, float("nan")], ids=str
+)
+def test_artefact_that_answers_differently_is_refused(
+    difference: float, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, "difference", lambda *_: difference)
+    with pytest.raises(EffnetError, match="answers differently from torch") as caught:
+        artefact.artefact(network, SILENT)
+    assert "--engine torch" in caught.value.hint
+    assert kept() == []
+
+
+def test_artefact_that_differs_by_rounding_is_kept(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, "difference", lambda *_: MAX_PROBABILITY_DIFFERENCE / 2)
+    path = artefact.artefact(network, SILENT)
+    assert kept() == [path]
+
+
+def test_weights_that_are_damaged_are_refused(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(network.path.read_bytes())
+    flip_a_byte(path)
+    heard = Heard()
+    with pytest.raises(UsageError, match="damaged"):
+        artefact.artefact(network_in(path), heard)
+    assert not any("slow" in note for note in heard.notes)
+    assert kept() == []
+
+
+def test_weights_that_cannot_be_read_are_not_taken_for_a_cache_that_cannot(
+    network: Network, tmp_path: Path
+) -> None:
+    heard = Heard()
+    gone = replace(network, path=tmp_path / "gone.safetensors")
+    with pytest.raises((UsageError, OSError)):
+        artefact.artefact(gone, heard)
+    assert not any("slow" in note for note in heard.notes)
+
+
+# --- the engines ------------------------------------------------------------------------------
+
+
+def test_engines_answer_alike(network: Network) -> None:
+    callers = usable_cores()  # so that each has one thread
+    given = OnnxRuntimeEngine(network, "cpu", "fp32", callers, SILENT)
+    wanted = TorchEngine(network, "cpu", "fp32", callers, SILENT)
+    for batch in (1, 3):
+        pixels = seeded_pixels(batch)
+        logits = given(pixels)
+        assert logits.dtype == np.float32
+        assert logits.shape == (batch, len(CLASSES))
+        difference = probabilities(logits) - probabilities(wanted(pixels))
+        assert np.abs(difference).max() < MAX_DIFFERENCE
+
+
+def test_engine_answers_where_nothing_can_be_kept(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_pixels(2))
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
+    answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_pixels(2))
+    assert np.array_equal(answers, kept_answers)

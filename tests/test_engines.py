@@ -1,0 +1,170 @@
+"""Every engine answers as torch does in fp32; what cannot be done is refused in words."""
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import save_picture
+from effnet_cli import engines
+from effnet_cli.engines import AUTO, BATCH_SIZE, ENGINES
+from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.images import PictureLoader
+from effnet_cli.options import EngineName, EngineOptions, ModelOptions, Precision
+from effnet_cli.weights import Network, resolve
+
+CPU = [
+    (name, precision)
+    for name, row in ENGINES.items()
+    for precision in row.precisions.get("cpu", ())
+]
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return resolve(ModelOptions(variant="lite0"))
+
+
+@pytest.fixture(scope="module")
+def pixels(network: Network, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    folder = tmp_path_factory.mktemp("pictures")
+    loader = PictureLoader(network.card.preprocessing)
+    for seed in range(5):
+        save_picture(folder / f"{seed}.png", seed, (300, 260))
+    return np.stack([loader.load(folder / f"{seed}.png") for seed in range(5)])
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def loaded(network: Network, engine: EngineName, precision: Precision = "fp32", callers: int = 1):  # noqa: ANN201
+    return engines.plan(EngineOptions("cpu", engine, precision)).load(network, callers)
+
+
+@pytest.mark.parametrize(("name", "precision"), CPU)
+def test_answers_as_torch_in_fp32(
+    network: Network, pixels: np.ndarray, name: EngineName, precision: Precision
+) -> None:
+    wanted = probabilities(loaded(network, "torch")(pixels))
+    try:
+        engine = loaded(network, name, precision)
+    except EffnetError as error:
+        assert precision in error.message  # this processor has no such arithmetic
+        return
+    logits = engine(pixels)
+    assert (engine.name, engine.device, engine.precision) == (name, "cpu", precision)
+    assert (logits.shape, logits.dtype) == ((5, 1000), np.float32)
+    tolerance = 1e-5 if precision == "fp32" else 0.1
+    assert np.abs(probabilities(logits) - wanted).max() < tolerance
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_batches_answer_as_each_picture_alone(
+    network: Network, pixels: np.ndarray, name: EngineName
+) -> None:
+    engine = loaded(network, name)
+    alone = np.concatenate([engine(pixels[i : i + 1]) for i in range(5)])
+    together = engine(pixels)
+    np.testing.assert_allclose(together, alone, atol=2e-5)
+
+
+def test_default_engine_answers_the_same_bits_in_any_batch_and_thread(
+    network: Network, pixels: np.ndarray
+) -> None:
+    one, several = loaded(network, "onnxruntime"), loaded(network, "onnxruntime", callers=2)
+    alone = np.concatenate([one(pixels[i : i + 1]) for i in range(5)])
+    assert np.array_equal(several(pixels), alone)
+    assert np.array_equal(one(pixels), alone)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_several_threads_may_call_at_once(
+    network: Network, pixels: np.ndarray, name: EngineName
+) -> None:
+    engine = loaded(network, name, callers=4)
+    alone = [engine(pixels[i : i + 1]) for i in range(5)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            answers = list(pool.map(engine, [pixels[i : i + 1] for i in range(5)]))
+            for given, wanted in zip(answers, alone, strict=True):
+                np.testing.assert_allclose(given, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (EngineOptions(device="tpu"), "'tpu'"),
+        (EngineOptions(device="cpu:1"), "'cpu:1'"),
+        (EngineOptions(device="cuda:one"), "'cuda:one'"),
+        (EngineOptions("cpu", "onnxruntime", "fp16"), "onnxruntime does not run fp16 on cpu"),
+        (EngineOptions("cpu", "torch", "fp16"), "torch does not run fp16 on cpu"),
+        (EngineOptions("cpu", "auto", "int8"), "No engine runs int8 on cpu"),
+    ],
+)
+def test_impossible_wishes_are_refused(options: EngineOptions, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        engines.plan(options)
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_missing_gpu_is_said(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_has_cuda_device", lambda: False)
+    with pytest.raises(EffnetError, match="no CUDA device"):
+        engines.plan(EngineOptions(device=device))
+    assert engines.plan(EngineOptions(device="auto")).device == "cpu"
+
+
+def test_missing_library_is_said_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EffnetError, match="not installed") as caught:
+        engines.plan(EngineOptions("cpu", "openvino"))
+    assert "pip install 'effnet-cli[openvino]'" in caught.value.hint
+
+
+def test_auto_takes_the_compiled_engine_on_a_cpu_and_torch_on_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "_has_cuda_device", lambda: True)
+    assert engines.plan(EngineOptions("cpu")).engine == "onnxruntime"
+    assert engines.plan(EngineOptions()).engine == "torch"
+    assert engines.plan(EngineOptions()).device == "cuda"
+
+
+def test_auto_takes_the_next_engine_when_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_is_installed", lambda name: name == "torch")
+    assert engines.plan(EngineOptions("cpu")).engine == "torch"
+
+
+def test_tables_agree() -> None:
+    for kind, names in AUTO.items():
+        assert set(names) == {name for name, row in ENGINES.items() if kind in row.precisions}
+    assert BATCH_SIZE.keys() == AUTO.keys()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ENGINES["torch"].precisions["cuda"])
+def test_cuda_answers_as_the_cpu(
+    network: Network, pixels: np.ndarray, precision: Precision
+) -> None:
+    wanted = probabilities(loaded(network, "torch")(pixels))
+    given = probabilities(
+        engines.plan(EngineOptions("cuda", "torch", precision)).load(network)(pixels)
+    )
+    tolerance = 1e-4 if precision == "fp32" else 0.1
+    assert np.abs(given - wanted).max() < tolerance
+    if precision == "fp32":
+        assert (given.argmax(axis=1) == wanted.argmax(axis=1)).all()
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    lite1 = resolve(ModelOptions(variant="lite1"))
+    with pytest.raises(UsageError, match="does not hold the weights of lite0"):
+        loaded(resolve(ModelOptions(variant="lite0", weights=lite1.path)), "onnxruntime")

@@ -1,0 +1,200 @@
+"""A server of weights on this machine that misbehaves in the ways that it is told."""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+HANG_SECONDS = 60.0  # a guard: no answer outlives its server
+
+Answer = Callable[["Handler", bytes], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked for: `start` is the first byte of its Range, if it sent one."""
+
+    path: str
+    start: int | None
+
+
+class WeightServer:
+    """Serves `content` under every path on 127.0.0.1; the requests get `answers` in this order, and
+    from then on the last of them.
+    """
+
+    def __init__(self, content: bytes, *answers: Answer) -> None:
+        self.content = content
+        self.answers = answers or (whole,)
+        self.requests: list[Request] = []
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._http = _HttpServer(("127.0.0.1", 0), Handler)
+        self._http.weights = self
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def starts(self) -> list[int | None]:
+        """The first byte that each request asked for; `None` is the whole file."""
+        return [request.start for request in self.requests]
+
+    def next_answer(self, request: Request) -> Answer:
+        with self._lock:
+            self.requests.append(request)
+            return self.answers[min(len(self.requests), len(self.answers)) - 1]
+
+    def __enter__(self) -> "WeightServer":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.closing.set()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = False  # so that closing waits for them, and no socket is left to the collector
+    request_queue_size = 64
+    weights: WeightServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are what some tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request; closes the connection after its answer."""
+
+    server: _HttpServer
+
+    def do_GET(self) -> None:
+        start = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
+        self.request_seen = Request(self.path, int(start) if start else None)
+        answer = self.server.weights.next_answer(self.request_seen)
+        with suppress(ConnectionError):
+            answer(self, self.server.weights.content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the requests are kept."""
+
+    @property
+    def start(self) -> int:
+        return self.request_seen.start or 0
+
+    def send(self, status: int, body: bytes = b"", **headers: object) -> None:
+        """Send an answer; `Content_Length` is the body's unless it is given (`None`: not sent)."""
+        self.send_response(status)
+        for name, value in {"Content_Length": len(body), **headers}.items():
+            if value is not None:
+                self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def wait_for_the_end(self) -> None:
+        self.server.weights.closing.wait(HANG_SECONDS)
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+def whole(handler: Handler, content: bytes) -> None:
+    """As servers should: all of it, or what follows `Range`."""
+    _send_from(handler, content, len(content))
+
+
+def whole_ignoring_range(handler: Handler, content: bytes) -> None:
+    handler.send(200, content)
+
+
+def silent(handler: Handler, content: bytes) -> None:
+    """Takes the request and never answers."""
+    handler.wait_for_the_end()
+
+
+def shifted(handler: Handler, content: bytes) -> None:
+    """Answers a Range, but with other bytes than were asked for."""
+    handler.send(206, content[max(handler.start - 1, 0) :])
+
+
+def unsized(handler: Handler, content: bytes) -> None:
+    """Says no length and stops halfway: what came looks whole."""
+    handler.send(200, content[: len(content) // 2], Content_Length=None)
+
+
+def redirect_to_itself(handler: Handler, content: bytes) -> None:
+    handler.send(302, Location=handler.path)
+
+
+def redirect_to(url: str) -> Answer:
+    return lambda handler, content: handler.send(302, Location=url)
+
+
+def status(code: int) -> Answer:
+    return lambda handler, content: handler.send(code, b"<html>no</html>")
+
+
+def other(content: bytes) -> Answer:
+    """Serves `content` in place of the file."""
+    return lambda handler, _: whole(handler, content)
+
+
+def cut(end: int) -> Answer:
+    """Promises the whole file and closes the connection after byte `end` of it."""
+    return lambda handler, content: _send_from(handler, content, end)
+
+
+def cut_by_reset(end: int) -> Answer:
+    """As `cut`, but the connection is torn down: what was on its way is lost."""
+
+    def answer(handler: Handler, content: bytes) -> None:
+        _send_from(handler, content, end)
+        handler.wfile.flush()
+        linger_no_second = struct.pack("ii", 1, 0)
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_no_second)
+        handler.connection.close()
+
+    return answer
+
+
+def stalled(end: int) -> Answer:
+    """Sends the file up to byte `end`, and then nothing more on an open connection."""
+
+    def answer(handler: Handler, content: bytes) -> None:
+        _send_from(handler, content, end)
+        handler.wfile.flush()
+        handler.wait_for_the_end()
+
+    return answer
+
+
+def too_short(missing: int) -> Answer:
+    """Always promises `missing` bytes more than the file has."""
+    return lambda handler, content: _send_from(
+        handler, content, len(content), len(content) + missing
+    )
+
+
+def _send_from(handler: Handler, content: bytes, end: int, length: int | None = None) -> None:
+    """Bytes from the request's start to `end` of a file that is said to have `length` bytes."""
+    length, start = length or len(content), handler.start
+    if start and start >= length:
+        handler.send(416, Content_Range=f"bytes */{length}")
+        return
+    ranged = {"Content_Range": f"bytes {start}-{length - 1}/{length}"} if start else {}
+    handler.send(
+        206 if start else 200, content[start:end], Content_Length=length - start, **ranged
+    )
