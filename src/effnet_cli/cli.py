@@ -376,7 +376,7 @@ def _run() -> int:
         context = getattr(error, "ctx", None)
         _show(error.format_message(), f"See `{context.command_path if context else 'effnet'} -h`.")
         return UsageError.exit_status
-    except OutputClosed:
+    except (OutputClosed, BrokenPipeError):
         return SIGNAL_STATUS + signal.SIGPIPE
     except (typer.Abort, KeyboardInterrupt):
         return SIGNAL_STATUS + signal.SIGINT

@@ -143,6 +143,12 @@ class Screen(Speaker):
         self._stderr = Console(stderr=True)
         self._download: tuple[Progress, TaskID] | None = None
 
+    def note(self, text: str) -> None:
+        """One line, in the place of a bar that may be there."""
+        if not self._quiet:
+            sys.stderr.write(WIPE_LINE)
+        super().note(text)
+
     def progress(self, what: str, done: int, total: int | None) -> None:
         """The bar of a download."""
         if self._quiet:
@@ -187,9 +193,11 @@ class Screen(Speaker):
             if is_shown:
                 self._draw(bar)
                 drawn_at = time.monotonic()
-            prediction = next(predictions, None)
-            if is_shown:
-                self._wipe()
+            try:
+                prediction = next(predictions, None)
+            finally:
+                if is_shown:
+                    self._wipe()
             if prediction is None:
                 return
             bar.advance(task)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli import checkpoint
-from effnet_cli.errors import UsageError
+from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.variants import Variant
 
 # How a block's convolutions and their BatchNorms are called elsewhere, by which of the convolutions
@@ -59,11 +59,23 @@ NAMINGS = (
 
 
 def build(variant: Variant, num_classes: int) -> nn.Module:
-    """The network of `variant` with untrained weights: `float32 [N,3,H,W]` -> logits `float32
-    [N,num_classes]`.
+    """The network of `variant` with untrained weights.
+
+    It maps `float32 [N,3,H,W]` to logits `float32 [N,num_classes]`.
+
+    Raises:
+        EffnetError: torchvision cannot be loaded.
     """
     module, function = variant.builder.split(":")
-    network: nn.Module = getattr(import_module(module), function)(num_classes=num_classes)
+    try:
+        library = import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: builds that do not fit each other
+        raise EffnetError(
+            f"torch {torch.__version__} and the installed torchvision do not work together "
+            f"({_first_line(error)}).",
+            "Install a pair that does: pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'",
+        ) from error
+    network: nn.Module = getattr(library, function)(num_classes=num_classes)
     return network
 
 

@@ -145,7 +145,10 @@ class Classifier:
             workers = max(1, min(workers, len(few)))
             pictures = itertools.chain(few, pictures)
         if self._engine is None:
-            self._engine = _Loading(lambda: self._plan.load(self._network, workers, self._listener))
+            callers = min(workers, self._plan.max_callers(self._network.variant))
+            self._engine = _Loading(
+                lambda: self._plan.load(self._network, callers, self._listener), callers
+            )
         size = self._options.batch_size or self._plan.batch_size
         return predict(
             self._engine, pictures, self._loader, self.card, self._options.top_k, size, workers
@@ -153,14 +156,17 @@ class Classifier:
 
 
 class _Loading:
-    """An engine that is being loaded beside other work; its first call waits for it."""
+    """An engine that is being loaded beside other work; calls wait for it, and for their turn."""
 
-    def __init__(self, load: Callable[[], Engine]) -> None:
+    def __init__(self, load: Callable[[], Engine], callers: int) -> None:
+        self._turns = threading.Semaphore(callers)
         self._engine: Future[Engine] = Future()
         threading.Thread(target=_resolve, args=(self._engine, load), daemon=True).start()
 
     def __call__(self, pixels: Pixels) -> Logits:
-        return self._engine.result()(pixels)
+        engine = self._engine.result()
+        with self._turns:
+            return engine(pixels)
 
 
 def predict(

@@ -123,8 +123,9 @@ def csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
 
 def _csv_line(cells: Iterable[object]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([_csv_cell(cell) for cell in cells])
-    return buffer.getvalue()
+    # the writer quotes only those line ends that it uses itself, and a name may hold either
+    csv.writer(buffer, lineterminator="\r\n").writerow([_csv_cell(cell) for cell in cells])
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 ENCODERS: Mapping[Format, Callable[[Iterable[Prediction]], Iterator[str]]] = {
@@ -154,7 +155,12 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
         return
     if output.is_dir():
         raise UsageError(f"--output {str(output)!r} is a folder.", "Name a file in it.")
-    with whole_file(output) as part, part.open("wb") as file:
+    if output.exists() and not output.is_file():
+        raise UsageError(
+            f"--output {str(output)!r} is no ordinary file.",
+            "Leave --output out to write to standard output.",
+        )
+    with whole_file(output.resolve()) as part, part.open("wb") as file:
         for piece in pieces:
             file.write(_encoded(piece))
 

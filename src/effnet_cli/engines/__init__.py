@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import SILENT, EngineName, EngineOptions, Listener, Precision
+from effnet_cli.variants import Variant
 from effnet_cli.weights import Network
 
 Pixels = npt.NDArray[np.float32]
@@ -86,6 +87,8 @@ AUTO: Mapping[str, tuple[EngineName, ...]] = {
 # are faster than one call with many (lite0, 2 cores: 3.5 against 4.2 ms a picture) and every answer
 # is the same as for the picture alone.
 BATCH_SIZE = {"cpu": 1, "cuda": 32, "mps": 16}
+# Multiply-adds in flight at the same time, in billions.
+MAX_GIGA_MULTIPLY_ADDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +103,28 @@ class Plan:
     def batch_size(self) -> int:
         return BATCH_SIZE[_device_type(self.device)]
 
+    def max_callers(self, variant: Variant) -> int:
+        """The calls that may run at the same time: as many as cores for small networks, few for
+        large ones, whose every call needs up to a gigabyte.
+        """
+        return max(1, int(MAX_GIGA_MULTIPLY_ADDS / variant.giga_multiply_adds))
+
     def load(self, network: Network, callers: int = 1, listener: Listener = SILENT) -> Engine:
         """Load the engine for `callers` threads that call it at the same time.
 
         Raises:
             EffnetError: the library or the device cannot do it.
         """
-        module, name = ENGINES[self.engine].path.split(":")
-        engine: Engine = getattr(import_module(module), name)(
+        row = ENGINES[self.engine]
+        path, name = row.path.split(":")
+        try:
+            module = import_module(path)
+        except (ImportError, OSError) as error:  # OSError: a library that it needs is broken
+            raise EffnetError(
+                f"The installed {row.library} cannot be loaded: {error}.",
+                f"Install it: {row.install}",
+            ) from error
+        engine: Engine = getattr(module, name)(
             network, self.device, self.precision, callers, listener
         )
         return engine
