@@ -1,6 +1,7 @@
 """Every engine answers as torch does in fp32; what cannot be done is refused in words."""
 
 import importlib.util
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from conftest import save_picture
-from effnet_cli import engines
-from effnet_cli.engines import AUTO, BATCH_SIZE, ENGINES
+from effnet_cli import engines, model
+from effnet_cli.engines import AUTO, BATCH_SIZE, ENGINES, Plan
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.images import PictureLoader
 from effnet_cli.options import EngineName, EngineOptions, ModelOptions, Precision
+from effnet_cli.variants import find
 from effnet_cli.weights import Network, resolve
 
 CPU = [
@@ -141,6 +143,32 @@ def test_auto_takes_the_compiled_engine_on_a_cpu_and_torch_on_cuda(
 def test_auto_takes_the_next_engine_when_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_is_installed", lambda name: name == "torch")
     assert engines.plan(EngineOptions("cpu")).engine == "torch"
+
+
+def test_large_networks_run_in_few_calls_at_once() -> None:
+    plan = engines.plan(EngineOptions("cpu"))
+    assert plan.max_callers(find("lite0")) > 16
+    assert plan.max_callers(find("b4")) == 3
+    assert plan.max_callers(find("b7")) == plan.max_callers(find("v2_l")) == 1
+
+
+def test_library_that_cannot_be_loaded_is_said(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if its import failed
+    monkeypatch.delitem(sys.modules, "effnet_cli.engines.openvino_engine", raising=False)
+    with pytest.raises(EffnetError, match="openvino cannot be loaded"):
+        Plan("openvino", "cpu", "fp32").load(network)
+
+
+def test_torchvision_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(model, "import_module", broken)
+    with pytest.raises(EffnetError, match="do not work together") as caught:
+        model.build(find("b0"), 2)
+    assert "pip install" in caught.value.hint
 
 
 def test_tables_agree() -> None:

@@ -593,6 +593,23 @@ def test_content_decides_and_not_the_name(name: str, tmp_path: Path) -> None:
     assert_same(path, picture())
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "PPM"])
+def test_only_the_decoder_of_the_format_is_tried(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+    open_image = Image.open
+
+    def watched(file: object, mode: str = "r", formats: object = None) -> Image.Image:
+        tried.append(formats)
+        return open_image(file, mode, formats)
+
+    data = encoded(picture(), format)
+    monkeypatch.setattr(Image, "open", watched)
+    opened(data)
+    assert tried == [(format,)]
+
+
 @pytest.mark.parametrize("suffix", [".tga", ".TGA", ".icb", ".vda", ".vst"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
 def test_tga_without_footer_is_known_by_its_name(mode: str, suffix: str, tmp_path: Path) -> None:

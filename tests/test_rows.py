@@ -133,9 +133,19 @@ def test_file_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_folder_as_output_is_refused(tmp_path: Path) -> None:
+def test_folder_and_device_as_output_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         rows.write(["x"], tmp_path)
+    with pytest.raises(UsageError, match="no ordinary file"):
+        rows.write(["x"], Path("/dev/null"))
+    assert not Path("/dev/null").is_file()
+
+
+def test_linked_output_is_written_where_the_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    rows.write(["x"], tmp_path / "link.txt")
+    assert (tmp_path / "real.txt").read_text() == "x"
+    assert (tmp_path / "link.txt").is_symlink()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """From what a person typed to the pictures it names, one by one, in flat memory."""
 
 import glob
+import io
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, cast
 
 from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
@@ -80,7 +82,7 @@ class Finder:
     """
 
     inputs: Sequence[str]
-    stdin: BinaryIO | None = None
+    stdin: io.BufferedReader | None = None
     not_pictures: int = 0
     linked_twice: int = 0
     _folders: set[tuple[int, int]] = field(default_factory=set)
@@ -88,8 +90,8 @@ class Finder:
 
     @property
     def is_slow(self) -> bool:
-        """Whether the inputs come from a program that may take its time."""
-        return STDIN in self.inputs
+        """Whether the inputs come from a program: it may take its time, and says them once."""
+        return any(text == STDIN or _is_piped_list(text) for text in self.inputs)
 
     def total(self) -> int | None:
         """How many there are, found out by looking for them once more; unknown for stdin."""
@@ -101,7 +103,7 @@ class Finder:
         for text in self.inputs:
             if text == STDIN:
                 yield from self._read_stdin()
-            elif text.startswith("@") and not os.path.lexists(text):
+            elif _is_list(text):
                 yield from self._list(text[1:])
             elif glob.has_magic(text) and not os.path.lexists(text):
                 yield from self._glob(text)
@@ -186,7 +188,11 @@ class Finder:
         identity = (status.st_dev, status.st_ino)
         inside = target.startswith(os.path.join(root, ""))
         below = os.path.relpath(target, root).split(os.sep) if inside else []
-        listed = inside and not any(map(_is_ignored, below))
+        listed = (
+            inside
+            and not any(map(_is_ignored, below))
+            and (_is_picture_name(target) or _is_picture_content(target))
+        )
         if listed or identity in self._linked:
             self.linked_twice += 1
             return True
@@ -194,7 +200,7 @@ class Finder:
         return False
 
     def _glob(self, pattern: str) -> Iterator[Found]:
-        paths = sorted(glob.glob(pattern, recursive=True))
+        paths = sorted(set(_matches(pattern)))
         if not paths:
             error = PictureError(
                 "missing", "No file matches this pattern.", "Check it, and quote it for the shell."
@@ -214,32 +220,59 @@ class Finder:
             ) from error
 
     def _read_stdin(self) -> Iterator[Found]:
-        """Paths, or the bytes of one picture: the first bytes tell."""
-        stdin = self.stdin if self.stdin is not None else sys.stdin.buffer
-        head = stdin.peek(HEAD_BYTES) if hasattr(stdin, "peek") else b""
-        if sniff(head) is None:
+        """Paths, or the bytes of one picture: the first bytes tell. Paths may begin like a picture
+        (`BMW.jpg`), but then there is such a file.
+        """
+        stdin = self.stdin or cast(io.BufferedReader, sys.stdin.buffer)
+        head = stdin.peek(HEAD_BYTES)
+        first = re.split(rb"[\0\r\n]", head, maxsplit=1)[0]
+        if sniff(head) is None or os.path.lexists(os.fsdecode(first)):
             yield from self._lines(stdin)
         else:
             yield Found(STDIN, stdin.read())
 
-    def _lines(self, file: BinaryIO) -> Iterator[Found]:
+    def _lines(self, file: io.BufferedReader) -> Iterator[Found]:
         for line in _split_lines(file):
             if line:
                 yield from self._path(os.fsdecode(line))
 
 
-def _split_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends; if the first line holds a NUL byte, NUL ends the paths, as from
-    `find -print0`.
+def _is_list(text: str) -> bool:
+    return text.startswith("@") and not os.path.lexists(text)
+
+
+def _is_piped_list(text: str) -> bool:
+    """Whether this is a list that can be read only once: `@<(find ...)` of a shell."""
+    return _is_list(text) and not os.path.isfile(text[1:])
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """The paths that a pattern matches; unlike the standard library's, `**` enters no linked
+    folder, so that loops of links end.
     """
-    first = file.readline()
-    if b"\0" not in first:
-        yield first.rstrip(b"\r\n")
+    separator = f"[/{re.escape(os.sep)}]"
+    recursive = re.fullmatch(rf"(|.*?{separator})\*\*{separator}(.*)", pattern, re.DOTALL)
+    if recursive is None:
+        yield from glob.glob(pattern)
+        return
+    before, after = recursive.groups()
+    for top in glob.glob(before) if before else [""]:
+        for folder, subfolders, _ in os.walk(top or os.curdir):
+            subfolders[:] = [name for name in subfolders if not _is_ignored(name)]
+            start = folder if top else folder[2:]  # "." and "./a" as a person would write them
+            yield from _matches(os.path.join(glob.escape(start), after))
+
+
+def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
+    """Lines without their ends; if there is a NUL byte in what can be read at once, NUL ends the
+    paths, as from `find -print0`.
+    """
+    if b"\0" not in file.peek(1):
         for line in file:
             yield line.rstrip(b"\r\n")
         return
-    rest = first
-    while chunk := file.read(1 << 16):
+    rest = b""
+    while chunk := file.read1(1 << 16):
         *paths, rest = (rest + chunk).split(b"\0")
         yield from paths
     yield from rest.split(b"\0")

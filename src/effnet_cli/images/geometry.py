@@ -1,8 +1,8 @@
 """Resize and crop, to the bit as torchvision's `weights.transforms()` does it on a Pillow picture.
 
-Pillow resizes in two passes (columns, then rows) and rounds to 8 bits between them, so that each
-pass may be given only what the crop keeps of the other axis, and the result stays the same to the
-last bit.
+Pillow resizes in two passes and rounds to 8 bits between them, so that each pass may be given only
+what the crop keeps of the other axis, and the result stays the same to the last bit if the passes
+come in Pillow's order.
 """
 
 from typing import NamedTuple
@@ -73,13 +73,27 @@ def resize_and_crop(
     if max(image.size) > EXTREME_ASPECT * min(image.size):
         return _windowed(image, placement, (left, top, right, bottom), interpolation)
     resample = FILTERS[interpolation]
-    if width != image.width:
-        image = image.resize((width, image.height), resample)
-    if (left, right) != (0, width):
-        image = image.crop((left, 0, right, image.height))
-    if height != image.height:
-        image = image.resize((image.width, height), resample)
-    return image.crop((0, top, image.width, bottom)) if (top, bottom) != (0, height) else image
+
+    def columns(image: Image.Image) -> Image.Image:
+        image = image.resize((width, image.height), resample) if width != image.width else image
+        whole = (left, right) == (0, width)
+        return image if whole else image.crop((left, 0, right, image.height))
+
+    def rows(image: Image.Image) -> Image.Image:
+        image = image.resize((image.width, height), resample) if height != image.height else image
+        whole = (top, bottom) == (0, height)
+        return image if whole else image.crop((0, top, image.width, bottom))
+
+    if _rows_come_first(image, placement):
+        return columns(rows(image))
+    return rows(columns(image))
+
+
+def _rows_come_first(image: Image.Image, placement: Placement) -> bool:
+    """Since 13.0 Pillow shrinks a picture's height first if it shrinks by much more than the width
+    (Pillow, src/libImaging/Resample.c).
+    """
+    return image.height - placement.height > 2 * max(0, image.width - placement.width)
 
 
 def _windowed(
@@ -97,14 +111,21 @@ def _windowed(
     first_row, last_row = rows[0][0], rows[-1][0] + len(rows[-1][1])
     first_column, last_column = columns[0][0], columns[-1][0] + len(columns[-1][1])
     pixels = np.asarray(image.crop((first_column, first_row, last_column, last_row)))
-    if placement.width != image.width:
-        pixels = _resampled(pixels.transpose(1, 0, 2), columns, first_column).transpose(1, 0, 2)
+
+    def resized_columns(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if placement.width == image.width:
+            return pixels[:, left - first_column : right - first_column]
+        return _resampled(pixels.transpose(1, 0, 2), columns, first_column).transpose(1, 0, 2)
+
+    def resized_rows(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if placement.height == image.height:
+            return pixels[top - first_row : bottom - first_row]
+        return _resampled(pixels, rows, first_row)
+
+    if _rows_come_first(image, placement):
+        pixels = resized_columns(resized_rows(pixels))
     else:
-        pixels = pixels[:, left - first_column : right - first_column]
-    if placement.height != image.height:
-        pixels = _resampled(pixels, rows, first_row)
-    else:
-        pixels = pixels[top - first_row : bottom - first_row]
+        pixels = resized_rows(resized_columns(pixels))
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from effnet_cli.errors import PictureError
 from effnet_cli.images.geometry import place, resize_and_crop
@@ -47,7 +47,8 @@ class PictureLoader:
         # Pillow's limit is global to the process; it also guards what our look at the header cannot
         # see (frames that are larger than their file says). Its warning, given up to twice the
         # limit, counts as the error it is.
-        Image.MAX_IMAGE_PIXELS = self.options.max_pixels
+        # It is never lowered, for loaders with a higher limit: `_decoded` keeps this one's own.
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, self.options.max_pixels)
         warnings.simplefilter("error", Image.DecompressionBombWarning)
 
     def load(self, source: Source) -> npt.NDArray[np.float32]:
@@ -247,9 +248,10 @@ def _translated(content: Content) -> Iterator[None]:
 
 
 def _damaged(content: Content, error: Exception) -> PictureError:
+    # Pillow's own words would hold a Python object's address
     reason = (
         "unknown layout"
-        if isinstance(error, struct.error)
+        if isinstance(error, (struct.error, UnidentifiedImageError))
         else str(error).rstrip(".") or type(error).__name__
     )
     return PictureError(
@@ -302,8 +304,10 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     0..255 and 0..65535 these are the range, anything else is stretched from its minimum to its
     maximum.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
+    values = np.asarray(image, dtype=np.float64)
+    finite = values[np.isfinite(values)] if image.mode == "F" else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 65535:

@@ -1,5 +1,6 @@
 """What a file is, from its first bytes: content decides, not the name."""
 
+import re
 from typing import NamedTuple
 
 HEAD_BYTES = 512
@@ -25,7 +26,6 @@ _OPENED = (
     (b"\x89PNG\r\n\x1a\n", Content("a PNG picture", "PNG")),
     (b"GIF87a", Content("a GIF picture", "GIF")),
     (b"GIF89a", Content("a GIF picture", "GIF")),
-    (b"BM", Content("a BMP picture", "BMP")),
     (b"II*\0", Content("a TIFF picture", "TIFF")),
     (b"MM\0*", Content("a TIFF picture", "TIFF")),
     (b"II+\0", Content("a TIFF picture", "TIFF")),
@@ -34,6 +34,7 @@ _OPENED = (
     (b"\0\0\0\x0cjP  \r\n\x87\n", Content("a JPEG 2000 picture", "JPEG2000")),
     (b"\xff\x4f\xff\x51", Content("a JPEG 2000 picture", "JPEG2000")),
 )
+_BMP = Content("a BMP picture", "BMP")
 _PPM = Content("a PPM picture", "PPM")
 _TGA = Content("a TGA picture", "TGA")
 _WEBP = Content("a WebP picture", "WEBP")
@@ -46,7 +47,6 @@ _OTHERS = (
     (b"8BPS", Content("a Photoshop document")),
     (b"\xff\x0a", Content("a JPEG XL picture")),
     (b"\0\0\0\x0cJXL \r\n\x87\n", Content("a JPEG XL picture")),
-    (b"\0\0\2\0", Content("a Windows cursor")),
     (b"gimp xcf", Content("a GIMP picture")),
     (b"SIMPLE  =", Content("a FITS picture")),
     (b"v/1\1", Content("an OpenEXR picture")),
@@ -64,6 +64,7 @@ _OTHERS = (
     (b"MZ", Content("a Windows program", is_picture=False)),
     (b"SQLite format 3", Content("a SQLite database", is_picture=False)),
 )
+_CURSOR = Content("a Windows cursor")
 _HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
@@ -79,8 +80,14 @@ def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
         return _WEBP if head[8:12] == b"WEBP" else Content("a RIFF file", is_picture=False)
     if head[4:8] == b"ftyp":
         return _iso_media(head)
-    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+    # texts begin with these letters too, but have no NUL byte and no size
+    if head[:2] == b"BM" and b"\0" in head[2:18]:
+        return _BMP
+    if re.match(rb"P[1-6]\s+[\d#]", head):
         return _PPM
+    # a TGA begins with these bytes too, but has no count of pictures
+    if head[:4] == b"\0\0\2\0" and head[4:6] != b"\0\0":
+        return _CURSOR
     if tail.endswith(TGA_FOOTER) or (name.lower().endswith(TGA_SUFFIXES) and _is_tga_header(head)):
         return _TGA
     return _text(head)
