@@ -1,6 +1,6 @@
 """The peer: timm's own data pipeline and network over a folder, as its inference script does it.
 
-peer_timm.py FOLDER OUT.npz [BATCH=32] [WORKERS=2]
+peer_timm.py FOLDER OUT.npz [BATCH WORKERS]   (32 and 2 if not given)
 
 The same EfficientNet-Lite0 weights as effnet's: the two networks list their tensors in the same
 order, so they are matched by order and shape. Mean and standard deviation are those of the weights'
@@ -34,8 +34,8 @@ def network() -> torch.nn.Module:
 
 def main() -> None:
     """Answer every picture of the folder."""
-    folder, out, *rest = sys.argv[1:]
-    batch_size, workers = (int(n) for n in (*rest, *(32, 2)[len(rest) :]))
+    folder, out = sys.argv[1:3]
+    batch_size, workers = (int(number) for number in sys.argv[3:5] or ("32", "2"))
     model = network()
     config = resolve_data_config({}, model=model)
     dataset = create_dataset(root=folder, name="", split="validation", class_map="")

@@ -331,9 +331,7 @@ def test_damaged_artefact_is_made_again(
     assert_answers(again, network)
 
 
-def test_artefact_that_vanishes_meanwhile_is_made_again(
-    network: Network, built: list[int]
-) -> None:
+def test_artefact_that_vanishes_meanwhile_is_made_again(network: Network, built: list[int]) -> None:
     path = artefact.artefact(network, SILENT)
     assert isinstance(path, Path)
     # as another process leaves it that drops the file between the look and the digest
@@ -414,9 +412,7 @@ def test_full_disk_keeps_nothing_and_answers(
     assert_answers(made, network)
 
 
-@pytest.mark.parametrize(
-    "difference", [2 * MAX_PROBABILITY_DIFFERENCE, 1.0, float("nan")], ids=str
-)
+@pytest.mark.parametrize("difference", [2 * MAX_PROBABILITY_DIFFERENCE, 1.0, float("nan")], ids=str)
 def test_artefact_that_answers_differently_is_refused(
     difference: float, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -278,9 +278,7 @@ def test_lock_that_is_held_too_long_is_said(
     assert "lock" in caught.value.hint
 
 
-def test_lock_of_a_killed_process_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_of_a_killed_process_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "LOCK_SECONDS", 5)
     code = f"""
 import os, signal
@@ -342,15 +340,22 @@ def test_digest_is_computed_once(tmp_path: Path, counted: list[Path]) -> None:
     assert counted == [path]
 
 
+def longer_at_the_same_time(path: Path) -> None:
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(OLD + b"!")
+    os.utime(path, ns=times)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda path: path.write_bytes(OLD + b"!"),
+        longer_at_the_same_time,
         lambda path: changed(path, NEW),
         lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns - A_SECOND_NS)),
         lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
     ],
-    ids=["longer", "other content", "older", "a nanosecond newer"],
+    ids=["longer", "longer at the same time", "other content", "older", "a nanosecond newer"],
 )
 def test_digest_is_computed_again_when_size_or_time_changes(
     change: Callable[[Path], object], tmp_path: Path, counted: list[Path]
@@ -392,7 +397,9 @@ def test_damaged_stamp_is_made_again(stamp: bytes, tmp_path: Path, counted: list
     assert json.loads(file.read_bytes())["sha256"] == sha256(path)
 
 
-@pytest.mark.parametrize("name", ["猫 😀.pth", "new\nline.pth", os.fsdecode(b"\xff.pth"), "x" * 255])
+@pytest.mark.parametrize(
+    "name", ["猫 😀.pth", "new\nline.pth", os.fsdecode(b"\xff.pth"), "x" * 255]
+)
 def test_digest_of_a_file_of_any_name_is_kept(
     name: str, tmp_path: Path, counted: list[Path]
 ) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLES
 
+from conftest import SAMPLES
 from effnet_cli import model, weights
 from effnet_cli.engines import plan
 from effnet_cli.images import PictureLoader

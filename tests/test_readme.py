@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from effnet_cli.engines import ENGINES
 from effnet_cli.options import FaultKind, Format
 from effnet_cli.variants import VARIANTS
@@ -28,7 +29,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m effnet_cli "$@"\n')
     command.chmod(0o755)
-    (tmp_path / "sample_images").symlink_to(ROOT / "sample_images")
+    shutil.copytree(ROOT / "sample_images", tmp_path / "sample_images")
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
 
     def run(line: str) -> "subprocess.CompletedProcess[str]":

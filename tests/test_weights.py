@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import weight_server as serve
-from weight_server import WeightServer
 
+import weight_server as serve
 from effnet_cli import checkpoint, download, listings, weights
 from effnet_cli.cache import sha256
 from effnet_cli.checkpoint import ModelCard, imagenet_card
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import ModelOptions
 from effnet_cli.variants import VARIANTS, Variant, WeightsSource, find
+from weight_server import WeightServer
 
 PAYLOAD = np.random.default_rng(0).bytes(1_000_003)
 OTHER = np.random.default_rng(1).bytes(len(PAYLOAD))
@@ -184,6 +184,10 @@ def test_broken_connection_is_resumed_where_it_broke(mirror: Mirror) -> None:
     assert left_over() == set()
 
 
+def cut_longer_file(handler: serve.Handler, _: bytes) -> None:
+    serve.cut(len(PAYLOAD) + CUT)(handler, OTHER + OTHER)
+
+
 @pytest.mark.parametrize(
     ("answers", "starts"),
     [
@@ -193,8 +197,17 @@ def test_broken_connection_is_resumed_where_it_broke(mirror: Mirror) -> None:
         ((serve.cut(0), serve.whole), [None, None]),
         ((serve.status(500), serve.whole), [None, None]),
         ((serve.redirect_to("/elsewhere"), serve.whole), [None, None]),
+        ((cut_longer_file, serve.whole_ignoring_range), [None, len(PAYLOAD) + CUT]),
     ],
-    ids=["range ignored", "416", "503 in between", "cut at 0", "500 once", "redirect"],
+    ids=[
+        "range ignored",
+        "416",
+        "503 in between",
+        "cut at 0",
+        "500 once",
+        "redirect",
+        "longer file before",
+    ],
 )
 def test_trouble_on_the_way_is_survived(
     answers: tuple[serve.Answer, ...], starts: list[int | None], mirror: Mirror

@@ -195,6 +195,4 @@ def _send_from(handler: Handler, content: bytes, end: int, length: int | None = 
         handler.send(416, Content_Range=f"bytes */{length}")
         return
     ranged = {"Content_Range": f"bytes {start}-{length - 1}/{length}"} if start else {}
-    handler.send(
-        206 if start else 200, content[start:end], Content_Length=length - start, **ranged
-    )
+    handler.send(206 if start else 200, content[start:end], Content_Length=length - start, **ranged)

@@ -2,10 +2,11 @@
 computed twice.
 """
 
+import glob
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from effnet_cli.errors import EffnetError
 DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
 LOCK_SECONDS = 600  # how long to wait for another process that makes or fetches the same file
 PART_SUFFIX = ".part"
+PART_PREFIX_CHARS = 50  # of the final name: a name may have 255 bytes, and characters up to four
 
 
 def cache_folder() -> Path:
@@ -34,18 +36,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name[:100]}.", suffix=PART_SUFFIX, dir=path.parent
+        part = path.with_name(
+            f".{path.name[:PART_PREFIX_CHARS]}.{secrets.token_hex(8)}{PART_SUFFIX}"
         )
-        os.close(handle)
+        part.touch(exist_ok=False)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    part = Path(name)
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
         part.replace(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -53,17 +53,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def discard_parts(folder: Path, prefix: str) -> None:
+    """Delete what died while it wrote a file whose name starts with `prefix`; the caller holds the
+    lock of that file, so that nobody writes it now.
+    """
+    for part in folder.glob(f".{glob.escape(prefix[:PART_PREFIX_CHARS])}*{PART_SUFFIX}"):
+        with suppress(OSError):
+            part.unlink()
+
+
 def _cannot_write(path: Path, error: OSError) -> EffnetError:
     reason = error.strerror or str(error)
     return EffnetError(
         f"{str(path)!r} cannot be written: {reason}.", "Make room, or name another place."
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager
@@ -76,21 +79,21 @@ def one_process(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # 8 ms, and only what is made or fetched needs it
 
+    lock = FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise EffnetError(
             f"Another process has held {str(path)!r}.lock for {LOCK_SECONDS} s.",
             "End it, or delete the lock.",
         ) from error
-    except PermissionError as error:
-        raise _cannot_write(path, error) from error
     except OSError as error:
-        if error.filename not in (None, f"{path}.lock", str(path.parent)):
-            raise
         raise _cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:
@@ -100,22 +103,27 @@ def sha256(path: Path) -> str:
 
 
 def stamped_sha256(path: Path) -> str:
-    """The SHA-256 of a file, computed again only when its size or time has changed since the last
-    look.
+    """The SHA-256 of a file, computed again only when its size or time has changed.
 
     When the content under a path has changed, what the cache holds for the old content is dropped.
     Works, only slower, where the cache cannot be written.
+
+    Raises:
+        EffnetError: the file cannot be read.
     """
-    status = path.stat()
-    resolved = str(path.resolve())
-    identity = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    key = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:DIGEST_CHARS]
-    stamp = cache_folder() / "stamps" / f"{key}.json"
-    known = _read_stamp(stamp)
-    digest = known.get("sha256")
-    if isinstance(digest, str) and known == {**identity, "sha256": digest}:
-        return digest
-    new = sha256(path)
+    try:
+        status = path.stat()
+        resolved = str(path.resolve())
+        identity = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        key = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:DIGEST_CHARS]
+        stamp = cache_folder() / "stamps" / f"{key}.json"
+        known = _read_stamp(stamp)
+        digest = known.get("sha256")
+        if isinstance(digest, str) and known == {**identity, "sha256": digest}:
+            return digest
+        new = sha256(path)
+    except PermissionError as error:
+        raise EffnetError(f"{str(path)!r} cannot be read.", "Check its permissions.") from error
     with suppress(EffnetError), whole_file(stamp) as part:
         part.write_text(json.dumps({**identity, "sha256": new}), encoding="ascii")
     if isinstance(digest, str) and digest != new:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from effnet_cli.cache import whole_file
 from effnet_cli.errors import UsageError
-from effnet_cli.variants import Preprocessing
+from effnet_cli.variants import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ class ModelCard:
         Raises:
             ValueError: the text is no such card; the message names the first difference.
         """
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_refuse)
         if not isinstance(content, dict):
             raise ValueError("its header is not a JSON object")
         version = content.pop("format_version", None)
@@ -68,6 +68,8 @@ class ModelCard:
             raise ValueError(
                 f"its format version is {version!r}; this effnet reads {FORMAT_VERSION}"
             )
+        if not isinstance(content.get("classes", []), list):
+            raise ValueError("its class names are not a list of text")
         try:
             preprocessing = Preprocessing(
                 **{k: _hashable(v) for k, v in content.pop("preprocessing").items()}
@@ -85,6 +87,31 @@ class ModelCard:
             raise ValueError("its class names are not a list of text")
         if not (isinstance(self.temperature, int | float) and 0 < self.temperature < math.inf):
             raise ValueError(f"its temperature is {self.temperature!r}")
+        if not isinstance(self.variant, str):
+            raise ValueError(f"its variant is {self.variant!r}")
+        p = self.preprocessing
+        faults = {
+            "resize_px": not (isinstance(p.resize_px, int) and p.resize_px > 0),
+            "crop_px": not (isinstance(p.crop_px, int) and p.crop_px > 0),
+            "interpolation": p.interpolation not in get_args(Interpolation),
+            "mean": not _numbers(p.mean),
+            "std": not _numbers(p.std, above=0),
+        }
+        for name, is_fault in faults.items():
+            if is_fault:
+                raise ValueError(f"its {name} is {getattr(p, name)!r}")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"its header holds {constant}")
+
+
+def _numbers(values: object, above: float = -math.inf) -> bool:
+    return (
+        isinstance(values, tuple)
+        and len(values) == 3
+        and all(isinstance(v, int | float) and above < v < math.inf for v in values)
+    )
 
 
 def _hashable(value: Any) -> Any:
@@ -109,6 +136,7 @@ def write(path: Path, card: ModelCard, tensors: Arrays) -> None:
         tensors: the network's tensors by torchvision's names, float32.
     """
     header = card.to_json()
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     metadata = {CARD_KEY: header, DIGEST_KEY: _digest(header, tensors), "format": "pt"}
     with whole_file(path) as part:
         part.write_bytes(save(dict(tensors), metadata))
@@ -129,7 +157,7 @@ def read_card(path: Path) -> ModelCard:
                 "it has no header of effnet; use weights without one as --weights with --variant"
             )
         return ModelCard.from_json(metadata[CARD_KEY])
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UsageError(f"{str(path)!r} is not a model file: {_reason(error)}.", AGAIN) from error
 
 
@@ -145,7 +173,7 @@ def read_arrays(path: Path) -> tuple[ModelCard, Arrays]:
             digest = file.metadata()[DIGEST_KEY]
             header = file.metadata()[CARD_KEY]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{str(path)!r} is not a model file: {_reason(error)}.", AGAIN) from error
     if _digest(header, tensors) != digest:
         raise UsageError(
@@ -180,11 +208,11 @@ def _reason(error: Exception) -> str:
 
 def _digest(header: str, tensors: Arrays) -> str:
     """SHA-256 over the header and every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(header.encode("ascii"))
+    digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode("ascii"))
-        digest.update(np.ascontiguousarray(tensor).data)
+        digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

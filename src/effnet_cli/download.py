@@ -8,12 +8,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from effnet_cli.cache import PART_SUFFIX, sha256, whole_file
+from effnet_cli.cache import discard_parts, sha256, whole_file
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import Listener
 from effnet_cli.variants import Variant
@@ -23,7 +22,7 @@ MIRROR_VARIABLE = "EFFNET_MIRROR"
 # Without a network a person waits no longer than this for the first byte; name look-ups alone may
 # take minutes.
 CONNECT_SECONDS = 4.0
-STALL_SECONDS = 20.0
+STALL_SECONDS = 10.0
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts
 CHUNK_BYTES = 1 << 18
@@ -40,9 +39,7 @@ def download(variant: Variant, path: Path, listener: Listener, hint: str) -> Non
             that was not there before.
     """
     url = download_url(variant)
-    for part in path.parent.glob(f".{path.name}.*{PART_SUFFIX}"):  # left by a download that died
-        with suppress(OSError):
-            part.unlink()
+    discard_parts(path.parent, path.name)
     size_mb = variant.source.size_mb
     listener.note(f"Fetching the weights of {variant.name} ({size_mb:.0f} MB) from {url}")
     with whole_file(path) as part:
@@ -82,13 +79,15 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
         try:
             response = _opened(url, done)
         except urllib.error.HTTPError as error:
-            problem = f"the server answered {error.code} {error.reason}"
+            error.close()
+            reason = str(error.reason).partition("\n")[0]
+            problem = f"the server answered {error.code} {reason}"
             if error.code == 416:  # what we have is not the start of what it has
                 part.write_bytes(b"")
             elif error.code < 500:
                 return problem
             continue
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             problem = _network_problem(error)
             if done == 0:
                 return problem

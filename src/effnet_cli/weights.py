@@ -82,7 +82,8 @@ def hub_folder() -> Path:
     home = os.environ.get("TORCH_HOME")
     if not home:
         home = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    home = os.path.expanduser(home)  # noqa: PTH111 (Path's raises where there is no such user)
+    return Path(home) / "hub" / "checkpoints"
 
 
 def state(variant: Variant) -> State:

@@ -6,9 +6,17 @@ artefact and a damaged one is made again.
 """
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
-from effnet_cli.cache import DIGEST_CHARS, artefact_folder, one_process, stamped_sha256, whole_file
+from effnet_cli.cache import (
+    DIGEST_CHARS,
+    artefact_folder,
+    discard_parts,
+    one_process,
+    stamped_sha256,
+    whole_file,
+)
 from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener
 from effnet_cli.weights import Network
@@ -36,6 +44,7 @@ def artefact(network: Network, listener: Listener) -> Path | bytes:
             cached = _cached(network)  # another process may have made it meanwhile
             if cached:
                 return cached
+            discard_parts(artefact_folder(), _stem(network))
             made = _made(network, listener)
             return _kept(network, made)
     except EffnetError as error:
@@ -51,8 +60,9 @@ def _stem(network: Network) -> str:
 
 def _cached(network: Network) -> Path | None:
     for path in artefact_folder().glob(f"{_stem(network)}-*.onnx"):
-        if path.stem.endswith(stamped_sha256(path)[:DIGEST_CHARS]):
-            return path
+        with suppress(OSError):  # another process may drop it meanwhile
+            if path.stem.endswith(stamped_sha256(path)[:DIGEST_CHARS]):
+                return path
     return None
 
 
@@ -77,7 +87,7 @@ def _made(network: Network, listener: Listener) -> bytes:
     module = model.load(network.variant, classes, network.path)
     made = onnx_graph.written(module, crop_px, classes, {"effnet": network.card.to_json()})
     difference = onnx_graph.difference(made, module, crop_px)
-    if difference > MAX_PROBABILITY_DIFFERENCE:
+    if not difference <= MAX_PROBABILITY_DIFFERENCE:  # NaN too
         raise EffnetError(
             f"The compiled {network.variant.name} answers differently from torch "
             f"(probabilities by {difference:.1e}).",

@@ -140,6 +140,7 @@ class _Writer:
         if (
             isinstance(before, fx.Node)
             and before.op == "call_module"
+            and isinstance(self._module(before), nn.Conv2d)
             and self._following_norm(before) is norm
         ):
             return inputs[0]  # folded into the convolution
