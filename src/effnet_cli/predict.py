@@ -16,7 +16,7 @@ import numpy as np
 
 from effnet_cli import engines
 from effnet_cli.checkpoint import ModelCard
-from effnet_cli.engines import Engine, Logits, Pixels, usable_cores
+from effnet_cli.engines import Engine, Logits, Pixels
 from effnet_cli.errors import EffnetError, PictureError
 from effnet_cli.images import Found, PictureLoader
 from effnet_cli.options import (
@@ -138,7 +138,7 @@ class Classifier:
         Raises:
             EffnetError: the engine cannot be loaded or used.
         """
-        workers = self._options.workers or usable_cores()
+        workers = self._options.workers or self._plan.workers
         pictures = iter(pictures)
         if not are_many:
             few = list(itertools.islice(pictures, workers))
@@ -200,13 +200,18 @@ def _answered(
     """The rows of some pictures, the good ones in one call of the engine."""
     opened = [_opened(found, loader) for found in chunk]
     good = [pixels for pixels in opened if not isinstance(pixels, PictureError)]
-    answers = iter(_top(engine(np.stack(good)), card, top_k) if good else ())
+    answers = iter(_top(engine(_stacked(good)), card, top_k) if good else ())
     return [
         Prediction(found.name, error=Fault(pixels.kind, str(pixels)))
         if isinstance(pixels, PictureError)
         else Prediction(found.name, next(answers))
         for found, pixels in zip(chunk, opened, strict=True)
     ]
+
+
+def _stacked(pictures: list[Pixels]) -> Pixels:
+    """float32 [3,H,W] each -> [N,3,H,W]; one picture, the usual case on a CPU, is not copied."""
+    return pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
 
 
 def _opened(found: Found, loader: PictureLoader) -> Any:

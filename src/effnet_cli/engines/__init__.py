@@ -41,8 +41,8 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """One engine: `module:class`, the library it needs, how to install that, and what it can do on
-    which devices.
+    """One engine: `module:class`, the library it needs, how to install that, what it can do on
+    which devices, and whether its calls only wait, for threads or a device of its own.
 
     The class is called as `cls(network, device, precision, callers, listener)`, where `callers` is
     the number of threads that will call the engine at the same time.
@@ -52,6 +52,7 @@ class EngineRow:
     library: str
     install: str
     precisions: Mapping[str, tuple[Precision, ...]]
+    waits: bool = False
 
 
 ENGINES: Mapping[EngineName, EngineRow] = {
@@ -66,6 +67,7 @@ ENGINES: Mapping[EngineName, EngineRow] = {
         "openvino",
         "pip install 'effnet-cli[openvino]'",
         {"cpu": ("fp32", "bf16", "fp16")},
+        waits=True,
     ),
     "torch": EngineRow(
         "effnet_cli.engines.torch_engine:TorchEngine",
@@ -103,11 +105,16 @@ class Plan:
     def batch_size(self) -> int:
         return BATCH_SIZE[_device_type(self.device)]
 
+    @property
+    def workers(self) -> int:
+        """The threads that keep the cores busy: one more where a call only waits."""
+        return usable_cores() + ENGINES[self.engine].waits
+
     def max_callers(self, variant: Variant) -> int:
         """The calls that may run at the same time: as many as cores for small networks, few for
         large ones, whose every call needs up to a gigabyte.
         """
-        return max(1, int(MAX_GIGA_MULTIPLY_ADDS / variant.giga_multiply_adds))
+        return min(usable_cores(), max(1, int(MAX_GIGA_MULTIPLY_ADDS / variant.giga_multiply_adds)))
 
     def load(self, network: Network, callers: int = 1, listener: Listener = SILENT) -> Engine:
         """Load the engine for `callers` threads that call it at the same time.
