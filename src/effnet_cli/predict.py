@@ -13,6 +13,7 @@ from queue import Queue
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from effnet_cli import engines
 from effnet_cli.checkpoint import ModelCard
@@ -236,13 +237,21 @@ def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Answer, ...]
     scaled = logits.astype(np.float64) / card.temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    best = np.argsort(-scaled, axis=1, kind="stable")[:, :top_k]
+    best = np.array([_best(row, top_k) for row in scaled])
     return [
         tuple(
             Answer(rank, int(i), card.classes[i], float(row[i])) for rank, i in enumerate(order, 1)
         )
         for row, order in zip(probabilities, best, strict=True)
     ]
+
+
+def _best(values: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:
+    """The indexes of the `top_k` largest of `values` [C], best first, equal ones in their order."""
+    top_k = min(top_k, len(values))
+    least = np.partition(values, -top_k)[-top_k]
+    candidates = np.flatnonzero(values >= least)
+    return candidates[np.argsort(-values[candidates], kind="stable")][:top_k]
 
 
 def _in_order(
