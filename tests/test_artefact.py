@@ -476,3 +476,15 @@ def test_engine_answers_where_nothing_can_be_kept(
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
     answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_pixels(2))
     assert np.array_equal(answers, kept_answers)
+
+
+def test_what_a_killed_start_left_is_removed(network: Network) -> None:
+    folder = artefact_folder()
+    folder.mkdir(parents=True)
+    left = folder / f".{artefact._stem(network)}-0123.onnx.abcdef.part"
+    others = folder / ".b7-0123.onnx.abcdef.part"
+    left.touch()
+    others.touch()  # perhaps being written at this moment, under a lock of its own
+    artefact.artefact(network, SILENT)
+    assert not left.exists()
+    assert others.exists()

@@ -459,3 +459,16 @@ def test_what_was_made_stays_when_only_the_time_changes(tmp_path: Path) -> None:
     changed(path, OLD)
     stamped_sha256(path)
     assert artefact.exists()
+
+
+def test_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"x")
+
+    def refused(_: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache, "sha256", refused)  # the tests may run as root, who may read all
+    with pytest.raises(EffnetError, match="cannot be read") as caught:
+        stamped_sha256(path)
+    assert str(path) in caught.value.message

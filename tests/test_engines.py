@@ -135,9 +135,16 @@ def test_auto_takes_the_compiled_engine_on_a_cpu_and_torch_on_cuda(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engines, "_has_cuda_device", lambda: True)
+    monkeypatch.setattr(engines, "_torch_is_built_for_cuda", lambda: True)
     assert engines.plan(EngineOptions("cpu")).engine == "onnxruntime"
     assert engines.plan(EngineOptions()).engine == "torch"
     assert engines.plan(EngineOptions()).device == "cuda"
+
+
+def test_auto_stays_on_the_cpu_where_torch_knows_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_has_cuda_device", lambda: True)
+    monkeypatch.setattr(engines, "_torch_is_built_for_cuda", lambda: False)
+    assert engines.plan(EngineOptions()).device == "cpu"
 
 
 def test_auto_takes_the_next_engine_when_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

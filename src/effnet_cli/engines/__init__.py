@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -192,11 +193,11 @@ def _device_type(device: str) -> str:
 
 
 def _device(name: str) -> str:
-    """The device that a name means: `auto` is the first CUDA device if there is one, else the
+    """The device that a name means; `auto` is the first CUDA device if torch can use one, else the
     CPU.
     """
     if name == "auto":
-        return "cuda" if _has_cuda_device() else "cpu"
+        return "cuda" if _has_cuda_device() and _torch_is_built_for_cuda() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in AUTO or (number and not (kind == "cuda" and number.isdigit())):
         raise UsageError(
@@ -225,6 +226,14 @@ def _has_cuda_device() -> bool:
         and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
         and count.value > 0
     )
+
+
+def _torch_is_built_for_cuda() -> bool:
+    """Whether the installed torch has its CUDA library: builds for the CPU alone are common."""
+    spec = importlib.util.find_spec("torch")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    libraries = ("libtorch_cuda.so", "torch_cuda.dll")
+    return any(Path(folder, "lib", name).exists() for folder in folders for name in libraries)
 
 
 def usable_cores() -> int:
