@@ -187,6 +187,11 @@ NamesArgument = Annotated[
     ),
 ]
 
+VerifiedNamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="VARIANTS", help="Names, or all that are here.", show_default="all"),
+]
+
 
 # --- commands ---------------------------------------------------------------------------------
 
@@ -274,10 +279,11 @@ def pull_weights(
 
 
 @weights_app.command("verify")
-def verify_weights(names: NamesArgument) -> None:
+def verify_weights(names: VerifiedNamesArgument = None) -> None:
     """Compute the digests of weights anew and compare them with the published ones."""
     from effnet_cli import listings, rows
 
+    names = names or ["all"]
     is_all = names == ["all"]  # then what is not here is no fault
     verdicts = [v for v in listings.verified(_named(names)) if v.is_here or not is_all]
     for verdict in verdicts:
