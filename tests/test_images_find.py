@@ -424,6 +424,10 @@ def test_blank_lines_and_windows_ends_of_lines_do_not_matter() -> None:
     assert listed(b"\r\nb.png\r\n\r\n\nc d.png\r\n") == ["b.png", "c d.png"]
 
 
+def test_mark_that_windows_editors_put_first_is_no_part_of_a_name() -> None:
+    assert listed(b"\xef\xbb\xbfb.png\na.png\n") == ["b.png", "a.png"]
+
+
 def test_empty_list_gives_nothing() -> None:
     assert listed(b"") == listed(b"\n\n") == []
 

@@ -1,5 +1,6 @@
 """From what a person typed to the pictures it names, one by one, in flat memory."""
 
+import codecs
 import glob
 import io
 import os
@@ -232,7 +233,9 @@ class Finder:
             yield Found(STDIN, stdin.read())
 
     def _lines(self, file: io.BufferedReader) -> Iterator[Found]:
-        for line in _split_lines(file):
+        for number, line in enumerate(_split_lines(file)):
+            if number == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)  # Windows' editors put it there
             if line:
                 yield from self._path(os.fsdecode(line))
 
