@@ -337,3 +337,53 @@ def test_eight_first_starts_at_once_make_one_artefact(photo: Path, tmp_path: Pat
 
 def test_version(run: Run) -> None:
     assert re.fullmatch(rb"effnet \d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+def test_bare_command_is_the_help(run: Run) -> None:
+    assert run().stdout == run("--help").stdout
+    assert run().returncode == 0
+    assert b"Missing command" in run("weights").stderr
+
+
+def test_picture_is_never_overwritten_by_answers(run: Run, photo: Path) -> None:
+    before = photo.read_bytes()
+    done = run("predict", photo, "--output", photo)
+    assert done.returncode == 2
+    assert b"is a picture, which would be lost" in done.stderr
+    assert photo.read_bytes() == before
+
+
+def test_output_dash_is_stdout(run: Run, photo: Path, tmp_path: Path) -> None:
+    done = run("predict", photo, "-o", "-", "-f", "json", cwd=tmp_path)
+    assert rows_of(done)[0]["status"] == "ok"
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">/dev/full", "2>/dev/full"])
+@pytest.mark.parametrize("words", ["predict {photo}", "predict -", "variants", "--help"])
+def test_closed_or_full_stream_gives_no_traceback(closed: str, words: str, photo: Path) -> None:
+    line = f"{' '.join(COMMAND)} {words.format(photo=photo)} {closed}"
+    done = subprocess.run(
+        ["bash", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    assert b"Traceback" not in done.stderr
+    assert done.returncode in (0, 1)
+    if closed == ">/dev/full" and words != "predict -":
+        assert done.returncode == 1
+        assert b"cannot be written" in done.stderr
+
+
+def test_narrow_terminal_has_the_words_and_no_bars(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.jpg", seed=1)
+    text = in_a_terminal("predict", "a.jpg", cwd=tmp_path, env={"COLUMNS": "40"})
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert "a.jpg" in plain
+    assert re.search(r"[a-z]{4,}.* \d+\.\d%", plain)
+    assert "█" not in plain
+
+
+def test_list_in_another_encoding_or_a_picture_is_refused(run: Run, album: Path) -> None:
+    listing = album.parent / "list.txt"
+    listing.write_text(f"{album}/a.jpg\n", encoding="utf-16")
+    assert b"UTF-16" in run("predict", f"@{listing}").stderr
+    assert b"is a JPEG picture" in run("predict", f"@{album}/a.jpg").stderr

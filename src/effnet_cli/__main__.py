@@ -11,8 +11,10 @@ def main() -> NoReturn:
     gc.set_threshold(50_000, 20, 20)
     # NumPy starts threads for linear algebra, of which effnet does none.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from effnet_cli.cli import main as run_command_line
-
+    try:
+        from effnet_cli.cli import main as run_command_line
+    except KeyboardInterrupt:  # somebody changed their mind at once
+        os._exit(130)
     run_command_line()
 
 

@@ -1,10 +1,12 @@
 """The command line: options and their texts; `main` is the one edge where errors become text."""
 
+import errno
 import os
 import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -45,12 +47,10 @@ app = typer.Typer(
     name="effnet",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 weights_app = typer.Typer(
     rich_markup_mode=None,
-    no_args_is_help=True,
     help="List, fetch, check and locate pretrained weights.",
 )
 app.add_typer(weights_app, name="weights")
@@ -354,15 +354,20 @@ class _Terminated(BaseException):
 
 def main() -> NoReturn:
     """Run the command line and end the process; the one place where errors become text."""
+    for name in ("stdin", "stdout", "stderr"):  # a shell can close them (`>&-`)
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (open to the end)
     signal.signal(signal.SIGTERM, _raise_terminated)
     if not os.environ.get(DEBUG_VARIABLE):
         warnings.simplefilter("ignore")  # libraries' warnings are for programmers
     status = _run()
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
     except OSError:
         status = status or 1
+    with suppress(OSError):  # words that nobody can hear change no answer
+        sys.stderr.flush()
     # Threads may be inside a decoder or a runtime; the ordinary exit would tear it down under them.
     os._exit(status)
 
@@ -374,7 +379,7 @@ def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
 def _run() -> int:
     """Run the command; its exit status."""
     try:
-        return app(standalone_mode=False) or 0
+        return app(sys.argv[1:] or ["--help"], prog_name="effnet", standalone_mode=False) or 0
     except EffnetError as error:
         _show(error.message, error.hint)
         return error.exit_status
@@ -388,6 +393,12 @@ def _run() -> int:
         return SIGNAL_STATUS + signal.SIGINT
     except _Terminated:
         return SIGNAL_STATUS + signal.SIGTERM
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            traceback.print_exc()
+        else:  # the help, on a full disk
+            _show("Standard output cannot be written: there is no room.", "Make room.")
+        return 1
     except Exception:  # ours to mend: whoever meets it needs the traceback to tell us
         traceback.print_exc()
         return 1
@@ -396,6 +407,7 @@ def _run() -> int:
 def _show(message: str, hint: str) -> None:
     from effnet_cli.rows import printable
 
-    if os.environ.get(DEBUG_VARIABLE):
-        traceback.print_exc()
-    print(f"Error: {printable(message)}\n{printable(hint)}", file=sys.stderr)  # noqa: T201
+    with suppress(OSError):
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        print(f"Error: {printable(message)}\n{printable(hint)}", file=sys.stderr)  # noqa: T201

@@ -1,5 +1,6 @@
 """What a person at a terminal sees: tables, bars, progress. The only room that knows rich."""
 
+import io
 import itertools
 import sys
 import threading
@@ -27,6 +28,7 @@ from effnet_cli.rows import Speaker, printable
 
 HANDFUL = 12  # pictures that are shown as one table; more of them stream, a line each
 BAR_WIDTH = 20
+BARS_FROM_WIDTH = 72  # columns of the terminal; narrower ones have room for the words only
 LABEL_WIDTH = 30
 REDRAW_SECONDS = 0.2
 WIPE_LINE = "\r\x1b[2K"
@@ -53,32 +55,39 @@ def _rendered(content: Table | Text) -> str:
     """What rich makes of it for stdout: with colour and folded in a terminal, plain and whole
     elsewhere.
     """
-    stdout = Console()
-    if not stdout.is_terminal:
-        stdout = Console(width=WIDE, color_system=None)
-    with stdout.capture() as capture:
-        stdout.print(content, highlight=False, markup=False, emoji=False)
-    text = "\n".join(line.rstrip() for line in capture.get().split("\n"))
-    return text.encode(stdout.encoding, "backslashreplace").decode(stdout.encoding)
+    terminal = Console()
+    buffer = io.StringIO()  # rich writes nothing to stdout itself, so that no error escapes there
+    if terminal.is_terminal:
+        page = Console(file=buffer, force_terminal=True, width=terminal.width)
+    else:
+        page = Console(file=buffer, width=WIDE, color_system=None)
+    page.print(content, highlight=False, markup=False, emoji=False)
+    text = "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
+    encoding = terminal.encoding
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:
+    terminal = Console()
+    has_bars = not terminal.is_terminal or terminal.width >= BARS_FROM_WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Picture", overflow="fold")
-    table.add_column("Class", overflow="fold")
-    table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
-    table.add_column("Probability", justify="right", no_wrap=True)
+    table.add_column("Picture", overflow="fold", min_width=8)
+    table.add_column("Class", overflow="fold", min_width=8)
+    if has_bars:
+        table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
+    table.add_column("Probability" if has_bars else "%", justify="right", no_wrap=True)
     for prediction in predictions:
         name = Text(printable(prediction.path), style="bold")
         if prediction.error is not None:
             message = f"{prediction.error.kind}: {printable(prediction.error.message)}"
-            table.add_row(name, Text(message, style="red"), "", "")
+            table.add_row(name, Text(message, style="red"))
         for answer in prediction.predictions:
             style = "green" if answer.rank == 1 else "dim"
+            bar = [Text(_bar(answer.probability), style=style)] if has_bars else []
             table.add_row(
                 name if answer.rank == 1 else "",
                 Text(printable(answer.label), style="" if answer.rank == 1 else "dim"),
-                Text(_bar(answer.probability), style=style),
+                *bar,
                 f"{answer.probability:.1%}",
             )
         table.add_section()

@@ -69,6 +69,11 @@ class PredictOptions:
     batch_size: int | None = None
     workers: int | None = None
 
+    def __post_init__(self) -> None:
+        for value in (self.top_k, self.batch_size, self.workers):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{value!r} is not a whole number from 1")
+
 
 class Listener(Protocol):
     """Hears what a person waits for while something long goes on."""

@@ -121,6 +121,8 @@ class Classifier:
         Raises:
             EffnetError: the engine cannot be loaded.
         """
+        if not isinstance(picture, str | Path | bytes):
+            raise TypeError(f"a picture is a path or bytes, not {type(picture).__name__}")
         name = "-" if isinstance(picture, bytes) else str(picture)
         found = Found(name, picture if isinstance(picture, bytes) else name)
         return next(self.predict([found]))

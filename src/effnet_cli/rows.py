@@ -9,15 +9,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from effnet_cli.cache import whole_file
 from effnet_cli.errors import EffnetError, OutputClosed, UsageError
-from effnet_cli.images import Finder
+from effnet_cli.images import Finder, is_picture_content
 from effnet_cli.options import Format
 from effnet_cli.predict import Prediction
 
+STDOUT = "-"
 PROBABILITY_DIGITS = 6  # an answer moves by 1e-6 between engines; more digits would be noise
 CSV_COLUMNS = ("path", "status", "rank", "index", "label", "probability", "error_kind", "error")
 SUFFIX_FORMATS: Mapping[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
@@ -149,7 +151,7 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
     Raises:
         EffnetError: it cannot be written; the message names what.
     """
-    if output is None:
+    if output is None or str(output) == STDOUT:
         for piece in pieces:
             write_stdout(piece)
         return
@@ -159,6 +161,10 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
         raise UsageError(
             f"--output {str(output)!r} is no ordinary file.",
             "Leave --output out to write to standard output.",
+        )
+    if output.is_file() and is_picture_content(str(output)):
+        raise UsageError(
+            f"--output {str(output)!r} is a picture, which would be lost.", "Name another file."
         )
     with whole_file(output.resolve()) as part, part.open("wb") as file:
         for piece in pieces:
@@ -195,7 +201,8 @@ class Speaker:
     def note(self, text: str) -> None:
         """One line."""
         if not self._quiet:
-            print(printable(text), file=sys.stderr)  # noqa: T201
+            with suppress(OSError):  # nobody hears it, and the answers are what counts
+                print(printable(text), file=sys.stderr)  # noqa: T201
 
     def progress(self, what: str, done: int, total: int | None) -> None:
         """Not shown: there is nobody at a terminal."""

@@ -45,7 +45,7 @@ def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
         path = options.model / MODEL_FILE_NAME if options.model.is_dir() else options.model
         card = checkpoint.read_card(_existing(path))
         return Network(find(card.variant), card, path, stamped_sha256(path))
-    variant = find(options.variant or DEFAULT_VARIANT)
+    variant = find(DEFAULT_VARIANT if options.variant is None else options.variant)
     if options.weights is not None:
         path = _existing(options.weights)
         digest = stamped_sha256(path)
@@ -125,7 +125,7 @@ def obtain(variant: Variant, *, offline: bool = False, listener: Listener = SILE
     if offline:
         what = "damaged" if path.is_file() else "not here"
         raise EffnetError(
-            f"The weights of {variant.name} are {what}, and --offline forbids fetching them.",
+            f"The weights of {variant.name} are {what}, and nothing may be fetched now.",
             by_hand(path),
         )
     with one_process(path):

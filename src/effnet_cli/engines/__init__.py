@@ -159,6 +159,12 @@ def plan(options: EngineOptions) -> Plan:
     for name in able:
         if _is_installed(name):
             return Plan(name, device, options.precision)
+    if able:
+        row = ENGINES[able[0]]
+        raise EffnetError(
+            f"{options.precision} on {kind} needs {row.library}, which is not installed.",
+            f"Install it: {row.install}",
+        )
     raise UsageError(
         f"No engine runs {options.precision} on {kind}.",
         f"Try {_precisions(kind)}, or another --device.",

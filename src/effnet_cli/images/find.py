@@ -89,6 +89,10 @@ class Finder:
     _folders: set[tuple[int, int]] = field(default_factory=set)
     _linked: set[tuple[int, int]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.inputs, str):
+            raise TypeError(f"Finder takes a list of inputs, not the text {self.inputs!r}")
+
     @property
     def is_slow(self) -> bool:
         """Whether the inputs come from a program: it may take its time, and says them once."""
@@ -174,7 +178,7 @@ class Finder:
             yield _Entry(os.path.join(folder, name), is_link, is_folder)
 
     def _is_picture(self, path: str) -> bool:
-        if _is_picture_name(path) or _is_picture_content(path):
+        if _is_picture_name(path) or is_picture_content(path):
             return True
         self.not_pictures += 1
         return False
@@ -192,7 +196,7 @@ class Finder:
         listed = (
             inside
             and not any(map(_is_ignored, below))
-            and (_is_picture_name(target) or _is_picture_content(target))
+            and (_is_picture_name(target) or is_picture_content(target))
         )
         if listed or identity in self._linked:
             self.linked_twice += 1
@@ -213,6 +217,11 @@ class Finder:
     def _list(self, path: str) -> Iterator[Found]:
         try:
             with Path(path).open("rb") as file:
+                content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
+                if content is not None and content.format is not None:
+                    raise UsageError(
+                        f"The list {path!r} is {content.description}.", "Leave out the @."
+                    )
                 yield from self._lines(file)
         except OSError as error:
             raise UsageError(
@@ -270,6 +279,8 @@ def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
     """Lines without their ends; if there is a NUL byte in what can be read at once, NUL ends the
     paths, as from `find -print0`.
     """
+    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UsageError("The list is in UTF-16.", "Save it as UTF-8.")
     if b"\0" not in file.peek(1):
         for line in file:
             yield line.rstrip(b"\r\n")
@@ -296,7 +307,7 @@ def _is_picture_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
 
-def _is_picture_content(path: str) -> bool:
+def is_picture_content(path: str) -> bool:
     """Whether a regular file without a picture's name is a picture by its first bytes."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
