@@ -125,7 +125,7 @@ def obtain(variant: Variant, *, offline: bool = False, listener: Listener = SILE
     if offline:
         what = "damaged" if path.is_file() else "not here"
         raise EffnetError(
-            f"The weights of {variant.name} are {what}; --offline and `weights path` fetch nothing.",
+            f"The weights of {variant.name} are {what}; --offline and `weights path` fetch none.",
             by_hand(path),
         )
     with one_process(path):
