@@ -51,14 +51,16 @@ def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
         yield _rendered(_line(prediction))
 
 
-def _rendered(content: Table | Text) -> str:
-    """What rich makes of it for stdout: with colour and folded in a terminal, plain and whole
-    elsewhere.
+def _rendered(content: Table | Text, *, is_folded: bool = True) -> str:
+    """What rich makes of it for stdout: with colour, and folded to its width, in a terminal; plain
+    and whole elsewhere.
     """
     terminal = Console()
     buffer = io.StringIO()  # rich writes nothing to stdout itself, so that no error escapes there
     if terminal.is_terminal:
-        page = Console(file=buffer, force_terminal=True, width=terminal.width)
+        page = Console(
+            file=buffer, force_terminal=True, width=terminal.width if is_folded else WIDE
+        )
     else:
         page = Console(file=buffer, width=WIDE, color_system=None)
     page.print(content, highlight=False, markup=False, emoji=False)
@@ -130,7 +132,7 @@ def listing_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> It
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    yield _rendered(table)
+    yield _rendered(table, is_folded=False)  # paths and numbers are there to be copied
 
 
 def _cell(value: object) -> Text:
