@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.variants import Preprocessing
@@ -93,3 +95,24 @@ RGB_CARD = ModelCard(
     ("red", "green", "blue"),
     Preprocessing(40, 32, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 )
+
+
+def lively(network: nn.Module, seed: int = 0, size_px: int = 64) -> nn.Module:
+    """`network` with seeded weights and with statistics as training leaves them, so that logits
+    differ by several; in evaluation mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    pixels = torch.randn(8, 3, size_px, size_px, generator=generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
+            offset = 0.0 if parameter.ndim > 1 else 0.1
+            parameter.copy_(offset + spread * torch.randn(parameter.shape, generator=generator))
+        for norm in norms:
+            norm.weight.add_(0.9)
+            norm.momentum = None  # the statistics become those of the next batch
+        network.train()(pixels)
+        head.weight.mul_(3 / network.eval()(pixels).std())
+    return network

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import lively
 from effnet_cli import cache, checkpoint, model
 from effnet_cli.cache import artefact_folder, sha256, stamped_sha256
 from effnet_cli.checkpoint import ModelCard
@@ -58,27 +59,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "cache"))
 
 
-def lively(name: str, seed: int = 0) -> nn.Module:
-    """A network with 7 classes, seeded weights and statistics as training leaves them, so that
-    logits differ by several.
-    """
-    network = model.build(find(name), len(CLASSES))
-    generator = torch.Generator().manual_seed(seed)
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    pixels = torch.randn(8, 3, SIZE, SIZE, generator=generator)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
-            offset = 0.0 if parameter.ndim > 1 else 0.1
-            parameter.copy_(offset + spread * torch.randn(parameter.shape, generator=generator))
-        for norm in norms:
-            norm.weight.add_(0.9)
-            norm.momentum = None  # the statistics become those of the next batch
-        network.train()(pixels)
-        head = network.get_submodule("classifier.1")
-        assert isinstance(head, nn.Linear)
-        head.weight.mul_(3 / network.eval()(pixels).std())
-    return network.eval()
+def lively_variant(name: str, seed: int = 0) -> nn.Module:
+    """A network with 7 classes whose logits differ by several."""
+    return lively(model.build(find(name), len(CLASSES)), seed, SIZE)
 
 
 def seeded_pixels(number: int, size: int = SIZE) -> Pixels:
@@ -113,7 +96,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     [("b0", 65), ("v2_s", 96), ("lite0", 64), ("lite0", 224), ("lite1", 65), ("lite1", 240)],
 )
 def test_graph_answers_as_torch(name: str, size: int) -> None:
-    network = lively(name)
+    network = lively_variant(name)
     content = onnx_graph.written(network, size, len(CLASSES), {})
     for batch in (1, 3):
         pixels = seeded_pixels(batch, size)
@@ -125,7 +108,7 @@ def test_graph_answers_as_torch(name: str, size: int) -> None:
 
 
 def test_graph_is_valid_and_describes_itself() -> None:
-    network = lively("lite0")
+    network = lively_variant("lite0")
     metadata = {"effnet": '{"classes": ["caf\\u00e9"]}', "other": "x"}
     graph = onnx.load_from_string(onnx_graph.written(network, SIZE, len(CLASSES), metadata))
     onnx.checker.check_model(graph, full_check=True)
@@ -141,12 +124,14 @@ def sizes(value: onnx.ValueInfoProto) -> list[str | int]:
 
 
 def test_same_network_gives_the_same_bytes() -> None:
-    one, two = (onnx_graph.written(lively("lite0"), SIZE, len(CLASSES), {}) for _ in range(2))
+    one, two = (
+        onnx_graph.written(lively_variant("lite0"), SIZE, len(CLASSES), {}) for _ in range(2)
+    )
     assert one == two
 
 
 def test_difference_is_that_of_the_probabilities() -> None:
-    network = lively("lite0")
+    network = lively_variant("lite0")
     content = onnx_graph.written(network, SIZE, len(CLASSES), {})
     assert onnx_graph.difference(content, network, SIZE) < MAX_DIFFERENCE
     head = network.get_submodule("classifier.1")
@@ -183,7 +168,7 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     card = ModelCard("lite0", CLASSES, preprocessing, temperature=2.0)
     paths = [folder / f"{seed}.safetensors" for seed in range(2)]
     for seed, path in enumerate(paths):
-        tensors = lively("lite0", seed).state_dict()
+        tensors = lively_variant("lite0", seed).state_dict()
         checkpoint.write(path, card, {name: value.numpy() for name, value in tensors.items()})
     return paths
 

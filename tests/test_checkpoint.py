@@ -24,6 +24,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from conftest import lively
 from effnet_cli import checkpoint, model
 from effnet_cli.checkpoint import CARD_KEY, DIGEST_KEY, MODEL_FILE_NAME, ModelCard
 from effnet_cli.errors import EffnetError, UsageError
@@ -445,27 +446,6 @@ def test_torchvisions_naming_is_ours(name: str, tmp_path: Path) -> None:
     tensors = model.build(find(name), CLASSES).state_dict()
     network = model.load(find(name), CLASSES, saved(tensors, tmp_path / "w.pth"))
     assert_holds(network, tensors)
-
-
-def lively(network: nn.Module, seed: int = 0) -> nn.Module:
-    """`network` with seeded weights and with statistics as training leaves them, so that logits
-    differ by several.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
-    pixels = torch.randn(8, 3, 64, 64, generator=generator)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
-            offset = 0.0 if parameter.ndim > 1 else 0.1
-            parameter.copy_(offset + spread * torch.randn(parameter.shape, generator=generator))
-        for norm in norms:
-            norm.weight.add_(0.9)
-            norm.momentum = None  # the statistics become those of the next batch
-        network.train()(pixels)
-        head.weight.mul_(3 / network.eval()(pixels).std())
-    return network
 
 
 def assert_answers_alike(network: nn.Module, other: nn.Module, size: int = 96) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 from rich import box
 from rich.console import Console
@@ -51,11 +52,17 @@ def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
         yield _rendered(_line(prediction))
 
 
+@cache
+def _terminal() -> Console:
+    """What is known of stdout; asked once, not for every line that streams."""
+    return Console()
+
+
 def _rendered(content: Table | Text, *, is_folded: bool = True) -> str:
     """What rich makes of it for stdout: with colour, and folded to its width, in a terminal; plain
     and whole elsewhere.
     """
-    terminal = Console()
+    terminal = _terminal()
     buffer = io.StringIO()  # rich writes nothing to stdout itself, so that no error escapes there
     if terminal.is_terminal:
         page = Console(
@@ -70,7 +77,7 @@ def _rendered(content: Table | Text, *, is_folded: bool = True) -> str:
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:
-    terminal = Console()
+    terminal = _terminal()
     has_bars = not terminal.is_terminal or terminal.width >= BARS_FROM_WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Picture", overflow="fold", min_width=8)

@@ -48,11 +48,10 @@ def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
     variant = find(DEFAULT_VARIANT if options.variant is None else options.variant)
     if options.weights is not None:
         path = _existing(options.weights)
-        digest = stamped_sha256(path)
     else:
         path = obtain(variant, offline=options.offline, listener=listener)
-        digest = stamped_sha256(path)
-    return Network(variant, imagenet_card(variant.name, variant.preprocessing), path, digest)
+    card = imagenet_card(variant.name, variant.preprocessing)
+    return Network(variant, card, path, stamped_sha256(path))
 
 
 def _existing(path: Path) -> Path:
