@@ -97,7 +97,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 )
 def test_graph_answers_as_torch(name: str, size: int) -> None:
     network = lively_variant(name)
-    content = onnx_graph.written(network, size, len(CLASSES), {})
+    content = onnx_graph.written(network, size, {})
     for batch in (1, 3):
         pixels = seeded_pixels(batch, size)
         wanted = probabilities_in_torch(network, pixels)
@@ -110,7 +110,7 @@ def test_graph_answers_as_torch(name: str, size: int) -> None:
 def test_graph_is_valid_and_describes_itself() -> None:
     network = lively_variant("lite0")
     metadata = {"effnet": '{"classes": ["caf\\u00e9"]}', "other": "x"}
-    graph = onnx.load_from_string(onnx_graph.written(network, SIZE, len(CLASSES), metadata))
+    graph = onnx.load_from_string(onnx_graph.written(network, SIZE, metadata))
     onnx.checker.check_model(graph, full_check=True)
     assert {entry.key: entry.value for entry in graph.metadata_props} == metadata
     (given,), (made,) = graph.graph.input, graph.graph.output
@@ -125,14 +125,14 @@ def sizes(value: onnx.ValueInfoProto) -> list[str | int]:
 
 def test_same_network_gives_the_same_bytes() -> None:
     one, two = (
-        onnx_graph.written(lively_variant("lite0"), SIZE, len(CLASSES), {}) for _ in range(2)
+        onnx_graph.written(lively_variant("lite0"), SIZE, {}) for _ in range(2)
     )
     assert one == two
 
 
 def test_difference_is_that_of_the_probabilities() -> None:
     network = lively_variant("lite0")
-    content = onnx_graph.written(network, SIZE, len(CLASSES), {})
+    content = onnx_graph.written(network, SIZE, {})
     assert onnx_graph.difference(content, network, SIZE) < MAX_DIFFERENCE
     head = network.get_submodule("classifier.1")
     assert isinstance(head, nn.Linear)
@@ -154,7 +154,7 @@ def test_difference_is_that_of_the_probabilities() -> None:
 )
 def test_operator_that_is_not_known_is_refused(layers: list[nn.Module]) -> None:
     with pytest.raises(NotImplementedError):
-        onnx_graph.written(nn.Sequential(*layers).eval(), 8, 4, {})
+        onnx_graph.written(nn.Sequential(*layers).eval(), 8, {})
 
 
 # --- making and keeping it --------------------------------------------------------------------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
-CARD_KEY, DIGEST_KEY = "effnet", "effnet_sha256"
+CARD_KEY, STATE_KEY, DIGEST_KEY = "effnet", "effnet_state", "effnet_sha256"
 MODEL_FILE_NAME = "model.safetensors"
 AGAIN = "Fetch or train it again."
 
@@ -135,11 +135,46 @@ def write(path: Path, card: ModelCard, tensors: Arrays) -> None:
         card: the header.
         tensors: the network's tensors by torchvision's names, float32.
     """
-    header = card.to_json()
+    _write(path, CARD_KEY, card.to_json(), tensors)
+
+
+def write_state(path: Path, header: Mapping[str, Any], tensors: Arrays) -> None:
+    """Write what a training needs to go on, whole or not at all; `header` is plain JSON."""
+    _write(path, STATE_KEY, json.dumps(header, allow_nan=False, sort_keys=True), tensors)
+
+
+def _write(path: Path, key: str, header: str, tensors: Arrays) -> None:
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    metadata = {CARD_KEY: header, DIGEST_KEY: _digest(header, tensors), "format": "pt"}
+    metadata = {key: header, DIGEST_KEY: _digest(header, tensors), "format": "pt"}
     with whole_file(path) as part:
         part.write_bytes(save(dict(tensors), metadata))
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], Arrays]:
+    """The header and the tensors that `write_state` wrote.
+
+    Raises:
+        UsageError: the file is missing, damaged, or no such state.
+    """
+    header, tensors = _read(path, STATE_KEY, "the state of a training")
+    content: dict[str, Any] = json.loads(header)
+    return content, tensors
+
+
+def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
+    """The header under `key` and the tensors, checked against the digest."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata()
+            header, digest = metadata[key], metadata[DIGEST_KEY]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{str(path)!r} is not {what}: {_reason(error)}.", AGAIN) from error
+    if _digest(header, tensors) != digest:
+        raise UsageError(
+            f"{str(path)!r} is damaged: its content is not what its own digest says.", AGAIN
+        )
+    return header, tensors
 
 
 def read_card(path: Path) -> ModelCard:
@@ -168,17 +203,7 @@ def read_arrays(path: Path) -> tuple[ModelCard, Arrays]:
         UsageError: as `read_card`, or the content is not what was written.
     """
     card = read_card(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            digest = file.metadata()[DIGEST_KEY]
-            header = file.metadata()[CARD_KEY]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{str(path)!r} is not a model file: {_reason(error)}.", AGAIN) from error
-    if _digest(header, tensors) != digest:
-        raise UsageError(
-            f"{str(path)!r} is damaged: its content is not what its own digest says.", AGAIN
-        )
+    _, tensors = _read(path, CARD_KEY, "a model file")
     return card, tensors
 
 

@@ -34,22 +34,21 @@ class SameConv2d(nn.Conv2d):
     The padding depends on the input's size and is one larger below and right where it is odd.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         missing = [
-            max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]
+            max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+            for size in input.shape[-2:]
         ]
         before = [m // 2 for m in missing]
-        if missing == [
-            2 * b for b in before
-        ]:  # symmetric: the convolution pads by itself, without a copy
-            return functional.conv2d(
-                x, self.weight, self.bias, self.stride, before, self.dilation, self.groups
+        if missing != [2 * b for b in before]:  # a symmetric padding costs no copy
+            (top, left), (bottom, right) = (
+                before,
+                [m - b for m, b in zip(missing, before, strict=True)],
             )
-        (top, left), (bottom, right) = before, [m - b for m, b in zip(missing, before, strict=True)]
-        x = functional.pad(x, (left, right, top, bottom))
+            input, before = functional.pad(input, (left, right, top, bottom)), [0, 0]
         return functional.conv2d(
-            x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+            input, weight, bias, self.stride, before, self.dilation, self.groups
         )
 
 

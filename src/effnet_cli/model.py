@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from effnet_cli import checkpoint
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.variants import Variant
+from effnet_cli.weights import Network
 
 # How a block's convolutions and their BatchNorms are called elsewhere, by which of the convolutions
 # are depthwise.
@@ -35,6 +36,10 @@ PORT_UNITS = {
     ),
     (True, False): (("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")),
 }
+# The tensors of a classifier's hidden layer and of the last layer behind it.
+HIDDEN, HIDDEN_HEAD = "classifier.1.weight", "classifier.4.weight"
+# Chance that training drops a value of the hidden layer.
+HIDDEN_DROPOUT = 0.5
 # Wrappers in which training scripts keep the tensors.
 WRAPPERS = ("state_dict", "model")
 
@@ -79,8 +84,35 @@ def build(variant: Variant, num_classes: int) -> nn.Module:
     return network
 
 
+def set_head(network: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:
+    """Give `network` a new, untrained classifier, and return it.
+
+    Args:
+        num_classes: its outputs.
+        hidden: the width of a layer with ReLU before the last one; 0 for none.
+    """
+    dropout, linear = network.get_submodule("classifier.0"), network.get_submodule("classifier.1")
+    width = int(linear.in_features)  # type: ignore[arg-type]
+    layers: list[nn.Module] = [dropout, nn.Linear(width, hidden or num_classes)]
+    if hidden:
+        layers += [nn.ReLU(), nn.Dropout(HIDDEN_DROPOUT), nn.Linear(hidden, num_classes)]
+    head = nn.Sequential(*layers)
+    network.classifier = head
+    return head
+
+
+def of(network: Network) -> nn.Module:
+    """The torch module of a network: the one that it brings, else loaded from its file."""
+    if network.module is not None:
+        module: nn.Module = network.module
+        return module
+    return load(network.variant, len(network.card.classes), network.path)
+
+
 def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
     """The network of `variant` with the weights in `path`, in evaluation mode, float32, on the CPU.
+
+    A classifier with a hidden layer is known by its tensors.
 
     Raises:
         UsageError: the file cannot be read as weights, or its tensors are not those of the network;
@@ -90,6 +122,9 @@ def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
     with torch.device("meta"):
         network = build(variant, num_classes)
     tensors = _renamed(network, _read(path))
+    if HIDDEN_HEAD in tensors and HIDDEN in tensors and tensors[HIDDEN].ndim == 2:
+        with torch.device("meta"):
+            set_head(network, num_classes, len(tensors[HIDDEN]))
     _check(network, tensors, variant, path)
     network.load_state_dict(tensors, strict=False, assign=True)
     for module in (

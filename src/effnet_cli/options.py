@@ -8,6 +8,8 @@ Fit = Literal["crop", "pad", "stretch"]
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+Augment = Literal["none", "light", "strong"]
 Format = Literal["table", "json", "jsonl", "csv"]
 FaultKind = Literal[
     "empty",
@@ -73,6 +75,54 @@ class PredictOptions:
         for value in (self.top_k, self.batch_size, self.workers):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{value!r} is not a whole number from 1")
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """How a folder or a CSV of labelled pictures is read and split.
+
+    `val` names the validation folder where the usual names are not used; `val_fraction` is the
+    share of each class that is set aside where there is none. `skip_empty` leaves out classes
+    without a picture, `allow_bad` and `allow_leak` train in spite of many broken files or of
+    pictures that training and validation share.
+    """
+
+    val: Path | None = None
+    val_fraction: float = 0.2
+    seed: int = 0
+    skip_empty: bool = False
+    allow_bad: bool = False
+    allow_leak: bool = False
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """How a network learns new classes.
+
+    First a classifier is trained on the features of the pretrained network, then, for `epochs`
+    passes over the pictures, the whole network (not with `head_only`). `batch_size` (pictures in
+    one update, over all processes; `None` is auto), `lr` and `weight_decay` are AdamW's for the
+    whole network. `hidden` is the width of a layer before the last one, 0 for none. `freeze` leaves
+    the first stages of the backbone (of nine) as they are. `balance` weighs classes as if all had
+    equally many pictures. `patience` ends the training after so many epochs without a better one,
+    `minutes` before an epoch that would end later. `from_scratch` starts with untrained weights.
+    """
+
+    epochs: int = 5
+    head_only: bool = False
+    batch_size: int | None = None
+    lr: float = 3e-4
+    weight_decay: float = 0.05
+    hidden: int = 512
+    freeze: int = 0
+    augment: Augment = "strong"
+    balance: bool = False
+    patience: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    precision: TrainingPrecision = "auto"
+    compile: bool = False
+    from_scratch: bool = False
 
 
 class Listener(Protocol):

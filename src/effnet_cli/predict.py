@@ -7,10 +7,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from queue import Queue
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +26,8 @@ from effnet_cli.options import (
     PictureOptions,
     PredictOptions,
 )
+from effnet_cli.ordered import in_order, resolve_future
 from effnet_cli.weights import resolve
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Chunks of work that each worker may be ahead of the consumer: enough to never wait, few enough to
 # bound the memory.
@@ -164,7 +160,7 @@ class _Loading:
     def __init__(self, load: Callable[[], Engine], callers: int) -> None:
         self._turns = threading.Semaphore(callers)
         self._engine: Future[Engine] = Future()
-        threading.Thread(target=_resolve, args=(self._engine, load), daemon=True).start()
+        threading.Thread(target=resolve_future, args=(self._engine, load), daemon=True).start()
 
     def __call__(self, pixels: Pixels) -> Logits:
         engine = self._engine.result()
@@ -189,7 +185,7 @@ def predict(
         return _answered(chunk, engine, loader, card, top_k)
 
     chunks = iter(lambda: list(itertools.islice(pictures, batch_size)), [])
-    for rows in _in_order(answer, chunks, workers, CHUNKS_AHEAD * workers):
+    for rows in in_order(answer, chunks, workers, CHUNKS_AHEAD * workers):
         yield from rows
 
 
@@ -254,59 +250,3 @@ def _best(values: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:
     least = np.partition(values, -top_k)[-top_k]
     candidates = np.flatnonzero(values >= least)
     return candidates[np.argsort(-values[candidates], kind="stable")][:top_k]
-
-
-def _in_order(
-    work: Callable[[Item], Result], items: Iterator[Item], workers: int, ahead: int
-) -> Iterator[Result]:
-    """`work(item)` for each item, in the order of the items, by `workers` threads.
-
-    A thread takes an item and its place in the order in one step; at most `ahead` places wait for
-    the consumer. An error of `work` or of `items` is raised at its place. The threads are daemons:
-    an interrupted program ends at once.
-    """
-    places: Queue[Future[Result] | None] = Queue(ahead)
-    turn = threading.Lock()
-    ended = threading.Event()
-
-    def take() -> tuple[Item, Future[Result]] | None:
-        with turn:
-            if ended.is_set():
-                return None
-            place: Future[Result] = Future()
-            try:
-                item = next(items)
-            except StopIteration:
-                ended.set()
-                places.put(None)
-                return None
-            except BaseException as error:
-                ended.set()
-                place.set_exception(error)
-                places.put(place)
-                return None
-            places.put(place)
-            return item, place
-
-    def serve() -> None:
-        while taken := take():
-            item, place = taken
-            _resolve(place, partial(work, item))
-
-    for _ in range(workers):
-        threading.Thread(target=serve, daemon=True).start()
-    try:
-        while place := places.get():
-            yield place.result()
-    finally:
-        ended.set()
-        while not places.empty():  # frees a thread that waits for room, so that it sees the end
-            places.get_nowait()
-
-
-def _resolve(place: Future[Result], make: Callable[[], Result]) -> None:
-    """Put what `make` gives, or the error that it raises, into `place`."""
-    try:
-        place.set_result(make())
-    except BaseException as error:
-        place.set_exception(error)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from effnet_cli import checkpoint
 from effnet_cli.cache import one_process, stamped_sha256
@@ -21,12 +21,17 @@ State = Literal["here", "not here", "package missing"]
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What answers: a variant, its card, and the file with its weights."""
+    """What answers: a variant, its card, and the file with its weights.
+
+    A network in training brings its torch `module`; then the file is not read and nothing is
+    cached.
+    """
 
     variant: Variant
     card: ModelCard
     path: Path
     sha256: str
+    module: Any = None
 
 
 def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:

@@ -35,6 +35,8 @@ def artefact(network: Network, listener: Listener) -> Path | bytes:
         UsageError: the weights are not the network's.
         EffnetError: what was made answers differently from torch.
     """
+    if network.module is not None:
+        return _made(network)
     cached = _cached(network)
     if cached:
         return cached
@@ -45,13 +47,16 @@ def artefact(network: Network, listener: Listener) -> Path | bytes:
             if cached:
                 return cached
             discard_parts(artefact_folder(), _stem(network))
-            made = _made(network, listener)
+            listener.note(
+                f"Compiling {network.variant.name} for this machine (once; later starts skip this)"
+            )
+            made = _made(network)
             return _kept(network, made)
     except EffnetError as error:
         if not isinstance(error.__cause__, OSError):
             raise
         listener.note(f"Every start will be as slow as this one: {error.message}")
-        return made or _made(network, listener)
+        return made or _made(network)
 
 
 def _stem(network: Network) -> str:
@@ -74,18 +79,15 @@ def _kept(network: Network, made: bytes) -> Path:
     return path
 
 
-def _made(network: Network, listener: Listener) -> bytes:
+def _made(network: Network) -> bytes:
     """The graph, written from the torch network and compared with it."""
     # torch is imported here only: when there is an artefact, a start does without it
     from effnet_cli import model
     from effnet_cli.engines import onnx_graph
 
-    listener.note(
-        f"Compiling {network.variant.name} for this machine (once; later starts skip this)"
-    )
-    classes, crop_px = len(network.card.classes), network.card.preprocessing.crop_px
-    module = model.load(network.variant, classes, network.path)
-    made = onnx_graph.written(module, crop_px, classes, {"effnet": network.card.to_json()})
+    crop_px = network.card.preprocessing.crop_px
+    module = model.of(network)
+    made = onnx_graph.written(module, crop_px, {"effnet": network.card.to_json()})
     difference = onnx_graph.difference(made, module, crop_px)
     if not difference <= MAX_PROBABILITY_DIFFERENCE:  # NaN too
         raise EffnetError(

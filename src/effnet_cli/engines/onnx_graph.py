@@ -24,21 +24,23 @@ IR_VERSION = 8
 INPUT, OUTPUT = "pixels", "logits"
 
 
-def written(network: nn.Module, crop_px: int, num_classes: int, metadata: dict[str, str]) -> bytes:
+def written(network: nn.Module, crop_px: int, metadata: dict[str, str]) -> bytes:
     """`network` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
 
     The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px], its output `logits`, float32
-    [batch,num_classes]; batch is dynamic. `metadata` becomes the file's `metadata_props`.
+    [batch,outputs]; batch is dynamic. `metadata` becomes the file's `metadata_props`.
 
     Raises:
         NotImplementedError: the network uses an operator that has no entry here.
     """
     writer = _Writer(network)
+    with torch.inference_mode():
+        outputs = network(torch.zeros(1, 3, crop_px, crop_px)).shape[1]
     graph = helper.make_graph(
         writer.nodes,
         "effnet",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, crop_px, crop_px])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", num_classes])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", outputs])],
         writer.weights,
     )
     model = helper.make_model(

@@ -34,7 +34,7 @@ class TorchEngine:
         else:
             _check_is_usable(self._device)
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 keeps 10 bits of 23
-        module = model.load(network.variant, len(network.card.classes), network.path)
+        module = model.of(network)
         self._module = module.to(self._device).to(memory_format=torch.channels_last)
         self._lock = threading.Lock() if self._device.type != "cpu" else nullcontext()
 

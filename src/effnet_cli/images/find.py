@@ -7,11 +7,11 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
@@ -38,6 +38,8 @@ SYSTEM_NAMES = frozenset(
     )
 )
 STDIN = "-"
+PassedOver = Literal["ignored", "not_picture", "seen_again"]
+Identity = tuple[int, int]  # the device and number of a file or folder, whatever its name
 
 
 def _folder_error(message: str) -> PictureError:
@@ -79,15 +81,18 @@ class Finder:
     glob pattern, `@LIST` (a file with one path a line, or paths ended by NUL), or `-` (such a list,
     or one picture's bytes, on stdin). A path that exists comes before every other meaning. What is
     named itself always gives a `Found`; in folders, files that are pictures neither by name nor by
-    content are only counted in `not_pictures`.
+    content are only counted in `not_pictures`. `heard` is told of everything that is passed over;
+    links to the folders `above` (those around a folder that is an input) are not entered.
     """
 
     inputs: Sequence[str]
     stdin: io.BufferedReader | None = None
     not_pictures: int = 0
     linked_twice: int = 0
-    _folders: set[tuple[int, int]] = field(default_factory=set)
-    _linked: set[tuple[int, int]] = field(default_factory=set)
+    heard: Callable[[PassedOver, str], None] = lambda why, path: None
+    above: frozenset[Identity] = frozenset()
+    _folders: set[Identity] = field(default_factory=set)
+    _linked: set[Identity] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if isinstance(self.inputs, str):
@@ -142,7 +147,7 @@ class Finder:
                 levels.pop()
                 if levels:
                     levels[-1].found |= level.found
-                    if not level.found and _is_picture_name(level.path):
+                    if not level.found and is_picture_name(level.path):
                         yield Found(
                             level.path, None, _folder_error("This is a folder, not a picture file.")
                         )
@@ -163,12 +168,14 @@ class Finder:
         """
         try:
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in self._folders:
+            identity = (status.st_dev, status.st_ino)
+            if identity in self._folders or identity in self.above:
+                self.heard("seen_again", folder)
                 return
-            self._folders.add((status.st_dev, status.st_ino))
+            self._folders.add(identity)
             with os.scandir(folder) as scan:
                 entries = sorted(
-                    (e.name, e.is_symlink(), _is_dir(e)) for e in scan if not _is_ignored(e.name)
+                    (e.name, e.is_symlink(), _is_dir(e)) for e in scan if self._is_wanted(e)
                 )
         except OSError as error:
             message = f"The folder cannot be read: {error.strerror}."
@@ -177,10 +184,17 @@ class Finder:
         for name, is_link, is_folder in entries:
             yield _Entry(os.path.join(folder, name), is_link, is_folder)
 
+    def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
+        if is_ignored(entry.name):
+            self.heard("ignored", entry.path)
+            return False
+        return True
+
     def _is_picture(self, path: str) -> bool:
-        if _is_picture_name(path) or is_picture_content(path):
+        if is_picture_name(path) or is_picture_content(path):
             return True
         self.not_pictures += 1
+        self.heard("not_picture", path)
         return False
 
     def _is_seen_link(self, path: str, root: str) -> bool:
@@ -195,8 +209,8 @@ class Finder:
         below = os.path.relpath(target, root).split(os.sep) if inside else []
         listed = (
             inside
-            and not any(map(_is_ignored, below))
-            and (_is_picture_name(target) or is_picture_content(target))
+            and not any(map(is_ignored, below))
+            and (is_picture_name(target) or is_picture_content(target))
         )
         if listed or identity in self._linked:
             self.linked_twice += 1
@@ -270,7 +284,7 @@ def _matches(pattern: str) -> Iterator[str]:
     before, after = recursive.groups()
     for top in glob.glob(before) if before else [""]:
         for folder, subfolders, _ in os.walk(top or os.curdir):
-            subfolders[:] = [name for name in subfolders if not _is_ignored(name)]
+            subfolders[:] = [name for name in subfolders if not is_ignored(name)]
             start = folder if top else folder[2:]  # "." and "./a" as a person would write them
             yield from _matches(os.path.join(glob.escape(start), after))
 
@@ -299,11 +313,13 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_ignored(name: str) -> bool:
+def is_ignored(name: str) -> bool:
+    """Whether this is what systems leave in folders, or hidden."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
-def _is_picture_name(name: str) -> bool:
+def is_picture_name(name: str) -> bool:
+    """Whether a file of this name is a picture to a person."""
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
 

@@ -1,0 +1,166 @@
+"""The run folder: what is kept, so that a training can be killed at any instant and go on."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from effnet_cli import checkpoint
+from effnet_cli.cache import discard_parts, whole_file
+from effnet_cli.checkpoint import MODEL_FILE_NAME, Arrays, ModelCard
+from effnet_cli.errors import UsageError
+
+RUNS = Path("runs")
+STATE_FILE_NAME = "state.safetensors"
+METRICS_FILE_NAME = "metrics.jsonl"
+OPTIONS_FILE_NAME = "options.json"
+LOCK_FILE_NAME = ".lock"
+
+
+@dataclass(slots=True)
+class State:
+    """Where a training stands: `step` updates of epoch `epoch` are done, on `seen` pictures with
+    the summed loss `loss`. `rows` are the epochs so far, `best` tells which of them the model file
+    holds, `stale` how many came after it.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    seen: int = 0
+    loss: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    stale: int = 0
+    piece_size: int | None = None
+    scaler: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    classes: list[str] = field(default_factory=list)
+
+
+class RunFolder:
+    """One run's folder, held by one process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL_FILE_NAME
+
+    def write_options(self, options: Mapping[str, Any]) -> None:
+        """All that was asked for, for `--resume` and for people."""
+        text = json.dumps(options, indent=2, allow_nan=False, default=str)
+        _write_text(self.path / OPTIONS_FILE_NAME, text + "\n")
+
+    def write_model(self, card: ModelCard, network: torch.nn.Module) -> None:
+        """The model file: the best epoch so far."""
+        checkpoint.write(self.model, card, arrays(network.state_dict()))
+
+    def write_state(
+        self, state: State, file_keys: npt.NDArray[np.uint64], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """What `--resume` needs; the metrics of all epochs so far go beside it."""
+        content = {**arrays(tensors), "file_keys": file_keys}
+        checkpoint.write_state(self.path / STATE_FILE_NAME, asdict(state), content)
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in state.rows)
+        _write_text(self.path / METRICS_FILE_NAME, lines)
+
+    def read_state(self) -> tuple[State, Arrays] | None:
+        """The state that was written last; `None` if the run was stopped before its first."""
+        path = self.path / STATE_FILE_NAME
+        if not path.exists():
+            return None
+        header, tensors = checkpoint.read_state(path)
+        return State(**header), tensors
+
+
+def _write_text(path: Path, text: str) -> None:
+    with whole_file(path) as part:
+        part.write_text(text, encoding="ascii")
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """Tensors as NumPy arrays on the CPU."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """The options that a run was started with.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / OPTIONS_FILE_NAME).read_text("ascii"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{str(folder)!r} holds no training that can go on.",
+            "Give the folder of a run after --resume, or leave --resume out to start one.",
+        ) from error
+    return content
+
+
+@contextmanager
+def held(path: Path) -> Iterator[RunFolder]:
+    """The run folder at `path`, made if need be, held until the block ends.
+
+    Raises:
+        UsageError: another process trains into it, or it cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK_FILE_NAME, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(
+            f"Another training writes into {str(path)!r}.",
+            "Wait for its end, or name another folder with --output.",
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{str(path)!r} cannot be written: {error.strerror}.",
+            "Name another folder with --output.",
+        ) from error
+    try:
+        discard_parts(path, "")
+        yield RunFolder(path)
+    finally:
+        lock.release()
+
+
+def new_path(output: Path | None, dataset: Path, variant: str) -> Path:
+    """The folder of a new run: `output`, or the next free `runs/DATASET-VARIANT`.
+
+    Raises:
+        UsageError: `output` is there and holds something.
+    """
+    if output is not None:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UsageError(
+                f"--output {str(output)!r} is there already.",
+                f"Name a new folder, or go on with that run: --resume {output}",
+            )
+        return output
+    name = f"{dataset.resolve().stem or 'dataset'}-{variant}"
+    number = 1
+    while True:
+        path = RUNS / (name if number == 1 else f"{name}-{number}")
+        if not os.path.lexists(path):  # noqa: PTH117
+            return path
+        number += 1
+
+
+def restore(module_tensors: Sequence[Tensor], values: Sequence[npt.NDArray[Any]]) -> None:
+    """Copy `values` into `module_tensors`, in place."""
+    with torch.no_grad():
+        for tensor, value in zip(module_tensors, values, strict=True):
+            tensor.copy_(torch.from_numpy(np.array(value)))

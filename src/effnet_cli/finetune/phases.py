@@ -1,0 +1,321 @@
+"""The two phases: a classifier on the features of the pretrained network, then the whole network
+(LP-FT: Kumar et al. 2022, arXiv 2202.10054).
+
+A classifier that fits before the network moves keeps the first gradients from tearing up features
+that were right already.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from effnet_cli.augment import RECIPES
+from effnet_cli.checkpoint import Arrays
+from effnet_cli.finetune.answering import Answering
+from effnet_cli.finetune.feeding import Indexes, Pictures
+from effnet_cli.finetune.folded import fold
+from effnet_cli.finetune.learning import Learner, Schedule, groups
+from effnet_cli.finetune.processes import Processes
+from effnet_cli.finetune.records import PhaseName
+from effnet_cli.options import FinetuneOptions, Listener
+
+Floats = npt.NDArray[np.float32]
+Step = tuple[Tensor, Tensor, int]
+
+# The classifier's training. Its pictures are the clean ones and augmented views of them.
+HEAD_BATCH_SIZE = 256
+HEAD_LR = 1e-3
+HEAD_EPOCHS = 8  # parts of its training after which validation is asked
+HEAD_STEPS = 1200
+MIN_HEAD_PASSES = 10  # over all views, where there are many pictures
+VIEWED_PICTURES = 4000  # small datasets get more views, until there are about so many
+MAX_VIEWS = 8
+# The whole network's training.
+BATCH_SIZE = 64
+HEAD_LR_FACTOR = 1.0
+STAGE_LR_FACTOR = 0.8  # each stage of the backbone learns so much slower than the one behind it
+AVERAGE_DECAY = 0.98
+FROM_SCRATCH_STAGE_FACTOR = 1.0
+
+
+class Phase(Protocol):
+    """One part of a training."""
+
+    name: PhaseName
+    epochs: int
+    steps: int
+    schedule: Schedule
+    learner: Learner
+    device: torch.device
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Step]:
+        """Inputs, labels and the size of the whole batch for each step of an epoch (from 1)."""
+
+    def after_step(self) -> None:
+        """What follows each step."""
+
+    def network(self) -> nn.Module:
+        """The network as validation sees it now, and as the model file is to hold it."""
+
+    def remember(self) -> None:
+        """This is the best so far."""
+
+    def answers(self) -> tuple[Indexes, Floats]:
+        """Indexes and logits of the validation pictures, as `network()` answers."""
+
+
+class HeadPhase:
+    """The classifier, on features that are computed once."""
+
+    name: PhaseName = "head"
+    device = torch.device("cpu")  # seconds on any machine
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Pictures,
+        val: Pictures,
+        answering: Answering,
+        class_weights: Tensor,
+        options: FinetuneOptions,
+        listener: Listener,
+    ) -> None:
+        self._network = network
+        self._head: nn.Module = network.get_submodule("classifier")
+        self._seed = options.seed
+        features, labels = _features(network, train, answering, options)
+        self._val_indexes, val_features = _outputs(network, val, "Validation features", answering)
+        # one number for all features: they keep their shape, and the step sizes fit any network
+        scale = float(features.std()) or 1.0
+        self._scale = scale
+        self._features = torch.from_numpy(features / np.float32(scale))
+        self._val_features = torch.from_numpy(val_features / np.float32(scale))
+        self._labels = torch.from_numpy(labels.astype(np.int64))
+        self._batch_size = min(HEAD_BATCH_SIZE, max(1, len(labels) // 4))
+        passes = MIN_HEAD_PASSES * len(labels) // self._batch_size
+        self.epochs = HEAD_EPOCHS
+        self.steps = max(HEAD_STEPS, passes) // HEAD_EPOCHS
+        self.schedule = Schedule(self.steps * self.epochs)
+        self.learner = Learner(
+            self._head,
+            groups([(self._head, HEAD_LR)], options.weight_decay),
+            self.schedule,
+            class_weights,
+            Processes(),
+            listener,
+            seed=options.seed,
+        )
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Step]:
+        """See `Phase`."""
+        self._head.train()
+        rng = np.random.default_rng((self._seed, 0, epoch))
+        order = np.concatenate([rng.permutation(len(self._labels)) for _ in range(self._passes())])
+        for step in range(first_step, self.steps):
+            part = torch.from_numpy(order[step * self._batch_size :][: self._batch_size])
+            yield self._features[part], self._labels[part], self._batch_size
+
+    def _passes(self) -> int:
+        return -(-self.steps * self._batch_size // len(self._labels))
+
+    def answers(self) -> tuple[Indexes, Floats]:
+        """See `Phase`."""
+        self._head.eval()
+        with torch.inference_mode():
+            logits: Floats = self._head(self._val_features).numpy()
+        return self._val_indexes, logits
+
+    def after_step(self) -> None:
+        """See `Phase`."""
+
+    def network(self) -> nn.Module:
+        """See `Phase`: a copy whose classifier takes the features as they come."""
+        network = copy.deepcopy(self._network).eval()
+        with torch.no_grad():
+            network.get_parameter("classifier.1.weight").div_(self._scale)
+        return network
+
+    def remember(self) -> None:
+        """See `Phase`."""
+        self._best = self.network()
+
+    def best(self) -> nn.Module:
+        """The network with the classifier that validation liked best."""
+        return self._best
+
+
+def _features(
+    network: nn.Module, train: Pictures, answering: Answering, options: FinetuneOptions
+) -> tuple[Floats, npt.NDArray[np.int32]]:
+    """Features of the clean pictures and of augmented views, and their labels."""
+    views = 0
+    if options.augment != "none":
+        views = max(1, min(MAX_VIEWS, VIEWED_PICTURES // len(train)))
+    found = [_outputs(network, train, "Features", answering)]
+    for number in range(views):
+        what = f"Features of view {number + 1} of {views}"
+        seeds = (options.seed, 0, number)
+        found.append(_outputs(network, train, what, answering, options, seeds))
+    labels = np.concatenate([train.labels[indexes] for indexes, _ in found])
+    return np.concatenate([values for _, values in found]), labels
+
+
+def _outputs(
+    network: nn.Module,
+    pictures: Pictures,
+    what: str,
+    answering: Answering,
+    options: FinetuneOptions | None = None,
+    seeds: tuple[int, ...] = (),
+) -> tuple[Indexes, Floats]:
+    backbone = copy.copy(network)
+    backbone._modules = {**network._modules, "classifier": nn.Identity()}
+    recipe = RECIPES[options.augment] if options else None
+    return answering.outputs(backbone.eval(), pictures, what, recipe, seeds)
+
+
+class NetworkPhase:
+    """The whole network, with frozen BatchNorm statistics unless it starts from scratch.
+
+    Validation sees a running average of the weights that learn, and that is what is kept.
+    """
+
+    name: PhaseName = "network"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Pictures,
+        val: Pictures,
+        answering: Answering,
+        class_weights: Tensor,
+        options: FinetuneOptions,
+        listener: Listener,
+        precision: str,
+        device: torch.device,
+        processes: Processes,
+    ) -> None:
+        self._train, self._val, self._answering = train, val, answering
+        self._options, self.device, self._processes = options, device, processes
+        self.epochs = options.epochs
+        size = options.batch_size or min(BATCH_SIZE, max(1, len(train) // 4))
+        self.steps = max(1, round(len(train) / size))
+        self.schedule = Schedule(self.steps * self.epochs)
+        self._average = network.to(device).eval()
+        self._learning = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        _thaw(self._learning, options)
+        if device.type == "cpu" and not options.from_scratch:
+            fold(self._learning)
+        preprocessing = answering.loader.preprocessing
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(shape) * 255
+        self._std = torch.tensor(preprocessing.std, device=device).view(shape) * 255
+        self.learner = Learner(
+            processes.wrapped(
+                torch.compile(self._learning) if options.compile else self._learning, device
+            ),
+            groups(_rates(self._learning, options), options.weight_decay),
+            self.schedule,
+            class_weights,
+            processes,
+            listener,
+            precision,
+            options.seed + 1,
+        )
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Step]:
+        """See `Phase`."""
+        self._learning.train()
+        if not self._options.from_scratch:
+            _freeze_statistics(self._learning)
+        seed = self._options.seed
+        order = np.random.default_rng((seed, 1, epoch)).permutation(len(self._train))
+        parts = np.array_split(order, self.steps)[first_step:]
+        mine = (self._processes.part(part) for part in parts)
+        recipe = RECIPES[self._options.augment]
+        batches = self._train.batches(mine, recipe, (seed, 1, epoch))
+        for part, batch in zip(parts, batches, strict=True):
+            labels = torch.from_numpy(self._train.labels[batch.indexes].astype(np.int64))
+            yield self._prepared(batch.squares), labels.to(self.device), len(part)
+
+    def _prepared(self, squares: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 [N,H,W,3] -> float32 [N,3,H,W], normalised, in channels_last memory."""
+        values = torch.from_numpy(squares)
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+        pixels = values.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return pixels.sub_(self._mean).div_(self._std)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """See `Phase`: the average follows the weights that learn."""
+        step = self.schedule.step
+        decay = min(AVERAGE_DECAY, step / (step + 10))
+        torch._foreach_lerp_(
+            list(self._average.parameters()), list(self._learning.parameters()), 1 - decay
+        )
+        for ours, theirs in zip(self._average.buffers(), self._learning.buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def network(self) -> nn.Module:
+        """See `Phase`."""
+        return self._average
+
+    def remember(self) -> None:
+        """See `Phase`: the model file is enough."""
+
+    def answers(self) -> tuple[Indexes, Floats]:
+        """See `Phase`."""
+        return self._answering.outputs(self._average, self._val, "Validation")
+
+    def restore(self, tensors: Arrays) -> None:
+        """Put back what `tensors` gave."""
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                parameter = list(self._learning.parameters())[int(number)]
+                self.learner.optimizer.state[parameter][key] = torch.from_numpy(value.copy())
+        for prefix, module in (("average.", self._average), ("network.", self._learning)):
+            module.load_state_dict(
+                {
+                    name.removeprefix(prefix): torch.from_numpy(value)
+                    for name, value in tensors.items()
+                    if name.startswith(prefix)
+                }
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that changes while the network learns, by name."""
+        found = {f"average.{k}": v for k, v in self._average.state_dict().items()}
+        found |= {f"network.{k}": v for k, v in self._learning.state_dict().items()}
+        for number, parameter in enumerate(self._learning.parameters()):
+            for key, value in self.learner.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{number}.{key}"] = value
+        return found
+
+
+def _thaw(network: nn.Module, options: FinetuneOptions) -> None:
+    """Let everything learn but the first stages that stay as they are."""
+    network.requires_grad_(True)
+    for stage in list(network.get_submodule("features").children())[: options.freeze]:
+        stage.requires_grad_(False)
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def _rates(network: nn.Module, options: FinetuneOptions) -> Iterator[tuple[nn.Module, float]]:
+    """Each part of the network with its peak learning rate: the later, the faster."""
+    factor = FROM_SCRATCH_STAGE_FACTOR if options.from_scratch else STAGE_LR_FACTOR
+    yield network.get_submodule("classifier"), options.lr * HEAD_LR_FACTOR
+    stages = list(network.get_submodule("features").children())
+    for depth, stage in enumerate(reversed(stages)):
+        yield stage, options.lr * factor**depth

@@ -1,0 +1,70 @@
+"""What `finetune` gives: one record for each epoch, one at the end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from effnet_cli.metrics import Metrics
+from effnet_cli.options import (
+    DatasetOptions,
+    FinetuneOptions,
+    ModelOptions,
+    PictureOptions,
+)
+
+PhaseName = Literal["head", "network"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on which pictures, and where the result goes.
+
+    `output` is the run's folder, `None` for a new one below `runs`; `resume` is the folder of a run
+    to go on with, whose own options then hold. `device` and `workers` are as in `predict`.
+    """
+
+    root: Path
+    model: ModelOptions = ModelOptions()
+    dataset: DatasetOptions = DatasetOptions()
+    pictures: PictureOptions = PictureOptions()
+    options: FinetuneOptions = FinetuneOptions()
+    device: str = "auto"
+    workers: int | None = None
+    output: Path | None = None
+    resume: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One pass over the training pictures (of the classifier: a part of its training), and what
+    validation said then.
+
+    `loss` is the mean training loss (label smoothing, augmentation and class weights included),
+    `val_loss` the plain cross-entropy. `pictures_per_s` counts training alone, `seconds` all.
+    """
+
+    phase: PhaseName
+    epoch: int
+    epochs: int
+    loss: float
+    val_loss: float
+    top1: float
+    balanced_accuracy: float
+    macro_f1: float
+    is_best: bool
+    pictures_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The end: the model file, the best epoch's metrics on validation, and those of the test split
+    where there is one.
+    """
+
+    model: Path
+    phase: PhaseName
+    epoch: int
+    val: Metrics
+    test: Metrics | None
+    seconds: float

@@ -1,0 +1,387 @@
+"""A run: its pictures, its network, its folder, and where it stands."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effnet_cli import __version__, engines, model
+from effnet_cli.checkpoint import Arrays, ModelCard, imagenet_card
+from effnet_cli.dataset import Dataset, Subset, checked, difference, scan
+from effnet_cli.engines import usable_cores
+from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.finetune import keeping
+from effnet_cli.finetune.answering import Answering, Floats
+from effnet_cli.finetune.feeding import Indexes, Memory, Pictures
+from effnet_cli.finetune.folded import keep_freed_memory
+from effnet_cli.finetune.keeping import RunFolder, State
+from effnet_cli.finetune.phases import HeadPhase, NetworkPhase, Phase
+from effnet_cli.finetune.processes import Processes
+from effnet_cli.finetune.records import Epoch, Task, Trained
+from effnet_cli.finetune.stopping import Stop, Stopped
+from effnet_cli.images import PictureLoader
+from effnet_cli.metrics import Metrics, measured
+from effnet_cli.options import EngineOptions, Listener, ModelOptions, TrainingPrecision
+from effnet_cli.variants import DEFAULT_VARIANT, find
+from effnet_cli.weights import Network, resolve
+
+SAVE_SECONDS = 300  # the state of a long epoch is kept this often
+
+
+class Training:
+    """What `finetune` goes through, epoch by epoch."""
+
+    def __init__(
+        self,
+        task: Task,
+        processes: Processes,
+        stop: Stop,
+        listener: Listener,
+        stack: ExitStack,
+    ) -> None:
+        self._task, self._processes, self._stop, self._listener = task, processes, stop, listener
+        self._options = task.options
+        self._plan = engines.plan(EngineOptions(device=_device(task.device, processes)))
+        self._device = torch.device(self._plan.device)
+        if self._device.type == "cpu":
+            keep_freed_memory()
+            torch.set_num_threads(max(1, usable_cores() // processes.on_this_machine))
+        self._dataset = processes.share(lambda: _scanned(task, listener))
+        network = processes.share(lambda: _base(task, listener))
+        self._card = _card(task, network, self._dataset)
+        self._network = self._with_new_head(network)
+        self._folder = self._opened_folder(network, stack)
+        loader = PictureLoader(self._card.preprocessing, task.pictures)
+        self._memory, self._workers = Memory(), task.workers or usable_cores()
+        self._answering = Answering(
+            self._plan, network.variant, self._card, loader, processes, listener
+        )
+        self._train = self._pictures(self._dataset.train)
+        self._val = self._pictures(self._dataset.val)
+        self._state = State()
+        self._tensors: Arrays | None = None
+        self._saved_at = time.monotonic()
+        if task.resume is not None:
+            self._go_on()
+
+    # --- setting up ---
+
+    def _pictures(self, subset: Subset) -> Pictures:
+        return Pictures(subset, self._answering.loader, self._memory, self._workers, self._listener)
+
+    def _with_new_head(self, network: Network) -> nn.Module:
+        torch.manual_seed(self._options.seed)
+        if self._options.from_scratch:
+            module = model.build(network.variant, len(network.card.classes)).eval()
+        else:
+            module = model.of(network)
+        model.set_head(module, len(self._card.classes), self._options.hidden)
+        return module
+
+    def _opened_folder(self, network: Network, stack: ExitStack) -> RunFolder:
+        """The run's folder, held by the first process."""
+
+        def path() -> Path:
+            task = self._task
+            if task.resume is not None:
+                return task.resume
+            return keeping.new_path(task.output, task.root, network.variant.name)
+
+        where = self._processes.share(path)
+        if not self._processes.is_first:
+            return RunFolder(where)
+        folder = stack.enter_context(keeping.held(where))
+        if self._task.resume is None:
+            folder.write_options(recorded(self._task))
+        return folder
+
+    def _go_on(self) -> None:
+        """Take up the state of a run that was stopped."""
+        kept = self._processes.share(self._folder.read_state)
+        if kept is None:
+            return
+        self._state, tensors = kept
+        if self._state.classes != list(self._dataset.classes):
+            gone, new = _changes(self._state.classes, self._dataset.classes)
+            raise UsageError(
+                f"The classes are not those that the training began with ({gone}{new}).",
+                "Give the same dataset, or start a new training without --resume.",
+            )
+        gone_files, new_files = difference(tensors["file_keys"], self._dataset.file_keys)
+        if gone_files or new_files:
+            self._listener.note(
+                f"The dataset has changed since: {gone_files:,} files are gone or changed, "
+                f"{new_files:,} are new or changed."
+            )
+        if not self._processes.is_first:
+            self._state.loss = 0.0
+        self._tensors = {name: value for name, value in tensors.items() if name != "file_keys"}
+
+    def phases(self) -> Iterator[Phase]:
+        """The phases that are still to do."""
+        parts = (
+            self._network,
+            self._train,
+            self._val,
+            self._answering,
+            self._class_weights(),
+            self._options,
+        )
+        if self._tensors is None and not self._options.from_scratch:
+            head = HeadPhase(*parts, self._listener)
+            yield head
+            self._network = head.best()
+            parts = (self._network, *parts[1:])
+        if self._options.head_only:
+            return
+        precision = _precision(self._options.precision, self._device)
+        network = NetworkPhase(*parts, self._listener, precision, self._device, self._processes)
+        self._begin(network)
+        yield network
+
+    def _class_weights(self) -> Tensor:
+        """float32 [C]: 1 each, or with `--balance` such that every class weighs the same."""
+        counts = self._dataset.train.count(len(self._dataset.classes))
+        weights = np.ones(len(counts))
+        if self._options.balance:
+            weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+        return torch.tensor(weights, dtype=torch.float32)
+
+    def _begin(self, phase: NetworkPhase) -> None:
+        """Start the whole network's phase, or go on where its state says."""
+        state = self._state
+        if self._tensors is None:
+            state.epoch = 1
+            self._save(phase)
+            return
+        phase.restore(self._tensors)
+        phase.learner.piece_size = state.piece_size
+        phase.learner.scaler.load_state_dict(state.scaler)
+        phase.schedule.step = (state.epoch - 1) * phase.steps + state.step
+        self._tensors = None
+
+    # --- training ---
+
+    def is_over(self, phase: Phase) -> bool:
+        """Whether a phase has no epoch left, or one of the person's limits is reached."""
+        state, options = self._state, self._options
+        if state.epoch > phase.epochs:
+            return True
+        if phase.name == "head":
+            return False
+        if options.patience is not None and state.stale >= options.patience:
+            self._listener.note(f"No better epoch for {state.stale}: --patience ends the training.")
+            return True
+        longest = max(
+            (row["seconds"] for row in state.rows if row["phase"] == "network"), default=0
+        )
+        is_late = options.minutes is not None and state.seconds + longest > 60 * options.minutes
+        if self._processes.agreed(int(is_late), largest=True):
+            self._listener.note("One more epoch would end too late: --minutes ends the training.")
+            return True
+        return False
+
+    def epoch(self, phase: Phase) -> Epoch:
+        """One epoch: learn, ask, keep."""
+        state, started = self._state, time.perf_counter()
+        loss, pictures_per_s = self._learn(phase)
+        metrics = self._metrics(self._dataset.val, *phase.answers())
+        rank = [metrics.balanced_accuracy if self._options.balance else metrics.top1, -metrics.loss]
+        is_best = not state.best or rank > state.best["rank"]
+        seconds = time.perf_counter() - started
+        row = Epoch(
+            phase=phase.name,
+            epoch=state.epoch,
+            epochs=phase.epochs,
+            loss=loss,
+            val_loss=metrics.loss,
+            top1=metrics.top1,
+            balanced_accuracy=metrics.balanced_accuracy,
+            macro_f1=metrics.macro_f1,
+            is_best=is_best,
+            pictures_per_s=pictures_per_s,
+            seconds=seconds,
+        )
+        state.rows.append(asdict(row))
+        state.stale = 0 if is_best else state.stale + 1
+        if is_best:
+            state.best = {
+                "rank": rank,
+                "phase": phase.name,
+                "epoch": state.epoch,
+                "metrics": asdict(metrics),
+            }
+            self._keep(phase)
+        state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
+        state.seconds += seconds
+        if isinstance(phase, NetworkPhase):
+            self._save(phase)
+        return row
+
+    def _learn(self, phase: Phase) -> tuple[float, float]:
+        """The rest of an epoch's steps; their mean loss, and the rate in pictures a second."""
+        state, started, before = self._state, time.perf_counter(), self._state.seen
+        what = "Classifier" if phase.name == "head" else f"Epoch {state.epoch} of {phase.epochs}"
+        total = torch.tensor(state.loss, dtype=torch.float64, device=phase.device)
+        for inputs, labels, size in phase.batches(state.epoch, state.step):
+            total += phase.learner.step(inputs, labels, size)
+            phase.after_step()
+            state.step += 1
+            state.seen += size
+            self._listener.progress(what, state.step, phase.steps)
+            self._look_up(phase, total)
+        loss = sum(self._processes.collected(float(total))) / state.seen
+        if phase.name == "head":
+            loss = float(total) / state.seen
+        if not np.isfinite(loss):
+            raise EffnetError(
+                f"The loss became {loss} in epoch {state.epoch}: the learning rate is too high.",
+                "Use a smaller --lr; the best epoch before is kept.",
+            )
+        return loss, (state.seen - before) / (time.perf_counter() - started)
+
+    def _look_up(self, phase: Phase, total: Tensor) -> None:
+        """After each step: end if a signal asks for it, keep the state if that is long ago."""
+        number = self._processes.agreed(self._stop.number, largest=True)
+        is_time = time.monotonic() - self._saved_at > SAVE_SECONDS
+        if isinstance(phase, NetworkPhase) and (number or is_time):
+            self._state.loss = float(total)
+            self._save(phase)
+        if number:
+            raise Stopped(signal.Signals(number), self._folder.path)
+
+    def _save(self, phase: NetworkPhase) -> None:
+        """Keep what `--resume` needs."""
+        self._saved_at = time.monotonic()
+        if not self._processes.is_first:
+            return
+        state = self._state
+        state.classes = list(self._dataset.classes)
+        state.piece_size = phase.learner.piece_size
+        state.scaler = phase.learner.scaler.state_dict()
+        self._folder.write_state(state, self._dataset.file_keys, phase.tensors())
+
+    def _keep(self, phase: Phase) -> None:
+        """Write the model file: the best epoch so far."""
+        phase.remember()
+        if self._processes.is_first:
+            best = self._state.best
+            card = replace(self._card, metrics={k: best[k] for k in ("phase", "epoch", "metrics")})
+            self._folder.write_model(card, phase.network())
+
+    def _metrics(self, subset: Subset, indexes: Indexes, logits: Floats) -> Metrics:
+        """The metrics of answers for the pictures at `indexes`; all others have failed."""
+        is_answered = np.zeros(len(subset.labels), dtype=bool)
+        is_answered[indexes] = True
+        failed = np.concatenate([subset.failed, subset.labels[~is_answered]])
+        return measured(logits, subset.labels[indexes], failed, self._dataset.classes)
+
+    def end(self) -> Trained:
+        """What came of it; the test split, if there is one, is asked now and never before."""
+        test = None
+        if self._dataset.test is not None:
+            module = self._processes.share(self._best_module)
+            pictures = self._pictures(self._dataset.test)
+            test = self._metrics(
+                self._dataset.test, *self._answering.outputs(module, pictures, "Test")
+            )
+        best = self._state.best
+        return Trained(
+            self._folder.model,
+            best["phase"],
+            best["epoch"],
+            Metrics.from_dict(best["metrics"]),
+            test,
+            self._state.seconds,
+        )
+
+    def _best_module(self) -> nn.Module:
+        """The network of the model file."""
+        network = resolve(ModelOptions(model=self._folder.model))
+        return model.of(network).to(self._device)
+
+
+def recorded(task: Task) -> dict[str, Any]:
+    """What `options.json` says: all that `task` asks for, but not where the result goes."""
+    content = asdict(task)
+    del content["output"], content["resume"]
+    return {"effnet": __version__, **content}
+
+
+def _device(name: str, processes: Processes) -> str:
+    """The device of this process: several processes on a machine have a GPU each."""
+    device = engines.plan(EngineOptions(device=name)).device
+    return f"cuda:{processes.local}" if device == "cuda" and processes.count > 1 else device
+
+
+def _scanned(task: Task, listener: Listener) -> Dataset:
+    found = scan(task.root, task.dataset, task.pictures, listener, task.workers)
+    for finding in found.findings:
+        if finding.level != "error":
+            listener.note(f"{finding.message} {finding.hint}".strip())
+    return checked(found)
+
+
+def _base(task: Task, listener: Listener) -> Network:
+    """The network to start from."""
+    if task.options.from_scratch:
+        return _untrained(task.model)
+    network = resolve(task.model, listener)
+    listener.note(f"Starts from {network.variant.name}: {network.path}")
+    return network
+
+
+def _untrained(options: ModelOptions) -> Network:
+    if options.model is not None or options.weights is not None:
+        raise UsageError(
+            "--from-scratch starts without weights, and --model or --weights names some.",
+            "Leave one of them out.",
+        )
+    variant = find(DEFAULT_VARIANT if options.variant is None else options.variant)
+    return Network(variant, imagenet_card(variant.name, variant.preprocessing), Path(), "")
+
+
+def _card(task: Task, network: Network, dataset: Dataset) -> ModelCard:
+    """The card of the new model: its network sees the whole shorter side of a picture.
+
+    Training sees pictures larger than they are in validation (views are parts of them), so that
+    validation gains from showing more of them (Touvron et al. 2019, arXiv 1906.06423).
+    """
+    before = network.card.preprocessing
+    return ModelCard(
+        variant=network.variant.name,
+        classes=dataset.classes,
+        preprocessing=replace(before, resize_px=before.crop_px),
+        options={**asdict(task.options), "base_sha256": network.sha256},
+        dataset={
+            "fingerprint": dataset.fingerprint,
+            "train": len(dataset.train.labels),
+            "val": len(dataset.val.labels),
+            "test": None if dataset.test is None else len(dataset.test.labels),
+        },
+    )
+
+
+def _precision(wanted: TrainingPrecision, device: torch.device) -> str:
+    """What autocast computes in: on a CPU autocast makes training slower."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return "bf16"
+    return "fp32"
+
+
+def _changes(old: list[str], new: tuple[str, ...]) -> tuple[str, str]:
+    gone, added = sorted(set(old) - set(new)), sorted(set(new) - set(old))
+    return (
+        f"{len(gone)} gone, such as {gone[0]!r}; " if gone else "",
+        f"{len(added)} new, such as {added[0]!r}" if added else "none is new",
+    )
