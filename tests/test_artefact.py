@@ -41,7 +41,7 @@ class Heard:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
         """Nothing here takes bytes from elsewhere."""
 
 

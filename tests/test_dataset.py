@@ -512,7 +512,7 @@ class Watcher:
     def note(self, text: str) -> None:
         raise AssertionError(text)
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
         self.heard.append((what, done, total))
 
 

@@ -62,7 +62,7 @@ class Heard:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
         self.steps.append((what, done, total))
 
 

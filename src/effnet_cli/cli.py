@@ -17,14 +17,19 @@ import typer
 from effnet_cli import __version__
 from effnet_cli.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.options import (
+    Augment,
+    DatasetOptions,
     EngineChoice,
     EngineOptions,
+    FinetuneOptions,
+    FinetuneTask,
     Fit,
     Format,
     ModelOptions,
     PictureOptions,
     Precision,
     PredictOptions,
+    TrainingPrecision,
 )
 from effnet_cli.variants import DEFAULT_VARIANT
 
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
 
+    from effnet_cli.finetune import Epoch, Trained
     from effnet_cli.predict import Prediction
     from effnet_cli.rows import Speaker
     from effnet_cli.variants import Variant
@@ -193,6 +199,164 @@ VerifiedNamesArgument = Annotated[
 ]
 
 
+# --- options of finetune ------------------------------------------------------------------------
+
+
+def _share(text: str | float) -> float:
+    """A number between 0 and 1."""
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise typer.BadParameter(f"{text!r} is not a number between 0 and 1.")
+
+
+def _positive(text: str | float) -> float:
+    """A number above 0."""
+    with suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise typer.BadParameter(f"{text!r} is not a number above 0.")
+
+
+def _from_zero(text: str | float) -> float:
+    """A number from 0."""
+    return 0.0 if str(text) in ("0", "0.0") else _positive(text)
+
+
+def _whole(text: str | int) -> int:
+    """A whole number from 0."""
+    return 0 if str(text) == "0" else _count(text)
+
+
+DatasetArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="DATASET",
+        help="A folder of class folders, one with train/ and val/, or a CSV: path,label[,split].",
+        show_default=False,
+    ),
+]
+EpochsOption = Annotated[
+    int,
+    typer.Option(
+        "--epochs", "-n", metavar="N", parser=_count, help="Passes of the whole network's training."
+    ),
+]
+HeadOnlyOption = Annotated[
+    bool, typer.Option("--head-only", help="Train the classifier alone: a minute on a laptop.")
+]
+TrainingBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="auto|N",
+        parser=_auto_or_count,
+        show_default="auto",
+        help="Pictures in one update, over all processes.",
+    ),
+]
+LrOption = Annotated[
+    float,
+    typer.Option(
+        "--lr", metavar="X", parser=_positive, help="Peak learning rate of the whole network."
+    ),
+]
+WeightDecayOption = Annotated[
+    float, typer.Option("--weight-decay", metavar="X", parser=_from_zero, help="Of AdamW.")
+]
+HiddenOption = Annotated[
+    int,
+    typer.Option(
+        "--hidden",
+        metavar="N",
+        parser=_whole,
+        help="Width of the layer before the last one; 0 for none.",
+    ),
+]
+FreezeOption = Annotated[
+    int,
+    typer.Option(
+        "--freeze",
+        metavar="N",
+        parser=_whole,
+        help="Leave the first N of the backbone's stages (of 9; v2: 8) as they are.",
+    ),
+]
+AugmentOption = Annotated[
+    Augment, typer.Option("--augment", help="How far training views depart from the pictures.")
+]
+BalanceOption = Annotated[
+    bool, typer.Option("--balance", help="Weigh classes as if all had equally many pictures.")
+]
+PatienceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--patience", metavar="N", parser=_count, help="End after N epochs without a better one."
+    ),
+]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes", metavar="X", parser=_positive, help="Begin no epoch that would end later."
+    ),
+]
+ValOption = Annotated[
+    Path | None, typer.Option("--val", help="The validation folder, if its name is not usual.")
+]
+ValFractionOption = Annotated[
+    float,
+    typer.Option(
+        "--val-fraction",
+        metavar="X",
+        parser=_share,
+        help="Share of each class for validation, where there is no folder for it.",
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", parser=_whole, help="Of all that is drawn by chance.")
+]
+TrainingPrecisionOption = Annotated[
+    TrainingPrecision,
+    typer.Option(
+        "--precision", "-p", help="What training computes in; auto: bf16 on CUDA, else fp32."
+    ),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the training step: pays on long GPU runs.")
+]
+FromScratchOption = Annotated[
+    bool, typer.Option("--from-scratch", help="Start with untrained weights.")
+]
+SkipEmptyOption = Annotated[
+    bool, typer.Option("--skip-empty", help="Leave out classes without a picture.")
+]
+AllowBadOption = Annotated[
+    bool, typer.Option("--allow-bad", help="Train although many files are broken.")
+]
+AllowLeakOption = Annotated[
+    bool, typer.Option("--allow-leak", help="Train although splits share pictures.")
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Only look at the dataset, and say what is wrong with it.")
+]
+RunOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        show_default="runs/DATASET-VARIANT",
+        help="A new folder for the model file and the records.",
+    ),
+]
+ResumeOption = Annotated[
+    Path | None, typer.Option("--resume", metavar="RUN", help="Go on with the run in this folder.")
+]
+TrainingFormatOption = Annotated[
+    Format, typer.Option("--format", "-f", help="How the epochs, or the check, are written.")
+]
+
+
 # --- commands ---------------------------------------------------------------------------------
 
 
@@ -250,6 +414,85 @@ def predict(
 
 
 @app.command()
+def finetune(
+    context: typer.Context,
+    root: DatasetArgument = None,
+    variant: VariantOption = ModelOptions.variant,
+    model: ModelOption = ModelOptions.model,
+    weights: WeightsOption = ModelOptions.weights,
+    offline: OfflineOption = ModelOptions.offline,
+    from_scratch: FromScratchOption = FinetuneOptions.from_scratch,
+    epochs: EpochsOption = FinetuneOptions.epochs,
+    head_only: HeadOnlyOption = FinetuneOptions.head_only,
+    hidden: HiddenOption = FinetuneOptions.hidden,
+    freeze: FreezeOption = FinetuneOptions.freeze,
+    batch_size: TrainingBatchOption = FinetuneOptions.batch_size,
+    lr: LrOption = FinetuneOptions.lr,
+    weight_decay: WeightDecayOption = FinetuneOptions.weight_decay,
+    augment: AugmentOption = FinetuneOptions.augment,
+    balance: BalanceOption = FinetuneOptions.balance,
+    patience: PatienceOption = FinetuneOptions.patience,
+    minutes: MinutesOption = FinetuneOptions.minutes,
+    seed: SeedOption = FinetuneOptions.seed,
+    precision: TrainingPrecisionOption = FinetuneOptions.precision,
+    compile_: CompileOption = FinetuneOptions.compile,
+    val: ValOption = DatasetOptions.val,
+    val_fraction: ValFractionOption = DatasetOptions.val_fraction,
+    skip_empty: SkipEmptyOption = DatasetOptions.skip_empty,
+    allow_bad: AllowBadOption = DatasetOptions.allow_bad,
+    allow_leak: AllowLeakOption = DatasetOptions.allow_leak,
+    check: CheckOption = False,
+    max_pixels: MaxPixelsOption = PictureOptions.max_pixels,
+    device: DeviceOption = EngineOptions.device,
+    workers: WorkersOption = FinetuneTask.workers,
+    output: RunOption = FinetuneTask.output,
+    resume: ResumeOption = FinetuneTask.resume,
+    format_: TrainingFormatOption = "table",
+    quiet: QuietOption = False,
+) -> None:
+    """Learn the classes of a dataset.
+
+    First a classifier on the features of the pretrained network, then, for --epochs, the whole
+    network; the best epoch by validation is kept. The pictures are looked at before: --check does
+    only that.
+    """
+    task = FinetuneTask(
+        root or Path(),
+        ModelOptions(variant, model, weights, offline),
+        DatasetOptions(val, val_fraction, seed, skip_empty, allow_bad, allow_leak),
+        PictureOptions(max_pixels=max_pixels),
+        FinetuneOptions(
+            epochs,
+            head_only,
+            batch_size,
+            lr,
+            weight_decay,
+            hidden,
+            freeze,
+            augment,
+            balance,
+            patience,
+            minutes,
+            seed,
+            precision,
+            compile_,
+            from_scratch,
+        ),
+        device,
+        workers,
+        output,
+        resume,
+    )
+    if root is None and resume is None:
+        raise UsageError(
+            "There is no dataset to learn from.", "Name one: effnet finetune ./dataset"
+        )
+    if check:
+        raise typer.Exit(_check_dataset(task, format_, _speaker(quiet)))
+    _train(task, _typed(context), format_, _speaker(quiet))
+
+
+@app.command()
 def variants(format_: ListFormatOption = "table") -> None:
     """List the networks: resolution, size, published accuracy, whether the weights are here."""
     from effnet_cli import listings
@@ -298,6 +541,55 @@ def path_of_weights(names: NamesArgument) -> None:
 
     for row in _named(names):
         rows.write_stdout(f"{weights.obtain(row, offline=True)}\n")
+
+
+def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> int:
+    """Write what is found in a dataset; the exit status."""
+    from effnet_cli import rows
+    from effnet_cli.dataset import scan
+
+    try:
+        found = scan(task.root, task.dataset, task.pictures, speaker, task.workers)
+    finally:
+        speaker.close()
+    if format_ != "table":
+        rows.write_stdout(rows.json_text(found.to_json(), indent=2) + "\n")
+    else:
+        from effnet_cli.console import scan_text
+
+        rows.write(scan_text(found), None)
+    return 0 if found.dataset is not None else UsageError.exit_status
+
+
+def _train(task: FinetuneTask, typed: frozenset[str], format_: Format, speaker: "Speaker") -> None:
+    """Train, and write the epochs as they come."""
+    from effnet_cli import rows, training_rows
+    from effnet_cli.finetune import Epoch, Trained, finetune, resumed
+
+    if task.resume is not None:
+        task = resumed(task, typed)
+    encode = training_rows.ENCODERS.get(format_) or _training_table()
+    records: list[Epoch | Trained] = []
+    try:
+        rows.write(encode(training_rows.remembered(finetune(task, speaker), records)), None)
+    finally:
+        speaker.close()
+    if records and isinstance(records[-1], Trained):
+        speaker.note(training_rows.farewell(records[-1]))
+
+
+def _training_table() -> "Callable[[Iterable[Epoch | Trained]], Iterator[str]]":
+    from effnet_cli.console import training_text
+
+    return training_text
+
+
+def _typed(context: typer.Context) -> frozenset[str]:
+    """The names of the parameters that stand on the command line."""
+    sources = ((name, context.get_parameter_source(name)) for name in context.params)
+    return frozenset(
+        name.rstrip("_") for name, source in sources if source and source.name == "COMMANDLINE"
+    )
 
 
 # --- what the commands share ------------------------------------------------------------------
@@ -410,4 +702,6 @@ def _show(message: str, hint: str) -> None:
     with suppress(OSError):
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
-        print(f"Error: {printable(message)}\n{printable(hint)}", file=sys.stderr)  # noqa: T201
+        lines = [f"Error: {message}", hint]
+        for line in "\n".join(lines).split("\n"):  # a refused dataset has a line for each fault
+            print(printable(line), file=sys.stderr)  # noqa: T201

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -18,14 +19,21 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TaskID,
+    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
+from effnet_cli.dataset import Scan
+from effnet_cli.options import Unit
 from effnet_cli.predict import Prediction
 from effnet_cli.rows import Speaker, printable
+from effnet_cli.training_rows import findings_text, scan_rows
+
+if TYPE_CHECKING:  # its own imports need torch
+    from effnet_cli.finetune import Epoch, Trained
 
 HANDFUL = 12  # pictures that are shown as one table; more of them stream, a line each
 BAR_WIDTH = 20
@@ -148,6 +156,82 @@ def _cell(value: object) -> Text:
     return Text(f"{value:,}" if isinstance(value, int) else printable(str(value)))
 
 
+# --- training ----------------------------------------------------------------------------------
+
+TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1  pictures/s  seconds"
+CURVE_ROWS = 8
+CURVE_WIDTH = 60
+MAX_CLASS_ROWS = 40
+
+
+def training_text(records: "Iterable[Any]") -> Iterator[str]:
+    """A line for each epoch as soon as it is over; at the end the curve and the classes."""
+    top1s: list[float] = []
+    for record in records:
+        if hasattr(record, "model"):
+            yield from _end_text(record, top1s)
+            continue
+        if not top1s:
+            yield TRAINING_COLUMNS + "\n"
+        top1s.append(record.top1)
+        yield _rendered(_epoch_line(record))
+
+
+def scan_text(scan: Scan) -> Iterator[str]:
+    """A dataset's layout, its classes, and what was found in it."""
+    yield f"{printable(scan.root)}: {scan.layout}\n"
+    if scan.classes:
+        yield from listing_text(("class", "train", "validation", "test"), scan_rows(scan))
+    yield from findings_text(scan)
+
+
+def _epoch_line(epoch: "Epoch") -> Text:
+    return Text.assemble(
+        f"  {epoch.phase:<8}{f'{epoch.epoch}/{epoch.epochs}':>6}",
+        f"{epoch.loss:8.3f}{epoch.val_loss:10.3f}",
+        (f"{epoch.top1:8.1%}", "bold green" if epoch.is_best else ""),
+        f"{epoch.macro_f1:10.3f}{epoch.pictures_per_s:12,.1f}{epoch.seconds:9.1f}",
+        "  best" if epoch.is_best else "",
+    )
+
+
+def _end_text(trained: "Trained", top1s: list[float]) -> Iterator[str]:
+    if len(top1s) > 1:
+        yield "\n" + "".join(f"{line}\n" for line in _curve(top1s))
+    splits = [("validation", trained.val)] + ([("test", trained.test)] if trained.test else [])
+    for name, metrics in splits:
+        yield (
+            f"\n{name}: top-1 {metrics.top1:.1%}, balanced accuracy"
+            f" {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}"
+            f" ({metrics.pictures:,} pictures)\n"
+        )
+        classes = sorted(metrics.classes, key=lambda row: -1.0 if row.f1 is None else row.f1)
+        shown = classes[:MAX_CLASS_ROWS]
+        yield from listing_text(
+            ("class", "pictures", "recall", "precision", "F1"),
+            [(c.name, c.pictures, *map(_share, (c.recall, c.precision, c.f1))) for c in shown],
+        )
+        if len(shown) < len(classes):
+            yield f"... and {len(classes) - len(shown):,} classes with a better F1\n"
+
+
+def _share(value: float | None) -> str:
+    return "no images" if value is None else f"{value:.1%}"
+
+
+def _curve(values: Sequence[float]) -> Iterator[str]:
+    """Validation's top-1, epoch by epoch, as columns of blocks."""
+    low, high = min(values), max(values)
+    span = max(high - low, 0.01)
+    columns = list(values)[-CURVE_WIDTH:]
+    block = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    for row in range(CURVE_ROWS, 0, -1):
+        edge = low + span * (row - 1) / CURVE_ROWS
+        bars = "".join(block if value >= edge - 1e-12 else " " for value in columns)
+        label = f"{high:7.1%}" if row == CURVE_ROWS else f"{low:7.1%}" if row == 1 else " " * 7
+        yield f"{label} {bars}".rstrip()
+
+
 # --- progress ----------------------------------------------------------------------------------
 
 
@@ -159,28 +243,40 @@ class Screen(Speaker):
     def __init__(self, quiet: bool) -> None:
         super().__init__(quiet)
         self._stderr = Console(stderr=True)
-        self._download: tuple[Progress, TaskID] | None = None
+        self._bar: tuple[Progress, TaskID] | None = None
 
     def note(self, text: str) -> None:
         """One line, in the place of a bar that may be there."""
+        if self._bar is not None:
+            self._bar[0].console.print(Text(printable(text)))
+            return
         if not self._quiet:
             sys.stderr.write(WIPE_LINE)
         super().note(text)
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """The bar of a download."""
+    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
+        """One bar on the last line, with rate and time left."""
         if self._quiet:
             return
-        if self._download is None:
-            speed = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            bar = Progress(BarColumn(), *speed, console=self._stderr, transient=True)
+        if self._bar is None:
+            rate: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), _RateColumn())
+            if unit == "bytes":
+                rate = (DownloadColumn(), TransferSpeedColumn())
+            words = TextColumn("{task.description}", markup=False)
+            left = TimeRemainingColumn()
+            bar = Progress(words, BarColumn(), *rate, left, console=self._stderr, transient=True)
             bar.start()
-            self._download = bar, bar.add_task(what, total=total)
-        bar, task = self._download
-        bar.update(task, completed=done, total=total)
+            self._bar = bar, bar.add_task("", total=total)
+        bar, task = self._bar
+        bar.update(task, description=printable(what), completed=done, total=total)
         if done == total:
-            bar.stop()
-            self._download = None
+            self.close()
+
+    def close(self) -> None:
+        """End a bar that may be there."""
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
 
     def track(
         self, predictions: Iterator[Prediction], count: Callable[[], int | None]

@@ -43,7 +43,9 @@ def download(variant: Variant, path: Path, listener: Listener, hint: str) -> Non
     size_mb = variant.source.size_mb
     listener.note(f"Fetching the weights of {variant.name} ({size_mb:.0f} MB) from {url}")
     with whole_file(path) as part:
-        problem = _fetch(url, part, lambda done, total: listener.progress(path.name, done, total))
+        problem = _fetch(
+            url, part, lambda done, total: listener.progress(path.name, done, total, "bytes")
+        )
         if problem:
             raise EffnetError(f"{url} cannot be fetched: {problem}.", hint)
         digest = sha256(part)

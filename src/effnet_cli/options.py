@@ -10,6 +10,7 @@ EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["none", "light", "strong"]
+Unit = Literal["pictures", "bytes"]
 Format = Literal["table", "json", "jsonl", "csv"]
 FaultKind = Literal[
     "empty",
@@ -125,21 +126,40 @@ class FinetuneOptions:
     from_scratch: bool = False
 
 
+@dataclass(frozen=True)
+class FinetuneTask:
+    """What to train on which pictures, and where the result goes.
+
+    `output` is the run's folder, `None` for a new one below `runs`; `resume` is the folder of a run
+    to go on with, whose own options then hold. `device` and `workers` are as in `predict`.
+    """
+
+    root: Path
+    model: ModelOptions = ModelOptions()
+    dataset: DatasetOptions = DatasetOptions()
+    pictures: PictureOptions = PictureOptions()
+    options: FinetuneOptions = FinetuneOptions()
+    device: str = "auto"
+    workers: int | None = None
+    output: Path | None = None
+    resume: Path | None = None
+
+
 class Listener(Protocol):
     """Hears what a person waits for while something long goes on."""
 
     def note(self, text: str) -> None:
         """One line about what is being done, and why it takes time."""
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """`done` of `total` units (bytes of a download) of the work called `what`."""
+    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
+        """`done` of `total` of the work called `what`; it is over when all is done."""
 
 
 class _Silent:
     def note(self, text: str) -> None:
         """Nobody listens."""
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
         """Nobody listens."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from effnet_cli.cache import whole_file
 from effnet_cli.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.images import Finder, is_picture_content
-from effnet_cli.options import Format
+from effnet_cli.options import Format, Unit
 from effnet_cli.predict import Prediction
 
 STDOUT = "-"
@@ -92,17 +92,17 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
     return row | {"predictions": answers}
 
 
-def json_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """One JSON object a line."""
-    for prediction in predictions:
-        yield json_text(as_row(prediction)) + "\n"
+    for row in rows:
+        yield json_text(row) + "\n"
 
 
-def json_array(predictions: Iterable[Prediction]) -> Iterator[str]:
+def json_array(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """One JSON array of the rows, a row a line."""
     separator = "[\n"
-    for prediction in predictions:
-        yield separator + json_text(as_row(prediction))
+    for row in rows:
+        yield separator + json_text(row)
         separator = ",\n"
     yield "[]\n" if separator == "[\n" else "\n]\n"
 
@@ -111,19 +111,20 @@ def csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
     """CSV with a header, one line for each rank; text that a spreadsheet would run is
     neutralised.
     """
-    yield _csv_line(CSV_COLUMNS)
+    yield csv_line(CSV_COLUMNS)
     for prediction in predictions:
         row = as_row(prediction)
         if prediction.error is not None:
             error = row["error"]
-            yield _csv_line(
+            yield csv_line(
                 (row["path"], row["status"], "", "", "", "", error["kind"], error["message"])
             )
         for answer in row.get("predictions", ()):
-            yield _csv_line((row["path"], row["status"], *answer.values(), "", ""))
+            yield csv_line((row["path"], row["status"], *answer.values(), "", ""))
 
 
-def _csv_line(cells: Iterable[object]) -> str:
+def csv_line(cells: Iterable[object]) -> str:
+    """One line of CSV in which no spreadsheet finds a formula."""
     buffer = io.StringIO()
     # the writer quotes only those line ends that it uses itself, and a name may hold either
     csv.writer(buffer, lineterminator="\r\n").writerow([_csv_cell(cell) for cell in cells])
@@ -131,8 +132,8 @@ def _csv_line(cells: Iterable[object]) -> str:
 
 
 ENCODERS: Mapping[Format, Callable[[Iterable[Prediction]], Iterator[str]]] = {
-    "json": json_array,
-    "jsonl": json_lines,
+    "json": lambda predictions: json_array(map(as_row, predictions)),
+    "jsonl": lambda predictions: json_lines(map(as_row, predictions)),
     "csv": csv_lines,
 }
 
@@ -204,8 +205,11 @@ class Speaker:
             with suppress(OSError):  # nobody hears it, and the answers are what counts
                 print(printable(text), file=sys.stderr)  # noqa: T201
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
         """Not shown: there is nobody at a terminal."""
+
+    def close(self) -> None:
+        """The work is over, or has failed."""
 
     def track(
         self, predictions: Iterator[Prediction], count: Callable[[], int | None]

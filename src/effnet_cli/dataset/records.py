@@ -178,7 +178,8 @@ def _described(root: str, errors: Sequence[Finding]) -> Iterator[str]:
         yield f"- {error.message} {error.hint}" if error is not errors[0] else f"- {error.message}"
         reasons = error.reasons or ("",) * len(error.paths)
         for path, reason in zip(error.paths, reasons, strict=True):
-            yield f"    {path}: {reason}" if reason else f"    {path}"
+            line = path.replace("\n", "\\n")  # a name must not look like another line
+            yield f"    {line}: {reason}" if reason else f"    {line}"
 
 
 def checked(scan: Scan) -> Dataset:

@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from effnet_cli.finetune.keeping import resumed
 from effnet_cli.finetune.processes import joined
-from effnet_cli.finetune.records import Epoch, Task, Trained
+from effnet_cli.finetune.records import Epoch, Trained
 from effnet_cli.finetune.stopping import Stopped, listening
 from effnet_cli.finetune.training import Training
-from effnet_cli.options import SILENT, Listener
+from effnet_cli.options import SILENT, FinetuneTask, Listener
 
-__all__ = ["Epoch", "Stopped", "Task", "Trained", "finetune"]
+__all__ = ["Epoch", "Stopped", "Trained", "finetune", "resumed"]
 
 
-def finetune(task: Task, listener: Listener = SILENT) -> Iterator[Epoch | Trained]:
+def finetune(task: FinetuneTask, listener: Listener = SILENT) -> Iterator[Epoch | Trained]:
     """Train, and give a record for each epoch and one at the end (of several processes, in the
     first).
 

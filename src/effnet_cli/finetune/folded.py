@@ -8,6 +8,7 @@ a step of lite0 takes 40 ms a picture instead of 67 (torch 2.15, 2 cores).
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ class FoldedUnit(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        conv, norm, *rest = self
+        layers: list[Any] = list(self)
+        conv, norm, *rest = layers
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         offset = norm.bias - norm.running_mean * scale
         x = conv._conv_forward(x, conv.weight * scale[:, None, None, None], offset)

@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,21 @@ from effnet_cli import checkpoint
 from effnet_cli.cache import discard_parts, whole_file
 from effnet_cli.checkpoint import MODEL_FILE_NAME, Arrays, ModelCard
 from effnet_cli.errors import UsageError
+from effnet_cli.options import (
+    DatasetOptions,
+    FinetuneOptions,
+    FinetuneTask,
+    ModelOptions,
+    PictureOptions,
+)
 
 RUNS = Path("runs")
 STATE_FILE_NAME = "state.safetensors"
 METRICS_FILE_NAME = "metrics.jsonl"
 OPTIONS_FILE_NAME = "options.json"
 LOCK_FILE_NAME = ".lock"
+# What may be another on `--resume`.
+CHANGEABLE = frozenset({"epochs", "minutes", "patience", "offline"})
 
 
 @dataclass(slots=True)
@@ -93,12 +102,43 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def read_options(folder: Path) -> dict[str, Any]:
-    """The options that a run was started with.
+def resumed(task: FinetuneTask, typed: frozenset[str]) -> FinetuneTask:
+    """The task of the run in `task.resume`, with what may change on the way taken from `task`.
+
+    Args:
+        task: what a person asks for now; `typed` are the names of the options that they typed.
 
     Raises:
-        UsageError: the folder holds no run.
+        UsageError: the folder holds no run, or an option was typed that cannot change any more.
     """
+    folder = task.resume or Path()
+    kept = _read_options(folder)
+    parts = ("model", "dataset", "pictures", "options")
+    before = {name: value for part in parts for name, value in kept[part].items()} | kept
+    now = {name: value for part in parts for name, value in asdict(getattr(task, part)).items()}
+    for name in sorted(typed & now.keys() - CHANGEABLE):
+        old = kept["model"]["model"] if name == "model" else before[name]
+        if old != (str(now[name]) if isinstance(now[name], Path) else now[name]):
+            raise UsageError(
+                f"--{name.replace('_', '-')} was {old!r} when this training began.",
+                "Leave it out, or start a new training without --resume.",
+            )
+    changed = {name: now[name] for name in CHANGEABLE & typed}
+    return replace(
+        task,
+        root=task.root if "root" in typed else Path(kept["root"]),
+        model=ModelOptions(**_with_paths(kept["model"], "model", "weights")),
+        dataset=DatasetOptions(**_with_paths(kept["dataset"], "val")),
+        pictures=PictureOptions(**kept["pictures"]),
+        options=FinetuneOptions(**{**kept["options"], **changed}),
+    )
+
+
+def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return options | {name: Path(options[name]) for name in names if options[name] is not None}
+
+
+def _read_options(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((folder / OPTIONS_FILE_NAME).read_text("ascii"))
     except (OSError, ValueError) as error:
@@ -157,10 +197,3 @@ def new_path(output: Path | None, dataset: Path, variant: str) -> Path:
         if not os.path.lexists(path):  # noqa: PTH117
             return path
         number += 1
-
-
-def restore(module_tensors: Sequence[Tensor], values: Sequence[npt.NDArray[Any]]) -> None:
-    """Copy `values` into `module_tensors`, in place."""
-    with torch.no_grad():
-        for tensor, value in zip(module_tensors, values, strict=True):
-            tensor.copy_(torch.from_numpy(np.array(value)))

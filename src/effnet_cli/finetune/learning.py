@@ -121,7 +121,8 @@ class Learner:
         )
         loss = (losses * self._class_weights[labels]).sum()
         # the processes' gradients are averaged, and together they have `batch_size` pictures
-        self.scaler.scale(loss * (self._processes.count / batch_size)).backward()
+        share = loss * (self._processes.count / batch_size)
+        self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _joined(self, *, is_last: bool) -> AbstractContextManager[None]:

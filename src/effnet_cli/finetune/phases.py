@@ -7,7 +7,7 @@ that were right already.
 
 import copy
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -215,10 +215,9 @@ class NetworkPhase:
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(shape) * 255
         self._std = torch.tensor(preprocessing.std, device=device).view(shape) * 255
+        module: Any = torch.compile(self._learning) if options.compile else self._learning
         self.learner = Learner(
-            processes.wrapped(
-                torch.compile(self._learning) if options.compile else self._learning, device
-            ),
+            processes.wrapped(module, device),
             groups(_rates(self._learning, options), options.weight_decay),
             self.schedule,
             class_weights,

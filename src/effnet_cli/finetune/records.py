@@ -5,33 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from effnet_cli.metrics import Metrics
-from effnet_cli.options import (
-    DatasetOptions,
-    FinetuneOptions,
-    ModelOptions,
-    PictureOptions,
-)
 
 PhaseName = Literal["head", "network"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to train on which pictures, and where the result goes.
-
-    `output` is the run's folder, `None` for a new one below `runs`; `resume` is the folder of a run
-    to go on with, whose own options then hold. `device` and `workers` are as in `predict`.
-    """
-
-    root: Path
-    model: ModelOptions = ModelOptions()
-    dataset: DatasetOptions = DatasetOptions()
-    pictures: PictureOptions = PictureOptions()
-    options: FinetuneOptions = FinetuneOptions()
-    device: str = "auto"
-    workers: int | None = None
-    output: Path | None = None
-    resume: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from effnet_cli.errors import EffnetError
 
@@ -35,7 +36,7 @@ class Stop:
 def listening() -> Iterator[Stop]:
     """Watch SIGINT and SIGTERM while the block runs."""
     stop = Stop()
-    before = {}
+    before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.number:  # the second time: as if nobody had listened
@@ -49,5 +50,5 @@ def listening() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for watched, handler in before.items():
+            signal.signal(watched, handler)

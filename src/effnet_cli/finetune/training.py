@@ -1,6 +1,5 @@
 """A run: its pictures, its network, its folder, and where it stands."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -25,11 +24,17 @@ from effnet_cli.finetune.folded import keep_freed_memory
 from effnet_cli.finetune.keeping import RunFolder, State
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase, Phase
 from effnet_cli.finetune.processes import Processes
-from effnet_cli.finetune.records import Epoch, Task, Trained
+from effnet_cli.finetune.records import Epoch, Trained
 from effnet_cli.finetune.stopping import Stop, Stopped
 from effnet_cli.images import PictureLoader
 from effnet_cli.metrics import Metrics, measured
-from effnet_cli.options import EngineOptions, Listener, ModelOptions, TrainingPrecision
+from effnet_cli.options import (
+    EngineOptions,
+    FinetuneTask,
+    Listener,
+    ModelOptions,
+    TrainingPrecision,
+)
 from effnet_cli.variants import DEFAULT_VARIANT, find
 from effnet_cli.weights import Network, resolve
 
@@ -41,7 +46,7 @@ class Training:
 
     def __init__(
         self,
-        task: Task,
+        task: FinetuneTask,
         processes: Processes,
         stop: Stop,
         listener: Listener,
@@ -309,11 +314,11 @@ class Training:
         return model.of(network).to(self._device)
 
 
-def recorded(task: Task) -> dict[str, Any]:
+def recorded(task: FinetuneTask) -> dict[str, Any]:
     """What `options.json` says: all that `task` asks for, but not where the result goes."""
     content = asdict(task)
     del content["output"], content["resume"]
-    return {"effnet": __version__, **content}
+    return {"effnet": __version__, **content, "root": str(task.root.absolute())}
 
 
 def _device(name: str, processes: Processes) -> str:
@@ -322,7 +327,7 @@ def _device(name: str, processes: Processes) -> str:
     return f"cuda:{processes.local}" if device == "cuda" and processes.count > 1 else device
 
 
-def _scanned(task: Task, listener: Listener) -> Dataset:
+def _scanned(task: FinetuneTask, listener: Listener) -> Dataset:
     found = scan(task.root, task.dataset, task.pictures, listener, task.workers)
     for finding in found.findings:
         if finding.level != "error":
@@ -330,7 +335,7 @@ def _scanned(task: Task, listener: Listener) -> Dataset:
     return checked(found)
 
 
-def _base(task: Task, listener: Listener) -> Network:
+def _base(task: FinetuneTask, listener: Listener) -> Network:
     """The network to start from."""
     if task.options.from_scratch:
         return _untrained(task.model)
@@ -349,7 +354,7 @@ def _untrained(options: ModelOptions) -> Network:
     return Network(variant, imagenet_card(variant.name, variant.preprocessing), Path(), "")
 
 
-def _card(task: Task, network: Network, dataset: Dataset) -> ModelCard:
+def _card(task: FinetuneTask, network: Network, dataset: Dataset) -> ModelCard:
     """The card of the new model: its network sees the whole shorter side of a picture.
 
     Training sees pictures larger than they are in validation (views are parts of them), so that
