@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, save_picture
 from effnet_cli.engines import ENGINES
 from effnet_cli.options import FaultKind, Format
 from effnet_cli.variants import VARIANTS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+SCRIPTS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)  # lines that need each other
 COMMANDS = [
     line for block in BLOCKS for line in block.splitlines() if re.match(r"(effnet|find) ", line)
 ]
@@ -25,12 +26,14 @@ COMMANDS = [
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
     """Runs a line as written, in a folder that has the sample pictures and an `effnet` to call."""
-    command = tmp_path / "bin" / "effnet"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m effnet_cli "$@"\n')
-    command.chmod(0o755)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, start in (("effnet", "-m effnet_cli"), ("python", "")):
+        command = folder / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
+        command.chmod(0o755)
     shutil.copytree(ROOT / "sample_images", tmp_path / "sample_images")
-    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
     def run(line: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -56,6 +59,18 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
     else:
         assert done.returncode == 0, done.stderr
         assert done.stdout or "--output" in line
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_runs_as_written(script: str, shell, tmp_path: Path) -> None:  # noqa: ANN001
+    for seed in range(24):
+        path = tmp_path / "dataset" / ("soft", "softer")[seed % 2] / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(path, seed)
+    shutil.copy(ROOT / "sample_images" / "cat.jpg", tmp_path)
+    done = shell(f"set -e\n{script}")
+    assert done.returncode == 0, done.stderr
+    assert "--model" in script
 
 
 def test_there_are_commands_to_run() -> None:

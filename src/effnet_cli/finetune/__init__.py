@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from effnet_cli.finetune.keeping import resumed
 from effnet_cli.finetune.processes import joined
 from effnet_cli.finetune.records import Epoch, Trained
-from effnet_cli.finetune.stopping import Stopped, listening
+from effnet_cli.finetune.stopping import Stopped
 from effnet_cli.finetune.training import Training
 from effnet_cli.options import SILENT, FinetuneTask, Listener
 
@@ -28,9 +28,8 @@ def finetune(task: FinetuneTask, listener: Listener = SILENT) -> Iterator[Epoch 
     """
     with ExitStack() as stack:
         processes = stack.enter_context(joined())
-        stop = stack.enter_context(listening())
         listener = listener if processes.is_first else SILENT
-        training = Training(task, processes, stop, listener, stack)
+        training = Training(task, processes, listener, stack)
         for phase in training.phases():
             while not training.is_over(phase):
                 record = training.epoch(phase)

@@ -2,10 +2,11 @@
 allows.
 """
 
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ MEMORY_SHARE = 0.25
 # Larger pictures are kept at this many times the network's input per side: a view of a third of
 # the area still has a pixel for each of its own.
 KEPT_OVERSAMPLING = 2
+UNKNOWN_FREE_BYTES = 4 << 30  # where the system does not tell
 # Batches that wait for the network.
 BATCHES_AHEAD = 4
 
@@ -58,10 +60,12 @@ class Memory:
 
 
 def _free_bytes() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system tells
-        return 4 << 30
+    """Memory that new data may take without swapping."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    return UNKNOWN_FREE_BYTES
 
 
 class Pictures:

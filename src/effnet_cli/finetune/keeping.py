@@ -77,10 +77,13 @@ class RunFolder:
     def write_state(
         self, state: State, file_keys: npt.NDArray[np.uint64], tensors: Mapping[str, Tensor]
     ) -> None:
-        """What `--resume` needs; the metrics of all epochs so far go beside it."""
+        """What `--resume` needs."""
         content = {**arrays(tensors), "file_keys": file_keys}
         checkpoint.write_state(self.path / STATE_FILE_NAME, asdict(state), content)
-        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in state.rows)
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """The figures of all epochs so far, a line each."""
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         _write_text(self.path / METRICS_FILE_NAME, lines)
 
     def read_state(self) -> tuple[State, Arrays] | None:

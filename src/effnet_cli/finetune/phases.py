@@ -31,8 +31,9 @@ Step = tuple[Tensor, Tensor, int]
 HEAD_BATCH_SIZE = 256
 HEAD_LR = 1e-3
 HEAD_EPOCHS = 8  # parts of its training after which validation is asked
-HEAD_STEPS = 1200
-MIN_HEAD_PASSES = 10  # over all views, where there are many pictures
+HEAD_PASSES = 40  # over all views; fewer where there are so many that these take their time
+MIN_HEAD_PASSES = 10
+MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
 VIEWED_PICTURES = 4000  # small datasets get more views, until there are about so many
 MAX_VIEWS = 8
 # The whole network's training.
@@ -55,6 +56,9 @@ class Phase(Protocol):
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Step]:
         """Inputs, labels and the size of the whole batch for each step of an epoch (from 1)."""
+
+    def __len__(self) -> int:
+        """Pictures in an epoch."""
 
     def after_step(self) -> None:
         """What follows each step."""
@@ -97,9 +101,10 @@ class HeadPhase:
         self._val_features = torch.from_numpy(val_features / np.float32(scale))
         self._labels = torch.from_numpy(labels.astype(np.int64))
         self._batch_size = min(HEAD_BATCH_SIZE, max(1, len(labels) // 4))
-        passes = MIN_HEAD_PASSES * len(labels) // self._batch_size
+        steps = len(labels) / self._batch_size
+        usual = min(max(MIN_HEAD_STEPS, HEAD_PASSES * steps), MAX_HEAD_STEPS)
         self.epochs = HEAD_EPOCHS
-        self.steps = max(HEAD_STEPS, passes) // HEAD_EPOCHS
+        self.steps = round(max(usual, MIN_HEAD_PASSES * steps) / HEAD_EPOCHS)
         self.schedule = Schedule(self.steps * self.epochs)
         self.learner = Learner(
             self._head,
@@ -129,6 +134,9 @@ class HeadPhase:
         with torch.inference_mode():
             logits: Floats = self._head(self._val_features).numpy()
         return self._val_indexes, logits
+
+    def __len__(self) -> int:
+        return self.steps * self._batch_size
 
     def after_step(self) -> None:
         """See `Phase`."""
@@ -250,6 +258,9 @@ class NetworkPhase:
         pixels = values.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         return pixels.sub_(self._mean).div_(self._std)
 
+    def __len__(self) -> int:
+        return len(self._train)
+
     @torch.no_grad()
     def after_step(self) -> None:
         """See `Phase`: the average follows the weights that learn."""
@@ -258,8 +269,9 @@ class NetworkPhase:
         torch._foreach_lerp_(
             list(self._average.parameters()), list(self._learning.parameters()), 1 - decay
         )
-        for ours, theirs in zip(self._average.buffers(), self._learning.buffers(), strict=True):
-            ours.copy_(theirs)
+        if self._options.from_scratch:  # frozen statistics stay what they are
+            for ours, theirs in zip(self._average.buffers(), self._learning.buffers(), strict=True):
+                ours.copy_(theirs)
 
     def network(self) -> nn.Module:
         """See `Phase`."""
@@ -278,7 +290,8 @@ class NetworkPhase:
             if name.startswith("optimizer."):
                 _, number, key = name.split(".")
                 parameter = list(self._learning.parameters())[int(number)]
-                self.learner.optimizer.state[parameter][key] = torch.from_numpy(value.copy())
+                moment = torch.from_numpy(value.copy()).to(parameter.device)
+                self.learner.optimizer.state[parameter][key] = moment
         for prefix, module in (("average.", self._average), ("network.", self._learning)):
             module.load_state_dict(
                 {

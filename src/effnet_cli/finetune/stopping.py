@@ -4,6 +4,7 @@ ends at once.
 
 import shlex
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,11 @@ class Stop:
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
-    """Watch SIGINT and SIGTERM while the block runs."""
-    stop = Stop()
+def listening(stop: Stop) -> Iterator[None]:
+    """Tell `stop` of SIGINT and SIGTERM while the block runs (only a main thread can)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -48,7 +51,7 @@ def listening() -> Iterator[Stop]:
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, ask)
     try:
-        yield stop
+        yield
     finally:
         for watched, handler in before.items():
             signal.signal(watched, handler)

@@ -25,10 +25,11 @@ from effnet_cli.finetune.keeping import RunFolder, State
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase, Phase
 from effnet_cli.finetune.processes import Processes
 from effnet_cli.finetune.records import Epoch, Trained
-from effnet_cli.finetune.stopping import Stop, Stopped
+from effnet_cli.finetune.stopping import Stop, Stopped, listening
 from effnet_cli.images import PictureLoader
 from effnet_cli.metrics import Metrics, measured
 from effnet_cli.options import (
+    SILENT,
     EngineOptions,
     FinetuneTask,
     Listener,
@@ -39,6 +40,7 @@ from effnet_cli.variants import DEFAULT_VARIANT, find
 from effnet_cli.weights import Network, resolve
 
 SAVE_SECONDS = 300  # the state of a long epoch is kept this often
+WORDS_SECONDS = 1.0  # the bar's loss is renewed this often
 
 
 class Training:
@@ -48,19 +50,20 @@ class Training:
         self,
         task: FinetuneTask,
         processes: Processes,
-        stop: Stop,
         listener: Listener,
         stack: ExitStack,
     ) -> None:
-        self._task, self._processes, self._stop, self._listener = task, processes, stop, listener
-        self._options = task.options
+        self._started_at = self._saved_at = self._worded_at = time.monotonic()
+        self._loss_words = ""
+        self._task, self._processes, self._listener = task, processes, listener
+        self._options, self._stop = task.options, Stop()
         self._plan = engines.plan(EngineOptions(device=_device(task.device, processes)))
         self._device = torch.device(self._plan.device)
         if self._device.type == "cpu":
             keep_freed_memory()
             torch.set_num_threads(max(1, usable_cores() // processes.on_this_machine))
         self._dataset = processes.share(lambda: _scanned(task, listener))
-        network = processes.share(lambda: _base(task, listener))
+        network = self._base()
         self._card = _card(task, network, self._dataset)
         self._network = self._with_new_head(network)
         self._folder = self._opened_folder(network, stack)
@@ -73,11 +76,17 @@ class Training:
         self._val = self._pictures(self._dataset.val)
         self._state = State()
         self._tensors: Arrays | None = None
-        self._saved_at = time.monotonic()
         if task.resume is not None:
             self._go_on()
 
     # --- setting up ---
+
+    def _base(self) -> Network:
+        """The network to start from; the first process fetches it, others find it (or, on other
+        machines, fetch it there).
+        """
+        network = self._processes.share(lambda: _base(self._task, self._listener))
+        return network if self._processes.is_first else _base(self._task, SILENT)
 
     def _pictures(self, subset: Subset) -> Pictures:
         return Pictures(subset, self._answering.loader, self._memory, self._workers, self._listener)
@@ -104,8 +113,7 @@ class Training:
         if not self._processes.is_first:
             return RunFolder(where)
         folder = stack.enter_context(keeping.held(where))
-        if self._task.resume is None:
-            folder.write_options(recorded(self._task))
+        folder.write_options(recorded(self._task))
         return folder
 
     def _go_on(self) -> None:
@@ -149,6 +157,10 @@ class Training:
             return
         precision = _precision(self._options.precision, self._device)
         network = NetworkPhase(*parts, self._listener, precision, self._device, self._processes)
+        self._listener.note(
+            f"The whole network on {self._device}, {precision}: {network.epochs} epochs of "
+            f"{network.steps} updates with about {len(self._train) // network.steps} pictures each."
+        )
         self._begin(network)
         yield network
 
@@ -188,14 +200,30 @@ class Training:
         longest = max(
             (row["seconds"] for row in state.rows if row["phase"] == "network"), default=0
         )
-        is_late = options.minutes is not None and state.seconds + longest > 60 * options.minutes
+        is_late = options.minutes is not None and self._seconds() + longest > 60 * options.minutes
         if self._processes.agreed(int(is_late), largest=True):
             self._listener.note("One more epoch would end too late: --minutes ends the training.")
             return True
         return False
 
+    def _seconds(self) -> float:
+        """How long this run has taken, before it was stopped and since."""
+        return self._state.seconds + time.monotonic() - self._started_at
+
     def epoch(self, phase: Phase) -> Epoch:
-        """One epoch: learn, ask, keep."""
+        """One epoch: learn, ask, keep.
+
+        Raises:
+            Stopped: a signal asks for the end; what was learned is kept.
+        """
+        if phase.name == "head":  # it takes seconds, and begins anew on `--resume`
+            return self._epoch(phase)
+        with listening(self._stop):
+            record = self._epoch(phase)
+            self._end_if_asked()
+        return record
+
+    def _epoch(self, phase: Phase) -> Epoch:
         state, started = self._state, time.perf_counter()
         loss, pictures_per_s = self._learn(phase)
         metrics = self._metrics(self._dataset.val, *phase.answers())
@@ -226,7 +254,8 @@ class Training:
             }
             self._keep(phase)
         state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
-        state.seconds += seconds
+        if self._processes.is_first:
+            self._folder.write_metrics(state.rows)
         if isinstance(phase, NetworkPhase):
             self._save(phase)
         return row
@@ -234,14 +263,13 @@ class Training:
     def _learn(self, phase: Phase) -> tuple[float, float]:
         """The rest of an epoch's steps; their mean loss, and the rate in pictures a second."""
         state, started, before = self._state, time.perf_counter(), self._state.seen
-        what = "Classifier" if phase.name == "head" else f"Epoch {state.epoch} of {phase.epochs}"
         total = torch.tensor(state.loss, dtype=torch.float64, device=phase.device)
         for inputs, labels, size in phase.batches(state.epoch, state.step):
             total += phase.learner.step(inputs, labels, size)
             phase.after_step()
             state.step += 1
             state.seen += size
-            self._listener.progress(what, state.step, phase.steps)
+            self._listener.progress(self._words(phase, total), state.seen, len(phase))
             self._look_up(phase, total)
         loss = sum(self._processes.collected(float(total))) / state.seen
         if phase.name == "head":
@@ -254,14 +282,28 @@ class Training:
         return loss, (state.seen - before) / (time.perf_counter() - started)
 
     def _look_up(self, phase: Phase, total: Tensor) -> None:
-        """After each step: end if a signal asks for it, keep the state if that is long ago."""
-        number = self._processes.agreed(self._stop.number, largest=True)
-        is_time = time.monotonic() - self._saved_at > SAVE_SECONDS
-        if isinstance(phase, NetworkPhase) and (number or is_time):
+        """After each step: keep the state if that is long ago, end if a signal asks for it."""
+        if not isinstance(phase, NetworkPhase):
+            return
+        self._stop.number = self._processes.agreed(self._stop.number, largest=True)
+        if self._stop.number or time.monotonic() - self._saved_at > SAVE_SECONDS:
             self._state.loss = float(total)
             self._save(phase)
-        if number:
-            raise Stopped(signal.Signals(number), self._folder.path)
+        self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        if self._stop.number:
+            raise Stopped(signal.Signals(self._stop.number), self._folder.path)
+
+    def _words(self, phase: Phase, total: Tensor) -> str:
+        """What the bar says; the loss waits for the device, so it is asked for once a second."""
+        now, state = time.monotonic(), self._state
+        if now - self._worded_at > WORDS_SECONDS:
+            self._worded_at = now
+            best = f", best top-1 {state.best['metrics']['top1']:.1%}" if state.best else ""
+            self._loss_words = f", loss {float(total) / state.seen:.3f}{best}"
+        name = "Classifier" if phase.name == "head" else "Whole network"
+        return f"{name}, epoch {state.epoch} of {phase.epochs}{self._loss_words}"
 
     def _save(self, phase: NetworkPhase) -> None:
         """Keep what `--resume` needs."""
@@ -269,6 +311,7 @@ class Training:
         if not self._processes.is_first:
             return
         state = self._state
+        state.seconds, self._started_at = self._seconds(), time.monotonic()
         state.classes = list(self._dataset.classes)
         state.piece_size = phase.learner.piece_size
         state.scaler = phase.learner.scaler.state_dict()
@@ -305,7 +348,7 @@ class Training:
             best["epoch"],
             Metrics.from_dict(best["metrics"]),
             test,
-            self._state.seconds,
+            self._seconds(),
         )
 
     def _best_module(self) -> nn.Module:
