@@ -24,9 +24,21 @@ YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 
 
 
 @dataclass(frozen=True, slots=True)
+class Views:
+    """What is made of pictures: views by `recipe`, `crop_px` wide and high, drawn by `seeds`."""
+
+    recipe: "Recipe"
+    crop_px: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How far a view may be from the picture.
 
+    `side` is the share of the network's own resolution at which the whole network learns: views are
+    parts of pictures, blown up, and smaller squares undo that, so that things are about as large as
+    in validation (Touvron et al. 2019, arXiv 1906.06423), and learned from faster.
     `area` and `aspect` are the least share of the picture's area and the largest change of its
     shape that a box keeps (Inception's crop, but with a much larger least share than the 0.08 of
     training from scratch). `turn_degrees` and `shear` bound the affine transform, which is done
@@ -35,6 +47,7 @@ class Recipe:
     of losing all colour; `erase_chance` that of losing a box of up to a third of the area.
     """
 
+    side: float = 1.0
     area: float = 1.0
     aspect: float = 1.0
     flip_chance: float = 0.0
@@ -51,8 +64,11 @@ class Recipe:
 
 RECIPES: Mapping[Augment, Recipe] = {
     "none": Recipe(),
-    "light": Recipe(area=0.5, aspect=4 / 3, flip_chance=0.5, light=0.2, contrast=0.2, colour=0.2),
+    "light": Recipe(
+        side=0.86, area=0.5, aspect=4 / 3, flip_chance=0.5, light=0.2, contrast=0.2, colour=0.2
+    ),
     "strong": Recipe(
+        side=0.8,
         area=0.35,
         aspect=4 / 3,
         flip_chance=0.5,
@@ -70,10 +86,14 @@ RECIPES: Mapping[Augment, Recipe] = {
 
 
 def view(
-    image: Image.Image, preprocessing: Preprocessing, recipe: Recipe, rng: np.random.Generator
+    image: Image.Image, preprocessing: Preprocessing, views: Views, index: int
 ) -> npt.NDArray[np.uint8]:
-    """One training view of an RGB picture: uint8 [crop_px,crop_px,3]."""
-    crop_px = preprocessing.crop_px
+    """One training view of an RGB picture, the dataset's `index`-th: uint8 [crop_px,crop_px,3].
+
+    `preprocessing` gives the interpolation and the neutral colour.
+    """
+    recipe, crop_px = views.recipe, views.crop_px
+    rng = np.random.default_rng((*views.seeds, index))
     resample = FILTERS[preprocessing.interpolation]
     box = _box(image.width, image.height, recipe, rng)
     square = image.resize((crop_px, crop_px), resample, box=box)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from effnet_cli import engines
-from effnet_cli.augment import Recipe
+from effnet_cli.augment import Views
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.errors import EffnetError
 from effnet_cli.finetune.feeding import Indexes, Pictures, Squares, chunks
@@ -44,8 +44,7 @@ class Answering:
         module: nn.Module,
         pictures: Pictures,
         what: str,
-        recipe: Recipe | None = None,
-        seeds: tuple[int, ...] = (),
+        views: Views | None = None,
     ) -> tuple[Indexes, Floats]:
         """What `module` (evaluation mode) gives: the indexes of the pictures that can be opened,
         ascending [N], and the outputs for them, float32 [N,outputs]. The pictures are dealt out to
@@ -60,7 +59,7 @@ class Answering:
         size = self.plan.batch_size
 
         def asked(part: Indexes) -> tuple[Indexes, list[Floats]]:
-            batch = pictures.batch(part, recipe, seeds)
+            batch = pictures.batch(part, views)
             values = [
                 engine(self._normalised(batch.squares[start : start + size]))
                 for start in range(0, len(batch.squares), size)

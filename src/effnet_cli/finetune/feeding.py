@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.augment import Recipe, view
+from effnet_cli.augment import Views, view
 from effnet_cli.dataset import Subset
 from effnet_cli.errors import PictureError
 from effnet_cli.images import PictureLoader
@@ -89,36 +89,30 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(
-        self, parts: Iterator[Indexes], recipe: Recipe | None, seeds: tuple[int, ...]
-    ) -> Iterator[Batch]:
+    def batches(self, parts: Iterator[Indexes], views: Views | None) -> Iterator[Batch]:
         """A batch for each of `parts`, in order, made by threads beside the network's work.
 
-        Without a recipe the squares are those that validation sees. What is drawn for picture `i`
-        depends on `seeds` and `i` alone.
+        Without `views` the squares are those that validation sees.
         """
-        make = partial(self.batch, recipe=recipe, seeds=seeds)
+        make = partial(self.batch, views=views)
         return in_order(make, parts, self._workers, self._workers + BATCHES_AHEAD)
 
-    def batch(self, part: Indexes, recipe: Recipe | None, seeds: tuple[int, ...] = ()) -> Batch:
+    def batch(self, part: Indexes, views: Views | None) -> Batch:
         """The pictures at the indexes `part`; see `batches`."""
         squares: list[Squares] = []
         good: list[int] = []
         for index in map(int, part):
             try:
-                squares.append(
-                    self._square(index) if recipe is None else self._view(index, recipe, seeds)
-                )
+                squares.append(self._square(index) if views is None else self._view(index, views))
                 good.append(index)
             except PictureError as error:
                 self._lose(index, error)
-        crop_px = self._loader.preprocessing.crop_px
+        crop_px = (views or self._loader.preprocessing).crop_px
         stacked = np.stack(squares) if squares else np.empty((0, crop_px, crop_px, 3), np.uint8)
         return Batch(stacked, np.array(good, dtype=np.intp))
 
-    def _view(self, index: int, recipe: Recipe, seeds: tuple[int, ...]) -> Squares:
-        rng = np.random.default_rng((*seeds, index))
-        return view(self._image(index), self._loader.preprocessing, recipe, rng)
+    def _view(self, index: int, views: Views) -> Squares:
+        return view(self._image(index), self._loader.preprocessing, views, index)
 
     def _image(self, index: int) -> Image.Image:
         image = self._images.get(index)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.augment import RECIPES
+from effnet_cli.augment import RECIPES, Recipe, Views
 from effnet_cli.checkpoint import Arrays
 from effnet_cli.finetune.answering import Answering
 from effnet_cli.finetune.feeding import Indexes, Pictures
@@ -39,9 +39,9 @@ MAX_VIEWS = 8
 # The whole network's training.
 BATCH_SIZE = 64
 HEAD_LR_FACTOR = 1.0
-STAGE_LR_FACTOR = 0.8  # each stage of the backbone learns so much slower than the one behind it
+STAGE_LR_FACTOR = 1.0  # each stage of the backbone learns so much slower than the one behind it
 AVERAGE_DECAY = 0.98
-FROM_SCRATCH_STAGE_FACTOR = 1.0
+VIEW_MULTIPLE_PX = 16  # the side of training views
 
 
 class Phase(Protocol):
@@ -167,8 +167,9 @@ def _features(
     found = [_outputs(network, train, "Features", answering)]
     for number in range(views):
         what = f"Features of view {number + 1} of {views}"
-        seeds = (options.seed, 0, number)
-        found.append(_outputs(network, train, what, answering, options, seeds))
+        crop_px = answering.card.preprocessing.crop_px
+        look = Views(RECIPES[options.augment], crop_px, (options.seed, 0, number))
+        found.append(_outputs(network, train, what, answering, look))
     labels = np.concatenate([train.labels[indexes] for indexes, _ in found])
     return np.concatenate([values for _, values in found]), labels
 
@@ -178,13 +179,11 @@ def _outputs(
     pictures: Pictures,
     what: str,
     answering: Answering,
-    options: FinetuneOptions | None = None,
-    seeds: tuple[int, ...] = (),
+    views: Views | None = None,
 ) -> tuple[Indexes, Floats]:
     backbone = copy.copy(network)
     backbone._modules = {**network._modules, "classifier": nn.Identity()}
-    recipe = RECIPES[options.augment] if options else None
-    return answering.outputs(backbone.eval(), pictures, what, recipe, seeds)
+    return answering.outputs(backbone.eval(), pictures, what, views)
 
 
 class NetworkPhase:
@@ -221,6 +220,7 @@ class NetworkPhase:
             fold(self._learning)
         preprocessing = answering.loader.preprocessing
         shape = (1, 3, 1, 1)
+        self._crop_px = _view_px(preprocessing.crop_px, RECIPES[options.augment])
         self._mean = torch.tensor(preprocessing.mean, device=device).view(shape) * 255
         self._std = torch.tensor(preprocessing.std, device=device).view(shape) * 255
         module: Any = torch.compile(self._learning) if options.compile else self._learning
@@ -244,8 +244,8 @@ class NetworkPhase:
         order = np.random.default_rng((seed, 1, epoch)).permutation(len(self._train))
         parts = np.array_split(order, self.steps)[first_step:]
         mine = (self._processes.part(part) for part in parts)
-        recipe = RECIPES[self._options.augment]
-        batches = self._train.batches(mine, recipe, (seed, 1, epoch))
+        views = Views(RECIPES[self._options.augment], self._crop_px, (seed, 1, epoch))
+        batches = self._train.batches(mine, views)
         for part, batch in zip(parts, batches, strict=True):
             labels = torch.from_numpy(self._train.labels[batch.indexes].astype(np.int64))
             yield self._prepared(batch.squares), labels.to(self.device), len(part)
@@ -311,6 +311,10 @@ class NetworkPhase:
         return found
 
 
+def _view_px(crop_px: int, recipe: Recipe) -> int:
+    return VIEW_MULTIPLE_PX * round(recipe.side * crop_px / VIEW_MULTIPLE_PX)
+
+
 def _thaw(network: nn.Module, options: FinetuneOptions) -> None:
     """Let everything learn but the first stages that stay as they are."""
     network.requires_grad_(True)
@@ -326,7 +330,7 @@ def _freeze_statistics(network: nn.Module) -> None:
 
 def _rates(network: nn.Module, options: FinetuneOptions) -> Iterator[tuple[nn.Module, float]]:
     """Each part of the network with its peak learning rate: the later, the faster."""
-    factor = FROM_SCRATCH_STAGE_FACTOR if options.from_scratch else STAGE_LR_FACTOR
+    factor = 1.0 if options.from_scratch else STAGE_LR_FACTOR
     yield network.get_submodule("classifier"), options.lr * HEAD_LR_FACTOR
     stages = list(network.get_submodule("features").children())
     for depth, stage in enumerate(reversed(stages)):
