@@ -58,23 +58,23 @@ class Answering:
         engine = self.plan.load(network, workers)
         size = self.plan.batch_size
 
-        def asked(part: Indexes) -> tuple[Indexes, list[Floats]]:
+        def asked(part: Indexes) -> tuple[int, Indexes, list[Floats]]:
             batch = pictures.batch(part, views)
             values = [
                 engine(self._normalised(batch.squares[start : start + size]))
                 for start in range(0, len(batch.squares), size)
             ]
-            return batch.indexes, values
+            return len(part), batch.indexes, values
 
         mine = self.processes.part(np.arange(len(pictures)))
         parts = chunks(mine, max(CHUNK, size))
         indexes: list[Indexes] = []
         values: list[Floats] = []
         done = 0
-        for found, answers in in_order(asked, parts, workers, 2 * workers):
+        for looked_at, found, answers in in_order(asked, parts, workers, 2 * workers):
             indexes.append(found)
             values += answers
-            done += len(found)
+            done += looked_at
             self.listener.progress(what, done, len(mine))
         return self._together(indexes, values)
 

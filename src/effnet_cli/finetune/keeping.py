@@ -193,7 +193,8 @@ def new_path(output: Path | None, dataset: Path, variant: str) -> Path:
                 f"Name a new folder, or go on with that run: --resume {output}",
             )
         return output
-    name = f"{dataset.resolve().stem or 'dataset'}-{variant}"
+    path = dataset.resolve()
+    name = f"{(path.name if path.is_dir() else path.stem) or 'dataset'}-{variant}"
     number = 1
     while True:
         path = RUNS / (name if number == 1 else f"{name}-{number}")

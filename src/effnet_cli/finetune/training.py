@@ -151,7 +151,7 @@ class Training:
         if self._tensors is None and not self._options.from_scratch:
             head = HeadPhase(*parts, self._listener)
             yield head
-            self._network = head.best()
+            self._network = self._processes.share(head.best)
             parts = (self._network, *parts[1:])
         if self._options.head_only:
             return
@@ -263,7 +263,7 @@ class Training:
     def _learn(self, phase: Phase) -> tuple[float, float]:
         """The rest of an epoch's steps; their mean loss, and the rate in pictures a second."""
         state, started, before = self._state, time.perf_counter(), self._state.seen
-        total = torch.tensor(state.loss, dtype=torch.float64, device=phase.device)
+        total = torch.tensor(state.loss, device=phase.device)
         for inputs, labels, size in phase.batches(state.epoch, state.step):
             total += phase.learner.step(inputs, labels, size)
             phase.after_step()
@@ -274,9 +274,10 @@ class Training:
         loss = sum(self._processes.collected(float(total))) / state.seen
         if phase.name == "head":
             loss = float(total) / state.seen
-        if not np.isfinite(loss):
+        if not (np.isfinite(loss) and _is_finite(phase.network())):
             raise EffnetError(
-                f"The loss became {loss} in epoch {state.epoch}: the learning rate is too high.",
+                f"The loss became {loss} in epoch {state.epoch}: the learning rate "
+                f"{self._options.lr:g} is too high.",
                 "Use a smaller --lr; the best epoch before is kept.",
             )
         return loss, (state.seen - before) / (time.perf_counter() - started)
@@ -355,6 +356,10 @@ class Training:
         """The network of the model file."""
         network = resolve(ModelOptions(model=self._folder.model))
         return model.of(network).to(self._device)
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return bool(torch.stack([p.isfinite().all() for p in network.parameters()]).all())
 
 
 def recorded(task: FinetuneTask) -> dict[str, Any]:
