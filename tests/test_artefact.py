@@ -18,12 +18,13 @@ from conftest import lively
 from effnet_cli import cache, checkpoint, model
 from effnet_cli.cache import artefact_folder, sha256, stamped_sha256
 from effnet_cli.checkpoint import ModelCard
-from effnet_cli.engines import Pixels, artefact, onnx_graph, usable_cores
+from effnet_cli.engines import Pixels, artefact, onnx_graph
 from effnet_cli.engines.artefact import MAX_PROBABILITY_DIFFERENCE
 from effnet_cli.engines.onnxruntime_engine import OnnxRuntimeEngine
 from effnet_cli.engines.torch_engine import TorchEngine
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import SILENT
+from effnet_cli.ordered import usable_cores
 from effnet_cli.variants import find
 from effnet_cli.weights import Network
 
@@ -124,9 +125,7 @@ def sizes(value: onnx.ValueInfoProto) -> list[str | int]:
 
 
 def test_same_network_gives_the_same_bytes() -> None:
-    one, two = (
-        onnx_graph.written(lively_variant("lite0"), SIZE, {}) for _ in range(2)
-    )
+    one, two = (onnx_graph.written(lively_variant("lite0"), SIZE, {}) for _ in range(2))
     assert one == two
 
 

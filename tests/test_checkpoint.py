@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -348,6 +349,111 @@ def test_full_disk_leaves_the_last_good_file_and_says_so(path: Path) -> None:
     assert repr(str(path)) in caught.value.message
     assert_same(checkpoint.read_arrays(path)[1], ARRAYS)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+# --- the state of a training ------------------------------------------------------------------
+
+STATE = {"epoch": 3, "loss": 0.1 + 0.2, "rows": [{"top1": 1 / 3}], "classes": ["\udcff", "é"]}
+STATE_ARRAYS = {
+    "average.classifier.1.bias": np.float32([1.5, -2.5]),
+    "file_keys": np.array([0, 2**64 - 1], np.uint64),
+    "network.features.0.1.num_batches_tracked": np.array(7),
+    "optimizer.3.step": np.array(12, np.float32),
+}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    path = tmp_path / "state.safetensors"
+    checkpoint.write_state(path, STATE, STATE_ARRAYS)
+    return path
+
+
+def test_state_gives_back_what_was_written(state: Path) -> None:
+    header, arrays = checkpoint.read_state(state)
+    assert header == STATE
+    assert_same(arrays, STATE_ARRAYS)
+    assert list(state.parent.iterdir()) == [state]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    header=st.dictionaries(
+        TEXT,
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, width=64) | TEXT,
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+            max_leaves=6,
+        ),
+        max_size=4,
+    ).filter(lambda header: "Infinity" not in json.dumps(header))
+)
+def test_any_state_survives(header: dict[str, Any], state: Path) -> None:
+    checkpoint.write_state(state, header, STATE_ARRAYS)
+    assert checkpoint.read_state(state)[0] == header
+
+
+def test_state_with_nan_is_not_written_over_the_last_good_one(state: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        checkpoint.write_state(state, {"loss": float("nan")}, STATE_ARRAYS)
+    assert checkpoint.read_state(state)[0] == STATE
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
+def test_damaged_state_is_refused(flip: int, state: Path) -> None:
+    content = state.read_bytes()
+    refused = 0
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= flip
+        state.write_bytes(damaged)
+        try:
+            header, arrays = checkpoint.read_state(state)
+        except UsageError as error:
+            refused += 1
+            assert repr(str(state)) in error.message
+        else:
+            assert header == STATE, position
+            assert_same(arrays, STATE_ARRAYS)
+    assert refused > 0.9 * len(content)
+
+
+def test_every_truncated_state_is_refused(state: Path) -> None:
+    content = state.read_bytes()
+    for end in range(len(content)):
+        state.write_bytes(content[:end])
+        with pytest.raises(UsageError, match="is not the state of a training"):
+            checkpoint.read_state(state)
+
+
+def test_state_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not the state of a training: No such file"):
+        checkpoint.read_state(tmp_path / "state.safetensors")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: checkpoint.write(path, CARD, ARRAYS),
+        lambda path: save_arrays(dict(ARRAYS), path),
+        lambda path: save_arrays(dict(ARRAYS), path, {"format": "pt"}),
+        lambda path: path.write_bytes(b"PK\x03\x04"),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["model file", "no header", "another header", "zip", "empty"],
+)
+def test_other_files_are_no_states(write: Callable[[Path], object], path: Path) -> None:
+    write(path)
+    with pytest.raises(UsageError) as caught:
+        checkpoint.read_state(path)
+    assert f"{str(path)!r} is not the state of a training: " in caught.value.message
+    assert not re.search(r"NoneType|effnet_state", caught.value.message)  # words, no Python
+
+
+def test_state_is_no_model_file(state: Path) -> None:
+    for read in (checkpoint.read_card, checkpoint.read_arrays):
+        with pytest.raises(UsageError, match="has no header of effnet"):
+            read(state)
 
 
 # --- weights from files that people have ------------------------------------------------------
@@ -719,6 +825,87 @@ def test_any_bytes_are_refused_in_words(
     path.write_bytes(start + content)
     with pytest.raises(UsageError):
         load_linear(path)
+
+
+# --- a new classifier ---------------------------------------------------------------------------
+
+
+def with_head(hidden: int, name: str = "lite0") -> nn.Module:
+    torch.manual_seed(1)
+    network = model.build(find(name), 1000)
+    model.set_head(network, CLASSES, hidden)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["lite0", "b0", "v2_s"])
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_new_classifier_has_the_layers_that_were_asked_for(name: str, hidden: int) -> None:
+    network = model.build(find(name), 1000)
+    dropout = network.get_submodule("classifier.0")
+    features = network.get_submodule("classifier.1").in_features
+    head = model.set_head(network, CLASSES, hidden)
+    assert network.get_submodule("classifier") is head
+    assert network.get_submodule("classifier.0") is dropout
+    shapes = [tuple(p.shape) for p in head.parameters() if p.ndim > 1]
+    assert shapes == ([(hidden, features), (CLASSES, hidden)] if hidden else [(CLASSES, features)])
+    assert network.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, CLASSES)
+
+
+def test_classifier_can_be_replaced_again() -> None:
+    network = with_head(16)
+    model.set_head(network, 2)
+    assert set(network.get_submodule("classifier").state_dict()) == {"1.weight", "1.bias"}
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_hidden_layer_is_a_layer(tmp_path: Path) -> None:
+    """ReLU between the two: the logits of a sum are not the sum of the logits."""
+    head = with_head(16).get_submodule("classifier")
+    features = torch.randn(4, 1280, generator=torch.Generator().manual_seed(0)) * 5
+    with torch.inference_mode():
+        assert not torch.allclose(head(features) + head(-features), 2 * head(features * 0))
+
+
+@pytest.mark.parametrize("name", ["lite0", "b0"])
+@pytest.mark.parametrize("save", [saved, as_safetensors], ids=["torch", "safetensors"])
+def test_hidden_layer_is_known_by_its_tensors(
+    name: str, save: Callable[[Tensors, Path], Path], tmp_path: Path
+) -> None:
+    network = with_head(16, name)
+    loaded = model.load(find(name), CLASSES, save(network.state_dict(), tmp_path / "w.bin"))
+    assert_holds(loaded, network.state_dict())
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(loaded(pixels), network(pixels))
+
+
+HIDDEN, HEAD = "classifier.1.weight", "classifier.4.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (changed(HIDDEN, lambda w: w[:, :-1]), f"{HIDDEN} has the shape [16, 1279]"),
+        (changed(HIDDEN, lambda w: w[0]), f"{HIDDEN} has the shape [1280] and not [7, 1280]"),
+        (changed(HIDDEN, lambda w: w[:0]), f"{HIDDEN} has the shape [0, 1280] and not [7, 1280]"),
+        (changed(HIDDEN, lambda w: w[:15]), "classifier.1.bias has the shape [16] and not [15]"),
+        (changed(HEAD, lambda w: w[:, :15]), f"{HEAD} has the shape [7, 15] and not [7, 16]"),
+        (changed(HEAD, lambda w: w[:6]), f"{HEAD} has the shape [6, 16] and not [7, 16]"),
+        (changed(HEAD, lambda w: w * float("nan")), f"{HEAD} holds NaN"),
+        (lambda t: without(t, "classifier.4.bias"), "classifier.4.bias is missing"),
+        (lambda t: without(t, "classifier.1.bias"), "classifier.1.bias is missing"),
+        (lambda t: without(t, HEAD), f"{HIDDEN} has the shape [16, 1280] and not [7, 1280]"),
+        (lambda t: without(t, HIDDEN), f"{HIDDEN} is missing"),
+        (lambda t: {**t, "classifier.7.weight": torch.zeros(1)}, "classifier.7.weight is not one"),
+    ],
+)
+def test_classifier_that_does_not_fit_is_refused_by_the_first_difference(
+    change: Callable[[Tensors], Tensors], difference: str, tmp_path: Path
+) -> None:
+    path = saved(change(with_head(16).state_dict()), tmp_path / "w.pth")
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert difference in caught.value.message
 
 
 # --- the source -------------------------------------------------------------------------------

@@ -65,7 +65,15 @@ class Recipe:
 RECIPES: Mapping[Augment, Recipe] = {
     "none": Recipe(),
     "light": Recipe(
-        side=0.86, area=0.5, aspect=4 / 3, flip_chance=0.5, light=0.2, contrast=0.2, colour=0.2
+        side=0.86,
+        area=0.5,
+        aspect=4 / 3,
+        flip_chance=0.5,
+        light=0.3,
+        contrast=0.3,
+        colour=0.3,
+        hue_degrees=10,
+        gray_chance=0.05,
     ),
     "strong": Recipe(
         side=0.8,

@@ -116,7 +116,7 @@ class FinetuneOptions:
     weight_decay: float = 0.05
     hidden: int = 512
     freeze: int = 0
-    augment: Augment = "strong"
+    augment: Augment = "light"
     balance: bool = False
     patience: int | None = None
     minutes: float | None = None

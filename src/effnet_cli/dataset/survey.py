@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from effnet_cli.dataset.records import EXAMPLES
 from effnet_cli.errors import PictureError
 from effnet_cli.images import PictureLoader
 from effnet_cli.options import Listener, PictureOptions
-from effnet_cli.ordered import in_order
+from effnet_cli.ordered import in_order, usable_cores
 from effnet_cli.variants import HALF, Preprocessing
 
 DIGEST_BYTES = 32  # SHA-256
@@ -84,7 +83,7 @@ def survey(
 
     places = iter(range(total))
     chunks = iter(lambda: list(itertools.islice(places, CHUNK)), [])
-    workers = workers or _cores()
+    workers = workers or usable_cores()
     looked = in_order(look, chunks, workers, CHUNKS_AHEAD * workers)
     result = _blank(total)
     report = _reporter(listener, total)
@@ -92,12 +91,6 @@ def survey(
         _store(result, index, one)
         report(index + 1)
     return result
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _reporter(listener: Listener, total: int) -> Callable[[int], None]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import SILENT, EngineName, EngineOptions, Listener, Precision
+from effnet_cli.ordered import usable_cores
 from effnet_cli.variants import Variant
 from effnet_cli.weights import Network
 
@@ -240,10 +241,3 @@ def _torch_is_built_for_cuda() -> bool:
     folders = (spec.submodule_search_locations or []) if spec else []
     libraries = ("libtorch_cuda.so", "torch_cuda.dll")
     return any(Path(folder, "lib", name).exists() for folder in folders for name in libraries)
-
-
-def usable_cores() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines import Logits, Pixels, usable_cores
+from effnet_cli.engines import Logits, Pixels
 from effnet_cli.engines.artefact import artefact
 from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener, Precision
+from effnet_cli.ordered import usable_cores
 from effnet_cli.weights import Network
 
 CONVERSION_TOOLS = "openvino.tools.ovc"

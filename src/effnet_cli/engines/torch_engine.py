@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from effnet_cli import model
-from effnet_cli.engines import Logits, Pixels, usable_cores
+from effnet_cli.engines import Logits, Pixels
 from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener, Precision
+from effnet_cli.ordered import usable_cores
 from effnet_cli.weights import Network
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

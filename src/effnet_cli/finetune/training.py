@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from effnet_cli import __version__, engines, model
 from effnet_cli.checkpoint import Arrays, ModelCard, imagenet_card
 from effnet_cli.dataset import Dataset, Subset, checked, difference, scan
-from effnet_cli.engines import usable_cores
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.finetune import keeping
 from effnet_cli.finetune.answering import Answering, Floats
@@ -36,6 +35,7 @@ from effnet_cli.options import (
     ModelOptions,
     TrainingPrecision,
 )
+from effnet_cli.ordered import usable_cores
 from effnet_cli.variants import DEFAULT_VARIANT, find
 from effnet_cli.weights import Network, resolve
 

@@ -1,0 +1,419 @@
+"""How fast and how good `effnet finetune` is: whole commands beside the peer's, on one dataset.
+
+finetune.py --dataset DIR [--peer-checkout DIR --peer-weights lite0.pth] [--seeds 3] [--digits]
+            [--only NAME ...]
+
+The dataset is a folder with train/ and val/, a folder for each class in both. The peer is timm's
+train.py, from a checkout of huggingface/pytorch-image-models (`pip install pandas` for it), with
+the same pretrained tensors under timm's names: a state dict for `tf_efficientnet_lite0`. Without a
+checkout only effnet runs. Rows, each of which --only can name:
+
+- `head only`: the whole command `effnet finetune DIR --head-only`, beside five epochs of the peer.
+- `default`: `--epochs 5`, for as many seeds as --seeds says.
+- `training pictures/s, same batch`: of the whole network in batches of 64, beside the peer's mean
+  over an epoch.
+- `feature pass`: pictures/s from files to features, beside torch eager, with the same loader.
+- `scan`: `--check` of 10,000 small pictures in 100 classes, which are made first.
+- `same bytes`: whether a second run, and one that is killed in an epoch and resumed, give the very
+  same model file.
+- `digits` (only with --digits): scikit-learn's 1,797 digits as a second dataset.
+
+Long rows take an hour of two cores for 5,000 pictures. Compare what ran on the same machine only.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from effnet_cli import engines, model
+from effnet_cli.checkpoint import ModelCard
+from effnet_cli.dataset import Subset, checked, scan
+from effnet_cli.finetune.answering import Answering
+from effnet_cli.finetune.feeding import Memory, Pictures, chunks
+from effnet_cli.finetune.processes import Processes
+from effnet_cli.images import PictureLoader
+from effnet_cli.options import SILENT, EngineOptions, ModelOptions
+from effnet_cli.ordered import usable_cores
+from effnet_cli.weights import Network, resolve
+
+PYTHON = sys.executable
+EFFNET = [PYTHON, "-m", "effnet_cli", "finetune"]
+BATCH_SIZE = 64
+EAGER_BATCH_SIZE = 32
+ROUNDS = 3
+# The peer's line after the last step of an epoch: the mean rate stands in the brackets.
+PEER_RATE = re.compile(r"Train: \d+ \[.*\(\s*[\d.]+s,\s*([\d.]+)/s\)")
+SCANNED_CLASSES, SCANNED_PICTURES, SCANNED_PX = 100, 10_000, 32
+MODEL_FILE, STATE_FILE = "model.safetensors", "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured on: the dataset, the peer if there is one, a folder for what is made."""
+
+    dataset: Path
+    scratch: Path
+    seeds: int
+    peer_checkout: Path | None
+    peer_weights: Path | None
+
+    def fresh(self) -> Path:
+        """A name for a folder that is not there yet."""
+        return Path(tempfile.mkdtemp(dir=self.scratch)) / "run"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One whole `effnet finetune`: its rows, and the seconds from the start of the process."""
+
+    rows: list[dict[str, Any]]
+    seconds: float
+    folder: Path
+
+    @property
+    def val(self) -> dict[str, Any]:
+        """The validation metrics of the model file."""
+        metrics: dict[str, Any] = self.rows[-1]["val"]
+        return metrics
+
+    def epochs(self, phase: str) -> list[dict[str, Any]]:
+        """The epochs of one phase."""
+        return [row for row in self.rows if row.get("phase") == phase and row["row"] == "epoch"]
+
+    @property
+    def sha256(self) -> str:
+        """Of the model file."""
+        return hashlib.sha256((self.folder / MODEL_FILE).read_bytes()).hexdigest()
+
+
+def show(row: str, who: str, figure: str, unit: str, more: str = "") -> None:
+    """A line of the table."""
+    print(f"| {row} | {who} | {figure} | {unit} | {more} |", flush=True)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """All values, for the last column."""
+    return "each: " + ", ".join(f"{value:.{digits}f}" for value in values)
+
+
+def finetuned(setting: Setting, dataset: Path, *options: str) -> Run:
+    """Run the command to its end."""
+    folder = setting.fresh()
+    command = [*EFFNET, str(dataset), "--output", str(folder), "--format", "jsonl", "--quiet"]
+    started = time.perf_counter()
+    done = subprocess.run([*command, *options], stdout=subprocess.PIPE, check=True)
+    seconds = time.perf_counter() - started
+    return Run([json.loads(line) for line in done.stdout.splitlines()], seconds, folder)
+
+
+# --- the peer -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PeerRun:
+    """One whole `train.py`: top-1 (0..1) of its best epoch, mean training pictures/s of each."""
+
+    top1: float
+    seconds: float
+    rates: list[float]
+
+
+def peer_trained(setting: Setting, epochs: int) -> PeerRun | None:
+    """The peer's training; `None` where there is none."""
+    if setting.peer_checkout is None:
+        return None
+    classes = sum(path.is_dir() for path in (setting.dataset / "train").iterdir())
+    out = setting.fresh()
+    warmup = min(1, epochs - 1)
+    options = f"""--train-split train --val-split val --model tf_efficientnet_lite0 --pretrained
+        --num-classes {classes} --epochs {epochs} --warmup-epochs {warmup} --cooldown-epochs 0
+        --opt adamw --lr 5e-4 --weight-decay 0.01 --sched cosine -b {BATCH_SIZE} -j 1
+        --device cpu --smoothing 0.1 --channels-last"""
+    command = [PYTHON, str(setting.peer_checkout / "train.py"), *options.split()]
+    command += ["--data-dir", str(setting.dataset), "--output", str(out)]
+    command += ["--pretrained-path", str(setting.peer_weights)]
+    started = time.perf_counter()
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        cwd=setting.peer_checkout,
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"The peer failed:\n{done.stdout[-2000:]}")
+    (summary,) = out.glob("*/summary.csv")
+    with summary.open(newline="") as file:
+        top1s = [float(row["eval_top1"]) / 100 for row in csv.DictReader(file)]
+    return PeerRun(max(top1s), seconds, last_rates(done.stdout))
+
+
+def last_rates(log: str) -> list[float]:
+    """The mean rate at the last step of each epoch, from the peer's log."""
+    rates: dict[str, float] = {}
+    for line in log.splitlines():
+        found = PEER_RATE.search(line)
+        if found:
+            rates[line.partition("Train: ")[2].split()[0]] = float(found[1])
+    return list(rates.values())
+
+
+# --- rows -------------------------------------------------------------------------------------
+
+
+def head_only(setting: Setting) -> None:
+    """The classifier alone, beside the peer's whole training."""
+    run = finetuned(setting, setting.dataset, "--head-only")
+    show("head only", "effnet", f"{run.seconds:.1f}", "s, whole command")
+    show("head only", "effnet", f"{run.val['top1']:.2%}", "top-1")
+    show("head only", "effnet", f"{run.val['macro_f1']:.4f}", "macro F1 (0..1)")
+    peer = peer_trained(setting, epochs=5)
+    if peer is not None:
+        ratio = f"{peer.seconds / run.seconds:.2f} times effnet's head only"
+        show("head only", "peer, 5 epochs", f"{peer.seconds:.1f}", "s, whole command", ratio)
+        show("head only", "peer, 5 epochs", f"{peer.top1:.2%}", "top-1, best epoch")
+
+
+def default(setting: Setting, dataset: Path | None = None, name: str = "default") -> None:
+    """Both phases with the defaults."""
+    seeds = range(setting.seeds)
+    runs = [
+        finetuned(setting, dataset or setting.dataset, "--epochs", "5", "--seed", str(seed))
+        for seed in seeds
+    ]
+    heads = [100 * max(row["top1"] for row in run.epochs("head")) for run in runs]
+    top1s = [100 * run.val["top1"] for run in runs]
+    f1s = [run.val["macro_f1"] for run in runs]
+    seconds = [run.seconds for run in runs]
+    show(name, "effnet", f"{statistics.mean(top1s):.2f}", "% top-1, mean", spread(top1s, 2))
+    show(name, "effnet", f"{statistics.mean(f1s):.4f}", "macro F1 (0..1), mean", spread(f1s, 4))
+    show(
+        name, "effnet", f"{statistics.mean(heads):.2f}", "% top-1, its head alone", spread(heads, 2)
+    )
+    show(name, "effnet", f"{statistics.median(seconds):.1f}", "s, median", spread(seconds, 1))
+
+
+def training_rate(setting: Setting) -> None:
+    """Pictures a second of the whole network's training."""
+    name = "training pictures/s, same batch"
+    run = finetuned(
+        setting, setting.dataset, "--epochs", "2", "--batch-size", str(BATCH_SIZE), "--seed", "0"
+    )
+    ours = [row["pictures_per_s"] for row in run.epochs("network")]
+    unit = f"pictures/s, {BATCH_SIZE} a batch"
+    # pictures are decoded in the first epoch and remembered where memory allows
+    show(name, "effnet", f"{ours[0]:.1f}", unit, "first epoch")
+    show(name, "effnet", f"{ours[-1]:.1f}", unit, "second epoch")
+    peer = peer_trained(setting, epochs=1)
+    if peer is not None and peer.rates:
+        ratio = f"{peer.rates[-1] / ours[0]:.2f} times effnet's first epoch"
+        show(name, "peer", f"{peer.rates[-1]:.1f}", unit, ratio)
+
+
+def feature_pass(setting: Setting) -> None:
+    """From files to features, by the engine and by torch, in turn."""
+    network = resolve(ModelOptions())
+    plan = engines.plan(EngineOptions("cpu"))
+    loader = PictureLoader(network.card.preprocessing)
+    module = model.of(network)
+    module.classifier = nn.Identity()
+    subset = checked(scan(setting.dataset)).train
+    answering = Answering(plan, network.variant, network.card, loader, Processes(), SILENT)
+    rates: dict[str, list[float]] = {plan.engine: [], "torch eager": []}
+    features: dict[str, np.ndarray[Any, Any]] = {}
+    for number in range(ROUNDS + 1):
+        ways: dict[str, Callable[[Pictures], np.ndarray[Any, Any]]] = {
+            plan.engine: lambda pictures: answering.outputs(module, pictures, "Features")[1],
+            "torch eager": lambda pictures: eager(module, loader, pictures),
+        }
+        for who, way in ways.items():
+            torch.set_num_threads(usable_cores())
+            pictures = undecoded(subset, loader)
+            started = time.perf_counter()
+            features[who] = way(pictures)
+            if number:  # the first round warms the disk's cache
+                rates[who].append(len(pictures) / (time.perf_counter() - started))
+    largest = max(float(np.abs(values).max()) for values in features.values())
+    difference = float(np.abs(features[plan.engine] - features["torch eager"]).max())
+    for who, values in rates.items():
+        figure, unit = f"{statistics.median(values):.1f}", "pictures/s, median"
+        show("feature pass", who, figure, unit, spread(values, 1))
+    show(
+        "feature pass", "both", f"{difference / largest:.1e}", "largest difference / largest value"
+    )
+    seconds = compiling_seconds(plan, network.card, network, module)
+    show("feature pass", plan.engine, f"{seconds:.2f}", "s of it to make the engine")
+
+
+def undecoded(subset: Subset, loader: PictureLoader) -> Pictures:
+    """Pictures of which none is kept in memory, so that each pass decodes them."""
+    return Pictures(subset, loader, Memory(0), usable_cores(), SILENT)
+
+
+@torch.inference_mode()
+def eager(module: nn.Module, loader: PictureLoader, pictures: Pictures) -> np.ndarray[Any, Any]:
+    """The features by torch, as most scripts have them; threads decode beside it."""
+    module = module.to(memory_format=torch.channels_last)
+    values = []
+    for batch in pictures.batches(chunks(np.arange(len(pictures)), EAGER_BATCH_SIZE), None):
+        pixels = torch.from_numpy(np.stack([loader.normalise(s) for s in batch.squares]))
+        values.append(module(pixels.to(memory_format=torch.channels_last)).numpy())
+    return np.concatenate(values)
+
+
+def compiling_seconds(
+    plan: engines.Plan, card: ModelCard, network: Network, module: nn.Module
+) -> float:
+    """What an engine costs before its first answer."""
+    started = time.perf_counter()
+    variant = network.variant
+    plan.load(Network(variant, card, Path(), "", module), plan.max_callers(variant))
+    return time.perf_counter() - started
+
+
+def scanned(setting: Setting) -> None:
+    """The look at a large dataset before any training."""
+    folder = setting.scratch / "many"
+    made_many(folder)
+    times = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        subprocess.run([*EFFNET, str(folder), "--check"], stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - started)
+    what = f"s, median, {SCANNED_PICTURES:,} PNGs of {SCANNED_PX} px in {SCANNED_CLASSES} classes"
+    show("scan", "effnet", f"{statistics.median(times):.2f}", what, spread(times, 2))
+
+
+def made_many(folder: Path) -> None:
+    """Pictures that are all different, in class folders."""
+    rng = np.random.default_rng(0)
+    for number in range(SCANNED_PICTURES):
+        path = folder / f"class{number % SCANNED_CLASSES:03}" / f"{number:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (SCANNED_PX, SCANNED_PX, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, compress_level=1)
+
+
+def same_bytes(setting: Setting) -> None:
+    """Two runs with one seed, and one that is killed and goes on."""
+    options = ("--epochs", "2", "--seed", "0")
+    first = finetuned(setting, setting.dataset, *options)
+    second = finetuned(setting, setting.dataset, *options)
+    words = "same SHA-256 of the model file"
+    show("same bytes", "two runs", yes(first.sha256 == second.sha256), words, first.sha256[:16])
+    for epoch in (1, 2):
+        killed = killed_and_resumed(setting, epoch, options, first.epochs("network"))
+        what = f"killed in epoch {epoch}, resumed"
+        show("same bytes", what, yes(killed.sha256 == first.sha256), words, killed.sha256[:16])
+
+
+def yes(is_so: bool) -> str:
+    """In words."""
+    return "yes" if is_so else "NO"
+
+
+def killed_and_resumed(
+    setting: Setting, epoch: int, options: Sequence[str], epochs: Sequence[dict[str, Any]]
+) -> Run:
+    """A run that SIGKILL ends in the middle of an epoch of the whole network, and its rest."""
+    folder = setting.fresh()
+    command = [*EFFNET, str(setting.dataset), "--output", str(folder), "--format", "jsonl"]
+    with subprocess.Popen(
+        [*command, "--quiet", *options], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        if epoch == 1:  # the state is first kept when the network's phase begins
+            while not (folder / STATE_FILE).exists() and process.poll() is None:
+                time.sleep(0.05)
+        else:
+            ends_of_epochs = network_rows(process.stdout)
+            for _ in range(epoch - 1):
+                next(ends_of_epochs)
+        time.sleep(epochs[epoch - 1]["seconds"] / 2)
+        process.kill()
+    resume = [*EFFNET, str(setting.dataset), "--resume", str(folder), "--format", "jsonl"]
+    started = time.perf_counter()
+    done = subprocess.run([*resume, "--quiet"], stdout=subprocess.PIPE, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    again = [row for row in rows if row["row"] == "epoch"]
+    if not again or again[0]["epoch"] != epoch or again[0]["phase"] != "network":
+        print(f"The run was not killed in epoch {epoch} but elsewhere.", file=sys.stderr)
+    return Run(rows, time.perf_counter() - started, folder)
+
+
+def network_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The network's epochs as they end."""
+    for line in lines:
+        row = json.loads(line)
+        if row["row"] == "epoch" and row["phase"] == "network":
+            yield row
+
+
+def digits(setting: Setting) -> None:
+    """The default training on pictures of another kind: 8 x 8 px, gray."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    folder = setting.scratch / "digits"
+    content = load_digits()
+    for number, (pixels, label) in enumerate(zip(content.images, content.target, strict=True)):
+        path = folder / str(label) / f"{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8)).save(path)
+    default(setting, folder, "digits")
+
+
+ROWS: dict[str, Callable[[Setting], None]] = {
+    "head only": head_only,
+    "default": default,
+    "training pictures/s, same batch": training_rate,
+    "feature pass": feature_pass,
+    "scan": scanned,
+    "same bytes": same_bytes,
+    "digits": digits,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--peer-checkout", type=Path)
+    parser.add_argument("--peer-weights", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--digits", action="store_true")
+    parser.add_argument("--only", nargs="*", default=[], choices=[*ROWS], metavar="NAME")
+    options = parser.parse_args()
+    if (options.peer_checkout is None) != (options.peer_weights is None):
+        parser.error("--peer-checkout and --peer-weights belong together")
+    paths = (options.dataset, options.peer_checkout, options.peer_weights)
+    dataset, checkout, weights = (path and path.resolve() for path in paths)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["EFFNET_CACHE"] = str(Path(folder) / "cache")
+        setting = Setting(dataset, Path(folder), options.seeds, checkout, weights)
+        print("| row | who | figure | unit | more |\n|---|---|---|---|---|")
+        for name, measure in ROWS.items():
+            if name in options.only or (not options.only and (name != "digits" or options.digits)):
+                measure(setting)
+
+
+if __name__ == "__main__":
+    main()
