@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -20,6 +21,9 @@ SAMPLES = ROOT / "sample_images"
 UNREACHABLE = (
     "http://127.0.0.1:9"  # the discard port: nothing listens, and nothing leaves the machine
 )
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

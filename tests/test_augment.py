@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -55,7 +55,6 @@ sides = st.integers(1, 70) | st.sampled_from([1, 2, 1000])
 seeds = st.integers(0, 2**32)
 
 
-@settings(deadline=None)
 @given(sides, sides, recipes, seeds, st.integers(1, 40), st.sampled_from(["bilinear", "bicubic"]))
 def test_view_is_the_networks_square_whatever_the_picture(
     width: int, height: int, recipe: Recipe, seed: int, crop_px: int, interpolation: str
@@ -66,7 +65,6 @@ def test_view_is_the_networks_square_whatever_the_picture(
     assert made.dtype == np.uint8
 
 
-@settings(deadline=None)
 @given(sides, sides, recipes, seeds)
 def test_same_seed_gives_the_same_bytes_and_leaves_the_picture(
     width: int, height: int, recipe: Recipe, seed: int
@@ -103,7 +101,6 @@ class Watched:
         return Image.new("RGB", size)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 5000),
     st.integers(1, 5000),
@@ -143,7 +140,6 @@ def test_boxes_of_photographs_use_the_whole_range(name: Augment, size: tuple[int
     assert np.std(lefts) > 0.2
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 90),
     st.integers(1, 40),
@@ -158,7 +154,6 @@ def test_no_augmentation_of_a_square_is_what_validation_sees(
     assert np.array_equal(made, PictureLoader(given_).fit(image))
 
 
-@settings(deadline=None)
 @given(st.integers(20, 90), st.integers(20, 90))
 def test_no_augmentation_is_validations_square_but_for_part_of_a_pixel(
     width: int, height: int
@@ -291,7 +286,6 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
 # --- erasing --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), seeds)
 def test_erased_box_is_bounded_and_all_else_stays(crop_px: int, seed: int) -> None:
     image = flat((7, 7, 7))

@@ -113,7 +113,7 @@ def test_header_is_json_that_other_tools_can_read(path: Path) -> None:
     assert content["temperature"] == 1.75
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     classes=st.lists(TEXT, min_size=1, max_size=5),
     temperature=st.floats(1e-3, 1e3),
@@ -376,7 +376,7 @@ def test_state_gives_back_what_was_written(state: Path) -> None:
     assert list(state.parent.iterdir()) == [state]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.dictionaries(
         TEXT,
@@ -816,7 +816,7 @@ def test_damaged_file_is_loaded_or_refused_in_words(
 
 
 @hostile
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\x80\x02", b"\x80\x04\x95", b"PK\x03\x04"]))
 def test_any_bytes_are_refused_in_words(
     load_linear: Load, tmp_path: Path, content: bytes, start: bytes

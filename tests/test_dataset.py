@@ -828,7 +828,7 @@ groups_of_classes = st.lists(
     seed=st.integers(0, 2**40),
     order=st.randoms(use_true_random=False),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_split_is_stratified_whole_and_the_same_in_every_order(
     classes: list[list[int]], fraction: float, seed: int, order: object
 ) -> None:
@@ -854,7 +854,7 @@ def test_split_is_stratified_whole_and_the_same_in_every_order(
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_member_of_a_group_is_a_direct_copy_of_its_representative(
     pairs: list[tuple[int, int]],
 ) -> None:
@@ -871,7 +871,6 @@ any_bytes = st.binary(max_size=40).map(lambda text: text.replace(b"\0", b"/"))
 
 
 @given(st.lists(any_bytes, max_size=20))
-@settings(deadline=None)
 def test_paths_give_back_any_bytes(given_paths: list[bytes]) -> None:
     texts = [os.fsdecode(path) for path in given_paths]
     paths = Paths(texts)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,7 +35,6 @@ from effnet_cli.finetune.learning import LABEL_SMOOTHING, Learner, Schedule, gro
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase
 from effnet_cli.finetune.processes import Processes, joined
 from effnet_cli.finetune.stopping import Stop, Stopped, listening
-from effnet_cli.finetune.training import recorded
 from effnet_cli.images import PictureLoader
 from effnet_cli.options import (
     SILENT,
@@ -196,7 +195,6 @@ def grads(module: nn.Module) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 24), st.integers(1, 30))
 def test_pieces_add_up_to_the_whole_batch(count: int, piece_size: int) -> None:
     inputs, labels = batch_of(count)
@@ -904,7 +902,7 @@ BEGUN = FinetuneTask(
 def begun(task: FinetuneTask, folder: Path) -> FinetuneTask:
     """`task` was begun in `folder`; what the command line makes of a bare --resume."""
     folder.mkdir(exist_ok=True)
-    keeping.RunFolder(folder).write_options(recorded(task))
+    keeping.RunFolder(folder).write_options(task)
     return FinetuneTask(Path(), resume=folder)
 
 
@@ -976,7 +974,6 @@ paths = st.binary(min_size=1, max_size=20).map(
 )
 
 
-@settings(deadline=None)
 @given(root=paths, model_=st.none() | paths, val=st.none() | paths)
 def test_paths_of_any_bytes_survive_in_the_options(
     root: Path, model_: Path | None, val: Path | None, session_folder: Path

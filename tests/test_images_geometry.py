@@ -70,7 +70,7 @@ def assert_equals_pillow(size: Size, preprocessing: Preprocessing, fit: Fit = "c
     np.testing.assert_array_equal(np.asarray(part), np.asarray(expected))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(variants, sizes, fits)
 @example(VARIANTS["b7"], (1, 1), "crop")
 @example(VARIANTS["b7"], (1, MAX_SIDE), "crop")
@@ -88,7 +88,7 @@ def test_any_picture_becomes_the_finite_input_of_any_variant(row, size: Size, fi
     assert np.isfinite(values).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(preprocessings(), sizes, fits)
 def test_part_equals_pillows_whole_resize(preprocessing, size: Size, fit: Fit) -> None:
     placement = place(*size, preprocessing, fit)
@@ -182,7 +182,7 @@ def test_ordinary_picture_is_resized_by_pillow(monkeypatch: pytest.MonkeyPatch) 
     assert not calls
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(variants, any_side, any_side)
 def test_crop_covers_the_square_from_the_middle(row, width: int, height: int) -> None:
     resize_px, crop_px = row.preprocessing.resize_px, row.preprocessing.crop_px
@@ -197,7 +197,7 @@ def test_crop_covers_the_square_from_the_middle(row, width: int, height: int) ->
     assert abs(2 * placed.top + crop_px - placed.height) <= 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(variants, any_side, any_side)
 def test_pad_keeps_the_whole_picture_in_the_middle(row, width: int, height: int) -> None:
     crop_px = row.preprocessing.crop_px
@@ -213,14 +213,14 @@ def test_pad_keeps_the_whole_picture_in_the_middle(row, width: int, height: int)
         assert abs(2 * offset + side - crop_px) <= 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(variants, any_side, any_side)
 def test_stretch_fills_the_square_whatever_the_shape(row, width: int, height: int) -> None:
     crop_px = row.preprocessing.crop_px
     assert place(width, height, row.preprocessing, "stretch") == (crop_px, crop_px, 0, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(variants, any_side, any_side, fits)
 def test_placement_of_the_turned_picture_is_the_turned_placement(
     row, width: int, height: int, fit: Fit
@@ -248,7 +248,7 @@ def test_padding_is_the_mean_which_the_network_sees_as_nothing(size: Size) -> No
         assert (np.abs(padding) <= half_a_step[:, None] + 1e-6).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(variants, sizes, fits)
 def test_flat_picture_stays_flat(row, size: Size, fit: Fit) -> None:
     colour = (12, 130, 250)

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -80,7 +80,6 @@ def test_text_that_begins_like_a_picture_is_none(text: bytes) -> None:
     assert content is None or not content.is_picture
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=HEAD_BYTES), st.text(max_size=8), st.binary(max_size=20))
 def test_any_bytes_have_an_answer(head: bytes, name: str, tail: bytes) -> None:
     content = sniff(head, name, tail)
@@ -91,7 +90,6 @@ def test_any_bytes_have_an_answer(head: bytes, name: str, tail: bytes) -> None:
 FILES = [encoded(format) for format in (*FORMATS, "TGA")]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(FILES), st.integers(0, 64))
 def test_any_beginning_of_a_picture_is_that_format_or_nothing_yet(data: bytes, end: int) -> None:
     content = sniff(data[:end])

@@ -343,7 +343,7 @@ def test_scan_shows_layout_classes_and_findings(stdout: int | None) -> None:
     assert empty == "/data/pets: train/ and val/\n"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(NAMES | st.sampled_from(HOSTILE), min_size=1, max_size=4))
 def test_no_name_steers_a_terminal(names: list[str], stdout: int | None) -> None:
     trained = "".join(console.training_text([FIRST, SECOND, named(*names)]))

@@ -34,6 +34,7 @@ from effnet_cli.training_rows import findings_text, scan_rows
 
 if TYPE_CHECKING:  # its own imports need torch
     from effnet_cli.finetune import Epoch, Trained
+    from effnet_cli.metrics import ClassMetrics
 
 HANDFUL = 12  # pictures that are shown as one table; more of them stream, a line each
 BAR_WIDTH = 20
@@ -209,14 +210,16 @@ def _end_text(trained: "Trained", top1s: list[float]) -> Iterator[str]:
         shown = classes[:MAX_CLASS_ROWS]
         yield from listing_text(
             ("class", "pictures", "recall", "precision", "F1"),
-            [(c.name, c.pictures, *map(_share, (c.recall, c.precision, c.f1))) for c in shown],
+            [_class_cells(c) for c in shown],
         )
         if len(shown) < len(classes):
             yield f"... and {len(classes) - len(shown):,} classes with a better F1\n"
 
 
-def _share(value: float | None) -> str:
-    return "no images" if value is None else f"{value:.1%}"
+def _class_cells(row: "ClassMetrics") -> tuple[str | int, ...]:
+    missing = "no answers" if row.pictures else "no images"
+    shares = (row.recall, row.precision, row.f1)
+    return row.name, row.pictures, *(missing if s is None else f"{s:.1%}" for s in shares)
 
 
 def _curve(values: Sequence[float]) -> Iterator[str]:

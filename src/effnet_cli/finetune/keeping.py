@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from effnet_cli import checkpoint
+from effnet_cli import __version__, checkpoint
 from effnet_cli.cache import discard_parts, whole_file
 from effnet_cli.checkpoint import MODEL_FILE_NAME, Arrays, ModelCard
 from effnet_cli.errors import UsageError
@@ -65,9 +65,15 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / MODEL_FILE_NAME
 
-    def write_options(self, options: Mapping[str, Any]) -> None:
-        """All that was asked for, for `--resume` and for people."""
-        text = json.dumps(options, indent=2, allow_nan=False, default=str)
+    def write_options(self, task: FinetuneTask) -> None:
+        """All that was asked for, but not where the result goes: for `--resume` and for people."""
+        content = asdict(task)
+        del content["output"], content["resume"]
+        for name in ("model", "weights"):  # found from any working directory
+            if content["model"][name] is not None:
+                content["model"][name] = content["model"][name].absolute()
+        content |= {"effnet": __version__, "root": task.root.absolute()}
+        text = json.dumps(content, indent=2, allow_nan=False, default=str)
         _write_text(self.path / OPTIONS_FILE_NAME, text + "\n")
 
     def write_model(self, card: ModelCard, network: torch.nn.Module) -> None:
@@ -114,42 +120,56 @@ def resumed(task: FinetuneTask, typed: frozenset[str]) -> FinetuneTask:
     Raises:
         UsageError: the folder holds no run, or an option was typed that cannot change any more.
     """
-    folder = task.resume or Path()
-    kept = _read_options(folder)
-    parts = ("model", "dataset", "pictures", "options")
-    before = {name: value for part in parts for name, value in kept[part].items()} | kept
-    now = {name: value for part in parts for name, value in asdict(getattr(task, part)).items()}
+    kept = _kept_task(task.resume or Path())
+    before, now = _all_options(kept), _all_options(task)
     for name in sorted(typed & now.keys() - CHANGEABLE):
-        old = kept["model"]["model"] if name == "model" else before[name]
-        if old != (str(now[name]) if isinstance(now[name], Path) else now[name]):
+        if before[name] != now[name]:
             raise UsageError(
-                f"--{name.replace('_', '-')} was {old!r} when this training began.",
+                f"--{name.replace('_', '-')} was {before[name]!r} when this training began.",
                 "Leave it out, or start a new training without --resume.",
             )
-    changed = {name: now[name] for name in CHANGEABLE & typed}
+    changed = {name: now[name] for name in CHANGEABLE & typed & asdict(kept.options).keys()}
     return replace(
-        task,
-        root=task.root if "root" in typed else Path(kept["root"]),
-        model=ModelOptions(**_with_paths(kept["model"], "model", "weights")),
-        dataset=DatasetOptions(**_with_paths(kept["dataset"], "val")),
-        pictures=PictureOptions(**kept["pictures"]),
-        options=FinetuneOptions(**{**kept["options"], **changed}),
+        kept,
+        root=task.root if "root" in typed else kept.root,
+        model=replace(kept.model, offline=kept.model.offline or task.model.offline),
+        options=replace(kept.options, **changed),
+        device=task.device,
+        workers=task.workers,
+        resume=task.resume,
     )
 
 
-def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return options | {name: Path(options[name]) for name in names if options[name] is not None}
+def _all_options(task: FinetuneTask) -> dict[str, Any]:
+    """By the names that people type; paths as text."""
+    parts = (task.model, task.dataset, task.pictures, task.options)
+    found = {name: value for part in parts for name, value in asdict(part).items()}
+    for name in ("model", "weights"):
+        if found[name] is not None:
+            found[name] = found[name].absolute()
+    return {n: str(v) if isinstance(v, Path) else v for n, v in found.items()}
 
 
-def _read_options(folder: Path) -> dict[str, Any]:
+def _kept_task(folder: Path) -> FinetuneTask:
+    """What `RunFolder.write_options` has written."""
     try:
-        content: dict[str, Any] = json.loads((folder / OPTIONS_FILE_NAME).read_text("ascii"))
-    except (OSError, ValueError) as error:
+        kept = json.loads((folder / OPTIONS_FILE_NAME).read_text("ascii"))
+        return FinetuneTask(
+            Path(kept["root"]),
+            ModelOptions(**_with_paths(kept["model"], "model", "weights")),
+            DatasetOptions(**_with_paths(kept["dataset"], "val")),
+            PictureOptions(**kept["pictures"]),
+            FinetuneOptions(**kept["options"]),
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
             f"{str(folder)!r} holds no training that can go on.",
             "Give the folder of a run after --resume, or leave --resume out to start one.",
         ) from error
-    return content
+
+
+def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return options | {name: Path(options[name]) for name in names if options[name] is not None}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from effnet_cli.augment import RECIPES, Recipe, Views
 from effnet_cli.checkpoint import Arrays
+from effnet_cli.errors import UsageError
 from effnet_cli.finetune.answering import Answering
 from effnet_cli.finetune.feeding import Indexes, Pictures
 from effnet_cli.finetune.folded import fold
@@ -210,8 +211,7 @@ class NetworkPhase:
         self._train, self._val, self._answering = train, val, answering
         self._options, self.device, self._processes = options, device, processes
         self.epochs = options.epochs
-        size = options.batch_size or min(BATCH_SIZE, max(1, len(train) // 4))
-        self.steps = max(1, round(len(train) / size))
+        self.steps = _steps(len(train), options.batch_size, processes.count)
         self.schedule = Schedule(self.steps * self.epochs)
         self._average = network.to(device).eval()
         self._learning = copy.deepcopy(network).to(memory_format=torch.channels_last)
@@ -290,8 +290,11 @@ class NetworkPhase:
             if name.startswith("optimizer."):
                 _, number, key = name.split(".")
                 parameter = list(self._learning.parameters())[int(number)]
-                moment = torch.from_numpy(value.copy()).to(parameter.device)
-                self.learner.optimizer.state[parameter][key] = moment
+                kept = torch.from_numpy(value.copy())
+                if kept.shape == parameter.shape:
+                    # in the parameter's own memory format: the fused update goes by memory alone
+                    kept = torch.empty_like(parameter).copy_(kept)
+                self.learner.optimizer.state[parameter][key] = kept.to(parameter.device)
         for prefix, module in (("average.", self._average), ("network.", self._learning)):
             module.load_state_dict(
                 {
@@ -309,6 +312,23 @@ class NetworkPhase:
             for key, value in self.learner.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{number}.{key}"] = value
         return found
+
+
+def _steps(num_pictures: int, batch_size: int | None, num_processes: int) -> int:
+    """Updates in an epoch: each process has a picture in each of them.
+
+    Raises:
+        UsageError: there are fewer pictures, or smaller batches, than processes.
+    """
+    too_few = ("training pictures", num_pictures), ("pictures in a batch", batch_size)
+    for what, number in too_few:
+        if number is not None and number < num_processes:
+            raise UsageError(
+                f"{num_processes} processes are more than the {number} {what}.",
+                f"Use --nproc-per-node {number} or less.",
+            )
+    size = batch_size or max(num_processes, min(BATCH_SIZE, num_pictures // 4))
+    return min(max(1, round(num_pictures / size)), num_pictures // num_processes)
 
 
 def _view_px(crop_px: int, recipe: Recipe) -> int:

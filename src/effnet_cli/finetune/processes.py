@@ -5,6 +5,7 @@ LOCAL_RANK). One process needs none of it: then everything here does nothing.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from effnet_cli.errors import EffnetError
+from effnet_cli.finetune.stopping import Stopped
 
 Shared = TypeVar("Shared")
 
 # How long a process waits for the others: a scan, or one process's share of a feature pass.
 PATIENCE = timedelta(hours=2)
+# How long torchrun needs, at most, to end all processes after one has ended with an error.
+GRACE_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +107,18 @@ def joined() -> Iterator[Processes]:
             f"The {count} processes do not find each other: {error}.",
             "Start them with torchrun --nproc-per-node N -m effnet_cli finetune ...",
         ) from error
+    rank = distributed.get_rank()
     try:
-        local = (int(os.environ.get(name, "1")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-        yield Processes(distributed.get_rank(), count, *local)
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        yield Processes(rank, count, local, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except Stopped as stopped:
+        if rank:
+            raise SystemExit(stopped.exit_status) from stopped
+        raise
+    except EffnetError:
+        # Most errors come to all, and then it is enough that the first process tells them.
+        if rank:
+            time.sleep(GRACE_SECONDS)
+        raise
     finally:
         distributed.destroy_process_group()

@@ -49,7 +49,8 @@ def listening(stop: Stop) -> Iterator[None]:
         stop.number = number
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, ask)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as shells start what is in the background
+            before[number] = signal.signal(number, ask)
     try:
         yield
     finally:

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnet_cli import __version__, engines, model
+from effnet_cli import engines, model
 from effnet_cli.checkpoint import Arrays, ModelCard, imagenet_card
 from effnet_cli.dataset import Dataset, Subset, checked, difference, scan
 from effnet_cli.errors import EffnetError, UsageError
@@ -113,7 +112,7 @@ class Training:
         if not self._processes.is_first:
             return RunFolder(where)
         folder = stack.enter_context(keeping.held(where))
-        folder.write_options(recorded(self._task))
+        folder.write_options(self._task)
         return folder
 
     def _go_on(self) -> None:
@@ -360,13 +359,6 @@ class Training:
 
 def _is_finite(network: nn.Module) -> bool:
     return bool(torch.stack([p.isfinite().all() for p in network.parameters()]).all())
-
-
-def recorded(task: FinetuneTask) -> dict[str, Any]:
-    """What `options.json` says: all that `task` asks for, but not where the result goes."""
-    content = asdict(task)
-    del content["output"], content["resume"]
-    return {"effnet": __version__, **content, "root": str(task.root.absolute())}
 
 
 def _device(name: str, processes: Processes) -> str:

@@ -1,0 +1,152 @@
+"""What the tests of training share: small datasets, runs of a second. Their fixtures are in
+`training_fixtures.py`.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from effnet_cli import checkpoint
+from effnet_cli.finetune import Epoch, Trained, finetune, resumed
+from effnet_cli.options import SILENT, FinetuneOptions, FinetuneTask, Listener, ModelOptions
+
+COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
+# A classifier's training of a tenth of a second.
+QUICK_HEAD = {"MIN_HEAD_STEPS": 16, "HEAD_PASSES": 4, "MIN_HEAD_PASSES": 2, "MAX_VIEWS": 1}
+TIMES = ("seconds", "pictures_per_s")
+
+
+@dataclass
+class Heard:
+    """A listener that keeps what it hears; `hook` is called with each note."""
+
+    notes: list[str] = field(default_factory=list)
+    hook: Callable[[str], object] | None = None
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if self.hook is not None:
+            self.hook(text)
+
+    def progress(self, what: str, done: int, total: int | None, unit: str = "pictures") -> None:
+        assert total is None or 0 < done <= total
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.notes)
+
+
+def save_blobs(path: Path, colour: Sequence[int], seed: int) -> None:
+    """Soft blobs about one colour, in the format that the name says."""
+    rng = np.random.default_rng((seed, *colour))
+    blobs = np.clip(rng.normal(colour, 60, (4, 6, 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(blobs).resize((90, 60), Image.Resampling.BICUBIC).save(path)
+
+
+def make_classes(
+    root: Path,
+    names: Sequence[str] = tuple(COLOURS),
+    pictures: int = 8,
+    first_seed: int = 0,
+) -> None:
+    """A folder for each class, with PNG and JPEG in turns."""
+    for number, name in enumerate(names):
+        folder = root / name
+        folder.mkdir(parents=True)
+        red, green, blue = list(COLOURS.values())[number % 3]
+        for seed in range(first_seed, first_seed + pictures):
+            suffix = "png" if seed % 2 else "jpg"
+            save_blobs(folder / f"{seed}.{suffix}", (red, green, blue + number), seed)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file of a folder and its bytes."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A training that came to its end."""
+
+    folder: Path
+    epochs: list[Epoch]
+    end: Trained
+
+    @property
+    def model(self) -> bytes:
+        return (self.folder / "model.safetensors").read_bytes()
+
+    @property
+    def card(self) -> checkpoint.ModelCard:
+        return checkpoint.read_card(self.folder / "model.safetensors")
+
+    @property
+    def tensors(self) -> checkpoint.Arrays:
+        return checkpoint.read_arrays(self.folder / "model.safetensors")[1]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return rows_of(self.folder)
+
+    def of_phase(self, phase: str) -> list[Epoch]:
+        return [epoch for epoch in self.epochs if epoch.phase == phase]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what is another each time."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def task_of(
+    root: Path, base: ModelOptions, output: Path, options: FinetuneOptions, **changes: Any
+) -> FinetuneTask:
+    return FinetuneTask(root, base, options=options, output=output, **changes)
+
+
+def kept_state(folder: Path) -> tuple[dict[str, Any], checkpoint.Arrays]:
+    """The header and the tensors of a run's state."""
+    return checkpoint.read_state(folder / "state.safetensors")
+
+
+def train(task: FinetuneTask, listener: Listener = SILENT) -> Ran:
+    *epochs, end = finetune(task, listener)
+    assert isinstance(end, Trained)
+    assert all(isinstance(epoch, Epoch) for epoch in epochs)
+    return Ran(end.model.parent, epochs, end)  # type: ignore[arg-type]
+
+
+def go_on(folder: Path, listener: Listener = SILENT, **changes: Any) -> Ran:
+    """`--resume`; `changes` are options of `FinetuneOptions` that were typed."""
+    options = FinetuneOptions(**changes)
+    task = FinetuneTask(Path(), options=options, resume=folder)
+    return train(resumed(task, frozenset(changes)), listener)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command has left behind."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+def script(code: str = "") -> list[str]:
+    """The start of a command line: `effnet` with the quick classifier, after running `code`."""
+    settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
+    imports = "from effnet_cli import cli\nfrom effnet_cli.finetune import phases, training\n"
+    return [sys.executable, "-c", f"{imports}{settings}{code}\ncli.main()"]
