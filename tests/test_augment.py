@@ -14,7 +14,6 @@ from effnet_cli.options import Augment
 from effnet_cli.variants import Preprocessing
 
 MEAN = (0.485, 0.456, 0.406)
-ERASED_SHARE = 1 / 3  # the largest share of a view that a box of noise takes
 
 
 def preprocessing(crop_px: int = 24, interpolation: Any = "bicubic") -> Preprocessing:
@@ -49,7 +48,6 @@ recipes = st.sampled_from(list(RECIPES.values())) | st.builds(
     colour=shares,
     hue_degrees=st.floats(0, 180),
     gray_chance=shares,
-    erase_chance=shares,
 )
 sides = st.integers(1, 70) | st.sampled_from([1, 2, 1000])
 seeds = st.integers(0, 2**32)
@@ -281,32 +279,6 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
     kept = {"light": (), "contrast": ("light",), "colour": ("light", "contrast")}[bound]
     for name in kept:
         assert [row[name] for row in factors] == pytest.approx([1.0] * 80, abs=0.03)
-
-
-# --- erasing --------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 60), seeds)
-def test_erased_box_is_bounded_and_all_else_stays(crop_px: int, seed: int) -> None:
-    image = flat((7, 7, 7))
-    made = seen(image, Recipe(erase_chance=1), seed, crop_px)
-    changed = (made != 7).any(axis=2)
-    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
-    assert len(rows)
-    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-    assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean() > 0.9
-    # a side is rounded to whole pixels, and is one at least
-    assert (height - 0.5) * (width - 0.5) <= max(ERASED_SHARE * crop_px**2, 1)
-
-
-def test_erasing_reaches_every_part() -> None:
-    image = flat((7, 7, 7))
-    hits = sum(
-        (seen(image, Recipe(erase_chance=1), seed) != 7).any(axis=2).astype(int)
-        for seed in range(300)
-    )
-    assert isinstance(hits, np.ndarray)
-    assert hits.min() > 0
 
 
 def test_recipes_are_those_that_can_be_asked_for() -> None:

@@ -44,7 +44,7 @@ class Recipe:
     training from scratch). `turn_degrees` and `shear` bound the affine transform, which is done
     with the chance `turn_chance`. `light`, `contrast` and `colour` bound the factors of brightness,
     contrast and saturation (0.4: from 0.6 to 1.4); `hue_degrees` the angle; `gray_chance` is that
-    of losing all colour; `erase_chance` that of losing a box of up to a third of the area.
+    of losing all colour.
     """
 
     side: float = 1.0
@@ -59,7 +59,6 @@ class Recipe:
     colour: float = 0.0
     hue_degrees: float = 0.0
     gray_chance: float = 0.0
-    erase_chance: float = 0.0
 
 
 RECIPES: Mapping[Augment, Recipe] = {
@@ -88,7 +87,6 @@ RECIPES: Mapping[Augment, Recipe] = {
         colour=0.4,
         hue_degrees=20,
         gray_chance=0.1,
-        erase_chance=0.25,
     ),
 }
 
@@ -119,10 +117,7 @@ def view(
     matrix = _colours(square, recipe, rng)
     if matrix is not None:
         square = square.convert("RGB", matrix)
-    pixels = np.asarray(square)
-    if rng.random() < recipe.erase_chance:
-        pixels = _erased(pixels, rng)
-    return pixels
+    return np.asarray(square)
 
 
 def _box(
@@ -183,18 +178,3 @@ def _colours(
     mean = LUMA @ np.asarray(square.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0]
     offset = np.full((3, 1), light * (1 - contrast) * mean)
     return tuple(float(value) for value in np.hstack([matrix, offset]).ravel())
-
-
-def _erased(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A copy with a box filled with noise (random erasing, Zhong et al. 2017)."""
-    side = len(pixels)
-    area = side * side * rng.uniform(0.02, 0.33)
-    aspect = math.exp(rng.uniform(-1, 1) * math.log(3.3))
-    height = min(side, max(1, round(math.sqrt(area * aspect))))
-    width = min(side, max(1, round(math.sqrt(area / aspect))))
-    top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
-    erased = pixels.copy()
-    erased[top : top + height, left : left + width] = rng.integers(
-        0, 256, (height, width, 3), dtype=np.uint8
-    )
-    return erased

@@ -147,7 +147,19 @@ def _write(path: Path, key: str, header: str, tensors: Arrays) -> None:
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     metadata = {key: header, DIGEST_KEY: _digest(header, tensors), "format": "pt"}
     with whole_file(path) as part:
-        part.write_bytes(save(dict(tensors), metadata))
+        part.write_bytes(_in_one_order(save(dict(tensors), metadata)))
+
+
+def _in_one_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: the library puts them in another order each
+    time, and the same model is to be the same bytes.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[start:]])
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], Arrays]:
@@ -165,10 +177,12 @@ def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
     """The header under `key` and the tensors, checked against the digest."""
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
+            if not {key, DIGEST_KEY} <= metadata.keys():
+                raise ValueError("it lacks effnet's header or digest")
             header, digest = metadata[key], metadata[DIGEST_KEY]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{str(path)!r} is not {what}: {_reason(error)}.", AGAIN) from error
     if _digest(header, tensors) != digest:
         raise UsageError(

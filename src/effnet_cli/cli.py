@@ -218,6 +218,11 @@ def _positive(text: str | float) -> float:
     raise typer.BadParameter(f"{text!r} is not a number above 0.")
 
 
+def _auto_or_positive(text: str | float) -> float | None:
+    """`auto` (None) or a number above 0."""
+    return None if text == "auto" else _positive(text)
+
+
 def _from_zero(text: str | float) -> float:
     """A number from 0."""
     return 0.0 if str(text) in ("0", "0.0") else _positive(text)
@@ -257,9 +262,13 @@ TrainingBatchOption = Annotated[
     ),
 ]
 LrOption = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--lr", metavar="X", parser=_positive, help="Peak learning rate of the whole network."
+        "--lr",
+        metavar="auto|X",
+        parser=_auto_or_positive,
+        show_default="auto",
+        help="Peak learning rate of the whole network.",
     ),
 ]
 WeightDecayOption = Annotated[

@@ -102,21 +102,22 @@ class FinetuneOptions:
 
     First a classifier is trained on the features of the pretrained network, then, for `epochs`
     passes over the pictures, the whole network (not with `head_only`). `batch_size` (pictures in
-    one update, over all processes; `None` is auto), `lr` and `weight_decay` are AdamW's for the
-    whole network. `hidden` is the width of a layer before the last one, 0 for none. `freeze` leaves
-    the first stages of the backbone (of nine) as they are. `balance` weighs classes as if all had
-    equally many pictures. `patience` ends the training after so many epochs without a better one,
-    `minutes` before an epoch that would end later. `from_scratch` starts with untrained weights.
+    one update, over all processes), `lr` (the peak) and `weight_decay` are AdamW's for the whole
+    network; `None` is auto. `hidden` is the width of a layer before the last one, 0 for none.
+    `freeze` leaves the first stages of the backbone (of nine) as they are. `balance` weighs classes
+    as if all had equally many pictures. `patience` ends the training after so many epochs without a
+    better one, `minutes` before an epoch that would end later. `from_scratch` starts with untrained
+    weights.
     """
 
     epochs: int = 5
     head_only: bool = False
     batch_size: int | None = None
-    lr: float = 3e-4
+    lr: float | None = None
     weight_decay: float = 0.05
     hidden: int = 512
     freeze: int = 0
-    augment: Augment = "light"
+    augment: Augment = "strong"
     balance: bool = False
     patience: int | None = None
     minutes: float | None = None

@@ -35,6 +35,7 @@ def finetune(task: FinetuneTask, listener: Listener = SILENT) -> Iterator[Epoch 
                 record = training.epoch(phase)
                 if processes.is_first:
                     yield record
+                training.end_if_asked()
         end = training.end()
         if processes.is_first:
             yield end

@@ -6,7 +6,8 @@ that were right already.
 """
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ from effnet_cli.finetune.folded import fold
 from effnet_cli.finetune.learning import Learner, Schedule, groups
 from effnet_cli.finetune.processes import Processes
 from effnet_cli.finetune.records import PhaseName
-from effnet_cli.options import FinetuneOptions, Listener
+from effnet_cli.options import Augment, FinetuneOptions, Listener
 
 Floats = npt.NDArray[np.float32]
 Step = tuple[Tensor, Tensor, int]
@@ -37,11 +38,15 @@ MIN_HEAD_PASSES = 10
 MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
 VIEWED_PICTURES = 4000  # small datasets get more views, until there are about so many
 MAX_VIEWS = 8
+# What the classifier's views are made by: on fixed features stronger ones cost it accuracy.
+HEAD_RECIPES: Mapping[Augment, Recipe] = {**RECIPES, "strong": RECIPES["light"]}
 # The whole network's training.
-BATCH_SIZE = 64
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 64
+MIN_UPDATES = 40  # in an epoch; small datasets are learned in smaller batches
+LR = 3e-4  # for batches of `MAX_BATCH_SIZE`; it goes with the square root of the size
 HEAD_LR_FACTOR = 1.0
 STAGE_LR_FACTOR = 1.0  # each stage of the backbone learns so much slower than the one behind it
-AVERAGE_DECAY = 0.98
+AVERAGED_SHARE = 1 / 3  # of all updates: how far back the average of the weights looks
 VIEW_MULTIPLE_PX = 16  # the side of training views
 
 
@@ -49,6 +54,7 @@ class Phase(Protocol):
     """One part of a training."""
 
     name: PhaseName
+    lr: float
     epochs: int
     steps: int
     schedule: Schedule
@@ -78,6 +84,7 @@ class HeadPhase:
     """The classifier, on features that are computed once."""
 
     name: PhaseName = "head"
+    lr = HEAD_LR
     device = torch.device("cpu")  # seconds on any machine
 
     def __init__(
@@ -109,7 +116,7 @@ class HeadPhase:
         self.schedule = Schedule(self.steps * self.epochs)
         self.learner = Learner(
             self._head,
-            groups([(self._head, HEAD_LR)], options.weight_decay),
+            groups([(self._head, self.lr)], options.weight_decay),
             self.schedule,
             class_weights,
             Processes(),
@@ -169,7 +176,7 @@ def _features(
     for number in range(views):
         what = f"Features of view {number + 1} of {views}"
         crop_px = answering.card.preprocessing.crop_px
-        look = Views(RECIPES[options.augment], crop_px, (options.seed, 0, number))
+        look = Views(HEAD_RECIPES[options.augment], crop_px, (options.seed, 0, number))
         found.append(_outputs(network, train, what, answering, look))
     labels = np.concatenate([train.labels[indexes] for indexes, _ in found])
     return np.concatenate([values for _, values in found]), labels
@@ -211,7 +218,8 @@ class NetworkPhase:
         self._train, self._val, self._answering = train, val, answering
         self._options, self.device, self._processes = options, device, processes
         self.epochs = options.epochs
-        self.steps = _steps(len(train), options.batch_size, processes.count)
+        self.steps, size = _batches(len(train), options.batch_size, processes.count)
+        self.lr = options.lr or LR * math.sqrt(size / MAX_BATCH_SIZE)
         self.schedule = Schedule(self.steps * self.epochs)
         self._average = network.to(device).eval()
         self._learning = copy.deepcopy(network).to(memory_format=torch.channels_last)
@@ -226,7 +234,7 @@ class NetworkPhase:
         module: Any = torch.compile(self._learning) if options.compile else self._learning
         self.learner = Learner(
             processes.wrapped(module, device),
-            groups(_rates(self._learning, options), options.weight_decay),
+            groups(_rates(self._learning, self.lr, options), options.weight_decay),
             self.schedule,
             class_weights,
             processes,
@@ -263,9 +271,15 @@ class NetworkPhase:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """See `Phase`: the average follows the weights that learn."""
-        step = self.schedule.step
-        decay = min(AVERAGE_DECAY, step / (step + 10))
+        """See `Phase`: the average follows the weights that learn.
+
+        It starts from the pretrained network with its new classifier, of which a twentieth is left
+        in the end: that too makes answers sounder on pictures of another kind (WiSE-FT: Wortsman
+        et al. 2021, arXiv 2109.01903). Of random weights nothing is to be left.
+        """
+        decay = 1 - 1 / max(1.0, AVERAGED_SHARE * self.schedule.total_steps)
+        if self._options.from_scratch:
+            decay = min(decay, self.schedule.step / (self.schedule.step + 10))
         torch._foreach_lerp_(
             list(self._average.parameters()), list(self._learning.parameters()), 1 - decay
         )
@@ -314,21 +328,21 @@ class NetworkPhase:
         return found
 
 
-def _steps(num_pictures: int, batch_size: int | None, num_processes: int) -> int:
-    """Updates in an epoch: each process has a picture in each of them.
+def _batches(num_pictures: int, size: int | None, num_processes: int) -> tuple[int, int]:
+    """Updates in an epoch and pictures in each of them; each process has some of them.
 
     Raises:
         UsageError: there are fewer pictures, or smaller batches, than processes.
     """
-    too_few = ("training pictures", num_pictures), ("pictures in a batch", batch_size)
-    for what, number in too_few:
+    for what, number in ("training pictures", num_pictures), ("pictures in a batch", size):
         if number is not None and number < num_processes:
             raise UsageError(
                 f"{num_processes} processes are more than the {number} {what}.",
                 f"Use --nproc-per-node {number} or less.",
             )
-    size = batch_size or max(num_processes, min(BATCH_SIZE, num_pictures // 4))
-    return min(max(1, round(num_pictures / size)), num_pictures // num_processes)
+    if size is None:
+        size = min(MAX_BATCH_SIZE, max(MIN_BATCH_SIZE, num_processes, num_pictures // MIN_UPDATES))
+    return min(max(1, round(num_pictures / size)), num_pictures // num_processes), size
 
 
 def _view_px(crop_px: int, recipe: Recipe) -> int:
@@ -348,10 +362,12 @@ def _freeze_statistics(network: nn.Module) -> None:
             module.eval()
 
 
-def _rates(network: nn.Module, options: FinetuneOptions) -> Iterator[tuple[nn.Module, float]]:
+def _rates(
+    network: nn.Module, lr: float, options: FinetuneOptions
+) -> Iterator[tuple[nn.Module, float]]:
     """Each part of the network with its peak learning rate: the later, the faster."""
     factor = 1.0 if options.from_scratch else STAGE_LR_FACTOR
-    yield network.get_submodule("classifier"), options.lr * HEAD_LR_FACTOR
+    yield network.get_submodule("classifier"), lr * HEAD_LR_FACTOR
     stages = list(network.get_submodule("features").children())
     for depth, stage in enumerate(reversed(stages)):
-        yield stage, options.lr * factor**depth
+        yield stage, lr * factor**depth

@@ -96,6 +96,13 @@ class Training:
             module = model.build(network.variant, len(network.card.classes)).eval()
         else:
             module = model.of(network)
+        num_stages = len(list(module.get_submodule("features").children()))
+        if self._options.freeze > num_stages:
+            raise UsageError(
+                f"--freeze {self._options.freeze} is more than the {num_stages} stages of"
+                f" {network.variant.name}.",
+                f"Use a number up to {num_stages}.",
+            )
         model.set_head(module, len(self._card.classes), self._options.hidden)
         return module
 
@@ -158,7 +165,8 @@ class Training:
         network = NetworkPhase(*parts, self._listener, precision, self._device, self._processes)
         self._listener.note(
             f"The whole network on {self._device}, {precision}: {network.epochs} epochs of "
-            f"{network.steps} updates with about {len(self._train) // network.steps} pictures each."
+            f"{network.steps} updates with about {len(self._train) // network.steps} pictures "
+            f"each, learning rate {network.lr:.2g}."
         )
         self._begin(network)
         yield network
@@ -218,9 +226,7 @@ class Training:
         if phase.name == "head":  # it takes seconds, and begins anew on `--resume`
             return self._epoch(phase)
         with listening(self._stop):
-            record = self._epoch(phase)
-            self._end_if_asked()
-        return record
+            return self._epoch(phase)
 
     def _epoch(self, phase: Phase) -> Epoch:
         state, started = self._state, time.perf_counter()
@@ -276,7 +282,7 @@ class Training:
         if not (np.isfinite(loss) and _is_finite(phase.network())):
             raise EffnetError(
                 f"The loss became {loss} in epoch {state.epoch}: the learning rate "
-                f"{self._options.lr:g} is too high.",
+                f"{phase.lr:g} is too high.",
                 "Use a smaller --lr; the best epoch before is kept.",
             )
         return loss, (state.seen - before) / (time.perf_counter() - started)
@@ -289,9 +295,10 @@ class Training:
         if self._stop.number or time.monotonic() - self._saved_at > SAVE_SECONDS:
             self._state.loss = float(total)
             self._save(phase)
-        self._end_if_asked()
+        self.end_if_asked()
 
-    def _end_if_asked(self) -> None:
+    def end_if_asked(self) -> None:
+        """End with `Stopped` if a signal has asked for it."""
         if self._stop.number:
             raise Stopped(signal.Signals(self._stop.number), self._folder.path)
 
