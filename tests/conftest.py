@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,37 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@dataclass
+class Heard:
+    """A listener that keeps what it hears; `hook` is called with each note."""
+
+    notes: list[str] = field(default_factory=list)
+    steps: list[tuple[str, int, int | None]] = field(default_factory=list)
+    hook: Callable[[str], object] | None = None
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if self.hook is not None:
+            self.hook(text)
+
+    def progress(self, what: str, done: int, total: int | None, unit: str = "pictures") -> None:
+        assert total is None or 0 <= done <= total
+        self.steps.append((what, done, total))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.notes)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """On busy cores torch's threads wait for one another sixty times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

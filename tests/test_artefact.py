@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import lively
+from conftest import Heard, lively
 from effnet_cli import cache, checkpoint, model
 from effnet_cli.cache import artefact_folder, sha256, stamped_sha256
 from effnet_cli.checkpoint import ModelCard
@@ -28,31 +28,11 @@ from effnet_cli.ordered import usable_cores
 from effnet_cli.variants import find
 from effnet_cli.weights import Network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = tuple("abcdefg")
 MAX_DIFFERENCE = 1e-4  # in a probability
 SIZE = 65  # pixels; "same" padding differs on the sides where sizes are odd
-
-
-class Heard:
-    """A listener that keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
-        """Nothing here takes bytes from elsewhere."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On busy cores torch's threads wait for one another sixty times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pickle
 import random
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from effnet_cli.checkpoint import CARD_KEY, DIGEST_KEY, MODEL_FILE_NAME, ModelCa
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.variants import Preprocessing, find
 from effnet_cli.weights import expected_path
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SRC = Path(checkpoint.__file__).parent
 LITE0 = find("lite0")
@@ -59,15 +61,6 @@ Load = Callable[[Path], nn.Module]
 
 
 # --- the model file ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On busy cores torch's threads wait for one another sixty times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

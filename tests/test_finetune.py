@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Run
+from conftest import Heard, Run
 from effnet_cli import checkpoint, engines
 from effnet_cli.dataset import DatasetRefused, checked, scan
 from effnet_cli.errors import EffnetError, UsageError
@@ -37,7 +37,6 @@ from effnet_cli.predict import Classifier
 from effnet_cli.weights import resolve
 from training import (
     Done,
-    Heard,
     Ran,
     go_on,
     kept_state,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import efficientnet_b0
 
-from conftest import SAMPLES, lively, save_picture
+from conftest import SAMPLES, Heard, lively, save_picture
 from effnet_cli import checkpoint, engines, model
 from effnet_cli.augment import RECIPES, Views
 from effnet_cli.checkpoint import ModelCard
@@ -47,32 +47,12 @@ from effnet_cli.options import (
 )
 from effnet_cli.variants import Preprocessing, find
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 CROP_PX = 32  # of the networks here, which so take milliseconds
 PREPROCESSING = Preprocessing(CROP_PX, CROP_PX, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 CLASSES = ("a", "b", "c")
-
-
-class Heard:
-    """A listener that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
-        assert total is None or 0 <= done <= total
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On busy cores torch's threads wait for one another sixty times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- folded networks --------------------------------------------------------------------------

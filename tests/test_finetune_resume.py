@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import Heard
 from effnet_cli import checkpoint
 from effnet_cli.errors import UsageError
 from effnet_cli.finetune import Stopped, finetune, resumed, training
 from effnet_cli.finetune.phases import NetworkPhase
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
 from training import (
-    Heard,
     Ran,
     go_on,
     kept_state,

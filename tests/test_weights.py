@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import weight_server as serve
+from conftest import Heard
 from effnet_cli import checkpoint, download, listings, weights
 from effnet_cli.cache import sha256
 from effnet_cli.checkpoint import ModelCard, imagenet_card
@@ -50,20 +51,6 @@ from effnet_cli.variants import WeightsSource, find
 source = WeightsSource({ROW.source.file_name!r}, {ROW.source.sha256!r}, 1.0)
 print(weights.obtain(replace(find("b0"), name="test", source=source)))
 """
-
-
-class Heard:
-    """A listener that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.steps: list[tuple[str, int, int | None]] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
-        self.steps.append((what, done, total))
 
 
 @pytest.fixture(autouse=True)

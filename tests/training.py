@@ -4,8 +4,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,6 @@ COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
 # A classifier's training of a tenth of a second.
 QUICK_HEAD = {"MIN_HEAD_STEPS": 16, "HEAD_PASSES": 4, "MIN_HEAD_PASSES": 2, "MAX_VIEWS": 1}
 TIMES = ("seconds", "pictures_per_s")
-
-
-@dataclass
-class Heard:
-    """A listener that keeps what it hears; `hook` is called with each note."""
-
-    notes: list[str] = field(default_factory=list)
-    hook: Callable[[str], object] | None = None
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-        if self.hook is not None:
-            self.hook(text)
-
-    def progress(self, what: str, done: int, total: int | None, unit: str = "pictures") -> None:
-        assert total is None or 0 < done <= total
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.notes)
 
 
 def save_blobs(path: Path, colour: Sequence[int], seed: int) -> None:
