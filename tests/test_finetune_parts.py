@@ -27,7 +27,7 @@ from effnet_cli.augment import RECIPES, Views
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.dataset import Paths, Subset
 from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.finetune import keeping
+from effnet_cli.finetune import keeping, phases
 from effnet_cli.finetune.answering import Answering
 from effnet_cli.finetune.feeding import Memory, Pictures, chunks
 from effnet_cli.finetune.folded import FoldedUnit, fold, keep_freed_memory
@@ -673,6 +673,27 @@ def test_groups_of_nothing_are_left_out() -> None:
     assert groups([(frozen, 0.1)], 0.1) == []
     (weights,) = groups([(nn.Linear(2, 2, bias=False), 0.1)], 0.3)
     assert (weights["lr"], weights["weight_decay"]) == (0.1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "size", "processes", "updates"),
+    [(18, None, 1, 2), (320, None, 1, 40), (10_000, None, 1, 156), (14, 4, 4, 3), (3, 64, 1, 1)],
+)
+def test_every_process_has_a_part_of_every_update(
+    pictures: int, size: int | None, processes: int, updates: int
+) -> None:
+    steps, chosen = phases._batches(pictures, size, processes)
+    assert steps == updates
+    assert chosen == (size or chosen)
+    assert 8 <= chosen <= 64 or size is not None
+    assert min(map(len, np.array_split(np.arange(pictures), steps))) >= processes
+
+
+@pytest.mark.parametrize(("pictures", "size", "number"), [(40, 3, 3), (2, None, 2), (2, 64, 2)])
+def test_too_many_processes_are_refused(pictures: int, size: int | None, number: int) -> None:
+    with pytest.raises(UsageError, match=f"4 processes are more than the {number} ") as caught:
+        phases._batches(pictures, size, 4)
+    assert f"--nproc-per-node {number}" in caught.value.hint
 
 
 def test_epoch_goes_on_where_it_was_stopped(folder: Path, answering: Answering) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effnet_cli import checkpoint
 from effnet_cli.options import ModelOptions
-from training import kept_state, make_classes, script, timeless
+from training import kept_state, make_classes, script
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
@@ -70,18 +69,20 @@ class Trained:
 Train = Callable[..., Trained]
 
 
-@pytest.fixture
-def trained(small: ModelOptions, tmp_path: Path) -> Train:
+@pytest.fixture(scope="module")
+def trained(small: ModelOptions, session_folder: Path, one_core: object) -> Train:
     """`trained(processes, arguments, code)`: `effnet finetune` into a folder of its own."""
+    here = session_folder / "processes"
+    here.mkdir()
 
     def run(
-        processes: int, arguments: list[str | Path], code: str = "", folder: Path | None = None
+        processes: int, arguments: list[str | Path], code: str = "", resume: Path | None = None
     ) -> Trained:
-        file = tmp_path / "start.py"
+        file = here / "start.py"
         file.write_text(script(code)[-1])
-        options: list[str | Path] = ["--resume", folder] if folder is not None else []
-        if folder is None:
-            folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        folder = resume or here / f"run{len(list(here.iterdir()))}"
+        options: list[str | Path] = ["--resume", folder, "--format", "jsonl"]
+        if resume is None:
             options = ["--model", str(small.model), "--output", folder, *OPTIONS]
         start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         done = subprocess.run(
@@ -98,22 +99,29 @@ def trained(small: ModelOptions, tmp_path: Path) -> Train:
     return run
 
 
-def test_two_processes_learn_what_one_learns(trained: Train, colours: Path) -> None:
+@pytest.fixture(scope="module")
+def two(trained: Train, colours: Path) -> Trained:
+    """Two processes that nothing happens to, but that one has little memory."""
+    return trained(2, [colours], NO_DROPOUT + LITTLE_MEMORY)
+
+
+def test_two_processes_learn_what_one_learns(two: Trained, trained: Train, colours: Path) -> None:
     one = trained(1, [colours], NO_DROPOUT)
-    two = trained(2, [colours], NO_DROPOUT)
     assert two.status == one.status == 0, two.stderr
-    rows = two.rows
-    assert [(row["phase"], row["epoch"]) for row in rows] == [
-        (row["phase"], row["epoch"]) for row in one.rows
-    ]
-    for row, other in zip(rows, one.rows, strict=True):
-        for name in ("loss", "val_loss"):
-            assert row.get(name) == pytest.approx(other.get(name), rel=1e-3)
-    assert rows[-1]["val"]["pictures"] == 6
-    (_, tensors), (_, others) = map(kept_state, (two.folder, one.folder))
-    for name, value in others.items():
+    rows, others = two.rows, one.rows
+    assert len(rows) == len(others) == 8 + 2 + 1
+    for row, other in zip(rows[:-1], others[:-1], strict=True):
+        assert (row["phase"], row["epoch"]) == (other["phase"], other["epoch"])
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert row["val_loss"] == pytest.approx(other["val_loss"], rel=1e-3)
+    (header, tensors), (_, wanted) = map(kept_state, (two.folder, one.folder))
+    for name, value in wanted.items():
         if name.startswith(("average.features", "network.features")):
             np.testing.assert_allclose(tensors[name], value, atol=2e-4, err_msg=name)
+    assert header["piece_size"] == 1  # what is little for one is little for all
+
+
+def test_the_first_process_speaks_for_all(two: Trained) -> None:
     assert two.stderr.count("Starts from") == 1
     assert two.stderr.count("effnet predict PICTURE --model") == 1
 
@@ -124,45 +132,32 @@ def test_every_validation_picture_is_counted_once(trained: Train, tmp_path: Path
     make_classes(root / "val", pictures=3, first_seed=50)
     make_classes(root / "test", pictures=1, first_seed=90)
     (root / "val" / "red" / "51.png").write_bytes(b"")
-    two = trained(2, [root, "--allow-bad", "--head-only"])
-    assert two.status == 0, two.stderr
-    end = two.rows[-1]
+    done = trained(2, [root, "--allow-bad", "--head-only"])
+    assert done.status == 0, done.stderr
+    end = done.rows[-1]
     assert (end["val"]["pictures"], end["val"]["failed"]) == (9, 1)
     assert [row["pictures"] for row in end["val"]["classes"]] == [3, 3, 3]
     assert end["test"]["pictures"] == 3
-    one = trained(1, [root, "--allow-bad", "--head-only"])
-    assert timeless(two.rows[:-1]) == timeless(one.rows[:-1])
-    assert two.model == one.model  # the classifier is learned by the first alone
 
 
-def test_killed_processes_go_on_to_the_same_bits(trained: Train, colours: Path) -> None:
-    unbroken = trained(2, [colours])
-    killed = trained(2, [colours], FIRST_DIES)
-    assert unbroken.status == 0
+def test_killed_processes_go_on_to_the_same_bits(
+    two: Trained, trained: Train, colours: Path
+) -> None:
+    killed = trained(2, [colours], NO_DROPOUT + LITTLE_MEMORY + FIRST_DIES)
     assert killed.status != 0
     assert kept_state(killed.folder)[0]["epoch"] == 2
-    resumed = trained(2, [], folder=killed.folder)
+    resumed = trained(2, [], NO_DROPOUT, killed.folder)  # the size of the pieces is remembered
     assert resumed.status == 0, resumed.stderr
-    assert [(row.get("phase"), row.get("epoch")) for row in resumed.rows[:-1]] == [("network", 2)]
-    assert resumed.model == unbroken.model
-    (_, tensors), (_, wanted) = map(kept_state, (resumed.folder, unbroken.folder))
+    assert [(row["phase"], row["epoch"]) for row in resumed.rows[:-1]] == [("network", 2)]
+    assert resumed.model == two.model
+    (_, tensors), (_, wanted) = map(kept_state, (resumed.folder, two.folder))
     for name, value in wanted.items():
         assert tensors[name].tobytes() == value.tobytes(), name
 
 
-def test_little_memory_in_one_process_is_little_for_all(trained: Train, colours: Path) -> None:
-    two = trained(2, [colours], LITTLE_MEMORY)
-    assert two.status == 0, two.stderr
-    assert kept_state(two.folder)[0]["piece_size"] == 1
-
-
-def test_errors_are_said_once_and_end_all(trained: Train, colours: Path, tmp_path: Path) -> None:
-    make_classes(tmp_path / "one", ["only"])
-    two = trained(2, [tmp_path / "one"])
-    assert two.status != 0
-    assert two.stderr.count("There is one class only") == 1
-    assert two.stdout == ""
-    two = trained(2, [colours, "--batch-size", "1"])
-    assert two.status != 0
-    assert two.stderr.count("2 processes are more than the 1 pictures in a batch") == 1
-    checkpoint.read_card(two.folder / "model.safetensors")  # the classifier was learned
+def test_refusal_is_said_once_and_ends_all(trained: Train, tmp_path: Path) -> None:
+    make_classes(tmp_path, ["only"])
+    refused = trained(2, [tmp_path])
+    assert refused.status != 0
+    assert refused.stderr.count("There is one class only") == 1
+    assert refused.stdout == ""
