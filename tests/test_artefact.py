@@ -248,7 +248,7 @@ def written(*_):
     return b"graph" * 1000
 
 fakes = {{
-    "effnet_cli.model": {{"load": lambda *_: None}},
+    "effnet_cli.model": {{"of": lambda *_: None}},
     "effnet_cli.engines.onnx_graph": {{"written": written, "difference": lambda *_: 0.0}},
 }}
 for name, contents in fakes.items():

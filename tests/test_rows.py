@@ -51,13 +51,13 @@ def test_row_has_the_documented_shape() -> None:
 
 @given(PREDICTIONS)
 def test_json_gives_every_name_back(predictions: list[Prediction]) -> None:
-    text = "".join(rows.json_array(predictions))
+    text = "".join(rows.json_array(map(rows.as_row, predictions)))
     assert json.loads(text.encode("utf-8")) == [rows.as_row(p) for p in predictions]
 
 
 @given(PREDICTIONS)
 def test_json_lines_are_one_object_a_line(predictions: list[Prediction]) -> None:
-    pieces = list(rows.json_lines(predictions))
+    pieces = list(rows.json_lines(map(rows.as_row, predictions)))
     assert all(piece.count("\n") == 1 and piece.endswith("\n") for piece in pieces)
     assert [json.loads(piece.encode("utf-8")) for piece in pieces] == [
         rows.as_row(p) for p in predictions
