@@ -156,7 +156,7 @@ def tiny(seed: int = 0, classes: int = 3) -> nn.Module:
 
 def learner_of(module: nn.Module, lr: float = 1e-2, **changes: Any) -> Learner:
     settings: dict[str, Any] = {
-        "groups": groups([(module, lr)], 0.1),
+        "groups": groups(module, lr, 0.1),
         "schedule": Schedule(100),
         "class_weights": torch.ones(3),
         "processes": Processes(),
@@ -665,13 +665,13 @@ def test_every_weight_is_in_one_group_and_only_weights_decay(
         dimensions = {parameter.ndim > 1 for parameter in group["params"]}
         assert dimensions == {group["weight_decay"] > 0}
         assert group["weight_decay"] in (0.0, 0.2)
-        assert 0 < group["initial_lr"] <= 1e-3 if "initial_lr" in group else group["lr"] <= 1e-3
+        assert group["lr"] == 1e-3
 
 
 def test_groups_of_nothing_are_left_out() -> None:
     frozen = tiny().requires_grad_(False)
-    assert groups([(frozen, 0.1)], 0.1) == []
-    (weights,) = groups([(nn.Linear(2, 2, bias=False), 0.1)], 0.3)
+    assert groups(frozen, 0.1, 0.1) == []
+    (weights,) = groups(nn.Linear(2, 2, bias=False), 0.1, 0.3)
     assert (weights["lr"], weights["weight_decay"]) == (0.1, 0.3)
 
 

@@ -1,7 +1,7 @@
 """The update rule: one step of AdamW on one batch, for the classifier alone and for the network."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -174,17 +174,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(words in str(error) for words in CPU_OUT_OF_MEMORY)
 
 
-def groups(parts: Iterable[tuple[nn.Module, float]], weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups for modules and their peak learning rates.
+def groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups for what learns in `module`; `lr` is the peak.
 
     Factors and offsets of channels are not drawn to zero, as the weights are.
     """
-    found = []
-    for module, lr in parts:
-        learned = [p for p in module.parameters() if p.requires_grad]
-        weights, others = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
-        found += [
-            {"params": weights, "lr": lr, "weight_decay": weight_decay},
-            {"params": others, "lr": lr, "weight_decay": 0.0},
-        ]
+    learned = [p for p in module.parameters() if p.requires_grad]
+    weights, others = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
+    found = [
+        {"params": weights, "lr": lr, "weight_decay": weight_decay},
+        {"params": others, "lr": lr, "weight_decay": 0.0},
+    ]
     return [group for group in found if group["params"]]

@@ -44,8 +44,6 @@ HEAD_RECIPES: Mapping[Augment, Recipe] = {**RECIPES, "strong": RECIPES["light"]}
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 64
 MIN_UPDATES = 40  # in an epoch; small datasets are learned in smaller batches
 LR = 3e-4  # for batches of `MAX_BATCH_SIZE`; it goes with the square root of the size
-HEAD_LR_FACTOR = 1.0
-STAGE_LR_FACTOR = 1.0  # each stage of the backbone learns so much slower than the one behind it
 AVERAGED_SHARE = 1 / 3  # of all updates: how far back the average of the weights looks
 VIEW_MULTIPLE_PX = 16  # the side of training views
 
@@ -116,7 +114,7 @@ class HeadPhase:
         self.schedule = Schedule(self.steps * self.epochs)
         self.learner = Learner(
             self._head,
-            groups([(self._head, self.lr)], options.weight_decay),
+            groups(self._head, self.lr, options.weight_decay),
             self.schedule,
             class_weights,
             Processes(),
@@ -234,7 +232,7 @@ class NetworkPhase:
         module: Any = torch.compile(self._learning) if options.compile else self._learning
         self.learner = Learner(
             processes.wrapped(module, device),
-            groups(_rates(self._learning, self.lr, options), options.weight_decay),
+            groups(self._learning, self.lr, options.weight_decay),
             self.schedule,
             class_weights,
             processes,
@@ -360,14 +358,3 @@ def _freeze_statistics(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-
-
-def _rates(
-    network: nn.Module, lr: float, options: FinetuneOptions
-) -> Iterator[tuple[nn.Module, float]]:
-    """Each part of the network with its peak learning rate: the later, the faster."""
-    factor = 1.0 if options.from_scratch else STAGE_LR_FACTOR
-    yield network.get_submodule("classifier"), lr * HEAD_LR_FACTOR
-    stages = list(network.get_submodule("features").children())
-    for depth, stage in enumerate(reversed(stages)):
-        yield stage, lr * factor**depth
