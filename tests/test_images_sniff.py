@@ -40,7 +40,7 @@ def test_signature_of_every_format_is_known(format: str) -> None:
         ("BMP", {"mode": "1"}),
         ("AVIF", {"save_all": True, "append_images": [Image.new("RGB", (16, 12), "red")]}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_rarer_kinds_of_a_format_are_known(format: str, options: dict[str, object]) -> None:
     assert pillows_name(encoded(format, **options)) == format
