@@ -610,10 +610,10 @@ def test_batch_size_lr_and_precision(ran_with: RanWith, small: ModelOptions) -> 
     ran, heard = ran_with(
         replace(ONE_EPOCH, batch_size=6, lr=CANNOT_LEARN, precision="bf16", weight_decay=0.0)
     )
-    assert "cpu, bf16: 1 epochs of 3 updates with about 6 pictures each" in heard.text
+    assert "cpu, bf16: 1 epoch of 3 updates with about 6 pictures each" in heard.text
     assert not changed(ran, small)
     ran, heard = ran_with(replace(ONE_EPOCH, batch_size=18))
-    assert "cpu, fp32: 1 epochs of 1 updates with about 18 pictures each" in heard.text
+    assert "cpu, fp32: 1 epoch of 1 updates with about 18 pictures each" in heard.text
     assert changed(ran, small)
 
 

@@ -939,7 +939,7 @@ def test_what_was_typed_and_may_change_changes(here: Path) -> None:
         ("seed", {"options": FinetuneOptions(seed=1), "dataset": DatasetOptions(seed=1)}, "7"),
         ("variant", {"model": ModelOptions(variant="b0")}, "'lite1'"),
         ("weights", {"model": ModelOptions(weights=Path("/other.pth"))}, "'/w/lite1.pth'"),
-        ("model", {"model": ModelOptions(model=Path("/m"))}, "None"),
+        ("model", {"model": ModelOptions(model=Path("/m"))}, "not given"),
         ("val", {"dataset": DatasetOptions(val=Path("/data/other"))}, "'/data/val'"),
         ("val_fraction", {"dataset": DatasetOptions(val_fraction=0.1)}, "0.25"),
         ("max_pixels", {"pictures": PictureOptions(max_pixels=99)}, "1234"),
@@ -1039,6 +1039,7 @@ def test_new_runs_are_numbered(here: Path) -> None:
 def test_output_may_be_new_or_empty(here: Path) -> None:
     (here / "empty").mkdir()
     for name in ("new", "empty", "new/deeper"):
+        keeping.check_output(here / name)
         assert keeping.new_path(here / name, here, "b0") == here / name
 
 
@@ -1048,7 +1049,7 @@ def test_output_that_holds_something_is_refused(name: str, here: Path) -> None:
     for path in (here / "file", here / "full" / "x"):
         path.write_text("x")
     with pytest.raises(UsageError, match="is there already") as caught:
-        keeping.new_path(here / name, here, "b0")
+        keeping.check_output(here / name)
     assert "--resume" in caught.value.hint
 
 

@@ -197,7 +197,7 @@ def _epoch_line(epoch: "Epoch") -> Text:
 
 
 def _end_text(trained: "Trained", top1s: list[float]) -> Iterator[str]:
-    if len(top1s) > 1:
+    if len(set(top1s)) > 1:  # one height is no curve
         yield "\n" + "".join(f"{line}\n" for line in _curve(top1s))
     splits = [("validation", trained.val)] + ([("test", trained.test)] if trained.test else [])
     for name, metrics in splits:

@@ -124,8 +124,9 @@ def resumed(task: FinetuneTask, typed: frozenset[str]) -> FinetuneTask:
     before, now = _all_options(kept), _all_options(task)
     for name in sorted(typed & now.keys() - CHANGEABLE):
         if before[name] != now[name]:
+            was = "not given" if before[name] is None else repr(before[name])
             raise UsageError(
-                f"--{name.replace('_', '-')} was {before[name]!r} when this training began.",
+                f"--{name.replace('_', '-')} was {was} when this training began.",
                 "Leave it out, or start a new training without --resume.",
             )
     changed = {name: now[name] for name in CHANGEABLE & typed & asdict(kept.options).keys()}
@@ -200,18 +201,22 @@ def held(path: Path) -> Iterator[RunFolder]:
         lock.release()
 
 
-def new_path(output: Path | None, dataset: Path, variant: str) -> Path:
-    """The folder of a new run: `output`, or the next free `runs/DATASET-VARIANT`.
+def check_output(output: Path | None) -> None:
+    """Before anything that takes time: is there room for a new run at `output`?
 
     Raises:
         UsageError: `output` is there and holds something.
     """
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(
+            f"--output {str(output)!r} is there already.",
+            f"Name a new folder, or go on with that run: --resume {output}",
+        )
+
+
+def new_path(output: Path | None, dataset: Path, variant: str) -> Path:
+    """The folder of a new run: `output`, or the next free `runs/DATASET-VARIANT`."""
     if output is not None:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UsageError(
-                f"--output {str(output)!r} is there already.",
-                f"Name a new folder, or go on with that run: --resume {output}",
-            )
         return output
     path = dataset.resolve()
     name = f"{(path.name if path.is_dir() else path.stem) or 'dataset'}-{variant}"

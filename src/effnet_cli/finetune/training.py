@@ -61,6 +61,8 @@ class Training:
         if self._device.type == "cpu":
             keep_freed_memory()
             torch.set_num_threads(max(1, usable_cores() // processes.on_this_machine))
+        if task.resume is None:
+            processes.share(lambda: keeping.check_output(task.output))
         self._dataset = processes.share(lambda: _scanned(task, listener))
         network = self._base()
         self._card = _card(task, network, self._dataset)
@@ -164,9 +166,10 @@ class Training:
         precision = _precision(self._options.precision, self._device)
         network = NetworkPhase(*parts, self._listener, precision, self._device, self._processes)
         self._listener.note(
-            f"The whole network on {self._device}, {precision}: {network.epochs} epochs of "
-            f"{network.steps} updates with about {len(self._train) // network.steps} pictures "
-            f"each, learning rate {network.lr:.2g}."
+            f"The whole network on {self._device}, {precision}: "
+            f"{network.epochs} epoch{'s' * (network.epochs != 1)} of {network.steps} updates "
+            f"with about {len(self._train) // network.steps} pictures each, "
+            f"learning rate {network.lr:.2g}."
         )
         self._begin(network)
         yield network
