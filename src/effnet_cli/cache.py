@@ -42,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         )
         part.touch(exist_ok=False)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield part
         with part.open("rb+") as file:
@@ -51,7 +51,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.chmod(stat.S_IMODE(path.stat().st_mode))
         part.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -65,7 +65,7 @@ def discard_parts(folder: Path, prefix: str) -> None:
             part.unlink()
 
 
-def _cannot_write(path: Path, error: OSError) -> EffnetError:
+def cannot_write(path: Path, error: OSError) -> EffnetError:
     reason = error.strerror or str(error)
     return EffnetError(
         f"{str(path)!r} cannot be written: {reason}.", "Make room, or name another place."
@@ -92,7 +92,7 @@ def one_process(path: Path) -> Iterator[None]:
             "End it, or delete the lock.",
         ) from error
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield
     finally:

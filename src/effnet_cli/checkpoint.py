@@ -36,7 +36,7 @@ class ModelCard:
 
     `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
     `options`, `dataset` and `metrics` record the training: the options, a fingerprint of the data,
-    the figures of the best epoch.
+    the figures of the best epoch. `export` says what an exported file is; it is empty elsewhere.
     """
 
     variant: str
@@ -46,6 +46,7 @@ class ModelCard:
     options: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    export: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """ASCII JSON without NaN; class names of any bytes survive as surrogate escapes."""

@@ -102,10 +102,19 @@ def set_head(network: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module
 
 
 def of(network: Network) -> nn.Module:
-    """The torch module of a network: the one that it brings, else loaded from its file."""
+    """The torch module of a network: the one that it brings, else loaded from its file.
+
+    Raises:
+        UsageError: the file holds no weights, or others than the network's.
+    """
     if network.module is not None:
         module: nn.Module = network.module
         return module
+    if network.kind != "tensors":
+        raise UsageError(
+            f"{str(network.path)!r} was exported: it holds no weights to build a network from.",
+            "Give the model file that it was made from.",
+        )
     return load(network.variant, len(network.card.classes), network.path)
 
 

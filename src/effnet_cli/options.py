@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 Fit = Literal["crop", "pad", "stretch"]
-EngineName = Literal["torch", "onnxruntime", "openvino"]
-EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
+EngineName = Literal["torch", "onnxruntime", "openvino", "litert", "executorch"]
+EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino", "litert", "executorch"]
+# What a network's file holds: tensors to build it from, or a whole network for a runtime.
+Kind = Literal["tensors", "onnx", "openvino", "pt2", "litert", "executorch"]
+TargetName = Literal[
+    "onnx", "openvino", "torch-export", "aotinductor", "litert", "executorch", "coreml"
+]
+ExportPrecision = Literal["fp32", "fp16", "bf16"]
+Quantization = Literal["int8"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["none", "light", "strong"]
@@ -144,6 +151,42 @@ class FinetuneTask:
     workers: int | None = None
     output: Path | None = None
     resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an exported file is to be.
+
+    `batch` fixes the number of pictures in a call, `None` leaves it open. `quantize` needs pictures
+    to calibrate with. `include_preprocessing` puts normalisation and softmax into the file, which
+    then takes bytes and gives probabilities.
+    """
+
+    target: TargetName = "onnx"
+    precision: ExportPrecision = "fp32"
+    quantize: Quantization | None = None
+    batch: int | None = None
+    include_preprocessing: bool = False
+
+
+@dataclass(frozen=True)
+class ExportTask:
+    """What to export, where to, and what it is held against.
+
+    `output` is a file, `None` for one named after the network in the current folder. `calibrate`
+    and `check` are folders of pictures, perhaps in class folders or in `train` and `val`.
+    `max_drop` is the loss of top-1, in percentage points, that is accepted of a quantised network;
+    `force` keeps what does not hold.
+    """
+
+    model: ModelOptions = ModelOptions()
+    options: ExportOptions = ExportOptions()
+    output: Path | None = None
+    calibrate: Path | None = None
+    check: Path | None = None
+    max_drop: float = 1.0
+    force: bool = False
+    pictures: PictureOptions = PictureOptions()
 
 
 class Listener(Protocol):

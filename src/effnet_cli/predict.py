@@ -17,6 +17,7 @@ from effnet_cli import engines
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.engines import Engine, Logits, Pixels
 from effnet_cli.errors import EffnetError, PictureError
+from effnet_cli.exported import kind_of
 from effnet_cli.images import Found, PictureLoader
 from effnet_cli.options import (
     SILENT,
@@ -96,10 +97,10 @@ class Classifier:
     ) -> None:
         self._options = options
         self._listener = listener
-        self._plan = engines.plan(engine)
-        self._network = resolve(
-            ModelOptions(variant=model) if isinstance(model, str) else model, listener
-        )
+        model = ModelOptions(variant=model) if isinstance(model, str) else model
+        # a wish that nothing can fulfil is told before anything is fetched
+        self._plan = engines.plan(engine, kind_of(model.model) if model.model else "tensors")
+        self._network = resolve(model, listener)
         self._loader = PictureLoader(self._network.card.preprocessing, pictures)
         self._engine: _Loading | None = None
 

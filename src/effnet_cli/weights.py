@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from effnet_cli import checkpoint
+from effnet_cli import checkpoint, exported
 from effnet_cli.cache import one_process, stamped_sha256
 from effnet_cli.checkpoint import MODEL_FILE_NAME, ModelCard, imagenet_card
 from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.options import SILENT, Listener, ModelOptions
+from effnet_cli.options import SILENT, Kind, Listener, ModelOptions
 from effnet_cli.variants import DEFAULT_VARIANT, Variant, find
 
 State = Literal["here", "not here", "package missing"]
@@ -33,6 +33,11 @@ class Network:
     sha256: str
     module: Any = None
 
+    @property
+    def kind(self) -> Kind:
+        """What the file holds: tensors, or a whole network that was exported."""
+        return exported.kind_of(self.path) if self.card.export else "tensors"
+
 
 def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
     """The network that a person asked for; downloads its weights if need be.
@@ -47,8 +52,9 @@ def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
                 f"--model {str(options.model)!r} brings its own variant and weights.",
                 "Leave out --variant and --weights.",
             )
-        path = options.model / MODEL_FILE_NAME if options.model.is_dir() else options.model
-        card = checkpoint.read_card(_existing(path))
+        path = _model_file(options.model)
+        is_exported = exported.kind_of(path) != "tensors"
+        card = (exported if is_exported else checkpoint).read_card(_existing(path))
         return Network(find(card.variant), card, path, stamped_sha256(path))
     variant = find(DEFAULT_VARIANT if options.variant is None else options.variant)
     if options.weights is not None:
@@ -57,6 +63,15 @@ def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
         path = obtain(variant, offline=options.offline, listener=listener)
     card = imagenet_card(variant.name, variant.preprocessing)
     return Network(variant, card, path, stamped_sha256(path))
+
+
+def _model_file(path: Path) -> Path:
+    """The file that `--model` names: itself, or what a run's folder holds."""
+    if path.suffix.lower() == exported.COREML_SUFFIX:
+        raise UsageError(
+            f"{str(path)!r} runs on Apple's devices only.", "See docs/export/coreml.md for how."
+        )
+    return path / MODEL_FILE_NAME if path.is_dir() else path
 
 
 def _existing(path: Path) -> Path:

@@ -7,44 +7,38 @@ import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from effnet_cli.engines.as_exported import AsExported
+from effnet_cli.engines.seam import Engine, Logits, Pixels
 from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.options import SILENT, EngineName, EngineOptions, Listener, Precision
+from effnet_cli.exported import KINDS
+from effnet_cli.options import SILENT, EngineName, EngineOptions, Kind, Listener, Precision
 from effnet_cli.ordered import usable_cores
 from effnet_cli.variants import Variant
 from effnet_cli.weights import Network
 
-Pixels = npt.NDArray[np.float32]
-Logits = npt.NDArray[np.float32]
-
-
-class Engine(Protocol):
-    """`float32 [N,3,H,W]` -> logits `float32 [N,C]`; may be called from as many threads as it was
-    made for.
-
-    Raises:
-        EffnetError: when called, if the device cannot do it (out of memory).
-    """
-
-    name: str
-    device: str
-    precision: Precision
-
-    def __call__(self, pixels: Pixels) -> Logits: ...
+__all__ = [
+    "AUTO",
+    "BATCH_SIZE",
+    "ENGINES",
+    "Engine",
+    "EngineRow",
+    "Logits",
+    "Pixels",
+    "Plan",
+    "plan",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """One engine: `module:class`, the library it needs, how to install that, what it can do on
-    which devices, and whether its calls only wait, for threads or a device of its own.
+    """One engine: `module:class`, the library it needs, how to install that, which files it runs,
+    what it can do on which devices, and whether its calls only wait, for threads or a device of its
+    own.
 
     The class is called as `cls(network, device, precision, callers, listener)`, where `callers` is
     the number of threads that will call the engine at the same time.
@@ -53,6 +47,7 @@ class EngineRow:
     path: str
     library: str
     install: str
+    kinds: tuple[Kind, ...]
     precisions: Mapping[str, tuple[Precision, ...]]
     waits: bool = False
 
@@ -62,12 +57,14 @@ ENGINES: Mapping[EngineName, EngineRow] = {
         "effnet_cli.engines.onnxruntime_engine:OnnxRuntimeEngine",
         "onnxruntime",
         "pip install onnxruntime",
+        ("tensors", "onnx"),
         {"cpu": ("fp32",), "cuda": ("fp32",)},
     ),
     "openvino": EngineRow(
         "effnet_cli.engines.openvino_engine:OpenVinoEngine",
         "openvino",
         "pip install 'effnet-cli[openvino]'",
+        ("tensors", "onnx", "openvino"),
         {"cpu": ("fp32", "bf16", "fp16")},
         waits=True,
     ),
@@ -75,14 +72,29 @@ ENGINES: Mapping[EngineName, EngineRow] = {
         "effnet_cli.engines.torch_engine:TorchEngine",
         "torch",
         "pip install 'torch>=2.14' 'torchvision>=0.29'",
+        ("tensors", "pt2"),
         {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "fp16")},
+    ),
+    "litert": EngineRow(
+        "effnet_cli.engines.litert_engine:LiteRtEngine",
+        "ai_edge_litert",
+        "pip install 'effnet-cli[litert]'",
+        ("litert",),
+        {"cpu": ("fp32",)},
+    ),
+    "executorch": EngineRow(
+        "effnet_cli.engines.executorch_engine:ExecuTorchEngine",
+        "executorch",
+        "pip install 'effnet-cli[executorch]'",
+        ("executorch",),
+        {"cpu": ("fp32",)},
     ),
 }
 
-# What `--engine auto` tries on each device, best first; the first that is installed and has the
-# precision.
+# What `--engine auto` tries on each device, best first: the first that runs such a file, is
+# installed and has the precision.
 AUTO: Mapping[str, tuple[EngineName, ...]] = {
-    "cpu": ("onnxruntime", "openvino", "torch"),
+    "cpu": ("onnxruntime", "openvino", "torch", "litert", "executorch"),
     "cuda": ("torch", "onnxruntime"),
     "mps": ("torch",),
 }
@@ -136,58 +148,82 @@ class Plan:
         engine: Engine = getattr(module, name)(
             network, self.device, self.precision, callers, listener
         )
-        return engine
+        return AsExported(engine, network.card) if network.kind != "tensors" else engine
 
 
-def plan(options: EngineOptions) -> Plan:
-    """Choose engine and device.
+def plan(options: EngineOptions, kind: Kind = "tensors") -> Plan:
+    """Choose engine and device for a network in a file of some kind.
 
     Raises:
         UsageError: what was asked for does not exist, or not together.
         EffnetError: it is not installed or not on this machine.
     """
     device = _device(options.device)
-    kind = _device_type(device)
+    on = _device_type(device)
     if options.engine != "auto":
-        _check_can(options.engine, kind, options.precision)
-        if not _is_installed(options.engine):
-            row = ENGINES[options.engine]
-            raise EffnetError(
-                f"The engine {options.engine} is not installed.", f"Install it: {row.install}"
-            )
+        _check_can(options.engine, on, options.precision, kind)
+        _check_is_installed(options.engine)
         return Plan(options.engine, device, options.precision)
-    able = [name for name in AUTO[kind] if options.precision in ENGINES[name].precisions[kind]]
-    for name in able:
-        if _is_installed(name):
-            return Plan(name, device, options.precision)
-    if able:
-        row = ENGINES[able[0]]
-        raise EffnetError(
-            f"{options.precision} on {kind} needs {row.library}, which is not installed.",
-            f"Install it: {row.install}",
-        )
-    raise UsageError(
-        f"No engine runs {options.precision} on {kind}.",
-        f"Try {_precisions(kind)}, or another --device.",
-    )
-
-
-def _check_can(engine: EngineName, kind: str, precision: Precision) -> None:
-    row = ENGINES[engine]
-    if kind not in row.precisions:
+    for_kind = [name for name in AUTO[on] if kind in ENGINES[name].kinds]
+    able = [name for name in for_kind if options.precision in ENGINES[name].precisions[on]]
+    if not able and for_kind:
         raise UsageError(
-            f"The engine {engine} does not run on {kind}.",
+            f"No engine runs {options.precision} on {on}{_of(kind)}.",
+            f"Try {_precisions(on, for_kind)}, or another --device.",
+        )
+    if not able:
+        raise UsageError(f"No engine runs {_files(kind)} on {on}.", "Use --device cpu.")
+    installed = next((name for name in able if _is_installed(name)), None)
+    if installed is None:
+        row = ENGINES[able[0]]
+        what = f"{options.precision} on {on}" if kind == "tensors" else f"To run {_files(kind)}"
+        raise EffnetError(
+            f"{what} needs {row.library}, which is not installed.", f"Install it: {row.install}"
+        )
+    return Plan(installed, device, options.precision)
+
+
+def _check_can(engine: EngineName, on: str, precision: Precision, kind: Kind) -> None:
+    row = ENGINES[engine]
+    if kind not in row.kinds:
+        others = [name for name, other in ENGINES.items() if kind in other.kinds]
+        raise UsageError(
+            f"The engine {engine} does not run {_files(kind)}.",
+            f"Use --engine {' or '.join(others)}.",
+        )
+    if on not in row.precisions:
+        raise UsageError(
+            f"The engine {engine} does not run on {on}.",
             f"Try --device {' or '.join(row.precisions)}.",
         )
-    if precision not in row.precisions[kind]:
-        able = ", ".join(row.precisions[kind])
+    if precision not in row.precisions[on]:
+        able = ", ".join(row.precisions[on])
         raise UsageError(
-            f"The engine {engine} does not run {precision} on {kind}.", f"It runs {able} there."
+            f"The engine {engine} does not run {precision} on {on}.", f"It runs {able} there."
         )
 
 
-def _precisions(kind: str) -> str:
-    able = {precision for name in AUTO[kind] for precision in ENGINES[name].precisions[kind]}
+def _check_is_installed(engine: EngineName) -> None:
+    if not _is_installed(engine):
+        raise EffnetError(
+            f"The engine {engine} is not installed.", f"Install it: {ENGINES[engine].install}"
+        )
+
+
+def _files(kind: Kind) -> str:
+    """Files of some kind, in words."""
+    if kind == "tensors":
+        return "model files"
+    suffix = next(suffix for suffix, name in KINDS.items() if name == kind)
+    return f"{suffix} files"
+
+
+def _of(kind: Kind) -> str:
+    return "" if kind == "tensors" else f" for {_files(kind)}"
+
+
+def _precisions(on: str, engines: Sequence[EngineName]) -> str:
+    able = {precision for name in engines for precision in ENGINES[name].precisions[on]}
     return "--precision " + " or ".join(sorted(able))
 
 

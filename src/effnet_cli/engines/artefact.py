@@ -28,13 +28,15 @@ MAX_PROBABILITY_DIFFERENCE = 1e-3
 
 
 def artefact(network: Network, listener: Listener) -> Path | bytes:
-    """The ONNX form of a network: the cached file, else made now; its bytes where no cache can be
-    written.
+    """The compiled form of a network: the file that was exported, else the cached ONNX file, else
+    one made now; its bytes where no cache can be written.
 
     Raises:
         UsageError: the weights are not the network's.
         EffnetError: what was made answers differently from torch.
     """
+    if network.kind != "tensors":  # an exported network is compiled already
+        return network.path
     if network.module is not None:
         return _made(network)
     cached = _cached(network)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from effnet_cli.engines import Logits, Pixels
 from effnet_cli.engines.artefact import artefact
+from effnet_cli.engines.seam import Logits, Pixels
 from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener, Precision
 from effnet_cli.ordered import usable_cores
@@ -13,6 +14,17 @@ from effnet_cli.weights import Network
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ERRORS_ONLY = (
     3  # onnxruntime's level of severity; its warnings are about the graph, not for a person
+)
+
+
+# What onnxruntime raises for a file that it cannot run; they have no common class of their own.
+RUNTIME_ERRORS = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NotImplemented,
+    state.RuntimeException,
 )
 
 
@@ -38,13 +50,24 @@ class OnnxRuntimeEngine:
         # threads that wait by spinning take the cores from those that decode pictures
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         model = artefact(network, listener)
-        self._session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
-            settings,
-            providers=[(provider, {"device_id": number or "0"} if kind == "cuda" else {})],
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model),
+                settings,
+                providers=[(provider, {"device_id": number or "0"} if kind == "cuda" else {})],
+            )
+        except RUNTIME_ERRORS as error:
+            if network.kind == "tensors":  # our own graph: a bug
+                raise
+            raise EffnetError(
+                f"onnxruntime cannot run {str(model)!r}: {_first_line(error)}.", "Export it again."
+            ) from error
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, pixels: Pixels) -> Logits:
         logits: Logits = self._session.run(None, {self._input: pixels})[0]
         return logits.astype(np.float32, copy=False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

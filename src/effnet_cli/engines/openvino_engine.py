@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines import Logits, Pixels
 from effnet_cli.engines.artefact import artefact
+from effnet_cli.engines.seam import Logits, Pixels
 from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener, Precision
 from effnet_cli.ordered import usable_cores
@@ -57,7 +57,14 @@ class OpenVinoEngine:
                 f"This processor has no {precision} arithmetic.", "Use --precision fp32."
             )
         model = artefact(network, listener)
-        self._model = self._core.read_model(model if isinstance(model, bytes) else str(model))
+        try:
+            self._model = self._core.read_model(model if isinstance(model, bytes) else str(model))
+        except RuntimeError as error:
+            if network.kind == "tensors":  # our own graph: a bug
+                raise
+            raise EffnetError(
+                f"OpenVINO cannot run {str(model)!r}: {_last_line(error)}.", "Export it again."
+            ) from error
         self._settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": str(callers),
@@ -69,14 +76,15 @@ class OpenVinoEngine:
         self._local = threading.local()  # each thread's requests, by batch size
         # Also before any other thread calls: two first calls at the same time deadlock in OpenVINO
         # 2026.4 (one holds the lock of a C++ static, the other the interpreter's).
-        crop_px = network.card.preprocessing.crop_px
-        self(np.zeros((1, 3, crop_px, crop_px), dtype=np.float32))
+        _, *shape = (side.get_max_length() for side in self._model.input(0).partial_shape)
+        kind = self._model.input(0).element_type.to_dtype()
+        self(np.zeros((network.card.export.get("batch") or 1, *shape), dtype=kind))
 
     def __call__(self, pixels: Pixels) -> Logits:
         count = len(pixels)
         size = self._batch_size_for(count)
         if size != count:
-            padding = np.zeros((size - count, *pixels.shape[1:]), dtype=np.float32)
+            padding = np.zeros((size - count, *pixels.shape[1:]), dtype=pixels.dtype)
             pixels = np.concatenate([pixels, padding])
         request = self._request(size)
         request.infer([pixels], share_inputs=True)
@@ -98,3 +106,7 @@ class OpenVinoEngine:
                 self._model.reshape([size, *list(self._model.input(0).partial_shape)[1:]])
                 self._compiled[size] = self._core.compile_model(self._model, "CPU", self._settings)
             return self._compiled[size]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")

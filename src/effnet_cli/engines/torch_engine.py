@@ -1,14 +1,20 @@
 """torch on the CPU, CUDA or MPS."""
 
+import io
+import json
+import pickle
 import threading
+import zipfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from effnet_cli import model
-from effnet_cli.engines import Logits, Pixels
-from effnet_cli.errors import EffnetError
+from effnet_cli.engines.seam import Logits, Pixels
+from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import Listener, Precision
 from effnet_cli.ordered import usable_cores
 from effnet_cli.weights import Network
@@ -35,8 +41,12 @@ class TorchEngine:
         else:
             _check_is_usable(self._device)
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 keeps 10 bits of 23
-        module = model.of(network)
-        self._module = module.to(self._device).to(memory_format=torch.channels_last)
+        self._layout = torch.contiguous_format if network.kind == "pt2" else torch.channels_last
+        self._module: Callable[[torch.Tensor], torch.Tensor] = (
+            _program(network, device)
+            if network.kind == "pt2"
+            else model.of(network).to(self._device).to(memory_format=self._layout)
+        )
         self._lock = threading.Lock() if self._device.type != "cpu" else nullcontext()
 
     def __call__(self, pixels: Pixels) -> Logits:
@@ -45,7 +55,7 @@ class TorchEngine:
             batch = batch.pin_memory()
         try:
             with self._lock, torch.inference_mode(), self._autocast():
-                batch = batch.to(self._device, non_blocking=True, memory_format=torch.channels_last)
+                batch = batch.to(self._device, non_blocking=True, memory_format=self._layout)
                 logits: Logits = self._module(batch).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise EffnetError(
@@ -57,6 +67,60 @@ class TorchEngine:
     def _autocast(self) -> AbstractContextManager[object]:
         enabled = self.precision in DTYPES
         return torch.autocast(self._device.type, DTYPES.get(self.precision), enabled=enabled)
+
+
+def _program(network: Network, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What an exported `.pt2` file holds, ready to be called.
+
+    Raises:
+        UsageError: it was made for another device.
+        EffnetError: torch cannot load it.
+    """
+    if device != "cpu":
+        raise UsageError(
+            f"{str(network.path)!r} was exported for the CPU, not for {device}.",
+            "Use --device cpu, or the model file that it was made from.",
+        )
+    try:
+        if network.card.export["target"] == "aotinductor":
+            compiled: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(
+                str(network.path)
+            )
+            return compiled
+        _check_runs_no_pickle(network.path)
+        return torch.export.load(network.path).module()
+    except EffnetError:
+        raise
+    except Exception as error:  # torch raises anything for a program that it cannot read
+        raise EffnetError(
+            f"torch {torch.__version__} cannot load {str(network.path)!r} "
+            f"({type(error).__name__}).",
+            "Export it again with this torch.",
+        ) from error
+
+
+def _check_runs_no_pickle(path: Path) -> None:
+    """Refuse a file with pickles that hold code: `torch.export.load` would run it.
+
+    What effnet exports has its tensors as plain bytes and one pickle, of plain values.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            tables = [json.loads(archive.read(n)) for n in names if n.endswith("_config.json")]
+            pickles = [archive.read(name) for name in names if name.endswith(".pt")]
+        is_archive = any(name.endswith("/archive_format") for name in names)
+        entries = [entry for table in tables for entry in table["config"].values()]
+        is_plain = is_archive and not any(entry["use_pickle"] for entry in entries)
+        for content in filter(None, pickles):
+            torch.load(io.BytesIO(content), weights_only=True)
+    except pickle.UnpicklingError:
+        is_plain = False
+    if not is_plain:
+        raise UsageError(
+            f"{str(path)!r} is refused: it holds pickles, which run code.",
+            "Use a file that effnet exported.",
+        )
 
 
 def _check_is_usable(device: torch.device) -> None:

@@ -2,5 +2,6 @@
 
 from effnet_cli.images.find import Finder, Found, is_picture_content
 from effnet_cli.images.loader import PictureLoader
+from effnet_cli.images.views import VIEWS
 
-__all__ = ["Finder", "Found", "PictureLoader", "is_picture_content"]
+__all__ = ["VIEWS", "Finder", "Found", "PictureLoader", "is_picture_content"]

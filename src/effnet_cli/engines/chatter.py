@@ -1,0 +1,28 @@
+"""What runtimes write about themselves, kept from people and pipes."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TURN = threading.Lock()
+
+
+@contextmanager
+def no_chatter() -> Iterator[None]:
+    """Without what native code writes to the process's stdout and stderr meanwhile.
+
+    For what goes before any answer: words of ours at the same time are lost too.
+    """
+    with _TURN:
+        kept = {number: os.dup(number) for number in (1, 2)}
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            for number in kept:
+                os.dup2(nowhere, number)
+            yield
+        finally:
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
+            os.close(nowhere)

@@ -1,0 +1,50 @@
+"""ExecuTorch (`.pte`) on the CPU."""
+
+import logging
+import threading
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from effnet_cli.engines.chatter import no_chatter
+from effnet_cli.engines.seam import Logits, Pixels
+from effnet_cli.errors import EffnetError
+from effnet_cli.options import Listener, Precision
+from effnet_cli.weights import Network
+
+
+def _runtime() -> Any:
+    """The runtime, imported without the words of the compiler that it brings along."""
+    logging.disable(logging.WARNING)
+    try:
+        return import_module("executorch.runtime").Runtime.get()
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class ExecuTorchEngine:
+    """An `Engine` for the fixed number of pictures that a program was made for."""
+
+    name = "executorch"
+
+    def __init__(
+        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+    ) -> None:
+        self.device, self.precision = device, precision
+        self._lock = threading.Lock()  # a method has one set of buffers
+        try:
+            with no_chatter():
+                self._program = _runtime().load_program(network.path)
+                self._method = self._program.load_method("forward")
+        except (RuntimeError, ValueError) as error:
+            raise EffnetError(
+                f"ExecuTorch cannot run {str(network.path)!r}: {error}.", "Export it again."
+            ) from error
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        with self._lock:
+            given = self._method.execute([torch.from_numpy(np.ascontiguousarray(pixels))])
+            logits: Logits = given[0].numpy().copy()
+        return logits

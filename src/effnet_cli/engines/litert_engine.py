@@ -1,0 +1,62 @@
+"""LiteRT (`.tflite`) on the CPU."""
+
+import threading
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from effnet_cli.engines.chatter import no_chatter
+from effnet_cli.engines.seam import Logits, Pixels
+from effnet_cli.errors import EffnetError
+from effnet_cli.options import Listener, Precision
+from effnet_cli.ordered import usable_cores
+from effnet_cli.weights import Network
+
+
+class LiteRtEngine:
+    """An `Engine`; an interpreter serves one thread and one batch size, so each thread has its own.
+
+    Files take pictures as [N,H,W,3], as everywhere in LiteRT.
+    """
+
+    name = "litert"
+
+    def __init__(
+        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+    ) -> None:
+        self.device, self.precision = device, precision
+        self._content = network.path.read_bytes()
+        self._path = network.path
+        self._threads = max(1, usable_cores() // callers)
+        self._local = threading.local()  # each thread's interpreters, by batch size
+        self._interpreter(network.card.export["batch"] or 1)
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        if pixels.dtype == np.float32:
+            pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+        interpreter = self._interpreter(len(pixels))
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+        interpreter.invoke()
+        logits: Logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        return logits
+
+    def _interpreter(self, size: int) -> Any:
+        interpreters: dict[int, Any] = self._local.__dict__.setdefault("interpreters", {})
+        if size not in interpreters:
+            interpreters[size] = self._made(size)
+        return interpreters[size]
+
+    def _made(self, size: int) -> Any:
+        try:
+            with no_chatter():
+                interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
+                given = interpreter.get_input_details()[0]
+                if given["shape"][0] != size:
+                    interpreter.resize_tensor_input(given["index"], [size, *given["shape"][1:]])
+                interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise EffnetError(
+                f"LiteRT cannot run {str(self._path)!r}: {error}.", "Export it again."
+            ) from error
+        return interpreter

@@ -1,0 +1,181 @@
+"""Whether an exported network answers as its source: the same pictures through both."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from effnet_cli.engines import Engine, Logits
+from effnet_cli.export.pictures import Looked
+
+CONFIDENT = 0.5  # a top probability from which an answer counts as one
+MAX_FLIPS = 5.0  # percent of confident answers that int8 may change, where nothing is labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What an export must reach: the share of pictures with the same top-1 (0..1), and the largest
+    difference of a probability.
+    """
+
+    agreement: float
+    difference: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(1.0, 1e-4),
+    "fp16": Tolerance(0.97, 0.03),  # 11 bits of precision
+    "bf16": Tolerance(0.90, 0.15),  # 8 bits of precision
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form of the network beside torch in float32, whose row has no comparison.
+
+    `agreement` is the share of pictures with the same top-1, `confident_agreement` that among those
+    where torch's top probability is at least 0.5 (`None` if there are none). `max_difference` and
+    `mean_difference` are of the probabilities of all classes. `top1` is the share of right answers,
+    `None` without labels. `median_ms` is for one picture.
+    """
+
+    name: str
+    size_bytes: int
+    median_ms: float
+    agreement: float | None = None
+    confident_agreement: float | None = None
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    top1: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The forms that were compared, the reference first, and on how many pictures; `confident` of
+    them have a clear answer.
+    """
+
+    forms: tuple[Form, ...]
+    pictures: int
+    confident: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A form to compare: its name, engine and size."""
+
+    name: str
+    engine: Engine
+    size_bytes: int
+
+
+def compared(
+    candidates: Sequence[Candidate], pictures: Iterable[Looked], batch: int, temperature: float
+) -> Compared:
+    """Ask every candidate about all pictures, `batch` at a time; the first one is the reference.
+
+    Their calls take turns, so that a busy moment of the machine hits all of them.
+    """
+    answers: list[list[npt.NDArray[np.float64]]] = [[] for _ in candidates]
+    times: list[list[float]] = [[] for _ in candidates]
+    labels: list[int | None] = []
+    for chunk in _chunks(pictures, batch):
+        pixels = np.concatenate([looked.pixels for looked in chunk])
+        labels += [looked.label for looked in chunk]
+        for number, candidate in enumerate(candidates):
+            started = time.perf_counter()
+            logits = candidate.engine(pixels)
+            times[number].append(1000 * (time.perf_counter() - started) / len(chunk))
+            answers[number].append(_probabilities(logits, temperature))
+    if not labels:
+        return Compared((), 0, 0)
+    known = None if None in labels else np.array(labels)
+    probabilities = [np.concatenate(rows) for rows in answers]
+    confident = probabilities[0].max(axis=1) >= CONFIDENT
+    forms = tuple(
+        _form(candidate, float(np.median(ms)), given, probabilities[0], known)
+        for candidate, ms, given in zip(candidates, times, probabilities, strict=True)
+    )
+    return Compared(forms, len(labels), int(confident.sum()))
+
+
+def _chunks(pictures: Iterable[Looked], size: int) -> Iterable[list[Looked]]:
+    chunk: list[Looked] = []
+    for looked in pictures:
+        chunk.append(looked)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _probabilities(logits: Logits, temperature: float) -> npt.NDArray[np.float64]:
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result
+
+
+def _form(
+    candidate: Candidate,
+    median_ms: float,
+    given: npt.NDArray[np.float64],
+    wanted: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.intp] | None,
+) -> Form:
+    top1 = None if labels is None else float((given.argmax(axis=1) == labels).mean())
+    if given is wanted:
+        return Form(candidate.name, candidate.size_bytes, median_ms, top1=top1)
+    same = given.argmax(axis=1) == wanted.argmax(axis=1)
+    confident = wanted.max(axis=1) >= CONFIDENT
+    differences = np.abs(given - wanted)
+    return Form(
+        candidate.name,
+        candidate.size_bytes,
+        median_ms,
+        agreement=float(same.mean()),
+        confident_agreement=float(same[confident].mean()) if confident.any() else None,
+        max_difference=_finite(differences.max()),
+        mean_difference=_finite(differences.mean()),
+        top1=top1,
+    )
+
+
+def _finite(value: float) -> float:
+    """A number for JSON; what is NaN differs by all there is."""
+    return float(value) if np.isfinite(value) else 1.0
+
+
+def objection(form: Form, reference: Form, precision: str, max_drop: float) -> str | None:
+    """Why an exported form is refused, in words; `None` if it holds."""
+    if precision != "int8":
+        return _too_different(form, TOLERANCES[precision])
+    if form.top1 is not None and reference.top1 is not None:
+        drop = 100 * (reference.top1 - form.top1)
+        if drop <= max_drop:
+            return None
+        return (
+            f"int8 lowers top-1 by {drop:.2f} points, from {reference.top1:.2%} to "
+            f"{form.top1:.2%}; {max_drop:g} are allowed"
+        )
+    share = form.confident_agreement if form.confident_agreement is not None else form.agreement
+    if share is not None and 100 * (1 - share) <= MAX_FLIPS:
+        return None
+    return f"int8 has the same top-1 on {share or 0:.1%} of the clear pictures only"
+
+
+def _too_different(form: Form, tolerance: Tolerance) -> str | None:
+    if form.agreement is None or form.agreement < tolerance.agreement:
+        return (
+            f"{form.name} has the same top-1 on {form.agreement or 0:.1%} of the pictures, and "
+            f"{tolerance.agreement:.0%} are asked for"
+        )
+    if form.max_difference is None or form.max_difference > tolerance.difference:
+        return (
+            f"a probability of {form.name} differs by {form.max_difference:.1e}, and "
+            f"{tolerance.difference:.0e} is allowed"
+        )
+    return None

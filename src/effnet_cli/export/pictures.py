@@ -1,0 +1,138 @@
+"""The pictures that an export is calibrated on and held against: a person's, else the samples."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+
+from effnet_cli.checkpoint import ModelCard
+from effnet_cli.dataset.listing import ROLE_OF
+from effnet_cli.dataset.records import TRAIN, VAL
+from effnet_cli.engines import Pixels
+from effnet_cli.errors import PictureError, UsageError
+from effnet_cli.images import VIEWS, Finder, PictureLoader
+from effnet_cli.options import Listener, PictureOptions
+
+MIN_VIEWS = 32  # pictures that every export is compared on
+MAX_CHECKED = 2_000  # of a person's pictures; their answers are compared one by one
+MAX_CALIBRATION = 128  # more of them change no answer
+SAMPLES = "sample_images"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """One picture for the network, float32 [1,3,H,W], and the class it is labelled with."""
+
+    pixels: Pixels
+    label: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSet:
+    """Pictures by path, each with the class of its folder if all of them have one."""
+
+    name: str
+    paths: tuple[str, ...]
+    labels: tuple[int, ...] | None
+
+    @property
+    def views(self) -> int:
+        """The looks at all of them together: at least `MIN_VIEWS`."""
+        return max(len(self.paths), MIN_VIEWS)
+
+    def looked_at(
+        self, card: ModelCard, options: PictureOptions, listener: Listener, what: str
+    ) -> Iterator[Looked]:
+        """Each picture as `predict` would show it to the network; where there are few, also parts
+        and mirror images of them. Those that cannot be opened are left out.
+        """
+        loader = PictureLoader(card.preprocessing, options)
+        rounds = product(VIEWS, range(len(self.paths)))
+        for done, (view, index) in enumerate(islice(rounds, self.views), 1):
+            try:
+                image = loader.open(self.paths[index])
+            except PictureError:
+                continue
+            finally:
+                listener.progress(what, done, self.views)
+            pixels = loader.normalise(loader.fit(view.of(image)))
+            yield Looked(pixels[None], self.labels[index] if self.labels is not None else None)
+
+
+def samples() -> PictureSet:
+    """The pictures that come with effnet."""
+    here = Path(__file__).parents[1] / SAMPLES  # installed
+    folder = here if here.is_dir() else Path(__file__).parents[3] / SAMPLES
+    return _found(folder, "the sample pictures", ())
+
+
+def chosen(
+    calibrate: Path | None, check: Path | None, classes: tuple[str, ...]
+) -> tuple[PictureSet | None, PictureSet]:
+    """The pictures to calibrate with, and those to compare on: without `check` the validation
+    pictures beside the former, else those that are not used for it, else the samples.
+
+    Raises:
+        UsageError: a folder is missing or holds no picture.
+    """
+    to_check = None
+    if check is not None:
+        to_check = _found(_split(check, VAL) or check, str(check), classes)
+    if calibrate is None:
+        return None, _spread(to_check or samples(), MAX_CHECKED)
+    base = _split(calibrate, TRAIN) or calibrate
+    found = _found(base, str(calibrate), classes)
+    learning = _spread(found, MAX_CALIBRATION)
+    if to_check is None:
+        validation = _split(calibrate, VAL)
+        others = _without(found, learning)
+        if validation is not None:
+            to_check = _found(validation, str(validation), classes)
+        elif others.paths:
+            to_check = others
+        else:
+            to_check = found
+    return learning, _spread(to_check, MAX_CHECKED)
+
+
+def _split(root: Path, split: int) -> Path | None:
+    """The folder of a split with one of the usual names, if `root` has train beside it."""
+    if not root.is_dir():
+        return None
+    roles = {ROLE_OF.get(entry.name.lower()): entry for entry in root.iterdir() if entry.is_dir()}
+    return roles.get(split) if TRAIN in roles else None
+
+
+def _found(folder: Path, name: str, classes: tuple[str, ...]) -> PictureSet:
+    if not folder.is_dir():
+        raise UsageError(f"{str(folder)!r} is no folder of pictures.", "Name a folder.")
+    paths = tuple(str(found.source) for found in Finder([str(folder)]) if found.source)
+    if not paths:
+        raise UsageError(f"There is no picture in {str(folder)!r}.", "Name a folder of pictures.")
+    indexes = {name: index for index, name in enumerate(classes)}
+    labels = [indexes.get(Path(path).relative_to(folder).parts[0]) for path in paths]
+    known = tuple(label for label in labels if label is not None)
+    return PictureSet(name, paths, known if len(known) == len(paths) else None)
+
+
+def _spread(pictures: PictureSet, most: int) -> PictureSet:
+    """At most so many, drawn by a fixed lot, in their order."""
+    if len(pictures.paths) <= most:
+        return pictures
+    drawn = random.Random(0).sample(range(len(pictures.paths)), most)  # noqa: S311 (no secret)
+    return _those(pictures, sorted(drawn))
+
+
+def _without(pictures: PictureSet, others: PictureSet) -> PictureSet:
+    used = set(others.paths)
+    return _those(pictures, [i for i, path in enumerate(pictures.paths) if path not in used])
+
+
+def _those(pictures: PictureSet, indexes: list[int]) -> PictureSet:
+    labels = pictures.labels
+    return PictureSet(
+        pictures.name,
+        tuple(pictures.paths[i] for i in indexes),
+        None if labels is None else tuple(labels[i] for i in indexes),
+    )

@@ -1,0 +1,56 @@
+"""What came of an export as text: a table, JSON, words."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # its own imports need torch
+    from effnet_cli.export import Exported, Form
+
+
+def as_row(exported: "Exported") -> dict[str, Any]:
+    """The JSON object."""
+    path = None if exported.path is None else str(exported.path)
+    return asdict(exported) | {"path": path, "holds": exported.objection is None}
+
+
+def table(exported: "Exported") -> tuple[list[str], list[list[object]]]:
+    """Columns and rows: each form of the network, the reference first."""
+    has_labels = exported.forms[0].top1 is not None
+    columns = ["form", "same top-1", "of clear ones", "max |dp|", "mean |dp|"]
+    columns += ["top-1"] if has_labels else []
+    rows = [_cells(form, has_labels) for form in exported.forms]
+    return [*columns, "MB", "ms a picture"], rows
+
+
+def _cells(form: "Form", has_labels: bool) -> list[object]:
+    shares = [None if s is None else f"{s:.1%}" for s in (form.agreement, form.confident_agreement)]
+    differences = [form.max_difference, form.mean_difference]
+    return [
+        form.name,
+        *shares,
+        *(None if d is None else f"{d:.1e}" for d in differences),
+        *([f"{form.top1:.2%}"] if has_labels else []),
+        f"{form.size_bytes / 1e6:.2f}",
+        f"{form.median_ms:.2f}",
+    ]
+
+
+def farewell(exported: "Exported") -> Iterator[str]:
+    """What was compared, what is wrong, where the file is and what uses it."""
+    if exported.forms:
+        yield (
+            f"Compared on {exported.pictures:,} looks at {exported.on}; "
+            f"{exported.confident:,} of them are clear (top probability from 50 %)"
+        )
+    if exported.objection is not None:
+        yield f"It does not hold: {exported.objection}."
+    if exported.path is None:
+        yield "No file was kept; --force keeps it."
+        return
+    file = shlex.quote(str(exported.path))
+    if not exported.was_run:
+        yield f"{file} could not be run here: nothing on this machine runs such files"
+    else:
+        yield f"{file} is written. Use it: effnet predict PICTURE --model {file}"

@@ -1,0 +1,135 @@
+"""What `effnet export` writes: a file for a runtime, and a JSON beside it that says all the rest.
+
+The JSON (`model.onnx.json` for `model.onnx`) holds the card, what goes in and comes out, and the
+SHA-256 of the file: a runtime is not to see bytes that were not written by an export. Only an ONNX
+file may come without it, as it carries the card itself, and can be checked before it is run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effnet_cli.cache import cache_folder, stamped_sha256, whole_file
+from effnet_cli.checkpoint import ModelCard
+from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.options import Kind
+
+KINDS: Mapping[str, Kind] = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".pt2": "pt2",
+    ".tflite": "litert",
+    ".pte": "executorch",
+}
+COREML_SUFFIX = ".mlpackage"
+JSON_SUFFIX = ".json"
+MAX_JSON_BYTES = 64 * 2**20
+AGAIN = "Export it again."
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The JSON beside an exported file.
+
+    `input` and `output` name the tensors, their types, shapes and meaning. `files` has the SHA-256
+    of each file by its name. `check` is what was found when the file was compared with its source.
+    """
+
+    card: ModelCard
+    input: Mapping[str, Any]
+    output: Mapping[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
+    check: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the JSON beside `path`, whole or not at all."""
+        extra = {n: getattr(self, n) for n in ("input", "output", "files", "check")}
+        content = json.loads(self.card.to_json()) | extra
+        text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
+        with whole_file(json_of(path)) as part:
+            part.write_text(text + "\n", encoding="ascii")
+
+
+def json_of(path: Path) -> Path:
+    """Where the JSON of an exported file is."""
+    return path.with_name(path.name + JSON_SUFFIX)
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file holds, by its name."""
+    return KINDS.get(path.suffix.lower(), "tensors")
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of an exported file, once the file is known to be what was written.
+
+    Raises:
+        UsageError: the file or its JSON is missing, damaged or foreign; the message names the
+        difference.
+    """
+    facts = json_of(path)
+    try:
+        if facts.is_file():
+            card = _vouched(path, facts)
+            if kind_of(path) == "onnx" and not _is_known(path):
+                _card_of_onnx(path)
+                _remember(path)
+            return card
+        if kind_of(path) != "onnx":
+            raise ValueError(f"{facts.name!r} is not beside it, which says what the classes are")
+        return _card_of_onnx(path)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+        raise UsageError(f"{str(path)!r} is not an exported network: {reason}.", AGAIN) from error
+
+
+def _vouched(path: Path, facts: Path) -> ModelCard:
+    """The card of a file whose digest its JSON tells."""
+    if facts.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{facts.name!r} has {facts.stat().st_size:,} bytes")
+    try:
+        content = json.loads(facts.read_text(encoding="ascii"))
+        card = {k: v for k, v in content.items() if k not in ("input", "output", "files", "check")}
+        result = ModelCard.from_json(json.dumps(card))
+        files = dict(content["files"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{facts.name!r} beside it is damaged ({error})") from error
+    if path.name not in files:
+        raise ValueError(f"{facts.name!r} beside it speaks of {sorted(map(str, files))}")
+    for name, digest in files.items():
+        beside = path.with_name(Path(str(name)).name)
+        if not beside.is_file():
+            raise ValueError(f"its other half {beside.name!r} is missing")
+        if stamped_sha256(beside) != digest:
+            raise ValueError(f"the content of {beside.name!r} is not what {facts.name!r} says")
+    return result
+
+
+def _card_of_onnx(path: Path) -> ModelCard:
+    """The card in an ONNX file, once the whole file has been looked at."""
+    from effnet_cli.onnx_file import checked_card
+
+    return checked_card(path)
+
+
+def _is_known(path: Path) -> bool:
+    """Whether these very bytes were looked at before: it takes as long as all else of a start."""
+    return _known(path).is_file()
+
+
+def _remember(path: Path) -> None:
+    with suppress(EffnetError), whole_file(_known(path)) as part:
+        part.touch()
+
+
+def _known(path: Path) -> Path:
+    return cache_folder() / "checked" / stamped_sha256(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file that was written just now."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,96 @@
+"""What a network can be exported to: literal rows, which the help reads without any library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from effnet_cli.options import ExportPrecision, TargetName
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One target: `module:function` that writes it, what its files are called, the library it needs
+    and how to install that, and what it can be.
+
+    The function is called as `function(source, path)` and writes `path`. `runs_here` is False where
+    no runtime for it exists on this kind of machine. `has_open_batch`: the number of pictures in a
+    call may be left open.
+    """
+
+    use: str
+    path: str
+    ending: str
+    library: str
+    install: str
+    precisions: tuple[ExportPrecision, ...] = ("fp32",)
+    quantizes: bool = False
+    has_open_batch: bool = True
+    runs_here: bool = True
+
+    @property
+    def suffix(self) -> str:
+        return "." + self.ending.rpartition(".")[2]
+
+
+TARGETS: Mapping[TargetName, Target] = {
+    "onnx": Target(
+        "servers, browsers, almost anything: ONNX Runtime",
+        "effnet_cli.export.graphs:write_onnx",
+        ".onnx",
+        "onnx",
+        "pip install effnet-cli",
+        ("fp32", "fp16"),
+        quantizes=True,
+    ),
+    "openvino": Target(
+        "Intel processors and graphics",
+        "effnet_cli.export.graphs:write_openvino",
+        ".xml",
+        "openvino",
+        "pip install 'effnet-cli[openvino]'",
+        ("fp32", "fp16"),
+        quantizes=True,
+    ),
+    "torch-export": Target(
+        "programs with torch, without effnet's code",
+        "effnet_cli.export.programs:write_torch_export",
+        ".pt2",
+        "torch",
+        "pip install effnet-cli",
+        ("fp32", "bf16"),
+    ),
+    "aotinductor": Target(
+        "machine code for this processor, run by torch or C++; needs g++",
+        "effnet_cli.export.programs:write_aotinductor",
+        "-aotinductor.pt2",
+        "torch",
+        "pip install effnet-cli",
+        ("fp32", "bf16"),
+    ),
+    "litert": Target(
+        "Android, edge boards (TensorFlow Lite)",
+        "effnet_cli.export.litert_graph:write_litert",
+        ".tflite",
+        "ai_edge_litert",
+        "pip install 'effnet-cli[litert]'",
+        ("fp32", "fp16"),
+        quantizes=True,
+    ),
+    "executorch": Target(
+        "phones and embedded devices with PyTorch's runtime (XNNPACK)",
+        "effnet_cli.export.programs:write_executorch",
+        ".pte",
+        "executorch",
+        "pip install 'effnet-cli[executorch]'",
+        has_open_batch=False,
+    ),
+    "coreml": Target(
+        "iPhone, iPad, Mac; written anywhere, run on those only",
+        "effnet_cli.export.programs:write_coreml",
+        ".mlpackage",
+        "coremltools",
+        "pip install 'effnet-cli[coreml]'",
+        ("fp32", "fp16"),
+        has_open_batch=False,
+        runs_here=False,
+    ),
+}
