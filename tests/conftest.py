@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Several processes test side by side: torch's threads, which wait by spinning, would take the cores
+# from one another. Also for the commands that are started; before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -133,15 +137,19 @@ RGB_CARD = ModelCard(
 )
 
 
-def lively(network: nn.Module, seed: int = 0, size_px: int = 64) -> nn.Module:
-    """`network` with seeded weights and with statistics as training leaves them, so that logits
-    differ by several; in evaluation mode.
+def lively(
+    network: nn.Module, seed: int = 0, size_px: int = 64, pixels: torch.Tensor | None = None
+) -> nn.Module:
+    """`network` with seeded weights and with statistics as training on `pixels` leaves them
+    (float32 [N,3,H,W]; noise without), so that logits differ by several; in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
-    pixels = torch.randn(8, 3, size_px, size_px, generator=generator)
-    with torch.no_grad():
+    if pixels is None:
+        pixels = torch.randn(8, 3, size_px, size_px, generator=generator)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of what training drops
         for parameter in network.parameters():
             spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
             offset = 0.0 if parameter.ndim > 1 else 0.1

@@ -12,7 +12,8 @@ if TYPE_CHECKING:  # its own imports need torch
 def as_row(exported: "Exported") -> dict[str, Any]:
     """The JSON object."""
     path = None if exported.path is None else str(exported.path)
-    return asdict(exported) | {"path": path, "holds": exported.objection is None}
+    was_run = exported.elsewhere is None
+    return asdict(exported) | {"path": path, "holds": was_run and exported.objection is None}
 
 
 def table(exported: "Exported") -> tuple[list[str], list[list[object]]]:
@@ -50,7 +51,7 @@ def farewell(exported: "Exported") -> Iterator[str]:
         yield "No file was kept; --force keeps it."
         return
     file = shlex.quote(str(exported.path))
-    if not exported.was_run:
-        yield f"{file} could not be run here: nothing on this machine runs such files"
+    if exported.elsewhere is not None:
+        yield f"{file} is written, but was not run: {exported.elsewhere}"
     else:
         yield f"{file} is written. Use it: effnet predict PICTURE --model {file}"

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from effnet_cli.cache import cache_folder, stamped_sha256, whole_file
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.options import Kind
+from effnet_cli.options import ExportPrecision, Kind, Quantization, TargetName
 
 KINDS: Mapping[str, Kind] = {
     ".onnx": "onnx",
@@ -96,7 +96,7 @@ def _vouched(path: Path, facts: Path) -> ModelCard:
         card = {k: v for k, v in content.items() if k not in ("input", "output", "files", "check")}
         result = ModelCard.from_json(json.dumps(card))
         files = dict(content["files"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{facts.name!r} beside it is damaged ({error})") from error
     if path.name not in files:
         raise ValueError(f"{facts.name!r} beside it speaks of {sorted(map(str, files))}")
@@ -106,14 +106,35 @@ def _vouched(path: Path, facts: Path) -> ModelCard:
             raise ValueError(f"its other half {beside.name!r} is missing")
         if stamped_sha256(beside) != digest:
             raise ValueError(f"the content of {beside.name!r} is not what {facts.name!r} says")
+    check_export(result)
     return result
+
+
+def check_export(card: ModelCard) -> None:
+    """Whether a card says what its exported file is.
+
+    Raises:
+        ValueError: it does not.
+    """
+    about = card.export
+    batch = about.get("batch", 0)
+    if (
+        about.get("target") not in get_args(TargetName)
+        or not isinstance(about.get("include_preprocessing"), bool)
+        or not (batch is None or (type(batch) is int and batch > 0))
+        or about.get("precision") not in get_args(ExportPrecision)
+        or about.get("quantize", 0) not in (None, *get_args(Quantization))
+    ):
+        raise ValueError("its header does not say what was exported")
 
 
 def _card_of_onnx(path: Path) -> ModelCard:
     """The card in an ONNX file, once the whole file has been looked at."""
     from effnet_cli.onnx_file import checked_card
 
-    return checked_card(path)
+    card = checked_card(path)
+    check_export(card)
+    return card
 
 
 def _is_known(path: Path) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from effnet_cli import checkpoint
 from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.exported import kind_of
 from effnet_cli.variants import Variant
 from effnet_cli.weights import Network
 
@@ -110,12 +111,21 @@ def of(network: Network) -> nn.Module:
     if network.module is not None:
         module: nn.Module = network.module
         return module
-    if network.kind != "tensors":
+    check_has_weights(network.path)
+    return load(network.variant, len(network.card.classes), network.path)
+
+
+def check_has_weights(path: Path) -> None:
+    """Refuse an exported file, by its name: there is nothing in it to train or export again.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if kind_of(path) != "tensors":
         raise UsageError(
-            f"{str(network.path)!r} was exported: it holds no weights to build a network from.",
+            f"{str(path)!r} was exported: it holds no weights to build a network from.",
             "Give the model file that it was made from.",
         )
-    return load(network.variant, len(network.card.classes), network.path)
 
 
 def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from effnet_cli.options import ExportPrecision, TargetName
 
@@ -11,9 +12,10 @@ class Target:
     """One target: `module:function` that writes it, what its files are called, the library it needs
     and how to install that, and what it can be.
 
-    The function is called as `function(source, path)` and writes `path`. `runs_here` is False where
-    no runtime for it exists on this kind of machine. `has_open_batch`: the number of pictures in a
-    call may be left open.
+    The function is called as `function(source, path)` and writes `path`. `has_open_batch`: the
+    number of pictures in a call may be left open. `layout` is that of normalised pictures, and
+    `picture` what takes their place with `--include-preprocessing`. `elsewhere` says where files
+    run that nothing here can run.
     """
 
     use: str
@@ -24,7 +26,9 @@ class Target:
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
     quantizes: bool = False
     has_open_batch: bool = True
-    runs_here: bool = True
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    picture: Literal["uint8", "image"] = "uint8"
+    elsewhere: str | None = None
 
     @property
     def suffix(self) -> str:
@@ -74,6 +78,7 @@ TARGETS: Mapping[TargetName, Target] = {
         "pip install 'effnet-cli[litert]'",
         ("fp32", "fp16"),
         quantizes=True,
+        layout="NHWC",
     ),
     "executorch": Target(
         "phones and embedded devices with PyTorch's runtime (XNNPACK)",
@@ -91,6 +96,7 @@ TARGETS: Mapping[TargetName, Target] = {
         "pip install 'effnet-cli[coreml]'",
         ("fp32", "fp16"),
         has_open_batch=False,
-        runs_here=False,
+        picture="image",
+        elsewhere="Core ML runs on Apple's devices only",
     ),
 }

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +20,9 @@ def _runtime() -> Any:
     """The runtime, imported without the words of the compiler that it brings along."""
     logging.disable(logging.WARNING)
     try:
-        return import_module("executorch.runtime").Runtime.get()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that its interface may change
+            return import_module("executorch.runtime").Runtime.get()
     finally:
         logging.disable(logging.NOTSET)
 

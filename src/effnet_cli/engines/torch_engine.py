@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 import threading
 import zipfile
 from collections.abc import Callable
@@ -99,24 +98,28 @@ def _program(network: Network, device: str) -> Callable[[torch.Tensor], torch.Te
         ) from error
 
 
+def _is_plain(content: bytes) -> bool:
+    """Whether a pickle holds plain values."""
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception:  # torch raises anything for what it cannot read
+        return False
+    return True
+
+
 def _check_runs_no_pickle(path: Path) -> None:
     """Refuse a file with pickles that hold code: `torch.export.load` would run it.
 
     What effnet exports has its tensors as plain bytes and one pickle, of plain values.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            tables = [json.loads(archive.read(n)) for n in names if n.endswith("_config.json")]
-            pickles = [archive.read(name) for name in names if name.endswith(".pt")]
-        is_archive = any(name.endswith("/archive_format") for name in names)
-        entries = [entry for table in tables for entry in table["config"].values()]
-        is_plain = is_archive and not any(entry["use_pickle"] for entry in entries)
-        for content in filter(None, pickles):
-            torch.load(io.BytesIO(content), weights_only=True)
-    except pickle.UnpicklingError:
-        is_plain = False
-    if not is_plain:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        tables = [json.loads(archive.read(n)) for n in names if n.endswith("_config.json")]
+        pickles = [archive.read(name) for name in names if name.endswith(".pt")]
+    is_archive = any(name.endswith("/archive_format") for name in names)
+    entries = [entry for table in tables for entry in table["config"].values()]
+    has_pickled_tensors = any(entry["use_pickle"] for entry in entries)
+    if not is_archive or has_pickled_tensors or not all(map(_is_plain, filter(None, pickles))):
         raise UsageError(
             f"{str(path)!r} is refused: it holds pickles, which run code.",
             "Use a file that effnet exported.",

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from effnet_cli import __version__, engines
+from effnet_cli import __version__, engines, model
 from effnet_cli.cache import cannot_write
 from effnet_cli.checkpoint import MODEL_FILE_NAME, ModelCard
 from effnet_cli.errors import EffnetError, UsageError
@@ -43,14 +43,14 @@ class Exported:
     """What came of an export.
 
     `path` is where the file is; `None` if it was refused. `objection` says why it does not hold;
-    `None` if it does, or if it cannot be run here (`was_run`). `forms` are the reference, perhaps
-    the target's own float32, and the file, each compared on `pictures` looks at `on`.
+    `None` if it does, or if it can only be run `elsewhere` (in words). `forms` are the reference,
+    perhaps the target's own float32, and the file, each compared on `pictures` looks at `on`.
     """
 
     target: str
     precision: str
     path: Path | None
-    was_run: bool
+    elsewhere: str | None
     objection: str | None
     on: str
     pictures: int
@@ -69,6 +69,8 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
     started = time.perf_counter()
     task = _settled(task)
     target = TARGETS[task.options.target]
+    if task.model.model is not None:
+        model.check_has_weights(task.model.model)
     network = resolve(task.model, listener)
     final = _destination(task, target, network)
     calibration, pictures = chosen(task.calibrate, task.check, network.card.classes)
@@ -81,17 +83,16 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
         listener.note(f"Writing {network.variant.name} for {task.options.target}, {precision}")
         path = _written(source, target, scratch / final.name)
         found = Compared((), 0, 0)
-        if target.runs_here:
-            found = _compared(source, target, path, pictures, task, listener)
         objection = None
-        if target.runs_here:
+        if target.elsewhere is None:
+            found = _compared(source, target, path, pictures, task, listener)
             *_, form = found.forms
             objection = agreement.objection(form, found.forms[0], precision, task.max_drop)
         result = Exported(
             task.options.target,
             precision,
             final if objection is None or task.force else None,
-            target.runs_here,
+            target.elsewhere,
             objection,
             pictures.name,
             found.pictures,
@@ -228,24 +229,25 @@ def _written(source: Source, target: Target, path: Path) -> Path:
 
 def _facts(source: Source, path: Path, check: Mapping[str, Any]) -> Facts:
     """What the JSON says."""
-    options, crop_px = source.options, source.card.preprocessing.crop_px
-    batch = options.batch or "batch"
-    is_last = options.target == "litert" or options.include_preprocessing
-    sides = [crop_px, crop_px]
-    given = {
-        "dtype": "uint8" if options.include_preprocessing else "float32",
-        "layout": "NHWC" if is_last else "NCHW",
-        "shape": [batch, *sides, 3] if is_last else [batch, 3, *sides],
-        "colour": "RGB",
-        "values": "0 to 255" if options.include_preprocessing else "(value / 255 - mean) / std",
-    }
+    options, card = source.options, source.card
+    target, batch, px = (
+        TARGETS[options.target],
+        options.batch or "batch",
+        card.preprocessing.crop_px,
+    )
+    if options.include_preprocessing:
+        given = {"dtype": target.picture, "layout": "NHWC", "values": "0 to 255"}
+    else:
+        values = "(value / 255 - mean) / std"
+        given = {"dtype": "float32", "layout": target.layout, "values": values}
+    shape = [batch, px, px, 3] if given["layout"] == "NHWC" else [batch, 3, px, px]
     output = {
         "dtype": "float32",
-        "shape": [batch, len(source.card.classes)],
+        "shape": [batch, len(card.classes)],
         "values": "probabilities" if options.include_preprocessing else "logits",
     }
     files = {file.name: sha256_of(file) for file in _files_of(path) if file.is_file()}
-    return Facts(source.card, given, output, files, check)
+    return Facts(card, {**given, "shape": shape, "colour": "RGB"}, output, files, check)
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -309,8 +311,8 @@ def _candidate(source: Source, path: Path) -> Candidate:
 def _check(result: Exported) -> dict[str, Any]:
     """The comparison for the JSON."""
     return {
-        "was_run": result.was_run,
-        "holds": result.was_run and result.objection is None,
+        "was_run": result.elsewhere is None,
+        "holds": result.elsewhere is None and result.objection is None,
         "objection": result.objection,
         "on": result.on,
         "pictures": result.pictures,

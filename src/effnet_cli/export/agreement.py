@@ -10,24 +10,25 @@ import numpy.typing as npt
 from effnet_cli.engines import Engine, Logits
 from effnet_cli.export.pictures import Looked
 
-CONFIDENT = 0.5  # a top probability from which an answer counts as one
-MAX_FLIPS = 5.0  # percent of confident answers that int8 may change, where nothing is labelled
+CONFIDENT = 0.5  # a top probability from which an answer is clear
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What an export must reach: the share of pictures with the same top-1 (0..1), and the largest
-    difference of a probability.
+    """What an export must reach: the share of pictures with the same top-1 (0..1), of all or of
+    those with a clear answer, and the largest difference of a probability.
     """
 
     agreement: float
     difference: float
+    is_of_clear: bool = True
 
 
 TOLERANCES = {
-    "fp32": Tolerance(1.0, 1e-4),
-    "fp16": Tolerance(0.97, 0.03),  # 11 bits of precision
-    "bf16": Tolerance(0.90, 0.15),  # 8 bits of precision
+    "fp32": Tolerance(1.0, 1e-4, is_of_clear=False),
+    "fp16": Tolerance(0.99, 0.03),  # 11 bits of precision
+    "bf16": Tolerance(0.95, 0.15),  # 8 bits of precision
+    "int8": Tolerance(0.95, 1.0),  # where labels tell nothing better
 }
 
 
@@ -151,9 +152,7 @@ def _finite(value: float) -> float:
 
 def objection(form: Form, reference: Form, precision: str, max_drop: float) -> str | None:
     """Why an exported form is refused, in words; `None` if it holds."""
-    if precision != "int8":
-        return _too_different(form, TOLERANCES[precision])
-    if form.top1 is not None and reference.top1 is not None:
+    if precision == "int8" and form.top1 is not None and reference.top1 is not None:
         drop = 100 * (reference.top1 - form.top1)
         if drop <= max_drop:
             return None
@@ -161,21 +160,20 @@ def objection(form: Form, reference: Form, precision: str, max_drop: float) -> s
             f"int8 lowers top-1 by {drop:.2f} points, from {reference.top1:.2%} to "
             f"{form.top1:.2%}; {max_drop:g} are allowed"
         )
-    share = form.confident_agreement if form.confident_agreement is not None else form.agreement
-    if share is not None and 100 * (1 - share) <= MAX_FLIPS:
-        return None
-    return f"int8 has the same top-1 on {share or 0:.1%} of the clear pictures only"
+    return _too_different(form, TOLERANCES[precision])
 
 
 def _too_different(form: Form, tolerance: Tolerance) -> str | None:
-    if form.agreement is None or form.agreement < tolerance.agreement:
+    is_of_clear = tolerance.is_of_clear and form.confident_agreement is not None
+    share = form.confident_agreement if is_of_clear else form.agreement
+    if share is None or share < tolerance.agreement:
         return (
-            f"{form.name} has the same top-1 on {form.agreement or 0:.1%} of the pictures, and "
-            f"{tolerance.agreement:.0%} are asked for"
+            f"{form.name} has the same top-1 on {share or 0:.1%} of the "
+            f"{'clear ' if is_of_clear else ''}pictures; {tolerance.agreement:.0%} are asked for"
         )
     if form.max_difference is None or form.max_difference > tolerance.difference:
         return (
-            f"a probability of {form.name} differs by {form.max_difference:.1e}, and "
+            f"a probability of {form.name} differs by {form.max_difference:.1e}; "
             f"{tolerance.difference:.0e} is allowed"
         )
     return None

@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from effnet_cli.checkpoint import CARD_KEY, ModelCard
 from effnet_cli.engines.chatter import no_chatter
-from effnet_cli.errors import EffnetError
+from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.export.source import Source
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -26,8 +26,8 @@ MAX_OPEN_BATCH = 4096  # pictures in one call of a file whose batch is open
 class _Whole(nn.Module):
     """A network in the numbers that were asked for, perhaps with what comes before and after it.
 
-    float32 [N,3,H,W] -> logits float32 [N,C], or with preprocessing uint8 [N,H,W,3] ->
-    probabilities float32 [N,C].
+    float32 [N,3,H,W] -> logits float32 [N,C]; or with preprocessing uint8 [N,H,W,3], or 0 to 255 as
+    float32 [N,3,H,W], -> probabilities float32 [N,C].
     """
 
     mean: Tensor
@@ -47,17 +47,20 @@ class _Whole(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         if self._is_bytes:
-            pixels = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+            planes = pixels.permute(0, 3, 1, 2) if pixels.dtype == torch.uint8 else pixels
+            pixels = (planes.float() / 255 - self.mean) / self.std
         logits: Tensor = self.network(pixels.to(self._dtype)).float()
         return (logits / self._temperature).softmax(-1) if self._is_bytes else logits
 
 
-def _program(source: Source, dtype: torch.dtype = torch.float32) -> ExportedProgram:
-    """The network as torch exports it."""
+def _program(
+    source: Source, dtype: torch.dtype = torch.float32, *, is_image: bool = False
+) -> ExportedProgram:
+    """The network as torch exports it; `is_image`: bytes come as float32 [N,3,H,W]."""
     options, crop_px = source.options, source.card.preprocessing.crop_px
     whole = _Whole(source.module, source.card, dtype, is_bytes=options.include_preprocessing)
     size = options.batch or 2  # an open batch is not to be taken for a fixed one of 1
-    if options.include_preprocessing:
+    if options.include_preprocessing and not is_image:
         pixels = torch.zeros(size, crop_px, crop_px, 3, dtype=torch.uint8)
     else:
         pixels = torch.zeros(size, 3, crop_px, crop_px)
@@ -110,15 +113,32 @@ def write_executorch(source: Source, path: Path) -> None:
 
 
 def write_coreml(source: Source, path: Path) -> None:
-    """An ML program; the card is in its user-defined metadata, as is the class list."""
+    """An ML program; the card is in its user-defined metadata. With preprocessing it takes an
+    image.
+
+    Raises:
+        UsageError: Core ML takes one image at a time.
+    """
+    is_image, batch = source.options.include_preprocessing, source.options.batch
+    if is_image and batch != 1:
+        raise UsageError(
+            f"Core ML takes one image at a time, not --batch {batch}.", "Leave --batch out."
+        )
     with _quiet():
         import coremltools
 
+        px = source.card.preprocessing.crop_px
+        image = coremltools.ImageType(
+            name="pixels", shape=(1, 3, px, px), color_layout=coremltools.colorlayout.RGB
+        )
+        output = "probabilities" if is_image else "logits"
         is_half = source.options.precision == "fp16"
         precision = coremltools.precision.FLOAT16 if is_half else coremltools.precision.FLOAT32
         package = coremltools.convert(
-            _program(source).run_decompositions({}),
+            _program(source, is_image=is_image).run_decompositions({}),
             convert_to="mlprogram",
+            inputs=[image] if is_image else None,
+            outputs=[coremltools.TensorType(name=output)],
             compute_precision=precision,
             minimum_deployment_target=coremltools.target.iOS16,
         )

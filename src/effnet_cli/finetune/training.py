@@ -63,6 +63,8 @@ class Training:
             torch.set_num_threads(max(1, usable_cores() // processes.on_this_machine))
         if task.resume is None:
             processes.share(lambda: keeping.check_output(task.output))
+            if task.model.model is not None:
+                model.check_has_weights(task.model.model)
         self._dataset = processes.share(lambda: _scanned(task, listener))
         network = self._base()
         self._card = _card(task, network, self._dataset)

@@ -1,0 +1,634 @@
+"""Exports on real pictures: what is written answers as the network does, or is not kept."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from conftest import ROOT, SAMPLES, Heard, lively
+from effnet_cli import checkpoint, export, model
+from effnet_cli.checkpoint import ModelCard
+from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.export import Exported, onnx_edits
+from effnet_cli.export.pictures import VIEWS, chosen, samples
+from effnet_cli.export.source import Source
+from effnet_cli.exported import json_of
+from effnet_cli.finetune.keeping import arrays
+from effnet_cli.images import Finder, PictureLoader
+from effnet_cli.options import (
+    SILENT,
+    ExportOptions,
+    ExportTask,
+    ModelOptions,
+    PictureOptions,
+    PredictOptions,
+    TargetName,
+)
+from effnet_cli.predict import Classifier, Prediction
+from effnet_cli.targets import TARGETS
+from effnet_cli.variants import find
+
+pytest_plugins = ["training_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_core")
+
+# aotinductor has a file of its own: its compiler takes half a minute.
+RUN_HERE = [n for n, row in TARGETS.items() if row.elsewhere is None and n != "aotinductor"]
+GRAPHS = ["onnx", "openvino", "litert"]  # written from one graph, in a second
+SMALL_PX = 64
+
+Ship = Callable[[TargetName], Exported]
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory, caches: None) -> Ship:
+    """The default network with its real weights, exported once for each target."""
+    made: dict[TargetName, Exported] = {}
+
+    def ship(target: TargetName) -> Exported:
+        if target not in made:
+            folder = tmp_path_factory.mktemp(target)
+            made[target] = export.export(ExportTask(options=ExportOptions(target), output=folder))
+        return made[target]
+
+    return ship
+
+
+@pytest.fixture(scope="module")
+def families(session_folder: Path, caches: None) -> Callable[[str], ModelOptions]:
+    """Networks of 64 px with ten classes, whose statistics are those of real pictures."""
+
+    def make(name: str) -> ModelOptions:
+        folder = session_folder / f"family-{name}"
+        if not folder.exists():
+            row = find(name.removesuffix("-hidden"))
+            preprocessing = replace(row.preprocessing, resize_px=SMALL_PX, crop_px=SMALL_PX)
+            classes = tuple("αβγδεζηθικ")
+            network = model.build(row, len(classes))
+            if name.endswith("-hidden"):
+                model.set_head(network, len(classes), hidden=32)
+            card = ModelCard(row.name, classes, preprocessing, temperature=1.7)
+            looked = samples().looked_at(card, PictureOptions(), SILENT, "")
+            lively(network, pixels=torch.from_numpy(np.concatenate([x.pixels for x in looked])))
+            checkpoint.write(folder / "model.safetensors", card, arrays(network.state_dict()))
+        return ModelOptions(model=folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def fifty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Fifty pictures: parts and mirror images of the samples."""
+    folder = tmp_path_factory.mktemp("fifty")
+    loader = PictureLoader(find("lite0").preprocessing)
+    opened = [loader.open(path) for path in samples().paths]
+    for number in range(50):
+        image = VIEWS[number // len(opened)].of(opened[number % len(opened)])
+        image.save(folder / f"{number:02}.png", compress_level=1)
+    return sorted(folder.iterdir())
+
+
+def answers(name: str | ModelOptions, paths: list[Path], top_k: int = 3) -> list[Prediction]:
+    classifier = Classifier(name, options=PredictOptions(top_k))
+    return list(classifier.predict(Finder([str(path) for path in paths])))
+
+
+def assert_same(given: list[Prediction], wanted: list[Prediction], tolerance: float) -> None:
+    assert [row.path for row in given] == [row.path for row in wanted]
+    for one, other in zip(given, wanted, strict=True):
+        assert one.status == other.status
+        assert one.error == other.error
+        for a, b in zip(one.predictions, other.predictions, strict=True):
+            assert (a.label, a.index) == (b.label, b.index)
+            assert abs(a.probability - b.probability) <= tolerance
+
+
+# --- the default network, every target ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", RUN_HERE)
+def test_real_network_answers_as_torch(target: TargetName, shipped: Ship) -> None:
+    exported = shipped(target)
+    reference, form = exported.forms
+    assert (reference.name, form.name) == ("torch fp32", f"{target} fp32")
+    assert exported.objection is None
+    assert exported.pictures == 32
+    assert exported.confident > 5
+    assert form.agreement == form.confident_agreement == 1.0
+    assert form.max_difference is not None
+    assert 0 < form.max_difference <= 1e-4
+    assert form.mean_difference is not None
+    assert 0 < form.mean_difference < form.max_difference
+    assert reference.agreement is None
+    assert exported.path is not None
+    assert 18e6 < form.size_bytes < 22e6
+    assert form.median_ms > 0
+
+
+@pytest.mark.parametrize("target", RUN_HERE)
+def test_predict_takes_it_with_the_same_rows(
+    target: TargetName, shipped: Ship, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes((SAMPLES / "cat.jpg").read_bytes()[:9000])
+    paths = [SAMPLES / "cat.jpg", cut, SAMPLES / "shuttle.png", SAMPLES / "rocket.jpg"]
+    given = answers(ModelOptions(model=shipped(target).path), paths)
+    assert_same(given, answers("lite0", paths), 1e-4)
+    assert given[1].error is not None
+
+
+@pytest.mark.parametrize("target", [*RUN_HERE, "coreml"])
+def test_json_beside_it_says_all_that_a_program_needs(target: TargetName, shipped: Ship) -> None:
+    path = shipped(target).path
+    assert path is not None
+    about = json.loads((path.parent / f"{path.name}.json").read_text())
+    assert (len(about["classes"]), about["classes"][285]) == (1000, "Egyptian cat")
+    assert about["preprocessing"]["crop_px"] == 224
+    assert about["temperature"] == 1.0
+    assert about["variant"] == "lite0"
+    assert about["export"]["target"] == target
+    assert len(about["export"]["source_sha256"]) == 64
+    assert about["output"]["values"] == "logits"
+    is_last = target == "litert"
+    assert about["input"]["shape"][1:] == ([224, 224, 3] if is_last else [3, 224, 224])
+    assert about["check"]["holds"] == (target != "coreml")
+    assert about["check"]["pictures"] == (0 if target == "coreml" else 32)
+    names = {file.name for file in path.parent.iterdir()}
+    assert names == {path.name, f"{path.name}.json", *about["files"]}
+
+
+def embedded(target: str, path: Path) -> str:
+    """The card in a file, read by the format's own means."""
+    if target == "onnx":
+        return {p.key: p.value for p in onnx.load(path).metadata_props}["effnet"]
+    if target == "openvino":
+        import openvino
+
+        graph = openvino.Core().read_model(str(path))
+        return str(graph.get_rt_info(["effnet"]).value)
+    if target == "coreml":
+        import coremltools
+
+        package = coremltools.models.MLModel(str(path), skip_model_load=True)
+        return str(package.user_defined_metadata["effnet"])
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(("effnet.json", "extra/effnet"))]
+        return archive.read(name).decode()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("target", ["onnx", "openvino", "torch-export", "litert", "coreml"])
+def test_file_itself_carries_the_card(target: TargetName, shipped: Ship) -> None:
+    path = shipped(target).path
+    assert path is not None
+    card = ModelCard.from_json(embedded(target, path))
+    about = json.loads((path.parent / f"{path.name}.json").read_text())
+    assert list(card.classes) == about["classes"]
+    assert card.export == about["export"]
+
+
+def recipe(target: str) -> str:
+    """The lines of a target's page."""
+    page = (ROOT / "docs" / "export" / f"{target}.md").read_text(encoding="utf-8")
+    return page.partition("```python\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("target", RUN_HERE)
+def test_recipe_gets_the_answers_of_predict(
+    target: TargetName, shipped: Ship, fifty: list[Path]
+) -> None:
+    code = recipe(target)
+    assert "effnet_cli" not in code
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(shipped(target).path), *map(str, fifty)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
+    for (name, label, probability), wanted in zip(rows, answers("lite0", fifty, 1), strict=True):
+        (best,) = wanted.predictions
+        assert (name, label) == (wanted.path, best.label)
+        assert abs(float(probability) - best.probability) <= 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_core_ml_recipe_asks_what_the_package_takes(
+    shipped: Ship, fifty: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: object
+) -> None:
+    """ONNX Runtime plays Apple's runtime, behind the names and shapes of the real package."""
+    import coremltools
+    import onnxruntime
+
+    package = shipped("coreml").path
+    described = coremltools.models.MLModel(str(package), skip_model_load=True).get_spec()
+    (given,), (result,) = described.description.input, described.description.output
+    session = onnxruntime.InferenceSession(str(shipped("onnx").path))
+
+    class Runtime:
+        def __init__(self, path: str) -> None:
+            assert path == str(package)
+
+        def predict(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            assert list(values[given.name].shape) == list(given.type.multiArrayType.shape)
+            return {result.name: session.run(None, {"pixels": values[given.name]})[0]}
+
+    monkeypatch.setattr(coremltools.models, "MLModel", Runtime)
+    monkeypatch.setattr(sys, "argv", ["classify.py", str(package), *map(str, fifty[:3])])
+    exec(compile(recipe("coreml"), "coreml.md", "exec"), {})
+    rows = capsys.readouterr().out.splitlines()  # type: ignore[attr-defined]
+    assert [row.split("\t")[1] for row in rows] == [
+        row.predictions[0].label for row in answers("lite0", fifty[:3])
+    ]
+
+
+# --- families, precisions, forms ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", GRAPHS)
+@pytest.mark.parametrize("name", ["b0", "v2_s", "lite1-hidden"])
+def test_families_answer_as_torch(
+    name: str,
+    target: TargetName,
+    families: Callable[[str], ModelOptions],
+    tmp_path: Path,
+) -> None:
+    task = ExportTask(families(name), ExportOptions(target), tmp_path)
+    exported = export.export(task)
+    assert exported.objection is None
+    assert exported.confident > 0
+    assert exported.forms[1].agreement == 1.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions("onnx", "fp16", batch=3, include_preprocessing=True),
+        ExportOptions("openvino", "fp16", include_preprocessing=True),
+        ExportOptions("openvino", batch=3),
+        ExportOptions("litert", "fp16", batch=3),
+        ExportOptions("litert", include_preprocessing=True),
+        ExportOptions("torch-export", "bf16", batch=3, include_preprocessing=True),
+    ],
+    ids=lambda o: f"{o.target}-{o.precision}-{o.batch}-{o.include_preprocessing}",
+)
+def test_forms_answer_as_torch(
+    options: ExportOptions, families: Callable[[str], ModelOptions], tmp_path: Path
+) -> None:
+    source = families("b0")
+    exported = export.export(ExportTask(source, options, tmp_path))
+    assert exported.objection is None
+    path = exported.path
+    assert path is not None
+    about = json.loads((tmp_path / f"{path.name}.json").read_text())
+    size = (
+        [64, 64, 3] if options.include_preprocessing or options.target == "litert" else [3, 64, 64]
+    )
+    assert about["input"]["shape"] == [options.batch or "batch", *size]
+    assert (about["input"]["dtype"] == "uint8") == options.include_preprocessing
+    tolerance = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.15}[options.precision]
+    paths = sorted(SAMPLES.glob("*.jpg"))
+    given = answers(ModelOptions(model=path), paths, 1)  # with the temperature
+    assert_same(given, answers(source, paths, 1), tolerance)
+    if options.precision != "fp32":
+        assert [form.name.split()[1] for form in exported.forms] == [
+            "fp32",
+            "fp32",
+            options.precision,
+        ]
+        assert exported.forms[2].size_bytes < 0.62 * exported.forms[1].size_bytes
+
+
+def test_core_ml_says_that_it_was_not_run(
+    families: Callable[[str], ModelOptions], tmp_path: Path, effnet: Callable[..., object]
+) -> None:
+    folder = families("b0").model
+    path = tmp_path / "family-b0-fp16.mlpackage"
+    path.mkdir()
+    (path / "old").touch()
+    json_of(path).touch()  # an earlier export, whose place the package takes
+    done = effnet(
+        "export", "--to", "coreml", "--model", folder, "-o", tmp_path, "-p", "fp16",
+        "--include-preprocessing",
+    )  # fmt: skip
+    assert done.status == 0  # type: ignore[attr-defined]
+    assert "was not run: Core ML runs on Apple's devices only" in done.stderr  # type: ignore[attr-defined]
+    assert (path / "Manifest.json").is_file()
+    assert not (path / "old").exists()
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, json_of(path).name}
+    again = effnet("predict", SAMPLES / "cat.jpg", "--model", path)
+    assert again.status == 2  # type: ignore[attr-defined]
+    assert "Apple's devices only" in again.stderr  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="one image at a time"):
+        options = ExportOptions("coreml", batch=2, include_preprocessing=True)
+        export.export(ExportTask(families("b0"), options, tmp_path))
+
+
+# --- int8 -----------------------------------------------------------------------------------------
+
+
+def labelled(folder: Path, pictures: list[Path]) -> Path:
+    """Pictures in folders that are called as the default network answers."""
+    for row in answers("lite0", pictures, 1):
+        path = folder / row.predictions[0].label / Path(row.path).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row.path, path)
+    return folder
+
+
+@pytest.mark.parametrize("target", GRAPHS)
+def test_int8_keeps_the_answers(target: TargetName, fifty: list[Path], tmp_path: Path) -> None:
+    pictures = labelled(tmp_path / "pictures", fifty[:32])
+    exported = export.export(
+        ExportTask(
+            options=ExportOptions(target, quantize="int8"),
+            output=tmp_path,
+            calibrate=pictures,
+            max_drop=15.0,  # most of these parts of pictures have no clear class
+        )
+    )
+    reference, plain, form = exported.forms
+    assert (plain.name, form.name) == (f"{target} fp32", f"{target} int8")
+    assert exported.objection is None
+    assert exported.pictures == 32
+    assert form.confident_agreement is not None
+    assert form.confident_agreement >= 0.95
+    assert reference.top1 == plain.top1 == 1.0
+    assert form.top1 == form.agreement
+    assert form.size_bytes <= 0.3 * plain.size_bytes
+    given = answers(ModelOptions(model=exported.path), [SAMPLES / "coffee.jpg"])
+    assert given[0].predictions[0].label == "espresso"
+
+
+def test_int8_that_loses_too_much_is_refused(
+    fifty: list[Path], tmp_path: Path, effnet: Callable[..., object]
+) -> None:
+    pictures = labelled(tmp_path / "labelled", fifty[:16])
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(3):
+        shutil.copy(SAMPLES / "cat.jpg", flat / f"{number}.jpg")
+    out = tmp_path / "out"
+    words = (
+        "export",
+        "--to",
+        "onnx",
+        "--quantize",
+        "int8",
+        "--calibrate",
+        flat,
+        "--check",
+        pictures,
+    )
+    done = effnet(*words, "--max-drop", "0", "-o", out / "a.onnx", "-f", "json")
+    row = json.loads(done.stdout)  # type: ignore[attr-defined]
+    lost = 100 * (row["forms"][0]["top1"] - row["forms"][2]["top1"])
+    assert lost > 0, "calibrated on one picture, int8 is to lose some answers"
+    assert done.status == 3  # type: ignore[attr-defined]
+    assert f"lowers top-1 by {lost:.2f} points" in done.stderr  # type: ignore[attr-defined]
+    assert "No file was kept" in done.stderr  # type: ignore[attr-defined]
+    assert list(out.iterdir()) == []
+    kept = effnet(*words, "--max-drop", str(lost + 0.1), "-o", out / "a.onnx")
+    assert kept.status == 0  # type: ignore[attr-defined]
+    assert (out / "a.onnx").is_file()
+
+
+# --- what does not answer as it should ------------------------------------------------------------
+
+
+def wrong_mean(graph: onnx.ModelProto) -> None:
+    (mean,) = [t for t in graph.graph.initializer if t.name == "preprocess.mean"]
+    shifted = numpy_helper.to_array(mean) + np.float32(0.05)
+    mean.CopyFrom(numpy_helper.from_array(shifted, mean.name))
+
+
+def permuted_classes(graph: onnx.ModelProto) -> None:
+    (head,) = [node for node in graph.graph.node if node.op_type == "Gemm"]
+    for tensor in graph.graph.initializer:
+        if tensor.name in head.input[1:]:
+            rolled = np.roll(numpy_helper.to_array(tensor), 1, axis=0)
+            tensor.CopyFrom(numpy_helper.from_array(rolled, tensor.name))
+
+
+def shuffled_channels(graph: onnx.ModelProto) -> None:
+    stem = next(node for node in graph.graph.node if node.op_type == "Conv").input[1]
+    (tensor,) = [t for t in graph.graph.initializer if t.name == stem]
+    swapped = numpy_helper.to_array(tensor)[:, ::-1].copy()
+    tensor.CopyFrom(numpy_helper.from_array(swapped, stem))
+
+
+def not_a_number(graph: onnx.ModelProto) -> None:
+    bias = next(node for node in graph.graph.node if node.op_type == "Gemm").input[2]
+    (tensor,) = [t for t in graph.graph.initializer if t.name == bias]
+    values = numpy_helper.to_array(tensor).copy()
+    values[0] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(values, bias))
+
+
+@pytest.mark.parametrize("damage", [wrong_mean, permuted_classes, shuffled_channels, not_a_number])
+def test_broken_export_is_caught(
+    damage: Callable[[onnx.ModelProto], None],
+    families: Callable[[str], ModelOptions],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    effnet: Callable[..., object],
+) -> None:
+    right = Source.graph
+
+    def broken(self: Source) -> onnx.ModelProto:
+        graph = right(self)
+        damage(graph)
+        return graph
+
+    monkeypatch.setattr(Source, "graph", broken)
+    out = tmp_path / "out"
+    words = (
+        "export", "--to", "onnx", "--model", families("b0").model, "--include-preprocessing",
+        "-o", out / "b0.onnx",
+    )  # fmt: skip
+    done = effnet(*words)
+    assert done.status == 3  # type: ignore[attr-defined]
+    assert "It does not hold: " in done.stderr  # type: ignore[attr-defined]
+    assert "--force keeps it" in done.stderr  # type: ignore[attr-defined]
+    assert b"onnx fp32" in done.stdout  # type: ignore[attr-defined]
+    assert list(out.iterdir()) == []
+    forced = effnet(*words, "--force")
+    assert forced.status == 3  # type: ignore[attr-defined]
+    about = json.loads((out / "b0.onnx.json").read_text())
+    assert about["check"]["holds"] is False
+    assert about["check"]["objection"]
+
+
+# --- wishes and files -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_missing_library_is_said_with_the_line_that_installs_it(
+    target: TargetName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EffnetError, match="is not installed") as caught:
+        export.export(ExportTask(options=ExportOptions(target)))
+    assert TARGETS[target].install in caught.value.hint
+    assert TARGETS[target].library in caught.value.message
+
+
+def test_missing_compiler_is_said(
+    monkeypatch: pytest.MonkeyPatch, families: Callable[[str], ModelOptions], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(EffnetError, match="no-such-compiler"):
+        export.export(ExportTask(families("b0"), ExportOptions("aotinductor"), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (ExportTask(options=ExportOptions("onnx", "bf16")), "onnx is not written in bf16"),
+        (ExportTask(options=ExportOptions("coreml", quantize="int8")), "not written in int8"),
+        (ExportTask(options=ExportOptions(quantize="int8")), "needs pictures"),
+        (
+            ExportTask(options=ExportOptions("onnx", "fp16", "int8"), calibrate=SAMPLES),
+            "exclude each other",
+        ),
+        (ExportTask(calibrate=SAMPLES), "is for int8"),
+        (ExportTask(check=Path("no-such-folder")), "'no-such-folder' is no folder"),
+        (ExportTask(output=Path("x.tflite")), "does not end in .onnx"),
+        (ExportTask(ModelOptions("b9")), "'b9'"),
+    ],
+)
+def test_impossible_wishes_are_refused(task: ExportTask, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        export.export(task)
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no picture"):
+        export.export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(UsageError, match="can be opened"):
+        export.export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg"]
+
+
+def test_only_an_export_is_ever_replaced(
+    families: Callable[[str], ModelOptions], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(b"precious")
+    task = ExportTask(families("b0"), output=path)
+    with pytest.raises(UsageError, match="is there already"):
+        export.export(task)
+    assert path.read_bytes() == b"precious"
+    path.unlink()
+    export.export(task)
+    first = path.read_bytes()
+    export.export(task)
+    assert path.read_bytes() == first
+    assert {file.name for file in tmp_path.iterdir()} == {"mine.onnx", "mine.onnx.json"}
+
+
+def test_full_disk_leaves_nothing(
+    families: Callable[[str], ModelOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    task = ExportTask(families("b0"), output=tmp_path / "b0.onnx")
+    families("b0")
+    with monkeypatch.context() as patch, pytest.raises(EffnetError, match="No space left"):
+        patch.setattr(Path, "write_bytes", full)
+        export.export(task)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_names_tell_the_form(
+    families: Callable[[str], ModelOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "cache"))
+    heard = Heard()
+    export.export(ExportTask(families("b0"), ExportOptions("onnx", "fp16")), heard)
+    assert (tmp_path / "family-b0-fp16.onnx").is_file()
+    assert "Writing b0 for onnx, fp16" in heard.text
+    assert ("Comparing", 32, 32) in heard.steps
+
+
+def test_exported_network_is_not_exported_or_trained_again(
+    shipped: Ship, effnet: Callable[..., object], tmp_path: Path
+) -> None:
+    path = shipped("onnx").path
+    done = effnet("export", "--to", "openvino", "--model", path, "-o", tmp_path)
+    assert done.status == 2  # type: ignore[attr-defined]
+    assert "holds no weights" in done.stderr  # type: ignore[attr-defined]
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def pictures_in(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SAMPLES / "cat.jpg", path)
+    return folder
+
+
+def test_dataset_is_calibrated_on_train_and_compared_on_val(tmp_path: Path) -> None:
+    names = ["train/cat/1.jpg", "train/dog/2.jpg", "valid/dog/3.jpg", "valid/cat/4.jpg"]
+    root = pictures_in(tmp_path, names)
+    learning, checking = chosen(root, None, ("cat", "dog"))
+    assert learning is not None
+    assert [os.path.relpath(p, root) for p in learning.paths] == names[:2]
+    assert {os.path.relpath(p, root) for p in checking.paths} == set(names[2:])
+    assert learning.labels == (0, 1)
+    assert checking.labels == (0, 1)  # cat/4.jpg comes first
+
+
+def test_classes_without_splits_are_compared_on_what_is_left(tmp_path: Path) -> None:
+    root = pictures_in(tmp_path, [f"cat/{n:03}.jpg" for n in range(140)])
+    learning, checking = chosen(root, None, ("cat", "dog"))
+    assert learning is not None
+    assert (len(learning.paths), len(checking.paths)) == (128, 12)
+    assert not set(learning.paths) & set(checking.paths)
+    assert chosen(root, None, ("cat", "dog"))[0] == learning
+
+
+def test_few_pictures_are_looked_at_from_many_sides(tmp_path: Path) -> None:
+    root = pictures_in(tmp_path, ["a/1.jpg"])
+    _, checking = chosen(None, root, ("x", "y"))
+    assert checking.labels is None
+    card = checkpoint.imagenet_card("lite0", find("lite0").preprocessing)
+    heard = Heard()
+    looked = list(checking.looked_at(card, PictureOptions(), heard, "Comparing"))
+    assert len({one.pixels.tobytes() for one in looked}) == len(looked) == 32
+    whole = PictureLoader(card.preprocessing).load(checking.paths[0])
+    assert np.array_equal(looked[0].pixels[0], whole)
+
+
+def test_half_precision_has_no_infinity() -> None:
+    graph = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [], "g", [], [], [numpy_helper.from_array(np.array([1e6, -1e9, 1.0], np.float32), "w")]
+        )
+    )
+    onnx_edits.in_half(graph)
+    values = onnx_edits.initializers(graph)["w"]
+    assert values.tolist() == [65504.0, -65504.0, 1.0]
