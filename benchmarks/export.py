@@ -1,0 +1,170 @@
+"""Whether exports answer as their networks do, what int8 loses, and how long an export takes.
+
+export.py --photos DIR [--variants b0 b4 v2_s lite0] [--targets onnx ...] [--only NAME ...]
+          [--finetuned MODEL --dataset DIR] [--scratch-trained MODEL] [--peer-checkout DIR]
+
+--photos is a folder of real pictures (`photos.py OUT` makes OUT/web with 256). Rows, each of which
+--only can name:
+
+- `agreement`: every target that runs here, in fp32, on all photos. Variants whose weights are not
+  here get seeded ones, with the BatchNorm statistics and the spread of logits that real pictures
+  give, so that the answers differ.
+- `int8 pretrained`: the variants with real weights, calibrated on half of the photos, compared on
+  the others.
+- `int8 finetuned` (--finetuned, --dataset): a fine-tuned model, calibrated on the training
+  pictures, its top-1 on the validation pictures.
+- `int8 from scratch` (--scratch-trained, --dataset): the same for a network with SiLU and
+  squeeze-and-excitation.
+- `time` (--peer-checkout): the whole command for b0 to onnx, beside timm's onnx_export.py from a
+  checkout of huggingface/pytorch-image-models (`pip install onnxscript` for it), in turns. effnet
+  also runs what it wrote on the samples and compares; the peer does not.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from effnet_cli import model
+from effnet_cli.checkpoint import imagenet_card
+from effnet_cli.export.pictures import samples
+from effnet_cli.options import SILENT, PictureOptions
+from effnet_cli.targets import TARGETS
+from effnet_cli.variants import VARIANTS
+from effnet_cli.weights import state
+
+ROUNDS = 5
+SPREAD = 3.0  # standard deviation of seeded logits
+GRAPHS = [name for name, row in TARGETS.items() if row.quantizes]
+
+
+def seeded(name: str, folder: Path) -> list[str]:
+    """The options that name a variant: with its own weights if they are here, else seeded ones."""
+    variant = VARIANTS[name]
+    if state(variant) == "here":
+        return ["--variant", name]
+    path = folder / f"{name}.pth"
+    if not path.exists():
+        torch.manual_seed(0)
+        card = imagenet_card(name, variant.preprocessing)
+        network = model.build(variant, len(card.classes))
+        looked = samples().looked_at(card, PictureOptions(), SILENT, "")
+        pixels = torch.from_numpy(np.concatenate([one.pixels for one in looked]))
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None  # the statistics become those of the next batch
+        with torch.no_grad():
+            network.train()(pixels)
+            spread = network.eval()(pixels).std()
+            head: Any = network.get_submodule("classifier.1")
+            head.weight.mul_(SPREAD / spread)
+        torch.save(network.state_dict(), path)
+    return ["--variant", name, "--weights", str(path)]
+
+
+def exported(folder: Path, *options: str) -> dict[str, Any]:
+    """What `effnet export` says as JSON; one that is refused counts too."""
+    command = [sys.executable, "-m", "effnet_cli", "export", *options, "-o", str(folder)]
+    done = subprocess.run([*command, "-f", "json"], capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 3):
+        raise SystemExit(done.stderr)
+    row: dict[str, Any] = json.loads(done.stdout)
+    return row
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    """One line: the file beside torch, and beside the target's own float32."""
+    *others, form = row["forms"]
+    line = f"{name:<28} {form['name']:<18} same top-1 {form['agreement']:7.2%}"
+    if form["confident_agreement"] is not None:
+        line += f" (of {row['confident']} clear {form['confident_agreement']:7.2%})"
+    line += f", max |dp| {form['max_difference']:.1e}"
+    if form["top1"] is not None:
+        lost = 100 * (others[0]["top1"] - form["top1"])
+        line += f", top-1 {others[0]['top1']:.2%} -> {form['top1']:.2%} ({lost:+.2f} points lost)"
+    size, ms = form["size_bytes"] / others[-1]["size_bytes"], form["median_ms"]
+    line += f", size x{size:.3f}, {others[-1]['median_ms']:.2f} -> {ms:.2f} ms"
+    print(f"{line}, on {row['pictures']}", flush=True)
+
+
+def quantised(name: str, folder: Path, *options: str) -> None:
+    """int8 for each target that has it."""
+    for target in GRAPHS:
+        row = exported(folder, "--to", target, "--quantize", "int8", "--force", *options)
+        show(name, row)
+
+
+def timed(command: list[str]) -> float:
+    """Seconds of a whole command."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def compare_time(folder: Path, checkout: Path) -> None:
+    """b0 to onnx, beside the peer, in turns."""
+    import timm
+
+    weights = folder / "peer_b0.pth"
+    torch.save(timm.create_model("efficientnet_b0").state_dict(), weights)
+    ours = [sys.executable, "-m", "effnet_cli", "export", *seeded("b0", folder), "--to", "onnx"]
+    ours += ["-o", str(folder / "ours.onnx")]
+    peer = [sys.executable, str(checkout / "onnx_export.py"), str(folder / "peer.onnx")]
+    peer += ["--model", "efficientnet_b0", "--checkpoint", str(weights)]
+    rounds = [(timed(ours), timed(peer)) for _ in range(ROUNDS)]
+    for name, values in zip(("effnet", "timm"), zip(*rounds, strict=True), strict=True):
+        print(f"time  {name:<8} {statistics.median(values):6.2f} s ({min(values):.2f} to ", end="")
+        print(f"{max(values):.2f})")
+    ratio = statistics.median(theirs / mine for mine, theirs in rounds)
+    print(f"time  timm / effnet {ratio:.2f}", flush=True)
+
+
+def main() -> None:
+    """Run the rows that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", default=["b0", "b4", "v2_s", "lite0"])
+    here = [name for name, row in TARGETS.items() if row.elsewhere is None]
+    parser.add_argument("--targets", nargs="+", default=here)
+    parser.add_argument("--finetuned")
+    parser.add_argument("--scratch-trained")
+    parser.add_argument("--dataset")
+    parser.add_argument("--peer-checkout", type=Path)
+    parser.add_argument("--only", nargs="+")
+    given = parser.parse_args()
+
+    def is_wanted(row: str) -> bool:
+        return given.only is None or row in given.only
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if given.peer_checkout and is_wanted("time"):
+            compare_time(folder, given.peer_checkout)
+        if is_wanted("int8 pretrained"):
+            for name in ("lite0", "lite1", "lite2"):
+                options = ("--calibrate", str(given.photos), "--variant", name)
+                quantised(f"int8 pretrained {name}", folder, *options)
+        for row, path in (
+            ("int8 finetuned", given.finetuned),
+            ("int8 from scratch", given.scratch_trained),
+        ):
+            if path and is_wanted(row):
+                quantised(row, folder, "--calibrate", given.dataset, "--model", path)
+        if is_wanted("agreement"):
+            for name in given.variants:
+                for target in given.targets:
+                    which = (*seeded(name, folder), "--check", str(given.photos))
+                    show(f"agreement {name}", exported(folder, "--to", target, *which))
+
+
+if __name__ == "__main__":
+    main()
