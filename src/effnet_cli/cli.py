@@ -190,9 +190,7 @@ OutputOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No notes, progress or summary on stderr.")
 ]
-ListFormatOption = Annotated[
-    ListFormat, typer.Option("--format", "-f", help="How the list is written.")
-]
+ListFormatOption = Annotated[ListFormat, typer.Option("--format", "-f", help="How it is written.")]
 NamesArgument = Annotated[
     list[str],
     typer.Argument(
@@ -443,7 +441,7 @@ ExportOutputOption = Annotated[
 
 # Lines that the help does not fold (`\b`).
 TARGETS_HELP = "\b\nTargets:\n" + "\n".join(
-    f"  {name:<13} {row.ending.rpartition('-')[2]:<16} {row.use}" for name, row in TARGETS.items()
+    f"  {name:<13} {row.suffix:<12} {row.use}" for name, row in TARGETS.items()
 )
 
 

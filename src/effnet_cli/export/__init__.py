@@ -1,27 +1,21 @@
 """A network -> a file for another runtime, compared with its source before it gets its name."""
 
-import importlib.util
-import secrets
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from effnet_cli import __version__, engines, model
-from effnet_cli.cache import cannot_write
-from effnet_cli.checkpoint import MODEL_FILE_NAME, ModelCard
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.checkpoint import ModelCard
+from effnet_cli.errors import UsageError
 from effnet_cli.export import agreement
 from effnet_cli.export.agreement import Candidate, Compared, Form
 from effnet_cli.export.calibration import calibrated
+from effnet_cli.export.files import facts, files_of, put_in_place, scratch_folder, written
 from effnet_cli.export.int8 import best_recipe
 from effnet_cli.export.pictures import PictureSet, chosen
 from effnet_cli.export.source import Source
-from effnet_cli.exported import Facts, json_of, sha256_of
+from effnet_cli.export.wishes import destination, settled
 from effnet_cli.options import (
     SILENT,
     EngineOptions,
@@ -67,21 +61,21 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
         EffnetError: a library or the weights are missing, or nothing can be written.
     """
     started = time.perf_counter()
-    task = _settled(task)
+    task = settled(task)
     target = TARGETS[task.options.target]
     if task.model.model is not None:
         model.check_has_weights(task.model.model)
     network = resolve(task.model, listener)
-    final = _destination(task, target, network)
+    final = destination(task, target, network)
     calibration, pictures = chosen(task.calibrate, task.check, network.card.classes)
     source = Source(network, _card(network, task.options), task.options)
     source.module  # noqa: B018 (weights that do not fit are told before anything is written)
     if calibration is not None and task.options.quantize:
         source = _quantised(source, calibration, task, listener)
     precision = task.options.quantize or task.options.precision
-    with _scratch_folder(final) as scratch:
+    with scratch_folder(final) as scratch:
         listener.note(f"Writing {network.variant.name} for {task.options.target}, {precision}")
-        path = _written(source, target, scratch / final.name)
+        path = written(source, target, scratch / final.name)
         found = Compared((), 0, 0)
         objection = None
         if target.elsewhere is None:
@@ -100,77 +94,10 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
             found.forms,
             time.perf_counter() - started,
         )
-        _facts(source, path, _check(result)).write(path)
+        facts(source, path, _check(result)).write(path)
         if result.path is not None:
-            _put_in_place(scratch, path, final)
+            put_in_place(scratch, path, final)
     return result
-
-
-# --- before ---------------------------------------------------------------------------------------
-
-
-def _settled(task: ExportTask) -> ExportTask:
-    """The task with what its target fixes, checked before anything long begins."""
-    options, target = task.options, TARGETS[task.options.target]
-    if options.precision not in target.precisions:
-        raise UsageError(
-            f"The target {options.target} is not written in {options.precision}.",
-            f"It is written in {', '.join(target.precisions)}.",
-        )
-    if options.quantize and not target.quantizes:
-        able = [name for name, row in TARGETS.items() if row.quantizes]
-        raise UsageError(
-            f"The target {options.target} is not written in {options.quantize}.",
-            f"These are: {', '.join(able)}.",
-        )
-    if options.quantize and options.precision != "fp32":
-        raise UsageError(
-            f"--quantize int8 and --precision {options.precision} exclude each other.",
-            "Leave one of them out.",
-        )
-    if options.quantize and task.calibrate is None:
-        raise UsageError(
-            f"--quantize {options.quantize} needs pictures to measure the network's values on.",
-            "Name a folder of typical ones: --calibrate DIR",
-        )
-    if task.calibrate is not None and not options.quantize:
-        raise UsageError(
-            f"--calibrate {str(task.calibrate)!r} is for int8.", "Add --quantize int8."
-        )
-    if importlib.util.find_spec(target.library) is None:
-        raise EffnetError(
-            f"The target {options.target} needs {target.library}, which is not installed.",
-            f"Install it: {target.install}",
-        )
-    if not target.has_open_batch and options.batch is None:
-        return replace(task, options=replace(options, batch=1))
-    return task
-
-
-def _destination(task: ExportTask, target: Target, network: Network) -> Path:
-    """Where the file goes; nothing that is no export is ever replaced."""
-    given = task.output
-    kind = task.options.quantize or task.options.precision
-    if task.model.model is None:
-        stem = network.variant.name
-    else:
-        file = network.path.resolve()
-        stem = file.parent.name if file.name == MODEL_FILE_NAME else file.stem
-    name = f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{target.ending}"
-    is_folder = given is not None and given.is_dir() and given.suffix != target.suffix
-    path = Path(name) if given is None else given / name if is_folder else given
-    if path.suffix.lower() != target.suffix:
-        raise UsageError(
-            f"--output {str(path)!r} does not end in {target.suffix}, as files for "
-            f"{task.options.target} do.",
-            f"Use --output {str(path.with_suffix(target.suffix))!r}, or name a folder.",
-        )
-    if path.exists() and not json_of(path).is_file():
-        raise UsageError(
-            f"--output {str(path)!r} is there already, and effnet did not export it.",
-            "Name another file.",
-        )
-    return path
 
 
 def _card(network: Network, options: ExportOptions) -> ModelCard:
@@ -195,76 +122,6 @@ def _quantised(
     return replace(source, card=card, recipe=recipe)
 
 
-# --- writing --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _scratch_folder(final: Path) -> Iterator[Path]:
-    """A folder beside the final file, which vanishes with all that is still in it."""
-    scratch = final.with_name(f".{final.name[:50]}.{secrets.token_hex(8)}.part")
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch
-    except OSError as error:
-        raise cannot_write(final, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _written(source: Source, target: Target, path: Path) -> Path:
-    """The target's file with a first JSON beside it, so that it can be loaded as any other."""
-    module, function = target.path.split(":")
-    try:
-        write = getattr(import_module(module), function)
-    except ImportError as error:
-        raise EffnetError(
-            f"The installed {target.library} cannot be loaded: {error}.",
-            f"Install it: {target.install}",
-        ) from error
-    path.parent.mkdir(exist_ok=True)
-    write(source, path)
-    _facts(source, path, {}).write(path)
-    return path
-
-
-def _facts(source: Source, path: Path, check: Mapping[str, Any]) -> Facts:
-    """What the JSON says."""
-    options, card = source.options, source.card
-    target, batch, px = (
-        TARGETS[options.target],
-        options.batch or "batch",
-        card.preprocessing.crop_px,
-    )
-    if options.include_preprocessing:
-        given = {"dtype": target.picture, "layout": "NHWC", "values": "0 to 255"}
-    else:
-        values = "(value / 255 - mean) / std"
-        given = {"dtype": "float32", "layout": target.layout, "values": values}
-    shape = [batch, px, px, 3] if given["layout"] == "NHWC" else [batch, 3, px, px]
-    output = {
-        "dtype": "float32",
-        "shape": [batch, len(card.classes)],
-        "values": "probabilities" if options.include_preprocessing else "logits",
-    }
-    files = {file.name: sha256_of(file) for file in _files_of(path) if file.is_file()}
-    return Facts(card, {**given, "shape": shape, "colour": "RGB"}, output, files, check)
-
-
-def _files_of(path: Path) -> list[Path]:
-    """The file and what belongs to it, but not the JSON."""
-    weights = path.with_suffix(".bin")
-    return [path, *([weights] if weights.exists() else [])]
-
-
-def _put_in_place(scratch: Path, path: Path, final: Path) -> None:
-    """Move the files to their names, the one that a person calls last."""
-    for file in (*_files_of(path)[1:], json_of(path), path):
-        goal = final.with_name(file.name)
-        if goal.is_dir():
-            goal.replace(scratch / "replaced")
-        file.replace(goal)
-
-
 # --- the comparison -------------------------------------------------------------------------------
 
 
@@ -282,7 +139,7 @@ def _compared(
     if source.recipe is not None or source.options.precision != "fp32":
         plain = _in_float32(source)
         beside = path.parent / "fp32" / path.name
-        candidates.append(_candidate(plain, _written(plain, target, beside)))
+        candidates.append(_candidate(plain, written(plain, target, beside)))
     candidates.append(_candidate(source, path))
     looked = pictures.looked_at(source.card, task.pictures, listener, "Comparing")
     batch, temperature = source.options.batch or 1, source.card.temperature
@@ -305,7 +162,7 @@ def _candidate(source: Source, path: Path) -> Candidate:
     network = resolve(ModelOptions(model=path))
     engine = engines.plan(EngineOptions("cpu"), network.kind).load(network)
     name = f"{source.options.target} {source.options.quantize or source.options.precision}"
-    return Candidate(name, engine, sum(file.stat().st_size for file in _files_of(path)))
+    return Candidate(name, engine, sum(file.stat().st_size for file in files_of(path)))
 
 
 def _check(result: Exported) -> dict[str, Any]:

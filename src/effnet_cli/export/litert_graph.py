@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import ai_edge_litert.schema_py_generated as schema
-import flatbuffers
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -21,24 +20,16 @@ from onnx import helper
 from effnet_cli.checkpoint import CARD_KEY
 from effnet_cli.engines.onnx_graph import INPUT, OUTPUT
 from effnet_cli.export.int8 import Recipe, Scale, folded_into
+from effnet_cli.export.litert_file import LiteRtFile, quantisation
 from effnet_cli.export.onnx_edits import initializers, readers
 from effnet_cli.export.source import Source
 
-SCHEMA_VERSION = 3
-FILE_IDENTIFIER = b"TFL3"
 PICTURE, PROBABILITIES = "picture", "probabilities"
 INT8_OFFSET = 128  # LiteRT counts from -128, a recipe from 0
 
 Op = schema.BuiltinOperator
 Array = npt.NDArray[Any]
 
-TYPES = {
-    np.dtype(np.float32): schema.TensorType.FLOAT32,
-    np.dtype(np.float16): schema.TensorType.FLOAT16,
-    np.dtype(np.int8): schema.TensorType.INT8,
-    np.dtype(np.uint8): schema.TensorType.UINT8,
-    np.dtype(np.int32): schema.TensorType.INT32,
-}
 ACTIVATIONS = {
     "Clip": schema.ActivationFunctionType.RELU6,
     "Relu": schema.ActivationFunctionType.RELU,
@@ -63,10 +54,7 @@ class _Writer:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._recipe: Recipe | None = source.recipe
-        self._buffers: list[Any] = [schema.BufferT()]  # the first one is the empty one
-        self._tensors: list[Any] = []
-        self._operators: list[Any] = []
-        self._codes: list[int] = []
+        self._file = LiteRtFile(has_open_batch=source.options.batch is None)
         self._floats: dict[str, int] = {}  # value -> its float32 tensor
         self._bytes: dict[str, int] = {}  # value -> its int8 tensor
         self._shapes: dict[str, list[int]] = {}
@@ -77,25 +65,7 @@ class _Writer:
 
     def content(self) -> bytes:
         """The flatbuffer."""
-        graph = schema.SubGraphT()
-        graph.name = "effnet"
-        graph.tensors, graph.operators = self._tensors, self._operators
-        graph.inputs, graph.outputs = [self._input], [self._output]
-        model = schema.ModelT()
-        model.version = SCHEMA_VERSION
-        model.description = "effnet"
-        model.subgraphs, model.buffers = [graph], self._buffers
-        model.operatorCodes = [self._code(number) for number in self._codes]
-        builder = flatbuffers.Builder(sum(len(b.data) for b in self._buffers[1:]) + 2**20)
-        builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
-        return bytes(builder.Output())
-
-    def _code(self, number: int) -> Any:
-        code = schema.OperatorCodeT()
-        code.builtinCode = number
-        code.deprecatedBuiltinCode = min(number, 127)
-        code.version = 1
-        return code
+        return self._file.content([self._input], [self._output])
 
     # --- the graph --------------------------------------------------------------------------------
 
@@ -117,21 +87,21 @@ class _Writer:
         crop_px = self._source.card.preprocessing.crop_px
         shape = self._shapes[INPUT] = [self._batch, crop_px, crop_px, 3]
         if not self._source.options.include_preprocessing:
-            self._input = self._floats[INPUT] = self._tensor(INPUT, shape, np.float32)
+            self._input = self._floats[INPUT] = self._file.tensor(INPUT, shape, np.float32)
             return
         p = self._source.card.preprocessing
-        self._input = self._tensor(PICTURE, shape, np.uint8)
-        number = self._tensor("picture.float", shape, np.float32)
-        self._add(Op.CAST, [self._input], number, "CastOptions")
+        self._input = self._file.tensor(PICTURE, shape, np.uint8)
+        number = self._file.tensor("picture.float", shape, np.float32)
+        self._file.add(Op.CAST, [self._input], number, "CastOptions")
         for kind, name, values in (
             (Op.DIV, "picture.unit", [255.0]),
             (Op.SUB, "picture.centred", p.mean),
             (Op.DIV, INPUT, p.std),
         ):
-            constant = self._constant(f"{name}.by", np.array(values, np.float32))
-            result = self._tensor(name, shape, np.float32)
+            constant = self._file.constant(f"{name}.by", np.array(values, np.float32))
+            result = self._file.tensor(name, shape, np.float32)
             options = "DivOptions" if kind == Op.DIV else "SubOptions"
-            self._add(kind, [number, constant], result, options)
+            self._file.add(kind, [number, constant], result, options)
             number = result
         self._floats[INPUT] = number
 
@@ -141,11 +111,11 @@ class _Writer:
             return
         shape = self._shapes[OUTPUT]
         temperature = np.array([self._source.card.temperature], np.float32)
-        scaled = self._tensor("logits.scaled", shape, np.float32)
-        by = self._constant("temperature", temperature)
-        self._add(Op.DIV, [self._output, by], scaled, "DivOptions")
-        self._output = self._tensor(PROBABILITIES, shape, np.float32)
-        self._add(Op.SOFTMAX, [scaled], self._output, "SoftmaxOptions", beta=1.0)
+        scaled = self._file.tensor("logits.scaled", shape, np.float32)
+        by = self._file.constant("temperature", temperature)
+        self._file.add(Op.DIV, [self._output, by], scaled, "DivOptions")
+        self._output = self._file.tensor(PROBABILITIES, shape, np.float32)
+        self._file.add(Op.SOFTMAX, [scaled], self._output, "SoftmaxOptions", beta=1.0)
 
     @property
     def _batch(self) -> int:
@@ -186,14 +156,15 @@ class _Writer:
             settings["depthMultiplier"] = 1
         else:
             kind, options = Op.CONV_2D, "Conv2DOptions"
-        self._add(kind, [before, weight, bias], result, options, **settings)
+        self._file.add(kind, [before, weight, bias], result, options, **settings)
 
     def _padded(self, before: int, name: str, shape: list[int], pads: Sequence[int]) -> int:
         top, left, bottom, right = pads
         edges = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
-        like = self._tensors[before]
-        after = self._copy_of(like, f"{name}.padded", shape)
-        self._add(Op.PAD, [before, self._constant(f"{name}.pads", edges)], after, "PadOptions")
+        after = self._file.like(before, f"{name}.padded", shape)
+        self._file.add(
+            Op.PAD, [before, self._file.constant(f"{name}.pads", edges)], after, "PadOptions"
+        )
         return after
 
     def _dense(self, node: onnx.NodeProto, output: str, activation: int) -> None:
@@ -202,7 +173,7 @@ class _Writer:
         before = self._in(node.input[0], output)
         weight, bias = self._layer(node, False, is_float_in=output not in self._stored)
         result = self._out(output, [self._batch, channels])
-        self._add(
+        self._file.add(
             Op.FULLY_CONNECTED,
             [before, weight, bias],
             result,
@@ -212,28 +183,30 @@ class _Writer:
 
     def _average(self, node: onnx.NodeProto, output: str, _: int) -> None:
         shape = self._shapes[node.input[0]]
-        axes = self._constant(f"{output}.axes", np.array([1, 2], np.int32))
+        axes = self._file.constant(f"{output}.axes", np.array([1, 2], np.int32))
         before = self._in(node.input[0], output)
         result = self._out(output, [shape[0], 1, 1, shape[3]])
-        self._add(Op.MEAN, [before, axes], result, "ReducerOptions", keepDims=True)
+        self._file.add(Op.MEAN, [before, axes], result, "ReducerOptions", keepDims=True)
 
     def _flatten(self, node: onnx.NodeProto, output: str, _: int) -> None:
         shape = self._shapes[node.input[0]]
-        size = self._constant(f"{output}.shape", np.array([-1, shape[3]], np.int32))
+        size = self._file.constant(f"{output}.shape", np.array([-1, shape[3]], np.int32))
         before = self._in(node.input[0], output)
         result = self._out(output, [shape[0], shape[3]])
-        self._add(Op.RESHAPE, [before, size], result, "ReshapeOptions", newShape=[-1, shape[3]])
+        self._file.add(
+            Op.RESHAPE, [before, size], result, "ReshapeOptions", newShape=[-1, shape[3]]
+        )
 
     def _two(self, node: onnx.NodeProto, output: str, _: int) -> None:
         kind, options = {"Add": (Op.ADD, "AddOptions"), "Mul": (Op.MUL, "MulOptions")}[node.op_type]
         inputs = [self._in(name, output) for name in node.input]
         largest = max((self._shapes[name] for name in node.input), key=lambda s: int(np.prod(s)))
-        self._add(kind, inputs, self._out(output, largest), options)
+        self._file.add(kind, inputs, self._out(output, largest), options)
 
     def _one(self, node: onnx.NodeProto, output: str, _: int) -> None:
         kind = {"Sigmoid": Op.LOGISTIC, "Clip": Op.RELU6, "Relu": Op.RELU}[node.op_type]
         before = self._in(node.input[0], output)
-        self._add(kind, [before], self._out(output, self._shapes[node.input[0]]), None)
+        self._file.add(kind, [before], self._out(output, self._shapes[node.input[0]]), None)
 
     def _same(self, node: onnx.NodeProto, output: str, _: int) -> None:
         name = node.input[0]
@@ -257,28 +230,30 @@ class _Writer:
         """The tensor for a result."""
         self._shapes[name] = shape
         if name not in self._stored:
-            self._floats[name] = self._tensor(name, shape, np.float32)
+            self._floats[name] = self._file.tensor(name, shape, np.float32)
             return self._floats[name]
-        self._bytes[name] = self._tensor(name, shape, np.int8, self._scale_of(name))
+        self._bytes[name] = self._file.tensor(name, shape, np.int8, self._scale_of(name))
         return self._bytes[name]
 
     def _float(self, name: str) -> int:
         if name not in self._floats:
-            tensor = self._tensor(f"{name}.float", self._shapes[name], np.float32)
-            self._add(Op.DEQUANTIZE, [self._bytes[name]], tensor, "DequantizeOptions")
+            tensor = self._file.tensor(f"{name}.float", self._shapes[name], np.float32)
+            self._file.add(Op.DEQUANTIZE, [self._bytes[name]], tensor, "DequantizeOptions")
             self._floats[name] = tensor
         return self._floats[name]
 
     def _byte(self, name: str) -> int:
         if name not in self._bytes:
-            tensor = self._tensor(f"{name}.int8", self._shapes[name], np.int8, self._scale_of(name))
-            self._add(Op.QUANTIZE, [self._floats[name]], tensor, "QuantizeOptions")
+            tensor = self._file.tensor(
+                f"{name}.int8", self._shapes[name], np.int8, self._scale_of(name)
+            )
+            self._file.add(Op.QUANTIZE, [self._floats[name]], tensor, "QuantizeOptions")
             self._bytes[name] = tensor
         return self._bytes[name]
 
     def _scale_of(self, name: str) -> Any:
         stored = self._stored[name]
-        return _quantisation([stored.scale], [stored.zero_point - INT8_OFFSET])
+        return quantisation([stored.scale], [stored.zero_point - INT8_OFFSET])
 
     def _layer(
         self, node: onnx.NodeProto, is_depthwise: bool, is_float_in: bool = False
@@ -292,69 +267,22 @@ class _Writer:
                 self._halved(bias_name, bias),
             )
         how = self._recipe.weights[node.output[0]]
-        scales = _quantisation(how.scales, [0] * len(how.scales), axis=3 if is_depthwise else 0)
-        values = self._constant(name, _laid_out(how.values, is_depthwise), scales)
+        scales = quantisation(how.scales, [0] * len(how.scales), axis=3 if is_depthwise else 0)
+        values = self._file.constant(name, _laid_out(how.values, is_depthwise), scales)
         if is_float_in:
             corrected = (how.bias * how.bias_scales.astype(np.float64)).astype(np.float32)
-            return values, self._constant(bias_name, corrected)
-        offsets = _quantisation(how.bias_scales, [0] * len(how.bias_scales))
-        return values, self._constant(bias_name, how.bias, offsets)
+            return values, self._file.constant(bias_name, corrected)
+        offsets = quantisation(how.bias_scales, [0] * len(how.bias_scales))
+        return values, self._file.constant(bias_name, how.bias, offsets)
 
     def _halved(self, name: str, values: Array) -> int:
         """A float32 constant, stored in float16 if that was asked for."""
         if self._source.options.precision != "fp16":
-            return self._constant(name, values)
-        half = self._constant(f"{name}.half", values.astype(np.float16))
-        tensor = self._tensor(name, list(values.shape), np.float32, is_fixed=True)
-        self._add(Op.DEQUANTIZE, [half], tensor, "DequantizeOptions")
+            return self._file.constant(name, values)
+        half = self._file.constant(f"{name}.half", values.astype(np.float16))
+        tensor = self._file.tensor(name, list(values.shape), np.float32, is_fixed=True)
+        self._file.add(Op.DEQUANTIZE, [half], tensor, "DequantizeOptions")
         return tensor
-
-    # --- tensors and operators --------------------------------------------------------------------
-
-    def _constant(self, name: str, values: Array, quantisation: Any = None) -> int:
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-        self._buffers.append(buffer)
-        index = self._tensor(name, list(values.shape), values.dtype, quantisation, is_fixed=True)
-        self._tensors[index].buffer = len(self._buffers) - 1
-        return index
-
-    def _tensor(
-        self,
-        name: str,
-        shape: list[int],
-        dtype: Any,
-        quantisation: Any = None,
-        *,
-        is_fixed: bool = False,
-    ) -> int:
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type = name, shape, TYPES[np.dtype(dtype)]
-        if not is_fixed and self._source.options.batch is None:
-            tensor.shapeSignature = [-1, *shape[1:]]
-        tensor.quantization = quantisation
-        self._tensors.append(tensor)
-        return len(self._tensors) - 1
-
-    def _copy_of(self, tensor: Any, name: str, shape: list[int]) -> int:
-        """A tensor like another one, of another shape."""
-        dtypes = {number: dtype for dtype, number in TYPES.items()}
-        return self._tensor(name, shape, dtypes[tensor.type], tensor.quantization)
-
-    def _add(
-        self, kind: int, inputs: list[int], output: int, options: str | None, **settings: Any
-    ) -> None:
-        if kind not in self._codes:
-            self._codes.append(kind)
-        operator = schema.OperatorT()
-        operator.opcodeIndex = self._codes.index(kind)
-        operator.inputs, operator.outputs = inputs, [output]
-        if options is not None:
-            operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
-            operator.builtinOptions = getattr(schema, f"{options}T")()
-            for name, value in settings.items():
-                setattr(operator.builtinOptions, name, value)
-        self._operators.append(operator)
 
 
 OPERATORS = {
@@ -384,11 +312,3 @@ def _laid_out(weight: Array, is_depthwise: bool) -> Array:
     if weight.ndim != 4:
         return weight
     return weight.transpose(1, 2, 3, 0) if is_depthwise else weight.transpose(0, 2, 3, 1)
-
-
-def _quantisation(scales: Sequence[float] | Array, zeros: Sequence[int], axis: int = 0) -> Any:
-    result = schema.QuantizationParametersT()
-    result.scale = np.asarray(scales, np.float32)
-    result.zeroPoint = np.asarray(zeros, np.int64)
-    result.quantizedDimension = axis
-    return result

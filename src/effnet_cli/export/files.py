@@ -1,0 +1,82 @@
+"""The files of an export: written in a folder of their own, moved to their names at the end."""
+
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from effnet_cli.cache import cannot_write
+from effnet_cli.errors import EffnetError
+from effnet_cli.export.source import Source
+from effnet_cli.exported import Facts, json_of, sha256_of
+from effnet_cli.targets import TARGETS, Target
+
+
+@contextmanager
+def scratch_folder(final: Path) -> Iterator[Path]:
+    """A folder beside the final file, which vanishes with all that is still in it."""
+    scratch = final.with_name(f".{final.name[:50]}.{secrets.token_hex(8)}.part")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+    except OSError as error:
+        raise cannot_write(final, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def written(source: Source, target: Target, path: Path) -> Path:
+    """The target's file with a first JSON beside it, so that it can be loaded as any other."""
+    module, function = target.path.split(":")
+    try:
+        write = getattr(import_module(module), function)
+    except ImportError as error:
+        raise EffnetError(
+            f"The installed {target.library} cannot be loaded: {error}.",
+            f"Install it: {target.install}",
+        ) from error
+    path.parent.mkdir(exist_ok=True)
+    write(source, path)
+    facts(source, path, {}).write(path)
+    return path
+
+
+def facts(source: Source, path: Path, check: Mapping[str, Any]) -> Facts:
+    """What the JSON says."""
+    options, card = source.options, source.card
+    target, batch, px = (
+        TARGETS[options.target],
+        options.batch or "batch",
+        card.preprocessing.crop_px,
+    )
+    if options.include_preprocessing:
+        given = {"dtype": target.picture, "layout": "NHWC", "values": "0 to 255"}
+    else:
+        values = "(value / 255 - mean) / std"
+        given = {"dtype": "float32", "layout": target.layout, "values": values}
+    shape = [batch, px, px, 3] if given["layout"] == "NHWC" else [batch, 3, px, px]
+    output = {
+        "dtype": "float32",
+        "shape": [batch, len(card.classes)],
+        "values": "probabilities" if options.include_preprocessing else "logits",
+    }
+    files = {file.name: sha256_of(file) for file in files_of(path) if file.is_file()}
+    return Facts(card, {**given, "shape": shape, "colour": "RGB"}, output, files, check)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file and what belongs to it, but not the JSON."""
+    weights = path.with_suffix(".bin")
+    return [path, *([weights] if weights.exists() else [])]
+
+
+def put_in_place(scratch: Path, path: Path, final: Path) -> None:
+    """Move the files to their names, the one that a person calls last."""
+    for file in (*files_of(path)[1:], json_of(path), path):
+        goal = final.with_name(file.name)
+        if goal.is_dir():
+            goal.replace(scratch / "replaced")
+        file.replace(goal)
