@@ -36,18 +36,18 @@ from torch import nn
 
 from effnet_cli import model
 from effnet_cli.checkpoint import imagenet_card
-from effnet_cli.export.pictures import samples
-from effnet_cli.options import SILENT, PictureOptions
+from effnet_cli.images import PictureLoader
 from effnet_cli.targets import TARGETS
 from effnet_cli.variants import VARIANTS
 from effnet_cli.weights import state
 
 ROUNDS = 5
+STATISTICS_PICTURES = 64  # that BatchNorm's statistics are taken of
 SPREAD = 3.0  # standard deviation of seeded logits
 GRAPHS = [name for name, row in TARGETS.items() if row.quantizes]
 
 
-def seeded(name: str, folder: Path) -> list[str]:
+def seeded(name: str, folder: Path, photos: Path) -> list[str]:
     """The options that name a variant: with its own weights if they are here, else seeded ones."""
     variant = VARIANTS[name]
     if state(variant) == "here":
@@ -57,8 +57,10 @@ def seeded(name: str, folder: Path) -> list[str]:
         torch.manual_seed(0)
         card = imagenet_card(name, variant.preprocessing)
         network = model.build(variant, len(card.classes))
-        looked = samples().looked_at(card, PictureOptions(), SILENT, "")
-        pixels = torch.from_numpy(np.concatenate([one.pixels for one in looked]))
+        loader = PictureLoader(card.preprocessing)
+        paths = sorted(photos.iterdir())
+        some = paths[:: max(1, len(paths) // STATISTICS_PICTURES)]
+        pixels = torch.from_numpy(np.stack([loader.load(path) for path in some]))
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = None  # the statistics become those of the next batch
@@ -110,14 +112,14 @@ def timed(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def compare_time(folder: Path, checkout: Path) -> None:
+def compare_time(folder: Path, photos: Path, checkout: Path) -> None:
     """b0 to onnx, beside the peer, in turns."""
     import timm
 
     weights = folder / "peer_b0.pth"
     torch.save(timm.create_model("efficientnet_b0").state_dict(), weights)
-    ours = [sys.executable, "-m", "effnet_cli", "export", *seeded("b0", folder), "--to", "onnx"]
-    ours += ["-o", str(folder / "ours.onnx")]
+    ours = [sys.executable, "-m", "effnet_cli", "export", *seeded("b0", folder, photos), "--to"]
+    ours += ["onnx", "-o", str(folder / "ours.onnx")]
     peer = [sys.executable, str(checkout / "onnx_export.py"), str(folder / "peer.onnx")]
     peer += ["--model", "efficientnet_b0", "--checkpoint", str(weights)]
     rounds = [(timed(ours), timed(peer)) for _ in range(ROUNDS)]
@@ -148,7 +150,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if given.peer_checkout and is_wanted("time"):
-            compare_time(folder, given.peer_checkout)
+            compare_time(folder, given.photos, given.peer_checkout)
         if is_wanted("int8 pretrained"):
             for name in ("lite0", "lite1", "lite2"):
                 options = ("--calibrate", str(given.photos), "--variant", name)
@@ -162,7 +164,7 @@ def main() -> None:
         if is_wanted("agreement"):
             for name in given.variants:
                 for target in given.targets:
-                    which = (*seeded(name, folder), "--check", str(given.photos))
+                    which = (*seeded(name, folder, given.photos), "--check", str(given.photos))
                     show(f"agreement {name}", exported(folder, "--to", target, *which))
 
 

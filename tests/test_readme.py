@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, save_picture
 from effnet_cli.engines import ENGINES
 from effnet_cli.options import FaultKind, Format
+from effnet_cli.targets import TARGETS
 from effnet_cli.variants import VARIANTS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,7 +101,7 @@ def test_help_is_the_help(arguments: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [*VARIANTS, *ENGINES, *FaultKind.__args__, *Format.__args__],  # type: ignore[attr-defined]
+    [*VARIANTS, *ENGINES, *TARGETS, *FaultKind.__args__, *Format.__args__],  # type: ignore[attr-defined]
 )
 def test_everything_with_a_name_is_there(name: str) -> None:
     assert f"`{name}`" in README
