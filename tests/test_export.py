@@ -320,7 +320,7 @@ def test_core_ml_says_that_it_was_not_run(
     path = tmp_path / "family-b0-fp16.mlpackage"
     path.mkdir()
     (path / "old").touch()
-    json_of(path).touch()  # an earlier export, whose place the package takes
+    json_of(path).write_text('{"export": {}}')  # an earlier one, whose place the package takes
     done = effnet(
         "export", "--to", "coreml", "--model", folder, "-o", tmp_path, "-p", "fp16",
         "--include-preprocessing",
@@ -528,6 +528,19 @@ def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg"]
 
 
+def test_pictures_that_cannot_be_opened_are_told(
+    families: Callable[[str], ModelOptions], tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(SAMPLES / "cat.jpg", folder)
+    (folder / "cut.jpg").write_bytes((SAMPLES / "cat.jpg").read_bytes()[:9000])
+    heard = Heard()
+    task = ExportTask(families("b0"), output=tmp_path / "b0.onnx", check=folder)
+    assert export.export(task, heard).pictures == 32
+    assert heard.text.count("cut.jpg' is left out: ") == 1
+
+
 def test_only_an_export_is_ever_replaced(
     families: Callable[[str], ModelOptions], tmp_path: Path
 ) -> None:
@@ -538,6 +551,17 @@ def test_only_an_export_is_ever_replaced(
         export.export(task)
     assert path.read_bytes() == b"precious"
     path.unlink()
+    for name in ("mine.onnx.json", "mine.bin"):
+        (tmp_path / name).write_bytes(b"precious")
+        goal = replace(
+            task,
+            output=tmp_path / ("mine.xml" if name == "mine.bin" else "mine.onnx"),
+            options=ExportOptions("openvino" if name == "mine.bin" else "onnx"),
+        )
+        with pytest.raises(UsageError, match=f"{name}' is there already"):
+            export.export(goal)
+        assert (tmp_path / name).read_bytes() == b"precious"
+        (tmp_path / name).unlink()
     export.export(task)
     first = path.read_bytes()
     export.export(task)

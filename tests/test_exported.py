@@ -122,6 +122,16 @@ def test_weights_of_openvino_are_checked_too(ship: Ship, effnet: Effnet) -> None
     )
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
+def test_files_may_be_renamed_together(target: TargetName, ship: Ship, effnet: Effnet) -> None:
+    path = ship(target)
+    names = {path, exported.json_of(path), path.with_suffix(".bin")}
+    for file in filter(Path.exists, names):
+        file.rename(file.with_name(file.name.replace(path.stem, "other [name]")))
+    done = effnet("predict", PICTURE, "--model", path.with_stem("other [name]"))
+    assert done.status == 0
+
+
 @pytest.mark.parametrize("target", ["openvino", "litert"])
 def test_json_has_to_be_beside_it(target: TargetName, ship: Ship, effnet: Effnet) -> None:
     path = ship(target)
@@ -147,7 +157,8 @@ def test_onnx_file_is_enough_by_itself(ship: Ship, effnet: Effnet) -> None:
         (lambda about: about.pop("files"), "is damaged"),
         (lambda about: about.update(files={}), "speaks of []"),
         (lambda about: about.update(temperature=0), "its temperature is 0"),
-        (lambda about: about.update(files={"../lite0.onnx": "0"}), "speaks of"),
+        (lambda about: about.update(files={"../lite0.onnx": "0"}), "is not what"),
+        (lambda about: about.update(files={"lite0.xml": "0"}), "speaks of"),
         (lambda about: about.update(files=[1]), "is damaged"),
         (lambda about: about.update(export={}), "does not say what was exported"),
         (lambda about: about.update(export={"target": "onnx"}), "does not say what was exported"),

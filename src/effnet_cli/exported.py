@@ -5,7 +5,6 @@ SHA-256 of the file: a runtime is not to see bytes that were not written by an e
 file may come without it, as it carries the card itself, and can be checked before it is run.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -59,6 +58,14 @@ def json_of(path: Path) -> Path:
     return path.with_name(path.name + JSON_SUFFIX)
 
 
+def is_export(path: Path) -> bool:
+    """Whether what is at `path` was exported, as its JSON says; the file may be damaged or gone."""
+    try:
+        return "export" in json.loads(json_of(path).read_text(encoding="ascii"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
 def kind_of(path: Path) -> Kind:
     """What a file holds, by its name."""
     return KINDS.get(path.suffix.lower(), "tensors")
@@ -98,10 +105,10 @@ def _vouched(path: Path, facts: Path) -> ModelCard:
         files = dict(content["files"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{facts.name!r} beside it is damaged ({error})") from error
-    if path.name not in files:
+    if path.suffix.lower() not in {Path(str(name)).suffix.lower() for name in files}:
         raise ValueError(f"{facts.name!r} beside it speaks of {sorted(map(str, files))}")
     for name, digest in files.items():
-        beside = path.with_name(Path(str(name)).name)
+        beside = path.with_suffix(Path(str(name)).suffix)  # they may have been renamed together
         if not beside.is_file():
             raise ValueError(f"its other half {beside.name!r} is missing")
         if stamped_sha256(beside) != digest:
@@ -149,8 +156,3 @@ def _remember(path: Path) -> None:
 
 def _known(path: Path) -> Path:
     return cache_folder() / "checked" / stamped_sha256(path)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file that was written just now."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

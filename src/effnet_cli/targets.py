@@ -15,7 +15,7 @@ class Target:
     The function is called as `function(source, path)` and writes `path`. `has_open_batch`: the
     number of pictures in a call may be left open. `layout` is that of normalised pictures, and
     `picture` what takes their place with `--include-preprocessing`. `elsewhere` says where files
-    run that nothing here can run.
+    run that nothing here can run; `companions` are the suffixes of further files.
     """
 
     use: str
@@ -29,6 +29,7 @@ class Target:
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     picture: Literal["uint8", "image"] = "uint8"
     elsewhere: str | None = None
+    companions: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -53,6 +54,7 @@ TARGETS: Mapping[TargetName, Target] = {
         "pip install 'effnet-cli[openvino]'",
         ("fp32", "fp16"),
         quantizes=True,
+        companions=(".bin",),
     ),
     "torch-export": Target(
         "programs with torch, without effnet's code",

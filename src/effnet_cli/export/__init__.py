@@ -1,13 +1,14 @@
 """A network -> a file for another runtime, compared with its source before it gets its name."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from effnet_cli import __version__, engines, model
 from effnet_cli.checkpoint import ModelCard
-from effnet_cli.errors import UsageError
+from effnet_cli.engines import Pixels
 from effnet_cli.export import agreement
 from effnet_cli.export.agreement import Candidate, Compared, Form
 from effnet_cli.export.calibration import calibrated
@@ -108,16 +109,20 @@ def _card(network: Network, options: ExportOptions) -> ModelCard:
 def _quantised(
     source: Source, pictures: PictureSet, task: ExportTask, listener: Listener
 ) -> Source:
-    looked = pictures.looked_at(source.card, task.pictures, listener, "Calibrating")
-    shown = [one.pixels for one in looked]
-    if not shown:
-        raise UsageError(
-            f"None of the pictures in {pictures.name!r} can be opened.", "Name other ones."
-        )
+    to_choose_by: list[Pixels] = []
+
+    def shown() -> Iterator[Pixels]:
+        for one in pictures.looked_at(source.card, task.pictures, listener, "Calibrating"):
+            if len(to_choose_by) < CHOICE_PICTURES:
+                to_choose_by.append(one.pixels)
+            yield one.pixels
+
     graph = source.plain_graph()
-    seen = calibrated(graph, shown)
-    recipe = best_recipe(graph, seen, shown[:CHOICE_PICTURES])
-    listener.note(f"int8: calibrated on {len(shown)} pictures, ranges by {recipe.calibrator}")
+    recipe = best_recipe(graph, calibrated(graph, shown()), to_choose_by)
+    listener.note(
+        f"int8: calibrated on {pictures.views} looks at {pictures.name}, "
+        f"ranges by {recipe.calibrator}"
+    )
     card = replace(source.card, export={**source.card.export, "ranges": recipe.calibrator})
     return replace(source, card=card, recipe=recipe)
 
@@ -143,12 +148,7 @@ def _compared(
     candidates.append(_candidate(source, path))
     looked = pictures.looked_at(source.card, task.pictures, listener, "Comparing")
     batch, temperature = source.options.batch or 1, source.card.temperature
-    found = agreement.compared(candidates, looked, batch, temperature)
-    if not found.pictures:
-        raise UsageError(
-            f"None of the pictures in {pictures.name!r} can be opened.", "Name other ones."
-        )
-    return found
+    return agreement.compared(candidates, looked, batch, temperature)
 
 
 def _in_float32(source: Source) -> Source:

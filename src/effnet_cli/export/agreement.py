@@ -90,8 +90,6 @@ def compared(
             logits = candidate.engine(pixels)
             times[number].append(1000 * (time.perf_counter() - started) / len(chunk))
             answers[number].append(_probabilities(logits, temperature))
-    if not labels:
-        return Compared((), 0, 0)
     known = None if None in labels else np.array(labels)
     probabilities = [np.concatenate(rows) for rows in answers]
     confident = probabilities[0].max(axis=1) >= CONFIDENT

@@ -22,7 +22,7 @@ CALIBRATORS: tuple[Calibrator, ...] = (
     "percentile 99.99",
     "percentile 99.9",
 )
-SAMPLES = 2048  # numbers kept of each value for each picture
+SAMPLES = 1024  # numbers kept of each value for each picture
 
 Floats = npt.NDArray[np.float32]
 

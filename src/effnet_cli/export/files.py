@@ -1,5 +1,6 @@
 """The files of an export: written in a folder of their own, moved to their names at the end."""
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -8,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.cache import cannot_write
+from effnet_cli.cache import cannot_write, sha256
 from effnet_cli.errors import EffnetError
 from effnet_cli.export.source import Source
-from effnet_cli.exported import Facts, json_of, sha256_of
+from effnet_cli.exported import Facts, json_of
 from effnet_cli.targets import TARGETS, Target
 
 
@@ -47,11 +48,8 @@ def written(source: Source, target: Target, path: Path) -> Path:
 def facts(source: Source, path: Path, check: Mapping[str, Any]) -> Facts:
     """What the JSON says."""
     options, card = source.options, source.card
-    target, batch, px = (
-        TARGETS[options.target],
-        options.batch or "batch",
-        card.preprocessing.crop_px,
-    )
+    target, px = TARGETS[options.target], card.preprocessing.crop_px
+    batch = options.batch or "batch"
     if options.include_preprocessing:
         given = {"dtype": target.picture, "layout": "NHWC", "values": "0 to 255"}
     else:
@@ -63,7 +61,7 @@ def facts(source: Source, path: Path, check: Mapping[str, Any]) -> Facts:
         "shape": [batch, len(card.classes)],
         "values": "probabilities" if options.include_preprocessing else "logits",
     }
-    files = {file.name: sha256_of(file) for file in files_of(path) if file.is_file()}
+    files = {file.name: sha256(file) for file in files_of(path) if file.is_file()}
     return Facts(card, {**given, "shape": shape, "colour": "RGB"}, output, files, check)
 
 
@@ -76,6 +74,10 @@ def files_of(path: Path) -> list[Path]:
 def put_in_place(scratch: Path, path: Path, final: Path) -> None:
     """Move the files to their names, the one that a person calls last."""
     for file in (*files_of(path)[1:], json_of(path), path):
+        for part in [file, *file.rglob("*")] if file.is_dir() else [file]:
+            if part.is_file():
+                with part.open("rb+") as written_file:
+                    os.fsync(written_file.fileno())
         goal = final.with_name(file.name)
         if goal.is_dir():
             goal.replace(scratch / "replaced")

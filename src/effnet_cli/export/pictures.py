@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 
 from effnet_cli.checkpoint import ModelCard
@@ -45,19 +45,30 @@ class PictureSet:
         self, card: ModelCard, options: PictureOptions, listener: Listener, what: str
     ) -> Iterator[Looked]:
         """Each picture as `predict` would show it to the network; where there are few, also parts
-        and mirror images of them. Those that cannot be opened are left out.
+        and mirror images of them. Those that cannot be opened are left out, and told.
+
+        Raises:
+            UsageError: none can be opened.
         """
         loader = PictureLoader(card.preprocessing, options)
-        rounds = product(VIEWS, range(len(self.paths)))
-        for done, (view, index) in enumerate(islice(rounds, self.views), 1):
+        faults: dict[int, PictureError] = {}
+        good = 0
+        for view, index in product(VIEWS, range(len(self.paths))):
+            if index in faults or (good >= MIN_VIEWS and view is not VIEWS[0]):
+                continue
+            listener.progress(what, good, self.views)
             try:
                 image = loader.open(self.paths[index])
-            except PictureError:
+            except PictureError as error:
+                faults[index] = error
+                listener.note(f"{self.paths[index]!r} is left out: {error}")
                 continue
-            finally:
-                listener.progress(what, done, self.views)
             pixels = loader.normalise(loader.fit(view.of(image)))
             yield Looked(pixels[None], self.labels[index] if self.labels is not None else None)
+            good += 1
+        listener.progress(what, self.views, self.views)
+        if not good:
+            raise UsageError(f"No picture in {self.name!r} can be opened.", "Name other ones.")
 
 
 def samples() -> PictureSet:

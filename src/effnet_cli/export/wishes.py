@@ -6,7 +6,7 @@ from pathlib import Path
 
 from effnet_cli.checkpoint import MODEL_FILE_NAME
 from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.exported import json_of
+from effnet_cli.exported import is_export, json_of
 from effnet_cli.options import ExportTask
 from effnet_cli.targets import TARGETS, Target
 from effnet_cli.weights import Network
@@ -68,9 +68,11 @@ def destination(task: ExportTask, target: Target, network: Network) -> Path:
             f"{task.options.target} do.",
             f"Use --output {str(path.with_suffix(target.suffix))!r}, or name a folder.",
         )
-    if path.exists() and not json_of(path).is_file():
-        raise UsageError(
-            f"--output {str(path)!r} is there already, and effnet did not export it.",
-            "Name another file.",
-        )
+    files = [path, json_of(path), *(path.with_suffix(suffix) for suffix in target.companions)]
+    for file in files:
+        if file.exists() and not is_export(path):
+            raise UsageError(
+                f"{str(file)!r} is there already, and effnet did not export it.",
+                "Name another file with --output.",
+            )
     return path
