@@ -26,6 +26,7 @@ from effnet_cli.finetune.keeping import arrays
 from effnet_cli.images import PictureLoader
 from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
 from effnet_cli.variants import HALF, Preprocessing, find
+from test_startup import HEAVY, imported_by
 from training import Done
 
 pytest_plugins = ["training_fixtures"]
@@ -120,6 +121,13 @@ def test_weights_of_openvino_are_checked_too(ship: Ship, effnet: Effnet) -> None
     assert_refused(
         effnet("predict", PICTURE, "--model", path), f"its other half '{weights.name}' is missing"
     )
+
+
+@pytest.mark.parametrize("target", ["onnx", "litert"])
+def test_answers_need_neither_torch_nor_onnx(target: TargetName, ship: Ship) -> None:
+    path = ship(target)
+    imported_by("predict", PICTURE, "--model", path)  # the first time an ONNX file is looked at
+    assert not imported_by("predict", PICTURE, "--model", path) & HEAVY
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])

@@ -233,15 +233,12 @@ def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Answer, ...]
             "The network answers with NaN or infinite values.",
             "Use --precision fp32, or other weights.",
         )
-    scaled = logits.astype(np.float64) / card.temperature
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    best = np.array([_best(row, top_k) for row in scaled])
+    best = np.array([_best(row, top_k) for row in logits.astype(np.float64)])
     return [
         tuple(
             Answer(rank, int(i), card.classes[i], float(row[i])) for rank, i in enumerate(order, 1)
         )
-        for row, order in zip(probabilities, best, strict=True)
+        for row, order in zip(engines.probabilities(logits, card.temperature), best, strict=True)
     ]
 
 

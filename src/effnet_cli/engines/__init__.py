@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from effnet_cli.engines.as_exported import AsExported
-from effnet_cli.engines.seam import Engine, Logits, Pixels
+from effnet_cli.engines.seam import Engine, Logits, Pixels, probabilities
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.exported import KINDS
 from effnet_cli.options import SILENT, EngineName, EngineOptions, Kind, Listener, Precision
@@ -31,6 +31,7 @@ __all__ = [
     "Pixels",
     "Plan",
     "plan",
+    "probabilities",
 ]
 
 
@@ -167,9 +168,10 @@ def plan(options: EngineOptions, kind: Kind = "tensors") -> Plan:
     for_kind = [name for name in AUTO[on] if kind in ENGINES[name].kinds]
     able = [name for name in for_kind if options.precision in ENGINES[name].precisions[on]]
     if not able and for_kind:
+        exportable = " or --model with an int8 export," if kind == "tensors" else ""
         raise UsageError(
             f"No engine runs {options.precision} on {on}{_of(kind)}.",
-            f"Try {_precisions(on, for_kind)}, or another --device.",
+            f"Try {_precisions(on, for_kind)},{exportable} or another --device.",
         )
     if not able:
         raise UsageError(f"No engine runs {_files(kind)} on {on}.", "Use --device cpu.")

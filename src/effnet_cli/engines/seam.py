@@ -1,4 +1,4 @@
-"""The seam behind which engines are swapped."""
+"""The seam behind which engines are swapped: what goes in, what comes out."""
 
 from typing import Protocol
 
@@ -24,3 +24,11 @@ class Engine(Protocol):
     precision: Precision
 
     def __call__(self, pixels: Pixels) -> Logits: ...
+
+
+def probabilities(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """softmax(`logits` / `temperature`) of each row [N,C], in float64."""
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.engines import Engine, Logits
+from effnet_cli import engines
+from effnet_cli.engines import Engine
 from effnet_cli.export.pictures import Looked
 
 CONFIDENT = 0.5  # a top probability from which an answer is clear
@@ -89,7 +90,7 @@ def compared(
             started = time.perf_counter()
             logits = candidate.engine(pixels)
             times[number].append(1000 * (time.perf_counter() - started) / len(chunk))
-            answers[number].append(_probabilities(logits, temperature))
+            answers[number].append(engines.probabilities(logits, temperature))
     known = None if None in labels else np.array(labels)
     probabilities = [np.concatenate(rows) for rows in answers]
     confident = probabilities[0].max(axis=1) >= CONFIDENT
@@ -109,13 +110,6 @@ def _chunks(pictures: Iterable[Looked], size: int) -> Iterable[list[Looked]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _probabilities(logits: Logits, temperature: float) -> npt.NDArray[np.float64]:
-    scaled = logits.astype(np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return result
 
 
 def _form(

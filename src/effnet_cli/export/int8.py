@@ -20,7 +20,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from effnet_cli.engines.onnx_graph import INPUT, OUTPUT
-from effnet_cli.engines.seam import Logits, Pixels
+from effnet_cli.engines.seam import Logits, Pixels, probabilities
 from effnet_cli.export.calibration import CALIBRATORS, Calibration, Calibrator
 from effnet_cli.export.onnx_edits import initializers, readers
 
@@ -223,22 +223,20 @@ def best_recipe(
     model: onnx.ModelProto, calibration: Calibration, pictures: Sequence[Pixels]
 ) -> Recipe:
     """The recipe whose probabilities differ least, on average over `pictures`, from float32's."""
-    wanted = _probabilities(model, pictures)
+    wanted = _answers(model, pictures)
     candidates = [recipe(model, calibration, calibrator) for calibrator in CALIBRATORS]
     differences = [
-        float(np.abs(_probabilities(as_onnx(model, one), pictures) - wanted).sum(axis=1).mean())
+        float(np.abs(_answers(as_onnx(model, one), pictures) - wanted).sum(axis=1).mean())
         for one in candidates
     ]
     return candidates[int(np.argmin(differences))]
 
 
-def _probabilities(model: onnx.ModelProto, pictures: Sequence[Pixels]) -> npt.NDArray[np.float64]:
+def _answers(model: onnx.ModelProto, pictures: Sequence[Pixels]) -> npt.NDArray[np.float64]:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
     logits: Logits = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in pictures])
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return result
+    return probabilities(logits)
