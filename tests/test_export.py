@@ -39,6 +39,7 @@ from effnet_cli.options import (
 from effnet_cli.predict import Classifier, Prediction
 from effnet_cli.targets import TARGETS
 from effnet_cli.variants import find
+from training import Done
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -250,7 +251,7 @@ def test_core_ml_recipe_asks_what_the_package_takes(
     monkeypatch.setattr(coremltools.models, "MLModel", Runtime)
     monkeypatch.setattr(sys, "argv", ["classify.py", str(package), *map(str, fifty[:3])])
     exec(compile(recipe("coreml"), "coreml.md", "exec"), {})
-    rows = capsys.readouterr().out.splitlines()  # type: ignore[attr-defined]
+    rows = capsys.readouterr().out.splitlines()
     assert [row.split("\t")[1] for row in rows] == [
         row.predictions[0].label for row in answers("lite0", fifty[:3])
     ]
@@ -314,7 +315,7 @@ def test_forms_answer_as_torch(
 
 
 def test_core_ml_says_that_it_was_not_run(
-    families: Callable[[str], ModelOptions], tmp_path: Path, effnet: Callable[..., object]
+    families: Callable[[str], ModelOptions], tmp_path: Path, effnet: Callable[..., Done]
 ) -> None:
     folder = families("b0").model
     path = tmp_path / "family-b0-fp16.mlpackage"
@@ -325,14 +326,14 @@ def test_core_ml_says_that_it_was_not_run(
         "export", "--to", "coreml", "--model", folder, "-o", tmp_path, "-p", "fp16",
         "--include-preprocessing",
     )  # fmt: skip
-    assert done.status == 0  # type: ignore[attr-defined]
-    assert "was not run: Core ML runs on Apple's devices only" in done.stderr  # type: ignore[attr-defined]
+    assert done.status == 0
+    assert "was not run: Core ML runs on Apple's devices only" in done.stderr
     assert (path / "Manifest.json").is_file()
     assert not (path / "old").exists()
     assert {file.name for file in tmp_path.iterdir()} == {path.name, json_of(path).name}
     again = effnet("predict", SAMPLES / "cat.jpg", "--model", path)
-    assert again.status == 2  # type: ignore[attr-defined]
-    assert "Apple's devices only" in again.stderr  # type: ignore[attr-defined]
+    assert again.status == 2
+    assert "Apple's devices only" in again.stderr
     with pytest.raises(UsageError, match="one image at a time"):
         options = ExportOptions("coreml", batch=2, include_preprocessing=True)
         export.export(ExportTask(families("b0"), options, tmp_path))
@@ -375,7 +376,7 @@ def test_int8_keeps_the_answers(target: TargetName, fifty: list[Path], tmp_path:
 
 
 def test_int8_that_loses_too_much_is_refused(
-    fifty: list[Path], tmp_path: Path, effnet: Callable[..., object]
+    fifty: list[Path], tmp_path: Path, effnet: Callable[..., Done]
 ) -> None:
     pictures = labelled(tmp_path / "labelled", fifty[:16])
     flat = tmp_path / "flat"
@@ -395,15 +396,15 @@ def test_int8_that_loses_too_much_is_refused(
         pictures,
     )
     done = effnet(*words, "--max-drop", "0", "-o", out / "a.onnx", "-f", "json")
-    row = json.loads(done.stdout)  # type: ignore[attr-defined]
+    row = json.loads(done.stdout)
     lost = 100 * (row["forms"][0]["top1"] - row["forms"][2]["top1"])
     assert lost > 0, "calibrated on one picture, int8 is to lose some answers"
-    assert done.status == 3  # type: ignore[attr-defined]
-    assert f"lowers top-1 by {lost:.2f} points" in done.stderr  # type: ignore[attr-defined]
-    assert "No file was kept" in done.stderr  # type: ignore[attr-defined]
+    assert done.status == 3
+    assert f"lowers top-1 by {lost:.2f} points" in done.stderr
+    assert "No file was kept" in done.stderr
     assert list(out.iterdir()) == []
     kept = effnet(*words, "--max-drop", str(lost + 0.1), "-o", out / "a.onnx")
-    assert kept.status == 0  # type: ignore[attr-defined]
+    assert kept.status == 0
     assert (out / "a.onnx").is_file()
 
 
@@ -445,7 +446,7 @@ def test_broken_export_is_caught(
     families: Callable[[str], ModelOptions],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    effnet: Callable[..., object],
+    effnet: Callable[..., Done],
 ) -> None:
     right = Source.graph
 
@@ -461,13 +462,13 @@ def test_broken_export_is_caught(
         "-o", out / "b0.onnx",
     )  # fmt: skip
     done = effnet(*words)
-    assert done.status == 3  # type: ignore[attr-defined]
-    assert "It does not hold: " in done.stderr  # type: ignore[attr-defined]
-    assert "--force keeps it" in done.stderr  # type: ignore[attr-defined]
-    assert b"onnx fp32" in done.stdout  # type: ignore[attr-defined]
+    assert done.status == 3
+    assert "It does not hold: " in done.stderr
+    assert "--force keeps it" in done.stderr
+    assert b"onnx fp32" in done.stdout
     assert list(out.iterdir()) == []
     forced = effnet(*words, "--force")
-    assert forced.status == 3  # type: ignore[attr-defined]
+    assert forced.status == 3
     about = json.loads((out / "b0.onnx.json").read_text())
     assert about["check"]["holds"] is False
     assert about["check"]["objection"]
@@ -485,6 +486,17 @@ def test_missing_library_is_said_with_the_line_that_installs_it(
         export.export(ExportTask(options=ExportOptions(target)))
     assert TARGETS[target].install in caught.value.hint
     assert TARGETS[target].library in caught.value.message
+
+
+def test_missing_target_is_told_with_the_choice(effnet: Callable[..., Done]) -> None:
+    for words in (("export",), ("export", "--to", "onxx")):
+        done = effnet(*words)
+        assert done.status == 2
+        first, second = done.stderr.strip().splitlines()
+        assert "--to" in first
+        assert "coreml" in first
+        assert "Value error" not in first
+        assert second == "See `effnet export -h`."
 
 
 def test_missing_compiler_is_said(
@@ -596,12 +608,12 @@ def test_default_names_tell_the_form(
 
 
 def test_exported_network_is_not_exported_or_trained_again(
-    shipped: Ship, effnet: Callable[..., object], tmp_path: Path
+    shipped: Ship, effnet: Callable[..., Done], tmp_path: Path
 ) -> None:
     path = shipped("onnx").path
     done = effnet("export", "--to", "openvino", "--model", path, "-o", tmp_path)
-    assert done.status == 2  # type: ignore[attr-defined]
-    assert "holds no weights" in done.stderr  # type: ignore[attr-defined]
+    assert done.status == 2
+    assert "holds no weights" in done.stderr
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -140,6 +140,16 @@ def test_files_may_be_renamed_together(target: TargetName, ship: Ship, effnet: E
     assert done.status == 0
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
+def test_link_leads_to_the_file_and_its_json(
+    target: TargetName, ship: Ship, effnet: Effnet, tmp_path: Path
+) -> None:
+    path = ship(target)
+    link = tmp_path / f"link{path.suffix}"
+    link.symlink_to(path)
+    assert effnet("predict", PICTURE, "--model", link).status == 0
+
+
 @pytest.mark.parametrize("target", ["openvino", "litert"])
 def test_json_has_to_be_beside_it(target: TargetName, ship: Ship, effnet: Effnet) -> None:
     path = ship(target)

@@ -823,7 +823,9 @@ def _run() -> int:
         return error.exit_status
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        _show(error.format_message(), f"See `{context.command_path if context else 'effnet'} -h`.")
+        # Typer puts choices on lines of their own, and words of a library before them
+        message = " ".join(error.format_message().split()).replace("Value error, ", "")
+        _show(message, f"See `{context.command_path if context else 'effnet'} -h`.")
         return UsageError.exit_status
     except (OutputClosed, BrokenPipeError):
         return SIGNAL_STATUS + signal.SIGPIPE

@@ -71,6 +71,8 @@ def _model_file(path: Path) -> Path:
         raise UsageError(
             f"{str(path)!r} runs on Apple's devices only.", "See docs/export/coreml.md for how."
         )
+    if path.is_symlink() and not exported.json_of(path).exists():
+        return path.resolve()  # what belongs to it is there
     return path / MODEL_FILE_NAME if path.is_dir() else path
 
 
