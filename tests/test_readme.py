@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, save_picture
+from conftest import ROOT
 from effnet_cli.engines import ENGINES
 from effnet_cli.options import FaultKind, Format
 from effnet_cli.targets import TARGETS
 from effnet_cli.variants import VARIANTS
+from training import make_classes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -62,14 +63,18 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
         assert done.stdout or "--output" in line
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a reader who goes from the first script to the last."""
+    folder = tmp_path_factory.mktemp("project")
+    make_classes(folder / "dataset", ("red", "green"), pictures=12)
+    shutil.copy(ROOT / "sample_images" / "cat.jpg", folder)
+    return folder
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_script_runs_as_written(script: str, shell, tmp_path: Path) -> None:  # noqa: ANN001
-    for seed in range(24):
-        path = tmp_path / "dataset" / ("soft", "softer")[seed % 2] / f"{seed}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(path, seed)
-    shutil.copy(ROOT / "sample_images" / "cat.jpg", tmp_path)
-    done = shell(f"set -e\n{script}")
+def test_script_runs_as_written(script: str, shell, project: Path) -> None:  # noqa: ANN001
+    done = shell(f"cd '{project}'\nset -e\n{script}")
     assert done.returncode == 0, done.stderr
     assert "--model" in script
 
