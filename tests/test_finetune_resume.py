@@ -170,7 +170,7 @@ def test_killed_training_goes_on_to_the_same_bits(
     assert ran.end.val == unbroken.end.val
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 3])
 def test_training_left_anywhere_goes_on_to_the_same_bits(
     seed: int,
     colours: Path,

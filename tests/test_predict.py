@@ -97,14 +97,13 @@ def test_work_is_done_as_it_is_consumed_and_not_far_ahead(tmp_path: Path) -> Non
 
 def test_threads_end_when_the_consumer_stops(tmp_path: Path) -> None:
     path = str(plain_picture(tmp_path, "a.png", (9, 9, 9)))
-    before = threading.active_count()
+    before = set(threading.enumerate())
     rows = predict(MeanEngine(), iter([Found("a", path)] * 1000), LOADER, RGB_CARD, 1, 1, workers=4)
     next(rows)
     rows.close()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and thread.daemon:
-            thread.join(timeout=10)
-    assert threading.active_count() <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_error_of_the_engine_ends_the_run(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reader who goes from the first script to the last."""
     folder = tmp_path_factory.mktemp("project")
-    make_classes(folder / "dataset", ("red", "green"), pictures=12)
+    make_classes(folder / "dataset", ("red", "green"), pictures=6)
     shutil.copy(ROOT / "sample_images" / "cat.jpg", folder)
     return folder
 

@@ -69,8 +69,8 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
     network = resolve(task.model, listener)
     final = destination(task, target, network)
     calibration, pictures = chosen(task.calibrate, task.check, network.card.classes)
-    source = Source(network, _card(network, task.options), task.options)
-    source.module  # noqa: B018 (weights that do not fit are told before anything is written)
+    module = model.of(network)  # weights that do not fit are told before anything is written
+    source = Source(network, _card(network, task.options), task.options, module)
     if calibration is not None and task.options.quantize:
         source = _quantised(source, calibration, task, listener)
     precision = task.options.quantize or task.options.precision

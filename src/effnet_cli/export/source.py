@@ -1,12 +1,10 @@
 """What a target is made from."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import onnx
 from torch import nn
 
-from effnet_cli import model
 from effnet_cli.checkpoint import CARD_KEY, ModelCard
 from effnet_cli.engines import onnx_graph
 from effnet_cli.export import onnx_edits
@@ -25,11 +23,8 @@ class Source:
     network: Network
     card: ModelCard
     options: ExportOptions
+    module: nn.Module
     recipe: Recipe | None = None
-
-    @cached_property
-    def module(self) -> nn.Module:
-        return model.of(self.network)
 
     def in_float32(self) -> "Source":
         """The same network, for a format that halves its weights itself."""
