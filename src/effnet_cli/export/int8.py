@@ -5,8 +5,8 @@ Naive recipes lose much; what is done here against it, with what it brought (doc
   - Each convolution's bias is corrected by what rounding its weights shifts on average: the mean
     difference of probabilities halves.
   - How wide the ranges are is not decided beforehand: every calibrator is tried on the calibration
-    pictures and the one that answers most like float32 is taken. Networks of ReLU6 want all that
-    was seen, those of SiLU with squeeze-and-excitation lose a tenth of their answers by that.
+    pictures and the one that answers most like float32 is taken; the best one differs from network
+    to network.
   - Activations behind a convolution are folded into its range. Logits stay float32.
 """
 
