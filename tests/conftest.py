@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Several processes test side by side: torch's threads, which wait by spinning, would take the cores
-# from one another. Also for the commands that are started; before torch is imported.
+# Several processes test side by side: each on a core of its own, as threads that wait by spinning
+# would take the cores from one another. Also for the commands that are started; before torch is
+# imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    CORES = sorted(os.sched_getaffinity(0))
+    NUMBER = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    os.sched_setaffinity(0, {CORES[NUMBER % len(CORES)]})
 
 import numpy as np
 import pytest

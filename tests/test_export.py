@@ -263,7 +263,8 @@ def test_core_ml_recipe_asks_what_the_package_takes(
 
 @pytest.mark.parametrize(
     ("name", "target"),
-    [(name, target) for name in ("b0", "lite1-hidden") for target in GRAPHS] + [("v2_s", "litert")],
+    [(name, target) for name in ("b0", "lite1-hidden") for target in GRAPHS]
+    + [("v2_s", "onnx"), ("v2_s", "litert"), ("b0", "executorch")],
 )
 def test_families_answer_as_torch(
     name: str,
@@ -314,6 +315,7 @@ def test_forms_answer_as_torch(
             "fp32",
             options.precision,
         ]
+        assert exported.forms[1].agreement == 1.0
         assert exported.forms[2].size_bytes < 0.62 * exported.forms[1].size_bytes
 
 
