@@ -42,7 +42,7 @@ from effnet_cli.variants import VARIANTS
 from effnet_cli.weights import state
 
 ROUNDS = 5
-STATISTICS_PICTURES = 64  # that BatchNorm's statistics are taken of
+STATISTICS_BATCH_SIZE = 64  # of the pictures that BatchNorm's statistics are taken of
 SPREAD = 3.0  # standard deviation of seeded logits
 GRAPHS = [name for name, row in TARGETS.items() if row.quantizes]
 
@@ -59,14 +59,15 @@ def seeded(name: str, folder: Path, photos: Path) -> list[str]:
         network = model.build(variant, len(card.classes))
         loader = PictureLoader(card.preprocessing)
         paths = sorted(photos.iterdir())
-        some = paths[:: max(1, len(paths) // STATISTICS_PICTURES)]
-        pixels = torch.from_numpy(np.stack([loader.load(path) for path in some]))
+        num_batches = max(1, len(paths) // STATISTICS_BATCH_SIZE)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = None  # the statistics become those of the next batch
+                layer.momentum = None  # the statistics become the mean of those of all batches
         with torch.no_grad():
-            network.train()(pixels)
-            spread = network.eval()(pixels).std()
+            for number in range(num_batches):
+                pixels = np.stack([loader.load(path) for path in paths[number::num_batches]])
+                network.train()(torch.from_numpy(pixels))
+            spread = network.eval()(torch.from_numpy(pixels)).std()
             head: Any = network.get_submodule("classifier.1")
             head.weight.mul_(SPREAD / spread)
         torch.save(network.state_dict(), path)

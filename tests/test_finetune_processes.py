@@ -1,7 +1,6 @@
-"""Two processes over gloo, as torchrun starts them."""
+"""Two processes over gloo."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from effnet_cli.options import ModelOptions
+from forked import Ended, ended
 from training import kept_state, make_classes, script
 
 pytest_plugins = ["training_fixtures"]
@@ -49,12 +49,9 @@ Path.replace = replace
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A training by some processes: what it printed, and where its files are."""
+class Trained(Ended):
+    """A training by some processes, and where its files are."""
 
-    status: int
-    stdout: str
-    stderr: str
     folder: Path
 
     @property
@@ -78,23 +75,12 @@ def trained(small: ModelOptions, session_folder: Path, one_core: object) -> Trai
     def run(
         processes: int, arguments: list[str | Path], code: str = "", resume: Path | None = None
     ) -> Trained:
-        file = here / "start.py"
-        file.write_text(script(code)[-1])
         folder = resume or here / f"run{len(list(here.iterdir()))}"
         options: list[str | Path] = ["--resume", folder, "--format", "jsonl"]
         if resume is None:
             options = ["--model", str(small.model), "--output", folder, *OPTIONS]
-        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        done = subprocess.run(
-            [sys.executable, *(start if processes > 1 else []), file, "finetune", *arguments]
-            + options,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        return Trained(done.returncode, done.stdout, done.stderr, folder)
+        done = ended(script(code), ["finetune", *arguments, *options], processes)
+        return Trained(done.status, done.stdout, done.stderr, folder)
 
     return run
 
@@ -155,9 +141,16 @@ def test_killed_processes_go_on_to_the_same_bits(
         assert tensors[name].tobytes() == value.tobytes(), name
 
 
-def test_refusal_is_said_once_and_ends_all(trained: Train, tmp_path: Path) -> None:
+def test_torchrun_starts_them_and_a_refusal_is_said_once(tmp_path: Path) -> None:
     make_classes(tmp_path, ["only"])
-    refused = trained(2, [tmp_path])
-    assert refused.status != 0
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    refused = subprocess.run(
+        [sys.executable, *torchrun, "-m", "effnet_cli", "finetune", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert refused.returncode != 0
     assert refused.stderr.count("There is one class only") == 1
     assert refused.stdout == ""

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from effnet_cli.errors import UsageError
 from effnet_cli.finetune import Stopped, finetune, resumed, training
 from effnet_cli.finetune.phases import NetworkPhase
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
+from forked import Ended, ended
 from training import (
     Ran,
     go_on,
@@ -86,7 +86,7 @@ def unbroken(
     """The run that nothing happens to, in a process of its own like those that are killed."""
     folder = session_folder / "unbroken"
     done = started(colours, small, folder)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", 0)
         ran = go_on(folder)  # which is over: only its end comes
@@ -94,16 +94,11 @@ def unbroken(
     return ran
 
 
-def started(
-    colours: Path, small: ModelOptions, folder: Path, code: str = ""
-) -> "subprocess.CompletedProcess[str]":
+def started(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> Ended:
     """`effnet finetune`, after running `code`."""
-    return subprocess.run(
-        [*script(code), "finetune", colours, "--model", small.model, "-o", folder, *ARGUMENTS],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    assert small.model is not None
+    return ended(
+        script(code), ["finetune", colours, "--model", small.model, "-o", folder, *ARGUMENTS]
     )
 
 
@@ -158,7 +153,7 @@ def test_killed_training_goes_on_to_the_same_bits(
 ) -> None:
     folder = tmp_path / "run"
     done = started(colours, small, folder, code)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.status == -signal.SIGKILL, done.stderr
     assert (folder / "state.safetensors").exists() == (step is not None)
     if step is not None:
         header, _ = kept_state(folder)
@@ -214,7 +209,7 @@ def test_signal_ends_after_the_running_step_and_says_how_to_go_on(
 ) -> None:
     folder = tmp_path / "a run"
     done = started(colours, small, folder, SIGNALS.format(step=STEPS + 2, numbers=[int(number)]))
-    assert done.returncode == 128 + number
+    assert done.status == 128 + number
     assert f"Stopped by {number.name}" in done.stderr
     assert f"effnet finetune --resume '{folder}'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -230,7 +225,7 @@ def test_second_signal_ends_at_once(
     folder = tmp_path / "run"
     code = SIGNALS.format(step=2, numbers=[int(signal.SIGTERM), int(signal.SIGINT)])
     done = started(colours, small, folder, code)
-    assert done.returncode == 128 + signal.SIGINT
+    assert done.status == 128 + signal.SIGINT
     assert "Traceback" not in done.stderr
     header, _ = kept_state(folder)
     assert (header["epoch"], header["step"]) == (1, 0)  # nothing was kept on the way out

@@ -3,7 +3,6 @@
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +124,8 @@ class Done:
     stderr: str
 
 
-def script(code: str = "") -> list[str]:
-    """The start of a command line: `effnet` with the quick classifier, after running `code`."""
+def script(code: str = "") -> str:
+    """`effnet` with the quick classifier, after running `code`."""
     settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
     imports = "from effnet_cli import cli\nfrom effnet_cli.finetune import phases, training\n"
-    return [sys.executable, "-c", f"{imports}{settings}{code}\ncli.main()"]
+    return f"{imports}{settings}{code}\ncli.main()"

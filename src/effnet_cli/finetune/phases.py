@@ -148,11 +148,11 @@ class HeadPhase:
         """See `Phase`."""
 
     def network(self) -> nn.Module:
-        """See `Phase`: a copy whose classifier takes the features as they come."""
-        network = copy.deepcopy(self._network).eval()
+        """See `Phase`: the same layers with a classifier that takes the features as they come."""
+        head = copy.deepcopy(self._head)
         with torch.no_grad():
-            network.get_parameter("classifier.1.weight").div_(self._scale)
-        return network
+            head.get_parameter("1.weight").div_(self._scale)
+        return _with_classifier(self._network, head)
 
     def remember(self) -> None:
         """See `Phase`."""
@@ -187,9 +187,15 @@ def _outputs(
     answering: Answering,
     views: Views | None = None,
 ) -> tuple[Indexes, Floats]:
-    backbone = copy.copy(network)
-    backbone._modules = {**network._modules, "classifier": nn.Identity()}
-    return answering.outputs(backbone.eval(), pictures, what, views)
+    backbone = _with_classifier(network, nn.Identity())
+    return answering.outputs(backbone, pictures, what, views)
+
+
+def _with_classifier(network: nn.Module, classifier: nn.Module) -> nn.Module:
+    """The same network in evaluation mode, but for its classifier; all other layers are shared."""
+    other = copy.copy(network)
+    other._modules = {**network._modules, "classifier": classifier}
+    return other.eval()
 
 
 class NetworkPhase:
