@@ -6,11 +6,12 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
 
 import typer
 
@@ -18,6 +19,8 @@ from effnet_cli import __version__
 from effnet_cli.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.options import (
     Augment,
+    BenchMode,
+    BenchTask,
     DatasetOptions,
     EngineChoice,
     EngineOptions,
@@ -40,7 +43,7 @@ from effnet_cli.targets import TARGETS
 from effnet_cli.variants import DEFAULT_VARIANT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import DataclassInstance
 
@@ -197,7 +200,9 @@ NamesArgument = Annotated[
         metavar="VARIANTS", help="Names from `effnet variants`, or all.", show_default=False
     ),
 ]
-
+VariantArgument = Annotated[
+    str | None, typer.Argument(metavar="VARIANT", help="One to explain.", show_default=False)
+]
 VerifiedNamesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="VARIANTS", help="Names, or all that are here.", show_default="all"),
@@ -439,6 +444,119 @@ ExportOutputOption = Annotated[
     ),
 ]
 
+# --- options of bench ---------------------------------------------------------------------------
+
+
+def _listed(text: str | None, known: Iterable[str] | None, what: str) -> tuple[str, ...]:
+    """What stands between commas; nothing for `None` and for `all`.
+
+    Raises:
+        UsageError: it is not among what is known.
+    """
+    names = () if text in (None, "all") else tuple(str(text).split(","))
+    for name in names:
+        if known is not None and name not in known:
+            raise UsageError(f"{name!r} is no {what}.", f"Use one of {', '.join(known)}.")
+    return names
+
+
+def _batch_sizes(text: str | None) -> tuple[int, ...]:
+    """Whole numbers from 1 with commas between them.
+
+    Raises:
+        UsageError: one is none.
+    """
+    names = _listed(text, None, "")
+    for name in names:
+        if not name.isdecimal() or int(name) < 1:
+            raise UsageError(f"{name!r} is no batch size.", "Use whole numbers: --batch-size 1,32")
+    return tuple(map(int, names))
+
+
+BenchVariantsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variant",
+        "-V",
+        metavar="NAMES|all",
+        show_default="those that fit the time",
+        help="Networks with commas between them, see `effnet variants`.",
+    ),
+]
+BenchModelsOption = Annotated[
+    list[Path] | None, typer.Option("--model", "-m", help="A model file or an export; repeatable.")
+]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="NAMES",
+        show_default=False,
+        help="Classifiers of torchvision to measure beside them, such as resnet50.",
+    ),
+]
+EnginesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        "-e",
+        metavar="NAMES|all",
+        show_default="all that are installed",
+        help="What runs them.",
+    ),
+]
+PrecisionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        "-p",
+        metavar="NAMES",
+        show_default="fp32",
+        help="What they compute in: fp32, bf16, fp16.",
+    ),
+]
+BatchSizesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N,N",
+        show_default="1 and the best",
+        help="Pictures in one call.",
+    ),
+]
+ModeOption = Annotated[
+    BenchMode,
+    typer.Option("--mode", help="The network alone, a training step, or files to answers."),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--images", show_default="samples", help="Pictures for end-to-end."),
+]
+SecondsOption = Annotated[
+    float,
+    typer.Option(
+        "--seconds", metavar="S", parser=_positive, help="Time to measure, besides loading."
+    ),
+]
+CompareOption = Annotated[
+    Path | None,
+    typer.Option("--compare", metavar="OLD.json", help="Say what got faster or slower since."),
+]
+ToleranceOption = Annotated[
+    float,
+    typer.Option(
+        "--tolerance", metavar="X", parser=_share, help="A slowdown up to this share is none."
+    ),
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Also write one page to look at.")
+]
+BenchFormatOption = Annotated[
+    Literal["table", "json", "csv"],
+    typer.Option("--format", "-f", help="How the figures are written."),
+]
+
 # Lines that the help does not fold (`\b`).
 TARGETS_HELP = "\b\nTargets:\n" + "\n".join(
     f"  {name:<13} {row.suffix:<12} {row.use}" for name, row in TARGETS.items()
@@ -619,8 +737,54 @@ def export(
 
 
 @app.command()
-def variants(format_: ListFormatOption = "table") -> None:
-    """List the networks: resolution, size, published accuracy, whether the weights are here."""
+def bench(
+    variant: BenchVariantsOption = None,
+    model: BenchModelsOption = None,
+    against: AgainstOption = None,
+    device: DeviceOption = BenchTask.device,
+    engine: EnginesOption = None,
+    precision: PrecisionsOption = None,
+    batch_size: BatchSizesOption = None,
+    mode: ModeOption = BenchTask.mode,
+    images: ImagesOption = BenchTask.images,
+    seconds: SecondsOption = BenchTask.seconds,
+    compare: CompareOption = None,
+    tolerance: ToleranceOption = BenchTask.tolerance,
+    format_: BenchFormatOption = "table",
+    html: HtmlOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how fast networks run here, and say which one to take.
+
+    Each network runs on each engine in a process of its own, and they take turns. Networks whose
+    weights are not here get random ones: times do not depend on them, and nothing is downloaded.
+    """
+    task = BenchTask(
+        tuple(row.name for row in _named(variant.split(","))) if variant else (),
+        tuple(model or ()),
+        _listed(against, None, ""),
+        device,
+        _listed(engine, [name for name in get_args(EngineChoice) if name != "auto"], "engine"),
+        _listed(precision or "fp32", get_args(Precision), "precision"),
+        _batch_sizes(batch_size),
+        mode,
+        images,
+        seconds,
+        tolerance,
+    )
+    raise typer.Exit(_bench(task, compare, format_, html, _speaker(quiet)))
+
+
+@app.command()
+def variants(name: VariantArgument = None, format_: ListFormatOption = "table") -> None:
+    """List the networks, or explain one of them.
+
+    The list has resolution, size, published accuracy and whether the weights are here; VARIANT
+    shows the stages of one, and how scaling makes it from the smallest.
+    """
+    if name is not None:
+        _explain(name, format_)
+        return
     from effnet_cli import listings
 
     _print_listing(listings.variants(), format_)
@@ -707,6 +871,52 @@ def _export(task: ExportTask, format_: ListFormat, speaker: "Speaker") -> int:
     return 0 if exported.objection is None else CHECK_FAILED_STATUS
 
 
+def _bench(
+    task: BenchTask, compare: Path | None, format_: str, html: Path | None, speaker: "Speaker"
+) -> int:
+    """Measure, and write the figures; the exit status."""
+    from effnet_cli import bench_rows, rows
+
+    old = None if compare is None else bench_rows.earlier(compare)
+    from effnet_cli.bench.run import bench
+
+    try:
+        measured = bench(task, speaker)
+    finally:
+        speaker.close()
+    changes = None if old is None else bench_rows.compared(measured, old, task.tolerance)
+    if format_ == "json":
+        rows.write_stdout(rows.json_text(bench_rows.as_json(measured, changes), indent=2) + "\n")
+    elif format_ == "csv":
+        rows.write(bench_rows.csv_lines(measured), None)
+    else:
+        from effnet_cli.console import bench_text
+
+        rows.write(bench_text(measured, changes), None)
+    if html is not None:
+        from effnet_cli.report import bench_page
+
+        rows.write([bench_page(measured, changes)], html)
+        speaker.note(f"{html} is written.")
+    if changes is not None and bench_rows.is_slower(changes):
+        return CHECK_FAILED_STATUS
+    return 1 if any(one.is_fault for one in measured.left_out) else 0
+
+
+def _explain(name: str, format_: ListFormat) -> None:
+    """Write what a variant consists of."""
+    from effnet_cli import rows
+    from effnet_cli.anatomy import explained
+
+    anatomy = explained(name)
+    if format_ == "json":
+        rows.write_stdout(rows.json_text(asdict(anatomy), indent=2) + "\n")
+        return
+    from effnet_cli.console import anatomy_text
+
+    rows.write(anatomy_text(anatomy), None)
+
+
 def _train(task: FinetuneTask, typed: frozenset[str], format_: Format, speaker: "Speaker") -> None:
     """Train, and write the epochs as they come."""
     from effnet_cli import rows, training_rows
@@ -763,7 +973,7 @@ def _encoder(format_: Format) -> "Callable[[Iterable[Prediction]], Iterator[str]
     return ENCODERS[format_]
 
 
-def _print_listing(records: "Iterable[DataclassInstance]", format_: ListFormat) -> None:
+def _print_listing(records: Iterable["DataclassInstance"], format_: ListFormat) -> None:
     from effnet_cli import rows
 
     listed = [asdict(record) for record in records]

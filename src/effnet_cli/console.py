@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import sys
 import threading
 import time
@@ -26,13 +27,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from effnet_cli import anatomy_rows, bench_rows
+from effnet_cli.bench.records import Change, Measured
 from effnet_cli.dataset import Scan
 from effnet_cli.options import Unit
 from effnet_cli.predict import Prediction
 from effnet_cli.rows import Speaker, printable
 from effnet_cli.training_rows import findings_text, scan_rows
 
-if TYPE_CHECKING:  # its own imports need torch
+if TYPE_CHECKING:  # their own imports need torch
+    from effnet_cli.anatomy import Anatomy
     from effnet_cli.finetune import Epoch, Trained
     from effnet_cli.metrics import ClassMetrics
 
@@ -144,11 +148,18 @@ def listing_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> It
     rows = [list(row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
-        is_number = all(isinstance(row[index], int | float | None) for row in rows)
+        is_number = all(_is_number(row[index]) for row in rows)
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     yield _rendered(table, is_folded=False)  # paths and numbers are there to be copied
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number, or text that begins and ends like one."""
+    if isinstance(value, str):
+        return value[:1].isdigit() and (value[-1].isdigit() or value.endswith("%"))
+    return isinstance(value, int | float | None)
 
 
 def _cell(value: object) -> Text:
@@ -235,6 +246,61 @@ def _curve(values: Sequence[float]) -> Iterator[str]:
         yield f"{label} {bars}".rstrip()
 
 
+# --- measurements ------------------------------------------------------------------------------
+
+CHART_ROWS, CHART_WIDTH = 12, 64
+
+
+def bench_text(measured: Measured, changes: Sequence[Change] | None) -> Iterator[str]:
+    """The answer first, then the figures, the chart, what has changed and what was left out."""
+    for line in bench_rows.recommendation(measured):
+        yield f"{line}\n"
+    yield from listing_text(*bench_rows.table(measured))
+    yield from chart_text(bench_rows.chart_points(measured))
+    for line in bench_rows.notes(measured):
+        yield f"{printable(line)}\n"
+    if changes:
+        yield from listing_text(*bench_rows.changes_table(changes))
+    elif changes is not None:
+        yield "Nothing in the earlier result was measured again.\n"
+
+
+def anatomy_text(anatomy: "Anatomy") -> Iterator[str]:
+    """The stages of a variant, and how scaling makes it."""
+    for line in anatomy_rows.headline(anatomy):
+        yield f"{line}\n"
+    yield from listing_text(*anatomy_rows.table(anatomy))
+    for line in anatomy_rows.scaling(anatomy):
+        yield f"{line}\n"
+
+
+def chart_text(points: Sequence[tuple[str, float, float]]) -> Iterator[str]:
+    """Accuracy against latency, a mark for each network: name, milliseconds (on a scale of
+    logarithms), top-1 in percent.
+    """
+    if len({(ms, top1) for _, ms, top1 in points}) < 2:
+        return
+    times, shares = [math.log(ms) for _, ms, _ in points], [top1 for _, _, top1 in points]
+    (left, right), (low, high) = (min(times), max(times)), (min(shares), max(shares))
+    grid = [[" "] * CHART_WIDTH for _ in range(CHART_ROWS)]
+    is_utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    widest = max(len(printable(name)) for name, _, _ in points) + 2
+    for (name, _, top1), at in zip(points, times, strict=True):
+        column = round((at - left) / (right - left or 1) * (CHART_WIDTH - widest))
+        row = round((high - top1) / (high - low or 1) * (CHART_ROWS - 1))
+        text = ("•" if is_utf else "*") + printable(name)
+        while any(cell != " " for cell in grid[row][column : column + len(text) + 1]):
+            row += 1 if row < CHART_ROWS - 1 else 1 - CHART_ROWS  # beside one that is as good
+        grid[row][column : column + len(text)] = list(text)
+    yield "  top-1\n"
+    for number, cells in enumerate(grid):
+        share = {0: f"{high:6.1f}%", CHART_ROWS - 1: f"{low:6.1f}%"}.get(number, " " * 7)
+        yield f"{share} | {''.join(cells)}".rstrip() + "\n"
+    ends = f"{math.exp(left):.1f} ms", f"{math.exp(right):.1f} ms for one picture"
+    yield " " * 8 + "+" + "-" * CHART_WIDTH + "\n"
+    yield " " * 10 + ends[0] + ends[1].rjust(CHART_WIDTH - len(ends[0])) + "\n"
+
+
 # --- progress ----------------------------------------------------------------------------------
 
 
@@ -265,6 +331,8 @@ class Screen(Speaker):
             rate: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), _RateColumn())
             if unit == "bytes":
                 rate = (DownloadColumn(), TransferSpeedColumn())
+            elif unit == "steps":
+                rate = (MofNCompleteColumn(),)
             words = TextColumn("{task.description}", markup=False)
             left = TimeRemainingColumn()
             bar = Progress(words, BarColumn(), *rate, left, console=self._stderr, transient=True)

@@ -91,7 +91,7 @@ class EfficientNetLite(nn.Module):
         last = len(STAGES) - 1
         channels = STEM_CHANNELS
         for number, (expansion, kernel, stride, _, outputs, layers) in enumerate(STAGES):
-            outputs = _round_to_8(outputs * width)
+            outputs = rounded_channels(outputs * width)
             repeats = layers if number in (0, last) else math.ceil(layers * depth)
             blocks = []
             for layer in range(repeats):
@@ -113,7 +113,7 @@ class EfficientNetLite(nn.Module):
         return logits
 
 
-def _round_to_8(channels: float) -> int:
+def rounded_channels(channels: float) -> int:
     """The nearest multiple of 8 that is not more than 10 % below `channels` (the paper's released
     code).
     """

@@ -17,7 +17,8 @@ Quantization = Literal["int8"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["none", "light", "strong"]
-Unit = Literal["pictures", "bytes"]
+Unit = Literal["pictures", "bytes", "steps"]
+BenchMode = Literal["inference", "train", "end-to-end"]
 Format = Literal["table", "json", "jsonl", "csv"]
 FaultKind = Literal[
     "empty",
@@ -186,6 +187,32 @@ class ExportTask:
     check: Path | None = None
     max_drop: float = 1.0
     force: bool = False
+    pictures: PictureOptions = PictureOptions()
+
+
+@dataclass(frozen=True)
+class BenchTask:
+    """What to measure, and for how long.
+
+    `variants` and `models` are measured whatever it takes; without any it is the variants that fit
+    the time. `against` are classifiers of torchvision by name. No `engines` means every one that is
+    installed, no `batch_sizes` one picture and the size with the highest throughput. `images` is a
+    folder for `end-to-end`; `None` for the sample pictures. `seconds` is the time to measure,
+    besides loading. `tolerance` is the slowdown against an earlier result that is none (0.05 is
+    5 %).
+    """
+
+    variants: tuple[str, ...] = ()
+    models: tuple[Path, ...] = ()
+    against: tuple[str, ...] = ()
+    device: str = "auto"
+    engines: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("fp32",)
+    batch_sizes: tuple[int, ...] = ()
+    mode: BenchMode = "inference"
+    images: Path | None = None
+    seconds: float = 60.0
+    tolerance: float = 0.05
     pictures: PictureOptions = PictureOptions()
 
 

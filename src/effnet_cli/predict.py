@@ -102,7 +102,7 @@ class Classifier:
         self._plan = engines.plan(engine, kind_of(model.model) if model.model else "tensors")
         self._network = resolve(model, listener)
         self._loader = PictureLoader(self._network.card.preprocessing, pictures)
-        self._engine: _Loading | None = None
+        self._engine: Loading | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -146,7 +146,7 @@ class Classifier:
             pictures = itertools.chain(few, pictures)
         if self._engine is None:
             callers = min(workers, self._plan.max_callers(self._network.variant))
-            self._engine = _Loading(
+            self._engine = Loading(
                 lambda: self._plan.load(self._network, callers, self._listener), callers
             )
         size = self._options.batch_size or self._plan.batch_size
@@ -155,7 +155,7 @@ class Classifier:
         )
 
 
-class _Loading:
+class Loading:
     """An engine that is being loaded beside other work; calls wait for it, and for their turn."""
 
     def __init__(self, load: Callable[[], Engine], callers: int) -> None:

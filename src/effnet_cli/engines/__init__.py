@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from effnet_cli.engines.as_exported import AsExported
-from effnet_cli.engines.seam import Engine, Logits, Pixels, probabilities
+from effnet_cli.engines.seam import DeviceClock, Engine, Logits, Pixels, probabilities
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.exported import KINDS
 from effnet_cli.options import SILENT, EngineName, EngineOptions, Kind, Listener, Precision
@@ -25,11 +25,13 @@ __all__ = [
     "AUTO",
     "BATCH_SIZE",
     "ENGINES",
+    "DeviceClock",
     "Engine",
     "EngineRow",
     "Logits",
     "Pixels",
     "Plan",
+    "installed",
     "plan",
     "probabilities",
 ]
@@ -183,6 +185,13 @@ def plan(options: EngineOptions, kind: Kind = "tensors") -> Plan:
             f"{what} needs {row.library}, which is not installed.", f"Install it: {row.install}"
         )
     return Plan(installed, device, options.precision)
+
+
+def installed(on: str, kind: Kind) -> list[EngineName]:
+    """The installed engines that run files of some kind on a type of device (`cpu`, `cuda`, ...),
+    those that `auto` prefers first.
+    """
+    return [name for name in AUTO[on] if kind in ENGINES[name].kinds and _is_installed(name)]
 
 
 def _check_can(engine: EngineName, on: str, precision: Precision, kind: Kind) -> None:

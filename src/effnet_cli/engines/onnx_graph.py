@@ -169,6 +169,14 @@ class _Writer:
     def _named(self, node: fx.Node, module: Any, inputs: list[str]) -> str:
         return self._add(type(module).__name__, inputs, node.name)
 
+    def _maximum(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
+        kernel, stride, padding = (
+            [size, size] if isinstance(size, int) else list(size)
+            for size in (pool.kernel_size, pool.stride, pool.padding)
+        )
+        sizes = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *padding]}
+        return self._add("MaxPool", inputs, node.name, ceil_mode=int(pool.ceil_mode), **sizes)
+
     def _average(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
         if pool.output_size not in (1, (1, 1)):
             raise NotImplementedError(f"{node.target} averages to {pool.output_size}")
@@ -193,6 +201,7 @@ MODULES: dict[str, Callable[[_Writer, fx.Node, nn.Module, list[str]], str]] = {
     "ReLU": lambda writer, node, _, inputs: writer._add("Relu", inputs, node.name),
     "Sigmoid": _Writer._named,
     "AdaptiveAvgPool2d": _Writer._average,
+    "MaxPool2d": _Writer._maximum,
     "Dropout": _Writer._same,
     "StochasticDepth": _Writer._same,
     "Identity": _Writer._same,

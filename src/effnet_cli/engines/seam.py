@@ -1,6 +1,6 @@
 """The seam behind which engines are swapped: what goes in, what comes out."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,16 @@ class Engine(Protocol):
     precision: Precision
 
     def __call__(self, pixels: Pixels) -> Logits: ...
+
+
+@runtime_checkable
+class DeviceClock(Protocol):
+    """What an engine also has whose device works on its own: its time by that device's clock."""
+
+    def device_times_ms(self, pixels: Pixels, calls: int) -> list[float] | None:
+        """Milliseconds of each of `calls` passes through the network, the pictures being on the
+        device before; `None` where calls are over when they return.
+        """
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:

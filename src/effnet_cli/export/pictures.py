@@ -12,12 +12,12 @@ from effnet_cli.dataset.records import TRAIN, VAL
 from effnet_cli.engines import Pixels
 from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images import VIEWS, Finder, PictureLoader
+from effnet_cli.images.samples import samples_folder
 from effnet_cli.options import Listener, PictureOptions
 
 MIN_VIEWS = 32  # pictures that every export is compared on
 MAX_CHECKED = 2_000  # of a person's pictures; their answers are compared one by one
 MAX_CALIBRATION = 128  # more of them change no answer
-SAMPLES = "sample_images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,7 @@ class PictureSet:
 
 def samples() -> PictureSet:
     """The pictures that come with effnet."""
-    here = Path(__file__).parents[1] / SAMPLES  # installed
-    folder = here if here.is_dir() else Path(__file__).parents[3] / SAMPLES
-    return _found(folder, "the sample pictures", ())
+    return _found(samples_folder(), "the sample pictures", ())
 
 
 def chosen(

@@ -1,0 +1,1 @@
+"""How fast networks run here. Nothing is imported: the processes that measure begin here too."""

@@ -1,0 +1,40 @@
+"""Who is measured when: candidates take turns, so that what the machine does beside hits all."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from effnet_cli.bench.statistics import MIN_TURNS, Turn
+
+TURN_SECONDS = 0.15  # long enough that caches are warm for most of it
+
+
+class Candidate(Protocol):
+    """Something that can be timed."""
+
+    def turn(self, seconds: float) -> Turn:
+        """Some calls in a row, for about so long."""
+
+
+def measured(
+    candidates: Sequence[Candidate],
+    seconds: float,
+    hear: Callable[[float], object] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[list[Turn]]:
+    """The turns of each candidate: round after round, each in another order, for `seconds`, and
+    for as many rounds as a verdict needs.
+
+    `hear` is told after each turn how many seconds have passed.
+    """
+    turns: list[list[Turn]] = [[] for _ in candidates]
+    order, rng, started = list(range(len(candidates))), random.Random(0), clock()  # noqa: S311
+    rounds = 0
+    while rounds < MIN_TURNS or clock() - started < seconds:
+        rng.shuffle(order)
+        for index in order:
+            turns[index].append(candidates[index].turn(TURN_SECONDS))
+            hear(clock() - started)
+        rounds += 1
+    return turns

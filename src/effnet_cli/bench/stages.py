@@ -1,0 +1,73 @@
+"""End to end: a picture's way through decoding, resizing and the network, one after the other in
+one thread; and the throughput of `predict`, where they overlap.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from effnet_cli.engines import Plan
+from effnet_cli.errors import PictureError, UsageError
+from effnet_cli.images import Found, PictureLoader
+from effnet_cli.options import PictureOptions
+from effnet_cli.predict import Loading, predict
+from effnet_cli.weights import Network
+
+TURN_PICTURES = 64  # that go through `predict` in one turn, at most
+
+
+class StagesCaller:
+    """A `Caller` whose calls are the pictures of a folder in turn, one in each call."""
+
+    def __init__(
+        self, network: Network, plan: Plan, paths: tuple[str, ...], options: PictureOptions
+    ) -> None:
+        self._loader = PictureLoader(network.card.preprocessing, options)
+        self._card, self._workers = network.card, plan.workers
+        self._engine = plan.load(network)
+        self.precision = self._engine.precision
+        callers = min(self._workers, plan.max_callers(network.variant))
+        self._shared = Loading(lambda: plan.load(network, callers), callers)
+        self._paths = tuple(path for path in paths if self._opens(path))
+        if not self._paths:
+            raise UsageError(f"None of {len(paths)} pictures can be opened.", "Name others.")
+        self._next = itertools.cycle(self._paths)
+        self._stages: list[tuple[float, float, float]] = []
+
+    def times_ms(self, batch_size: int, calls: int) -> list[float]:
+        """See `Caller`."""
+        return [self._one(next(self._next)) for _ in range(calls)]
+
+    def medians_ms(self) -> tuple[float, float, float]:
+        """Decoding, resizing and network."""
+        decode, resize, network = np.median(np.array(self._stages), axis=0)
+        return float(decode), float(resize), float(network)
+
+    def throughput(self) -> tuple[int, float]:
+        """Pictures that went through `predict`, and the seconds they took."""
+        paths = list(itertools.islice(self._next, min(TURN_PICTURES, len(self._paths))))
+        found: Iterator[Found] = iter([Found(path, path) for path in paths])
+        started = time.perf_counter()
+        rows = list(predict(self._shared, found, self._loader, self._card, 1, 1, self._workers))
+        return len(rows), time.perf_counter() - started
+
+    def _one(self, path: str) -> float:
+        times = [time.perf_counter_ns()]
+        image = self._loader.open(path)
+        times.append(time.perf_counter_ns())
+        pixels = self._loader.normalise(self._loader.fit(image))
+        times.append(time.perf_counter_ns())
+        self._engine(pixels[None])
+        times.append(time.perf_counter_ns())
+        decode, resize, network = ((b - a) / 1e6 for a, b in itertools.pairwise(times))
+        self._stages.append((decode, resize, network))
+        return decode + resize + network
+
+    def _opens(self, path: str) -> bool:
+        try:
+            self._loader.open(path)
+        except PictureError:
+            return False
+        return True

@@ -1,0 +1,60 @@
+"""The step of `finetune`, for the time that it takes."""
+
+import time
+
+import torch
+
+from effnet_cli import model
+from effnet_cli.finetune.folded import fold, keep_freed_memory
+from effnet_cli.finetune.learning import Learner, Schedule, groups
+from effnet_cli.finetune.processes import Processes
+from effnet_cli.options import SILENT, Precision
+from effnet_cli.ordered import usable_cores
+from effnet_cli.variants import Variant
+
+CLASSES = 1000
+LR = 1e-5  # nothing is to be learned from noise
+MANY_STEPS = 1_000_000
+WEIGHT_DECAY = 0.05
+
+
+class TrainingCaller:
+    """A `Caller` whose calls are updates of the whole network with frozen BatchNorm statistics."""
+
+    def __init__(self, variant: Variant, device: str, precision: Precision) -> None:
+        self.precision: Precision = precision
+        self._device, self._crop_px = torch.device(device), variant.preprocessing.crop_px
+        if self._device.type == "cpu":
+            torch.set_num_threads(usable_cores())
+            keep_freed_memory()
+        torch.manual_seed(0)
+        network = model.build(variant, CLASSES).to(self._device).eval()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._device.type == "cpu":
+            fold(network)
+        self._learner = Learner(
+            network,
+            groups(network, LR, WEIGHT_DECAY),
+            Schedule(MANY_STEPS),
+            torch.ones(CLASSES),
+            Processes(),
+            SILENT,
+            precision,
+        )
+        self._inputs, self._labels = torch.empty(0), torch.empty(0)
+
+    def times_ms(self, batch_size: int, calls: int) -> list[float]:
+        """See `Caller`."""
+        if len(self._labels) != batch_size:
+            shape = (batch_size, 3, self._crop_px, self._crop_px)
+            self._inputs = torch.randn(shape).to(self._device, memory_format=torch.channels_last)
+            self._labels = torch.randint(CLASSES, (batch_size,)).to(self._device)
+        return [self._step(batch_size) for _ in range(calls)]
+
+    def _step(self, batch_size: int) -> float:
+        started = time.perf_counter_ns()
+        loss = self._learner.step(self._inputs, self._labels, batch_size)
+        float(loss)  # waits for the device
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return (time.perf_counter_ns() - started) / 1e6
