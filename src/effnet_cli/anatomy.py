@@ -103,7 +103,9 @@ def explained(name: str) -> Anatomy:
     """
     variant = find(name)
     stages = tuple(_stages(variant))
-    base, growth, factors = None, (), ()
+    base: str | None = None
+    growth: tuple[Growth, ...] = ()
+    factors: tuple[Factor, ...] = ()
     if variant.scaling is not None:
         base = variant.scaling.base
         smallest = _stages(VARIANTS[base])
@@ -205,7 +207,9 @@ def _stage(blocks: list[nn.Module], whole: nn.Module, layers: dict[int, _Layer])
 
 def _expansion(convs: list[Any]) -> int:
     """Inner channels of a block by those that come in."""
-    return round(max(conv.out_channels for conv in convs[:-1] or convs) / convs[0].in_channels)
+    inner: int = max(conv.out_channels for conv in convs[:-1] or convs)
+    outer: int = convs[0].in_channels
+    return round(inner / outer)
 
 
 def _growth(one: Stage, other: Stage) -> Growth:

@@ -1,12 +1,12 @@
 """What was measured as text: JSON, CSV, a table, the answer in words, what has changed since."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.bench.records import SLOWER, Change, Measured, Timing
+from effnet_cli.bench.records import COPY, SLOWER, Change, Measured, Timing
 from effnet_cli.bench.statistics import changed
 from effnet_cli.errors import UsageError
 from effnet_cli.rows import csv_line
@@ -156,19 +156,26 @@ def _ms(timing: Timing) -> str:
 
 def notes(measured: Measured) -> Iterator[str]:
     """What it was measured on, against which limits, and what is missing."""
-    machine = measured.machine
-    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
-    yield (
-        f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['instruction_sets'])}; "
-        f"Python {machine['python']}, {libraries}"
-    )
-    if machine["gpu"] is not None:
-        yield f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}"
-    if measured.limits:
-        limits = ", ".join(f"{name} {value:,.0f}" for name, value in measured.limits.items())
-        yield f"Limits measured here: {limits}"
+    for name, value in machine_lines(measured):
+        yield f"{name}: {value}"
     for one in measured.left_out:
-        yield f"Left out: {one.variant}{f' on {one.engine}' if one.engine else ''}: {one.reason}"
+        yield f"left out: {one.variant}{f' on {one.engine}' if one.engine else ''}: {one.reason}"
+
+
+def machine_lines(measured: Measured) -> Iterator[tuple[str, str]]:
+    """What it was measured on, and the limits that were measured there."""
+    machine = measured.machine
+    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']:g} GB"
+    yield "processor", f"{machine['cpu']}, {machine['cores']} cores{memory}"
+    yield "instruction sets", ", ".join(machine["instruction_sets"])
+    if machine["gpu"] is not None:
+        yield "GPU", f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}"
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    yield "versions", f"effnet {machine['effnet']}, Python {machine['python']}, {libraries}"
+    yield "system", machine["os"]
+    for name, value in measured.limits.items():
+        what = "gigabytes" if name == COPY else "billion multiply-adds"
+        yield f"limit, {name}", f"{value:,.0f} {what} a second"
 
 
 def chart_points(measured: Measured) -> list[tuple[str, float, float]]:
@@ -186,24 +193,25 @@ def chart_points(measured: Measured) -> list[tuple[str, float, float]]:
 # --- beside an earlier result -------------------------------------------------------------------
 
 
-def earlier(path: Path) -> list[dict[str, Any]]:
-    """The rows of a result that `--format json` wrote.
+def earlier(path: Path) -> dict[str, Any]:
+    """A result that `--format json` wrote.
 
     Raises:
         UsageError: it is none.
     """
     try:
         with path.open("rb") as file:
-            content = json.loads(file.read(MAX_JSON_BYTES))
+            content: dict[str, Any] = json.loads(file.read(MAX_JSON_BYTES))
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA}")
-        rows: list[dict[str, Any]] = content["results"]
         wanted = (*KEYS, "p50_ms", "p50_low_ms", "p50_high_ms")
-        for row in rows:
+        for row in content["results"]:
             if not all(row[name] > 0 for name in wanted[len(KEYS) :]):
                 raise ValueError("a time in it is not above zero")
             if not all(isinstance(row[name], str | int) for name in KEYS):
                 raise ValueError("a name in it is no text")
+        if not all(value > 0 for value in content["limits"].values()):
+            raise ValueError("a limit in it is not above zero")
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read: {error.strerror}.", "Check the path."
@@ -214,14 +222,12 @@ def earlier(path: Path) -> list[dict[str, Any]]:
             f"{str(path)!r} is no result of `effnet bench`: {what}.",
             "Make one: effnet bench --format json > old.json",
         ) from error
-    return rows
+    return content
 
 
-def compared(
-    measured: Measured, old: Iterable[Mapping[str, Any]], tolerance: float
-) -> list[Change]:
+def compared(measured: Measured, old: Mapping[str, Any], tolerance: float) -> list[Change]:
     """Each row that both have, the new one beside the old one."""
-    by_key = {tuple(row[name] for name in KEYS): row for row in old}
+    by_key = {tuple(row[name] for name in KEYS): row for row in old["results"]}
     changes = []
     for timing in measured.timings:
         row = by_key.get(tuple(getattr(timing, name) for name in KEYS))
@@ -237,15 +243,22 @@ def compared(
         )
         changes.append(
             Change(
-                *(getattr(timing, name) for name in KEYS),
-                row["p50_ms"],
-                figures.p50_ms,
-                ratio,
-                interval,
-                verdict,
+                **{name: getattr(timing, name) for name in KEYS},
+                old_ms=row["p50_ms"],
+                new_ms=figures.p50_ms,
+                ratio=ratio,
+                interval=interval,
+                verdict=verdict,
             )
         )
     return changes
+
+
+def drift(measured: Measured, old: Mapping[str, Any]) -> Iterator[str]:
+    """How the machine's own limits have changed: as much as that, all times change with them."""
+    for name, value in measured.limits.items():
+        if name in old["limits"]:
+            yield f"The limit {name} is {value / old['limits'][name]:.2f} times what it was then."
 
 
 def changes_table(changes: Sequence[Change]) -> tuple[list[str], list[list[object]]]:

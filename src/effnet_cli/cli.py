@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast, get_args
 
 import typer
 
@@ -765,7 +765,8 @@ def bench(
         _listed(against, None, ""),
         device,
         _listed(engine, [name for name in get_args(EngineChoice) if name != "auto"], "engine"),
-        _listed(precision or "fp32", get_args(Precision), "precision"),
+        tuple(cast("Precision", p) for p in _listed(precision, get_args(Precision), "precision"))
+        or BenchTask.precisions,
         _batch_sizes(batch_size),
         mode,
         images,
@@ -884,7 +885,11 @@ def _bench(
         measured = bench(task, speaker)
     finally:
         speaker.close()
-    changes = None if old is None else bench_rows.compared(measured, old, task.tolerance)
+    changes = None
+    if old is not None:
+        changes = bench_rows.compared(measured, old, task.tolerance)
+        for line in bench_rows.drift(measured, old):
+            speaker.note(line)
     if format_ == "json":
         rows.write_stdout(rows.json_text(bench_rows.as_json(measured, changes), indent=2) + "\n")
     elif format_ == "csv":

@@ -207,7 +207,7 @@ class BenchTask:
     against: tuple[str, ...] = ()
     device: str = "auto"
     engines: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[Precision, ...] = ("fp32",)
     batch_sizes: tuple[int, ...] = ()
     mode: BenchMode = "inference"
     images: Path | None = None

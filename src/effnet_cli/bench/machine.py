@@ -30,11 +30,11 @@ COPIES = 5
 
 def described() -> dict[str, Any]:
     """This machine, ready for JSON; what cannot be found out is `None`."""
-    info = _processor()
+    cpu, flags = _processor()
     return {
-        "cpu": info["model"],
+        "cpu": cpu,
         "cores": usable_cores(),
-        "instruction_sets": [name for name in INSTRUCTION_SETS if name in info["flags"]],
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
         "memory_gb": _memory_gb(),
         "gpu": _gpu(),
         "os": platform.platform(),
@@ -64,17 +64,20 @@ def copied_gb_per_s() -> float:
     return best
 
 
-def _processor() -> dict[str, Any]:
+def _processor() -> tuple[str | None, set[str]]:
+    """Its name, and what it can do."""
     if sys.platform == "darwin":
         model = _said("sysctl", "-n", "machdep.cpu.brand_string")
-        flags = (_said("sysctl", "-n", "machdep.cpu.features") or "").lower().split()
-        return {"model": model, "flags": set(flags) | {"neon"}}
+        said = _said("sysctl", "-n", "machdep.cpu.features") or "neon"  # only Intel's are listed
+        return model, set(said.lower().split())
     path = Path("/proc/cpuinfo")
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    found = dict(re.findall(r"^(model name|flags|Features)\s*: (.*)$", text, re.MULTILINE))
-    flags = found.get("flags", found.get("Features", "")).split()
+    found: dict[str, str] = dict(
+        re.findall(r"^(model name|flags|Features)\s*: (.*)$", text, re.MULTILINE)
+    )
+    words = found.get("flags", found.get("Features", "")).split()
     model = found.get("model name") or platform.processor() or platform.machine()
-    return {"model": model, "flags": set(flags)}
+    return model, set(words)
 
 
 def _memory_gb() -> float | None:

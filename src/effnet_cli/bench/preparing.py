@@ -92,7 +92,7 @@ def of_peer(name: str, folder: Path) -> Prepared:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "Name one such as resnet50."
         raise UsageError(f"torchvision has no classifier {name!r}.", hint)
-    weights: Any = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    weights: Any = models.get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
     row = Variant(
         name=name,

@@ -82,7 +82,7 @@ class LeftOut:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """All that a run has measured. `limits` are this machine's: billions of multiply-adds a second
-    by engine and precision, and gigabytes a second that a copy moves.
+    by engine and precision ("torch fp32"), and gigabytes a second that a copy moves (`COPY`).
     """
 
     machine: Mapping[str, Any]
@@ -111,4 +111,5 @@ class Change:
     verdict: str
 
 
+COPY = "copy"
 FASTER, SLOWER, SAME = "faster", "slower", "the same"

@@ -12,7 +12,7 @@ from effnet_cli import engines
 from effnet_cli.bench import preparing
 from effnet_cli.bench.machine import copied_gb_per_s, described
 from effnet_cli.bench.preparing import Prepared
-from effnet_cli.bench.records import LeftOut, Measured, Stages, Timing
+from effnet_cli.bench.records import COPY, LeftOut, Measured, Stages, Timing
 from effnet_cli.bench.rounds import TURN_SECONDS, measured
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, figures
 from effnet_cli.bench.worker import Asked, Warm, Worker
@@ -182,12 +182,13 @@ class _Run:
         """Engines and precisions that were asked for and are possible."""
         task, on = self._task, self._device.partition(":")[0]
         if task.mode == "train":
-            yield from (("torch", precision) for precision in task.precisions)
+            for precision in task.precisions:
+                yield "torch", precision
             return
         names: Sequence[EngineName] = [name for name in ENGINES if name in task.engines]
         for name in names or engines.installed(on, kind):
             able = ENGINES[name].precisions.get(on, ())
-            wanted = task.precisions if kind == "tensors" else ("fp32",)
+            wanted: Sequence[Precision] = task.precisions if kind == "tensors" else ("fp32",)
             for precision in wanted:
                 if precision in able or task.engines:  # what was named and cannot be is said
                     engines.plan(EngineOptions(self._device, name, precision), kind)
@@ -223,14 +224,17 @@ class _Run:
         else:
             sizes = task.batch_sizes or (1,)
         for size in sorted(sizes):
-            yield size, worker.warm(size)
+            warm = worker.warm(size)
+            yield size, warm
         if task.mode == "inference" and not task.batch_sizes:
-            yield from self._best_batch(worker)
+            yield from self._best_batch(worker, warm.call_ms)
 
-    def _best_batch(self, worker: Worker) -> Iterator[tuple[int, Warm]]:
-        """The batch size above 1 with the highest throughput, if it is worth it."""
+    def _best_batch(self, worker: Worker, least_ms: float) -> Iterator[tuple[int, Warm]]:
+        """The batch size with the highest throughput, if it is worth more than one picture at a
+        time in `least_ms`.
+        """
         best: tuple[int, Warm] | None = None
-        size, least_ms = 1, worker.warm(1).call_ms
+        size = 1
         while size < MAX_BATCH_SIZE[self._device.partition(":")[0]]:
             size *= 2
             try:
@@ -292,9 +296,9 @@ class _Run:
             self._timing(row, times, limits, copied)
             for row, times in zip(found.rows, turns, strict=False)
         ]
-        named = {f"{e} {p} giga_multiply_adds_per_s": v / 1e9 for (e, p), v in limits.items()}
+        named = {" ".join(key): value / 1e9 for key, value in limits.items()}
         if copied is not None:
-            named["copy gb_per_s"] = copied
+            named[COPY] = copied
         return Measured(described(), tuple(timings), tuple(found.left_out), named, seconds)
 
     def _timing(

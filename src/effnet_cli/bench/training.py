@@ -29,7 +29,7 @@ class TrainingCaller:
             keep_freed_memory()
         torch.manual_seed(0)
         network = model.build(variant, CLASSES).to(self._device).eval()
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
         if self._device.type == "cpu":
             fold(network)
         self._learner = Learner(

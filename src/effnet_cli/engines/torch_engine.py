@@ -78,7 +78,7 @@ class TorchEngine:
         """The network on these pictures, as it is or as a captured graph."""
         batch = batch.to(memory_format=self._layout)
         with torch.inference_mode(), self._autocast():
-            aside = torch.cuda.Stream(self._device)
+            aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             with torch.cuda.stream(aside):  # libraries choose their kernels before the capture
                 for _ in range(3):
                     self._module(batch)
@@ -132,7 +132,8 @@ def _event_times_ms(run: Callable[[], object], calls: int) -> list[float]:
     """Milliseconds of each call by the events of the current CUDA device."""
     times = []
     for _ in range(calls):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         start.record()
         run()
         end.record()

@@ -1,0 +1,132 @@
+"""Records as one HTML page: nothing is loaded from anywhere, and what came from outside is text."""
+
+import io
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from effnet_cli import bench_rows
+from effnet_cli.bench.records import Change, Measured
+from effnet_cli.rows import printable
+
+# Colours of a chart, which the page's style sheet replaces: they follow the reader's scheme.
+INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
+CHART_INCHES = (9.0, 4.8)
+GOOD, BAD = ("stable", "faster"), ("unstable", "slower")
+
+_PAGES = Environment(
+    loader=PackageLoader("effnet_cli"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def bench_page(measured: Measured, changes: Sequence[Change] | None) -> str:
+    """What `effnet bench` has measured: the answer, the chart, the figures."""
+    return _PAGES.get_template("bench.html").render(
+        title="How fast is it here?",
+        nonce=secrets.token_urlsafe(16),
+        answer=list(bench_rows.recommendation(measured)),
+        chart=_latency_chart(bench_rows.chart_points(measured)),
+        figures=bench_rows.table(measured),
+        changes=None if changes is None else bench_rows.changes_table(changes),
+        machine=list(bench_rows.machine_lines(measured)),
+        left_out=measured.left_out,
+        grid=_grid,
+    )
+
+
+def _grid(content: tuple[Sequence[str], Sequence[Sequence[object]]]) -> Markup:
+    """A table; text stands on the left, numbers on the right."""
+    columns, rows = content
+    texts = [any(_is_text(row[i]) for row in rows) for i in range(len(columns))]
+    cells = [
+        [(_shown(cell), _kind(cell, is_text)) for cell, is_text in zip(row, texts, strict=True)]
+        for row in rows
+    ]
+    page = _PAGES.get_template("grid.html")
+    return Markup(page.render(columns=list(zip(columns, texts, strict=True)), rows=cells))  # noqa: S704
+
+
+def _is_text(cell: object) -> bool:
+    return isinstance(cell, str) and not cell[:1].isdigit()
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
+
+
+def _kind(cell: object, is_text: bool) -> str:
+    words = ["text"] if is_text else []
+    if isinstance(cell, str):
+        words += ["good"] if cell.startswith(GOOD) else []
+        words += ["bad"] if cell.startswith(BAD) else []
+    return " ".join(words)
+
+
+# --- charts -------------------------------------------------------------------------------------
+
+
+def _latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
+    """Top-1 in percent against milliseconds, on a scale of logarithms."""
+    if len(points) < 2:
+        return None
+    figure = Figure(CHART_INCHES, layout="constrained")
+    axes: Any = figure.add_subplot()
+    front = _front(points)
+    axes.plot([p[1] for p in front], [p[2] for p in front], color=ACCENT, linewidth=1.5, alpha=0.5)
+    axes.scatter([p[1] for p in points], [p[2] for p in points], color=ACCENT, s=36, zorder=3)
+    for name, ms, top1 in points:
+        axes.annotate(
+            printable(name),
+            (ms, top1),
+            xytext=(7, -11),
+            textcoords="offset points",
+            color=INK,
+            parse_math=False,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.margins(x=0.1, y=0.12)
+    axes.set_xlabel("milliseconds for one picture", color=SOFT)
+    axes.set_ylabel("top-1, %", color=SOFT)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.tick_params(which="both", colors=SOFT, length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return _svg(figure, "Accuracy against latency")
+
+
+def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Those that no other point beats in both, the fastest first."""
+    front: list[tuple[str, float, float]] = []
+    for point in sorted(points, key=lambda p: (p[1], -p[2])):
+        if not front or point[2] > front[-1][2]:
+            front.append(point)
+    return front
+
+
+def _svg(figure: Figure, title: str) -> Markup:
+    """A chart to stand in a page: text stays text, colours are the page's."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    for colour, name in COLOURS.items():
+        drawn = drawn.replace(colour, name)
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return Markup(drawn)  # noqa: S704 (matplotlib escapes what it writes as text)
