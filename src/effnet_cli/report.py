@@ -24,6 +24,7 @@ GOOD, BAD = ("stable", "faster"), ("unstable", "slower")
 _PAGES = Environment(
     loader=PackageLoader("effnet_cli"),
     autoescape=True,
+    finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -64,7 +65,7 @@ def _is_text(cell: object) -> bool:
 def _shown(cell: object) -> str:
     if cell is None:
         return "–"
-    return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
 def _kind(cell: object, is_text: bool) -> str:

@@ -87,11 +87,7 @@ def of_peer(name: str, folder: Path) -> Prepared:
     Raises:
         UsageError: torchvision has none of that name.
     """
-    known = models.list_models(torchvision.models)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "Name one such as resnet50."
-        raise UsageError(f"torchvision has no classifier {name!r}.", hint)
+    check_peer(name)
     weights: Any = models.get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
     row = Variant(
@@ -113,6 +109,19 @@ def of_peer(name: str, folder: Path) -> Prepared:
         source=WeightsSource("", "", 0.0),
     )
     return _seeded_subject(row, folder)
+
+
+def check_peer(name: str) -> None:
+    """Refuse what torchvision does not have.
+
+    Raises:
+        UsageError: it has no classifier of that name.
+    """
+    known = models.list_models(torchvision.models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Name one such as resnet50."
+        raise UsageError(f"torchvision has no classifier {name!r}.", hint)
 
 
 def yardstick(device: str, folder: Path) -> Prepared:

@@ -88,8 +88,9 @@ def bench(task: BenchTask, listener: Listener = SILENT) -> Measured:
 
 def _check(task: BenchTask) -> None:
     """Refuse wishes that nothing can fulfil, before anything is started."""
+    for name in task.against:
+        preparing.check_peer(name)
     for path in task.models:
-        engines.plan(EngineOptions(task.device))
         if not path.exists():
             raise UsageError(f"There is no file {str(path)!r}.", "Check the path.")
     if task.mode == "train" and (task.models or set(task.engines) - {"torch"}):
@@ -240,7 +241,7 @@ class _Run:
             try:
                 warm = worker.warm(size)
             except EffnetError:  # no memory for so many
-                return
+                break
             if warm.call_ms / size > least_ms * (1 + WORTH):
                 break
             if warm.call_ms / size < least_ms * (1 - WORTH):

@@ -165,7 +165,11 @@ def _serve(asked: Asked, connection: Connection, started_at: float) -> None:
         connection.send(("done", Started(caller.precision, load_ms, cold_ms)))
         while True:
             word, *arguments = connection.recv()
-            connection.send(("done", _DO[word](caller, asked, *arguments)))
+            try:
+                answer: tuple[Any, ...] = "done", _DO[word](caller, asked, *arguments)
+            except EffnetError as error:  # so many pictures are too many; fewer were not
+                answer = "refused", error.message, error.hint
+            connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody listens any more
         os._exit(0)
     except EffnetError as error:
