@@ -36,13 +36,16 @@ class ModelCard:
 
     `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
     `options`, `dataset` and `metrics` record the training: the options, a fingerprint of the data,
-    the figures of the best epoch. `export` says what an exported file is; it is empty elsewhere.
+    the figures of the best epoch. Below the top probability `unknown_below` validation had too many
+    wrong answers, so that they can be called unknown; `None` where nobody knows. `export` says what
+    an exported file is; it is empty elsewhere.
     """
 
     variant: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     temperature: float = 1.0
+    unknown_below: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -88,6 +91,9 @@ class ModelCard:
             raise ValueError("its class names are not a list of text")
         if not (isinstance(self.temperature, int | float) and 0 < self.temperature < math.inf):
             raise ValueError(f"its temperature is {self.temperature!r}")
+        limit = self.unknown_below
+        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= 1):
+            raise ValueError(f"its threshold unknown_below is {limit!r}")
         if not isinstance(self.variant, str):
             raise ValueError(f"its variant is {self.variant!r}")
         p = self.preprocessing

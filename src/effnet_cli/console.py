@@ -27,9 +27,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from effnet_cli import anatomy_rows, bench_rows
+from effnet_cli import anatomy_rows, bench_rows, evaluation_rows
 from effnet_cli.bench.records import Change, Measured
 from effnet_cli.dataset import Scan
+from effnet_cli.evaluate import Evaluation
 from effnet_cli.options import Unit
 from effnet_cli.predict import Prediction
 from effnet_cli.rows import Speaker, printable
@@ -174,6 +175,7 @@ TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1  pictur
 CURVE_ROWS = 8
 CURVE_WIDTH = 60
 MAX_CLASS_ROWS = 40
+MAX_SHOWN = 10  # rows of what is wrong; JSON and the page have more
 
 
 def training_text(records: "Iterable[Any]") -> Iterator[str]:
@@ -244,6 +246,24 @@ def _curve(values: Sequence[float]) -> Iterator[str]:
         bars = "".join(block if value >= edge - 1e-12 else " " for value in columns)
         label = f"{high:7.1%}" if row == CURVE_ROWS else f"{low:7.1%}" if row == 1 else " " * 7
         yield f"{label} {bars}".rstrip()
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+def evaluation_text(found: Evaluation) -> Iterator[str]:
+    """The answer first, then the classes, what is confused, and where to look."""
+    for line in evaluation_rows.answer(found):
+        yield f"{printable(line)}\n"
+    classes = evaluation_rows.classes_table(found)
+    shown = classes[1][:MAX_CLASS_ROWS]
+    yield from listing_text(classes[0], shown)
+    if len(shown) < len(classes[1]):
+        yield f"... and {len(classes[1]) - len(shown):,} classes with a better F1\n"
+    for title, (columns, rows) in evaluation_rows.sections(found):
+        if rows:
+            yield f"\n{title}\n"
+            yield from listing_text(columns, rows[:MAX_SHOWN])
 
 
 # --- measurements ------------------------------------------------------------------------------

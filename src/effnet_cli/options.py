@@ -74,11 +74,16 @@ class PictureOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How many answers a picture gets, and how the work is cut; `None` is `auto`."""
+    """How many answers a picture gets, and how the work is cut; `None` is `auto`.
+
+    An answer is `unknown` where the top probability is below `unknown_below` (0..1); `auto` is the
+    threshold that the model brings, `None` calls nothing unknown.
+    """
 
     top_k: int = 5
     batch_size: int | None = None
     workers: int | None = None
+    unknown_below: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         for value in (self.top_k, self.batch_size, self.workers):
@@ -188,6 +193,23 @@ class ExportTask:
     max_drop: float = 1.0
     force: bool = False
     pictures: PictureOptions = PictureOptions()
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """What to judge on which labelled pictures.
+
+    `split` is the name of a split where the pictures are in splits; `None` takes test, else
+    validation. `compare` is a second model for the same pictures.
+    """
+
+    root: Path
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    pictures: PictureOptions = PictureOptions()
+    options: PredictOptions = PredictOptions()
+    split: str | None = None
+    compare: ModelOptions | None = None
 
 
 @dataclass(frozen=True)

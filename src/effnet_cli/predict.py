@@ -6,9 +6,10 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from effnet_cli import engines
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.engines import Engine, Logits, Pixels
-from effnet_cli.errors import EffnetError, PictureError
+from effnet_cli.errors import EffnetError, PictureError, UsageError
 from effnet_cli.exported import kind_of
 from effnet_cli.images import Found, PictureLoader
 from effnet_cli.options import (
@@ -33,16 +34,21 @@ from effnet_cli.weights import resolve
 # Chunks of work that each worker may be ahead of the consumer: enough to never wait, few enough to
 # bound the memory.
 CHUNKS_AHEAD = 4
+UNKNOWN = "unknown"  # the label of what is like no class
+
+Result = TypeVar("Result")
+# What is made of pictures and their logits (float32 [C] each) or errors, one of each.
+Make = Callable[[list[Found], list[Logits | PictureError]], list[Result]]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One class for one picture: its rank from 1, its index among the logits, its name, its
-    probability (0..1).
+    probability (0..1). `unknown` (see `PredictOptions`) has no index and the top probability.
     """
 
     rank: int
-    index: int
+    index: int | None
     label: str
     probability: float
 
@@ -101,8 +107,10 @@ class Classifier:
         # a wish that nothing can fulfil is told before anything is fetched
         self._plan = engines.plan(engine, kind_of(model.model) if model.model else "tensors")
         self._network = resolve(model, listener)
+        self._unknown_below = _threshold(options, self._network.card)
+        self._name = self._network.variant.name if model.model is None else str(model.model)
         self._loader = PictureLoader(self._network.card.preprocessing, pictures)
-        self._engine: Loading | None = None
+        self._loading: Loading | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -110,6 +118,22 @@ class Classifier:
         temperature.
         """
         return self._network.card
+
+    @property
+    def name(self) -> str:
+        """The variant, or the model file as it was given."""
+        return self._name
+
+    @property
+    def engine(self) -> str:
+        """What runs the network."""
+        return self._plan.engine
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in, as far as that is known before it is loaded."""
+        export = self.card.export
+        return str(export.get("quantize") or export.get("precision") or self._plan.precision)
 
     def __call__(self, picture: str | Path | bytes) -> Prediction:
         """The answer for one picture: a path, or the bytes of a picture file. A bad picture gives a
@@ -138,21 +162,38 @@ class Classifier:
         Raises:
             EffnetError: the engine cannot be loaded or used.
         """
+        return self._each(
+            pictures,
+            are_many,
+            partial(
+                _rows, card=self.card, top_k=self._options.top_k, unknown_below=self._unknown_below
+            ),
+        )
+
+    def logits(self, pictures: Iterable[Found]) -> Iterator[Logits | PictureError]:
+        """The logits of each picture, float32 [C], or why there are none; in order.
+
+        Raises:
+            EffnetError: as `predict`.
+        """
+        return self._each(pictures, None, lambda _, values: values)
+
+    def _each(
+        self, pictures: Iterable[Found], are_many: bool | None, make: Make[Result]
+    ) -> Iterator[Result]:
         workers = self._options.workers or self._plan.workers
         pictures = iter(pictures)
         if not are_many:
             few = list(itertools.islice(pictures, workers))
             workers = max(1, min(workers, len(few)))
             pictures = itertools.chain(few, pictures)
-        if self._engine is None:
+        if self._loading is None:
             callers = min(workers, self._plan.max_callers(self._network.variant))
-            self._engine = Loading(
+            self._loading = Loading(
                 lambda: self._plan.load(self._network, callers, self._listener), callers
             )
         size = self._options.batch_size or self._plan.batch_size
-        return predict(
-            self._engine, pictures, self._loader, self.card, self._options.top_k, size, workers
-        )
+        return asked(self._loading, pictures, self._loader, make, size, workers)
 
 
 class Loading:
@@ -181,9 +222,24 @@ def predict(
     """Rows for `pictures`, in order; `workers` threads each open `batch_size` pictures and ask the
     engine for them.
     """
+    make = partial(_rows, card=card, top_k=top_k, unknown_below=0.0)
+    return asked(engine, pictures, loader, make, batch_size, workers)
 
-    def answer(chunk: list[Found]) -> list[Prediction]:
-        return _answered(chunk, engine, loader, card, top_k)
+
+def asked(
+    engine: Callable[[Pixels], Logits],
+    pictures: Iterator[Found],
+    loader: PictureLoader,
+    make: Make[Result],
+    batch_size: int,
+    workers: int,
+) -> Iterator[Result]:
+    """What `make` makes of some pictures and their logits, for all of them in order; it is called
+    in the threads that open them.
+    """
+
+    def answer(chunk: list[Found]) -> list[Result]:
+        return make(chunk, _answered(chunk, engine, loader))
 
     chunks = iter(lambda: list(itertools.islice(pictures, batch_size)), [])
     for rows in in_order(answer, chunks, workers, CHUNKS_AHEAD * workers):
@@ -191,21 +247,33 @@ def predict(
 
 
 def _answered(
-    chunk: list[Found],
-    engine: Callable[[Pixels], Logits],
-    loader: PictureLoader,
-    card: ModelCard,
-    top_k: int,
-) -> list[Prediction]:
-    """The rows of some pictures, the good ones in one call of the engine."""
+    chunk: list[Found], engine: Callable[[Pixels], Logits], loader: PictureLoader
+) -> list[Logits | PictureError]:
+    """The logits of some pictures, or their errors; the good ones in one call of the engine.
+
+    Raises:
+        EffnetError: logits are not finite.
+    """
     opened = [_opened(found, loader) for found in chunk]
     good = [pixels for pixels in opened if not isinstance(pixels, PictureError)]
-    answers = iter(_top(engine(_stacked(good)), card, top_k) if good else ())
+    answers = iter(_finite(engine(_stacked(good))) if good else ())
+    return [pixels if isinstance(pixels, PictureError) else next(answers) for pixels in opened]
+
+
+def _rows(
+    chunk: list[Found],
+    answers: list[Logits | PictureError],
+    card: ModelCard,
+    top_k: int,
+    unknown_below: float,
+) -> list[Prediction]:
+    good = [values for values in answers if not isinstance(values, PictureError)]
+    tops = iter(_top(np.stack(good), card, top_k) if good else ())
     return [
-        Prediction(found.name, error=Fault(pixels.kind, str(pixels)))
-        if isinstance(pixels, PictureError)
-        else Prediction(found.name, next(answers))
-        for found, pixels in zip(chunk, opened, strict=True)
+        Prediction(found.name, error=Fault(values.kind, str(values)))
+        if isinstance(values, PictureError)
+        else Prediction(found.name, _known(next(tops), unknown_below, top_k))
+        for found, values in zip(chunk, answers, strict=True)
     ]
 
 
@@ -224,15 +292,44 @@ def _opened(found: Found, loader: PictureLoader) -> Any:
         return error
 
 
-def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Answer, ...]]:
-    """The `top_k` most probable classes of each row of `logits`, float32 [N,C]; equal ones in the
-    order of classes.
+def _threshold(options: PredictOptions, card: ModelCard) -> float:
+    """The top probability below which an answer is unknown; 0 for none.
+
+    Raises:
+        UsageError: the model brings none.
     """
+    if options.unknown_below != "auto":
+        return options.unknown_below or 0.0
+    if card.unknown_below is None:
+        raise UsageError(
+            "--unknown-below auto needs a model that brings a threshold; this one has none.",
+            "Give a probability, such as --unknown-below 0.5, or a model fine-tuned by effnet.",
+        )
+    return card.unknown_below
+
+
+def _known(answers: tuple[Answer, ...], unknown_below: float, top_k: int) -> tuple[Answer, ...]:
+    """The answers as they are, or behind one that says that none is good enough."""
+    top = answers[0].probability
+    if top >= unknown_below:
+        return answers
+    others = (replace(answer, rank=answer.rank + 1) for answer in answers[: top_k - 1])
+    return (Answer(1, None, UNKNOWN, top), *others)
+
+
+def _finite(logits: Logits) -> Logits:
     if not np.isfinite(logits).all():
         raise EffnetError(
             "The network answers with NaN or infinite values.",
             "Use --precision fp32, or other weights.",
         )
+    return logits
+
+
+def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Answer, ...]]:
+    """The `top_k` most probable classes of each row of `logits`, float32 [N,C]; equal ones in the
+    order of classes.
+    """
     best = np.array([_best(row, top_k) for row in logits.astype(np.float64)])
     return [
         tuple(

@@ -1,5 +1,6 @@
 """Records as one HTML page: nothing is loaded from anywhere, and what came from outside is text."""
 
+import base64
 import io
 import re
 import secrets
@@ -11,14 +12,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from effnet_cli import bench_rows
+from effnet_cli import bench_rows, evaluation_rows
 from effnet_cli.bench.records import Change, Measured
+from effnet_cli.evaluate import Evaluation, Judged
+from effnet_cli.images.thumbnails import thumbnail
 from effnet_cli.rows import printable
 
 # Colours of a chart, which the page's style sheet replaces: they follow the reader's scheme.
 INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
 CHART_INCHES = (9.0, 4.8)
+THUMBNAIL_PX = 160
+MAX_PICTURES = 60  # in a gallery
+MAX_ROWS = 1_000  # in a table
+MAX_MATRIX_CLASSES = 40
 GOOD, BAD = ("stable", "faster"), ("unstable", "slower")
 
 _PAGES = Environment(
@@ -44,6 +51,72 @@ def bench_page(measured: Measured, changes: Sequence[Change] | None) -> str:
         left_out=measured.left_out,
         grid=_grid,
     )
+
+
+def evaluation_page(found: Evaluation) -> str:
+    """How good a model is on labelled pictures, and where it errs."""
+    return _evaluation_page("How good is it?", found, None, (), ())
+
+
+def _evaluation_page(
+    title: str,
+    found: Evaluation,
+    curve: Markup | None,
+    choices: Sequence[tuple[str, str]],
+    commands: Sequence[str],
+) -> str:
+    columns, classes = evaluation_rows.classes_table(found)
+    sections = dict(evaluation_rows.sections(found))
+    failed = sections["Could not be opened"]
+    label_note = "Sorted by how little the model believes in the label."
+    return _PAGES.get_template("evaluation.html").render(
+        title=title,
+        nonce=secrets.token_urlsafe(16),
+        answer=list(evaluation_rows.answer(found)),
+        curve=curve,
+        classes=(columns, classes[:MAX_ROWS]),
+        matrix=_matrix(found),
+        confused=sections["Confused most often"] if found.confused else None,
+        reliability=_reliability_chart(found),
+        galleries=[
+            ("Most confident mistakes", "", _gallery(found.mistakes)),
+            ("Labels that are likely wrong", label_note, _gallery(found.label_errors or ())),
+        ],
+        failed=(failed[0], failed[1][:MAX_ROWS]) if found.failed else None,
+        choices=[*evaluation_rows.choices(found), *choices],
+        commands=commands,
+        grid=_grid,
+    )
+
+
+def _gallery(rows: Sequence[Judged]) -> list[dict[str, str]]:
+    """What is shown of some pictures, their thumbnails in base64."""
+    shown = []
+    for one in rows[:MAX_PICTURES]:
+        content = thumbnail(one.path, THUMBNAIL_PX)
+        shown.append(
+            {
+                "path": one.path,
+                "label": one.label,
+                "answer": one.answer,
+                "probability": f"{one.probability:.1%}",
+                "label_probability": f"{one.label_probability:.1%}",
+                "image": base64.b64encode(content).decode() if content else "",
+            }
+        )
+    return shown
+
+
+def _matrix(found: Evaluation) -> dict[str, Any] | None:
+    """The confusion matrix of a handful of classes: counts, and shares of their row in percent."""
+    if found.confusion is None or not 2 <= len(found.classes) <= MAX_MATRIX_CLASSES:
+        return None
+    rows = []
+    for index, (name, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
+        total = sum(counts) or 1
+        cells = [(n, round(100 * n / total), place == index) for place, n in enumerate(counts)]
+        rows.append((name, cells))
+    return {"names": found.classes, "rows": rows}
 
 
 def _grid(content: tuple[Sequence[str], Sequence[Sequence[object]]]) -> Markup:
@@ -103,11 +176,38 @@ def _latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
     axes.margins(x=0.1, y=0.12)
     axes.set_xlabel("milliseconds for one picture", color=SOFT)
     axes.set_ylabel("top-1, %", color=SOFT)
+    _plain(axes)
+    return _svg(figure, "Accuracy against latency")
+
+
+def _reliability_chart(found: Evaluation) -> Markup:
+    """The share of right answers against the top probability."""
+    figure = Figure((7.0, 4.4), layout="constrained")
+    axes: Any = figure.add_subplot()
+    filled = [one for one in found.bins if one.accuracy is not None]
+    answered = sum(one.pictures for one in filled)
+    middles = [100 * (one.low + one.high) / 2 for one in filled]
+    width = 100 / len(found.bins)
+    axes.bar(middles, [100 * (one.confidence or 0) for one in filled], width * 0.9, color=LINE)
+    heights = [100 * (one.accuracy or 0) for one in filled]
+    sizes = [20 + 700 * one.pictures / answered for one in filled]
+    axes.plot(middles, heights, color=ACCENT, linewidth=1.5)
+    axes.scatter(middles, heights, s=sizes, color=ACCENT, alpha=0.85, zorder=3)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 105)
+    axes.set_xlabel("top probability, %", color=SOFT)
+    axes.set_ylabel("right answers, %", color=SOFT)
+    _plain(axes)
+    return _svg(figure, "Reliability")
+
+
+def _plain(axes: Any) -> None:
+    """Only what carries a meaning is drawn."""
+    axes.set_axisbelow(True)
     axes.grid(color=LINE, linewidth=0.8)
     axes.tick_params(which="both", colors=SOFT, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    return _svg(figure, "Accuracy against latency")
 
 
 def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:

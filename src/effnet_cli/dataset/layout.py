@@ -92,7 +92,7 @@ def splits_folder(root: Path) -> tuple[Path, Look]:
     first = look = look_into(root)
     seen = {identity_of(root)}
     while len(look.folders) == 1 and not look.pictures.count:
-        if TRAIN in _roles(look):
+        if TRAIN in roles_of(look):
             return look.path, look
         below = look.path / look.folders[0]
         if identity_of(below) in seen:
@@ -103,7 +103,7 @@ def splits_folder(root: Path) -> tuple[Path, Look]:
     return found.path, found
 
 
-def _roles(look: Look) -> dict[int, list[str]]:
+def roles_of(look: Look) -> dict[int, list[str]]:
     """The folders with a split's usual name, by the index of the split."""
     roles: dict[int, list[str]] = {}
     for name in look.folders:
@@ -116,7 +116,7 @@ def _is_split_layout(look: Look) -> bool:
     """Whether the folder called train is a split; among other classes it may hold railway
     trains.
     """
-    roles = _roles(look)
+    roles = roles_of(look)
     if TRAIN not in roles:
         return False
     others = len(look.folders) - sum(map(len, roles.values()))
@@ -133,7 +133,11 @@ def plan_of(root: Path, look: Look, options: DatasetOptions, findings: list[Find
     val = _named_val(look.path, options.val) if options.val is not None else None
     if _is_split_layout(look):
         return _plan_of_splits(look, val, findings)
-    if look.folders and len(_roles(look)) > 1 and set(map(str.lower, look.folders)) <= set(ROLE_OF):
+    if (
+        look.folders
+        and len(roles_of(look)) > 1
+        and set(map(str.lower, look.folders)) <= set(ROLE_OF)
+    ):
         raise Refused(
             "no_train",
             f"{str(root)!r} has {quoted(look.folders)}, but no folder called train.",
@@ -162,7 +166,7 @@ def _named_val(base: Path, val: Path) -> Path:
 
 
 def _plan_of_splits(look: Look, val: Path | None, findings: list[Finding]) -> Plan:
-    roles = _roles(look)
+    roles = roles_of(look)
     bases: dict[int, Path] = {}
     for split, names in sorted(roles.items()):
         if split == VAL and val is not None:

@@ -30,7 +30,7 @@ class _Row:
 
 
 @dataclass(slots=True)
-class _Table:
+class Table:
     """The rows of a CSV file, and what is wrong with the others."""
 
     rows: list[_Row] = field(default_factory=list)
@@ -52,7 +52,15 @@ def listed_table(file: Path, options: DatasetOptions) -> Listing:
             f"--val {str(options.val)!r} names a folder, but {str(file)!r} is a CSV file.",
             "Mark the validation rows with val in a column called split.",
         )
-    table = _read(file)
+    return table_listing(file, read_table(file))
+
+
+def table_listing(file: Path, table: Table) -> Listing:
+    """The labelled files of a table that was read.
+
+    Raises:
+        Refused: it has no rows.
+    """
     findings = list(_row_errors(table))
     kept, twice = _each_file_once(sorted(table.rows), file.parent)
     findings += twice.finding(
@@ -63,7 +71,7 @@ def listed_table(file: Path, options: DatasetOptions) -> Listing:
     return _listing(file, table, kept, findings)
 
 
-def _listing(file: Path, table: _Table, rows: list[_Row], findings: list[Finding]) -> Listing:
+def _listing(file: Path, table: Table, rows: list[_Row], findings: list[Finding]) -> Listing:
     has_val = any(row.split == VAL for row in rows)
     classes = sorted({row.label for row in rows if row.split == TRAIN})
     indexes = {label: index for index, label in enumerate(classes)}
@@ -107,7 +115,7 @@ def _real(path: Path) -> str:
         return str(path)
 
 
-def _row_errors(table: _Table) -> Iterator[Finding]:
+def _row_errors(table: Table) -> Iterator[Finding]:
     usual = "train, val or test"
     for tally, kind, what, hint in (
         (table.bad_splits, "unknown_split", "an unknown split", f"Write {usual}."),
@@ -126,7 +134,12 @@ def _row_errors(table: _Table) -> Iterator[Finding]:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _read(file: Path) -> _Table:
+def read_table(file: Path) -> Table:
+    """The rows of a CSV file.
+
+    Raises:
+        Refused: it is no such file.
+    """
     _check_is_text(file)
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
@@ -163,7 +176,7 @@ def _check_is_text(file: Path) -> None:
         )
 
 
-def _parsed(reader: "_csv.Reader", file: Path) -> _Table:
+def _parsed(reader: "_csv.Reader", file: Path) -> Table:
     header = [name.strip().casefold() for name in next(reader, [])]
     if not any(header):
         raise Refused("empty", f"{str(file)!r} is empty.", HEADER)
@@ -174,7 +187,7 @@ def _parsed(reader: "_csv.Reader", file: Path) -> _Table:
             f"Line 1 of {str(file)!r} has no column {' and no column '.join(missing)}.",
             HEADER,
         )
-    table = _Table(has_split="split" in header)
+    table = Table(has_split="split" in header)
     for cells in reader:
         if cells:
             row = dict(zip(header, cells, strict=False))
@@ -182,7 +195,7 @@ def _parsed(reader: "_csv.Reader", file: Path) -> _Table:
     return table
 
 
-def _add(table: _Table, row: dict[str, str], line: str) -> None:
+def _add(table: Table, row: dict[str, str], line: str) -> None:
     path, label = row.get("path", ""), row.get("label", "")
     split_name = row.get("split", "") if table.has_split else SPLITS[TRAIN]
     split = ROLE_OF.get(split_name.strip().lower())

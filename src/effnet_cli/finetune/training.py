@@ -25,7 +25,7 @@ from effnet_cli.finetune.processes import Processes
 from effnet_cli.finetune.records import Epoch, Trained
 from effnet_cli.finetune.stopping import Stop, Stopped, listening
 from effnet_cli.images import PictureLoader
-from effnet_cli.metrics import Metrics, measured
+from effnet_cli.metrics import Metrics, fitted_temperature, measured, unknown_threshold
 from effnet_cli.options import (
     SILENT,
     EngineOptions,
@@ -236,7 +236,8 @@ class Training:
     def _epoch(self, phase: Phase) -> Epoch:
         state, started = self._state, time.perf_counter()
         loss, pictures_per_s = self._learn(phase)
-        metrics = self._metrics(self._dataset.val, *phase.answers())
+        answers = phase.answers()
+        metrics = self._metrics(self._dataset.val, *answers)
         rank = [metrics.balanced_accuracy if self._options.balance else metrics.top1, -metrics.loss]
         is_best = not state.best or rank > state.best["rank"]
         seconds = time.perf_counter() - started
@@ -262,7 +263,7 @@ class Training:
                 "epoch": state.epoch,
                 "metrics": asdict(metrics),
             }
-            self._keep(phase)
+            self._keep(phase, *answers)
         state.epoch, state.step, state.loss, state.seen = state.epoch + 1, 0, 0.0, 0
         if self._processes.is_first:
             self._folder.write_metrics(state.rows)
@@ -329,13 +330,22 @@ class Training:
         state.scaler = phase.learner.scaler.state_dict()
         self._folder.write_state(state, self._dataset.file_keys, phase.tensors())
 
-    def _keep(self, phase: Phase) -> None:
-        """Write the model file: the best epoch so far."""
+    def _keep(self, phase: Phase, indexes: Indexes, logits: Floats) -> None:
+        """Write the model file: the best epoch so far, calibrated on what validation answered."""
         phase.remember()
-        if self._processes.is_first:
-            best = self._state.best
-            card = replace(self._card, metrics={k: best[k] for k in ("phase", "epoch", "metrics")})
-            self._folder.write_model(card, phase.network())
+        if not self._processes.is_first:
+            return
+        labels = self._dataset.val.labels[indexes]
+        temperature = fitted_temperature(logits, labels)
+        confidences = engines.probabilities(logits, temperature).max(axis=1)
+        best = self._state.best
+        card = replace(
+            self._card,
+            metrics={name: best[name] for name in ("phase", "epoch", "metrics")},
+            temperature=temperature,
+            unknown_below=unknown_threshold(confidences, logits.argmax(axis=1) == labels),
+        )
+        self._folder.write_model(card, phase.network())
 
     def _metrics(self, subset: Subset, indexes: Indexes, logits: Floats) -> Metrics:
         """The metrics of answers for the pictures at `indexes`; all others have failed."""
@@ -420,6 +430,8 @@ def _card(task: FinetuneTask, network: Network, dataset: Dataset) -> ModelCard:
         options={**asdict(task.options), "base_sha256": network.sha256},
         dataset={
             "fingerprint": dataset.fingerprint,
+            "seed": task.dataset.seed,
+            "val_fraction": task.dataset.val_fraction,
             "train": len(dataset.train.labels),
             "val": len(dataset.val.labels),
             "test": None if dataset.test is None else len(dataset.test.labels),
