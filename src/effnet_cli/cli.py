@@ -387,6 +387,9 @@ RunOption = Annotated[
 ResumeOption = Annotated[
     Path | None, typer.Option("--resume", metavar="RUN", help="Go on with the run in this folder.")
 ]
+ReportOption = Annotated[
+    bool, typer.Option("--report/--no-report", help="At the end write report.html into the run.")
+]
 TrainingFormatOption = Annotated[
     Format, typer.Option("--format", "-f", help="How the epochs, or the check, are written.")
 ]
@@ -727,6 +730,7 @@ def finetune(
     workers: WorkersOption = FinetuneTask.workers,
     output: RunOption = FinetuneTask.output,
     resume: ResumeOption = FinetuneTask.resume,
+    report: ReportOption = True,
     format_: TrainingFormatOption = "table",
     quiet: QuietOption = False,
 ) -> None:
@@ -769,7 +773,7 @@ def finetune(
         )
     if check:
         raise typer.Exit(_check_dataset(task, format_, _speaker(quiet)))
-    _train(task, _typed(context), format_, _speaker(quiet))
+    _train(task, _typed(context), format_, report, _speaker(quiet))
 
 
 @app.command()
@@ -1080,7 +1084,30 @@ def _explain(name: str, format_: ListFormat) -> None:
     rows.write(anatomy_text(anatomy), None)
 
 
-def _train(task: FinetuneTask, typed: frozenset[str], format_: Format, speaker: "Speaker") -> None:
+def _report(task: FinetuneTask, folder: Path, speaker: "Speaker") -> None:
+    """Judge the model of a run on its validation pictures, and write the page about it."""
+    from effnet_cli import rows
+    from effnet_cli.evaluate import evaluate, validation_of
+    from effnet_cli.report import REPORT_FILE_NAME, run_page
+
+    try:
+        found = evaluate(validation_of(task, folder))
+        rows.write([run_page(found, folder)], folder / REPORT_FILE_NAME)
+    except EffnetError as error:  # the model is there all the same
+        speaker.note(f"There is no report: {error.message}")
+    else:
+        speaker.note(f"{folder / REPORT_FILE_NAME} shows how good it is, and where it errs.")
+    finally:
+        speaker.close()
+
+
+def _train(
+    task: FinetuneTask,
+    typed: frozenset[str],
+    format_: Format,
+    has_report: bool,
+    speaker: "Speaker",
+) -> None:
     """Train, and write the epochs as they come."""
     from effnet_cli import rows, training_rows
     from effnet_cli.finetune import Epoch, Trained, finetune, resumed
@@ -1094,7 +1121,10 @@ def _train(task: FinetuneTask, typed: frozenset[str], format_: Format, speaker: 
     finally:
         speaker.close()
     if records and isinstance(records[-1], Trained):
-        speaker.note(training_rows.farewell(records[-1]))
+        if has_report:
+            _report(task, records[-1].model.parent, speaker)
+        for line in training_rows.farewell(records[-1]):
+            speaker.note(line)
 
 
 def _training_table() -> "Callable[[Iterable[Epoch | Trained]], Iterator[str]]":

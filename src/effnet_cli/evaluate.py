@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,16 @@ from effnet_cli.metrics import (
     paired_difference,
     share_interval,
 )
-from effnet_cli.options import SILENT, DatasetOptions, EvaluateTask, Listener, ModelOptions
+from effnet_cli.options import (
+    SILENT,
+    DatasetOptions,
+    EngineOptions,
+    EvaluateTask,
+    FinetuneTask,
+    Listener,
+    ModelOptions,
+    PredictOptions,
+)
 from effnet_cli.predict import Classifier
 
 MAX_MISTAKES = 100  # that are kept, the most confident first
@@ -160,6 +170,19 @@ def evaluate(task: EvaluateTask, listener: Listener = SILENT) -> Evaluation:
     return _compared(task, found, other, data, pictures, labels, answers, listener)
 
 
+def validation_of(task: FinetuneTask, folder: Path) -> EvaluateTask:
+    """What judges the model in a run's folder on the validation pictures of its training."""
+    root, split = task.root, None
+    if task.dataset.val is not None:
+        beside = root / task.dataset.val
+        root = beside if beside.is_dir() else task.dataset.val
+    elif labelled(root).split is not None:
+        split = "val"
+    model, engine = ModelOptions(model=folder), EngineOptions(task.device)
+    options = PredictOptions(workers=task.workers)
+    return EvaluateTask(root, model, engine, task.pictures, options, split)
+
+
 def _classifier(task: EvaluateTask, model: ModelOptions, listener: Listener) -> Classifier:
     return Classifier(model, task.engine, task.pictures, task.options, listener)
 
@@ -171,7 +194,7 @@ def _held_out(task: EvaluateTask, card: ModelCard, listener: Listener) -> Labell
     about = card.dataset
     if task.split is not None or not {"fingerprint", "seed", "val_fraction"} <= about.keys():
         return None
-    if not task.root.is_dir() or labelled(task.root).split is not None:
+    if labelled(task.root).split is not None:
         return None
     options = DatasetOptions(None, about["val_fraction"], about["seed"], True, True, True)
     found = scan(task.root, options, task.pictures, listener).dataset

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -12,8 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from effnet_cli import bench_rows, evaluation_rows
+from effnet_cli import bench_rows, evaluation_rows, training_rows
 from effnet_cli.bench.records import Change, Measured
+from effnet_cli.checkpoint import MODEL_FILE_NAME, read_card
 from effnet_cli.evaluate import Evaluation, Judged
 from effnet_cli.images.thumbnails import thumbnail
 from effnet_cli.rows import printable
@@ -22,10 +25,12 @@ from effnet_cli.rows import printable
 INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
 CHART_INCHES = (9.0, 4.8)
+REPORT_FILE_NAME, METRICS_FILE_NAME = "report.html", "metrics.jsonl"  # in a run's folder
 THUMBNAIL_PX = 160
 MAX_PICTURES = 60  # in a gallery
 MAX_ROWS = 1_000  # in a table
 MAX_MATRIX_CLASSES = 40
+MAX_CONFUSED = 12  # pairs of classes
 GOOD, BAD = ("stable", "faster"), ("unstable", "slower")
 
 _PAGES = Environment(
@@ -58,25 +63,49 @@ def evaluation_page(found: Evaluation) -> str:
     return _evaluation_page("How good is it?", found, None, (), ())
 
 
+def run_page(found: Evaluation, folder: Path) -> str:
+    """What came of a training: how good its model is on the validation pictures."""
+    lines = (folder / METRICS_FILE_NAME).read_text("ascii").splitlines()
+    epochs = [json.loads(line) for line in lines]
+    card = read_card(folder / MODEL_FILE_NAME)
+    choices = [(name.replace("_", " "), str(value)) for name, value in card.options.items()]
+    heads = [row["top1"] for row in epochs if row["phase"] == "head"]
+    more = []
+    if heads and len(heads) < len(epochs):
+        more.append(f"The classifier alone, before the whole network learned: {max(heads):.1%}.")
+    if card.unknown_below is not None:
+        more.append(
+            f"Answers with a probability from {card.unknown_below:.1%} were right in 95 % of cases;"
+            " --unknown-below auto calls the others unknown."
+        )
+    about = card.dataset
+    choices.append(("training pictures", f"{about['train']:,}"))
+    commands = list(training_rows.commands(folder))
+    return _evaluation_page(
+        "What the training has come to", found, _curve_chart(epochs), choices, commands, more
+    )
+
+
 def _evaluation_page(
     title: str,
     found: Evaluation,
     curve: Markup | None,
     choices: Sequence[tuple[str, str]],
     commands: Sequence[str],
+    more: Sequence[str] = (),
 ) -> str:
     columns, classes = evaluation_rows.classes_table(found)
     sections = dict(evaluation_rows.sections(found))
-    failed = sections["Could not be opened"]
+    failed, confused = sections["Could not be opened"], sections["Confused most often"]
     label_note = "Sorted by how little the model believes in the label."
     return _PAGES.get_template("evaluation.html").render(
         title=title,
         nonce=secrets.token_urlsafe(16),
-        answer=list(evaluation_rows.answer(found)),
+        answer=[*evaluation_rows.answer(found), *more],
         curve=curve,
         classes=(columns, classes[:MAX_ROWS]),
         matrix=_matrix(found),
-        confused=sections["Confused most often"] if found.confused else None,
+        confused=(confused[0], confused[1][:MAX_CONFUSED]) if found.confused else None,
         reliability=_reliability_chart(found),
         galleries=[
             ("Most confident mistakes", "", _gallery(found.mistakes)),
@@ -178,6 +207,28 @@ def _latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
     axes.set_ylabel("top-1, %", color=SOFT)
     _plain(axes)
     return _svg(figure, "Accuracy against latency")
+
+
+def _curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Top-1 on validation, epoch by epoch, the phases in two strokes."""
+    if len(epochs) < 2:
+        return None
+    figure = Figure((9.0, 3.4), layout="constrained")
+    axes: Any = figure.add_subplot()
+    shares = [100 * row["top1"] for row in epochs]
+    places = range(1, len(shares) + 1)
+    heads = sum(row["phase"] == "head" for row in epochs)
+    axes.plot(places[:heads], shares[:heads], color=SOFT, marker="o", linewidth=1.5)
+    axes.plot(places[heads:], shares[heads:], color=ACCENT, marker="o", linewidth=1.5)
+    for name, place, colour in (("classifier", 0, SOFT), ("whole network", heads, ACCENT)):
+        if place < len(shares) and (name != "classifier" or heads):
+            at = (places[place], shares[place])
+            axes.annotate(name, at, xytext=(6, -14), textcoords="offset points", color=colour)
+    axes.set_xlabel("epoch", color=SOFT)
+    axes.set_ylabel("top-1, %", color=SOFT)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _plain(axes)
+    return _svg(figure, "Training")
 
 
 def _reliability_chart(found: Evaluation) -> Markup:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effnet_cli.dataset import Finding, Scan
@@ -50,13 +51,21 @@ def remembered(records: Iterator[Any], last: list[Any]) -> Iterator[Any]:
         yield record
 
 
-def farewell(trained: "Trained") -> str:
-    """Where the model is, and the command that uses it."""
-    folder = shlex.quote(str(trained.model.parent))
-    return (
+def farewell(trained: "Trained") -> Iterator[str]:
+    """Where the model is, and the commands that use it."""
+    yield (
         f"{trained.model} holds epoch {trained.epoch} of the {PHASES[trained.phase]} "
-        f"({trained.seconds:.0f} s of training). Use it: effnet predict PICTURE --model {folder}"
+        f"({trained.seconds:.0f} s of training). Use it:"
     )
+    yield from (f"  {command}" for command in commands(trained.model.parent))
+
+
+def commands(folder: Path) -> Iterator[str]:
+    """What is typed next with the model in a run's folder."""
+    model = f"--model {shlex.quote(str(folder))}"
+    yield f"effnet predict PICTURE {model}"
+    yield f"effnet evaluate FOLDER {model}"
+    yield f"effnet export --to onnx {model}"
 
 
 # --- the scan ----------------------------------------------------------------------------------
