@@ -3,30 +3,32 @@
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 
-from effnet_cli.anatomy import explained
+from effnet_cli import anatomy
 from effnet_cli.lite import rounded_channels
 from effnet_cli.variants import VARIANTS, Variant, find
 from training import Done
 
 pytest_plugins = ["training_fixtures"]
+explained = cache(anatomy.explained)  # a second each
 SCALED = [row for row in VARIANTS.values() if row.scaling is not None]
 
 
 @pytest.mark.parametrize("row", VARIANTS.values(), ids=lambda row: row.name)
 def test_counts_are_the_published_ones(row: Variant) -> None:
-    anatomy = explained(row.name)
+    found = explained(row.name)
     # the authors of EfficientNet-Lite count more: see `variants.py`
     counted = {"lite0": 0.385, "lite1": 0.600, "lite2": 0.860}
     published = counted.get(row.name, row.giga_multiply_adds)
-    assert anatomy.work.multiply_adds / 1e9 == pytest.approx(published, rel=0.01)
-    assert anatomy.work.parameters == row.parameters
-    assert sum(stage.parameters for stage in anatomy.stages) == row.parameters
-    assert sum(stage.multiply_adds for stage in anatomy.stages) == anatomy.work.multiply_adds
-    assert anatomy.stages[0].input_px == row.preprocessing.crop_px
-    for before, after in zip(anatomy.stages, anatomy.stages[1:-1], strict=False):
+    assert found.work.multiply_adds / 1e9 == pytest.approx(published, rel=0.01)
+    assert found.work.parameters == row.parameters
+    assert sum(stage.parameters for stage in found.stages) == row.parameters
+    assert sum(stage.multiply_adds for stage in found.stages) == found.work.multiply_adds
+    assert found.stages[0].input_px == row.preprocessing.crop_px
+    for before, after in zip(found.stages, found.stages[1:-1], strict=False):
         assert after.input_px == math.ceil(before.input_px / before.stride)
 
 
@@ -51,10 +53,10 @@ def test_smallest_one_is_table_1_of_the_paper() -> None:
 @pytest.mark.parametrize("row", SCALED, ids=lambda row: row.name)
 def test_scaling_makes_the_network_that_is_there(row: Variant) -> None:
     assert row.scaling is not None
-    anatomy = explained(row.name)
+    found = explained(row.name)
     is_lite = row.scaling.base == "lite0"
-    last = len(anatomy.growth) - 2  # the head; the classifier follows
-    for number, grown in enumerate(anatomy.growth[:-1]):
+    last = len(found.growth) - 2  # the head; the classifier follows
+    for number, grown in enumerate(found.growth[:-1]):
         is_end = number in (0, last)
         wanted = rounded_channels(grown.base_channels * row.scaling.width)
         assert grown.channels == (grown.base_channels if is_lite and is_end else wanted)
@@ -62,17 +64,17 @@ def test_scaling_makes_the_network_that_is_there(row: Variant) -> None:
             is_fixed = is_lite and number in (1, last - 1)
             layers = math.ceil(grown.base_layers * row.scaling.depth)
             assert grown.layers == (grown.base_layers if is_fixed else layers)
-    for factor in anatomy.factors:
+    for factor in found.factors:
         assert factor.base**factor.phi == pytest.approx(factor.coefficient)
 
 
 def test_second_generation_has_fused_blocks_and_no_scaling() -> None:
-    anatomy = explained("v2_s")
-    operators = [stage.operator for stage in anatomy.stages]
+    found = explained("v2_s")
+    operators = [stage.operator for stage in found.stages]
     assert operators == ["Conv", *["FusedMBConv"] * 3, *["MBConv"] * 3, "Conv", "linear"]
-    assert [stage.squeeze is None for stage in anatomy.stages[1:7]] == [True] * 3 + [False] * 3
-    assert not anatomy.factors
-    assert not anatomy.growth
+    assert [stage.squeeze is None for stage in found.stages[1:7]] == [True] * 3 + [False] * 3
+    assert not found.factors
+    assert not found.growth
 
 
 def test_command_explains(effnet: Callable[..., Done]) -> None:

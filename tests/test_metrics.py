@@ -11,13 +11,27 @@ from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
+    confusion_matrix,
     f1_score,
     log_loss,
     precision_score,
     recall_score,
+    roc_auc_score,
 )
 
-from effnet_cli.metrics import ClassMetrics, Metrics, measured
+from effnet_cli.metrics import (
+    ClassMetrics,
+    Metrics,
+    area_under_roc,
+    calibration,
+    confusion,
+    fitted_temperature,
+    is_among_top,
+    measured,
+    paired_difference,
+    share_interval,
+    unknown_threshold,
+)
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
 
@@ -134,3 +148,81 @@ def test_nothing_could_be_opened() -> None:
     assert (metrics.pictures, metrics.failed, metrics.top1) == (2, 2, 0.0)
     assert metrics.classes[1] == ClassMetrics("b", 0, None, None, None)
     assert all(math.isfinite(value) for value in numbers(metrics))
+
+
+# --- certainty ------------------------------------------------------------------------------------
+
+
+@given(cases())
+def test_top_k_confusion_and_roc_equal_scikit_learns(case: Case) -> None:
+    logits, labels, _, names = case
+    if not len(labels) or len(names) < 2:
+        return
+    places = labels.astype(np.intp)
+    for k in (1, 2, 5):
+        # one of equal values is as good as the other to scikit-learn, but not to a person
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        wanted = (order == labels[:, None]).any(axis=1)
+        assert is_among_top(logits, places, k).tolist() == wanted.tolist()
+    answers = logits.argmax(axis=1)
+    counts = confusion(places, answers, len(names))
+    assert counts.tolist() == confusion_matrix(labels, answers, labels=range(len(names))).tolist()
+    positive = labels == labels[0]
+    if not positive.all():
+        scores = logits[:, 0].astype(np.float64)
+        assert area_under_roc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+
+
+def test_intervals_are_the_known_ones() -> None:
+    assert share_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert share_interval(0, 10)[0] == 0.0
+    assert share_interval(10, 10)[1] == pytest.approx(1.0)
+    one, other = np.arange(100) < 80, np.arange(100) % 10 < 7
+    difference, (low, high) = paired_difference(one, other)
+    assert difference == pytest.approx(0.1)
+    # 24 pictures only the one has right, 14 only the other
+    assert high - difference == pytest.approx(1.95996 * math.sqrt(0.38 - 0.1**2) / 10, rel=1e-4)
+    assert difference - low == pytest.approx(high - difference)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+def test_calibration_error_is_the_mean_distance(rows: list[tuple[float, bool]]) -> None:
+    confidences, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
+    error, bins = calibration(confidences, right)
+    assert sum(one.pictures for one in bins) == len(rows)
+    wanted = 0.0
+    for one in bins:
+        inside = (confidences > one.low) & (confidences <= one.high)
+        if one.low == 0:
+            inside |= confidences == 0
+        assert one.pictures == inside.sum()
+        if one.pictures:
+            wanted += abs(confidences[inside].sum() - right[inside].sum())
+    assert error == pytest.approx(wanted / len(rows), abs=1e-12)
+
+
+@given(st.floats(0.2, 5), st.integers(0, 100))
+def test_temperature_is_found_again(temperature: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (1500, 5))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (shares.cumsum(axis=1) < rng.random((1500, 1))).sum(axis=1).clip(max=4)
+    found = fitted_temperature((logits * temperature).astype(np.float32), labels.astype(np.int32))
+    assert found == pytest.approx(temperature, rel=0.15)
+
+
+def test_few_pictures_that_are_all_right_make_nobody_certain() -> None:
+    logits = np.eye(3, dtype=np.float32) * 3
+    assert 0.3 < fitted_temperature(logits, np.arange(3, dtype=np.int32)) < 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.2, 0.4, 0.5, 0.7, 0.9, 1.0]), st.booleans()),
+        min_size=1, max_size=40,
+    )
+)  # fmt: skip
+def test_threshold_is_the_least_that_holds(rows: list[tuple[float, bool]]) -> None:
+    confidences, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
+    holding = [c for c in confidences if right[confidences >= c].mean() >= 0.95]
+    assert unknown_threshold(confidences, right) == (min(holding) if holding else None)

@@ -1,6 +1,7 @@
 """How good a model is on labelled pictures, and where it errs."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -365,7 +366,11 @@ def _label_errors(
     shares = probabilities[:, present]
     shares = shares / shares.sum(axis=1, keepdims=True)
     find_label_issues: Any = import_module(f"{LABEL_ERROR_LIBRARY}.filter").find_label_issues
-    found = find_label_issues(own, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # it warns of classes with few pictures: it finds less there
+        found = find_label_issues(own, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
     return tuple(judged(int(index)) for index in found[:MAX_LABEL_ERRORS])
 
 

@@ -1,0 +1,61 @@
+"""Classes are brought together by name, whatever their order; what does not fit is said."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effnet_cli.checkpoint import imagenet_card
+from effnet_cli.errors import UsageError
+from effnet_cli.matching import matched, wordnet_ids
+from effnet_cli.variants import find
+
+ROW = find("lite0")
+IMAGENET = imagenet_card(ROW.name, ROW.preprocessing).classes
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.randoms())
+def test_order_makes_no_difference(names: list[str], random) -> None:  # noqa: ANN001
+    classes = random.sample(names, len(names))
+    match = matched(names, classes)
+    assert [classes[index] for index in match.indexes if index is not None] == names
+    assert not match.unknown
+    assert not match.unused
+    assert match.how == "names"
+
+
+def test_what_only_one_of_them_has_is_named() -> None:
+    match = matched(["cat", "dgo", "tractor"], ["bird", "cat", "dog"])
+    assert match.indexes == (1, None, None)
+    assert match.unknown == (("dgo", ("dog",)), ("tractor", ()))
+    assert match.unused == ("bird", "dog")
+
+
+def test_case_and_punctuation_are_no_difference_where_nothing_fits_better() -> None:
+    match = matched(["tiger_cat", "Egyptian-Cat"], ["Egyptian cat", "tiger cat"])
+    assert (match.indexes, match.how) == ((1, 0), "names without case and punctuation")
+    exact = matched(["A", "a"], ["a", "A"])
+    assert (exact.indexes, exact.how) == ((1, 0), "names")
+
+
+def test_name_of_two_classes_is_none() -> None:
+    assert matched(["crane", "tabby"], ["crane", "crane", "tabby"]).indexes == (None, 2)
+
+
+def test_pretrained_classes_have_wordnet_ids_and_indexes() -> None:
+    ids = wordnet_ids()
+    assert ids == sorted(set(ids))
+    assert len(ids) == len(IMAGENET) == 1000
+    for name, wordnet_id, index in (
+        ("tench", "n01440764", 0), ("tabby", "n02123045", 281), ("toilet tissue", "n15075141", 999),
+    ):  # fmt: skip
+        assert IMAGENET[index] == name
+        assert matched([wordnet_id], IMAGENET).indexes == (index,)
+        assert matched([wordnet_id], IMAGENET).how == "WordNet ids"
+        assert matched([str(index)], IMAGENET).indexes == (index,)
+        assert matched([name], IMAGENET).indexes == (index,)
+    assert matched(["0", "1"], ["1", "0"]).indexes == (1, 0)  # a model's own names come first
+
+
+def test_nothing_in_common_is_refused() -> None:
+    with pytest.raises(UsageError, match="None of the 2 classes is one of the model's: 'x', 'y'"):
+        matched(["x", "y"], ["a", "b", "c", "d"])
