@@ -102,6 +102,7 @@ def test_default_run_gives_its_epochs_and_nothing_else_on_stdout(
         "state.safetensors",
         "metrics.jsonl",
         "options.json",
+        "report.html",
     }
 
 
@@ -136,6 +137,8 @@ def test_default_runs_model_file_says_how_it_was_made(
     dataset = checked(scan(colours))
     assert card.dataset == {
         "fingerprint": dataset.fingerprint,
+        "seed": 0,
+        "val_fraction": 0.2,
         "train": 18,
         "val": 6,
         "test": None,
@@ -151,12 +154,28 @@ def test_default_runs_model_file_says_how_it_was_made(
     assert options["options"]["epochs"] == 1
 
 
+def test_default_run_ends_with_a_page_about_its_model(
+    default_run: tuple[Path, "subprocess.CompletedProcess[bytes]"],
+) -> None:
+    here, _ = default_run
+    page = (here / "runs" / "colours-lite0" / "report.html").read_text(encoding="utf-8")
+    assert "answers 100.0% of 6 pictures right" in page
+    assert "The classifier alone, before the whole network learned" in page
+    assert page.count("<svg") == 2  # the curve and the reliability
+    assert "effnet evaluate FOLDER --model runs/colours-lite0" in page
+    assert "weight decay" in page
+
+
 def test_default_run_ends_with_the_command_that_uses_it(
     default_run: tuple[Path, "subprocess.CompletedProcess[bytes]"], run: Run, colours: Path
 ) -> None:
     here, done = default_run
-    last = done.stderr.decode().splitlines()[-1]
-    assert last.endswith("effnet predict PICTURE --model runs/colours-lite0")
+    page, *_, one, two, three = done.stderr.decode().splitlines()[-5:]
+    assert page.startswith("runs/colours-lite0/report.html shows")
+    for line, command in (
+        (one, "predict PICTURE"), (two, "evaluate FOLDER"), (three, "export --to onnx")
+    ):  # fmt: skip
+        assert line == f"  effnet {command} --model runs/colours-lite0"
     assert "\r" not in done.stderr.decode()  # no bars without a terminal
     for model in ("runs/colours-lite0", "runs/colours-lite0/model.safetensors"):
         answered = run(

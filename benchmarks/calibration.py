@@ -1,0 +1,154 @@
+"""What a fine-tuned model's probabilities are worth on pictures that nothing was fitted on.
+
+calibration.py OUT --emoji DIR [--epochs N]
+
+Four datasets with train, val and test are made below OUT: emoji (DIR has train/ and val/ with class
+folders; val/ is divided), scikit-learn's digits, letters in fonts that training has not seen, and
+scikit-image's textures, parts of them apart from each other. On each a model is fine-tuned, and on
+its test pictures: the expected calibration error at temperature 1 and at the fitted one, precision
+and coverage of the answers above the `auto` threshold; and how many pictures of the other datasets
+fall below it. (`pip install scikit-learn scikit-image` for it.)
+"""
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from skimage import data as textures
+from sklearn.datasets import load_digits
+
+from effnet_cli import engines
+from effnet_cli.dataset.labelled import labelled
+from effnet_cli.finetune import finetune
+from effnet_cli.images import Found
+from effnet_cli.matching import matched
+from effnet_cli.metrics import calibration
+from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
+from effnet_cli.predict import Classifier
+
+FONTS = {
+    "train": ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "DejaVuSans-Bold.ttf"),
+    "val": ("STIXGeneral.ttf", "DejaVuSerif-Italic.ttf"),
+    "test": ("cmr10.ttf", "cmtt10.ttf", "STIXGeneralBol.ttf"),
+}
+OTHERS = 300  # pictures of each other dataset
+
+
+def make_emoji(source: Path, root: Path) -> None:
+    """Training pictures as they are, every other validation picture for the test."""
+    shutil.copytree(source / "train", root / "train")
+    for number, path in enumerate(sorted((source / "val").glob("*/*"))):
+        folder = root / ("val", "test")[number % 2] / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+
+
+def make_digits(root: Path) -> None:
+    """500 to learn, 400 to validate, the rest for the test."""
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        split = "train" if number < 500 else "val" if number < 900 else "test"
+        image = Image.fromarray((pixels * 255 / 16).astype("uint8"))
+        save(image, root / split / str(label) / f"{number}.png")
+
+
+def make_letters(root: Path) -> None:
+    """A to L, turned and noisy, each split in fonts of its own."""
+    rng = np.random.default_rng(0)
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    for split, names in FONTS.items():
+        for letter in "ABCDEFGHIJKL":
+            for number in range(40 if split == "train" else 25):
+                name = names[number % len(names)]
+                font = ImageFont.truetype(str(folder / name), 56)
+                image = Image.new("L", (96, 96), 235)
+                ImageDraw.Draw(image).text((48, 48), letter, fill=30, font=font, anchor="mm")
+                image = image.rotate(float(rng.normal(0, 14)), fillcolor=235)
+                noisy = np.asarray(image) + rng.normal(0, 45, (96, 96))
+                image = Image.fromarray(noisy.clip(0, 255).astype("uint8"))
+                save(image, root / split / letter / f"{number}.png")
+
+
+def make_textures(root: Path) -> None:
+    """Parts of three photographs: training to the left, test to the right."""
+    rng = np.random.default_rng(0)
+    columns = {"train": (0, 200), "val": (232, 340), "test": (372, 480)}
+    for name in ("brick", "grass", "gravel"):
+        picture: Any = getattr(textures, name)()
+        for split, (left, right) in columns.items():
+            for number in range(80):
+                side = int(rng.integers(16, 33))
+                x = int(rng.integers(left, right - side + 1))
+                y = int(rng.integers(0, picture.shape[0] - side))
+                part = picture[y : y + side, x : x + side].astype(float)
+                part = part + rng.normal(0, 40, part.shape)
+                image = Image.fromarray(part.clip(0, 255).astype("uint8"))
+                save(image, root / split / name / f"{number}.png")
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write a picture, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def answers(model: Path, paths: list[str]) -> tuple[Any, Classifier]:
+    """Logits [N,C] of pictures."""
+    classifier = Classifier(ModelOptions(model=model))
+    rows: Iterator[Any] = classifier.logits(Found(path, path) for path in paths)
+    return np.stack(list(rows)), classifier
+
+
+def main() -> None:
+    """Make the datasets, train, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--emoji", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=0, help="of the whole network; 0: head only")
+    given = parser.parse_args()
+    roots = {name: given.out / name for name in ("emoji", "digits", "letters", "textures")}
+    if not given.out.exists():
+        make_emoji(given.emoji, roots["emoji"])
+        make_digits(roots["digits"])
+        make_letters(roots["letters"])
+        make_textures(roots["textures"])
+    options = FinetuneOptions(head_only=not given.epochs, epochs=given.epochs or 1)
+    tests = {name: labelled(root, "test") for name, root in roots.items()}
+    for name, root in roots.items():
+        run = given.out / f"run-{name}-{given.epochs}"
+        if not run.exists():
+            *_, _ = finetune(FinetuneTask(root, options=options, output=run))
+        data = tests[name]
+        logits, classifier = answers(run, list(data.paths))
+        card = classifier.card
+        own = np.array(matched(data.classes, card.classes).indexes)[data.labels]
+        right = logits.argmax(axis=1) == own
+        before, after = (
+            calibration(engines.probabilities(logits, t).max(axis=1), right)[0]
+            for t in (1.0, card.temperature)
+        )
+        limit = 2.0 if card.unknown_below is None else card.unknown_below
+        is_sure = engines.probabilities(logits, card.temperature).max(axis=1) >= limit
+        rejected = []
+        for other, theirs in tests.items():
+            if other != name:
+                paths = list(theirs.paths)[:: max(1, len(theirs.paths) // OTHERS)]
+                strange, _ = answers(run, paths)
+                top = engines.probabilities(strange, card.temperature).max(axis=1)
+                rejected.append((other, float((top < limit).mean())))
+        print(
+            f"{name}: {len(own)} test pictures, top-1 {right.mean():.1%}, ECE {before:.3f} -> "
+            f"{after:.3f} at temperature {card.temperature:.2f}; from {limit:.2f} on "
+            f"{right[is_sure].mean():.1%} right of {is_sure.mean():.0%}; rejected of "
+            + ", ".join(f"{other} {share:.0%}" for other, share in rejected),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
