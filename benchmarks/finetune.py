@@ -373,7 +373,7 @@ def network_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 def digits(setting: Setting) -> None:
     """The default training on pictures of another kind: 8 x 8 px, gray."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     folder = setting.scratch / "digits"
     content = load_digits()

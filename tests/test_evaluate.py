@@ -17,6 +17,7 @@ from effnet_cli import evaluate as evaluation
 from effnet_cli.dataset.labelled import labelled
 from effnet_cli.errors import UsageError
 from effnet_cli.evaluate import Confused, Evaluation, Failed, Judged, evaluate
+from effnet_cli.explain import Explainer
 from effnet_cli.options import (
     EvaluateTask,
     FinetuneOptions,
@@ -279,6 +280,32 @@ def test_page_hides_nothing_and_runs_nothing(found: Evaluation, photos: Path) ->
     assert page.replace("http://www.w3.org/", "").count("http") == 1  # http-equiv
     assert page.count('src="data:image/jpeg;base64,') == len(found.mistakes)
     assert "not opened" in page
+
+
+def test_page_shows_what_speaks_for_the_answers(
+    photos: Path, tmp_path: Path, effnet: Effnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = Explainer(ModelOptions())
+    square = explainer.overlay(str(SAMPLES / "cat.jpg"), "tiger cat")
+    other = explainer.overlay(str(SAMPLES / "cat.jpg"), "espresso")
+    assert square is not None
+    assert other is not None
+    assert (square.shape, square.dtype) == ((224, 224, 3), np.uint8)
+    assert (square != other).any()
+    assert explainer.overlay(str(photos / "tabby" / "broken.jpg"), "tabby") is None
+    plain, drawn = tmp_path / "plain.html", tmp_path / "drawn.html"
+    for page, more in ((plain, []), (drawn, ["--explain"])):
+        assert effnet("evaluate", photos, "--html", page, *more).status == 1
+    assert "Grad-CAM" in drawn.read_text()
+    assert "Grad-CAM" not in plain.read_text()
+    assert drawn.read_text().count("base64,") == plain.read_text().count("base64,") > 0
+    done = effnet("evaluate", photos, "--explain")
+    assert done.status == 2
+    assert "Add --html FILE" in done.stderr
+    monkeypatch.setattr("effnet_cli.explain.LIBRARY", "no_such_library")
+    done = effnet("evaluate", photos, "--explain", "--html", drawn)
+    assert done.status == 1
+    assert "pip install 'effnet-cli[explain]'" in done.stderr
 
 
 def test_ten_thousand_rows_stay_small(found: Evaluation) -> None:

@@ -513,6 +513,9 @@ FailUnderOption = Annotated[
         help="Exit with 3 where top1 (or another figure) is lower; repeatable.",
     ),
 ]
+ExplainOption = Annotated[
+    bool, typer.Option("--explain", help="Show on the page's pictures what speaks for the answers.")
+]
 CompareModelOption = Annotated[
     str | None,
     typer.Option(
@@ -796,6 +799,7 @@ def evaluate(
     workers: WorkersOption = PredictOptions.workers,
     format_: BenchFormatOption = "table",
     html: HtmlOption = None,
+    explain: ExplainOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Say how good a model is on labelled pictures, and where it errs.
@@ -812,7 +816,7 @@ def evaluate(
         split,
         None if compare is None else _model_named(compare, offline),
     )
-    raise typer.Exit(_evaluate(task, _limits(fail_under), format_, html, _speaker(quiet)))
+    raise typer.Exit(_evaluate(task, _limits(fail_under), format_, html, explain, _speaker(quiet)))
 
 
 @app.command(epilog=TARGETS_HELP)
@@ -1003,12 +1007,20 @@ def _evaluate(
     limits: dict[str, float],
     format_: str,
     html: Path | None,
+    has_overlays: bool,
     speaker: "Speaker",
 ) -> int:
     """Judge, and write the figures; the exit status."""
     from effnet_cli import evaluation_rows, rows
     from effnet_cli.evaluate import evaluate, limits_broken
 
+    overlay = None
+    if has_overlays:
+        if html is None:
+            raise UsageError("--explain draws into a page.", "Add --html FILE.")
+        from effnet_cli.explain import Explainer
+
+        overlay = Explainer(task.model, task.pictures).overlay
     try:
         found = evaluate(task, speaker)
     finally:
@@ -1024,7 +1036,7 @@ def _evaluate(
     if html is not None:
         from effnet_cli.report import evaluation_page
 
-        rows.write([evaluation_page(found)], html)
+        rows.write([evaluation_page(found, overlay)], html)
         speaker.note(f"{html} is written.")
     broken = list(limits_broken(found, limits))
     for line in broken:

@@ -5,11 +5,13 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -18,7 +20,7 @@ from effnet_cli import bench_rows, evaluation_rows, training_rows
 from effnet_cli.bench.records import Change, Measured
 from effnet_cli.checkpoint import MODEL_FILE_NAME, read_card
 from effnet_cli.evaluate import Evaluation, Judged
-from effnet_cli.images.thumbnails import thumbnail
+from effnet_cli.images.thumbnails import thumbnail, thumbnail_of
 from effnet_cli.rows import printable
 
 # Colours of a chart, which the page's style sheet replaces: they follow the reader's scheme.
@@ -27,6 +29,8 @@ COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: 
 CHART_INCHES = (9.0, 4.8)
 REPORT_FILE_NAME, METRICS_FILE_NAME = "report.html", "metrics.jsonl"  # in a run's folder
 THUMBNAIL_PX = 160
+# Pixels of a picture, uint8 [H,W,3], with what speaks for a class; `None` if it cannot be opened.
+Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
 MAX_PICTURES = 60  # in a gallery
 MAX_ROWS = 1_000  # in a table
 MAX_MATRIX_CLASSES = 40
@@ -58,9 +62,11 @@ def bench_page(measured: Measured, changes: Sequence[Change] | None) -> str:
     )
 
 
-def evaluation_page(found: Evaluation) -> str:
-    """How good a model is on labelled pictures, and where it errs."""
-    return _evaluation_page("How good is it?", found, None, (), ())
+def evaluation_page(found: Evaluation, overlay: Overlay | None = None) -> str:
+    """How good a model is on labelled pictures, and where it errs; `overlay` draws into the
+    pictures what speaks for a class.
+    """
+    return _evaluation_page("How good is it?", found, None, (), (), overlay=overlay)
 
 
 def run_page(found: Evaluation, folder: Path) -> str:
@@ -93,11 +99,13 @@ def _evaluation_page(
     choices: Sequence[tuple[str, str]],
     commands: Sequence[str],
     more: Sequence[str] = (),
+    overlay: Overlay | None = None,
 ) -> str:
     columns, classes = evaluation_rows.classes_table(found)
     sections = dict(evaluation_rows.sections(found))
     failed, confused = sections["Could not be opened"], sections["Confused most often"]
     label_note = "Sorted by how little the model believes in the label."
+    mistake_note = "" if overlay is None else "Red is what speaks for the answer (Grad-CAM)."
     return _PAGES.get_template("evaluation.html").render(
         title=title,
         nonce=secrets.token_urlsafe(16),
@@ -108,8 +116,12 @@ def _evaluation_page(
         confused=(confused[0], confused[1][:MAX_CONFUSED]) if found.confused else None,
         reliability=_reliability_chart(found),
         galleries=[
-            ("Most confident mistakes", "", _gallery(found.mistakes)),
-            ("Labels that are likely wrong", label_note, _gallery(found.label_errors or ())),
+            ("Most confident mistakes", mistake_note, _gallery(found.mistakes, overlay)),
+            (
+                "Labels that are likely wrong",
+                label_note,
+                _gallery(found.label_errors or (), overlay),
+            ),
         ],
         failed=(failed[0], failed[1][:MAX_ROWS]) if found.failed else None,
         choices=[*evaluation_rows.choices(found), *choices],
@@ -118,11 +130,14 @@ def _evaluation_page(
     )
 
 
-def _gallery(rows: Sequence[Judged]) -> list[dict[str, str]]:
+def _gallery(rows: Sequence[Judged], overlay: Overlay | None) -> list[dict[str, str]]:
     """What is shown of some pictures, their thumbnails in base64."""
     shown = []
     for one in rows[:MAX_PICTURES]:
+        drawn = None if overlay is None else overlay(one.path, one.answer)
         content = thumbnail(one.path, THUMBNAIL_PX)
+        if drawn is not None:
+            content = thumbnail_of(drawn, THUMBNAIL_PX)
         shown.append(
             {
                 "path": one.path,
@@ -223,7 +238,7 @@ def _curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
     for name, place, colour in (("classifier", 0, SOFT), ("whole network", heads, ACCENT)):
         if place < len(shares) and (name != "classifier" or heads):
             at = (places[place], shares[place])
-            axes.annotate(name, at, xytext=(6, -14), textcoords="offset points", color=colour)
+            axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=colour)
     axes.set_xlabel("epoch", color=SOFT)
     axes.set_ylabel("top-1, %", color=SOFT)
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -2,6 +2,8 @@
 
 import io
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from effnet_cli.errors import PictureError
@@ -17,6 +19,15 @@ def thumbnail(source: Source, side_px: int) -> bytes | None:
         image = PictureLoader(find(DEFAULT_VARIANT).preprocessing).open(source)
     except PictureError:
         return None
+    return _jpeg(image, side_px)
+
+
+def thumbnail_of(square: npt.NDArray[np.uint8], side_px: int) -> bytes:
+    """Pixels, uint8 [H,W,3], as a JPEG of at most `side_px` a side."""
+    return _jpeg(Image.fromarray(square), side_px)
+
+
+def _jpeg(image: Image.Image, side_px: int) -> bytes:
     image.thumbnail((side_px, side_px), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     image.save(content, "JPEG", quality=QUALITY)
