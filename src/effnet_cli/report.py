@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ def bench_page(measured: Measured, changes: Sequence[Change] | None) -> str:
     """What `effnet bench` has measured: the answer, the chart, the figures."""
     return _PAGES.get_template("bench.html").render(
         title="How fast is it here?",
-        nonce=secrets.token_urlsafe(16),
         answer=list(bench_rows.recommendation(measured)),
         chart=_latency_chart(bench_rows.chart_points(measured)),
         figures=bench_rows.table(measured),
@@ -101,17 +99,15 @@ def _evaluation_page(
     more: Sequence[str] = (),
     overlay: Overlay | None = None,
 ) -> str:
-    columns, classes = evaluation_rows.classes_table(found)
     sections = dict(evaluation_rows.sections(found))
     failed, confused = sections["Could not be opened"], sections["Confused most often"]
     label_note = "Sorted by how little the model believes in the label."
     mistake_note = "" if overlay is None else "Red is what speaks for the answer (Grad-CAM)."
     return _PAGES.get_template("evaluation.html").render(
         title=title,
-        nonce=secrets.token_urlsafe(16),
         answer=[*evaluation_rows.answer(found), *more],
         curve=curve,
-        classes=(columns, classes[:MAX_ROWS]),
+        classes=_sortable(*evaluation_rows.classes_table(found)),
         matrix=_matrix(found),
         confused=(confused[0], confused[1][:MAX_CONFUSED]) if found.confused else None,
         reliability=_reliability_chart(found),
@@ -149,6 +145,31 @@ def _gallery(rows: Sequence[Judged], overlay: Overlay | None) -> list[dict[str, 
             }
         )
     return shown
+
+
+def _sortable(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Any]:
+    """A table whose rows know their place by each column: a page needs no script to sort it."""
+    rows = rows[:MAX_ROWS]
+    places = []
+    for column in range(len(columns)):
+        keys = [_sort_key(row[column]) for row in rows]
+        order = sorted(range(len(rows)), key=keys.__getitem__)
+        places.append({row: place for place, row in enumerate(order)})
+    cells = [
+        ([_shown(cell) for cell in row], [place[number] for place in places])
+        for number, row in enumerate(rows)
+    ]
+    return {"columns": columns, "rows": cells}
+
+
+def _sort_key(cell: object) -> tuple[int, float, str]:
+    """What is missing first, then numbers and shares, then text."""
+    if cell is None:
+        return 0, 0.0, ""
+    try:
+        return 1, float(str(cell).replace(",", "").removesuffix("%")), ""
+    except ValueError:
+        return 2, 0.0, str(cell)
 
 
 def _matrix(found: Evaluation) -> dict[str, Any] | None:
