@@ -24,11 +24,12 @@ from effnet_cli.bench.run import _Run, bench
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, changed, figures
 from effnet_cli.bench.worker import Asked, EngineCaller, Warm, Worker
 from effnet_cli.console import chart_text
-from effnet_cli.engines import Logits, Pixels, Plan
+from effnet_cli.engines import DeviceClock, Logits, Pixels, Plan
 from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.options import SILENT, BenchTask
+from effnet_cli.options import SILENT, BenchTask, ModelOptions
 from effnet_cli.report import bench_page
 from effnet_cli.variants import find
+from effnet_cli.weights import resolve
 from training import Done
 
 pytest_plugins = ["training_fixtures"]
@@ -507,3 +508,29 @@ def test_run_without_a_listener_is_silent(
     bench(BenchTask(("lite0",), engines=("openvino",), seconds=0.1, batch_sizes=(1,)), SILENT)
     heard = capfdbinary.readouterr()
     assert (heard.out, heard.err) == (b"", b"")
+
+
+# --- a GPU ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+def test_gpu_is_timed_by_its_own_clock() -> None:
+    network = resolve(ModelOptions("lite0"))
+    engine = Plan("torch", "cuda", "fp16").load(network)
+    pixels = np.zeros((4, 3, 224, 224), np.float32)
+    assert isinstance(engine, DeviceClock)
+    times = engine.device_times_ms(pixels, 20)
+    assert times is not None
+    assert len(times) == 20
+    assert 0 < min(times) <= max(times) < 1000
+    assert engine(pixels).shape == (4, 1000)
+    task = BenchTask(
+        ("lite0",), device="cuda", engines=("torch",), precisions=("fp32", "fp16"), seconds=1
+    )
+    result = bench(task)
+    assert {timing.precision for timing in result.timings} == {"fp32", "fp16"}
+    for timing in result.timings:
+        assert timing.device_memory_mb is not None
+        assert timing.device_memory_mb > 10
+        assert timing.share_of_peak is not None
+    assert result.machine["gpu"] is not None

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
-from conftest import SAMPLES, Heard
+from conftest import ROOT, SAMPLES, Heard
 from effnet_cli import evaluate as evaluation
+from effnet_cli import evaluation_rows
 from effnet_cli.dataset.labelled import labelled
 from effnet_cli.errors import UsageError
 from effnet_cli.evaluate import Confused, Evaluation, Failed, Judged, evaluate
@@ -108,6 +109,13 @@ def test_command_has_formats_and_limits(photos: Path, tmp_path: Path, effnet: Ef
     )
     assert len(lines) == 1000
     assert tree(photos) == before
+
+
+def test_json_has_the_documented_keys(found: Evaluation) -> None:
+    page = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    content = json.loads(json.dumps(evaluation_rows.as_json(found), allow_nan=False))
+    for name in (*content, *content["per_class"][0], *content["mistakes"][0]):
+        assert f"`{name}`" in page
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,14 @@ def imported_by(*arguments: str | Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["predict", "--help"], ["bench", "--help"], ["variants"], ["weights", "list"]],
+    [
+        ["--help"],
+        ["predict", "--help"],
+        ["bench", "--help"],
+        ["evaluate", "--help"],
+        ["variants"],
+        ["weights", "list"],
+    ],
     ids=" ".join,
 )
 def test_small_commands_import_nothing_heavy(arguments: list[str]) -> None:

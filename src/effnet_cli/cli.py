@@ -955,6 +955,29 @@ def path_of_weights(names: NamesArgument) -> None:
         rows.write_stdout(f"{weights.obtain(row, offline=True)}\n")
 
 
+@app.command()
+def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> None:
+    """Look at versions, engines, caches and weights; say what does not work, and what mends it."""
+    from effnet_cli import rows
+    from effnet_cli.doctor import examined, is_well
+
+    speaker = _speaker(quiet)
+    try:
+        findings = list(examined(speaker))
+    finally:
+        speaker.close()
+    if format_ == "json":
+        rows.write_stdout(rows.json_text([asdict(one) for one in findings], indent=2) + "\n")
+    else:
+        from effnet_cli.console import signs_text
+
+        rows.write(signs_text(findings), None)
+    for one in findings:
+        if one.status == "broken":
+            speaker.note(f"{one.name}: {one.detail}. Mend it: {one.mend}")
+    raise typer.Exit(0 if is_well(findings) else 1)
+
+
 def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> int:
     """Write what is found in a dataset; the exit status."""
     from effnet_cli import rows

@@ -30,6 +30,7 @@ from rich.text import Text
 from effnet_cli import anatomy_rows, bench_rows, evaluation_rows
 from effnet_cli.bench.records import Change, Measured
 from effnet_cli.dataset import Scan
+from effnet_cli.doctor import Sign
 from effnet_cli.evaluate import Evaluation
 from effnet_cli.options import Unit
 from effnet_cli.predict import Prediction
@@ -167,6 +168,13 @@ def _cell(value: object) -> Text:
     if value is None:
         return Text("-")
     return Text(f"{value:,}" if isinstance(value, int) else printable(str(value)))
+
+
+def signs_text(signs: Iterable[Sign]) -> Iterator[str]:
+    """What the doctor has found."""
+    columns = ("area", "name", "status", "what is there", "what mends it")
+    cells = [(f.area, f.name, f.status, f.detail, f.mend) for f in signs]
+    yield from listing_text(columns, cells)
 
 
 # --- training ----------------------------------------------------------------------------------

@@ -73,16 +73,24 @@ def build(variant: Variant, num_classes: int) -> nn.Module:
         EffnetError: torchvision cannot be loaded.
     """
     module, function = variant.builder.split(":")
+    network: nn.Module = getattr(imported(module), function)(num_classes=num_classes)
+    return network
+
+
+def imported(module: str) -> Any:
+    """A module that needs torchvision.
+
+    Raises:
+        EffnetError: it cannot be loaded beside this torch.
+    """
     try:
-        library = import_module(module)
+        return import_module(module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: builds that do not fit each other
         raise EffnetError(
             f"torch {torch.__version__} and the installed torchvision do not work together "
             f"({_first_line(error)}).",
             "Install a pair that does: pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'",
         ) from error
-    network: nn.Module = getattr(library, function)(num_classes=num_classes)
-    return network
 
 
 def set_head(network: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
-from torchvision import models
 
 from effnet_cli import model
 from effnet_cli.anatomy import Work, counted
@@ -88,7 +86,7 @@ def of_peer(name: str, folder: Path) -> Prepared:
         UsageError: torchvision has none of that name.
     """
     check_peer(name)
-    weights: Any = models.get_model_weights(name).DEFAULT
+    weights: Any = model.imported("torchvision.models").get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
     row = Variant(
         name=name,
@@ -117,7 +115,8 @@ def check_peer(name: str) -> None:
     Raises:
         UsageError: it has no classifier of that name.
     """
-    known = models.list_models(torchvision.models)
+    models = model.imported("torchvision.models")
+    known = models.list_models(models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "Name one such as resnet50."

