@@ -38,6 +38,15 @@ settings.load_profile("any machine")
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
+# Minutes and not seconds: they come first, so that no process ends long after the others.
+LONG_FILES = ("test_export.py", "test_finetune.py", "test_finetune_resume.py", "test_readme.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in the order of their names."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @dataclass
 class Heard:
     """A listener that keeps what it hears; `hook` is called with each note."""
