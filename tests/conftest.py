@@ -90,6 +90,7 @@ def own_caches(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(session_folder / "torch"))
     monkeypatch.setenv("EFFNET_MIRROR", UNREACHABLE)
     monkeypatch.delenv("EFFNET_DEBUG", raising=False)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no test pulls the plug
 
 
 @pytest.fixture
