@@ -34,7 +34,7 @@ from effnet_cli.doctor import Sign
 from effnet_cli.evaluate import Evaluation
 from effnet_cli.options import Unit
 from effnet_cli.predict import Prediction
-from effnet_cli.rows import Speaker, printable
+from effnet_cli.rows import Speaker, label_text, printable
 from effnet_cli.training_rows import findings_text, scan_rows
 
 if TYPE_CHECKING:  # their own imports need torch
@@ -110,7 +110,7 @@ def _table(predictions: Sequence[Prediction]) -> Table:
             bar = [Text(_bar(answer.probability), style=style)] if has_bars else []
             table.add_row(
                 name if answer.rank == 1 else "",
-                Text(printable(answer.label), style="" if answer.rank == 1 else "dim"),
+                Text(printable(label_text(answer)), style="" if answer.rank == 1 else "dim"),
                 *bar,
                 f"{answer.probability:.1%}",
             )
@@ -136,7 +136,7 @@ def _line(prediction: Prediction) -> Text:
         fault = f"{prediction.error.kind}: {printable(prediction.error.message)}"
         return Text.assemble(("  error  ", "red"), (name, "bold"), "  ", (fault, "red"))
     best = prediction.predictions[0]
-    label = printable(best.label)
+    label = printable(label_text(best))
     return Text.assemble(
         (f"{best.probability:7.1%}", "green"), f"  {label:<{LABEL_WIDTH}}  ", (name, "bold")
     )

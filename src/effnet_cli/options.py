@@ -34,6 +34,7 @@ FaultKind = Literal[
 ]
 
 MAX_PIXELS = 89_000_000  # pixels in one picture; about 270 MB once decoded
+MAX_VIEWS = 32  # looks at one picture, as many as `images.VIEWS` has
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,23 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """How pictures are opened and fitted to the network's square input."""
+    """How pictures are opened and fitted to the network's square input.
+
+    `views` is the number of looks at each picture (`images.VIEWS`), whose logits are averaged.
+    `isolate` opens pictures in processes of their own, which a crash of a decoder ends in the place
+    of this one; `timeout_s` is the time that a picture may take, and isolates them too.
+    """
 
     fit: Fit = "crop"
     exact_decode: bool = False
     max_pixels: int = MAX_PIXELS
+    views: int = 1
+    isolate: bool = False
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.views <= MAX_VIEWS:
+            raise ValueError(f"{self.views!r} views are not between 1 and {MAX_VIEWS}")
 
 
 @dataclass(frozen=True)
@@ -77,13 +90,16 @@ class PredictOptions:
     """How many answers a picture gets, and how the work is cut; `None` is `auto`.
 
     An answer is `unknown` where the top probability is below `unknown_below` (0..1); `auto` is the
-    threshold that the model brings, `None` calls nothing unknown.
+    threshold that the model brings, `None` calls nothing unknown. Below `threshold` there is no
+    answer at all, and the row says why. `keep_squares` gives each row what the network saw.
     """
 
     top_k: int = 5
     batch_size: int | None = None
     workers: int | None = None
     unknown_below: float | Literal["auto"] | None = None
+    threshold: float | None = None
+    keep_squares: bool = False
 
     def __post_init__(self) -> None:
         for value in (self.top_k, self.batch_size, self.workers):

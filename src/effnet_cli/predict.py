@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from effnet_cli.engines import Engine, Logits, Pixels
 from effnet_cli.errors import EffnetError, PictureError, UsageError
 from effnet_cli.exported import kind_of
 from effnet_cli.images import Found, PictureLoader
+from effnet_cli.images.loader import Source
 from effnet_cli.options import (
     SILENT,
     EngineOptions,
@@ -29,6 +30,7 @@ from effnet_cli.options import (
     PredictOptions,
 )
 from effnet_cli.ordered import in_order, resolve_future
+from effnet_cli.variants import Preprocessing
 from effnet_cli.weights import resolve
 
 # Chunks of work that each worker may be ahead of the consumer: enough to never wait, few enough to
@@ -37,19 +39,39 @@ CHUNKS_AHEAD = 4
 UNKNOWN = "unknown"  # the label of what is like no class
 
 Result = TypeVar("Result")
-# What is made of pictures and their logits (float32 [C] each) or errors, one of each.
-Make = Callable[[list[Found], list[Logits | PictureError]], list[Result]]
+
+
+class Loader(Protocol):
+    """Opens pictures: in this process, or in others."""
+
+    def squares(self, source: Source) -> npt.NDArray[np.uint8]:
+        """As `PictureLoader.squares`."""
+
+    def normalise(self, square: npt.NDArray[np.uint8]) -> Pixels:
+        """As `PictureLoader.normalise`."""
+
+
+class Looked(NamedTuple):
+    """What the network saw of a picture, uint8 [V,H,W,3], and what it made of it, float32 [C]."""
+
+    squares: npt.NDArray[np.uint8]
+    logits: Logits
+
+
+# What is made of pictures and of what came of them, one of each.
+Make = Callable[[list[Found], list[Looked | PictureError]], list[Result]]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One class for one picture: its rank from 1, its index among the logits, its name, its
-    probability (0..1). `unknown` (see `PredictOptions`) has no index and the top probability.
+    probability (0..1). `unknown`, and no label at all (see `PredictOptions`), have no index and the
+    top probability.
     """
 
     rank: int
     index: int | None
-    label: str
+    label: str | None
     probability: float
 
 
@@ -65,11 +87,18 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row: the picture's name as it was given, and its answers (best first) or the fault."""
+    """One row: the picture's name as it was given, and its answers (best first) or the fault.
+
+    `reason` says why the first answer has no label; `square` is what the network saw, uint8
+    [H,W,3], where it was asked for; `filed` is where a copy of the picture lies.
+    """
 
     path: str
     predictions: tuple[Answer, ...] = ()
     error: Fault | None = None
+    reason: str | None = None
+    square: npt.NDArray[np.uint8] | None = None
+    filed: str | None = None
 
     @property
     def status(self) -> str:
@@ -107,9 +136,9 @@ class Classifier:
         # a wish that nothing can fulfil is told before anything is fetched
         self._plan = engines.plan(engine, kind_of(model.model) if model.model else "tensors")
         self._network = resolve(model, listener)
-        self._unknown_below = _threshold(options, self._network.card)
+        self._least = _least(options, self._network.card)
         self._name = self._network.variant.name if model.model is None else str(model.model)
-        self._loader = PictureLoader(self._network.card.preprocessing, pictures)
+        self._loader = _loader(self._network.card.preprocessing, pictures)
         self._loading: Loading | None = None
 
     @property
@@ -165,9 +194,7 @@ class Classifier:
         return self._each(
             pictures,
             are_many,
-            partial(
-                _rows, card=self.card, top_k=self._options.top_k, unknown_below=self._unknown_below
-            ),
+            partial(_rows, card=self.card, options=self._options, least=self._least),
         )
 
     def logits(self, pictures: Iterable[Found]) -> Iterator[Logits | PictureError]:
@@ -176,7 +203,7 @@ class Classifier:
         Raises:
             EffnetError: as `predict`.
         """
-        return self._each(pictures, None, lambda _, values: values)
+        return self._each(pictures, None, lambda _, looked: [_answer_of(one) for one in looked])
 
     def _each(
         self, pictures: Iterable[Found], are_many: bool | None, make: Make[Result]
@@ -213,7 +240,7 @@ class Loading:
 def predict(
     engine: Callable[[Pixels], Logits],
     pictures: Iterator[Found],
-    loader: PictureLoader,
+    loader: Loader,
     card: ModelCard,
     top_k: int,
     batch_size: int,
@@ -222,14 +249,14 @@ def predict(
     """Rows for `pictures`, in order; `workers` threads each open `batch_size` pictures and ask the
     engine for them.
     """
-    make = partial(_rows, card=card, top_k=top_k, unknown_below=0.0)
+    make = partial(_rows, card=card, options=PredictOptions(top_k), least=0.0)
     return asked(engine, pictures, loader, make, batch_size, workers)
 
 
 def asked(
     engine: Callable[[Pixels], Logits],
     pictures: Iterator[Found],
-    loader: PictureLoader,
+    loader: Loader,
     make: Make[Result],
     batch_size: int,
     workers: int,
@@ -239,65 +266,97 @@ def asked(
     """
 
     def answer(chunk: list[Found]) -> list[Result]:
-        return make(chunk, _answered(chunk, engine, loader))
+        return make(chunk, _looked_at(chunk, engine, loader))
 
     chunks = iter(lambda: list(itertools.islice(pictures, batch_size)), [])
     for rows in in_order(answer, chunks, workers, CHUNKS_AHEAD * workers):
         yield from rows
 
 
-def _answered(
-    chunk: list[Found], engine: Callable[[Pixels], Logits], loader: PictureLoader
-) -> list[Logits | PictureError]:
-    """The logits of some pictures, or their errors; the good ones in one call of the engine.
+def _looked_at(
+    chunk: list[Found], engine: Callable[[Pixels], Logits], loader: Loader
+) -> list[Looked | PictureError]:
+    """What came of some pictures, or their errors; the good ones in one call of the engine.
 
     Raises:
         EffnetError: logits are not finite.
     """
     opened = [_opened(found, loader) for found in chunk]
-    good = [pixels for pixels in opened if not isinstance(pixels, PictureError)]
-    answers = iter(_finite(engine(_stacked(good))) if good else ())
-    return [pixels if isinstance(pixels, PictureError) else next(answers) for pixels in opened]
+    good = [squares for squares in opened if not isinstance(squares, PictureError)]
+    answers = iter(_finite(engine(_pixels(good, loader))) if good else ())
+    return [
+        squares
+        if isinstance(squares, PictureError)
+        else Looked(squares, _averaged([next(answers) for _ in squares]))
+        for squares in opened
+    ]
 
 
 def _rows(
     chunk: list[Found],
-    answers: list[Logits | PictureError],
+    looked: list[Looked | PictureError],
     card: ModelCard,
-    top_k: int,
-    unknown_below: float,
+    options: PredictOptions,
+    least: float,
 ) -> list[Prediction]:
-    good = [values for values in answers if not isinstance(values, PictureError)]
-    tops = iter(_top(np.stack(good), card, top_k) if good else ())
+    good = [one.logits for one in looked if isinstance(one, Looked)]
+    tops = iter(_top(np.stack(good), card, options.top_k) if good else ())
     return [
-        Prediction(found.name, error=Fault(values.kind, str(values)))
-        if isinstance(values, PictureError)
-        else Prediction(found.name, _known(next(tops), unknown_below, top_k))
-        for found, values in zip(chunk, answers, strict=True)
+        _judged(found.name, next(tops), one.squares[0], options, least)
+        if isinstance(one, Looked)
+        else Prediction(found.name, error=Fault(one.kind, str(one)))
+        for found, one in zip(chunk, looked, strict=True)
     ]
 
 
-def _stacked(pictures: list[Pixels]) -> Pixels:
-    """float32 [3,H,W] each -> [N,3,H,W]; one picture, the usual case on a CPU, is not copied."""
-    return pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
+def _answer_of(looked: Looked | PictureError) -> Logits | PictureError:
+    return looked.logits if isinstance(looked, Looked) else looked
 
 
-def _opened(found: Found, loader: PictureLoader) -> Any:
-    """The network's input, float32 [3,H,W], or the error."""
-    if found.error is not None or found.source is None:
-        return found.error
+def _averaged(logits: list[Logits]) -> Logits:
+    """The mean over the views, float32 [C]; the only view, bit for bit."""
+    return logits[0] if len(logits) == 1 else np.mean(logits, axis=0, dtype=np.float32)
+
+
+def _pixels(squares: list[npt.NDArray[np.uint8]], loader: Loader) -> Pixels:
+    """uint8 [V,H,W,3] each -> float32 [N,3,H,W]; one view of one picture, the usual case on a CPU,
+    is not copied.
+    """
+    pixels = [loader.normalise(square) for views in squares for square in views]
+    return pixels[0][None] if len(pixels) == 1 else np.stack(pixels)
+
+
+def _loader(preprocessing: Preprocessing, options: PictureOptions) -> Loader:
+    if options.isolate or options.timeout_s is not None:
+        from effnet_cli.images.isolated import IsolatedLoader  # 10 ms that few need
+
+        return IsolatedLoader(preprocessing, options)
+    return PictureLoader(preprocessing, options)
+
+
+def _opened(found: Found, loader: Loader) -> npt.NDArray[np.uint8] | PictureError:
+    """What the network sees of a picture, uint8 [V,H,W,3], or the error."""
+    if found.source is None:
+        return found.error or PictureError("missing", "There is no such file.", "Check the path.")
     try:
-        return loader.load(found.source)
+        return loader.squares(found.source)
     except PictureError as error:
         return error
 
 
-def _threshold(options: PredictOptions, card: ModelCard) -> float:
-    """The top probability below which an answer is unknown; 0 for none.
+def _least(options: PredictOptions, card: ModelCard) -> float:
+    """The top probability below which an answer is unknown, or none; 0 takes every one.
 
     Raises:
-        UsageError: the model brings none.
+        UsageError: the model brings none, or there are two.
     """
+    if options.threshold is not None:
+        if options.unknown_below is not None:
+            raise UsageError(
+                "--threshold and --unknown-below say two things about the same answers.",
+                "Use one of them.",
+            )
+        return options.threshold
     if options.unknown_below != "auto":
         return options.unknown_below or 0.0
     if card.unknown_below is None:
@@ -308,13 +367,28 @@ def _threshold(options: PredictOptions, card: ModelCard) -> float:
     return card.unknown_below
 
 
-def _known(answers: tuple[Answer, ...], unknown_below: float, top_k: int) -> tuple[Answer, ...]:
-    """The answers as they are, or behind one that says that none is good enough."""
-    top = answers[0].probability
-    if top >= unknown_below:
-        return answers
-    others = (replace(answer, rank=answer.rank + 1) for answer in answers[: top_k - 1])
-    return (Answer(1, None, UNKNOWN, top), *others)
+def _judged(
+    name: str,
+    answers: tuple[Answer, ...],
+    square: npt.NDArray[np.uint8],
+    options: PredictOptions,
+    least: float,
+) -> Prediction:
+    """The row with the answers as they are, or behind one that says that none is good enough."""
+    best = answers[0]
+    reason = None
+    if best.probability < least:
+        label = UNKNOWN if options.threshold is None else None
+        if label is None:
+            reason = (
+                f"The best answer, {best.label!r} with {best.probability:.4g}, is below the "
+                f"threshold of {least:g}."
+            )
+        others = (replace(a, rank=a.rank + 1) for a in answers[: options.top_k - 1])
+        answers = (Answer(1, None, label, best.probability), *others)
+    return Prediction(
+        name, answers, reason=reason, square=square if options.keep_squares else None
+    )
 
 
 def _finite(logits: Logits) -> Logits:

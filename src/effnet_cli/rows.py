@@ -17,7 +17,7 @@ from effnet_cli.cache import whole_file
 from effnet_cli.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.images import Finder, is_picture_content
 from effnet_cli.options import Format, Unit
-from effnet_cli.predict import Prediction
+from effnet_cli.predict import Answer, Prediction
 
 STDOUT = "-"
 PROBABILITY_DIGITS = 6  # an answer moves by 1e-6 between engines; more digits would be noise
@@ -89,7 +89,16 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
         }
         for answer in prediction.predictions
     ]
+    if prediction.reason is not None:
+        row |= {"label": None, "reason": prediction.reason}
+    if prediction.filed is not None:
+        row["copied_to"] = prediction.filed
     return row | {"predictions": answers}
+
+
+def label_text(answer: Answer) -> str:
+    """The class of an answer, for a person: where there is none, that."""
+    return "(no answer)" if answer.label is None else answer.label
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -236,7 +245,7 @@ class Tally:
                 self.failed[prediction.error.kind] += 1
             else:
                 self.answered += 1
-                self._classes[prediction.predictions[0].label] += 1
+                self._classes[label_text(prediction.predictions[0])] += 1
             yield prediction
 
     def summary(self, finder: Finder) -> str:

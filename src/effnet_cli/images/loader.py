@@ -20,6 +20,7 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from effnet_cli.errors import PictureError
 from effnet_cli.images.geometry import place, resize_and_crop
 from effnet_cli.images.sniff import HEAD_BYTES, TGA_FOOTER, Content, sniff
+from effnet_cli.images.views import VIEWS
 from effnet_cli.options import PictureOptions
 from effnet_cli.variants import Preprocessing
 
@@ -28,6 +29,10 @@ BACKGROUND = (255, 255, 255)
 # A JPEG is decoded at the smallest scale that keeps this many times the pixels (per side) that the
 # resize needs: at 2 the picture differs by 0.4 of 255 on average from the full decode, at 1 by 1.4.
 DCT_OVERSAMPLING = 2
+# A progressive JPEG is gone over once for each of its scans. Cameras and libraries write about ten;
+# a small file with thousands of empty ones would keep the decoder for hours.
+MAX_FULL_SCANS = 32  # over a picture of the largest permitted size; smaller ones may have more
+BLOCK_BYTES = 1 << 20
 
 Source = Path | str | bytes
 
@@ -62,6 +67,18 @@ class PictureLoader:
         """
         return self.normalise(self.fit(self.open(source)))
 
+    def squares(self, source: Source) -> npt.NDArray[np.uint8]:
+        """What the network sees of one picture, a square for each view: uint8
+        [V,crop_px,crop_px,3].
+
+        Raises:
+            PictureError: as `load`.
+        """
+        image = self.open(source)
+        if self.options.views == 1:
+            return self.fit(image)[None]
+        return np.stack([self.fit(view.of(image)) for view in VIEWS[: self.options.views]])
+
     def open(self, source: Source) -> Image.Image:
         """The picture as RGB: first frame, upright by its EXIF orientation, transparency over
         white, 8 bits a channel.
@@ -84,6 +101,8 @@ class PictureLoader:
                     f"more than the limit of {self.options.max_pixels:,}.",
                     "Raise the limit with --max-pixels if you trust it.",
                 )
+            if "progressive" in image.info:
+                self._check_scans(file, pixels)
             if not self.options.exact_decode and image.format in ("JPEG", "MPO"):
                 needed = place(image.width, image.height, self.preprocessing, self.options.fit)
                 image.draft(
@@ -92,6 +111,15 @@ class PictureLoader:
             image.load()
             _turn_upright(image)
             return _flattened(image)
+
+    def _check_scans(self, file: BinaryIO, pixels: int) -> None:
+        scans = _count(file, b"\xff\xda")
+        if scans * pixels > MAX_FULL_SCANS * self.options.max_pixels:
+            raise PictureError(
+                "too_large",
+                f"This JPEG picture goes over its {pixels:,} pixels {scans:,} times.",
+                "Raise the limit with --max-pixels if you trust it.",
+            )
 
     def fit(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The square that the network sees of an RGB picture: uint8 [crop_px,crop_px,3]."""
@@ -216,6 +244,18 @@ def _identified(file: BinaryIO, name: str) -> Content:
     return content
 
 
+def _count(file: BinaryIO, mark: bytes) -> int:
+    """How often two bytes occur in a file, whose position stays as it is."""
+    position = file.tell()
+    file.seek(0)
+    count, before = 0, b""
+    while block := file.read(BLOCK_BYTES):
+        count += (before + block).count(mark)
+        before = block[-1:]
+    file.seek(position)
+    return count
+
+
 CONVERT = "Convert it to JPEG or PNG."
 REPLACE = "Give the picture itself."
 
@@ -304,16 +344,35 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     0..255 and 0..65535 these are the range, anything else is stretched from its minimum to its
     maximum.
     """
-    values = np.asarray(image, dtype=np.float64)
-    finite = values[np.isfinite(values)] if image.mode == "F" else values
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    values = np.asarray(image)
+    low, high = _extremes(values)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 65535:
         low, high = 0.0, next(limit for limit in _limits(image) if high <= limit)
-    scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray((scaled + 0.5).astype(np.uint8))
+    eight_bits = np.zeros(values.shape, np.uint8)
+    for rows in _bands(values) if high > low else ():
+        band = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
+        eight_bits[rows] = (band - low) * (255.0 / (high - low)) + 0.5
+    return Image.fromarray(eight_bits)
+
+
+def _extremes(values: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """The least and the greatest finite value; 0 and 0 if there is none."""
+    lows, highs = [], []
+    for rows in _bands(values):
+        band = values[rows].astype(np.float64)
+        finite = band[np.isfinite(band)]
+        if finite.size:
+            lows.append(float(finite.min()))
+            highs.append(float(finite.max()))
+    return (min(lows), max(highs)) if lows else (0.0, 0.0)
+
+
+def _bands(values: npt.NDArray[np.generic]) -> Iterator[slice]:
+    """Some rows after the others: the copies that arithmetic makes stay small."""
+    height = max(1, BLOCK_BYTES // max(1, values.shape[1]))
+    return (slice(top, top + height) for top in range(0, len(values), height))
 
 
 def _limits(image: Image.Image) -> tuple[float, ...]:
