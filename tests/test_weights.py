@@ -20,7 +20,7 @@ import torch
 
 import weight_server as serve
 from conftest import Heard
-from effnet_cli import checkpoint, download, listings, weights
+from effnet_cli import checkpoint, download, listings, web, weights
 from effnet_cli.cache import sha256
 from effnet_cli.checkpoint import ModelCard, imagenet_card
 from effnet_cli.errors import EffnetError, UsageError
@@ -214,7 +214,7 @@ def test_connection_that_is_torn_down_is_survived(mirror: Mirror) -> None:
 def test_stalled_connection_is_given_up_and_resumed(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(web, "STALL_SECONDS", 0.3)
     server = mirror(serve.stalled(CUT), serve.whole)
     assert weights.obtain(ROW).read_bytes() == PAYLOAD
     # what had come of the last chunk when it stalled may be fetched again
@@ -310,7 +310,7 @@ def test_name_that_cannot_be_looked_up_is_said(monkeypatch: pytest.MonkeyPatch) 
 def test_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: never.wait(HANG_SECONDS))
-    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(web, "CONNECT_SECONDS", 0.3)
     monkeypatch.setenv("EFFNET_MIRROR", "http://models.invalid")
     try:
         with pytest.raises(EffnetError, match="does not answer"):

@@ -2,16 +2,13 @@
 
 import http.client
 import os
-import socket
-import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
+from effnet_cli import web
 from effnet_cli.cache import discard_parts, sha256, whole_file
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import Listener
@@ -19,10 +16,6 @@ from effnet_cli.variants import Variant
 
 MODELS_URL = "https://download.pytorch.org/models"  # torchvision's
 MIRROR_VARIABLE = "EFFNET_MIRROR"
-# Without a network a person waits no longer than this for the first byte; name look-ups alone may
-# take minutes.
-CONNECT_SECONDS = 4.0
-STALL_SECONDS = 10.0
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts
 CHUNK_BYTES = 1 << 18
@@ -79,18 +72,17 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
         time.sleep(PAUSE_SECONDS * attempt)
         done = part.stat().st_size
         try:
-            response = _opened(url, done)
+            response = web.opened(url, done)
         except urllib.error.HTTPError as error:
             error.close()
-            reason = str(error.reason).partition("\n")[0]
-            problem = f"the server answered {error.code} {reason}"
+            problem = web.problem(error)
             if error.code == 416:  # what we have is not the start of what it has
                 part.write_bytes(b"")
             elif error.code < 500:
                 return problem
             continue
         except (OSError, ValueError, http.client.HTTPException) as error:
-            problem = _network_problem(error)
+            problem = web.problem(error)
             if done == 0:
                 return problem
             continue
@@ -99,32 +91,6 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
         if problem is None:
             return None
     return problem
-
-
-def _opened(url: str, start: int) -> Any:
-    """The server's answer from byte `start` on, within CONNECT_SECONDS whatever hangs (name
-    look-up, connection).
-    """
-    headers = {"User-Agent": "effnet", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (download_url allows http and https only)
-    answers: Queue[Any] = Queue()
-
-    def ask() -> None:
-        try:
-            answers.put(urllib.request.urlopen(request, timeout=STALL_SECONDS))  # noqa: S310
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=CONNECT_SECONDS)
-    except Empty:
-        raise TimeoutError("no answer") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 def _append(
@@ -143,7 +109,7 @@ def _append(
             try:
                 chunk = response.read(CHUNK_BYTES)
             except (OSError, http.client.HTTPException) as error:
-                return _network_problem(error)
+                return web.problem(error)
             if not chunk:
                 break
             file.write(chunk)
@@ -152,12 +118,3 @@ def _append(
     if total is not None and done != total:
         return f"the connection broke off after {done:,} of {total:,} bytes"
     return None
-
-
-def _network_problem(error: Exception) -> str:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, TimeoutError):
-        return "the server does not answer"
-    if isinstance(reason, socket.gaierror):
-        return "its name cannot be looked up (no network?)"
-    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__).rstrip(".")

@@ -70,7 +70,8 @@ class PictureOptions:
 
     `views` is the number of looks at each picture (`images.VIEWS`), whose logits are averaged.
     `isolate` opens pictures in processes of their own, which a crash of a decoder ends in the place
-    of this one; `timeout_s` is the time that a picture may take, and isolates them too.
+    of this one; `timeout_s` is the time that a picture may take, and isolates them too. `offline`
+    fetches none from an address.
     """
 
     fit: Fit = "crop"
@@ -79,6 +80,7 @@ class PictureOptions:
     views: int = 1
     isolate: bool = False
     timeout_s: float | None = None
+    offline: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.views <= MAX_VIEWS:

@@ -386,9 +386,7 @@ def _judged(
             )
         others = (replace(a, rank=a.rank + 1) for a in answers[: options.top_k - 1])
         answers = (Answer(1, None, label, best.probability), *others)
-    return Prediction(
-        name, answers, reason=reason, square=square if options.keep_squares else None
-    )
+    return Prediction(name, answers, reason=reason, square=square if options.keep_squares else None)
 
 
 def _finite(logits: Logits) -> Logits:

@@ -46,6 +46,10 @@ def _folder_error(message: str) -> PictureError:
     return PictureError("not_a_file", message, "Give a picture file, or a folder that has some.")
 
 
+class Url(str):
+    """A picture's source that is an address, not a path."""
+
+
 class Found(NamedTuple):
     """One input: its name as a person knows it, and the path or the bytes to open, or why there is
     nothing to open.
@@ -77,9 +81,9 @@ class _Level:
 class Finder:
     """The pictures that `inputs` name, in order; iterate once.
 
-    An input is a file, a folder (searched with all its subfolders, in the order of the names), a
-    glob pattern, `@LIST` (a file with one path a line, or paths ended by NUL), or `-` (such a list,
-    or one picture's bytes, on stdin). A path that exists comes before every other meaning. What is
+    An input is a file, a folder (searched with all its subfolders, in the order of the names), an
+    address (http or https), a glob pattern, `@LIST` (a file with one path a line, or paths ended by
+    NUL), or `-` (such a list, or one picture's bytes, on stdin). A path that exists comes before every other meaning. What is
     named itself always gives a `Found`; in folders, files that are pictures neither by name nor by
     content are only counted in `not_pictures`. `heard` is told of everything that is passed over;
     links to the folders `above` (those around a folder that is an input) are not entered.
@@ -115,6 +119,8 @@ class Finder:
                 yield from self._read_stdin()
             elif _is_list(text):
                 yield from self._list(text[1:])
+            elif _is_address(text):
+                yield _at_address(text)
             elif glob.has_magic(text) and not os.path.lexists(text):
                 yield from self._glob(text)
             else:
@@ -122,6 +128,9 @@ class Finder:
 
     def _path(self, path: str) -> Iterator[Found]:
         """What one path names: a file, or all pictures of a folder."""
+        if _is_address(path):
+            yield _at_address(path)
+            return
         if not os.path.isdir(path):
             yield Found(path, path)
             return
@@ -261,6 +270,18 @@ class Finder:
                 line = line.removeprefix(codecs.BOM_UTF8)  # Windows' editors put it there
             if line:
                 yield from self._path(os.fsdecode(line))
+
+
+def _is_address(text: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None and not os.path.lexists(text)
+
+
+def _at_address(text: str) -> Found:
+    scheme = text.partition("://")[0]
+    if scheme.lower() in ("http", "https"):
+        return Found(text, Url(text))
+    message = f"Addresses with {scheme}:// are not fetched, only http:// and https://."
+    return Found(text, None, PictureError("unreadable", message, "Download it first."))
 
 
 def _is_list(text: str) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from effnet_cli.errors import PictureError
+from effnet_cli.images.find import Url
 from effnet_cli.images.geometry import place, resize_and_crop
 from effnet_cli.images.sniff import HEAD_BYTES, TGA_FOOTER, Content, sniff
 from effnet_cli.images.views import VIEWS
@@ -86,10 +87,21 @@ class PictureLoader:
         Raises:
             PictureError: as `load`.
         """
+        if isinstance(source, Url):
+            return self.open(self._fetched(source))
         with _opened(source) as file:
             content = _identified(file, "" if isinstance(source, bytes) else str(source))
             with _translated(content):
                 return self._decoded(file, content)
+
+    def _fetched(self, url: Url) -> bytes:
+        if self.options.offline:
+            raise PictureError(
+                "unreadable", "With --offline no address is asked.", "Leave out --offline."
+            )
+        from effnet_cli.images.remote import fetched  # 40 ms that few need
+
+        return fetched(url, self.options.timeout_s)
 
     def _decoded(self, file: BinaryIO, content: Content) -> Image.Image:
         with Image.open(file, formats=(str(content.format),)) as image:

@@ -1,0 +1,69 @@
+"""Pictures behind an address: fetched into memory, within limits."""
+
+import time
+import urllib.error
+from http.client import HTTPException
+from typing import Any
+
+from effnet_cli import web
+from effnet_cli.errors import PictureError
+
+MAX_BYTES = 100_000_000  # of one picture's file
+FETCH_SECONDS = 30.0  # for one picture, where no --timeout says otherwise
+CHUNK_BYTES = 1 << 16
+GONE = (404, 410)  # answers that mean that there is no such file
+
+
+def fetched(url: str, timeout_s: float | None) -> bytes:
+    """The bytes behind an address.
+
+    Raises:
+        PictureError: `missing`, `too_large`, `timeout` or `unreadable`.
+    """
+    limit_s = timeout_s or FETCH_SECONDS
+    deadline = time.monotonic() + limit_s
+    try:
+        with web.opened(url) as response:
+            return _read(response, deadline, limit_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        kind = "missing" if error.code in GONE else "unreadable"
+        raise _failed(kind, error) from error
+    except (OSError, ValueError, HTTPException) as error:
+        raise _failed("unreadable", error) from error
+
+
+def _read(response: Any, deadline: float, limit_s: float) -> bytes:
+    length = response.headers.get("Content-Length") or ""
+    if length.isdecimal() and int(length) > MAX_BYTES:
+        raise _too_large(int(length))
+    content = bytearray()
+    while chunk := response.read1(CHUNK_BYTES):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise _too_large(len(content))
+        if time.monotonic() > deadline:
+            raise PictureError(
+                "timeout",
+                f"Fetching it took longer than {limit_s:g} s.",
+                "Try again, or raise --timeout.",
+            )
+    if length.isdecimal() and len(content) < int(length):
+        raise PictureError(
+            "truncated",
+            f"The connection broke off after {len(content):,} of {int(length):,} bytes.",
+            "Try again.",
+        )
+    return bytes(content)
+
+
+def _too_large(size_bytes: int) -> PictureError:
+    return PictureError(
+        "too_large",
+        f"The file has {size_bytes:,} bytes or more, above the limit of {MAX_BYTES:,}.",
+        "Download it yourself if you trust it.",
+    )
+
+
+def _failed(kind: str, error: Exception) -> PictureError:
+    return PictureError(kind, f"It cannot be fetched: {web.problem(error)}.", "Check the address.")
