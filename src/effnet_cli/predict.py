@@ -90,7 +90,8 @@ class Prediction:
     """One row: the picture's name as it was given, and its answers (best first) or the fault.
 
     `reason` says why the first answer has no label; `square` is what the network saw, uint8
-    [H,W,3], where it was asked for; `filed` is where a copy of the picture lies.
+    [H,W,3], where it was asked for, and `overlay` the same with what speaks for the best class
+    reddened; `filed` is where a copy of the picture lies.
     """
 
     path: str
@@ -98,6 +99,7 @@ class Prediction:
     error: Fault | None = None
     reason: str | None = None
     square: npt.NDArray[np.uint8] | None = None
+    overlay: npt.NDArray[np.uint8] | None = None
     filed: str | None = None
 
     @property

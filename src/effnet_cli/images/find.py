@@ -83,10 +83,11 @@ class Finder:
 
     An input is a file, a folder (searched with all its subfolders, in the order of the names), an
     address (http or https), a glob pattern, `@LIST` (a file with one path a line, or paths ended by
-    NUL), or `-` (such a list, or one picture's bytes, on stdin). A path that exists comes before every other meaning. What is
-    named itself always gives a `Found`; in folders, files that are pictures neither by name nor by
-    content are only counted in `not_pictures`. `heard` is told of everything that is passed over;
-    links to the folders `above` (those around a folder that is an input) are not entered.
+    NUL), or `-` (such a list, or one picture's bytes, on stdin). A path that exists comes before
+    every other meaning. What is named itself always gives a `Found`; in folders, files that are
+    pictures neither by name nor by content are only counted in `not_pictures`. `heard` is told of
+    everything that is passed over; links to the folders `above` (those around a folder that is an
+    input) are not entered.
     """
 
     inputs: Sequence[str]
