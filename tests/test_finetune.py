@@ -797,7 +797,7 @@ def test_dataset_is_asked_for(effnet: Callable[..., Done]) -> None:
 # --- the check --------------------------------------------------------------------------------
 
 CHECK = (
-    "import sys; from effnet_cli import cli; status = cli._run(); "
+    "import sys; from effnet_cli import cli; status = cli.run(); "
     "sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules)); sys.exit(status)"
 )
 

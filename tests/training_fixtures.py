@@ -93,7 +93,7 @@ def effnet(
     def run_effnet(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["effnet", *map(str, arguments)])
         capfdbinary.readouterr()
-        status = cli._run()
+        status = cli.run()
         sys.stdout.flush()
         sys.stderr.flush()
         heard = capfdbinary.readouterr()

@@ -1,0 +1,203 @@
+"""`effnet bench`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from effnet_cli.cli.app import app
+from effnet_cli.cli.arguments import (
+    BenchFormatOption,
+    DeviceOption,
+    HtmlOption,
+    QuietOption,
+    positive,
+    share,
+)
+from effnet_cli.cli.showing import CHECK_FAILED_STATUS, named, new_speaker
+from effnet_cli.errors import UsageError
+from effnet_cli.options import BenchMode, BenchTask, EngineChoice, Precision
+
+if TYPE_CHECKING:
+    from effnet_cli.rows import Speaker
+
+
+def _listed(text: str | None, known: Iterable[str] | None, what: str) -> tuple[str, ...]:
+    """What stands between commas; nothing for `None` and for `all`.
+
+    Raises:
+        UsageError: it is not among what is known.
+    """
+    names = () if text in (None, "all") else tuple(str(text).split(","))
+    for name in names:
+        if known is not None and name not in known:
+            raise UsageError(f"{name!r} is no {what}.", f"Use one of {', '.join(known)}.")
+    return names
+
+
+def _batch_sizes(text: str | None) -> tuple[int, ...]:
+    """Whole numbers from 1 with commas between them.
+
+    Raises:
+        UsageError: one is none.
+    """
+    names = _listed(text, None, "")
+    for name in names:
+        if not name.isdecimal() or int(name) < 1:
+            raise UsageError(f"{name!r} is no batch size.", "Use whole numbers: --batch-size 1,32")
+    return tuple(map(int, names))
+
+
+BenchVariantsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variant",
+        "-V",
+        metavar="NAMES|all",
+        show_default="those that fit the time",
+        help="Networks with commas between them, see `effnet variants`.",
+    ),
+]
+BenchModelsOption = Annotated[
+    list[Path] | None, typer.Option("--model", "-m", help="A model file or an export; repeatable.")
+]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="NAMES",
+        show_default=False,
+        help="Classifiers of torchvision to measure beside them, such as resnet50.",
+    ),
+]
+EnginesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        "-e",
+        metavar="NAMES|all",
+        show_default="all that are installed",
+        help="What runs them.",
+    ),
+]
+PrecisionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        "-p",
+        metavar="NAMES",
+        show_default="fp32",
+        help="What they compute in: fp32, bf16, fp16.",
+    ),
+]
+BatchSizesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        metavar="N,N",
+        show_default="1 and the best",
+        help="Pictures in one call.",
+    ),
+]
+ModeOption = Annotated[
+    BenchMode,
+    typer.Option("--mode", help="The network alone, a training step, or files to answers."),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--images", show_default="samples", help="Pictures for end-to-end."),
+]
+SecondsOption = Annotated[
+    float,
+    typer.Option(
+        "--seconds", metavar="S", parser=positive, help="Time to measure, besides loading."
+    ),
+]
+CompareOption = Annotated[
+    Path | None,
+    typer.Option("--compare", metavar="OLD.json", help="Say what got faster or slower since."),
+]
+ToleranceOption = Annotated[
+    float,
+    typer.Option(
+        "--tolerance", metavar="X", parser=share, help="A slowdown up to this share is none."
+    ),
+]
+
+
+@app.command()
+def bench(
+    variant: BenchVariantsOption = None,
+    model: BenchModelsOption = None,
+    against: AgainstOption = None,
+    device: DeviceOption = BenchTask.device,
+    engine: EnginesOption = None,
+    precision: PrecisionsOption = None,
+    batch_size: BatchSizesOption = None,
+    mode: ModeOption = BenchTask.mode,
+    images: ImagesOption = BenchTask.images,
+    seconds: SecondsOption = BenchTask.seconds,
+    compare: CompareOption = None,
+    tolerance: ToleranceOption = BenchTask.tolerance,
+    format_: BenchFormatOption = "table",
+    html: HtmlOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how fast networks run here, and say which one to take.
+
+    Each network runs on each engine in a process of its own, and they take turns. Networks whose
+    weights are not here get random ones: times do not depend on them, and nothing is downloaded.
+    """
+    task = BenchTask(
+        tuple(row.name for row in named(variant.split(","))) if variant else (),
+        tuple(model or ()),
+        _listed(against, None, ""),
+        device,
+        _listed(engine, [name for name in get_args(EngineChoice) if name != "auto"], "engine"),
+        tuple(cast("Precision", p) for p in _listed(precision, get_args(Precision), "precision"))
+        or BenchTask.precisions,
+        _batch_sizes(batch_size),
+        mode,
+        images,
+        seconds,
+        tolerance,
+    )
+    raise typer.Exit(_bench(task, compare, format_, html, new_speaker(quiet)))
+
+
+def _bench(
+    task: BenchTask, compare: Path | None, format_: str, html: Path | None, speaker: "Speaker"
+) -> int:
+    """Measure, and write the figures; the exit status."""
+    from effnet_cli import bench_rows, rows
+
+    old = None if compare is None else bench_rows.earlier(compare)
+    from effnet_cli.bench.run import bench
+
+    try:
+        measured = bench(task, speaker)
+    finally:
+        speaker.close()
+    changes = None
+    if old is not None:
+        changes = bench_rows.compared(measured, old, task.tolerance)
+        for line in bench_rows.drift(measured, old):
+            speaker.note(line)
+    if format_ == "json":
+        rows.write_stdout(rows.json_text(bench_rows.as_json(measured, changes), indent=2) + "\n")
+    elif format_ == "csv":
+        rows.write(bench_rows.csv_lines(measured), None)
+    else:
+        from effnet_cli.console import bench_text
+
+        rows.write(bench_text(measured, changes), None)
+    if html is not None:
+        from effnet_cli.report import bench_page
+
+        rows.write([bench_page(measured, changes)], html)
+        speaker.note(f"{html} is written.")
+    if changes is not None and bench_rows.is_slower(changes):
+        return CHECK_FAILED_STATUS
+    return 1 if any(one.is_fault for one in measured.left_out) else 0

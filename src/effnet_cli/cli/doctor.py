@@ -1,0 +1,32 @@
+"""`effnet doctor`."""
+
+from dataclasses import asdict
+
+import typer
+
+from effnet_cli.cli.app import app
+from effnet_cli.cli.arguments import ListFormatOption, QuietOption
+from effnet_cli.cli.showing import new_speaker
+
+
+@app.command()
+def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> None:
+    """Look at versions, engines, caches and weights; say what does not work, and what mends it."""
+    from effnet_cli import rows
+    from effnet_cli.doctor import examined, is_well
+
+    speaker = new_speaker(quiet)
+    try:
+        findings = list(examined(speaker))
+    finally:
+        speaker.close()
+    if format_ == "json":
+        rows.write_stdout(rows.json_text([asdict(one) for one in findings], indent=2) + "\n")
+    else:
+        from effnet_cli.console import signs_text
+
+        rows.write(signs_text(findings), None)
+    for one in findings:
+        if one.status == "broken":
+            speaker.note(f"{one.name}: {one.detail}. Mend it: {one.mend}")
+    raise typer.Exit(0 if is_well(findings) else 1)

@@ -1,0 +1,190 @@
+"""`effnet evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from effnet_cli.cli.app import app
+from effnet_cli.cli.arguments import (
+    BatchSizeOption,
+    BenchFormatOption,
+    DeviceOption,
+    EngineOption,
+    ExactDecodeOption,
+    FitOption,
+    HtmlOption,
+    MaxPixelsOption,
+    ModelOption,
+    OfflineOption,
+    PrecisionOption,
+    QuietOption,
+    VariantOption,
+    WeightsOption,
+    WorkersOption,
+)
+from effnet_cli.cli.showing import CHECK_FAILED_STATUS, new_speaker
+from effnet_cli.errors import UsageError
+from effnet_cli.options import (
+    EngineOptions,
+    EvaluateTask,
+    ModelOptions,
+    PictureOptions,
+    PredictOptions,
+)
+
+if TYPE_CHECKING:
+    from effnet_cli.rows import Speaker
+
+LIMITS = ("top1", "top5", "balanced_accuracy", "macro_f1", "auroc")
+
+
+def _limits(texts: list[str] | None) -> dict[str, float]:
+    """Figures and the least that each must reach: `0.9` (top-1), `macro_f1=0.8`.
+
+    Raises:
+        UsageError: a name or a number is none.
+    """
+    limits = {}
+    for part in ",".join(texts or []).split(",") if texts else ():
+        name, _, value = part.rpartition("=")
+        name = name or "top1"
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = -1.0
+        if name not in LIMITS or not 0 <= limit <= 1:
+            raise UsageError(
+                f"--fail-under {part!r} is no limit.",
+                f"Use a share such as 0.9, or NAME=SHARE with one of {', '.join(LIMITS)}.",
+            )
+        limits[name] = limit
+    return limits
+
+
+LabelledArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of class folders, one with splits, or a CSV: path,label[,split].",
+        show_default=False,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split", show_default="test, else val", help="Which split, where there are some."
+    ),
+]
+FailUnderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-under",
+        metavar="[NAME=]SHARE",
+        help="Exit with 3 where top1 (or another figure) is lower; repeatable.",
+    ),
+]
+ExplainOption = Annotated[
+    bool, typer.Option("--explain", help="Show on the page's pictures what speaks for the answers.")
+]
+CompareModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--compare", metavar="MODEL", help="A second model file or variant for the same pictures."
+    ),
+]
+
+
+@app.command()
+def evaluate(
+    root: LabelledArgument,
+    variant: VariantOption = ModelOptions.variant,
+    model: ModelOption = ModelOptions.model,
+    weights: WeightsOption = ModelOptions.weights,
+    offline: OfflineOption = ModelOptions.offline,
+    device: DeviceOption = EngineOptions.device,
+    engine: EngineOption = EngineOptions.engine,
+    precision: PrecisionOption = EngineOptions.precision,
+    split: SplitOption = EvaluateTask.split,
+    compare: CompareModelOption = None,
+    fail_under: FailUnderOption = None,
+    fit: FitOption = PictureOptions.fit,
+    exact_decode: ExactDecodeOption = PictureOptions.exact_decode,
+    max_pixels: MaxPixelsOption = PictureOptions.max_pixels,
+    batch_size: BatchSizeOption = PredictOptions.batch_size,
+    workers: WorkersOption = PredictOptions.workers,
+    format_: BenchFormatOption = "table",
+    html: HtmlOption = None,
+    explain: ExplainOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Say how good a model is on labelled pictures, and where it errs.
+
+    Classes are matched by name; for the pretrained networks folders may also be called by WordNet
+    id or index. Pictures that cannot be opened count as wrong.
+    """
+    task = EvaluateTask(
+        root,
+        ModelOptions(variant, model, weights, offline),
+        EngineOptions(device, engine, precision),
+        PictureOptions(fit, exact_decode, max_pixels),
+        PredictOptions(batch_size=batch_size, workers=workers),
+        split,
+        None if compare is None else _model_named(compare, offline),
+    )
+    raise typer.Exit(
+        _evaluate(task, _limits(fail_under), format_, html, explain, new_speaker(quiet))
+    )
+
+
+def _evaluate(
+    task: EvaluateTask,
+    limits: dict[str, float],
+    format_: str,
+    html: Path | None,
+    has_overlays: bool,
+    speaker: "Speaker",
+) -> int:
+    """Judge, and write the figures; the exit status."""
+    from effnet_cli import evaluation_rows, rows
+    from effnet_cli.evaluate import evaluate, limits_broken
+
+    overlay = None
+    if has_overlays:
+        if html is None:
+            raise UsageError("--explain draws into a page.", "Add --html FILE.")
+        from effnet_cli.explain import Explainer
+
+        overlay = Explainer(task.model, task.pictures).overlay
+    try:
+        found = evaluate(task, speaker)
+    finally:
+        speaker.close()
+    if format_ == "json":
+        rows.write_stdout(rows.json_text(evaluation_rows.as_json(found), indent=2) + "\n")
+    elif format_ == "csv":
+        rows.write(evaluation_rows.csv_lines(found), None)
+    else:
+        from effnet_cli.console import evaluation_text
+
+        rows.write(evaluation_text(found), None)
+    if html is not None:
+        from effnet_cli.report import evaluation_page
+
+        rows.write([evaluation_page(found, overlay)], html)
+        speaker.note(f"{html} is written.")
+    broken = list(limits_broken(found, limits))
+    for line in broken:
+        speaker.note(f"It does not hold: {line}.")
+    if broken:
+        return CHECK_FAILED_STATUS
+    return 1 if found.failed else 0
+
+
+def _model_named(text: str, offline: bool) -> ModelOptions:
+    """A model file, or the name of a variant."""
+    from effnet_cli.variants import find
+
+    if Path(text).exists():
+        return ModelOptions(model=Path(text))
+    return ModelOptions(find(text).name, offline=offline)

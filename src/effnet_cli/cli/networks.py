@@ -1,0 +1,96 @@
+"""`effnet variants` and `effnet weights`."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from effnet_cli.cli.app import app, weights_app
+from effnet_cli.cli.arguments import (
+    ListFormat,
+    ListFormatOption,
+    NamesArgument,
+    OfflineOption,
+    QuietOption,
+)
+from effnet_cli.cli.showing import named, new_speaker, print_listing
+
+VariantArgument = Annotated[
+    str | None, typer.Argument(metavar="VARIANT", help="One to explain.", show_default=False)
+]
+VerifiedNamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="VARIANTS", help="Names, or all that are here.", show_default="all"),
+]
+
+
+@app.command()
+def variants(name: VariantArgument = None, format_: ListFormatOption = "table") -> None:
+    """List the networks, or explain one of them.
+
+    The list has resolution, size, published accuracy and whether the weights are here; VARIANT
+    shows the stages of one, and how scaling makes it from the smallest.
+    """
+    if name is not None:
+        _explain(name, format_)
+        return
+    from effnet_cli import listings
+
+    print_listing(listings.variants(), format_)
+
+
+@weights_app.command("list")
+def list_weights(format_: ListFormatOption = "table") -> None:
+    """List where the weights of each network are, or would be."""
+    from effnet_cli import listings
+
+    print_listing(listings.weights(), format_)
+
+
+@weights_app.command("pull")
+def pull_weights(
+    names: NamesArgument, offline: OfflineOption = False, quiet: QuietOption = False
+) -> None:
+    """Fetch weights that are not here, into the folder in which torch keeps them."""
+    from effnet_cli import weights
+
+    speaker = new_speaker(quiet)
+    for row in named(names):
+        path = weights.obtain(row, offline=offline, listener=speaker)
+        speaker.note(f"{row.name}: {path}")
+
+
+@weights_app.command("verify")
+def verify_weights(names: VerifiedNamesArgument = None) -> None:
+    """Compute the digests of weights anew and compare them with the published ones."""
+    from effnet_cli import listings, rows
+
+    names = names or ["all"]
+    is_all = names == ["all"]  # then what is not here is no fault
+    verdicts = [v for v in listings.verified(named(names)) if v.is_here or not is_all]
+    for verdict in verdicts:
+        rows.write_stdout(f"{verdict.variant}: {verdict.verdict}\n")
+    raise typer.Exit(0 if all(verdict.is_intact for verdict in verdicts) else 1)
+
+
+@weights_app.command("path")
+def path_of_weights(names: NamesArgument) -> None:
+    """Print the paths of weights that are here; fails for those that are not."""
+    from effnet_cli import rows, weights
+
+    for row in named(names):
+        rows.write_stdout(f"{weights.obtain(row, offline=True)}\n")
+
+
+def _explain(name: str, format_: ListFormat) -> None:
+    """Write what a variant consists of."""
+    from effnet_cli import rows
+    from effnet_cli.anatomy import explained
+
+    anatomy = explained(name)
+    if format_ == "json":
+        rows.write_stdout(rows.json_text(asdict(anatomy), indent=2) + "\n")
+        return
+    from effnet_cli.console import anatomy_text
+
+    rows.write(anatomy_text(anatomy), None)
