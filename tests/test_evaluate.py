@@ -26,7 +26,8 @@ from effnet_cli.options import (
     PredictOptions,
 )
 from effnet_cli.predict import Classifier
-from effnet_cli.report import _sortable, evaluation_page
+from effnet_cli.report import evaluation_page
+from effnet_cli.report.pages import sortable
 from training import Done, make_classes, task_of, train, tree
 
 pytest_plugins = ["training_fixtures"]
@@ -319,7 +320,7 @@ def test_page_shows_what_speaks_for_the_answers(
 
 def test_table_of_classes_sorts_without_a_script() -> None:
     rows = [["b", 2, "5.0%"], ["a", 10, None], ["c", 1, "40.0%"]]
-    table = _sortable(["class", "pictures", "F1"], rows)
+    table = sortable(["class", "pictures", "F1"], rows)
     assert [places for _, places in table["rows"]] == [[1, 1, 1], [0, 2, 0], [2, 0, 2]]
     assert table["rows"][1][0] == ["a", "10", "–"]
 

@@ -27,6 +27,12 @@ def thumbnail_of(square: npt.NDArray[np.uint8], side_px: int) -> bytes:
     return _jpeg(Image.fromarray(square), side_px)
 
 
+def smaller(content: bytes, side_px: int) -> bytes:
+    """A thumbnail, made here, at most `side_px` a side."""
+    with Image.open(io.BytesIO(content)) as image:
+        return _jpeg(image, side_px)
+
+
 def _jpeg(image: Image.Image, side_px: int) -> bytes:
     image.thumbnail((side_px, side_px), Image.Resampling.BICUBIC)
     content = io.BytesIO()
