@@ -38,12 +38,16 @@ from effnet_cli.rows import Speaker, label_text, printable
 from effnet_cli.training_rows import findings_text, scan_rows
 
 if TYPE_CHECKING:  # their own imports need torch
+    import numpy as np
+    import numpy.typing as npt
+
     from effnet_cli.anatomy import Anatomy
     from effnet_cli.finetune import Epoch, Trained
     from effnet_cli.metrics import ClassMetrics
 
 HANDFUL = 12  # pictures that are shown as one table; more of them stream, a line each
 BAR_WIDTH = 20
+PREVIEW_PX = 28  # columns of a preview, which has half as many lines
 BARS_FROM_WIDTH = 72  # columns of the terminal; narrower ones have room for the words only
 LABEL_WIDTH = 30
 REDRAW_SECONDS = 0.2
@@ -65,6 +69,35 @@ def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
         return
     for prediction in itertools.chain(handful, predictions):
         yield _rendered(_line(prediction))
+
+
+def has_colours() -> bool:
+    """Whether stdout is a terminal that shows pictures as coloured blocks."""
+    terminal = _terminal()
+    return terminal.is_terminal and terminal.color_system not in (None, "standard")
+
+
+def preview_text(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """A table for each picture, and what the network saw of it beside the answers."""
+    for prediction in predictions:
+        page = Table.grid(padding=(0, 2))
+        shown = Text() if prediction.square is None else _blocks(prediction.square)
+        page.add_row(shown, _table([prediction]))
+        yield _rendered(page)
+
+
+def _blocks(square: "npt.NDArray[np.uint8]") -> Text:
+    """Pixels, uint8 [H,W,3], as half blocks: each character shows two, one above the other."""
+    step = len(square) / PREVIEW_PX
+    places = [int((number + 0.5) * step) for number in range(PREVIEW_PX)]
+    small = square[places][:, places]
+    lines = []
+    for above, below in zip(small[::2], small[1::2], strict=True):
+        line = Text()
+        for top, bottom in zip(above.tolist(), below.tolist(), strict=True):
+            line.append("▀", f"rgb({','.join(map(str, top))}) on rgb({','.join(map(str, bottom))})")
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 @cache

@@ -20,6 +20,7 @@ Augment = Literal["none", "light", "strong"]
 Unit = Literal["pictures", "bytes", "steps"]
 BenchMode = Literal["inference", "train", "end-to-end"]
 Format = Literal["table", "json", "jsonl", "csv"]
+GroupBy = Literal["class", "none"]
 FaultKind = Literal[
     "empty",
     "truncated",
@@ -107,6 +108,17 @@ class PredictOptions:
         for value in (self.top_k, self.batch_size, self.workers):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{value!r} is not a whole number from 1")
+
+
+@dataclass(frozen=True)
+class FilingOptions:
+    """Where pictures are copied, or moved, once they have an answer: into `folder`, with a folder
+    for each class in it unless `group_by` is `none`.
+    """
+
+    folder: Path
+    moves: bool = False
+    group_by: GroupBy = "class"
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ class Prediction:
 
     `reason` says why the first answer has no label; `square` is what the network saw, uint8
     [H,W,3], where it was asked for, and `overlay` the same with what speaks for the best class
-    reddened; `filed` is where a copy of the picture lies.
+    reddened; `explained` is the file with both. `filed` is where a copy of the picture lies, or the
+    picture itself if it `is_moved`.
     """
 
     path: str
@@ -100,7 +101,9 @@ class Prediction:
     reason: str | None = None
     square: npt.NDArray[np.uint8] | None = None
     overlay: npt.NDArray[np.uint8] | None = None
+    explained: str | None = None
     filed: str | None = None
+    is_moved: bool = False
 
     @property
     def status(self) -> str:
@@ -165,6 +168,11 @@ class Classifier:
         """What the network computes in, as far as that is known before it is loaded."""
         export = self.card.export
         return str(export.get("quantize") or export.get("precision") or self._plan.precision)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the file with the weights, hexadecimal."""
+        return self._network.sha256
 
     def __call__(self, picture: str | Path | bytes) -> Prediction:
         """The answer for one picture: a path, or the bytes of a picture file. A bad picture gives a

@@ -17,7 +17,7 @@ from effnet_cli.cache import whole_file
 from effnet_cli.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.images import Finder, is_picture_content
 from effnet_cli.options import Format, Unit
-from effnet_cli.predict import Answer, Prediction
+from effnet_cli.predict import Answer, Fault, Prediction
 
 STDOUT = "-"
 PROBABILITY_DIGITS = 6  # an answer moves by 1e-6 between engines; more digits would be noise
@@ -92,8 +92,24 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
     if prediction.reason is not None:
         row |= {"label": None, "reason": prediction.reason}
     if prediction.filed is not None:
-        row["copied_to"] = prediction.filed
+        row["moved_to" if prediction.is_moved else "copied_to"] = prediction.filed
+    if prediction.explained is not None:
+        row["explained"] = prediction.explained
     return row | {"predictions": answers}
+
+
+def from_row(row: Mapping[str, Any]) -> Prediction:
+    """The record that `as_row` made a JSON object of; pixels are in none."""
+    fault = row.get("error")
+    return Prediction(
+        row["path"],
+        tuple(Answer(**answer) for answer in row.get("predictions", ())),
+        None if fault is None else Fault(**fault),
+        row.get("reason"),
+        explained=row.get("explained"),
+        filed=row.get("moved_to", row.get("copied_to")),
+        is_moved="moved_to" in row,
+    )
 
 
 def label_text(answer: Answer) -> str:
@@ -165,6 +181,18 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
         for piece in pieces:
             write_stdout(piece)
         return
+    check_output(output)
+    with whole_file(output.resolve()) as part, part.open("wb") as file:
+        for piece in pieces:
+            file.write(_encoded(piece))
+
+
+def check_output(output: Path) -> None:
+    """Whether a file may be written there.
+
+    Raises:
+        UsageError: there is something that is no ordinary file, or a picture.
+    """
     if output.is_dir():
         raise UsageError(f"--output {str(output)!r} is a folder.", "Name a file in it.")
     if output.exists() and not output.is_file():
@@ -176,9 +204,6 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
         raise UsageError(
             f"--output {str(output)!r} is a picture, which would be lost.", "Name another file."
         )
-    with whole_file(output.resolve()) as part, part.open("wb") as file:
-        for piece in pieces:
-            file.write(_encoded(piece))
 
 
 def write_stdout(text: str) -> None:
@@ -230,9 +255,12 @@ class Speaker:
 
 
 class Tally:
-    """Counts rows as they pass, for the closing summary and the exit status."""
+    """Counts rows as they pass, for the closing summary and the exit status; the first `earlier`
+    are those of an interrupted run.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: int = 0) -> None:
+        self.earlier = earlier
         self.answered = 0
         self.failed: Counter[str] = Counter()
         self._classes: Counter[str] = Counter()
@@ -255,7 +283,9 @@ class Tally:
         seconds = time.perf_counter() - self._started
         total = self.answered + self.failed.total()
         parts = [f"{_counted(total, 'picture')} in {seconds:.1f} s"]
-        if self.answered:
+        if self.earlier:
+            parts[0] += f", {self.earlier:,} of them earlier"
+        elif self.answered:
             parts[0] += f" ({self.answered / seconds:.1f} pictures/s)"
         if self.failed:
             kinds = ", ".join(f"{number} {kind}" for kind, number in self.failed.most_common())

@@ -1,10 +1,11 @@
 """`effnet predict`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from effnet_cli.cli.answering import Answering, Wish
 from effnet_cli.cli.app import app
 from effnet_cli.cli.arguments import (
     BatchSizeOption,
@@ -12,6 +13,7 @@ from effnet_cli.cli.arguments import (
     EngineOption,
     ExactDecodeOption,
     FitOption,
+    HtmlOption,
     MaxPixelsOption,
     ModelOption,
     OfflineOption,
@@ -22,14 +24,30 @@ from effnet_cli.cli.arguments import (
     WorkersOption,
     auto_or_share,
     count,
+    positive,
+    share,
 )
 from effnet_cli.cli.showing import new_speaker
-from effnet_cli.options import EngineOptions, Format, ModelOptions, PictureOptions, PredictOptions
+from effnet_cli.options import (
+    MAX_VIEWS,
+    EngineOptions,
+    FilingOptions,
+    Format,
+    GroupBy,
+    ModelOptions,
+    PictureOptions,
+    PredictOptions,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+STDOUT = "-"
 
-    from effnet_cli.predict import Prediction
+
+def _views(text: str | int) -> int:
+    """A number of looks at a picture."""
+    if count(text) > MAX_VIEWS:
+        raise typer.BadParameter(f"{text!r} is more than {MAX_VIEWS} looks.")
+    return count(text)
+
 
 InputsArgument = Annotated[
     list[str],
@@ -61,9 +79,70 @@ FormatOption = Annotated[
         help="How the answers are written.",
     ),
 ]
-OutputOption = Annotated[
+OutputsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write the answers to this file, whole or not at all; repeatable.",
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on where a run with this --output was interrupted.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="S",
+        parser=positive,
+        help="Give up a picture after so many seconds; isolates too.",
+    ),
+]
+IsolateOption = Annotated[
+    bool,
+    typer.Option("--isolate", help="Decode in processes of their own, which may crash."),
+]
+ViewsOption = Annotated[
+    int,
+    typer.Option(
+        "--tta",
+        metavar="N",
+        parser=_views,
+        help=f"Average the answers for N looks at each picture (1 to {MAX_VIEWS}).",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        metavar="P",
+        parser=share,
+        help="Below this probability there is no answer, and the row says why.",
+    ),
+]
+ExplainOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write the answers to this file, whole or not at all."),
+    typer.Option(
+        "--explain",
+        metavar="DIR",
+        help="Write each picture with what speaks for its answer (Grad-CAM).",
+    ),
+]
+PreviewOption = Annotated[
+    bool, typer.Option("--preview", help="Show the pictures, in a terminal with colours.")
+]
+CopyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--copy-to",
+        metavar="DIR",
+        help="Copy pictures into a folder for each class; replaces none.",
+    ),
+]
+MoveOption = Annotated[bool, typer.Option("--move", help="With --copy-to: move them instead.")]
+GroupByOption = Annotated[
+    GroupBy, typer.Option("--group-by", help="With --copy-to: the folders in DIR.")
 ]
 
 
@@ -78,14 +157,25 @@ def predict(
     engine: EngineOption = EngineOptions.engine,
     precision: PrecisionOption = EngineOptions.precision,
     fit: FitOption = PictureOptions.fit,
+    tta: ViewsOption = PictureOptions.views,
     exact_decode: ExactDecodeOption = PictureOptions.exact_decode,
     max_pixels: MaxPixelsOption = PictureOptions.max_pixels,
+    timeout: TimeoutOption = PictureOptions.timeout_s,
+    isolate: IsolateOption = PictureOptions.isolate,
     top_k: TopKOption = PredictOptions.top_k,
     batch_size: BatchSizeOption = PredictOptions.batch_size,
     workers: WorkersOption = PredictOptions.workers,
     unknown_below: UnknownOption = None,
+    threshold: ThresholdOption = PredictOptions.threshold,
     format_: FormatOption = None,
-    output: OutputOption = None,
+    output: OutputsOption = None,
+    resume: ResumeOption = False,
+    html: HtmlOption = None,
+    explain: ExplainOption = None,
+    preview: PreviewOption = False,
+    copy_to: CopyOption = None,
+    move: MoveOption = FilingOptions.moves,
+    group_by: GroupByOption = FilingOptions.group_by,
     quiet: QuietOption = False,
 ) -> None:
     """Say what is on pictures.
@@ -93,32 +183,27 @@ def predict(
     One row for each picture, in the order given; a broken file has a row that says so, and stops
     no other.
     """
-    from effnet_cli import rows
-    from effnet_cli.images import Finder
-    from effnet_cli.predict import Classifier
-
-    speaker, tally, finder = new_speaker(quiet), rows.Tally(), Finder(inputs)
-    classifier = Classifier(
+    wish = Wish(
+        format_,
+        tuple(path for path in output or () if str(path) != STDOUT),
+        resume,
+        html,
+        explain,
+        preview,
+        copy_to,
+        move,
+        group_by,
+    )
+    wish.check()
+    options = PredictOptions(
+        top_k, batch_size, workers, auto_or_share(unknown_below), threshold, wish.needs_squares
+    )
+    answering = Answering(
+        inputs,
         ModelOptions(variant, model, weights, offline),
         EngineOptions(device, engine, precision),
-        PictureOptions(fit, exact_decode, max_pixels),
-        PredictOptions(top_k, batch_size, workers, auto_or_share(unknown_below)),
-        speaker,
+        PictureOptions(fit, exact_decode, max_pixels, tta, isolate, timeout, offline),
+        options,
+        wish,
     )
-    # from here on the engine loads, while what draws tables is imported
-    answers = tally.count(classifier.predict(finder, are_many=finder.is_slow or None))
-    encode = _encoder(rows.chosen_format(format_, output))
-    rows.write(encode(speaker.track(answers, finder.total)), output)
-    speaker.note(tally.summary(finder))
-    raise typer.Exit(1 if tally.failed else 0)
-
-
-def _encoder(format_: Format) -> "Callable[[Iterable[Prediction]], Iterator[str]]":
-    """What makes text of predictions; only the table needs rich."""
-    if format_ == "table":
-        from effnet_cli.console import table_text
-
-        return table_text
-    from effnet_cli.rows import ENCODERS
-
-    return ENCODERS[format_]
+    raise typer.Exit(answering(new_speaker(quiet)))

@@ -1,0 +1,229 @@
+"""What becomes of the answers of `effnet predict`: written, shown, filed, explained."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effnet_cli import __version__
+from effnet_cli.errors import UsageError
+from effnet_cli.options import (
+    EngineOptions,
+    FilingOptions,
+    Format,
+    GroupBy,
+    ModelOptions,
+    PictureOptions,
+    PredictOptions,
+)
+
+if TYPE_CHECKING:
+    from effnet_cli.explain import Explainer
+    from effnet_cli.filing import Filing
+    from effnet_cli.gallery import Gallery
+    from effnet_cli.images import Finder
+    from effnet_cli.journal import Journal
+    from effnet_cli.predict import Classifier, Prediction
+    from effnet_cli.rows import Speaker
+
+    Encode = Callable[[Iterable[Prediction]], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person wants of the answers: files of rows, a page, overlays, a look at the pictures,
+    the pictures in folders.
+    """
+
+    format: Format | None
+    outputs: tuple[Path, ...]
+    is_resumed: bool
+    html: Path | None
+    explain: Path | None
+    has_preview: bool
+    copy_to: Path | None
+    moves: bool
+    group_by: GroupBy
+
+    @property
+    def needs_squares(self) -> bool:
+        """Whether something shows what the network saw."""
+        return self.has_preview or self.html is not None or self.explain is not None
+
+    def check(self) -> None:
+        """Refuse at once what could not be done in the end.
+
+        Raises:
+            UsageError: options that do not go together, or a file that cannot be written.
+        """
+        for is_fault, message, hint in self._faults():
+            if is_fault:
+                raise UsageError(message, hint)
+        if self.outputs or self.html:
+            from effnet_cli.rows import check_output  # NumPy, which `--help` does without
+
+            for path in filter(None, (*self.outputs, self.html)):
+                check_output(path)
+
+    def _faults(self) -> Iterator[tuple[bool, str, str]]:
+        yield (
+            self.is_resumed and not self.outputs,
+            "--resume goes on with a file of answers.",
+            "Add --output FILE.",
+        )
+        yield (
+            len(self.outputs) > 1 and self.format is not None,
+            f"--format {self.format} is for one file, and there are {len(self.outputs)}.",
+            "Leave it out: their names say what they are.",
+        )
+        yield (
+            self.moves and self.copy_to is None,
+            "--move needs a place to move pictures to.",
+            "Add --copy-to DIR.",
+        )
+        yield (
+            self.moves and self.is_resumed,
+            "--resume compares the inputs, and --move has taken some of them away.",
+            "Leave out --resume, and name another --output for what is left.",
+        )
+
+
+@dataclass(frozen=True)
+class Answering:
+    """One run of `effnet predict`."""
+
+    inputs: list[str]
+    model: ModelOptions
+    engine: EngineOptions
+    pictures: PictureOptions
+    options: PredictOptions
+    wish: Wish
+
+    def __call__(self, speaker: "Speaker") -> int:
+        """Answer, and write the rows where they are wanted; the exit status."""
+        from effnet_cli.images import Finder
+        from effnet_cli.predict import Classifier
+        from effnet_cli.rows import Tally
+
+        classifier = Classifier(self.model, self.engine, self.pictures, self.options, speaker)
+        filing, explainer, gallery = (
+            self._filing(speaker),
+            self._explainer(),
+            self._gallery(classifier),
+        )
+        finder = Finder(self.inputs)
+        with ExitStack() as stack:
+            journal = self._journal(stack, classifier, speaker)
+            tally = Tally(journal.earlier if journal else 0)
+            # from here on the engine loads, while what draws tables is imported
+            answers = classifier.predict(
+                journal.missing(finder) if journal else finder, are_many=finder.is_slow or None
+            )
+            if explainer and self.wish.explain:
+                answers = explainer.watch(answers, self.wish.explain)
+            if filing:
+                answers = filing.watch(answers)
+            if journal:
+                answers = chain(journal.earlier_rows(), journal.keep(answers))
+            if gallery:
+                answers = gallery.watch(answers)
+            self._write(speaker.track(tally.count(answers), finder.total), journal, speaker)
+            if gallery:
+                self._write_page(gallery)
+        speaker.note(tally.summary(finder))
+        return 1 if tally.failed or (filing and filing.failed) else 0
+
+    def _filing(self, speaker: "Speaker") -> "Filing | None":
+        wish = self.wish
+        if wish.copy_to is None:
+            return None
+        from effnet_cli.filing import Filing
+
+        return Filing(FilingOptions(wish.copy_to, wish.moves, wish.group_by), self.inputs, speaker)
+
+    def _explainer(self) -> "Explainer | None":
+        if self.wish.explain is None:
+            return None
+        from effnet_cli.explain import Explainer
+
+        return Explainer(self.model, self.pictures)
+
+    def _gallery(self, classifier: "Classifier") -> "Gallery | None":
+        if self.wish.html is None:
+            return None
+        from effnet_cli.gallery import Gallery
+
+        return Gallery(classifier.name, f"{classifier.engine} {classifier.precision}")
+
+    def _journal(
+        self, stack: ExitStack, classifier: "Classifier", speaker: "Speaker"
+    ) -> "Journal | None":
+        """The rows as they come, for runs that write files."""
+        if not self.wish.outputs:
+            return None
+        from effnet_cli.journal import journal
+
+        return stack.enter_context(
+            journal(self.wish.outputs[0], self._common(classifier), self.wish.is_resumed, speaker)
+        )
+
+    def _common(self, classifier: "Classifier") -> dict[str, object]:
+        """What the rows depend on besides the pictures."""
+        whatever = PictureOptions()  # what changes no answer is left out
+        pictures = replace(
+            self.pictures,
+            isolate=whatever.isolate,
+            timeout_s=whatever.timeout_s,
+            offline=whatever.offline,
+        )
+        options = asdict(self.options)
+        for name in ("batch_size", "workers", "keep_squares"):
+            del options[name]
+        return {
+            "effnet": __version__,
+            "model": classifier.name,
+            "sha256": classifier.digest,
+            "engine": classifier.engine,
+            "precision": classifier.precision,
+            **asdict(pictures),
+            **options,
+        }
+
+    def _write(
+        self, answers: "Iterator[Prediction]", journal: "Journal | None", speaker: "Speaker"
+    ) -> None:
+        """The rows to stdout as they come, or to files when all are there."""
+        from effnet_cli import rows
+
+        wish = self.wish
+        if journal is None:
+            encode = self._encoder(rows.chosen_format(wish.format, None), speaker)
+            rows.write(encode(answers), None)
+            return
+        for _ in answers:
+            pass
+        for output in wish.outputs:
+            encode = self._encoder(rows.chosen_format(wish.format, output), speaker)
+            rows.write(encode(journal.rows()), output)
+
+    def _encoder(self, format_: Format, speaker: "Speaker") -> "Encode":
+        """What makes text of predictions; only the table needs rich."""
+        if format_ != "table":
+            from effnet_cli.rows import ENCODERS
+
+            return ENCODERS[format_]
+        from effnet_cli import console
+
+        if self.wish.has_preview and not self.wish.outputs:
+            if console.has_colours():
+                return console.preview_text
+            speaker.note("--preview needs a terminal with colours; there is none.")
+        return console.table_text
+
+    def _write_page(self, gallery: "Gallery") -> None:
+        from effnet_cli import rows
+        from effnet_cli.report import gallery_page
+
+        rows.write([gallery_page(gallery)], self.wish.html)

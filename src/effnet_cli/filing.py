@@ -1,0 +1,147 @@
+"""Pictures into a folder for each class: copied or moved, and nothing that is there replaced."""
+
+import errno
+import filecmp
+import itertools
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from effnet_cli.cache import PART_SUFFIX, cannot_write
+from effnet_cli.errors import UsageError
+from effnet_cli.options import SILENT, FilingOptions, Listener
+from effnet_cli.predict import UNKNOWN, Prediction
+
+MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may come behind
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS)
+
+
+class Filing:
+    """Files pictures by their best class.
+
+    Raises:
+        UsageError: the folder lies in one of the inputs, whose pictures would be found again.
+    """
+
+    def __init__(
+        self, options: FilingOptions, inputs: Sequence[str], listener: Listener = SILENT
+    ) -> None:
+        self._options = options
+        self._listener = listener
+        self.failed = 0  # pictures that could not be filed
+        for text in inputs:
+            if Path(text).is_dir() and options.folder.resolve().is_relative_to(
+                Path(text).resolve()
+            ):
+                raise UsageError(
+                    f"The folder {str(options.folder)!r} lies in the input {text!r}.",
+                    "Name one outside of it.",
+                )
+
+    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """The same rows, which say where their pictures are filed; failed ones stay where they are.
+
+        Raises:
+            EffnetError: there is no room.
+        """
+        for prediction in predictions:
+            yield prediction if prediction.error else self._filed(prediction)
+
+    def _filed(self, prediction: Prediction) -> Prediction:
+        source = Path(prediction.path)
+        folder = self._options.folder
+        if self._options.group_by == "class":
+            folder = folder / folder_name(prediction.predictions[0].label or UNKNOWN)
+        try:
+            if not source.is_file():  # from an address, or stdin
+                raise FileNotFoundError(errno.ENOENT, "it is no file here")
+            target = (moved if self._options.moves else copied)(source, folder)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise cannot_write(folder, error) from error
+            self.failed += 1
+            self._listener.note(f"{prediction.path} stays where it is: {error.strerror}.")
+            return prediction
+        return replace(prediction, filed=str(target), is_moved=self._options.moves)
+
+
+def folder_name(label: str) -> str:
+    """A folder's name for a class: no separators, no leading dot, not too long."""
+    name = "".join("_" if c in '/\\\0<>:"|?*' or ord(c) < 32 else c for c in label).strip()
+    name = f"_{name[1:]}" if name.startswith(".") else name
+    return os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES]).rstrip(". ") or "_"
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """A copy of a file in `folder`; the file there that has the same bytes, if there is one.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    return new_file(folder, source.name, lambda part: shutil.copy2(source, part))
+
+
+def moved(source: Path, folder: Path) -> Path:
+    """The file under its name in `folder`, and no more under its own.
+
+    Raises:
+        OSError: it cannot be read, written or deleted.
+    """
+    target = copied(source, folder)
+    if not target.samefile(source) or source.is_symlink():
+        source.unlink()
+    return target
+
+
+def new_file(folder: Path, name: str, write: Callable[[Path], object]) -> Path:
+    """A file in `folder` that appears whole under a name that no other file had; `write` fills it.
+
+    Where another file has the name, a number comes behind it; where that file has the same bytes,
+    it is the one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
+    try:
+        write(part)
+        for candidate in _names(name):
+            target = folder / candidate
+            if _is_placed(part, target):
+                return target
+            with suppress(OSError):
+                if filecmp.cmp(part, target, shallow=False):
+                    return target
+    finally:
+        part.unlink(missing_ok=True)
+    raise AssertionError("names do not end")
+
+
+def _names(name: str) -> Iterator[str]:
+    """`a.jpg`, `a (2).jpg`, `a (3).jpg`, ..."""
+    yield name
+    path = Path(name)
+    for number in itertools.count(2):
+        yield f"{path.stem} ({number}){path.suffix}"
+
+
+def _is_placed(part: Path, target: Path) -> bool:
+    """Give a file its name, unless another one has it; a rename would replace that."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        try:  # a file system without links: take the name first
+            target.open("xb").close()
+        except FileExistsError:
+            return False
+        part.replace(target)
+    return True
