@@ -3,6 +3,7 @@ without repeating or losing a row.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,21 +33,16 @@ class Journal:
         self._path = path
         self._common = {FORMAT_KEY: FORMAT_VERSION, **common}
         self.earlier = 0  # rows that were here before
-        self.count = 0  # rows that are here
-        self._file: BinaryIO = path.open("r+b", buffering=0) if path.exists() else self._new()
-        if self.count == 0 and path.stat().st_size:
+        if path.exists():
             self._take_up()
-
-    def _new(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return self._path.open("x+b", buffering=0)
+        self._file: BinaryIO = path.open("ab", buffering=0)
+        self.count = self.earlier  # rows that are here
 
     def _take_up(self) -> None:
         """Keep the whole rows of an earlier run, which must have been one of the same kind."""
         end = 0
         with self._path.open("rb") as file:
-            head = file.peek(len(START))[: len(START)]
-            if not START.startswith(head):
+            if not START.startswith(file.peek(len(START))[: len(START)]):
                 raise UsageError(
                     f"{str(self._path)!r} is no file of effnet's.", "Move it, or name another file."
                 )
@@ -58,9 +54,7 @@ class Journal:
                     self._check(content)
                 end += len(line)
                 self.earlier = number
-        self._file.truncate(end)
-        self._file.seek(end)
-        self.count = self.earlier
+        os.truncate(self._path, end)
 
     def _check(self, theirs: Mapping[str, Any]) -> None:
         mine = json.loads(json_text(self._common))
@@ -97,7 +91,7 @@ class Journal:
             EffnetError: the file cannot be written.
         """
         for prediction in predictions:
-            if self.count == 0 and self._file.tell() == 0:
+            if self.count == 0 and not self._path.stat().st_size:
                 self._write(self._common)
             self._write(as_row(prediction))
             self.count += 1
@@ -105,13 +99,13 @@ class Journal:
 
     def _write(self, content: Mapping[str, object]) -> None:
         line = (json_text(content) + "\n").encode()
-        start = self._file.tell()
+        start = self._path.stat().st_size
         try:
             while line:  # a full disk takes a part
                 line = line[self._file.write(line) :]
         except OSError as error:
             with suppress(OSError):
-                self._file.truncate(start)
+                os.truncate(self._path, start)
             raise cannot_write(self._path, error) from error
 
     def rows(self) -> Iterator[Prediction]:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from effnet_cli.explain import Explainer
     from effnet_cli.filing import Filing
     from effnet_cli.gallery import Gallery
-    from effnet_cli.images import Finder
     from effnet_cli.journal import Journal
     from effnet_cli.predict import Classifier, Prediction
     from effnet_cli.rows import Speaker
