@@ -1,0 +1,146 @@
+"""What becomes of predictions besides a look at them: pages, overlays, previews, several files."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import SAMPLES, save_picture
+from effnet_cli.images import Found
+from effnet_cli.options import PictureOptions
+from effnet_cli.predict import Classifier
+from test_cli import in_a_terminal
+from training import Done
+
+pytest_plugins = ["training_fixtures"]
+
+Effnet = Callable[..., Done]
+CAT, COFFEE = SAMPLES / "cat.jpg", SAMPLES / "coffee.jpg"
+
+
+def rows_of(done: Done) -> list[dict]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_several_files_say_the_same(effnet: Effnet, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.json", "a.jsonl", "a.csv", "a.txt")]
+    outputs = [part for file in files for part in ("-o", file)]
+    done = effnet("predict", CAT, "nope.jpg", *outputs)
+    assert (done.status, done.stdout) == (1, b"")
+    array = json.loads(files[0].read_text())
+    assert [json.loads(line) for line in files[1].read_text().splitlines()] == array
+    cells = list(csv.DictReader(files[2].read_text().splitlines()))
+    assert [c["label"] for c in cells] == [p["label"] for p in array[0]["predictions"]] + [""]
+    assert "tiger cat" in files[3].read_text()
+
+
+def test_a_page_beside_the_rows(effnet: Effnet, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = effnet("predict", CAT, COFFEE, "nope.jpg", "-f", "jsonl", "--html", page)
+    assert [row["status"] for row in rows_of(done)] == ["ok", "ok", "error"]
+    text = page.read_text("utf-8")
+    assert "tiger cat" in text and "espresso" in text and "nope.jpg" in text
+    assert text.count("data:image/jpeg;base64,") == 2
+
+
+def test_overlays_beside_the_pictures_and_in_the_page(effnet: Effnet, tmp_path: Path) -> None:
+    page, folder = tmp_path / "page.html", tmp_path / "why"
+    done = effnet("predict", CAT, "nope.jpg", "-f", "jsonl", "--explain", folder, "--html", page)
+    good, bad = rows_of(done)
+    assert good["explained"] == str(folder / "cat.jpg")
+    assert "explained" not in bad
+    pair = np.asarray(Image.open(folder / "cat.jpg"), dtype=int)
+    assert pair.shape == (224, 448, 3)
+    drawn = pair[:, 224:] - pair[:, :224]
+    warmth = drawn[..., 0] - drawn[..., 2]
+    whiskers, corner = warmth[90:180, 50:110], warmth[:40, 190:]
+    assert whiskers.mean() > corner.mean() + 100
+    assert page.read_text("utf-8").count("data:image/jpeg;base64,") == 2
+
+
+def test_a_preview_has_the_colours_of_the_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 90)).save(tmp_path / "a.png")
+    env = {"COLORTERM": "truecolor"}
+    text = in_a_terminal("predict", "a.png", "--preview", "-k", "1", cwd=tmp_path, env=env)
+    assert text.count("\x1b[38;2;200;30;90;48;2;200;30;90m") == 28 * 14
+    assert "a.png" in text
+
+
+def test_a_preview_without_a_terminal_is_a_table(effnet: Effnet) -> None:
+    done = effnet("predict", CAT, "--preview")
+    assert b"tiger cat" in done.stdout and b"\x1b" not in done.stdout
+    assert "--preview needs a terminal with colours" in done.stderr
+
+
+def test_below_the_threshold_there_is_no_answer_and_a_reason(effnet: Effnet) -> None:
+    cat, coffee = rows_of(effnet("predict", CAT, COFFEE, "--threshold", "0.6", "-f", "jsonl"))
+    assert cat["label"] is None
+    assert cat["reason"].startswith("The best answer, 'tiger cat' with 0.3879, is below")
+    assert cat["predictions"][0]["label"] is None
+    assert cat["predictions"][1]["label"] == "tiger cat"
+    assert "label" not in coffee and coffee["predictions"][0]["label"] == "espresso"
+
+
+def test_two_views_are_the_mean_of_a_picture_and_its_mirror_image(
+    effnet: Effnet, tmp_path: Path
+) -> None:
+    with Image.open(CAT) as image:
+        image.save(tmp_path / "a.png")
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+
+    def logits(*paths: Path, views: int) -> list[np.ndarray]:
+        classifier = Classifier("lite0", pictures=PictureOptions(views=views))
+        return list(classifier.logits([Found(str(path), str(path)) for path in paths]))
+
+    both = logits(tmp_path / "a.png", tmp_path / "mirrored.png", views=1)
+    (averaged,) = logits(tmp_path / "a.png", views=2)
+    np.testing.assert_allclose(averaged, np.mean(both, axis=0), atol=1e-4)
+    done = effnet("predict", tmp_path / "a.png", "--tta", "2", "-f", "jsonl", "-k", "1")
+    (row,) = rows_of(done)
+    assert row["predictions"][0]["index"] == int(averaged.argmax())
+
+
+def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(CAT.read_bytes()[:5000])
+    pictures = (CAT, tmp_path / "cut.jpg", COFFEE)
+    plain = effnet("predict", *pictures, "-f", "jsonl")
+    assert effnet("predict", *pictures, "-f", "jsonl", "--isolate").stdout == plain.stdout
+    assert effnet("predict", *pictures, "-f", "jsonl", "--timeout", "60").stdout == plain.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--resume"], "--resume goes on with a file"),
+        (["--move"], "--move needs a place"),
+        (["-o", "a.json", "-o", "b.csv", "-f", "json"], "--format json is for one file"),
+        (["-o", "a.csv", "--copy-to", "x", "--move", "--resume"], "--move has taken"),
+        (["--tta", "33"], "'33' is more than 32"),
+        (["--tta", "0"], "'0'"),
+        (["--timeout", "0"], "'0'"),
+        (["--threshold", "1.1"], "'1.1'"),
+        (["--threshold", "0.5", "--unknown-below", "0.4"], "two things"),
+        (["--html", "."], "'.' is a folder"),
+    ],
+)
+def test_wishes_that_do_not_go_together_are_refused_at_once(
+    effnet: Effnet, options: list[str], words: str
+) -> None:
+    done = effnet("predict", CAT, *options)
+    assert (done.status, done.stdout) == (2, b"")
+    message, hint = done.stderr.strip().splitlines()
+    assert words in message and hint
+
+
+def test_a_page_over_a_picture_is_refused(effnet: Effnet, tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.jpg", seed=1)
+    before = (tmp_path / "a.jpg").read_bytes()
+    done = effnet("predict", CAT, "--html", tmp_path / "a.jpg")
+    assert done.status == 2
+    assert re.search("is a picture, which would be lost", done.stderr)
+    assert (tmp_path / "a.jpg").read_bytes() == before
