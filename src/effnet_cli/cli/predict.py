@@ -53,7 +53,7 @@ InputsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUTS",
-        help="Pictures, folders, glob patterns, @LIST (a file of paths), "
+        help="Pictures, folders, addresses, glob patterns, @LIST (a file of paths), "
         "or - (stdin: paths, or one picture).",
         show_default=False,
     ),
@@ -84,6 +84,7 @@ OutputsOption = Annotated[
     typer.Option(
         "--output",
         "-o",
+        metavar="FILE",
         help="Write the answers to this file, whole or not at all; repeatable.",
     ),
 ]
