@@ -3,8 +3,8 @@
 import errno
 import io
 import os
+import re
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from effnet_cli.errors import PictureError
 from effnet_cli.images.find import Url
 from effnet_cli.images.geometry import place, resize_and_crop
-from effnet_cli.images.sniff import HEAD_BYTES, TGA_FOOTER, Content, sniff
+from effnet_cli.images.sniff import HEAD_BYTES, TGA_FOOTER, Content, is_text, sniff
 from effnet_cli.images.views import VIEWS
 from effnet_cli.options import PictureOptions
 from effnet_cli.variants import Preprocessing
@@ -33,6 +33,15 @@ DCT_OVERSAMPLING = 2
 # A progressive JPEG is gone over once for each of its scans. Cameras and libraries write about ten;
 # a small file with thousands of empty ones would keep the decoder for hours.
 MAX_FULL_SCANS = 32  # over a picture of the largest permitted size; smaller ones may have more
+# Of one text or colour profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
+MAX_TEXT_BYTES = 16 << 20
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
+TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
+WHITE_IS_ZERO, UNSIGNED = 0, 1
+# What Pillow says of files that are whole, but of a kind that it does not decode.
+UNSUPPORTED = ("unknown pixel mode", "unsupported", "cannot handle", "compression is not")
+# Reasons that are about Pillow's own objects and values, and tell a person nothing.
+PYTHONS_WORDS = r"b['\"]|\(\)|object at|driver"
 BLOCK_BYTES = 1 << 20
 
 Source = Path | str | bytes
@@ -56,6 +65,7 @@ class PictureLoader:
         # It is never lowered, for loaders with a higher limit: `_decoded` keeps this one's own.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, self.options.max_pixels)
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT_BYTES)
 
     def load(self, source: Source) -> npt.NDArray[np.float32]:
         """The network's input for one picture: float32 [3,crop_px,crop_px].
@@ -104,25 +114,36 @@ class PictureLoader:
         return fetched(url, self.options.timeout_s)
 
     def _decoded(self, file: BinaryIO, content: Content) -> Image.Image:
-        with Image.open(file, formats=(str(content.format),)) as image:
-            pixels = image.width * image.height
-            if pixels > self.options.max_pixels:
-                raise PictureError(
-                    "too_large",
-                    f"This picture has {pixels:,} pixels ({image.width} x {image.height}), "
-                    f"more than the limit of {self.options.max_pixels:,}.",
-                    "Raise the limit with --max-pixels if you trust it.",
+        with _identified_by_pillow(file, content) as image:
+            self._check_size("picture", image.width, image.height)
+            if image.format == "TIFF":
+                # the decoder makes room for a whole tile, however small the picture is
+                tags = image.getexif()
+                width, height = (
+                    _first(tags.get(tag)) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT)
                 )
-            if "progressive" in image.info:
-                self._check_scans(file, pixels)
+                self._check_size("picture's tile", width or 0, height or 0)
+            if _has_many_scans(image, file):
+                self._check_scans(file, image.width * image.height)
             if not self.options.exact_decode and image.format in ("JPEG", "MPO"):
                 needed = place(image.width, image.height, self.preprocessing, self.options.fit)
                 image.draft(
                     None, (DCT_OVERSAMPLING * needed.width, DCT_OVERSAMPLING * needed.height)
                 )
+            _widen_clear_colour(image)
             image.load()
             _turn_upright(image)
             return _flattened(image)
+
+    def _check_size(self, what: str, width: int, height: int) -> None:
+        pixels = width * height
+        if pixels > self.options.max_pixels:
+            raise PictureError(
+                "too_large",
+                f"This {what} has {pixels:,} pixels ({width} x {height}), "
+                f"more than the limit of {self.options.max_pixels:,}.",
+                "Raise the limit with --max-pixels if you trust it.",
+            )
 
     def _check_scans(self, file: BinaryIO, pixels: int) -> None:
         scans = _count(file, b"\xff\xda")
@@ -241,6 +262,8 @@ def _identified(file: BinaryIO, name: str) -> Content:
             "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
         ) from error
     content = sniff(head, name, tail)
+    if content is None and is_text(head):
+        raise PictureError("not_an_image", "This is a text file, not a picture.", REPLACE)
     if content is None:
         raise PictureError(
             "not_an_image", "This is not a picture in any format known here.", CONVERT
@@ -254,6 +277,51 @@ def _identified(file: BinaryIO, name: str) -> Content:
             CONVERT if content.is_picture else REPLACE,
         )
     return content
+
+
+def _identified_by_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFile:
+    format = str(content.format)
+    if format == "TIFF":
+        _know_doubles()
+    try:
+        return Image.open(file, formats=(format,))
+    except UnidentifiedImageError as error:
+        raise _reason(file, format) or error from error
+
+
+@cache
+def _know_doubles() -> None:
+    """Pillow decodes TIFFs of doubles, as scientific programs write them, but does not look for
+    them.
+    """
+    from PIL.TiffImagePlugin import II, OPEN_INFO  # not needed for other formats
+
+    for photometric in (0, 1):
+        OPEN_INFO.setdefault((II, photometric, (3,), 1, (64,), ()), ("F", "F;64F"))
+
+
+def _reason(file: BinaryIO, format: str) -> Exception | None:
+    """Why Pillow does not know a file: it keeps that to itself, but the format's reader tells."""
+    file.seek(0)
+    try:
+        Image.OPEN[format][0](file, "")
+    except Exception as error:
+        return error
+    return None
+
+
+def _has_many_scans(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether a JPEG is gone over more than once: it is progressive, or its first scan (whose
+    header Pillow has come to) lacks some of its colours.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    if "progressive" in image.info:
+        return True
+    position = file.tell()
+    colours = file.read(3)[2:]
+    file.seek(position)
+    return colours != bytes([len(image.getbands())])
 
 
 def _count(file: BinaryIO, mark: bytes) -> int:
@@ -290,22 +358,34 @@ def _translated(content: Content) -> Iterator[None]:
             "Raise the limit with --max-pixels if you trust it.",
         ) from error
     except OSError as error:
-        if error.errno is not None:
+        # EINVAL: a damaged file sent the decoder to a place before its start
+        if error.errno not in (None, errno.EINVAL):
             raise PictureError(
                 "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
             ) from error
         raise _damaged(content, error) from error
     except Exception as error:
+        if "MAX_TEXT_" in str(error):  # Pillow's limits
+            raise PictureError(
+                "too_large",
+                f"This is {content.description} with more text or colour profile than is unpacked.",
+                CONVERT,
+            ) from error
         raise _damaged(content, error) from error
 
 
 def _damaged(content: Content, error: Exception) -> PictureError:
-    # Pillow's own words would hold a Python object's address
-    reason = (
-        "unknown layout"
-        if isinstance(error, (struct.error, UnidentifiedImageError))
-        else str(error).rstrip(".") or type(error).__name__
-    )
+    is_worded = isinstance(error, OSError | ValueError | SyntaxError | NotImplementedError)
+    reason = str(error).rstrip(".") if is_worded else ""
+    is_wrapped = any(isinstance(value, Exception) for value in error.args)
+    if not reason or is_wrapped or re.search(PYTHONS_WORDS, reason):
+        reason = "unknown layout"
+    if reason.lower().startswith(UNSUPPORTED):
+        return PictureError(
+            "unsupported_format",
+            f"This is {content.description} of a rare kind ({reason}).",
+            CONVERT,
+        )
     return PictureError(
         "truncated",
         f"This is {content.description} that is cut off or damaged ({reason}).",
@@ -322,10 +402,25 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
+def _widen_clear_colour(image: ImageFile.ImageFile) -> None:
+    """The colour of a PNG that is transparent, in the 8 bits to which Pillow brings all others; not
+    yet decoded.
+    """
+    clear = image.info.get("transparency")
+    how = image.tile[0].args if image.format == "PNG" and image.tile else None
+    if isinstance(clear, int) and how in ("L;2", "L;4"):
+        most = 3 if how == "L;2" else 15
+        image.info["transparency"] = (clear & most) * 255 // most
+    elif isinstance(clear, tuple) and how == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
 def _flattened(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB."""
     if image.mode.startswith(("I", "F")):
         return _scaled_to_8_bits(image).convert("RGB")
+    if image.format in ("BMP", "ICO") and image.mode == "RGBA" and _is_all_clear(image):
+        return image.convert("RGB")  # they have the channel, and often leave it at zero
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(
@@ -334,6 +429,10 @@ def _flattened(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK" and image.format == "JPEG" and _stores_ink(image):
         image = ImageChops.invert(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_all_clear(image: Image.Image) -> bool:
+    return image.getchannel("A").getextrema() == (0, 0)
 
 
 def _stores_ink(image: Image.Image) -> bool:
@@ -352,13 +451,18 @@ def _stores_ink(image: Image.Image) -> bool:
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and float gray as 8-bit gray: scaled, never clipped.
 
-    16-bit files use their whole range. For 32-bit and float files the values tell: within 0..1,
-    0..255 and 0..65535 these are the range, anything else is stretched from its minimum to its
-    maximum.
+    Files of 12 and 16 bits use their whole range. For 32-bit and float files the values tell:
+    within 0..1, 0..255 and 0..65535 these are the range, anything else is stretched from its
+    minimum to its maximum.
     """
     values = np.asarray(image)
+    tags = image.getexif() if image.format == "TIFF" else {}
+    if values.dtype == np.int32 and _first(tags.get(TIFF_SAMPLE_FORMAT)) == UNSIGNED:
+        values = values.view(np.uint32)
     low, high = _extremes(values)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, float((1 << (_first(tags.get(TIFF_BITS)) or 16)) - 1)
+    elif image.mode == "I" and image.format in ("PNG", "PPM"):
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 65535:
         low, high = 0.0, next(limit for limit in _limits(image) if high <= limit)
@@ -366,7 +470,15 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     for rows in _bands(values) if high > low else ():
         band = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
         eight_bits[rows] = (band - low) * (255.0 / (high - low)) + 0.5
+    if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
+        eight_bits = 255 - eight_bits
+    if "transparency" in image.info:
+        eight_bits[values == image.info["transparency"]] = 255
     return Image.fromarray(eight_bits)
+
+
+def _first(value: int | tuple[int, ...] | None) -> int | None:
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _extremes(values: npt.NDArray[np.generic]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """What a file is, from its first bytes: content decides, not the name."""
 
+import codecs
 import re
 from typing import NamedTuple
 
@@ -50,6 +51,17 @@ _OTHERS = (
     (b"gimp xcf", Content("a GIMP picture")),
     (b"SIMPLE  =", Content("a FITS picture")),
     (b"v/1\1", Content("an OpenEXR picture")),
+    (b"II*\0\x10\0\0\0CR", Content("a raw camera picture")),
+    (b"IIU\0", Content("a raw camera picture")),
+    (b"IIRO", Content("a raw camera picture")),
+    (b"IIRS", Content("a raw camera picture")),
+    (b"FUJIFILMCCD-RAW", Content("a raw camera picture")),
+    (b"icns\0", Content("a macOS icon")),
+    (b"qoif\0", Content("a QOI picture")),
+    (b"DDS |\0\0\0", Content("a DDS texture")),
+    (b"BPG\xfb", Content("a BPG picture")),
+    (b"AT&TFORM", Content("a DjVu document")),
+    (b"\xd7\xcd\xc6\x9a", Content("a Windows metafile")),
     (b"#?RADIANCE", Content("a Radiance HDR picture")),
     (b"version https://git-lfs", Content("a Git LFS pointer", is_picture=False)),
     (b"PK\3\4", Content("a ZIP archive", is_picture=False)),
@@ -63,9 +75,32 @@ _OTHERS = (
     (b"\x7fELF", Content("a program", is_picture=False)),
     (b"MZ", Content("a Windows program", is_picture=False)),
     (b"SQLite format 3", Content("a SQLite database", is_picture=False)),
+    (b"BZh91AY&SY", Content("a bzip2 archive", is_picture=False)),
+    (b"\x28\xb5\x2f\xfd", Content("a Zstandard archive", is_picture=False)),
+    (b"\xcf\xfa\xed\xfe", Content("a macOS program", is_picture=False)),
+    (b"\xca\xfe\xba\xbe", Content("a Java or macOS program", is_picture=False)),
+    (b"\0asm", Content("a WebAssembly program", is_picture=False)),
+    (b"\x93NUMPY", Content("a NumPy array", is_picture=False)),
+    (b"\x89HDF\r\n", Content("an HDF5 file", is_picture=False)),
+    (b"PAR1\x15", Content("a Parquet table", is_picture=False)),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1", Content("an Office document", is_picture=False)),
+    (b"{\\rtf", Content("an RTF document", is_picture=False)),
+    # beside every file on disks that macOS writes and other systems read
+    (b"\0\5\x16\7", Content("a file of macOS' notes about another file", is_picture=False)),
 )
 _CURSOR = Content("a Windows cursor")
-_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
+# What a few first bytes do not tell, as other files begin so too.
+_PATTERNS = (
+    (rb"P[Ff]\n\d+ \d+\n-?[\d.]+\n", Content("a float picture (PFM)")),
+    (rb"P7\nWIDTH \d+\nHEIGHT \d+\n", Content("a PAM picture")),
+    (rb"#define \w+_width \d+", Content("an X bitmap")),
+    (rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]", Content("a PCX picture")),
+    (rb"\x01\xda[\x00\x01][\x01\x02]\x00[\x01-\x03]", Content("an SGI picture")),
+    (rb"(?s).{128}DICM", Content("a DICOM picture")),
+    (rb"(?s).{257}ustar", Content("a tar archive", is_picture=False)),
+    (rb"\x80([\x04\x05]\x95|[\x02\x03][](}cX])", Content("a Python pickle", is_picture=False)),
+)
+_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")
 
 
 def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
@@ -73,7 +108,7 @@ def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
 
     Only TGA, which has no signature at its start, needs the name or the last bytes.
     """
-    for magic, content in _OPENED + _OTHERS:
+    for magic, content in _OTHERS + _OPENED:
         if head.startswith(magic):
             return content
     if head[:4] == b"RIFF":
@@ -90,7 +125,21 @@ def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
         return _CURSOR
     if tail.endswith(TGA_FOOTER) or (name.lower().endswith(TGA_SUFFIXES) and _is_tga_header(head)):
         return _TGA
+    for pattern, content in _PATTERNS:
+        if re.match(pattern, head):
+            return content
     return _text(head)
+
+
+def is_text(head: bytes) -> bool:
+    """Whether these first bytes are those of a text, which may be a list of paths as well."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
+    try:  # the last character may be cut
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(c.isprintable() or c in "\t\n\f\r\x1b" for c in text.removeprefix("\ufeff"))
 
 
 def _iso_media(head: bytes) -> Content:
@@ -118,9 +167,10 @@ def _is_tga_header(head: bytes) -> bool:
 
 def _text(head: bytes) -> Content | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_BYTES].lower()
-    if start.startswith(_HTML_STARTS):
+    is_markup = start.startswith((b"<?xml", b"<!"))
+    if start.startswith(_HTML_STARTS) or (is_markup and (b"<html" in start or b"e html" in start)):
         return Content("an HTML page", is_picture=False)
-    if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!")) and b"<svg" in start):
+    if start.startswith(b"<svg") or (is_markup and b"<svg" in start):
         return Content("an SVG drawing")
     if start.startswith(b"<?xml"):
         return Content("an XML document", is_picture=False)

@@ -1,0 +1,285 @@
+"""Every promise about pictures and paths, judged over a corpus of odd and hostile inputs."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import corpus
+import numpy as np
+import pytest
+from bad import Bad
+from corpus import Input
+from good import ODD_NAMES, Good
+from PIL import Image
+from written import encoded
+
+from effnet_cli import rows
+from effnet_cli.errors import PictureError
+from effnet_cli.images import Finder, PictureLoader
+from effnet_cli.options import FaultKind, PictureOptions
+from effnet_cli.predict import Classifier
+from effnet_cli.variants import VARIANTS
+
+Row = dict[str, Any]
+
+COMMAND = [sys.executable, "-m", "effnet_cli", "predict"]
+# What a mean difference of one level (of 255) moves a probability by, at most.
+CHANCE_OF_LEVEL = 0.03
+UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff]")
+PYTHONS_WORDS = r"object at 0x|_io\.|Error\(|damaged \(-?\d+\)|\(\)|b'|literal for"
+GROUPS = [
+    "orientation",
+    "broken EXIF",
+    "deep gray",
+    "transparency",
+    "clear colour",
+    "inks",
+    "colours",
+    "gray",
+    "palette",
+    "two colours",
+    "exact colours",
+    "frames",
+    "profiles",
+    "shapes",
+    "structure",
+    "wrong suffix",
+    "odd name",
+]
+BAD_GROUPS = ["cut", "signature", "damaged", "other", "bomb", "path"]
+
+# as the command does
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus.write(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def of_twins(session_folder: Path) -> dict[bytes, Row]:
+    """The answers of the plain pictures, each of them alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
+        classifier = Classifier("lite0")
+        return {
+            data: rows.as_row(classifier(data)) for data in {twin_of(one) for one in good_inputs()}
+        }
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder: Path, session_folder: Path) -> "subprocess.CompletedProcess[bytes]":
+    """The command over everything at once."""
+    names = [as_argument(one.name) for one in corpus.inputs()]
+    cache = str(session_folder / "cache")
+    return run(["--format", "json", "--", *names], folder, LC_ALL="C", EFFNET_CACHE=cache)
+
+
+@pytest.fixture(scope="module")
+def answered(whole_run: "subprocess.CompletedProcess[bytes]") -> dict[bytes, Row]:
+    """The rows of that run by the names of the inputs."""
+    got = json.loads(whole_run.stdout.decode("utf-8"))
+    return {one.name: row for one, row in zip(corpus.inputs(), got, strict=True)}
+
+
+def good_inputs(group: str | None = None) -> list[Input]:
+    return [one for one in corpus.inputs() if one.is_good and group in (None, one.case.group)]
+
+
+def bad_inputs(group: str | None = None) -> list[Input]:
+    return [one for one in corpus.inputs() if not one.is_good and group in (None, one.case.group)]
+
+
+def twin_of(one: Input) -> bytes:
+    assert isinstance(one.case, Good)
+    return encoded(one.case.twin.convert("RGB"), "PNG", compress_level=1)
+
+
+def test_corpus_has_every_group_and_every_kind_of_fault() -> None:
+    assert len(corpus.inputs()) > 600
+    assert {one.case.group for one in good_inputs()} == set(GROUPS)
+    assert {one.case.group for one in bad_inputs()} == set(BAD_GROUPS)
+    told = {kind for one in bad_inputs() for kind in one.case.kinds}
+    elsewhere = {"timeout", "crashed"} | ({"unreadable"} if os.geteuid() == 0 else set())
+    assert told == set(get_args(FaultKind)) - elsewhere
+
+
+# --- one by one --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_odd_picture_looks_like_its_plain_twin(group: str, folder: Path) -> None:
+    loader = PictureLoader(VARIANTS["lite0"].preprocessing, PictureOptions(exact_decode=True))
+    wrong = {}
+    for one in good_inputs(group):
+        case = one.case
+        image = loader.open(os.fsdecode(bytes(folder) + b"/" + one.name))
+        if image.size != case.twin.size:
+            wrong[one.name] = image.size
+        elif (difference := mean_difference(image, case.twin)) > case.levels:
+            wrong[one.name] = difference
+    assert not wrong
+
+
+def mean_difference(image: Image.Image, twin: Image.Image) -> float:
+    """Of all values, from 0 to 255."""
+    values = [np.asarray(one.convert("RGB")).astype(np.int16) for one in (image, twin)]
+    return float(np.abs(values[0] - values[1]).mean())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_odd_picture_is_answered_like_its_plain_twin(
+    group: str, answered: dict[bytes, Row], of_twins: dict[bytes, Row]
+) -> None:
+    wrong = {}
+    for one in good_inputs(group):
+        row, plain = answered[one.name], of_twins[twin_of(one)]
+        if row["status"] != "ok":
+            wrong[one.name] = row
+        elif not is_close(row, plain, one.case.levels * CHANCE_OF_LEVEL):
+            wrong[one.name] = (row["predictions"][0], plain["predictions"][0])
+    assert not wrong
+
+
+def is_close(row: Row, plain: Row, tolerance: float) -> bool:
+    """Whether the answers are the same, or, where a format is lossy, the probability of the first
+    class moved little, and it stays the first if it is a sure one.
+    """
+    if tolerance == 0:
+        return row["predictions"] == plain["predictions"]
+    first, best = plain["predictions"][0], row["predictions"][0]
+    found = {a["index"]: a["probability"] for a in row["predictions"]}.get(first["index"], 0.0)
+    is_sure = first["probability"] > 0.5 + tolerance
+    is_same = best["index"] == first["index"] or not is_sure
+    return is_same and abs(found - first["probability"]) <= tolerance + 1e-6
+
+
+@pytest.mark.parametrize("group", BAD_GROUPS)
+def test_bad_input_has_its_kind_and_its_words(group: str, answered: dict[bytes, Row]) -> None:
+    wrong = {}
+    for one in bad_inputs(group):
+        assert isinstance(one.case, Bad)
+        error = answered[one.name].get("error", {"kind": "", "message": ""})
+        if error["kind"] not in one.case.kinds:
+            wrong[one.name] = (error, one.case.kinds)
+        elif one.case.words.lower() not in error["message"].lower():
+            wrong[one.name] = (error, one.case.words)
+        elif re.search(PYTHONS_WORDS, error["message"]):
+            wrong[one.name] = (error, "words for a person")
+    assert not wrong
+
+
+def test_bytes_fare_as_the_file_does(answered: dict[bytes, Row]) -> None:
+    loader = PictureLoader(VARIANTS["lite0"].preprocessing)
+    wrong = {}
+    for one in bad_inputs():
+        if one.name.endswith(b".tga") or not isinstance(one.case.made, bytes):
+            continue  # a TGA is known by its name
+        error = answered[one.name].get("error")
+        try:
+            loader.load(one.case.made)
+        except PictureError as alone:
+            if error is None or error["kind"] != alone.kind:
+                wrong[one.name] = (alone, error)
+        else:
+            wrong[one.name] = "opened"
+    assert not wrong
+
+
+# --- all in one run ----------------------------------------------------------------------------
+
+
+def run(
+    arguments: list[bytes | str], folder: Path, **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [*COMMAND, "--offline", *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=100,
+        check=False,
+    )
+
+
+def as_argument(name: bytes) -> bytes:
+    return b"./-" if name == b"-" else name  # alone it would be stdin
+
+
+def test_one_run_over_everything_has_a_row_for_each_in_order(
+    whole_run: "subprocess.CompletedProcess[bytes]",
+) -> None:
+    assert b"Traceback" not in whole_run.stderr
+    assert whole_run.returncode == 1
+    got = json.loads(whole_run.stdout.decode("utf-8"))
+    names = [as_argument(one.name) for one in corpus.inputs()]
+    assert [os.fsencode(row["path"]) for row in got] == names
+    kinds = Counter(row["error"]["kind"] for row in got if row["status"] == "error")
+    assert set(kinds) <= set(get_args(FaultKind))
+    for kind, number in kinds.items():
+        assert f"{number} {kind}".encode() in whole_run.stderr
+
+
+def odd_names() -> list[bytes]:
+    return [as_argument(name) for name in ODD_NAMES]
+
+
+def test_spreadsheet_finds_every_name_and_no_formula(folder: Path) -> None:
+    done = run(["--format", "csv", "--top-k", "1", "--", *odd_names()], folder)
+    assert done.returncode == 0
+    text = done.stdout.decode("utf-8", "surrogateescape")
+    header, *lines = csv.reader(io.StringIO(text, newline=""))
+    assert tuple(header) == rows.CSV_COLUMNS
+    assert [os.fsencode(line[0].removeprefix("'")) for line in lines] == [
+        name.removeprefix(b"'") for name in odd_names()
+    ]
+    assert not [line for line in lines if line[0][:1] in ("=", "+", "-", "@", "\t", "\r")]
+    assert {line[1] for line in lines} == {"ok"}
+
+
+def test_terminal_is_sent_no_names_commands(folder: Path) -> None:
+    main, other = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "--top-k", "1", "--", *odd_names(), "no\x1b[31m\u202esuch"],
+        cwd=folder,
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "400"},
+    )
+    os.close(other)
+    output = b""
+    try:
+        while chunk := os.read(main, 65536):
+            output += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    os.close(main)
+    assert process.wait(60) == 1
+    text = output.decode("utf-8")  # valid, whatever the names
+    own = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r\n", "", text)
+    assert not UNSAFE.findall(own.replace("\r", "").replace("\n", ""))
+    assert "\x1b]0;" not in text
+    assert text.count("\\x1b]0;title\\x07") >= 1
+    assert "[bold][link=x].png" in text
+
+
+def test_search_of_the_folder_finds_every_picture_once(folder: Path) -> None:
+    found = Counter(os.fsencode(f.name) for f in Finder([str(folder)]))
+    assert set(found.values()) == {1}
+    missed = {
+        one.name
+        for one in good_inputs()
+        if bytes(folder) + b"/" + one.name not in found and not one.name.startswith(b".")
+    }
+    assert not missed
