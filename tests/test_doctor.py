@@ -1,16 +1,18 @@
 """What is well is called so; what is not comes with the command that mends it."""
 
 import json
+import shutil
 from collections.abc import Callable
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
 
-from effnet_cli import doctor, listings
+from conftest import SAMPLES
+from effnet_cli import doctor, listings, model
 from effnet_cli.doctor import Sign
 from effnet_cli.engines import ENGINES
-from training import Done
+from training import Done, make_classes
 
 pytest_plugins = ["training_fixtures"]
 Effnet = Callable[..., Done]
@@ -55,6 +57,34 @@ def test_pair_that_does_not_fit_is_told(effnet: Effnet, monkeypatch: pytest.Monk
     assert done.status == 1
     assert "torchvision::nms does not exist. Mend it: pip install --upgrade 'torch" in done.stderr
     assert "broken" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict cat.jpg --explain why",
+        "variants b0",
+        "finetune dataset --variant b0 --from-scratch --output run",
+    ],
+)
+def test_pair_that_does_not_fit_is_told_by_every_command(
+    effnet: Effnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
+) -> None:
+    def broken(name: str) -> object:
+        if name.startswith("torchvision"):
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return import_module(name)
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLES / "cat.jpg", tmp_path)
+    make_classes(tmp_path / "dataset", ("red", "green"), pictures=6)
+    monkeypatch.setattr(model, "import_module", broken)
+    done = effnet(*words.split())
+    assert done.status == 1
+    *_, message, hint = done.stderr.strip().splitlines()
+    assert "do not work together (operator torchvision::nms does not exist)." in message
+    assert hint.startswith("Install a pair that does: pip install")
+    assert "Traceback" not in done.stderr
 
 
 def test_versions_are_held_against_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ class Explainer:
         self._classes = {name: index for index, name in enumerate(network.card.classes)}
         self._loader = PictureLoader(network.card.preprocessing, pictures)
         self._module = model.of(network)
+        model.imported("torchvision")  # the library needs it, and would not say so
         library: Any = import_module(LIBRARY)
         targets: Any = import_module(f"{LIBRARY}.utils.model_targets")
         self._draw: Any = import_module(f"{LIBRARY}.utils.image").show_cam_on_image
