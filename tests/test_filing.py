@@ -152,6 +152,7 @@ def test_the_command_copies_and_says_where(run: Run, tmp_path: Path) -> None:
     assert good["copied_to"] == f"s/{label}/a.png"
     assert (tmp_path / good["copied_to"]).read_bytes() == (tmp_path / "a.png").read_bytes()
     assert "copied_to" not in bad
+    assert b"1 picture is copied into 's'." in done.stderr
     moved = run(
         "predict",
         "a.png",

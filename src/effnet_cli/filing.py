@@ -32,7 +32,7 @@ class Filing:
     ) -> None:
         self._options = options
         self._listener = listener
-        self.failed = 0  # pictures that could not be filed
+        self.filed = self.failed = 0  # pictures
         for text in inputs:
             if Path(text).is_dir() and options.folder.resolve().is_relative_to(
                 Path(text).resolve()
@@ -66,7 +66,16 @@ class Filing:
             self.failed += 1
             self._listener.note(f"{prediction.path} stays where it is: {error.strerror}.")
             return prediction
+        self.filed += 1
         return replace(prediction, filed=str(target), is_moved=self._options.moves)
+
+    @property
+    def summary(self) -> str:
+        """What was done, in words."""
+        done = "moved" if self._options.moves else "copied"
+        what = "1 picture is" if self.filed == 1 else f"{self.filed:,} pictures are"
+        failed = f"; {self.failed:,} stayed where they were" if self.failed else ""
+        return f"{what} {done} into {str(self._options.folder)!r}{failed}."
 
 
 def folder_name(label: str) -> str:

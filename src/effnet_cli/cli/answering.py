@@ -132,7 +132,18 @@ class Answering:
             if gallery:
                 self._write_page(gallery)
         speaker.note(tally.summary(finder))
+        for line in self._farewell(filing):
+            speaker.note(line)
         return 1 if tally.failed or (filing and filing.failed) else 0
+
+    def _farewell(self, filing: "Filing | None") -> Iterator[str]:
+        """What there is now besides the rows."""
+        if filing:
+            yield filing.summary
+        if self.wish.explain:
+            yield f"{str(self.wish.explain)!r} has the pictures with what speaks for their answers."
+        if self.wish.html:
+            yield f"{str(self.wish.html)!r} is written."
 
     def _filing(self, speaker: "Speaker") -> "Filing | None":
         wish = self.wish
