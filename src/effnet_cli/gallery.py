@@ -16,6 +16,9 @@ MAX_PICTURES = 2_000
 MAX_IMAGE_BYTES = 10_000_000
 # Few pictures are sharp on any screen; as soon as there are more, all become small.
 FEW_PICTURES, SHARP_PX, SMALL_PX = 200, 320, 160
+# Certainty in steps: the least probability of each; what has no class is a step of its own.
+STEPS = (0.9, 0.5, 0.0)
+NO_CLASS = len(STEPS)
 MAX_ANSWERS = 5  # of one picture
 MAX_FAILED = 200  # paths of one kind of failure
 MAX_PATH, MAX_LABEL = 400, 120  # characters, so that no name fills the page
@@ -34,9 +37,9 @@ class Picture:
     overlay: bytes | None
 
     @property
-    def is_answered(self) -> bool:
-        """Whether the best answer is a class of the network."""
-        return self.answers[0].index is not None
+    def step(self) -> int:
+        """How sure the best answer is: its place in `STEPS`, or `NO_CLASS`."""
+        return _step(self.answers[0])
 
     @property
     def size_bytes(self) -> int:
@@ -77,8 +80,9 @@ class Gallery:
         self.model, self.engine, self.choices = model, engine, choices
         self.pictures: list[Picture] = []
         self.failed: dict[str, Failures] = {}
-        self.classes: Counter[str] = Counter()  # of all that have an answer, shown or not
-        self.answered = 0  # pictures, those without a class among them
+        # of all that have an answer, shown or not
+        self.classes: Counter[str] = Counter()
+        self.steps: Counter[int] = Counter()
         self._side_px = SHARP_PX
         self._image_bytes = 0
         self._is_full = False
@@ -93,16 +97,16 @@ class Gallery:
             yield prediction
 
     @property
-    def not_shown(self) -> int:
-        """Answered pictures that the page has no room for."""
-        return self.answered - len(self.pictures)
+    def answered(self) -> int:
+        """Pictures with an answer, those without a class among them."""
+        return self.steps.total()
 
     def _failed(self, path: str, fault: Fault) -> None:
         self.failed.setdefault(fault.kind, Failures()).add(path, fault.message)
 
     def _answered(self, prediction: Prediction) -> None:
-        self.answered += 1
         best = prediction.predictions[0]
+        self.steps[_step(best)] += 1
         if best.index is not None:
             self.classes[cut(best.label or "", MAX_LABEL)] += 1
         if len(self.pictures) == FEW_PICTURES and self._side_px == SHARP_PX:
@@ -130,6 +134,12 @@ class Gallery:
 def cut(text: str, size: int) -> str:
     """`text` of at most `size` characters: a path tells most at its end."""
     return text if len(text) <= size else f"{text[: size // 4]}…{text[1 - size + size // 4 :]}"
+
+
+def _step(best: Answer) -> int:
+    if best.index is None:
+        return NO_CLASS
+    return next(step for step, least in enumerate(STEPS) if best.probability >= least)
 
 
 def _picture(prediction: Prediction, side_px: int) -> Picture:

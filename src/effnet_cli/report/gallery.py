@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from effnet_cli.gallery import Failures, Gallery, Picture
+from effnet_cli.gallery import NO_CLASS, Failures, Gallery, Picture
 from effnet_cli.predict import Answer
 from effnet_cli.report.pages import PAGES
 
@@ -17,9 +17,7 @@ Marks = Sequence[tuple[int | None, int]]
 # The heading, the name of the inputs, and the choices: mark, name and number of pictures.
 Filter = tuple[str, str, list[tuple[str, str, int]]]
 
-# The least probability of each step, and its name; what has no class is a step of its own.
-STEPS = ((0.9, "above 90%"), (0.5, "50–90%"), (0.0, "below 50%"))
-NO_CLASS = len(STEPS)
+STEP_NAMES = ("above 90%", "50–90%", "below 50%")
 MAX_CLASSES = 12  # that have a filter of their own
 OTHERS, NO_ANSWER = "others", "no answer"
 FREQUENT = 3  # classes in the answer
@@ -41,16 +39,15 @@ OPEN_UP_TO = 12  # failures of a kind that are unfolded at once
 def gallery_page(gallery: Gallery) -> str:
     """What was on the pictures: the answer in words, the pictures, and what failed."""
     groups = _groups(gallery.pictures)
-    marks = [(_group(one, groups), _step(one)) for one in gallery.pictures]
+    marks = [(_group(one, groups), one.step) for one in gallery.pictures]
     return PAGES.get_template("gallery.html").render(
         title="What is on the pictures?",
         answer=list(_answer(gallery)),
-        shares=_shares(gallery.pictures, marks),
+        shares=list(_shares(gallery)),
         filters=_filters(gallery.pictures, groups, marks),
         empty=_empty(marks),
         pictures=list(_shown(gallery.pictures, marks)),
         has_overlays=any(one.overlay for one in gallery.pictures),
-        not_shown=gallery.not_shown,
         answered=gallery.answered,
         failed=[_failure(kind, found) for kind, found in _by_number(gallery.failed)],
         choices=[("model", gallery.model), ("engine", gallery.engine), *gallery.choices],
@@ -63,18 +60,20 @@ def gallery_page(gallery: Gallery) -> str:
 def _answer(gallery: Gallery) -> Iterator[str]:
     failed = sum(one.number for one in gallery.failed.values())
     total = gallery.answered + failed
-    yield _counted_line(total, failed, gallery.answered - gallery.classes.total())
+    nameless = gallery.steps[NO_CLASS]
+    words = _step_name(NO_CLASS, gallery.pictures)
+    words = f"with {words}" if words == NO_ANSWER else words
+    yield _counted_line(total, failed, f", {nameless:,} {words}" if nameless else "")
     if gallery.classes:
         yield _frequent_line(gallery)
     if gallery.answered:
         yield f"Answered by {gallery.model} on {gallery.engine}."
 
 
-def _counted_line(total: int, failed: int, unknown: int) -> str:
+def _counted_line(total: int, failed: int, nameless: str) -> str:
     if not total:
         return "No picture was given."
-    words = f"{total:,} picture{'' if total == 1 else 's'}"
-    words += f", {unknown:,} without a class" if unknown else ""
+    words = f"{total:,} picture{'' if total == 1 else 's'}{nameless}"
     if failed == total:
         return f"{words}: {'it' if total == 1 else 'all'} failed."
     return f"{words}, {failed:,} failed." if failed else f"{words}, none failed."
@@ -91,10 +90,12 @@ def _frequent_line(gallery: Gallery) -> str:
     return f"Most often: {shares}; {number:,} different class{'' if number == 1 else 'es'}."
 
 
-def _shares(pictures: Sequence[Picture], marks: Marks) -> list[tuple[int, str, int]]:
-    """How many pictures each step of certainty has: its place, name and number."""
-    counts = Counter(step for _, step in marks)
-    return [(n, _step_name(n, pictures), counts[n]) for n in sorted(counts)]
+def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
+    """How many pictures each step of certainty has, and how many failed: mark, name and number."""
+    for step, number in sorted(gallery.steps.items()):
+        yield f"s{step}", _step_name(step, gallery.pictures), number
+    if gallery.failed:
+        yield "bad", "failed", sum(one.number for one in gallery.failed.values())
 
 
 # --- filters ------------------------------------------------------------------------------------
@@ -102,31 +103,24 @@ def _shares(pictures: Sequence[Picture], marks: Marks) -> list[tuple[int, str, i
 
 def _groups(pictures: Sequence[Picture]) -> list[str]:
     """The classes that have a filter, most frequent first."""
-    counts = Counter(one.answers[0].label for one in pictures if one.is_answered)
+    counts = Counter(one.answers[0].label for one in pictures if one.step < NO_CLASS)
     names = [label or "" for label, _ in counts.most_common()]
     return names if len(names) <= MAX_CLASSES else names[: MAX_CLASSES - 1]
 
 
 def _group(picture: Picture, groups: Sequence[str]) -> int | None:
     """The place of its filter: its class, or the others; `None` for what has no class."""
-    if not picture.is_answered:
+    if picture.step == NO_CLASS:
         return None
     label = picture.answers[0].label or ""
     return groups.index(label) if label in groups else len(groups)
 
 
-def _step(picture: Picture) -> int:
-    if not picture.is_answered:
-        return NO_CLASS
-    best = picture.answers[0].probability
-    return next(step for step, (least, _) in enumerate(STEPS) if best >= least)
-
-
 def _step_name(step: int, pictures: Sequence[Picture]) -> str:
     if step < NO_CLASS:
-        return STEPS[step][1]
+        return STEP_NAMES[step]
     return (
-        next((one.answers[0].label for one in pictures if not one.is_answered), None) or NO_ANSWER
+        next((one.answers[0].label for one in pictures if one.step == NO_CLASS), None) or NO_ANSWER
     )
 
 
