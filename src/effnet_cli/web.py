@@ -77,4 +77,5 @@ def problem(error: Exception) -> str:
         return "the server does not answer"
     if isinstance(reason, socket.gaierror):
         return "its name cannot be looked up (no network?)"
-    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__).rstrip(".")
+    words = str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
+    return " ".join(words.split()).rstrip(".")  # a server's own words may have line ends

@@ -32,6 +32,7 @@ BACKGROUND = (255, 255, 255)
 DCT_OVERSAMPLING = 2
 # A progressive JPEG is gone over once for each of its scans. Cameras and libraries write about ten;
 # a small file with thousands of empty ones would keep the decoder for hours.
+NO_SEGMENTS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # markers without a length
 MAX_FULL_SCANS = 32  # over a picture of the largest permitted size; smaller ones may have more
 # Of one text or colour profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
 MAX_TEXT_BYTES = 16 << 20
@@ -311,17 +312,28 @@ def _reason(file: BinaryIO, format: str) -> Exception | None:
 
 
 def _has_many_scans(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether a JPEG is gone over more than once: it is progressive, or its first scan (whose
-    header Pillow has come to) lacks some of its colours.
+    """Whether a JPEG may be gone over more than once: it is progressive, or its first scan lacks
+    some of its colours.
     """
     if image.format not in ("JPEG", "MPO"):
         return False
-    if "progressive" in image.info:
-        return True
+    return "progressive" in image.info or _colours_of_first_scan(file) != len(image.getbands())
+
+
+def _colours_of_first_scan(file: BinaryIO) -> int:
+    """0 if something other than segments comes before it. The file's position stays as it is."""
     position = file.tell()
-    colours = file.read(3)[2:]
-    file.seek(position)
-    return colours != bytes([len(image.getbands())])
+    place = 2
+    try:
+        while file.seek(place) and len(segment := file.read(5)) == 5 and segment[0] == 0xFF:
+            if segment[1] == 0xDA:
+                return segment[4]
+            if segment[1] in NO_SEGMENTS:
+                return 0
+            place += 2 + int.from_bytes(segment[2:4])
+        return 0
+    finally:
+        file.seek(position)
 
 
 def _count(file: BinaryIO, mark: bytes) -> int:
@@ -422,13 +434,27 @@ def _flattened(image: Image.Image) -> Image.Image:
     if image.format in ("BMP", "ICO") and image.mode == "RGBA" and _is_all_clear(image):
         return image.convert("RGB")  # they have the channel, and often leave it at zero
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(
-            Image.new("RGBA", layer.size, (*BACKGROUND, 255)), layer
-        ).convert("RGB")
+        return _over_background(image)
     if image.mode == "CMYK" and image.format == "JPEG" and _stores_ink(image):
         image = ImageChops.invert(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    """A picture that can be seen through, as RGB; some rows after the others, as each of the steps
+    takes four bytes a pixel.
+    """
+    width, height = image.size
+    rows = max(1, BLOCK_BYTES // width)
+    if height <= rows:
+        layer = image.convert("RGBA")
+        background = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(background, layer).convert("RGB")
+    flat = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        flat.paste(_over_background(band), (0, top))
+    return flat
 
 
 def _is_all_clear(image: Image.Image) -> bool:

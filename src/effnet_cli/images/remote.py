@@ -30,7 +30,9 @@ def fetched(url: str, timeout_s: float | None) -> bytes:
         kind = "missing" if error.code in GONE else "unreadable"
         raise _failed(kind, error) from error
     except (OSError, ValueError, HTTPException) as error:
-        raise _failed("unreadable", error) from error
+        reason = getattr(error, "reason", error)
+        kind = "timeout" if isinstance(reason, TimeoutError) else "unreadable"
+        raise _failed(kind, error) from error
 
 
 def _read(response: Any, deadline: float, limit_s: float) -> bytes:

@@ -1,0 +1,256 @@
+"""Pictures behind addresses: servers that lie, stall, redirect and never end."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from good import photo
+from written import encoded
+
+from effnet_cli import web
+from effnet_cli.errors import PictureError
+from effnet_cli.images import Finder, PictureLoader, remote
+from effnet_cli.images.find import Url
+from effnet_cli.options import PictureOptions
+from effnet_cli.variants import VARIANTS
+
+LITE0 = VARIANTS["lite0"].preprocessing
+PICTURE = encoded(photo(), "PNG")
+LIMIT_BYTES = 300_000
+
+# as the command does
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Misbehaves as the path says."""
+
+    protocol_version = "HTTP/1.1"
+    closing = threading.Event()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nobody reads it."""
+
+    def do_GET(self) -> None:
+        name = self.path.partition("?")[0].strip("/")
+        with suppress(OSError):  # the client went away
+            ANSWERS[name.partition("/")[0]](self)
+        self.close_connection = True
+
+    def start(self, status: int = 200, **headers: object) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+
+def picture(handler: Handler) -> None:
+    handler.start(Content_Length=len(PICTURE), Content_Type="text/html")  # a lie of no account
+    handler.wfile.write(PICTURE)
+
+
+def without_length(handler: Handler) -> None:
+    handler.start()
+    handler.wfile.write(PICTURE)
+
+
+def in_chunks(handler: Handler) -> None:
+    handler.start(Transfer_Encoding="chunked")
+    for start in range(0, len(PICTURE), 5000):
+        chunk = PICTURE[start : start + 5000]
+        handler.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def page(handler: Handler) -> None:
+    handler.start()
+    handler.wfile.write(b"<!doctype html><title>Log in</title>")
+
+
+def cut(handler: Handler) -> None:
+    handler.start(Content_Length=len(PICTURE))
+    handler.wfile.write(PICTURE[:5000])
+
+
+def huge(handler: Handler) -> None:
+    handler.start(Content_Length=10**13)
+    handler.wfile.write(PICTURE)
+
+
+def endless(handler: Handler) -> None:
+    handler.start()
+    while not handler.closing.is_set():
+        handler.wfile.write(bytes(1 << 16))
+
+
+def drip(handler: Handler) -> None:
+    handler.start(Content_Length=len(PICTURE))
+    for byte in PICTURE:
+        if handler.closing.wait(0.05):
+            return
+        handler.wfile.write(bytes([byte]))
+
+
+def silent(handler: Handler) -> None:
+    handler.closing.wait(60)
+
+
+def stalled(handler: Handler) -> None:
+    handler.start(Content_Length=len(PICTURE))
+    handler.wfile.write(PICTURE[:100])
+    handler.closing.wait(60)
+
+
+def gibberish(handler: Handler) -> None:
+    handler.wfile.write(b"\xff\x00 nothing of the kind\r\n\r\n" * 9)
+
+
+def status(number: int) -> Callable[[Handler], None]:
+    return lambda handler: handler.start(number, Content_Length=0)
+
+
+def redirect(target: str) -> Callable[[Handler], None]:
+    return lambda handler: handler.start(302, Location=target, Content_Length=0)
+
+
+def countdown(handler: Handler) -> None:
+    """So many redirects as the path says, then the picture."""
+    left = int(handler.path.rpartition("/")[2])
+    if left == 0:
+        picture(handler)
+    else:
+        handler.start(302, Location=f"/countdown/{left - 1}", Content_Length=0)
+
+
+ANSWERS: dict[str, Callable[[Handler], None]] = {
+    "picture": picture,
+    "without-length": without_length,
+    "in-chunks": in_chunks,
+    "page": page,
+    "cut": cut,
+    "huge": huge,
+    "endless": endless,
+    "drip": drip,
+    "silent": silent,
+    "stalled": stalled,
+    "gibberish": gibberish,
+    "404": status(404),
+    "410": status(410),
+    "403": status(403),
+    "500": status(500),
+    "empty": status(200),
+    "to-picture": redirect("/picture"),
+    "to-file": redirect("file:///etc/passwd"),
+    "to-ftp": redirect("ftp://127.0.0.1/x.png"),
+    "to-itself": redirect("/to-itself"),
+    "to-nothing": redirect(""),
+    "countdown": countdown,
+}
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = False  # so that closing waits for them
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are what some tests are about."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    Handler.closing.clear()
+    http = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,))
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}"
+    Handler.closing.set()
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def narrow_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "MAX_BYTES", LIMIT_BYTES)
+    monkeypatch.setattr(web, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(web, "STALL_SECONDS", 0.5)
+
+
+def opened(address: str, **options: object) -> np.ndarray:
+    return PictureLoader(LITE0, PictureOptions(**options)).squares(Url(address))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["picture", "picture/a.jpg?b=c", "without-length", "in-chunks", "to-picture", "countdown/5"],
+)
+def test_picture_behind_an_address_is_the_picture(server: str, path: str) -> None:
+    here = PictureLoader(LITE0).squares(PICTURE)
+    np.testing.assert_array_equal(opened(f"{server}/{path}"), here)
+
+
+FAULTS = {
+    "404": ("missing", "404"),
+    "410": ("missing", "410"),
+    "403": ("unreadable", "403"),
+    "500": ("unreadable", "500"),
+    "empty": ("empty", "0 bytes"),
+    "page": ("not_an_image", "HTML"),
+    "cut": ("truncated", "5,000 of"),
+    "huge": ("too_large", "10,000,000,000,000 bytes"),
+    "endless": ("too_large", f"above the limit of {LIMIT_BYTES:,}"),
+    "silent": ("timeout", "does not answer"),
+    "stalled": ("timeout", "does not answer"),
+    "gibberish": ("unreadable", "cannot be fetched"),
+    "to-file": ("unreadable", "302"),
+    "to-ftp": ("unreadable", "another kind of address"),
+    "to-itself": ("unreadable", "302"),
+    "to-nothing": ("unreadable", "302"),
+    "countdown/9": ("unreadable", "302"),
+}
+
+
+@pytest.mark.parametrize(("path", "wanted"), FAULTS.items(), ids=FAULTS)
+def test_address_without_a_picture_is_one_fault(
+    server: str, path: str, wanted: tuple[str, str]
+) -> None:
+    with pytest.raises(PictureError) as caught:
+        opened(f"{server}/{path}")
+    kind, words = wanted
+    assert (caught.value.kind, words in caught.value.message) == (kind, True), caught.value
+    assert "\n" not in caught.value.message
+
+
+def test_server_that_drips_is_given_up(server: str) -> None:
+    with pytest.raises(PictureError) as caught:
+        opened(f"{server}/drip", timeout_s=0.3)
+    assert caught.value.kind == "timeout"
+    assert "0.3 s" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:9/x.png", "http://[::1/x.png", "http://127.0.0.1:99999/", "http:///x.png"],
+)
+def test_address_of_nobody_is_one_fault(address: str) -> None:
+    with pytest.raises(PictureError) as caught:
+        opened(address)
+    assert caught.value.kind == "unreadable"
+
+
+def test_offline_asks_nobody(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "opened", lambda *_: pytest.fail("somebody was asked"))
+    with pytest.raises(PictureError) as caught:
+        opened(f"{server}/picture", offline=True)
+    assert "--offline" in caught.value.message
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "s3", "gopher", "FILE"])
+def test_address_of_another_kind_is_one_fault(scheme: str) -> None:
+    (found,) = Finder([f"{scheme}:///etc/passwd"])
+    assert found.source is None
+    assert found.error is not None
+    assert found.error.kind == "unreadable"
+    assert f"{scheme}://" in found.error.message
