@@ -21,7 +21,7 @@ STEPS = (0.9, 0.5, 0.0)
 NO_CLASS = len(STEPS)
 MAX_ANSWERS = 5  # of one picture
 MAX_FAILED = 200  # paths of one kind of failure
-MAX_PATH, MAX_LABEL = 400, 120  # characters, so that no name fills the page
+MAX_PATH, MAX_LABEL = 400, 120  # characters, so that no name (or message) fills the page
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Failures:
         """Count one more, and keep its path while there is room."""
         self.number += 1
         if self.number <= MAX_FAILED:
-            self.paths.setdefault(message, []).append(cut(path, MAX_PATH))
+            self.paths.setdefault(cut(message, MAX_PATH), []).append(cut(path, MAX_PATH))
 
 
 class Gallery:
@@ -147,7 +147,7 @@ def _picture(prediction: Prediction, side_px: int) -> Picture:
     return Picture(
         cut(prediction.path, MAX_PATH),
         tuple(replace(one, label=one.label and cut(one.label, MAX_LABEL)) for one in answers),
-        prediction.reason,
+        prediction.reason and cut(prediction.reason, MAX_PATH),
         _small(prediction.square, side_px) or thumbnail(prediction.path, side_px),
         _small(prediction.overlay, side_px),
     )
