@@ -145,6 +145,49 @@ def turned() -> Iterator[Good]:
         yield Good("broken EXIF", f"{what}.jpg", encoded(photo(), "JPEG", exif=block, **JPEG), photo(), LOSSY)  # fmt: skip
 
 
+def noted() -> Iterator[Good]:
+    """Notes beside the pixels: where XMP says how the picture lies, and broken ones."""
+    six = stored_as(6)
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    in_png = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    in_jpeg = written.jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
+    yield Good("orientation", "xmp.png", written.png_with(encoded(six, "PNG"), in_png), photo())
+    yield Good("orientation", "xmp.webp", encoded(six, "WEBP", xmp=xmp, **WEBP), photo())
+    data = written.jpeg_with(encoded(six, "JPEG", **JPEG), in_jpeg)
+    yield Good("orientation", "xmp.jpg", data, photo(), LOSSY)
+    plain = encoded(six, "PNG", exif=written.exif(6))
+    for what, chunk in BROKEN_CHUNKS.items():
+        yield Good("broken notes", f"{what}.png", written.png_with(plain, chunk), photo())
+    plain = encoded(six, "JPEG", exif=written.exif(6), **JPEG)
+    for what, segments in BROKEN_SEGMENTS.items():
+        data = written.jpeg_with(plain, *segments)
+        yield Good("broken notes", f"{what}.jpg", data, photo(), LOSSY)
+
+
+BROKEN_CHUNKS = {
+    "checksum": png_chunk(b"tEXt", b"a\0b")[:-1] + b"?",
+    "empty-profile": png_chunk(b"iCCP", b""),
+    "short-size": png_chunk(b"pHYs", b"\0"),
+    "short-gamma": png_chunk(b"gAMA", b""),
+    "packed-somehow": png_chunk(b"zTXt", b"a\0\7?"),
+    "texts": png_chunk(b"tEXt", b"a") + png_chunk(b"zTXt", b"a") + png_chunk(b"iTXt", b"a"),
+    "no-frames": png_chunk(b"acTL", bytes(8)),
+}
+BROKEN_SEGMENTS = {
+    "short-jfif": [written.jpeg_segment(0xE0, b"JFIF")],
+    "short-adobe": [written.jpeg_segment(0xEE, b"Adobe")],
+    "profile-out-of-order": [
+        written.jpeg_segment(0xE2, b"ICC_PROFILE\0\2\3abc"),
+        written.jpeg_segment(0xE2, b"ICC_PROFILE\0"),
+    ],
+    "cut-resources": [written.jpeg_segment(0xED, b"Photoshop 3.0\0" + b"8BIM\3\xed")],
+    "index-of-pictures": [written.jpeg_segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff")],
+    "nothing": [written.jpeg_segment(0xE1, b""), written.jpeg_segment(0xFE, b"")],
+}
 BROKEN_EXIF = {
     "text": b"Exif\0\0this is no TIFF header at all",
     "cut": b"Exif\0\0MM\0*\0\0",
@@ -316,6 +359,8 @@ def clear_bitmaps() -> Iterator[Good]:
     yield Good("transparency", "32.ico", data, clear_where(hole, photo()))
     data = written.ico((width, height, written.icon_of_bmp(unused, np.zeros_like(hole))))
     yield Good("transparency", "32-unused.ico", data, photo())
+    without = written.tga((width, height), 32, unused.tobytes(), 0x20)
+    yield Good("transparency", "unused.tga", without, photo())
     top_left = written.tga((width, height), 32, bgra.tobytes(), 0x28)
     yield Good("transparency", "top-left.tga", top_left, twin, ROUNDED)
 
@@ -741,7 +786,7 @@ def named() -> Iterator[Good]:
         yield Good("odd name", name, plain, photo())
 
 
-GROUPS = (turned, deep, clear, coloured, framed, profiled, shaped, structured, named)
+GROUPS = (turned, noted, deep, clear, coloured, framed, profiled, shaped, structured, named)
 
 
 @cache

@@ -38,6 +38,7 @@ PYTHONS_WORDS = r"object at 0x|_io\.|Error\(|damaged \(-?\d+\)|\(\)|b'|literal f
 GROUPS = [
     "orientation",
     "broken EXIF",
+    "broken notes",
     "deep gray",
     "transparency",
     "clear colour",

@@ -1,6 +1,7 @@
 """Pictures opened in processes of their own: what hangs or crashes there costs one picture."""
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from effnet_cli.options import PictureOptions
 from effnet_cli.variants import Preprocessing
 
 if sys.platform == "linux":
+    import fcntl
     import resource
 
 # Address space of a worker: what Python with its libraries takes, and what Pillow's widest modes
@@ -114,6 +116,7 @@ def _cause(status: int | None) -> str:
 def _serve(line: Connection, preprocessing: Preprocessing, options: PictureOptions) -> None:
     """Answer until nobody asks any more; runs in the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    _end_with_parent()
     _limit_memory(BASE_BYTES + BYTES_PER_PIXEL * options.max_pixels)
     loader = PictureLoader(preprocessing, options)
     with suppress(EOFError, OSError):  # the one who asked has gone
@@ -126,6 +129,19 @@ def _answer(loader: PictureLoader, source: Source) -> Answer:
         return loader.squares(source)
     except PictureError as error:
         return error.kind, error.message, error.hint
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process when the one who asked has gone, however that ended, even if
+    a decoder hangs here: SIGIO tells that the other end of a pipe has closed.
+    """
+    parent = multiprocessing.parent_process()
+    if sys.platform != "linux" or parent is None:  # elsewhere SIGIO ends nothing
+        return
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
 def _limit_memory(limit_bytes: int) -> None:

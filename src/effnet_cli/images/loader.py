@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from effnet_cli.errors import PictureError
+from effnet_cli.images.bare import bare
 from effnet_cli.images.find import Url
 from effnet_cli.images.geometry import place, resize_and_crop
 from effnet_cli.images.sniff import HEAD_BYTES, TGA_FOOTER, Content, is_text, sniff
@@ -30,10 +31,10 @@ BACKGROUND = (255, 255, 255)
 # A JPEG is decoded at the smallest scale that keeps this many times the pixels (per side) that the
 # resize needs: at 2 the picture differs by 0.4 of 255 on average from the full decode, at 1 by 1.4.
 DCT_OVERSAMPLING = 2
-# A progressive JPEG is gone over once for each of its scans. Cameras and libraries write about ten;
+# A JPEG may be gone over once for each of its scans. Cameras and libraries write about ten;
 # a small file with thousands of empty ones would keep the decoder for hours.
-NO_SEGMENTS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # markers without a length
 MAX_FULL_SCANS = 32  # over a picture of the largest permitted size; smaller ones may have more
+NO_SEGMENTS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # JPEG's markers without a length
 # Of one text or colour profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
 MAX_TEXT_BYTES = 16 << 20
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
@@ -286,8 +287,18 @@ def _identified_by_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFi
         _know_doubles()
     try:
         return Image.open(file, formats=(format,))
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, ValueError) as error:
+        if _is_text_limit(error):
+            raise
+        file.seek(0)
+        if notes_left_out := bare(file.read(), format):
+            with suppress(UnidentifiedImageError, ValueError):
+                return Image.open(io.BytesIO(notes_left_out), formats=(format,))
         raise _reason(file, format) or error from error
+
+
+def _is_text_limit(error: Exception) -> bool:
+    return "MAX_TEXT_" in str(error)  # how Pillow's limits are called
 
 
 @cache
@@ -377,7 +388,7 @@ def _translated(content: Content) -> Iterator[None]:
             ) from error
         raise _damaged(content, error) from error
     except Exception as error:
-        if "MAX_TEXT_" in str(error):  # Pillow's limits
+        if _is_text_limit(error):
             raise PictureError(
                 "too_large",
                 f"This is {content.description} with more text or colour profile than is unpacked.",
@@ -431,7 +442,7 @@ def _flattened(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB."""
     if image.mode.startswith(("I", "F")):
         return _scaled_to_8_bits(image).convert("RGB")
-    if image.format in ("BMP", "ICO") and image.mode == "RGBA" and _is_all_clear(image):
+    if image.format in ("BMP", "ICO", "TGA") and image.mode == "RGBA" and _is_all_clear(image):
         return image.convert("RGB")  # they have the channel, and often leave it at zero
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return _over_background(image)

@@ -1,0 +1,123 @@
+"""The command whose decoders hang: rows, signals, closed pipes; nothing is left running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bad
+import good
+import pytest
+import written
+
+COMMAND = [sys.executable, "-m", "effnet_cli", "predict", "--offline"]
+NO_LIMIT = ["--max-pixels", str(10**11)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good pictures around one that keeps a decoder for a minute."""
+    folder = tmp_path_factory.mktemp("hanging")
+    (folder / "a.png").write_bytes(written.encoded(good.photo(), "PNG"))
+    (folder / "b.jpg").write_bytes(bad.with_scans(6_000))
+    (folder / "c.png").write_bytes(written.encoded(good.photo().rotate(90), "PNG"))
+    return folder
+
+
+def test_picture_that_takes_too_long_is_one_row(folder: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, *NO_LIMIT, "--timeout", "0.7", "--format", "json", "a.png", "b.jpg", "c.png"],
+        cwd=folder,
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["status"] for row in rows] == ["ok", "error", "ok"]
+    assert rows[1]["error"]["kind"] == "timeout"
+    assert done.returncode == 1
+    alone = subprocess.run(
+        [*COMMAND, "--format", "json", "a.png", "c.png"],
+        cwd=folder,
+        capture_output=True,
+        timeout=100,
+        check=True,
+    )
+    assert json.loads(alone.stdout) == [rows[0], rows[2]]
+
+
+def started(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """The command in a session of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *NO_LIMIT, "--quiet", "--format", "jsonl", *arguments],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session that are still there."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if int(words[3]) == session and words[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    for _ in range(500):
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def assert_nothing_is_left(session: int) -> None:
+    if not wait_until(lambda: not members(session)):
+        os.killpg(session, signal.SIGKILL)
+        pytest.fail("processes are still there")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_stops_a_decoder_that_hangs(
+    folder: Path, number: signal.Signals, status: int
+) -> None:
+    with started(folder, "--isolate", "--batch-size", "1", "-") as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"a.png\n")
+        process.stdin.flush()
+        first = process.stdout.readline()
+        process.stdin.write(b"b.jpg\n")
+        process.stdin.flush()
+        assert wait_until(lambda: len(members(process.pid)) > 2)  # itself, a server, a worker
+        time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(20) == status
+        assert_nothing_is_left(process.pid)  # before a decoder would come to its end
+        assert json.loads(first)["status"] == "ok"
+        assert process.stderr
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_reader_that_goes_away_leaves_nothing_running(folder: Path) -> None:
+    with started(folder, "--isolate", *["a.png"] * 60) as process:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["status"] == "ok"
+        process.stdout.close()
+        assert process.wait(20) in (0, 141)
+        assert process.stderr
+        assert process.stderr.read() == b""
+    assert_nothing_is_left(process.pid)
