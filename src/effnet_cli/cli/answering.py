@@ -165,7 +165,14 @@ class Answering:
             return None
         from effnet_cli.gallery import Gallery
 
-        return Gallery(classifier.name, f"{classifier.engine} {classifier.precision}")
+        common = self._common(classifier)
+        heading = ("model", "engine", "precision")
+        choices = [
+            (name.replace("_", " "), str(value))
+            for name, value in common.items()
+            if name not in heading and value is not None
+        ]
+        return Gallery(classifier.name, f"{classifier.engine}, {classifier.precision}", choices)
 
     def _journal(
         self, stack: ExitStack, classifier: "Classifier", speaker: "Speaker"
