@@ -36,7 +36,7 @@ TIMEOUT_S = 0.7
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def limit_of_pillow() -> Iterator[None]:
     """Loaders set a limit that is global to the process."""
     before = Image.MAX_IMAGE_PIXELS
