@@ -20,6 +20,7 @@ from PIL import Image, ImageCms
 from torchvision.models import get_weight
 from torchvision.transforms.functional import pil_to_tensor
 
+import heic
 from effnet_cli.errors import PictureError
 from effnet_cli.images import PictureLoader
 from effnet_cli.images.geometry import place
@@ -619,6 +620,36 @@ def test_tga_without_footer_is_known_by_its_name(mode: str, suffix: str, tmp_pat
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data[:-26])
     assert_same(path, image)
+
+
+# --- HEIC, by the library of an extra -----------------------------------------------------------
+
+
+def test_heic_is_opened_upright() -> None:
+    plain, turned = (
+        np.asarray(PictureLoader(B0).open(data), dtype=int) for data in (heic.PLAIN, heic.TURNED)
+    )
+    down, right = np.mgrid[:64, :96]
+    expected = np.stack([right * 255 // 95, down * 255 // 63, np.full_like(down, 40)], axis=-1)
+    assert np.abs(plain - expected).mean() < 4
+    assert np.abs(turned - np.rot90(expected, -1)).mean() < 4
+
+
+def test_heic_without_the_library_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PictureError, match=r"HEIC picture.*effnet-cli\[heic\]") as caught:
+        PictureLoader(B0).open(heic.PLAIN)
+    assert caught.value.kind == "unsupported_format"
+
+
+@pytest.mark.parametrize("size", range(30, len(heic.PLAIN), 60))
+def test_heic_that_is_cut_is_this_files_fault(size: int) -> None:
+    with pytest.raises(PictureError) as caught:
+        PictureLoader(B0).open(heic.PLAIN[:size])
+    assert caught.value.kind in ("truncated", "unsupported_format")
+    assert "\n" not in str(caught.value)
 
 
 # --- faults ------------------------------------------------------------------------------------

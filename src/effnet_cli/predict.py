@@ -20,7 +20,7 @@ from effnet_cli.engines import Engine, Logits, Pixels
 from effnet_cli.errors import EffnetError, PictureError, UsageError
 from effnet_cli.exported import kind_of
 from effnet_cli.images import Found, PictureLoader
-from effnet_cli.images.loader import Source
+from effnet_cli.images.opening import Source
 from effnet_cli.options import (
     SILENT,
     EngineOptions,

@@ -113,7 +113,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
 
 def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    monkeypatch.setattr(loader, "_count", lambda file, mark: counted.append(mark) or 1)
+    monkeypatch.setattr(loader, "count_of", lambda file, mark: counted.append(mark) or 1)
     opener = PictureLoader(LITE0)
     seeds = bad.seeds()
     for name in ("baseline.jpg", "inks.jpg", "two.mpo", "rgba.png", "lossy.webp"):

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.errors import PictureError
-from effnet_cli.images.loader import PictureLoader, Source
+from effnet_cli.images.loader import PictureLoader
+from effnet_cli.images.opening import Source
 from effnet_cli.options import PictureOptions
 from effnet_cli.variants import Preprocessing
 

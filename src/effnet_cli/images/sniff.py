@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 HEAD_BYTES = 512
+HEIC = "HEIF"  # its format's name in Pillow, which opens it with the library of an extra
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
 
@@ -40,6 +41,7 @@ _PPM = Content("a PPM picture", "PPM")
 _TGA = Content("a TGA picture", "TGA")
 _WEBP = Content("a WebP picture", "WEBP")
 _AVIF = Content("an AVIF picture", "AVIF")
+_HEIC = Content("a HEIC picture", HEIC)
 
 # Files that are often met among pictures.
 _OTHERS = (
@@ -149,7 +151,7 @@ def _iso_media(head: bytes) -> Content:
     if brands & {b"avif", b"avis"}:
         return _AVIF
     if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
-        return Content("a HEIC picture")
+        return _HEIC
     if head[8:11] == b"crx":
         return Content("a raw camera picture")
     return Content("a video", is_picture=False)

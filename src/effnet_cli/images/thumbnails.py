@@ -7,7 +7,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from effnet_cli.errors import PictureError
-from effnet_cli.images.loader import PictureLoader, Source
+from effnet_cli.images.loader import PictureLoader
+from effnet_cli.images.opening import Source
 from effnet_cli.variants import DEFAULT_VARIANT, find
 
 QUALITY = 78  # of JPEG: about 3 kB for 128 pixels
