@@ -39,6 +39,12 @@ class PictureError(EffnetError):
         super().__init__(message, hint)
         self.kind = kind
 
+    def kept(self) -> "PictureError":
+        """The same, to be kept: not with the frames that raised it, which hold the picture's bytes
+        and, through their callers, the error itself.
+        """
+        return PictureError(self.kind, self.message, self.hint)
+
 
 class OutputClosed(Exception):
     """The reader of stdout has gone (`| head -1`): stop at once and in silence."""

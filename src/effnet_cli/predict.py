@@ -351,7 +351,7 @@ def _opened(found: Found, loader: Loader) -> npt.NDArray[np.uint8] | PictureErro
     try:
         return loader.squares(found.source)
     except PictureError as error:
-        return error
+        return error.kept()
 
 
 def _least(options: PredictOptions, card: ModelCard) -> float:

@@ -143,7 +143,7 @@ def _look(path: str, fault: PictureError | None, loader: PictureLoader) -> _Seen
         digest = bytes(DIGEST_BYTES)
         with suppress(PictureError):
             digest = _digest(path) if is_file else digest
-        return _Unseen(digest, error)
+        return _Unseen(digest, error.kept())
     small = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return _Seen(
         digest,

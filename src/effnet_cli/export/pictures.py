@@ -60,7 +60,7 @@ class PictureSet:
             try:
                 image = loader.open(self.paths[index])
             except PictureError as error:
-                faults[index] = error
+                faults[index] = error.kept()
                 listener.note(f"{self.paths[index]!r} is left out: {error}")
                 continue
             pixels = loader.normalise(loader.fit(view.of(image)))
