@@ -90,6 +90,20 @@ def test_words_say_what_does_not_fit(photos: Path) -> None:
     assert heard.steps[-1] == ("Evaluation", 5, 5)
 
 
+def test_names_and_ids_can_stand_side_by_side(tmp_path: Path) -> None:
+    root, heard = tmp_path / "mixed", Heard()
+    for folder, name in (("espresso", "coffee.jpg"), ("n07920052", "coffee.jpg"),
+                         ("n04266014", "shuttle.png"), ("missile", "rocket.jpg")):  # fmt: skip
+        (root / folder).mkdir(parents=True)
+        shutil.copy(SAMPLES / name, root / folder / name)
+    found = evaluate(EvaluateTask(root), heard)
+    assert found.images == 4
+    assert not found.unlabelled
+    assert "The folders are taken for names and WordNet ids." in heard.text
+    assert "'espresso' and 'n07920052' mean one class, 'espresso'" in heard.text
+    assert found.merged_classes == (("espresso", ("espresso", "n07920052")),)
+
+
 def test_command_has_formats_and_limits(photos: Path, tmp_path: Path, effnet: Effnet) -> None:
     page, before = tmp_path / "page.html", tree(photos)
     done = effnet("evaluate", photos, "--html", page, "--fail-under", "0.9,macro_f1=0.01")

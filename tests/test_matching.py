@@ -33,6 +33,7 @@ def test_what_only_one_of_them_has_is_named() -> None:
 def test_case_and_punctuation_are_no_difference_where_nothing_fits_better() -> None:
     match = matched(["tiger_cat", "Egyptian-Cat"], ["Egyptian cat", "tiger cat"])
     assert (match.indexes, match.how) == ((1, 0), "names without case and punctuation")
+    assert matched(["cat", "?!"], ["cat", "..."]).indexes == (0, None)
     exact = matched(["A", "a"], ["a", "A"])
     assert (exact.indexes, exact.how) == ((1, 0), "names")
 
@@ -52,8 +53,31 @@ def test_pretrained_classes_have_wordnet_ids_and_indexes() -> None:
         assert matched([wordnet_id], IMAGENET).indexes == (index,)
         assert matched([wordnet_id], IMAGENET).how == "WordNet ids"
         assert matched([str(index)], IMAGENET).indexes == (index,)
+        assert matched([f"{index:04}"], IMAGENET).indexes == (index,)
         assert matched([name], IMAGENET).indexes == (index,)
     assert matched(["0", "1"], ["1", "0"]).indexes == (1, 0)  # a model's own names come first
+
+
+def test_every_folder_is_matched_for_itself() -> None:
+    folders = ["espresso", "tiger cat", "n02123045", "285", "Golden_Retriever", "expresso"]
+    match = matched(folders, IMAGENET)
+    assert match.indexes == (967, 282, 281, 285, 207, None)
+    assert match.how == "names, WordNet ids, indexes and names without case and punctuation"
+    assert match.unknown == (("expresso", ("espresso", "espresso maker")),)
+    assert not match.merged
+    assert matched(["espresso", "n02123045"], IMAGENET).how == "names and WordNet ids"
+
+
+def test_the_very_name_is_never_suggested() -> None:
+    match = matched(["crane", "tabby"], ["crane", "crane", "cranes", "tabby"])
+    assert match.unknown == (("crane", ("cranes",)),)
+
+
+def test_folders_of_one_class_are_told() -> None:
+    match = matched(["tabby", "n02123045", "espresso", "Tabby"], IMAGENET)
+    assert match.indexes == (281, 281, 967, 281)
+    assert match.merged == (("tabby", ("tabby", "n02123045", "Tabby")),)
+    assert len(match.unused) == 998
 
 
 def test_nothing_in_common_is_refused() -> None:

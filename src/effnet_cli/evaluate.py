@@ -18,7 +18,7 @@ from effnet_cli.dataset.labelled import Labelled, labelled
 from effnet_cli.engines import Logits
 from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images import Found
-from effnet_cli.matching import Matched, matched
+from effnet_cli.matching import Matched, in_words, matched
 from effnet_cli.metrics import (
     Bin,
     Metrics,
@@ -130,6 +130,7 @@ class Evaluation:
     matching: str
     unknown_classes: tuple[tuple[str, tuple[str, ...]], ...]
     unused_classes: tuple[str, ...]
+    merged_classes: tuple[tuple[str, tuple[str, ...]], ...]
     unlabelled: int
     comparison: Comparison | None = None
 
@@ -220,6 +221,10 @@ def told(match: Matched, data: Labelled, card: ModelCard) -> Iterator[str]:
         yield f"{name!r} is no class of the model{hint}: its pictures are left out."
     if len(match.unknown) > TOP_K:
         yield f"... and {len(match.unknown) - TOP_K:,} more classes that the model does not have."
+    for name, several in match.merged[:TOP_K]:
+        yield f"{in_words(list(map(repr, several)))} mean one class, {name!r}: it has them all."
+    if len(match.merged) > TOP_K:
+        yield f"... and {len(match.merged) - TOP_K:,} more classes that several folders mean."
     if match.unused:
         shown = ", ".join(map(repr, match.unused[:TOP_K]))
         more = ", ..." if len(match.unused) > TOP_K else ""
@@ -297,6 +302,7 @@ def _evaluation(
         matching=match.how,
         unknown_classes=match.unknown,
         unused_classes=match.unused,
+        merged_classes=match.merged,
         unlabelled=len(data.labels) - total,
     )
 

@@ -44,6 +44,7 @@ def as_json(found: Evaluation) -> dict[str, Any]:
         "matching": found.matching,
         "unknown_classes": [{"label": n, "near": list(near)} for n, near in found.unknown_classes],
         "unused_classes": list(found.unused_classes),
+        "merged_classes": [{"label": n, "folders": list(two)} for n, two in found.merged_classes],
         "unlabelled": found.unlabelled,
         "comparison": None if found.comparison is None else asdict(found.comparison),
     }
@@ -157,6 +158,8 @@ def choices(found: Evaluation) -> Iterator[tuple[str, str]]:
     for name, near in found.unknown_classes:
         hint = f", nearest: {', '.join(near)}" if near else ""
         yield "not a class of the model", f"{name}{hint}"
+    for name, several in found.merged_classes:
+        yield "folders of one class", f"{name}: {', '.join(several)}"
     if found.unused_classes:
         yield "classes without pictures", f"{len(found.unused_classes):,}"
 

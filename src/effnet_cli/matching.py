@@ -3,14 +3,16 @@
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from effnet_cli.checkpoint import imagenet_card
 from effnet_cli.errors import UsageError
 from effnet_cli.variants import DEFAULT_VARIANT, find
+
+# What a dataset's name may be, the most certain first.
+WAYS = ("names", "WordNet ids", "indexes", "names without case and punctuation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,57 +20,79 @@ class Matched:
     """`indexes` has the model's class for each of the dataset's, `None` where it has none.
 
     `how` says what the names were taken for. `unknown` are the dataset's classes that the model
-    does not have, each with the nearest names; `unused` the model's classes without a folder.
+    does not have, each with the nearest names; `unused` the model's classes without a folder;
+    `merged` the model's classes that several of the dataset's mean, each with these.
     """
 
     indexes: tuple[int | None, ...]
     how: str
     unknown: tuple[tuple[str, tuple[str, ...]], ...]
     unused: tuple[str, ...]
+    merged: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def matched(names: Sequence[str], classes: Sequence[str]) -> Matched:
-    """The classes of a dataset among those of a model: by their names as they are; for ImageNet's
-    also by WordNet id or by index; at last by names without case and punctuation.
+    """The classes of a dataset among those of a model, each for itself: by its name as it is; for
+    ImageNet's also by WordNet id or by index; at last by its name without case and punctuation.
 
     Raises:
         UsageError: none is among them.
     """
-    for how, known in _readings(names, classes):  # noqa: B007 (used below)
-        indexes = tuple(known(name) for name in names)
-        if any(index is not None for index in indexes):
-            break
-    else:
+    found = _found(names, classes)
+    indexes = tuple(index for index, _ in found)
+    if all(index is None for index in indexes):
         raise UsageError(
             f"None of the {len(names):,} classes is one of the model's: "
             f"{_quoted(names)} against {_quoted(classes)}.",
             "Name the folders after the model's classes, or give the model that knows them.",
         )
+    taken_for = {way for _, way in found}
+    ways = [way for way in WAYS if way in taken_for]
     unknown = tuple(
-        (name, tuple(difflib.get_close_matches(name, classes, n=2, cutoff=0.6)))
+        (name, _near(name, classes))
         for name, index in zip(names, indexes, strict=True)
         if index is None
     )
-    taken = set(indexes)
-    unused = tuple(name for index, name in enumerate(classes) if index not in taken)
-    return Matched(indexes, how, unknown, unused)
+    meant: dict[int, list[str]] = {}
+    for name, index in zip(names, indexes, strict=True):
+        if index is not None:
+            meant.setdefault(index, []).append(name)
+    unused = tuple(name for index, name in enumerate(classes) if index not in meant)
+    merged = tuple((classes[i], tuple(several)) for i, several in meant.items() if several[1:])
+    return Matched(indexes, in_words(ways), unknown, unused, merged)
 
 
-def _readings(
-    names: Sequence[str], classes: Sequence[str]
-) -> Iterator[tuple[str, Callable[[str], int | None]]]:
-    """What the names of a dataset may be, the most certain first."""
-    exact = _unique(classes)
-    if is_imagenet(classes):
-        ids = {name: index for index, name in enumerate(wordnet_ids())}
-        yield "WordNet ids", ids.get
-        if all(name.isdecimal() for name in names):
-            yield "indexes", lambda name: int(name) if int(name) < len(classes) else None
-    if not all(name in exact for name in names):
-        plain = _unique([_plain(name) for name in classes])
-        if sum(_plain(name) in plain for name in names) > sum(name in exact for name in names):
-            yield "names without case and punctuation", partial(_loosely, exact, plain)
-    yield "names", exact.get
+def _found(names: Sequence[str], classes: Sequence[str]) -> list[tuple[int | None, str]]:
+    """The index of each name's class, and what the name was taken for."""
+    readings = list(zip(WAYS, _readings(classes), strict=True))
+    found = []
+    for name in names:
+        taken = ((known(name), way) for way, known in readings)
+        found.append(next((one for one in taken if one[0] is not None), (None, "")))
+    return found
+
+
+def _readings(classes: Sequence[str]) -> Iterator[Callable[[str], int | None]]:
+    """What a name may be, as in `WAYS`."""
+    yield _unique(classes).get
+    ids = wordnet_ids() if is_imagenet(classes) else []
+    yield {name: index for index, name in enumerate(ids)}.get
+    indexes = {str(index): index for index in range(len(ids))}
+    yield lambda name: indexes.get(name.lstrip("0") or name[-1:])  # 007 too
+    plain = _unique([_plain(name) for name in classes])
+    plain.pop("", None)  # of a name that is all punctuation nothing is left to compare
+    yield lambda name: plain.get(_plain(name))
+
+
+def _near(name: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """The names that may be meant by one that is no class, or that stands for two."""
+    others = [other for other in classes if other != name]
+    return tuple(difflib.get_close_matches(name, others, n=2, cutoff=0.6))
+
+
+def in_words(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
 
 
 def is_imagenet(classes: Sequence[str]) -> bool:
@@ -80,10 +104,6 @@ def is_imagenet(classes: Sequence[str]) -> bool:
 def wordnet_ids() -> list[str]:
     """The WordNet ids of ImageNet-1k's classes, by index."""
     return Path(__file__).with_name("imagenet_wordnet_ids.txt").read_text("ascii").split()
-
-
-def _loosely(exact: Mapping[str, int], plain: Mapping[str, int], name: str) -> int | None:
-    return exact.get(name, plain.get(_plain(name)))
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:
