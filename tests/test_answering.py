@@ -66,9 +66,15 @@ def test_overlays_beside_the_pictures_and_in_the_page(effnet: Effnet, tmp_path: 
 def test_a_preview_has_the_colours_of_the_picture(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 90)).save(tmp_path / "a.png")
     env = {"COLORTERM": "truecolor"}
+    for columns in ("80", "120"):
+        env["COLUMNS"] = columns
+        text = in_a_terminal("predict", "a.png", "--preview", "-k", "1", cwd=tmp_path, env=env)
+        assert text.count("\x1b[38;2;200;30;90;48;2;200;30;90m") == 28 * 14
+        assert "a.png" in text
+        assert re.search(r"\d\.\d%", text)
+    env["NO_COLOR"] = "1"
     text = in_a_terminal("predict", "a.png", "--preview", "-k", "1", cwd=tmp_path, env=env)
-    assert text.count("\x1b[38;2;200;30;90;48;2;200;30;90m") == 28 * 14
-    assert "a.png" in text
+    assert "▀" not in text and "needs a terminal with colours" in text
 
 
 def test_a_preview_without_a_terminal_is_a_table(effnet: Effnet) -> None:
@@ -125,7 +131,11 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
         (["--timeout", "0"], "'0'"),
         (["--threshold", "1.1"], "'1.1'"),
         (["--threshold", "0.5", "--unknown-below", "0.4"], "two things"),
-        (["--html", "."], "'.' is a folder"),
+        (["--html", "."], "--html '.' is a folder"),
+        (["-o", "a.xlsx"], "'a.xlsx' ends in '.xlsx', which is no format"),
+        (["-o", "a.csv", "--html", "a.csv"], "is named for two things"),
+        (["--explain", "README.md"], "--explain 'README.md' is no folder"),
+        (["--copy-to", "README.md"], "--copy-to 'README.md' is no folder"),
     ],
 )
 def test_wishes_that_do_not_go_together_are_refused_at_once(
@@ -135,6 +145,43 @@ def test_wishes_that_do_not_go_together_are_refused_at_once(
     assert (done.status, done.stdout) == (2, b"")
     message, hint = done.stderr.strip().splitlines()
     assert words in message and hint
+
+
+def test_a_list_is_not_replaced_by_its_answers(effnet: Effnet, tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{CAT}\n")
+    for output in (("-o", listing), ("--html", listing)):
+        done = effnet("predict", f"@{listing}", *output)
+        assert done.status == 2
+        assert "is an input, and would be replaced" in done.stderr
+    assert listing.read_text() == f"{CAT}\n"
+
+
+def test_quiet_hides_no_failure_to_file(effnet: Effnet, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "tiger cat").write_text("a file in the place of a folder")
+    done = effnet("predict", CAT, "--copy-to", tmp_path / "s", "-q", "-f", "jsonl")
+    assert done.status == 1
+    assert f"{CAT} stays where it is: File exists." in done.stderr
+
+
+@pytest.mark.parametrize("format_", ["csv", "json", "jsonl"])
+def test_names_command_no_terminal_in_any_format(tmp_path: Path, format_: str) -> None:
+    name = "evil\x1b[31m\u202e\x9b\U000e0041.png"
+    save_picture(tmp_path / "a.png", seed=1)
+    (tmp_path / "a.png").rename(tmp_path / name)
+    text = in_a_terminal("predict", name, "-f", format_, "-q", cwd=tmp_path)
+    assert not set(text) & {"\x1b", "\u202e", "\x9b", "\U000e0041"}
+    assert "evil\\" in text
+    if format_ != "csv":
+        row = json.loads(text)
+        assert (row[0] if format_ == "json" else row)["path"] == name
+
+
+def test_a_file_without_a_command_gets_the_command(effnet: Effnet) -> None:
+    done = effnet("sample_images/cat.jpg")
+    assert done.status == 2
+    assert done.stderr.endswith("type: effnet predict sample_images/cat.jpg\n")
 
 
 def test_a_page_over_a_picture_is_refused(effnet: Effnet, tmp_path: Path) -> None:

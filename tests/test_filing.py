@@ -16,11 +16,9 @@ from effnet_cli.options import FilingOptions
 from effnet_cli.predict import Answer, Fault, Prediction
 
 
-def filed(
-    path: Path, options: FilingOptions, label: str | None = "cat", listener: Heard | None = None
-) -> Prediction:
+def filed(path: Path, options: FilingOptions, label: str = "cat") -> Prediction:
     row = Prediction(str(path), (Answer(1, 0, label, 0.9),))
-    (result,) = Filing(options, [str(path)], listener or Heard()).watch([row])
+    (result,) = Filing(options, [str(path)]).watch([row])
     return result
 
 
@@ -88,7 +86,7 @@ def test_a_file_system_without_links_replaces_nothing_either(
 
 def test_what_is_no_file_stays_and_is_told(tmp_path: Path, options: FilingOptions) -> None:
     heard = Heard()
-    filing = Filing(options, [], heard)
+    filing = Filing(options, [], heard.note)
     fault = Prediction("broken.jpg", error=Fault("empty", "The file is empty."))
     address = Prediction("https://example.org/cat.jpg", (Answer(1, 0, "cat", 0.9),))
     assert list(filing.watch([fault, address])) == [fault, address]
@@ -111,9 +109,36 @@ def test_a_full_disk_ends_it(
 
 def test_unknown_pictures_and_one_folder_for_all(tmp_path: Path) -> None:
     path = picture(tmp_path, "a.jpg")
-    assert filed(path, FilingOptions(tmp_path / "s"), None).filed == f"{tmp_path}/s/unknown/a.jpg"
+    sorted_ = FilingOptions(tmp_path / "s")
+    assert filed(path, sorted_, "unknown").filed == f"{tmp_path}/s/unknown/a.jpg"
     together = FilingOptions(tmp_path / "t", group_by="none")
     assert filed(path, together).filed == f"{tmp_path}/t/a.jpg"
+
+
+def test_a_picture_without_an_answer_stays_where_it_is(tmp_path: Path) -> None:
+    path = picture(tmp_path, "a.jpg")
+    row = Prediction(str(path), (Answer(1, None, None, 0.4),), reason="It is below the threshold.")
+    filing = Filing(FilingOptions(tmp_path / "s", moves=True), [str(path)])
+    assert list(filing.watch([row])) == [row]
+    assert path.exists() and not (tmp_path / "s").exists()
+    assert filing.failed == 0
+
+
+def test_it_is_told_what_was_there_already(tmp_path: Path, options: FilingOptions) -> None:
+    rows = [
+        Prediction(str(picture(tmp_path, name)), (Answer(1, 0, "cat", 0.9),))
+        for name in ("a.jpg", "b.jpg")
+    ]
+    filed(tmp_path / "a.jpg", options)
+    filing = Filing(options, [])
+    assert len(list(filing.watch(rows))) == 2
+    assert "1 picture is copied into" in filing.summary
+    assert "1 had the same file there already" in filing.summary
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--copy-to .* is no folder"):
+        Filing(FilingOptions(picture(tmp_path, "a.jpg")), [])
 
 
 def test_a_folder_among_the_inputs_is_refused(tmp_path: Path) -> None:
@@ -135,7 +160,7 @@ def test_any_class_name_is_one_folder(label: str) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "noending", ".hidden", "a.b.c"])
 def test_names_get_numbers_until_one_is_free(tmp_path: Path, name: str) -> None:
     files = {
-        new_file(tmp_path, name, lambda part, n=number: part.write_text(str(n)))
+        new_file(tmp_path, name, lambda part, n=number: part.write_text(str(n)))[0]
         for number in range(4)
     }
     assert len(files) == 4

@@ -2,6 +2,7 @@
 computed twice.
 """
 
+import errno
 import glob
 import hashlib
 import json
@@ -67,9 +68,9 @@ def discard_parts(folder: Path, prefix: str) -> None:
 
 def cannot_write(path: Path, error: OSError) -> EffnetError:
     reason = error.strerror or str(error)
-    return EffnetError(
-        f"{str(path)!r} cannot be written: {reason}.", "Make room, or name another place."
-    )
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "Make room, or name another place." if is_full else "Name another place."
+    return EffnetError(f"{str(path)!r} cannot be written: {reason}.", hint)
 
 
 @contextmanager

@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # their own imports need torch
 HANDFUL = 12  # pictures that are shown as one table; more of them stream, a line each
 BAR_WIDTH = 20
 PREVIEW_PX = 28  # columns of a preview, which has half as many lines
+PREVIEW_GAP = 2
 BARS_FROM_WIDTH = 72  # columns of the terminal; narrower ones have room for the words only
 LABEL_WIDTH = 30
 REDRAW_SECONDS = 0.2
@@ -65,7 +66,7 @@ def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
     if not handful:
         return
     if len(handful) <= HANDFUL:
-        yield _rendered(_table(handful))
+        yield _rendered(_table(handful, _terminal().width))
         return
     for prediction in itertools.chain(handful, predictions):
         yield _rendered(_line(prediction))
@@ -74,15 +75,17 @@ def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
 def has_colours() -> bool:
     """Whether stdout is a terminal that shows pictures as coloured blocks."""
     terminal = _terminal()
-    return terminal.is_terminal and terminal.color_system not in (None, "standard")
+    has_many = terminal.color_system not in (None, "standard")
+    return terminal.is_terminal and has_many and not terminal.no_color
 
 
 def preview_text(predictions: Iterable[Prediction]) -> Iterator[str]:
     """A table for each picture, and what the network saw of it beside the answers."""
+    left = _terminal().width - PREVIEW_PX - PREVIEW_GAP
     for prediction in predictions:
-        page = Table.grid(padding=(0, 2))
+        page = Table.grid(padding=(0, PREVIEW_GAP))
         shown = Text() if prediction.square is None else _blocks(prediction.square)
-        page.add_row(shown, _table([prediction]))
+        page.add_row(shown, _table([prediction], left))
         yield _rendered(page)
 
 
@@ -124,9 +127,9 @@ def _rendered(content: Table | Text, *, is_folded: bool = True) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _table(predictions: Sequence[Prediction]) -> Table:
-    terminal = _terminal()
-    has_bars = not terminal.is_terminal or terminal.width >= BARS_FROM_WIDTH
+def _table(predictions: Sequence[Prediction], width: int) -> Table:
+    """Pictures and their answers, in so many columns of a terminal."""
+    has_bars = not _terminal().is_terminal or width >= BARS_FROM_WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Picture", overflow="fold", min_width=8)
     table.add_column("Class", overflow="fold", min_width=8)

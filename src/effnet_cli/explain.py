@@ -88,7 +88,7 @@ class Explainer:
             content = thumbnail_of(pair, max(pair.shape))
             name = f"{Path(prediction.path).stem[-MAX_STEM_CHARS:]}.jpg"
             try:
-                file = new_file(folder, name, lambda part: part.write_bytes(content))  # noqa: B023 (called at once)
+                file, _ = new_file(folder, name, lambda part: part.write_bytes(content))  # noqa: B023 (called at once)
             except OSError as error:
                 raise cannot_write(folder, error) from error
             yield replace(prediction, overlay=overlay, explained=str(file))

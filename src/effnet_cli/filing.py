@@ -13,7 +13,7 @@ from pathlib import Path
 
 from effnet_cli.cache import PART_SUFFIX, cannot_write
 from effnet_cli.errors import UsageError
-from effnet_cli.options import SILENT, FilingOptions, Listener
+from effnet_cli.options import FilingOptions
 from effnet_cli.predict import UNKNOWN, Prediction
 
 MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may come behind
@@ -21,18 +21,26 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS)
 
 
 class Filing:
-    """Files pictures by their best class.
+    """Files pictures by their best class; `warn` hears of each that fails.
 
     Raises:
-        UsageError: the folder lies in one of the inputs, whose pictures would be found again.
+        UsageError: the folder is a file, or lies in one of the inputs, whose pictures would be
+            found again.
     """
 
     def __init__(
-        self, options: FilingOptions, inputs: Sequence[str], listener: Listener = SILENT
+        self,
+        options: FilingOptions,
+        inputs: Sequence[str],
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._options = options
-        self._listener = listener
-        self.filed = self.failed = 0  # pictures
+        self._warn = warn
+        self.filed = self.there = self.failed = 0  # pictures
+        if options.folder.exists() and not options.folder.is_dir():
+            raise UsageError(
+                f"--copy-to {str(options.folder)!r} is no folder.", "Name a folder, or a new one."
+            )
         for text in inputs:
             if Path(text).is_dir() and options.folder.resolve().is_relative_to(
                 Path(text).resolve()
@@ -43,13 +51,15 @@ class Filing:
                 )
 
     def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        """The same rows, which say where their pictures are filed; failed ones stay where they are.
+        """The same rows, which say where their pictures are filed; pictures that failed or have no
+        answer stay where they are.
 
         Raises:
             EffnetError: there is no room.
         """
         for prediction in predictions:
-            yield prediction if prediction.error else self._filed(prediction)
+            is_answered = prediction.error is None and prediction.reason is None
+            yield self._filed(prediction) if is_answered else prediction
 
     def _filed(self, prediction: Prediction) -> Prediction:
         source = Path(prediction.path)
@@ -59,14 +69,15 @@ class Filing:
         try:
             if not source.is_file():  # from an address, or stdin
                 raise FileNotFoundError(errno.ENOENT, "it is no file here")
-            target = (moved if self._options.moves else copied)(source, folder)
+            target, is_new = (moved if self._options.moves else copied)(source, folder)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise cannot_write(folder, error) from error
             self.failed += 1
-            self._listener.note(f"{prediction.path} stays where it is: {error.strerror}.")
+            self._warn(f"{prediction.path} stays where it is: {error.strerror}.")
             return prediction
-        self.filed += 1
+        self.filed += is_new
+        self.there += not is_new
         return replace(prediction, filed=str(target), is_moved=self._options.moves)
 
     @property
@@ -74,8 +85,9 @@ class Filing:
         """What was done, in words."""
         done = "moved" if self._options.moves else "copied"
         what = "1 picture is" if self.filed == 1 else f"{self.filed:,} pictures are"
-        failed = f"; {self.failed:,} stayed where they were" if self.failed else ""
-        return f"{what} {done} into {str(self._options.folder)!r}{failed}."
+        there = f", {self.there:,} had the same file there already" if self.there else ""
+        failed = f", {self.failed:,} failed and stayed where they were" if self.failed else ""
+        return f"{what} {done} into {str(self._options.folder)!r}{there}{failed}."
 
 
 def folder_name(label: str) -> str:
@@ -85,8 +97,9 @@ def folder_name(label: str) -> str:
     return os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES]).rstrip(". ") or "_"
 
 
-def copied(source: Path, folder: Path) -> Path:
-    """A copy of a file in `folder`; the file there that has the same bytes, if there is one.
+def copied(source: Path, folder: Path) -> tuple[Path, bool]:
+    """A copy of a file in `folder`, or the file there that has the same bytes, and whether it is
+    new.
 
     Raises:
         OSError: it cannot be read or written.
@@ -94,20 +107,22 @@ def copied(source: Path, folder: Path) -> Path:
     return new_file(folder, source.name, lambda part: shutil.copy2(source, part))
 
 
-def moved(source: Path, folder: Path) -> Path:
-    """The file under its name in `folder`, and no more under its own.
+def moved(source: Path, folder: Path) -> tuple[Path, bool]:
+    """The file under its name in `folder`, and no more under its own; as `copied`.
 
     Raises:
         OSError: it cannot be read, written or deleted.
     """
-    target = copied(source, folder)
+    target, is_new = copied(source, folder)
     if not target.samefile(source) or source.is_symlink():
         source.unlink()
-    return target
+        is_new = True
+    return target, is_new
 
 
-def new_file(folder: Path, name: str, write: Callable[[Path], object]) -> Path:
-    """A file in `folder` that appears whole under a name that no other file had; `write` fills it.
+def new_file(folder: Path, name: str, write: Callable[[Path], object]) -> tuple[Path, bool]:
+    """A file in `folder` that appears whole under a name that no other file had, and whether it is
+    new; `write` fills it.
 
     Where another file has the name, a number comes behind it; where that file has the same bytes,
     it is the one.
@@ -122,10 +137,10 @@ def new_file(folder: Path, name: str, write: Callable[[Path], object]) -> Path:
         for candidate in _names(name):
             target = folder / candidate
             if _is_placed(part, target):
-                return target
+                return target, True
             with suppress(OSError):
                 if filecmp.cmp(part, target, shallow=False):
-                    return target
+                    return target, False
     finally:
         part.unlink(missing_ok=True)
     raise AssertionError("names do not end")

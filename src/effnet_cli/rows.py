@@ -22,7 +22,10 @@ from effnet_cli.predict import Answer, Fault, Prediction
 STDOUT = "-"
 PROBABILITY_DIGITS = 6  # an answer moves by 1e-6 between engines; more digits would be noise
 CSV_COLUMNS = ("path", "status", "rank", "index", "label", "probability", "error_kind", "error")
-SUFFIX_FORMATS: Mapping[str, Format] = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
+SUFFIX_FORMATS: Mapping[str, Format] = {
+    **{".json": "json", ".jsonl": "jsonl", ".csv": "csv"},
+    **dict.fromkeys(("", ".txt", ".log"), "table"),
+}
 FREQUENT_CLASSES = 3  # in the closing summary
 
 
@@ -145,7 +148,8 @@ def csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
                 (row["path"], row["status"], "", "", "", "", error["kind"], error["message"])
             )
         for answer in row.get("predictions", ()):
-            yield csv_line((row["path"], row["status"], *answer.values(), "", ""))
+            reason = prediction.reason if answer["rank"] == 1 else ""
+            yield csv_line((row["path"], row["status"], *answer.values(), "", reason or ""))
 
 
 def csv_line(cells: Iterable[object]) -> str:
@@ -154,6 +158,20 @@ def csv_line(cells: Iterable[object]) -> str:
     # the writer quotes only those line ends that it uses itself, and a name may hold either
     csv.writer(buffer, lineterminator="\r\n").writerow([_csv_cell(cell) for cell in cells])
     return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+def for_terminal(pieces: Iterable[str], format_: Format) -> Iterator[str]:
+    """The same for a person's eyes: what would command a terminal, or turn its text around, is
+    escaped; in JSON so that it stays the same JSON.
+    """
+    for piece in pieces:
+        body = piece.rstrip("\n")
+        shown = (
+            printable(body)
+            if format_ == "csv"
+            else "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in body)
+        )
+        yield shown + piece[len(body) :]
 
 
 ENCODERS: Mapping[Format, Callable[[Iterable[Prediction]], Iterator[str]]] = {
@@ -167,8 +185,20 @@ ENCODERS: Mapping[Format, Callable[[Iterable[Prediction]], Iterator[str]]] = {
 
 
 def chosen_format(given: Format | None, output: Path | None) -> Format:
-    """The format a person named, else the one that the output's name means, else the table."""
-    return given or (SUFFIX_FORMATS.get(output.suffix.lower(), "table") if output else "table")
+    """The format a person named, else the one that the output's name means, else the table.
+
+    Raises:
+        UsageError: its name means none.
+    """
+    if given is not None or output is None:
+        return given or "table"
+    format_ = SUFFIX_FORMATS.get(output.suffix.lower())
+    if format_ is None:
+        raise UsageError(
+            f"--output {str(output)!r} ends in {output.suffix!r}, which is no format of answers.",
+            f"Use {', '.join(filter(None, SUFFIX_FORMATS))}, or say which one with --format.",
+        )
+    return format_
 
 
 def write(pieces: Iterable[str], output: Path | None) -> None:
@@ -181,29 +211,27 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
         for piece in pieces:
             write_stdout(piece)
         return
-    check_output(output)
+    check_output(output, "--output")
     with whole_file(output.resolve()) as part, part.open("wb") as file:
         for piece in pieces:
             file.write(_encoded(piece))
 
 
-def check_output(output: Path) -> None:
-    """Whether a file may be written there.
+def check_output(output: Path, option: str) -> None:
+    """Whether a file may be written where `option` wants one.
 
     Raises:
         UsageError: there is something that is no ordinary file, or a picture.
     """
+    named = f"{option} {str(output)!r}"
     if output.is_dir():
-        raise UsageError(f"--output {str(output)!r} is a folder.", "Name a file in it.")
+        raise UsageError(f"{named} is a folder.", "Name a file in it.")
     if output.exists() and not output.is_file():
         raise UsageError(
-            f"--output {str(output)!r} is no ordinary file.",
-            "Leave --output out to write to standard output.",
+            f"{named} is no ordinary file.", f"Leave {option} out, or name an ordinary file."
         )
     if output.is_file() and is_picture_content(str(output)):
-        raise UsageError(
-            f"--output {str(output)!r} is a picture, which would be lost.", "Name another file."
-        )
+        raise UsageError(f"{named} is a picture, which would be lost.", "Name another file.")
 
 
 def write_stdout(text: str) -> None:
@@ -236,8 +264,12 @@ class Speaker:
     def note(self, text: str) -> None:
         """One line."""
         if not self._quiet:
-            with suppress(OSError):  # nobody hears it, and the answers are what counts
-                print(printable(text), file=sys.stderr)  # noqa: T201
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """One line about a failure, which no wish for quiet hides."""
+        with suppress(OSError):  # nobody hears it, and the answers are what counts
+            print(printable(text), file=sys.stderr)  # noqa: T201
 
     def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
         """Not shown: there is nobody at a terminal."""

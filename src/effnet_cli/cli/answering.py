@@ -1,5 +1,6 @@
 """What becomes of the answers of `effnet predict`: written, shown, filed, explained."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -60,13 +61,28 @@ class Wish:
         for is_fault, message, hint in self._faults():
             if is_fault:
                 raise UsageError(message, hint)
-        if self.outputs or self.html:
-            from effnet_cli.rows import check_output  # NumPy, which `--help` does without
+        named = [("--output", path) for path in self.outputs]
+        named += [("--html", self.html)] if self.html else []
+        if named:
+            from effnet_cli.rows import check_output, chosen_format  # these import NumPy
 
-            for path in filter(None, (*self.outputs, self.html)):
-                check_output(path)
+            for option, path in named:
+                check_output(path, option)
+            for path in self.outputs:
+                chosen_format(self.format, path)
 
     def _faults(self) -> Iterator[tuple[bool, str, str]]:
+        files = [path.resolve() for path in (*self.outputs, self.html) if path]
+        yield (
+            len(set(files)) < len(files),
+            f"{str(files[-1])!r} is named for two things." if files else "",
+            "Name a file for each of them.",
+        )
+        yield (
+            self.explain is not None and self.explain.exists() and not self.explain.is_dir(),
+            f"--explain {str(self.explain)!r} is no folder.",
+            "Name a folder, or a new one.",
+        )
         yield (
             self.is_resumed and not self.outputs,
             "--resume goes on with a file of answers.",
@@ -106,6 +122,7 @@ class Answering:
         from effnet_cli.predict import Classifier
         from effnet_cli.rows import Tally
 
+        self._check_inputs()
         classifier = Classifier(self.model, self.engine, self.pictures, self.options, speaker)
         filing, explainer, gallery = (
             self._filing(speaker),
@@ -136,6 +153,21 @@ class Answering:
             speaker.note(line)
         return 1 if tally.failed or (filing and filing.failed) else 0
 
+    def _check_inputs(self) -> None:
+        """No answer is written over what is asked about.
+
+        Raises:
+            UsageError: a file is an input, or a list of them, and is to be written.
+        """
+        for output in filter(None, (*self.wish.outputs, self.wish.html)):
+            for text in self.inputs:
+                for path in {Path(text), Path(text.removeprefix("@"))}:
+                    if path.is_file() and output.exists() and path.samefile(output):
+                        raise UsageError(
+                            f"{str(output)!r} is an input, and would be replaced by its answers.",
+                            "Name another file to write.",
+                        )
+
     def _farewell(self, filing: "Filing | None") -> Iterator[str]:
         """What there is now besides the rows."""
         if filing:
@@ -151,7 +183,8 @@ class Answering:
             return None
         from effnet_cli.filing import Filing
 
-        return Filing(FilingOptions(wish.copy_to, wish.moves, wish.group_by), self.inputs, speaker)
+        options = FilingOptions(wish.copy_to, wish.moves, wish.group_by)
+        return Filing(options, self.inputs, speaker.warn)
 
     def _explainer(self) -> "Explainer | None":
         if self.wish.explain is None:
@@ -216,8 +249,11 @@ class Answering:
 
         wish = self.wish
         if journal is None:
-            encode = self._encoder(rows.chosen_format(wish.format, None), speaker)
-            rows.write(encode(answers), None)
+            format_ = rows.chosen_format(wish.format, None)
+            pieces = self._encoder(format_, speaker)(answers)
+            if format_ != "table" and sys.stdout.isatty():
+                pieces = rows.for_terminal(pieces, format_)
+            rows.write(pieces, None)
             return
         for _ in answers:
             pass

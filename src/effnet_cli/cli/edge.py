@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -59,7 +60,7 @@ def run() -> int:
         context = getattr(error, "ctx", None)
         # Typer puts choices on lines of their own, and words of a library before them
         message = " ".join(error.format_message().split()).replace("Value error, ", "")
-        _tell(message, f"See `{context.command_path if context else 'effnet'} -h`.")
+        _tell(message, _way_out(context.command_path if context else "effnet"))
         return UsageError.exit_status
     except (OutputClosed, BrokenPipeError):
         return SIGNAL_STATUS + signal.SIGPIPE
@@ -76,6 +77,14 @@ def run() -> int:
     except Exception:  # ours to mend: whoever meets it needs the traceback to tell us
         traceback.print_exc()
         return 1
+
+
+def _way_out(command: str) -> str:
+    """What to type instead."""
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command == "effnet" and Path(first).exists():
+        return f"To ask what is on it, type: effnet predict {shlex.quote(first)}"
+    return f"See `{command} -h`."
 
 
 def _tell(message: str, hint: str) -> None:

@@ -35,15 +35,20 @@ def opened(source: Source) -> Iterator[BinaryIO]:
             source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         )
     except (OSError, ValueError) as error:
-        raise _path_error(error) from error
+        raise _path_error(error, source) from error
     with os.fdopen(descriptor, "rb") as file:
         _check_is_regular(os.fstat(descriptor))  # it may have been replaced since
         yield file
 
 
-def _path_error(error: OSError | ValueError) -> PictureError:
+def _path_error(error: OSError | ValueError, source: Path | str) -> PictureError:
     if isinstance(error, ValueError):  # a NUL byte in the name
         return PictureError("missing", "No file can have this name.", "Check the path.")
+    if error.errno == errno.ENOENT and os.path.islink(source):
+        target = os.readlink(source)
+        return PictureError(
+            "missing", f"This link leads nowhere, to {target!r}.", "Check the link."
+        )
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return PictureError("missing", "There is no such file.", "Check the path.")

@@ -2,6 +2,7 @@
 
 import time
 import urllib.error
+import urllib.parse
 from http.client import HTTPException
 from typing import Any
 
@@ -23,7 +24,7 @@ def fetched(url: str, timeout_s: float | None) -> bytes:
     limit_s = timeout_s or FETCH_SECONDS
     deadline = time.monotonic() + limit_s
     try:
-        with web.opened(url) as response:
+        with web.opened(_escaped(url)) as response:
             return _read(response, deadline, limit_s)
     except urllib.error.HTTPError as error:
         error.close()
@@ -33,6 +34,20 @@ def fetched(url: str, timeout_s: float | None) -> bytes:
         reason = getattr(error, "reason", error)
         kind = "timeout" if isinstance(reason, TimeoutError) else "unreadable"
         raise _failed(kind, error) from error
+
+
+def _escaped(url: str) -> str:
+    """An address as browsers make it: what it cannot hold is escaped, what is escaped stays so.
+
+    Raises:
+        ValueError: it is none.
+        PictureError: it brings a user's name.
+    """
+    if "@" in urllib.parse.urlsplit(url).netloc:
+        raise PictureError(
+            "unreadable", "Addresses with a user name are not fetched.", "Download it first."
+        )
+    return urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
 
 
 def _read(response: Any, deadline: float, limit_s: float) -> bytes:
