@@ -30,6 +30,7 @@ from effnet_cli.options import (
     SILENT,
     ExportOptions,
     ExportTask,
+    FinetuneOptions,
     ModelOptions,
     PictureOptions,
     PredictOptions,
@@ -38,7 +39,7 @@ from effnet_cli.options import (
 from effnet_cli.predict import Classifier, Prediction
 from effnet_cli.targets import TARGETS
 from effnet_cli.variants import find
-from training import Done
+from training import Done, task_of, train
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 RUN_HERE = [n for n, row in TARGETS.items() if row.elsewhere is None and n != "aotinductor"]
 GRAPHS = ["onnx", "openvino", "litert"]  # written from one graph, in a second
 SMALL_PX = 64
+CAT_DOG = ModelCard("lite0", ("cat", "dog"), find("lite0").preprocessing)
 
 Ship = Callable[[TargetName], Exported]
 
@@ -632,7 +634,7 @@ def pictures_in(folder: Path, names: list[str]) -> Path:
 def test_dataset_is_calibrated_on_train_and_compared_on_val(tmp_path: Path) -> None:
     names = ["train/cat/1.jpg", "train/dog/2.jpg", "valid/dog/3.jpg", "valid/cat/4.jpg"]
     root = pictures_in(tmp_path, names)
-    learning, checking = chosen(root, None, ("cat", "dog"))
+    learning, checking = chosen(root, None, CAT_DOG)
     assert learning is not None
     assert [os.path.relpath(p, root) for p in learning.paths] == names[:2]
     assert {os.path.relpath(p, root) for p in checking.paths} == set(names[2:])
@@ -640,18 +642,43 @@ def test_dataset_is_calibrated_on_train_and_compared_on_val(tmp_path: Path) -> N
     assert checking.labels == (0, 1)  # cat/4.jpg comes first
 
 
+@pytest.mark.usefixtures("quick")
+def test_dataset_that_training_divided_is_divided_as_it_was(
+    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., Done]
+) -> None:
+    ran = train(task_of(colours, small, tmp_path / "run", FinetuneOptions(head_only=True)))
+    learning, checking = chosen(colours, None, ran.card)
+    assert learning is not None
+    assert (len(learning.paths), len(checking.paths)) == (18, 6)
+    assert not set(learning.paths) & set(checking.paths)
+    assert chosen(None, colours, ran.card)[1] == checking
+    for pictures in (learning, checking):
+        assert pictures.labels is not None
+        folders = [Path(path).parent.name for path in pictures.paths]
+        assert [ran.card.classes[label] for label in pictures.labels] == folders
+    words = ("export", "--to", "onnx", "--model", ran.folder, "--quantize", "int8", "--force")
+    done = effnet(*words, "--calibrate", colours, "-o", tmp_path)
+    assert f"looks at the training pictures of {colours}" in done.stderr
+    assert f"looks at the pictures of {colours} that its training had set aside" in done.stderr
+
+
+def test_same_pictures_for_both_are_told(tmp_path: Path) -> None:
+    _, checking = chosen(pictures_in(tmp_path, ["cat/1.jpg", "dog/1.jpg"]), None, CAT_DOG)
+    assert checking.name == f"{tmp_path}, the same pictures"
+
+
 def test_classes_without_splits_are_compared_on_what_is_left(tmp_path: Path) -> None:
     root = pictures_in(tmp_path, [f"cat/{n:03}.jpg" for n in range(140)])
-    learning, checking = chosen(root, None, ("cat", "dog"))
+    learning, checking = chosen(root, None, CAT_DOG)
     assert learning is not None
     assert (len(learning.paths), len(checking.paths)) == (128, 12)
     assert not set(learning.paths) & set(checking.paths)
-    assert chosen(root, None, ("cat", "dog"))[0] == learning
+    assert chosen(root, None, CAT_DOG)[0] == learning
 
 
 def test_few_pictures_are_looked_at_from_many_sides(tmp_path: Path) -> None:
     root = pictures_in(tmp_path, ["a/1.jpg"])
-    _, checking = chosen(None, root, ("x", "y"))
+    _, checking = chosen(None, root, CAT_DOG)
     assert checking.labels is None
     card = checkpoint.imagenet_card("lite0", find("lite0").preprocessing)
     heard = Heard()

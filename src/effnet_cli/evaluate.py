@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from effnet_cli import engines
 from effnet_cli.checkpoint import ModelCard
-from effnet_cli.dataset import scan
+from effnet_cli.dataset.divided import divided
 from effnet_cli.dataset.labelled import Labelled, labelled
 from effnet_cli.engines import Logits
 from effnet_cli.errors import PictureError, UsageError
@@ -32,7 +32,6 @@ from effnet_cli.metrics import (
 )
 from effnet_cli.options import (
     SILENT,
-    DatasetOptions,
     EngineOptions,
     EvaluateTask,
     FinetuneTask,
@@ -193,14 +192,8 @@ def _held_out(task: EvaluateTask, card: ModelCard, listener: Listener) -> Labell
     """The validation pictures of the dataset that the model was trained on, if `task.root` is that
     dataset and has no splits of its own: on the others every model is good.
     """
-    about = card.dataset
-    if task.split is not None or not {"fingerprint", "seed", "val_fraction"} <= about.keys():
-        return None
-    if labelled(task.root).split is not None:
-        return None
-    options = DatasetOptions(None, about["val_fraction"], about["seed"], True, True, True)
-    found = scan(task.root, options, task.pictures, listener).dataset
-    if found is None or found.fingerprint != about["fingerprint"]:
+    found = None if task.split else divided(task.root, card, task.pictures, listener)
+    if found is None:
         return None
     listener.note(
         "The model was trained on a part of these pictures: "

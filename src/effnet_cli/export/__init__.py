@@ -68,7 +68,9 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
         model.check_has_weights(task.model.model)
     network = resolve(task.model, listener)
     final = destination(task, target, network)
-    calibration, pictures = chosen(task.calibrate, task.check, network.card.classes)
+    calibration, pictures = chosen(
+        task.calibrate, task.check, network.card, task.pictures, listener
+    )
     module = model.of(network)  # weights that do not fit are told before anything is written
     source = Source(network, _card(network, task.options), task.options, module)
     if calibration is not None and task.options.quantize:

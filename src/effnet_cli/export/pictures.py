@@ -2,18 +2,19 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from effnet_cli.checkpoint import ModelCard
+from effnet_cli.dataset.divided import divided
 from effnet_cli.dataset.listing import ROLE_OF
-from effnet_cli.dataset.records import TRAIN, VAL
+from effnet_cli.dataset.records import TRAIN, VAL, Subset
 from effnet_cli.engines import Pixels
 from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images import VIEWS, Finder, PictureLoader
 from effnet_cli.images.samples import samples_folder
-from effnet_cli.options import Listener, PictureOptions
+from effnet_cli.options import SILENT, Listener, PictureOptions
 
 MIN_VIEWS = 32  # pictures that every export is compared on
 MAX_CHECKED = 2_000  # of a person's pictures; their answers are compared one by one
@@ -73,11 +74,16 @@ class PictureSet:
 
 def samples() -> PictureSet:
     """The pictures that come with effnet."""
-    return _found(samples_folder(), "the sample pictures", ())
+    paths = tuple(str(found.source) for found in Finder([str(samples_folder())]) if found.source)
+    return PictureSet("the sample pictures", paths, None)
 
 
 def chosen(
-    calibrate: Path | None, check: Path | None, classes: tuple[str, ...]
+    calibrate: Path | None,
+    check: Path | None,
+    card: ModelCard,
+    options: PictureOptions = PictureOptions(),
+    listener: Listener = SILENT,
 ) -> tuple[PictureSet | None, PictureSet]:
     """The pictures to calibrate with, and those to compare on: without `check` the validation
     pictures beside the former, else those that are not used for it, else the samples.
@@ -87,22 +93,39 @@ def chosen(
     """
     to_check = None
     if check is not None:
-        to_check = _found(_split(check, VAL) or check, str(check), classes)
+        to_check = _parts(check, card, options, listener)[1] or _found(check, str(check), card)
     if calibrate is None:
         return None, _spread(to_check or samples(), MAX_CHECKED)
-    base = _split(calibrate, TRAIN) or calibrate
-    found = _found(base, str(calibrate), classes)
+    found, validation = _parts(calibrate, card, options, listener)
     learning = _spread(found, MAX_CALIBRATION)
     if to_check is None:
-        validation = _split(calibrate, VAL)
         others = _without(found, learning)
-        if validation is not None:
-            to_check = _found(validation, str(validation), classes)
-        elif others.paths:
-            to_check = others
-        else:
-            to_check = found
+        same = replace(found, name=f"{found.name}, the same pictures")
+        to_check = validation or (others if others.paths else same)
     return learning, _spread(to_check, MAX_CHECKED)
+
+
+def _parts(
+    root: Path, card: ModelCard, options: PictureOptions, listener: Listener
+) -> tuple[PictureSet, PictureSet | None]:
+    """The pictures to learn from, and those for validation where `root` has folders for both, or
+    where the network's training has divided it.
+    """
+    validation = _split(root, VAL)
+    if validation is not None:
+        train = _split(root, TRAIN) or root
+        return _found(train, str(root), card), _found(validation, str(validation), card)
+    found = divided(root, card, options, listener)
+    if found is None:
+        return _found(_split(root, TRAIN) or root, str(root), card), None
+    return (
+        _of_subset(found.train, f"the training pictures of {root}"),
+        _of_subset(found.val, f"the pictures of {root} that its training had set aside"),
+    )
+
+
+def _of_subset(subset: Subset, name: str) -> PictureSet:
+    return PictureSet(name, tuple(subset.paths), tuple(map(int, subset.labels)))
 
 
 def _split(root: Path, split: int) -> Path | None:
@@ -113,13 +136,13 @@ def _split(root: Path, split: int) -> Path | None:
     return roles.get(split) if TRAIN in roles else None
 
 
-def _found(folder: Path, name: str, classes: tuple[str, ...]) -> PictureSet:
+def _found(folder: Path, name: str, card: ModelCard) -> PictureSet:
     if not folder.is_dir():
         raise UsageError(f"{str(folder)!r} is no folder of pictures.", "Name a folder.")
     paths = tuple(str(found.source) for found in Finder([str(folder)]) if found.source)
     if not paths:
         raise UsageError(f"There is no picture in {str(folder)!r}.", "Name a folder of pictures.")
-    indexes = {name: index for index, name in enumerate(classes)}
+    indexes = {name: index for index, name in enumerate(card.classes)}
     labels = [indexes.get(Path(path).relative_to(folder).parts[0]) for path in paths]
     known = tuple(label for label in labels if label is not None)
     return PictureSet(name, paths, known if len(known) == len(paths) else None)
