@@ -788,6 +788,14 @@ def test_bad_values_are_refused_by_name(
     assert not (tmp_path / "run").exists()
 
 
+def test_precision_that_is_not_run_is_refused_before_the_scan(effnet: Callable[..., Done]) -> None:
+    done = effnet("finetune", "no-such-dataset", "--precision", "fp16", "--device", "cpu")
+    assert done.status == 2
+    assert "torch does not run fp16 on cpu." in done.stderr
+    assert "It runs fp32, bf16 there." in done.stderr
+    assert "no-such-dataset" not in done.stderr
+
+
 def test_dataset_is_asked_for(effnet: Callable[..., Done]) -> None:
     done = effnet("finetune")
     assert done.status == 2

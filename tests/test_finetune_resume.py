@@ -14,6 +14,7 @@ from effnet_cli.errors import UsageError
 from effnet_cli.finetune import Stopped, finetune, resumed, training
 from effnet_cli.finetune.phases import NetworkPhase
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
+from effnet_cli.weights import resolve
 from forked import Ended, ended
 from training import (
     Ran,
@@ -76,6 +77,17 @@ def signalled(self):
             os.kill(os.getpid(), number)
     after_step(self)
 NetworkPhase.after_step = signalled
+"""
+# Sends itself a signal while features are computed.
+IN_FIRST_PHASE = """
+import os
+from effnet_cli.rows import Speaker
+progress = Speaker.progress
+def signalled(self, what, *rest):
+    if what == "{what}":
+        os.kill(os.getpid(), {number})
+    progress(self, what, *rest)
+Speaker.progress = signalled
 """
 
 
@@ -252,6 +264,23 @@ def test_signal_during_validation_ends_after_the_epoch(
     assert (header["epoch"], header["step"]) == (2, 0)
     assert len(rows_of(folder)) == 9
     assert len(rows) == 9  # the epoch that is over is told
+    assert_alike(go_on(folder), unbroken)
+
+
+@pytest.mark.parametrize("what", ["Features", "Validation features"])
+def test_signal_before_the_network_learns_says_how_to_go_on(
+    what: str, colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
+) -> None:
+    folder = tmp_path / "a run"
+    code = IN_FIRST_PHASE.format(what=what, number=int(signal.SIGINT))
+    done = started(colours, small, folder, code)
+    assert done.status == 128 + signal.SIGINT
+    assert "Error: Stopped by SIGINT; the classifier begins anew.\n" in done.stderr
+    assert f"Go on with: effnet finetune --resume '{folder}'" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(UsageError, match="has not come to the end of a first epoch") as caught:
+        resolve(ModelOptions(model=folder))
+    assert caught.value.hint == f"Go on with it: effnet finetune --resume '{folder}'"
     assert_alike(go_on(folder), unbroken)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 CARD_KEY, STATE_KEY, DIGEST_KEY = "effnet", "effnet_state", "effnet_sha256"
-MODEL_FILE_NAME = "model.safetensors"
+MODEL_FILE_NAME, OPTIONS_FILE_NAME = "model.safetensors", "options.json"  # in a run's folder
 AGAIN = "Fetch or train it again."
 
 Arrays = Mapping[str, npt.NDArray[Any]]

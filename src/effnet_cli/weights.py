@@ -4,6 +4,7 @@ file.
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from effnet_cli import checkpoint, exported
 from effnet_cli.cache import one_process, stamped_sha256
-from effnet_cli.checkpoint import MODEL_FILE_NAME, ModelCard, imagenet_card
+from effnet_cli.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME, ModelCard, imagenet_card
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import SILENT, Kind, Listener, ModelOptions
 from effnet_cli.variants import DEFAULT_VARIANT, Variant, find
@@ -73,7 +74,15 @@ def _model_file(path: Path) -> Path:
         )
     if path.is_symlink() and not exported.json_of(path).exists():
         return path.resolve()  # what belongs to it is there
-    return path / MODEL_FILE_NAME if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    file = path / MODEL_FILE_NAME
+    if (path / OPTIONS_FILE_NAME).is_file() and not file.exists():
+        raise UsageError(
+            f"The training in {str(path)!r} has not come to the end of a first epoch.",
+            f"Go on with it: effnet finetune --resume {shlex.quote(str(path))}",
+        )
+    return file
 
 
 def _existing(path: Path) -> Path:

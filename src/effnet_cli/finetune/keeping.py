@@ -16,7 +16,7 @@ from torch import Tensor
 
 from effnet_cli import __version__, checkpoint
 from effnet_cli.cache import discard_parts, whole_file
-from effnet_cli.checkpoint import MODEL_FILE_NAME, Arrays, ModelCard
+from effnet_cli.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME, Arrays, ModelCard
 from effnet_cli.errors import UsageError
 from effnet_cli.options import (
     DatasetOptions,
@@ -29,7 +29,6 @@ from effnet_cli.options import (
 RUNS = Path("runs")
 STATE_FILE_NAME = "state.safetensors"
 METRICS_FILE_NAME = "metrics.jsonl"
-OPTIONS_FILE_NAME = "options.json"
 LOCK_FILE_NAME = ".lock"
 # What may be another on `--resume`.
 CHANGEABLE = frozenset({"epochs", "minutes", "patience", "offline"})

@@ -23,7 +23,7 @@ from effnet_cli.finetune.keeping import RunFolder, State
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase, Phase
 from effnet_cli.finetune.processes import Processes
 from effnet_cli.finetune.records import Epoch, Trained
-from effnet_cli.finetune.stopping import Stop, Stopped, listening
+from effnet_cli.finetune.stopping import Stop, Stopped, ending, listening
 from effnet_cli.images import PictureLoader
 from effnet_cli.metrics import Metrics, fitted_temperature, measured, unknown_threshold
 from effnet_cli.options import (
@@ -58,6 +58,8 @@ class Training:
         self._options, self._stop = task.options, Stop()
         self._plan = engines.plan(EngineOptions(device=_device(task.device, processes)))
         self._device = torch.device(self._plan.device)
+        if self._options.precision != "auto":
+            engines.plan(EngineOptions(self._plan.device, "torch", self._options.precision))
         if self._device.type == "cpu":
             keep_freed_memory()
             torch.set_num_threads(max(1, usable_cores() // processes.on_this_machine))
@@ -120,10 +122,11 @@ class Training:
             return keeping.new_path(task.output, task.root, network.variant.name)
 
         where = self._processes.share(path)
-        if not self._processes.is_first:
-            return RunFolder(where)
-        folder = stack.enter_context(keeping.held(where))
-        folder.write_options(self._task)
+        folder = RunFolder(where)
+        if self._processes.is_first:
+            folder = stack.enter_context(keeping.held(where))
+            folder.write_options(self._task)
+        stack.enter_context(ending(where))
         return folder
 
     def _go_on(self) -> None:
