@@ -1,9 +1,14 @@
-"""Builders of networks that do not build: each runs in a process of its own."""
+"""Builders of networks, most of which do not build: each runs in a process of its own."""
 
 import os
 import signal
 
+from torch import nn
+
+from effnet_cli.bench import preparing
+from effnet_cli.engines.chatter import no_chatter
 from effnet_cli.errors import EffnetError
+from effnet_cli.variants import Variant
 
 
 def dies(_: object) -> None:
@@ -16,3 +21,9 @@ def refuses(_: object) -> None:
 
 def fails(_: object) -> None:
     raise ValueError("a bug of ours")
+
+
+def silences(row: Variant) -> nn.Module:
+    """Builds, in silence of its own as the libraries of some engines do."""
+    with no_chatter():
+        return preparing.product(row)

@@ -381,6 +381,19 @@ def test_process_that_fails_is_told(
         Worker(Asked(subject, Plan("torch", "cpu", "fp32"), "inference"))
 
 
+@pytest.mark.timeout(60)
+def test_engine_that_loads_its_library_in_silence_is_measured(tmp_path: Path) -> None:
+    subject = preparing.yardstick("cpu", tmp_path).subject
+    asked = Asked(
+        replace(subject, builder="failing:silences"), Plan("torch", "cpu", "fp32"), "inference"
+    )
+    silent = Worker(asked)
+    try:
+        assert silent.warm(1).call_ms > 0
+    finally:
+        silent.close()
+
+
 def test_fault_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     of_variant = preparing.of_variant
 

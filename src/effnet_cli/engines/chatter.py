@@ -5,7 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TURN = threading.Lock()
+# One at a time puts stdout and stderr back; who already has the turn may take it again, as when an
+# engine that is loaded in silence loads its own library in silence.
+_TURN = threading.RLock()
 
 
 @contextmanager
