@@ -325,6 +325,37 @@ def test_damaged_onnx_files_are_told_from_good_ones(
         assert card.classes
 
 
+@pytest.mark.parametrize("when", ["loaded", "run"])
+def test_network_that_cannot_be_run_is_told_in_a_sentence(
+    when: str, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship("onnx")
+    exported.json_of(path).unlink()
+    graph = onnx.load(path)
+    conv = [node for node in graph.graph.node if node.op_type == "Conv"][3]
+    conv.input[1] = "nothing" if when == "loaded" else graph.graph.initializer[0].name
+    onnx.save(graph, path)
+    done = effnet("predict", PICTURE, "--model", path, "--engine", "onnxruntime")
+    assert done.status == 2
+    assert f"onnxruntime cannot run {str(path)!r}: the file is damaged" in done.stderr
+    assert "ONNXRuntimeError" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "suffix", "whole"),
+    [("onnx", ".onnx.json", ".onnx"), ("openvino", ".bin", ".xml"),
+     ("openvino", ".xml.json", ".xml")],
+)  # fmt: skip
+def test_part_of_an_export_is_told_from_the_whole(
+    target: TargetName, suffix: str, whole: str, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship(target)
+    done = effnet("predict", PICTURE, "--model", path.with_suffix(suffix))
+    assert done.status == 2
+    assert f"Give that: --model {path.with_suffix(whole)}" in done.stderr
+
+
 @pytest.mark.parametrize("target", ["openvino", "litert", "executorch", "onnx"])
 @pytest.mark.parametrize(
     "content", [b"", b"garbage" * 99, b"<net", b"\x1c\0\0\0TFL3" + b"\xff" * 64]

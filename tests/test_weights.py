@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import weight_server as serve
-from conftest import Heard
+from conftest import SAMPLES, Heard
 from effnet_cli import checkpoint, download, listings, web, weights
 from effnet_cli.cache import sha256
 from effnet_cli.checkpoint import ModelCard, imagenet_card
@@ -641,6 +641,34 @@ def test_file_that_is_not_there_is_named(option: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no file") as caught:
         weights.resolve(ModelOptions(**{option: path}))
     assert repr(str(path)) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ((SAMPLES / "cat.jpg").read_bytes(), "it is a JPEG picture."),
+        (b'{"a": 1}', "it is a JSON document."),
+        (b"# notes\n", "it does not begin as one."),
+        (b"", "it does not begin as one."),
+    ],
+    ids=["picture", "JSON", "text", "empty"],
+)
+def test_file_of_another_kind_is_called_what_it_is(
+    content: bytes, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "given"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        weights.resolve(ModelOptions(model=path))
+    assert caught.value.message == f"{str(path)!r} is not a model file: {what}"
+    assert "--weights" in caught.value.hint
+
+
+def test_name_of_a_variant_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="There is no file 'lite0'") as caught:
+        weights.resolve(ModelOptions(model=Path("lite0")))
+    assert caught.value.hint == "Use --variant lite0."
 
 
 def test_model_file_of_an_unknown_variant_is_refused(tmp_path: Path) -> None:

@@ -58,6 +58,14 @@ def json_of(path: Path) -> Path:
     return path.with_name(path.name + JSON_SUFFIX)
 
 
+def owner_of(path: Path) -> Path | None:
+    """The exported file that the JSON or the weights at `path` were written beside."""
+    suffix = path.suffix.lower()
+    owner = path.with_suffix("" if suffix == JSON_SUFFIX else ".xml")
+    is_part = suffix == ".bin" or (suffix == JSON_SUFFIX and kind_of(owner) != "tensors")
+    return owner if is_part and owner.is_file() else None
+
+
 def is_export(path: Path) -> bool:
     """Whether what is at `path` was exported, as its JSON says; the file may be damaged or gone."""
     try:

@@ -15,7 +15,7 @@ from effnet_cli.cache import one_process, stamped_sha256
 from effnet_cli.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME, ModelCard, imagenet_card
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import SILENT, Kind, Listener, ModelOptions
-from effnet_cli.variants import DEFAULT_VARIANT, Variant, find
+from effnet_cli.variants import DEFAULT_VARIANT, VARIANTS, Variant, find
 
 State = Literal["here", "not here", "package missing"]
 
@@ -53,9 +53,11 @@ def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
                 f"--model {str(options.model)!r} brings its own variant and weights.",
                 "Leave out --variant and --weights.",
             )
-        path = _model_file(options.model)
+        path = _existing(_model_file(options.model))
         is_exported = exported.kind_of(path) != "tensors"
-        card = (exported if is_exported else checkpoint).read_card(_existing(path))
+        if not is_exported:
+            _check_start(path)
+        card = (exported if is_exported else checkpoint).read_card(path)
         return Network(find(card.variant), card, path, stamped_sha256(path))
     variant = find(DEFAULT_VARIANT if options.variant is None else options.variant)
     if options.weights is not None:
@@ -67,11 +69,12 @@ def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
 
 
 def _model_file(path: Path) -> Path:
-    """The file that `--model` names: itself, or what a run's folder holds."""
-    if path.suffix.lower() == exported.COREML_SUFFIX:
-        raise UsageError(
-            f"{str(path)!r} runs on Apple's devices only.", "See docs/export/coreml.md for how."
-        )
+    """The file that `--model` names: itself, or what a run's folder holds.
+
+    Raises:
+        UsageError: it names what is beside a model, or what is none yet.
+    """
+    _check_is_meant(path)
     if path.is_symlink() and not exported.json_of(path).exists():
         return path.resolve()  # what belongs to it is there
     if not path.is_dir():
@@ -83,6 +86,42 @@ def _model_file(path: Path) -> Path:
             f"Go on with it: effnet finetune --resume {shlex.quote(str(path))}",
         )
     return file
+
+
+def _check_is_meant(path: Path) -> None:
+    """Refuse what another option or another file is meant by."""
+    if path.suffix.lower() == exported.COREML_SUFFIX:
+        raise UsageError(
+            f"{str(path)!r} runs on Apple's devices only.", "See docs/export/coreml.md for how."
+        )
+    if str(path) in VARIANTS and not path.exists():
+        raise UsageError(f"There is no file {str(path)!r}.", f"Use --variant {path}.")
+    owner = exported.owner_of(path)
+    if owner is not None:
+        raise UsageError(
+            f"{str(path)!r} is a part of the network in {owner.name!r}.",
+            f"Give that: --model {shlex.quote(str(owner))}",
+        )
+
+
+def _check_start(path: Path) -> None:
+    """Tell a file of another kind from a model file that is damaged.
+
+    Raises:
+        UsageError: it is of another kind; the message says of which, if its first bytes tell.
+    """
+    if checkpoint.is_safetensors(path):
+        return
+    from effnet_cli.images.sniff import HEAD_BYTES, sniff  # brings Pillow, and is seldom needed
+
+    with path.open("rb") as file:
+        content = sniff(file.read(HEAD_BYTES), path.name)
+    what = "it does not begin as one" if content is None else f"it is {content.description}"
+    raise UsageError(
+        f"{str(path)!r} is not a model file: {what}.",
+        "Name what `effnet finetune` or `effnet export` wrote; other weights are given with "
+        "--weights and --variant.",
+    )
 
 
 def _existing(path: Path) -> Path:

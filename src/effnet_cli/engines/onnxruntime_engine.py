@@ -1,20 +1,21 @@
 """onnxruntime on the CPU or on CUDA."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from effnet_cli.engines.artefact import artefact
 from effnet_cli.engines.seam import Logits, Pixels
-from effnet_cli.errors import EffnetError
+from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import Listener, Precision
 from effnet_cli.ordered import usable_cores
 from effnet_cli.weights import Network
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-ERRORS_ONLY = (
-    3  # onnxruntime's level of severity; its warnings are about the graph, not for a person
-)
+FATAL_ONLY = 4  # onnxruntime's level of severity; errors are raised all the same
 
 
 # What onnxruntime raises for a file that it cannot run; they have no common class of their own.
@@ -45,30 +46,37 @@ class OnnxRuntimeEngine:
             )
         self.device, self.precision = device, precision
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = ERRORS_ONLY
+        settings.log_severity_level = FATAL_ONLY
         settings.intra_op_num_threads = max(1, usable_cores() // callers)
         # Threads that wait by spinning answer a quarter sooner, and take the cores from others.
         spins = "1" if callers == 1 else "0"
         settings.add_session_config_entry("session.intra_op.allow_spinning", spins)
         model = artefact(network, listener)
-        try:
+        self._network = network
+        with _told(network):
             self._session = onnxruntime.InferenceSession(
                 model if isinstance(model, bytes) else str(model),
                 settings,
                 providers=[(provider, {"device_id": number or "0"} if kind == "cuda" else {})],
             )
-        except RUNTIME_ERRORS as error:
-            if network.kind == "tensors":  # our own graph: a bug
-                raise
-            raise EffnetError(
-                f"onnxruntime cannot run {str(model)!r}: {_first_line(error)}.", "Export it again."
-            ) from error
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, pixels: Pixels) -> Logits:
-        logits: Logits = self._session.run(None, {self._input: pixels})[0]
+        with _told(self._network):
+            logits: Logits = self._session.run(None, {self._input: pixels})[0]
         return logits.astype(np.float32, copy=False)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+@contextmanager
+def _told(network: Network) -> Iterator[None]:
+    """Say in words that a file cannot be run; of a graph of our own it is a bug."""
+    try:
+        yield
+    except RUNTIME_ERRORS as error:
+        if network.kind == "tensors":
+            raise
+        raise UsageError(
+            f"onnxruntime cannot run {str(network.path)!r}: the file is damaged, or made for a "
+            "newer onnxruntime.",
+            "Export it again.",
+        ) from error
