@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 from torch import nn
 
@@ -17,6 +18,10 @@ def dies(_: object) -> None:
 
 def refuses(_: object) -> None:
     raise EffnetError("There is no such thing.", "Use another.")
+
+
+def hangs(_: object) -> None:
+    time.sleep(1000)
 
 
 def fails(_: object) -> None:

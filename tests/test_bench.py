@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -20,7 +23,7 @@ from effnet_cli import bench_rows, model
 from effnet_cli.bench import machine, preparing, rounds, worker
 from effnet_cli.bench.records import FASTER, SAME, SLOWER, Change, LeftOut, Measured, Timing
 from effnet_cli.bench.rounds import measured
-from effnet_cli.bench.run import _Run, bench
+from effnet_cli.bench.run import Row, _Run, bench
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, changed, figures
 from effnet_cli.bench.worker import Asked, EngineCaller, Warm, Worker
 from effnet_cli.console import chart_text
@@ -379,6 +382,54 @@ def test_process_that_fails_is_told(
     subject = replace(preparing.yardstick("cpu", tmp_path).subject, builder=f"failing:{function}")
     with pytest.raises(error, match=said):
         Worker(Asked(subject, Plan("torch", "cpu", "fp32"), "inference"))
+
+
+def test_process_that_gives_no_answer_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 1)
+    subject = replace(preparing.yardstick("cpu", tmp_path).subject, builder="failing:hangs")
+    with pytest.raises(EffnetError, match="gave no answer for 1 s"):
+        Worker(Asked(subject, Plan("torch", "cpu", "fp32"), "inference"))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="nothing can be made to hang")
+@pytest.mark.parametrize("name", ["lite0", "matrix product"])
+def test_hang_between_turns_leaves_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Row.turn
+
+    def hanging(row: Row, seconds: float) -> Turn:
+        process = row.worker._process
+        if row.prepared.subject.name == name and process.is_alive():
+            assert process.pid
+            os.kill(process.pid, signal.SIGSTOP)
+            monkeypatch.setattr(worker, "PATIENCE_SECONDS", 3)
+            monkeypatch.setattr(worker, "CALLS_WITHOUT_ANSWER", 0)
+        return whole(row, seconds)
+
+    monkeypatch.setattr(Row, "turn", hanging)
+    task = BenchTask(("lite0", "b0"), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1, 2))
+    heard = Heard()
+    result = bench(task, heard)
+    (left_out,) = result.left_out
+    assert (left_out.variant, left_out.engine, left_out.is_fault) == (name, "onnxruntime", True)
+    assert "gave no answer for" in left_out.reason
+    assert f"{name} on onnxruntime is left out: " in heard.text
+    names = {timing.variant for timing in result.timings}
+    assert names == {"lite0", "b0"} - {name}
+    is_known = name == "lite0"
+    assert all((timing.share_of_peak is not None) == is_known for timing in result.timings)
+
+
+def test_nothing_that_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(row: Row, seconds: float) -> Turn:
+        raise EffnetError("It is gone.", "Look for it.")
+
+    monkeypatch.setattr(Row, "turn", gone)
+    task = BenchTask(("lite0",), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1,))
+    with pytest.raises(EffnetError, match=r"Nothing could be measured: It is gone. Look for it."):
+        bench(task)
 
 
 @pytest.mark.timeout(60)

@@ -67,7 +67,19 @@ class Found:
 
     rows: list[Row] = field(default_factory=list)
     yardsticks: dict[tuple[str, str], Row] = field(default_factory=dict)
+    tried_yardsticks: set[tuple[str, str]] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
+    faults: list[EffnetError] = field(default_factory=list)
+
+    def check(self, measured: Iterable[object]) -> None:
+        """Go on only where something is or can be measured.
+
+        Raises:
+            EffnetError: nothing; the first one's reason.
+        """
+        if not any(measured):
+            fault = self.faults[0]
+            raise EffnetError(f"Nothing could be measured: {fault.message}", fault.hint)
 
 
 def bench(task: BenchTask, listener: Listener = SILENT) -> Measured:
@@ -134,9 +146,7 @@ class _Run:
                 continue
             self._start(make())
         self._listener.progress("Loading", len(makers), len(makers), "steps")
-        if not self._found.rows:
-            faults = [fault.reason for fault in self._found.left_out]
-            raise EffnetError(f"Nothing could be measured: {faults[0]}", "Try --engine torch.")
+        self._found.check(self._found.rows)
 
     def _makers(self) -> Iterator[tuple[str, Callable[[], Prepared]]]:
         """The names of what is measured, and what makes each of them."""
@@ -174,10 +184,18 @@ class _Run:
             try:
                 self._start_on(plan, prepared)
             except EffnetError as error:
-                self._found.left_out.append(
-                    LeftOut(subject.name, engine, error.message, is_fault=True)
-                )
-                self._listener.note(f"{subject.name} on {engine} is left out: {error.message}")
+                self._leave_out(prepared, plan, error)
+                continue
+            self._start_yardstick(plan)
+
+    def _leave_out(self, prepared: Prepared, plan: Plan, error: EffnetError) -> None:
+        """Go on without a network on an engine, and say why: once, whatever its batch sizes."""
+        name = prepared.subject.name
+        one = LeftOut(name, plan.engine, error.message, is_fault=True)
+        if one not in self._found.left_out:
+            self._found.left_out.append(one)
+            self._found.faults.append(error)
+            self._listener.note(f"{name} on {plan.engine} is left out: {error.message}")
 
     def _pairs(self, kind: Kind) -> Iterator[Pair]:
         """Engines and precisions that were asked for and are possible."""
@@ -199,7 +217,6 @@ class _Run:
         worker = self._worker(plan, prepared)
         for batch_size, warm in self._batches(worker, prepared):
             self._found.rows.append(Row(prepared, plan, batch_size, worker, warm))
-        self._start_yardstick(plan)
 
     def _worker(self, plan: Plan, prepared: Prepared, mode: str | None = None) -> Worker:
         asked = Asked(
@@ -254,18 +271,26 @@ class _Run:
     def _start_yardstick(self, plan: Plan) -> None:
         """A large matrix product on the same engine in the same precision, once."""
         key = (plan.engine, plan.precision)
-        if key in self._found.yardsticks or self._task.mode == "end-to-end":
+        if key in self._found.tried_yardsticks or self._task.mode == "end-to-end":
             return
         if "tensors" not in ENGINES[plan.engine].kinds:
             return
+        self._found.tried_yardsticks.add(key)
         prepared = preparing.yardstick(self._device, self._folder)
-        worker, size = self._worker(plan, prepared, "inference"), prepared.subject.outputs
-        self._found.yardsticks[key] = Row(prepared, plan, size, worker, worker.warm(size))
+        try:
+            worker, size = self._worker(plan, prepared, "inference"), prepared.subject.outputs
+            self._found.yardsticks[key] = Row(prepared, plan, size, worker, worker.warm(size))
+        except EffnetError as error:
+            self._leave_out(prepared, plan, error)
 
     # --- measuring ------------------------------------------------------------------------------
 
     def turns(self) -> list[list[Turn]]:
-        """Let all of them take turns."""
+        """Let all of them take turns; those that fail meanwhile have none.
+
+        Raises:
+            EffnetError: all networks failed; the first one's reason.
+        """
         candidates = [*self._found.rows, *self._found.yardsticks.values()]
         seconds = self._task.seconds
         least = MIN_TURNS * sum(candidate.turn_seconds for candidate in candidates)
@@ -276,8 +301,12 @@ class _Run:
         def hear(passed: float) -> None:
             self._listener.progress("Measuring", min(round(passed), total - 1), total, "steps")
 
-        turns = measured(candidates, seconds, hear)
+        def failed(index: int, error: EffnetError) -> None:
+            self._leave_out(candidates[index].prepared, candidates[index].plan, error)
+
+        turns = measured(candidates, seconds, hear, failed=failed)
         self._listener.progress("Measuring", total, total, "steps")
+        self._found.check(turns[: len(self._found.rows)])
         return turns
 
     # --- figures --------------------------------------------------------------------------------
@@ -290,12 +319,14 @@ class _Run:
             for (key, row), times in zip(
                 found.yardsticks.items(), turns[len(found.rows) :], strict=True
             )
+            if times
         }
         on_cpu = self._device == "cpu"
         copied = copied_gb_per_s() if on_cpu and self._task.mode == "inference" else None
         timings = [
             self._timing(row, times, limits, copied)
             for row, times in zip(found.rows, turns, strict=False)
+            if times
         ]
         named = {" ".join(key): value / 1e9 for key, value in limits.items()}
         if copied is not None:

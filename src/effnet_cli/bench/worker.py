@@ -4,6 +4,7 @@ Each has a process of its own, so that its memory is its own, its start is a sta
 ends nothing else.
 """
 
+import math
 import multiprocessing
 import os
 import re
@@ -36,6 +37,9 @@ from effnet_cli.options import BenchMode, PictureOptions, Precision
 WARM_WINDOW_SECONDS, WARM_CHANGE, WARM_UP_SECONDS = 0.1, 0.03, 2.0
 MB = 1e6
 GONE = "the process that measured it ended ({}); it may have had too little memory"
+# No answer for so long is a hang: besides the calls, which take as long as the network is large.
+PATIENCE_SECONDS = 120
+CALLS_WITHOUT_ANSWER = 10  # times the first call with one picture, for each picture of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Started:
 
     precision: Precision
     load_ms: float
+    first_call_ms: float
     cold_ms: float
 
 
@@ -83,10 +88,11 @@ class Worker:
     """The handle on a process that measures.
 
     Raises:
-        EffnetError: it cannot measure that, or has ended.
+        EffnetError: it cannot measure that, has ended, or gives no answer.
     """
 
     def __init__(self, asked: Asked) -> None:
+        self._end: EffnetError | None = None
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(
@@ -95,24 +101,24 @@ class Worker:
         self._process.start()
         other.close()
         try:
-            self.started: Started = self._received()
+            self.started: Started = self._received(PATIENCE_SECONDS)
         except BaseException:
             self.close()
             raise
 
     def warm(self, batch_size: int) -> Warm:
         """Call until it gets no faster."""
-        warm: Warm = self._ask("warm", batch_size)
+        warm: Warm = self._ask(batch_size, "warm", batch_size)
         return warm
 
     def turn(self, batch_size: int, seconds: float) -> Turn:
         """Some calls in a row, for about so long."""
-        turn: Turn = self._ask("turn", batch_size, seconds)
+        turn: Turn = self._ask(batch_size, "turn", batch_size, seconds)
         return turn
 
     def stages(self) -> tuple[float, float, float]:
         """Medians of decoding, resizing and network, in milliseconds, of all turns so far."""
-        medians: tuple[float, float, float] = self._ask("stages")
+        medians: tuple[float, float, float] = self._ask(1, "stages")
         return medians
 
     def close(self) -> None:
@@ -121,15 +127,20 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def _ask(self, *words: object) -> Any:
+    def _ask(self, batch_size: int, *words: object) -> Any:
+        if self._end is not None:
+            raise self._end
+        calls_ms = CALLS_WITHOUT_ANSWER * batch_size * self.started.first_call_ms
         try:
             self._connection.send(words)
         except OSError as error:
             raise self._gone() from error
-        return self._received()
+        return self._received(PATIENCE_SECONDS + calls_ms / 1000)
 
-    def _received(self) -> Any:
+    def _received(self, seconds: float) -> Any:
         try:
+            if not self._has_answer(seconds):
+                raise self._hung(seconds)
             kind, *content = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
@@ -139,11 +150,26 @@ class Worker:
             raise RuntimeError(content[0])
         return content[0]
 
+    def _has_answer(self, seconds: float) -> bool:
+        """Whether one comes in time. Time in which we are stopped (Ctrl+Z) is no more than a
+        second of it: the process is stopped with us.
+        """
+        return any(self._connection.poll(1) for _ in range(math.ceil(seconds)))
+
+    def _hung(self, seconds: float) -> EffnetError:
+        self.close()
+        self._end = EffnetError(
+            f"the process that measured it gave no answer for {seconds:.0f} s.",
+            "Try another --engine.",
+        )
+        return self._end
+
     def _gone(self) -> EffnetError:
         self._process.join()
         code = self._process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return EffnetError(f"{GONE.format(how)}.", "Use a smaller --batch-size or --variant.")
+        self._end = EffnetError(f"{GONE.format(how)}.", "Use a smaller --batch-size or --variant.")
+        return self._end
 
 
 # --- the process --------------------------------------------------------------------------------
@@ -160,9 +186,9 @@ def _serve(asked: Asked, connection: Connection, started_at: float) -> None:
             loading = time.perf_counter()
             caller = _caller(asked)
             load_ms = 1000 * (time.perf_counter() - loading)
-            caller.times_ms(1, 1)
+            (first_call_ms,) = caller.times_ms(1, 1)
         cold_ms = 1000 * (time.time() - started_at)  # two processes share no other clock
-        connection.send(("done", Started(caller.precision, load_ms, cold_ms)))
+        connection.send(("done", Started(caller.precision, load_ms, first_call_ms, cold_ms)))
         while True:
             word, *arguments = connection.recv()
             try:
