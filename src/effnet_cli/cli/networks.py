@@ -14,6 +14,7 @@ from effnet_cli.cli.arguments import (
     QuietOption,
 )
 from effnet_cli.cli.showing import named, new_speaker, print_listing
+from effnet_cli.errors import EffnetError
 
 VariantArgument = Annotated[
     str | None, typer.Argument(metavar="VARIANT", help="One to explain.", show_default=False)
@@ -65,11 +66,13 @@ def verify_weights(names: VerifiedNamesArgument = None) -> None:
     """Compute the digests of weights anew and compare them with the published ones."""
     from effnet_cli import listings, rows
 
-    names = names or ["all"]
+    names, speaker = names or ["all"], new_speaker(quiet=False)
     is_all = names == ["all"]  # then what is not here is no fault
     verdicts = [v for v in listings.verified(named(names)) if v.is_here or not is_all]
     for verdict in verdicts:
         rows.write_stdout(f"{verdict.variant}: {verdict.verdict}\n")
+        if verdict.mend:
+            speaker.note(f"Mend {verdict.variant}: {verdict.mend}")
     raise typer.Exit(0 if all(verdict.is_intact for verdict in verdicts) else 1)
 
 
@@ -78,8 +81,18 @@ def path_of_weights(names: NamesArgument) -> None:
     """Print the paths of weights that are here; fails for those that are not."""
     from effnet_cli import rows, weights
 
+    missing = []
     for row in named(names):
-        rows.write_stdout(f"{weights.obtain(row, offline=True)}\n")
+        path = weights.located(row)
+        if path is None:
+            missing.append(row)
+        else:
+            rows.write_stdout(f"{path}\n")
+    if missing:
+        words = ", ".join(row.name for row in missing)
+        raise EffnetError(
+            f"The weights of {words} are not here, or damaged.", weights.how_to_get(missing)
+        )
 
 
 def _explain(name: str, format_: ListFormat) -> None:
