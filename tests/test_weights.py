@@ -599,7 +599,10 @@ def model_file(path: Path) -> Path:
 
 def test_model_file_brings_its_own_card(tmp_path: Path) -> None:
     path = model_file(tmp_path / "run" / "model.safetensors")
-    for given in (path, path.parent):
+    links = tmp_path / "file", tmp_path / "folder"
+    for link, target in zip(links, (path, path.parent), strict=True):
+        link.symlink_to(target)
+    for given in (path, path.parent, *links):
         network = weights.resolve(ModelOptions(model=given))
         assert (network.variant.name, network.path) == ("lite1", path)
         assert network.card.classes == ("cat", "dog")

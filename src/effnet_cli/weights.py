@@ -76,7 +76,7 @@ def _model_file(path: Path) -> Path:
     """
     _check_is_meant(path)
     if path.is_symlink() and not exported.json_of(path).exists():
-        return path.resolve()  # what belongs to it is there
+        path = path.resolve()  # what belongs to it is there
     if not path.is_dir():
         return path
     file = path / MODEL_FILE_NAME
