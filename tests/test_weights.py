@@ -701,7 +701,7 @@ def test_pull_refuses_wrong_content_in_two_lines(mirror: Mirror) -> None:
     message, hint = end.stderr.splitlines()
     assert (end.returncode, end.stdout) == (1, "")
     assert f"{server.url}/{find('b0').source.file_name}" in message
-    assert hint.startswith(f"Put {find('b0').source.file_name} into ")
+    assert hint.startswith(f"Try again, or put {find('b0').source.file_name} into ")
     assert not list(place().parent.glob("*.pth"))
 
 

@@ -195,14 +195,14 @@ def obtain(variant: Variant, *, offline: bool = False, listener: Listener = SILE
         what = "damaged" if path.is_file() else "not here"
         raise EffnetError(
             f"The weights of {variant.name} are {what}.",
-            f"Leave out --offline, or put {path.name} into {path.parent}.",
+            f"Leave out --offline, or {_by_hand(path)}",
         )
     with one_process(path):
         # another process may have fetched it meanwhile
         if not (path.is_file() and is_intact(variant, path)):
             from effnet_cli.download import download  # 10 ms, and seldom needed
 
-            download(variant, path, listener, by_hand(path))
+            download(variant, path, listener, f"Try again, or {_by_hand(path)}")
     return path
 
 
@@ -221,6 +221,6 @@ def how_to_get(variants: Sequence[Variant]) -> str:
     return f"Put {', '.join(files)} into {hub_folder()}, or {pull}"
 
 
-def by_hand(path: Path) -> str:
+def _by_hand(path: Path) -> str:
     """What a person can do when a file cannot be fetched."""
-    return f"Put {path.name} into {path.parent}, or give it with --weights FILE."
+    return f"put {path.name} into {path.parent}, or give it with --weights FILE."

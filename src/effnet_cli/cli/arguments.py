@@ -14,9 +14,12 @@ ListFormat = Literal["table", "json"]
 
 def count(text: str | int) -> int:
     """A whole number from 1 (a default comes as the number that it is)."""
-    text = str(text)
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is not a whole number from 1.")
+    return _whole_from(1, str(text))
+
+
+def _whole_from(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise typer.BadParameter(f"{text!r} is not a whole number from {least}.")
     return int(text)
 
 
@@ -55,12 +58,15 @@ def auto_or_positive(text: str | float) -> float | None:
 
 def from_zero(text: str | float) -> float:
     """A number from 0."""
-    return 0.0 if str(text) in ("0", "0.0") else positive(text)
+    with suppress(ValueError):
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    raise typer.BadParameter(f"{text!r} is not a number from 0.")
 
 
 def whole(text: str | int) -> int:
     """A whole number from 0."""
-    return 0 if str(text) == "0" else count(text)
+    return _whole_from(0, str(text))
 
 
 VariantOption = Annotated[

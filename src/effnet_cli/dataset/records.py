@@ -1,6 +1,7 @@
 """What a scan of a dataset gives: what was found, and the pictures to train on."""
 
 import hashlib
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -159,13 +160,15 @@ class Scan:
 
 
 class DatasetRefused(UsageError):
-    """A dataset that cannot be trained on: the message lists all errors of `scan`, the hint says
-    what to do first.
+    """A dataset that cannot be trained on: the message lists all errors of `scan`, each with its
+    hint if there are several.
     """
 
     def __init__(self, scan: Scan) -> None:
         errors = list(scan.errors())
-        super().__init__("\n".join(_described(scan.root, errors)), errors[0].hint)
+        look = f"Then look again: effnet finetune {shlex.quote(scan.root)} --check"
+        hint = errors[0].hint if len(errors) == 1 else look
+        super().__init__("\n".join(_described(scan.root, errors)), hint)
         self.scan = scan
 
     def __reduce__(self) -> tuple[type["DatasetRefused"], tuple[Scan]]:
@@ -175,7 +178,7 @@ class DatasetRefused(UsageError):
 def _described(root: str, errors: Sequence[Finding]) -> Iterator[str]:
     yield f"{root!r} cannot be trained on:"
     for error in errors:
-        yield f"- {error.message} {error.hint}" if error is not errors[0] else f"- {error.message}"
+        yield f"- {error.message} {error.hint}" if len(errors) > 1 else f"- {error.message}"
         reasons = error.reasons or ("",) * len(error.paths)
         for path, reason in zip(error.paths, reasons, strict=True):
             line = path.replace("\n", "\\n")  # a name must not look like another line
