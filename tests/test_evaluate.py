@@ -104,6 +104,23 @@ def test_names_and_ids_can_stand_side_by_side(tmp_path: Path) -> None:
     assert found.merged_classes == (("espresso", ("espresso", "n07920052")),)
 
 
+def test_one_is_said_in_the_singular(photos: Path, tmp_path: Path) -> None:
+    for folder, name in (("tabby", "broken.jpg"), ("gizmo", "shuttle.png")):
+        (tmp_path / "one" / "test" / folder).mkdir(parents=True)
+        shutil.copy(photos / folder / name, tmp_path / "one" / "test" / folder / name)
+    (tmp_path / "one" / "train").mkdir()
+    with pytest.raises(UsageError, match="Of 1 picture none can be opened"):
+        evaluate(EvaluateTask(tmp_path / "one"))
+    shutil.copy(SAMPLES / "cat.jpg", tmp_path / "one" / "test" / "tabby")
+    words = " ".join(evaluation_rows.answer(evaluate(EvaluateTask(tmp_path / "one"))))
+    assert "of 2 pictures right" in words
+    assert "1 picture could not be opened and counts as wrong." in words
+    assert "Left out: 1 picture of what is no class of the model." in words
+    (tmp_path / "one" / "test" / "tabby" / "broken.jpg").unlink()
+    words = " ".join(evaluation_rows.answer(evaluate(EvaluateTask(tmp_path / "one"))))
+    assert "of 1 picture right" in words
+
+
 def test_command_has_formats_and_limits(photos: Path, tmp_path: Path, effnet: Effnet) -> None:
     page, before = tmp_path / "page.html", tree(photos)
     done = effnet("evaluate", photos, "--html", page, "--fail-under", "0.9,macro_f1=0.01")
@@ -164,7 +181,7 @@ def test_model_is_judged_on_what_it_has_not_seen(
     ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
     heard = Heard()
     found = evaluate(EvaluateTask(colours, ModelOptions(model=ran.folder)), heard)
-    assert "the other 6 are what it is judged on" in heard.text
+    assert "it is judged on the other 6." in heard.text
     assert found.images == 6
     assert found.metrics.top1 == ran.end.val.top1
     assert found.metrics.classes == ran.end.val.classes

@@ -81,5 +81,7 @@ def test_folders_of_one_class_are_told() -> None:
 
 
 def test_nothing_in_common_is_refused() -> None:
-    with pytest.raises(UsageError, match="None of the 2 classes is one of the model's: 'x', 'y'"):
+    with pytest.raises(UsageError, match="Of 2 classes none is the model's: 'x', 'y' against"):
         matched(["x", "y"], ["a", "b", "c", "d"])
+    with pytest.raises(UsageError, match="Of 1 class none is the model's: 'x' against"):
+        matched(["x"], ["a"])

@@ -15,6 +15,7 @@ from effnet_cli import engines
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.dataset.divided import divided
 from effnet_cli.dataset.labelled import Labelled, labelled
+from effnet_cli.dataset.records import counted
 from effnet_cli.engines import Logits
 from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images import Found
@@ -197,7 +198,7 @@ def _held_out(task: EvaluateTask, card: ModelCard, listener: Listener) -> Labell
         return None
     listener.note(
         "The model was trained on a part of these pictures: "
-        f"the other {len(found.val.labels):,} are what it is judged on."
+        f"it is judged on the other {len(found.val.labels):,}."
     )
     val = found.val
     return Labelled(str(task.root), "val", found.classes, val.paths, val.labels, {}, ())
@@ -206,7 +207,7 @@ def _held_out(task: EvaluateTask, card: ModelCard, listener: Listener) -> Labell
 def told(match: Matched, data: Labelled, card: ModelCard) -> Iterator[str]:
     """How the classes were brought together, and what was left out."""
     if data.split is not None:
-        yield f"{len(data.labels):,} pictures of the split {data.split}"
+        yield f"{counted(len(data.labels), 'picture')} of the split {data.split}"
     if match.how != "names":
         yield f"The folders are taken for {match.how}."
     for name, near in match.unknown[:TOP_K]:
@@ -241,7 +242,7 @@ def _answers(
         listener.progress(what, place + 1, len(paths))
     if not rows:
         raise UsageError(
-            f"None of the {len(paths):,} pictures can be opened.", "Name other pictures."
+            f"Of {counted(len(paths), 'picture')} none can be opened.", "Name other pictures."
         )
     is_good = np.ones(len(paths), dtype=bool)
     is_good[list(faults)] = False

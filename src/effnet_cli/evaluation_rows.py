@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from effnet_cli.dataset.records import counted
 from effnet_cli.evaluate import INSTALL_LIBRARY, Evaluation, Judged
 from effnet_cli.metrics import ClassMetrics
 from effnet_cli.rows import csv_line
@@ -85,7 +86,7 @@ def answer(found: Evaluation) -> Iterator[str]:
     """How good it is, on what, and how far its probabilities can be trusted."""
     metrics = found.metrics
     low, high = found.top1_interval
-    what = f"{found.images:,} pictures"
+    what = counted(found.images, "picture")
     yield (
         f"{found.model} answers {metrics.top1:.1%} of {what} right (95 % interval {low:.1%} to "
         f"{high:.1%}); guessing the largest class: {_guessing(found):.1%}."
@@ -109,9 +110,10 @@ def answer(found: Evaluation) -> Iterator[str]:
             f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}), {verdict}."
         )
     if metrics.failed:
-        yield f"{metrics.failed:,} pictures could not be opened and count as wrong."
+        words = counted(metrics.failed, "picture")
+        yield f"{words} could not be opened and count{'s' * (metrics.failed == 1)} as wrong."
     if found.unlabelled:
-        yield f"{found.unlabelled:,} pictures of classes that the model does not have are left out."
+        yield f"Left out: {counted(found.unlabelled, 'picture')} of what is no class of the model."
 
 
 def _guessing(found: Evaluation) -> float:

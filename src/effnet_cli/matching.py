@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_cli.checkpoint import imagenet_card
+from effnet_cli.dataset.records import counted
 from effnet_cli.errors import UsageError
 from effnet_cli.variants import DEFAULT_VARIANT, find
 
@@ -42,7 +43,7 @@ def matched(names: Sequence[str], classes: Sequence[str]) -> Matched:
     indexes = tuple(index for index, _ in found)
     if all(index is None for index in indexes):
         raise UsageError(
-            f"None of the {len(names):,} classes is one of the model's: "
+            f"Of {counted(len(names), 'class', 'classes')} none is the model's: "
             f"{_quoted(names)} against {_quoted(classes)}.",
             "Name the folders after the model's classes, or give the model that knows them.",
         )
