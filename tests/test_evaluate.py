@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from effnet_cli.options import (
 )
 from effnet_cli.predict import Classifier
 from effnet_cli.report import evaluation_page
+from effnet_cli.report.charts import curve_chart
 from effnet_cli.report.pages import sortable
 from training import Done, make_classes, task_of, train, tree
 
@@ -347,6 +349,13 @@ def test_page_shows_what_speaks_for_the_answers(
     done = effnet("evaluate", photos, "--explain", "--html", drawn)
     assert done.status == 1
     assert "pip install 'effnet-cli[explain]'" in done.stderr
+
+
+@pytest.mark.parametrize("tops", [(0.97, 1.0), (1.0, 1.0), (0.0, 1.0)])
+def test_curve_ends_at_a_hundred_percent(tops: tuple[float, float]) -> None:
+    epochs = [{"top1": top, "phase": "network"} for top in tops]
+    texts = re.findall(r"<text[^>]*>([\d.]+)</text>", str(curve_chart(epochs)))
+    assert max(map(float, texts)) == 100
 
 
 def test_table_of_classes_sorts_without_a_script() -> None:

@@ -164,6 +164,9 @@ def test_default_run_ends_with_a_page_about_its_model(
     assert page.count("<svg") == 2  # the curve and the reliability
     assert "effnet evaluate FOLDER --model runs/colours-lite0" in page
     assert "weight decay" in page
+    choices = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))
+    words = [choices[name] for name in ("balance", "batch size", "patience")]
+    assert words == ["no", "auto", "no limit"]
 
 
 def test_default_run_ends_with_the_command_that_uses_it(

@@ -60,6 +60,10 @@ def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
         if place < len(shares) and (name != "classifier" or heads):
             at = (places[place], shares[place])
             axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=colour)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100))
+    for line in axes.lines:
+        line.set_clip_on(False)  # a mark on the edge is whole
     axes.set_xlabel("epoch", color=SOFT)
     axes.set_ylabel("top-1, %", color=SOFT)
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -38,7 +38,7 @@ def run_page(found: Evaluation, folder: Path) -> str:
     lines = (folder / METRICS_FILE_NAME).read_text("ascii").splitlines()
     epochs = [json.loads(line) for line in lines]
     card = read_card(folder / MODEL_FILE_NAME)
-    choices = [(name.replace("_", " "), str(value)) for name, value in card.options.items()]
+    choices = [(name.replace("_", " "), _in_words(v, name)) for name, v in card.options.items()]
     heads = [row["top1"] for row in epochs if row["phase"] == "head"]
     more = []
     if heads and len(heads) < len(epochs):
@@ -54,6 +54,15 @@ def run_page(found: Evaluation, folder: Path) -> str:
     return _evaluation_page(
         "What the training has come to", found, curve_chart(epochs), choices, commands, more
     )
+
+
+def _in_words(value: object, name: str) -> str:
+    """An option's value as it is typed, or would be."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "no limit" if name in ("patience", "minutes") else "auto"
+    return str(value)
 
 
 def _evaluation_page(
