@@ -1,6 +1,5 @@
 """What becomes of the answers of `effnet predict`: written, shown, filed, explained."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effnet_cli import __version__
+from effnet_cli.cli.showing import show_data
 from effnet_cli.errors import UsageError
 from effnet_cli.options import (
     EngineOptions,
@@ -251,9 +251,10 @@ class Answering:
         if journal is None:
             format_ = rows.chosen_format(wish.format, None)
             pieces = self._encoder(format_, speaker)(answers)
-            if format_ != "table" and sys.stdout.isatty():
-                pieces = rows.for_terminal(pieces, format_)
-            rows.write(pieces, None)
+            if format_ == "table":
+                rows.write(pieces, None)
+            else:
+                show_data(pieces, format_)
             return
         for _ in answers:
             pass

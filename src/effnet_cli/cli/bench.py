@@ -15,7 +15,7 @@ from effnet_cli.cli.arguments import (
     positive,
     share,
 )
-from effnet_cli.cli.showing import CHECK_FAILED_STATUS, named, new_speaker
+from effnet_cli.cli.showing import CHECK_FAILED_STATUS, named, new_speaker, show_data, show_json
 from effnet_cli.errors import UsageError
 from effnet_cli.options import BenchMode, BenchTask, EngineChoice, Precision
 
@@ -186,9 +186,9 @@ def _bench(
         for line in bench_rows.drift(measured, old):
             speaker.note(line)
     if format_ == "json":
-        rows.write_stdout(rows.json_text(bench_rows.as_json(measured, changes), indent=2) + "\n")
+        show_json(bench_rows.as_json(measured, changes))
     elif format_ == "csv":
-        rows.write(bench_rows.csv_lines(measured), None)
+        show_data(bench_rows.csv_lines(measured), "csv")
     else:
         from effnet_cli.console import bench_text
 

@@ -6,7 +6,7 @@ import typer
 
 from effnet_cli.cli.app import app
 from effnet_cli.cli.arguments import ListFormatOption, QuietOption
-from effnet_cli.cli.showing import new_speaker
+from effnet_cli.cli.showing import new_speaker, show_json
 
 
 @app.command()
@@ -21,7 +21,7 @@ def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> N
     finally:
         speaker.close()
     if format_ == "json":
-        rows.write_stdout(rows.json_text([asdict(one) for one in findings], indent=2) + "\n")
+        show_json([asdict(one) for one in findings])
     else:
         from effnet_cli.console import signs_text
 

@@ -23,7 +23,7 @@ from effnet_cli.cli.arguments import (
     WeightsOption,
     WorkersOption,
 )
-from effnet_cli.cli.showing import CHECK_FAILED_STATUS, new_speaker
+from effnet_cli.cli.showing import CHECK_FAILED_STATUS, new_speaker, show_data, show_json
 from effnet_cli.errors import UsageError
 from effnet_cli.options import (
     EngineOptions,
@@ -161,9 +161,9 @@ def _evaluate(
     finally:
         speaker.close()
     if format_ == "json":
-        rows.write_stdout(rows.json_text(evaluation_rows.as_json(found), indent=2) + "\n")
+        show_json(evaluation_rows.as_json(found))
     elif format_ == "csv":
-        rows.write(evaluation_rows.csv_lines(found), None)
+        show_data(evaluation_rows.csv_lines(found), "csv")
     else:
         from effnet_cli.console import evaluation_text
 

@@ -18,7 +18,7 @@ from effnet_cli.cli.arguments import (
     count,
     from_zero,
 )
-from effnet_cli.cli.showing import CHECK_FAILED_STATUS, new_speaker
+from effnet_cli.cli.showing import CHECK_FAILED_STATUS, new_speaker, show_json
 from effnet_cli.options import (
     ExportOptions,
     ExportPrecision,
@@ -151,7 +151,7 @@ def _export(task: ExportTask, format_: ListFormat, speaker: "Speaker") -> int:
     finally:
         speaker.close()
     if format_ == "json":
-        rows.write_stdout(rows.json_text(export_rows.as_row(exported), indent=2) + "\n")
+        show_json(export_rows.as_row(exported))
     elif exported.forms:
         from effnet_cli.console import listing_text
 

@@ -24,7 +24,7 @@ from effnet_cli.cli.arguments import (
     share,
     whole,
 )
-from effnet_cli.cli.showing import new_speaker
+from effnet_cli.cli.showing import new_speaker, show_data, show_json
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.options import (
     Augment,
@@ -270,7 +270,7 @@ def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> i
     finally:
         speaker.close()
     if format_ != "table":
-        rows.write_stdout(rows.json_text(found.to_json(), indent=2) + "\n")
+        show_json(found.to_json())
     else:
         from effnet_cli.console import scan_text
 
@@ -308,10 +308,13 @@ def _train(
 
     if task.resume is not None:
         task = resumed(task, typed)
-    encode = training_rows.ENCODERS.get(format_) or _training_table()
     records: list[Epoch | Trained] = []
+    passing = training_rows.remembered(finetune(task, speaker), records)
     try:
-        rows.write(encode(training_rows.remembered(finetune(task, speaker), records)), None)
+        if format_ == "table":
+            rows.write(_training_table()(passing), None)
+        else:
+            show_data(training_rows.ENCODERS[format_](passing), format_)
     finally:
         speaker.close()
     if records and isinstance(records[-1], Trained):

@@ -13,7 +13,7 @@ from effnet_cli.cli.arguments import (
     OfflineOption,
     QuietOption,
 )
-from effnet_cli.cli.showing import named, new_speaker, print_listing
+from effnet_cli.cli.showing import named, new_speaker, print_listing, show_json
 from effnet_cli.errors import EffnetError
 
 VariantArgument = Annotated[
@@ -102,7 +102,7 @@ def _explain(name: str, format_: ListFormat) -> None:
 
     anatomy = explained(name)
     if format_ == "json":
-        rows.write_stdout(rows.json_text(asdict(anatomy), indent=2) + "\n")
+        show_json(asdict(anatomy))
         return
     from effnet_cli.console import anatomy_text
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from effnet_cli.cli.arguments import ListFormat
+from effnet_cli.options import Format
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,12 +28,28 @@ def new_speaker(quiet: bool) -> "Speaker":
     return Speaker(quiet)
 
 
+def show_data(pieces: Iterable[str], format_: Format) -> None:
+    """Rows for a program on stdout; if a person reads them there, nothing in them commands the
+    terminal.
+    """
+    from effnet_cli import rows
+
+    rows.write(rows.for_terminal(pieces, format_) if sys.stdout.isatty() else pieces, None)
+
+
+def show_json(value: object) -> None:
+    """One JSON value on stdout."""
+    from effnet_cli.rows import json_text
+
+    show_data([json_text(value, indent=2) + "\n"], "json")
+
+
 def print_listing(records: Iterable["DataclassInstance"], format_: ListFormat) -> None:
     from effnet_cli import rows
 
     listed = [asdict(record) for record in records]
     if format_ == "json":
-        rows.write_stdout(rows.json_text(listed, indent=2) + "\n")
+        show_json(listed)
         return
     from effnet_cli.console import listing_text
 
