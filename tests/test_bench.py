@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT, SAMPLES, Heard
-from effnet_cli import bench_rows, model
+from effnet_cli import bench_rows, engines, model
 from effnet_cli.bench import machine, preparing, rounds, worker
 from effnet_cli.bench.records import FASTER, SAME, SLOWER, Change, LeftOut, Measured, Timing
 from effnet_cli.bench.rounds import measured
@@ -326,6 +326,9 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
     )  # fmt: skip
     (row,) = csv.DictReader(io.StringIO(done.stdout.decode()))
     assert (row["variant"], row["weights"], row["batch_size"]) == (path.name, "yours", "2")
+    done = effnet("bench", "--model", path, "--precision", "bf16")
+    assert done.status == 2
+    assert "runs in fp32, as it was exported, not in bf16." in done.stderr
     text = page.read_text(encoding="utf-8")
     assert "<b>&" not in text
     assert "&lt;b&gt;&amp;.onnx" in text
@@ -344,6 +347,12 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--images", "."], "--images are for --mode end-to-end"),
         (["--mode", "end-to-end", "--batch-size", "2"], "one picture at a time"),
         (["--engine", "onnxruntime", "--precision", "bf16"], "does not run bf16"),
+        (["-V", "lite0", "--precision", "int8"], "exported as int8 run in int8"),
+        (["-V", "lite0", "--precision", "fp32,int8", "-e", "openvino"], "exported as int8"),
+        (["--precision", "fp16", "--mode", "train"], "torch does not run fp16 on cpu"),
+        (["--mode", "end-to-end", "--images", "nosuch"], "There is no folder 'nosuch'."),
+        (["--mode", "end-to-end", "--images", "benchmarks"], "There is no picture in 'benchmarks'"),
+        (["--mode", "end-to-end", "--images", "README.md"], "None of 1 pictures in 'README.md'"),
         (["--device", "cuda:x"], "There is no device 'cuda:x'"),
         (["--compare", "README.md"], "is no result of `effnet bench`"),
         (["--compare", "nothing.json"], "cannot be read"),
@@ -356,15 +365,57 @@ def test_wrong_use_is_said(words: list[str], said: str, effnet: Effnet) -> None:
     assert len(done.stderr.strip().splitlines()) == 2
 
 
+def test_engine_that_no_file_finds_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engines, "_is_installed", lambda name: name == "torch")
+    with ExitStack() as stack:
+        run = _Run(BenchTask(), tmp_path, stack, SILENT)
+        assert list(run._pairs("tensors")) == [("torch", "fp32")]
+        with pytest.raises(EffnetError, match=".tflite files needs ai_edge_litert, which is not"):
+            list(run._pairs("litert"))
+        with pytest.raises(EffnetError, match="fp16 on cpu needs openvino, which is not installed"):
+            _Run(BenchTask(precisions=("fp16",)), tmp_path, stack, SILENT)
+
+
 @pytest.mark.parametrize(
-    "content",
-    ["[]", "{}", '{"schema": 2}', '{"schema": 1, "results": [{}], "limits": {}}',
-     '{"schema": 1, "results": [], "limits": {"copy": 0}}'],
-)  # fmt: skip
-def test_earlier_result_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
+    ("content", "said"),
+    [
+        ("[]", 'it has no "schema"'),
+        ("{}", 'it has no "schema"'),
+        ("3", 'it has no "schema"'),
+        ("{,", "it is not JSON"),
+        ("\xff", "it is not JSON"),
+        ("[" * 100_000, "it is not JSON"),
+        ('{"schema": 2}', "its schema is 2, not 1"),
+        ('{"schema": null}', "its schema is null, not 1"),
+        ('{"schema": 1}', 'its "results" or "limits" are missing'),
+        ('{"schema": 1, "results": 7, "limits": {}}', 'its "results" or "limits" are missing'),
+        ('{"schema": 1, "results": [[]], "limits": {}}', "a row of it lacks one of variant, "),
+        ('{"schema": 1, "results": [{}], "limits": {}}', "a row of it lacks one of variant, "),
+        ('{"schema": 1, "results": [], "limits": {"copy": 0}}', "a limit in it is not above zero"),
+        ('{"schema": 1, "results": [], "limits": {"copy": "1"}}', "a limit in it is not above"),
+    ],
+)
+def test_earlier_result_that_is_none_is_refused(content: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "old.json"
-    path.write_text(content)
-    with pytest.raises(UsageError, match="is no result of"):
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError) as caught:
+        bench_rows.earlier(path)
+    assert caught.value.message.startswith(f"{str(path)!r} is no result of `effnet bench`: {said}")
+
+
+@pytest.mark.parametrize("value", [0, -1, "1", None, float("nan"), float("inf")])
+def test_earlier_result_with_an_impossible_time_is_refused(
+    value: object, result: Measured, tmp_path: Path
+) -> None:
+    path = tmp_path / "old.json"
+    content = bench_rows.as_json(result)
+    path.write_text(json.dumps(content))
+    assert bench_rows.earlier(path) == json.loads(path.read_text())
+    content["results"][-1]["p50_low_ms"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="has no time above zero in one of p50_ms"):
         bench_rows.earlier(path)
 
 
@@ -564,6 +615,10 @@ def test_page_loads_nothing_and_hides_nothing(result: Measured, row: Timing) -> 
     for one in result.timings:
         assert f"{one.figures.p99_ms:.2f}" in page
     assert "<svg" in page
+    # fifteen columns fit a laptop's window only where their text may break, and scroll on a phone
+    style = page.partition("</style>")[0]
+    assert style.rindex("td.text, td:first-child { white-space: normal; }") > style.index("nowrap")
+    assert ".scroll { overflow-x: auto;" in style
 
 
 def test_run_without_a_listener_is_silent(

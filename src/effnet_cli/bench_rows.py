@@ -1,8 +1,10 @@
 """What was measured as text: JSON, CSV, a table, the answer in words, what has changed since."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from effnet_cli.variants import VARIANTS
 
 SCHEMA = 1
 KEYS = ("variant", "engine", "device", "precision", "batch_size", "mode")
+TIMES = ("p50_ms", "p50_low_ms", "p50_high_ms")
 # Times of the fastest network within which a more accurate one is worth a look.
 MODERATE = 3.0
 MAX_JSON_BYTES = 64 * 2**20
@@ -201,28 +204,46 @@ def earlier(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            content: dict[str, Any] = json.loads(file.read(MAX_JSON_BYTES))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA}")
-        wanted = (*KEYS, "p50_ms", "p50_low_ms", "p50_high_ms")
-        for row in content["results"]:
-            if not all(row[name] > 0 for name in wanted[len(KEYS) :]):
-                raise ValueError("a time in it is not above zero")
-            if not all(isinstance(row[name], str | int) for name in KEYS):
-                raise ValueError("a name in it is no text")
-        if not all(value > 0 for value in content["limits"].values()):
-            raise ValueError("a limit in it is not above zero")
+            content = json.loads(file.read(MAX_JSON_BYTES))
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read: {error.strerror}.", "Check the path."
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    except (ValueError, RecursionError):  # also what is no UTF-8
+        faults = ["it is not JSON"]
+    else:
+        faults = list(islice(_faults(content), 1))
+    for fault in faults:
         raise UsageError(
-            f"{str(path)!r} is no result of `effnet bench`: {what}.",
+            f"{str(path)!r} is no result of `effnet bench`: {fault}.",
             "Make one: effnet bench --format json > old.json",
-        ) from error
-    return content
+        )
+    result: dict[str, Any] = content
+    return result
+
+
+def _faults(content: object) -> Iterator[str]:
+    """What keeps it from being a result of schema 1, in words; the first one tells enough."""
+    if not isinstance(content, dict) or "schema" not in content:
+        yield 'it has no "schema"'
+        return
+    if content["schema"] != SCHEMA:
+        yield f"its schema is {json.dumps(content['schema'])[:40]}, not {SCHEMA}"
+    rows, limits = content.get("results"), content.get("limits")
+    if not isinstance(rows, list) or not isinstance(limits, dict):
+        yield 'its "results" or "limits" are missing'
+        return
+    for row in rows:
+        if not isinstance(row, dict) or not all(isinstance(row.get(k), str | int) for k in KEYS):
+            yield f"a row of it lacks one of {', '.join(KEYS)}"
+        elif not all(_is_above_zero(row.get(name)) for name in TIMES):
+            yield f"a row of it has no time above zero in one of {', '.join(TIMES)}"
+    if not all(map(_is_above_zero, limits.values())):
+        yield "a limit in it is not above zero"
+
+
+def _is_above_zero(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def compared(measured: Measured, old: Mapping[str, Any], tolerance: float) -> list[Change]:

@@ -9,17 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from effnet_cli import engines
-from effnet_cli.bench import preparing
+from effnet_cli.bench import preparing, wishes
 from effnet_cli.bench.machine import copied_gb_per_s, described
 from effnet_cli.bench.preparing import Prepared
 from effnet_cli.bench.records import COPY, LeftOut, Measured, Stages, Timing
 from effnet_cli.bench.rounds import TURN_SECONDS, measured
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, figures
+from effnet_cli.bench.subjects import Subject
 from effnet_cli.bench.worker import Asked, Warm, Worker
 from effnet_cli.engines import ENGINES, Plan
 from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.images import Finder
-from effnet_cli.images.samples import samples_folder
 from effnet_cli.options import (
     SILENT,
     BenchTask,
@@ -35,7 +34,6 @@ MAX_BATCH_SIZE = {"cpu": 32, "cuda": 512, "mps": 64}  # that is tried for the be
 TRAINING_BATCH_SIZE = 32
 WORTH = 0.05  # the gain in throughput for which a larger batch is better
 MAX_CALL_SECONDS = 2.0  # of a batch that is tried
-MAX_PICTURES = 1_000  # of a folder, end to end
 CALLS_A_TURN = 2  # at least
 
 Pair = tuple[EngineName, Precision]
@@ -90,32 +88,12 @@ def bench(task: BenchTask, listener: Listener = SILENT) -> Measured:
         EffnetError: a library or a device is not here.
     """
     started = time.perf_counter()
-    _check(task)
+    wishes.check(task)
     with tempfile.TemporaryDirectory(prefix="effnet-bench-") as folder, ExitStack() as stack:
         run = _Run(task, Path(folder), stack, listener)
         run.start()
         turns = run.turns()
         return run.measured(turns, time.perf_counter() - started)
-
-
-def _check(task: BenchTask) -> None:
-    """Refuse wishes that nothing can fulfil, before anything is started."""
-    for name in task.against:
-        preparing.check_peer(name)
-    for path in task.models:
-        if not path.exists():
-            raise UsageError(f"There is no file {str(path)!r}.", "Check the path.")
-    if task.mode == "train" and (task.models or set(task.engines) - {"torch"}):
-        raise UsageError(
-            "--mode train measures the training step of variants, which runs on torch.",
-            "Leave out --model and --engine.",
-        )
-    if task.mode == "end-to-end" and task.batch_sizes not in ((), (1,)):
-        raise UsageError(
-            "--mode end-to-end follows one picture at a time.", "Leave out --batch-size."
-        )
-    if task.images is not None and task.mode != "end-to-end":
-        raise UsageError("--images are for --mode end-to-end.", "Add --mode end-to-end.")
 
 
 class _Run:
@@ -125,7 +103,9 @@ class _Run:
         self._task, self._folder, self._stack, self._listener = task, folder, stack, listener
         self._found = Found()
         self._device = engines.plan(EngineOptions(task.device)).device
-        self._pictures = _pictures(task) if task.mode == "end-to-end" else ()
+        if not wishes.has_models_alone(task):
+            list(self._pairs("tensors"))  # refuses what cannot be, before anything is prepared
+        self._pictures = wishes.pictures(task, listener) if task.mode == "end-to-end" else ()
         self._started_at = time.monotonic()
 
     # --- starting -------------------------------------------------------------------------------
@@ -176,6 +156,7 @@ class _Run:
 
     def _start(self, prepared: Prepared) -> None:
         subject = prepared.subject
+        self._check_precision(subject)
         pairs = list(self._pairs(subject.kind))
         for engine, precision in pairs:
             if not subject.runs_on(engine):
@@ -188,6 +169,20 @@ class _Run:
                 continue
             self._start_yardstick(plan)
 
+    def _check_precision(self, subject: Subject) -> None:
+        """Refuse to measure an exported file in another precision than its own.
+
+        Raises:
+            UsageError: it was exported in none of those that were asked for.
+        """
+        own, asked = subject.exported_precision, self._task.precisions
+        is_asked = asked != BenchTask.precisions and wishes.has_models_alone(self._task)
+        if own is not None and is_asked and own not in asked:
+            raise UsageError(
+                f"{subject.name} runs in {own}, as it was exported, not in {', '.join(asked)}.",
+                "Leave out --precision.",
+            )
+
     def _leave_out(self, prepared: Prepared, plan: Plan, error: EffnetError) -> None:
         """Go on without a network on an engine, and say why: once, whatever its batch sizes."""
         name = prepared.subject.name
@@ -198,16 +193,26 @@ class _Run:
             self._listener.note(f"{name} on {plan.engine} is left out: {error.message}")
 
     def _pairs(self, kind: Kind) -> Iterator[Pair]:
-        """Engines and precisions that were asked for and are possible."""
+        """Engines and precisions that were asked for and are possible.
+
+        Raises:
+            UsageError: no engine, or none that was named, can do one of them.
+            EffnetError: it is not installed.
+        """
         task, on = self._task, self._device.partition(":")[0]
         if task.mode == "train":
             for precision in task.precisions:
-                yield "torch", precision
+                yield (
+                    engines.plan(EngineOptions(self._device, "torch", precision)).engine,
+                    precision,
+                )
             return
+        wanted: Sequence[Precision] = task.precisions if kind == "tensors" else ("fp32",)
         names: Sequence[EngineName] = [name for name in ENGINES if name in task.engines]
+        for precision in () if names else wanted:  # at least one installed engine runs each
+            engines.plan(EngineOptions(self._device, precision=precision), kind)
         for name in names or engines.installed(on, kind):
             able = ENGINES[name].precisions.get(on, ())
-            wanted: Sequence[Precision] = task.precisions if kind == "tensors" else ("fp32",)
             for precision in wanted:
                 if precision in able or task.engines:  # what was named and cannot be is said
                     engines.plan(EngineOptions(self._device, name, precision), kind)
@@ -374,19 +379,3 @@ class _Run:
 def _multiply_adds_per_s(row: Row, turns: Sequence[Turn]) -> float:
     """What a matrix product reaches in its good moments: that is the limit."""
     return row.prepared.work.multiply_adds * row.batch_size / (figures(turns).p5_ms / 1000)
-
-
-def _pictures(task: BenchTask) -> tuple[str, ...]:
-    """The paths of the pictures for end-to-end.
-
-    Raises:
-        UsageError: there is none.
-    """
-    folder = task.images or samples_folder()
-    found: Iterable[str] = (
-        f.source for f in Finder([str(folder)]) if isinstance(f.source, str) and f.error is None
-    )
-    paths = tuple(path for _, path in zip(range(MAX_PICTURES), found, strict=False))
-    if not paths:
-        raise UsageError(f"There is no picture in {str(folder)!r}.", "Name another --images.")
-    return paths

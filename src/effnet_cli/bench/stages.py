@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from effnet_cli.engines import Plan
-from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images import Found, PictureLoader
 from effnet_cli.options import PictureOptions
 from effnet_cli.predict import Loading, predict
@@ -19,7 +18,7 @@ TURN_PICTURES = 64  # that go through `predict` in one turn, at most
 
 
 class StagesCaller:
-    """A `Caller` whose calls are the pictures of a folder in turn, one in each call."""
+    """A `Caller` whose calls are pictures in turn, one in each call; all of them can be opened."""
 
     def __init__(
         self, network: Network, plan: Plan, paths: tuple[str, ...], options: PictureOptions
@@ -30,10 +29,8 @@ class StagesCaller:
         self.precision = self._engine.precision
         callers = min(self._workers, plan.max_callers(network.variant))
         self._shared = Loading(lambda: plan.load(network, callers), callers)
-        self._paths = tuple(path for path in paths if self._opens(path))
-        if not self._paths:
-            raise UsageError(f"None of {len(paths)} pictures can be opened.", "Name others.")
-        self._next = itertools.cycle(self._paths)
+        self._paths = paths
+        self._next = itertools.cycle(paths)
         self._stages: list[tuple[float, float, float]] = []
 
     def times_ms(self, batch_size: int, calls: int) -> list[float]:
@@ -64,10 +61,3 @@ class StagesCaller:
         decode, resize, network = ((b - a) / 1e6 for a, b in itertools.pairwise(times))
         self._stages.append((decode, resize, network))
         return decode + resize + network
-
-    def _opens(self, path: str) -> bool:
-        try:
-            self._loader.open(path)
-        except PictureError:
-            return False
-        return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from effnet_cli.checkpoint import ModelCard, imagenet_card
 from effnet_cli.engines import ENGINES
 from effnet_cli.errors import EffnetError
-from effnet_cli.options import EngineName, Kind, ModelOptions
+from effnet_cli.options import EngineName, Kind, ModelOptions, Precision
 from effnet_cli.variants import Variant
 from effnet_cli.weights import Network, resolve
 
@@ -69,6 +69,15 @@ class Subject:
             return None
         batch: int | None = resolve(self.options).card.export["batch"]
         return batch
+
+    @property
+    def exported_precision(self) -> Precision | None:
+        """What an exported file computes in, if it is one."""
+        if self.options is None or self.kind == "tensors":
+            return None
+        export = resolve(self.options).card.export
+        precision: Precision = export.get("quantize") or export["precision"]
+        return precision
 
     def runs_on(self, engine: EngineName) -> bool:
         """Whether an engine runs what it is in."""
