@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from effnet_cli.checkpoint import ModelCard
+from effnet_cli.ordered import usable_cores
 from effnet_cli.variants import Preprocessing
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,13 @@ settings.register_profile("any machine", deadline=None, max_examples=50)
 settings.load_profile("any machine")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests wait a third of their time, for processes that
+    they start.
+    """
+    return usable_cores() + 1
 
 
 # Minutes and not seconds: they come first, so that no process ends long after the others.

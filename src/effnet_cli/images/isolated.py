@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,10 @@ if sys.platform == "linux":
     import fcntl
     import resource
 
-# Address space of a worker: what Python with its libraries takes, and what Pillow's widest modes
-# need for a picture of the permitted size (a float picture and copies of it).
-BASE_BYTES, BYTES_PER_PIXEL = 2 << 30, 24
+# Address space that a worker may take besides what it has at its start: what libraries want later,
+# and what Pillow's widest modes need for a picture of the permitted size (a float picture and
+# copies of it).
+SPARE_BYTES, BYTES_PER_PIXEL = 1 << 30, 24
 END_SECONDS = 5.0  # how long to wait for the exit status of a process that has gone
 
 Squares = npt.NDArray[np.uint8]
@@ -118,7 +120,7 @@ def _serve(line: Connection, preprocessing: Preprocessing, options: PictureOptio
     """Answer until nobody asks any more; runs in the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
     _end_with_parent()
-    _limit_memory(BASE_BYTES + BYTES_PER_PIXEL * options.max_pixels)
+    _limit_memory(SPARE_BYTES + BYTES_PER_PIXEL * options.max_pixels)
     loader = PictureLoader(preprocessing, options)
     with suppress(EOFError, OSError):  # the one who asked has gone
         while True:
@@ -145,7 +147,10 @@ def _end_with_parent() -> None:
     fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
-def _limit_memory(limit_bytes: int) -> None:
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process take so many bytes of address space more than it has now."""
     if sys.platform != "linux":  # elsewhere the limit means something else, or does not exist
         return
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    limit_bytes = pages * resource.getpagesize() + more_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
