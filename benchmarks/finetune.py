@@ -245,7 +245,9 @@ def feature_pass(setting: Setting) -> None:
     features: dict[str, np.ndarray[Any, Any]] = {}
     for number in range(ROUNDS + 1):
         ways: dict[str, Callable[[Pictures], np.ndarray[Any, Any]]] = {
-            plan.engine: lambda pictures: answering.outputs(module, pictures, "Features")[1],
+            plan.engine: lambda pictures: answering.outputs(
+                answering.loaded(module), pictures, "Features"
+            )[1],
             "torch eager": lambda pictures: eager(module, loader, pictures),
         }
         for who, way in ways.items():

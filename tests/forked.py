@@ -1,22 +1,50 @@
 """Commands in processes of their own that have torch imported already.
 
-A server imports it once, and each process is a fork of that server: two seconds less than a start.
+A server imports it once, and each process is a fork of that server: three seconds less than a
+start. `ended` runs code that way, `served` gives shells an `effnet` that does.
 """
 
+import json
 import multiprocessing
 import os
+import shlex
 import socket
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
+from typing import Any
 
 PATIENCE_SECONDS = 90
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "torchvision", "effnet_cli.cli", "effnet_cli.finetune"])
+FORKS.set_forkserver_preload(
+    [
+        "torch",
+        "torch._dynamo",  # which torch's optimisers import
+        "torchvision",
+        "onnx",
+        "cleanlab.filter",
+        "effnet_cli.cli",
+        "effnet_cli.finetune",
+    ]
+)
+COMMAND = "from effnet_cli import __main__\n__main__.main()"
+MAX_REQUEST_BYTES = 1 << 20
+# Asks the server for a process with this one's arguments, folder, environment, and ends as it does.
+CLIENT = """
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(sys.argv[1])
+    wish = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [wish], [0, 1, 2])
+    sys.exit(int(server.recv(9)))
+"""
 
 
 @dataclass(frozen=True)
@@ -37,19 +65,52 @@ def ended(code: str, arguments: Sequence[str | Path], processes: int = 1) -> End
         errs = [Path(folder, f"{rank}.err") for rank in range(processes)]
         port = free_port()
         started = []
-        for rank, files in enumerate(zip(outs, errs, strict=True)):
+        for rank, (out, err) in enumerate(zip(outs, errs, strict=True)):
             environment = dict(os.environ)
             if processes > 1:
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
-            process = FORKS.Process(
-                target=_run, args=(code, [str(a) for a in arguments], environment, *files)
-            )
-            process.start()
-            started.append(process)
+            with open(os.devnull) as nothing, out.open("ab") as one, err.open("ab") as other:  # noqa: PTH123
+                files = [nothing.fileno(), one.fileno(), other.fileno()]
+                words = [str(argument) for argument in arguments]
+                started.append(_start(code, words, Path.cwd(), environment, files))
         status = _status(started)
         return Ended(status, *("".join(f.read_text() for f in files) for files in (outs, errs)))
+
+
+@contextmanager
+def served(command: Path) -> Iterator[None]:
+    """Makes an executable file `command` that is `effnet`, until the block ends."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        client, address = Path(folder, "client.py"), Path(folder, "socket")
+        client.write_text(CLIENT)
+        words = shlex.join([sys.executable, "-IS", str(client), str(address)])
+        command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        command.chmod(0o755)
+        listener.bind(str(address))
+        listener.listen()
+        server = threading.Thread(target=_serve, args=(listener,), daemon=True)
+        server.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
+
+
+def _serve(listener: socket.socket) -> None:
+    """One command after the other, as a script has them."""
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # it was shut down
+            return
+        with client:
+            wish, files, _, _ = socket.recv_fds(client, MAX_REQUEST_BYTES, 3)
+            words, folder, environment = json.loads(wish)
+            status = _status([_start(COMMAND, words, Path(folder), environment, files)])
+            for file in files:
+                os.close(file)
+            client.send(str(status if status >= 0 else 128 - status).encode())
 
 
 def free_port() -> int:
@@ -74,13 +135,38 @@ def _status(processes: list[ForkServerProcess]) -> int:
     return codes[0] or next(filter(None, codes), 0)
 
 
+def _start(
+    code: str, words: list[str], folder: Path, environment: Mapping[str, str], files: list[int]
+) -> ForkServerProcess:
+    """`files`: standard input, output and error."""
+    process = FORKS.Process(target=_run, args=(code, words, folder, environment, Handed(files)))
+    process.start()
+    return process
+
+
+class Handed:
+    """File descriptors that a process gets when it starts; there it is the list of its own."""
+
+    def __init__(self, files: Sequence[int]) -> None:
+        self.files = files
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _taken, tuple(DupFd(file) for file in self.files)
+
+
+def _taken(*handed: Any) -> list[int]:
+    return [one.detach() for one in handed]
+
+
 def _run(
-    code: str, arguments: list[str], environment: Mapping[str, str], out: Path, err: Path
+    code: str, words: list[str], folder: Path, environment: Mapping[str, str], files: list[int]
 ) -> None:
-    for file, number in ((out, 1), (err, 2)):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, number)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["effnet", *arguments]
+    sys.argv = ["effnet", *words]
     exec(code, {"__name__": "__main__"})

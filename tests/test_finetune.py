@@ -36,6 +36,7 @@ from effnet_cli.options import (
 from effnet_cli.predict import Classifier
 from effnet_cli.weights import resolve
 from training import (
+    HEAD_EPOCHS,
     Done,
     Ran,
     go_on,
@@ -203,14 +204,17 @@ def test_formats_on_stdout(
         assert done.stderr == ""
         found[format_] = done.stdout.decode()
     array = json.loads(found["json"])
-    assert [row["row"] for row in array] == ["epoch"] * 8 + ["trained"]
+    assert [row["row"] for row in array] == ["epoch"] * HEAD_EPOCHS + ["trained"]
     assert timeless(array[:-1]) == [
         {"row": "epoch", **r} for r in timeless(rows_of(tmp_path / "json"))
     ]
     lines = list(csv.DictReader(io.StringIO(found["csv"])))
     assert [float(line["top1"]) for line in lines] == [row["top1"] for row in array[:-1]]
     table = found["table"].splitlines()
-    assert len([line for line in table if re.match(r"  head +\d/8 ", line)]) == 8
+    assert (
+        len([line for line in table if re.match(rf"  head +\d/{HEAD_EPOCHS} ", line)])
+        == HEAD_EPOCHS
+    )
     assert any(line.startswith("validation: top-1") for line in table)
     assert "\x1b" not in found["table"]
 
@@ -532,7 +536,7 @@ def test_loss_that_explodes_is_said_and_the_best_is_kept(
     assert "the learning rate 1e+30 is too high" in done.stderr
     assert "Use a smaller --lr" in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(done.stdout.splitlines()) == 8
+    assert len(done.stdout.splitlines()) == HEAD_EPOCHS
     row = Classifier(ModelOptions(model=tmp_path / "run"))(colours / "red" / "0.jpg")
     assert len(row.predictions) == 3
 

@@ -549,7 +549,9 @@ def assert_same_tensors(one: nn.Module, other: nn.Module) -> None:
 
 def test_answers_are_the_networks_for_every_picture(folder: Path, answering: Answering) -> None:
     network = with_head()
-    indexes, logits = answering.outputs(network, pictures_of(folder), "Validation")
+    indexes, logits = answering.outputs(
+        answering.loaded(network), pictures_of(folder), "Validation"
+    )
     assert indexes.tolist() == list(range(14))
     np.testing.assert_allclose(logits, logits_of(network, folder), atol=1e-4)
 
@@ -559,7 +561,7 @@ def test_nothing_to_answer_is_said(tmp_path: Path, answering: Answering) -> None
     pictures = pictures_of(tmp_path)
     (tmp_path / "x.png").unlink()
     with pytest.raises(EffnetError, match="None of the pictures"):
-        answering.outputs(with_head(), pictures, "Validation")
+        answering.outputs(answering.loaded(with_head()), pictures, "Validation")
 
 
 @pytest.mark.parametrize("hidden", [0, 8])

@@ -13,7 +13,7 @@ import pytest
 
 from effnet_cli.options import ModelOptions
 from forked import Ended, ended
-from training import kept_state, make_classes, script
+from training import HEAD_EPOCHS, kept_state, make_classes, script
 
 pytest_plugins = ["training_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
@@ -95,7 +95,7 @@ def test_two_processes_learn_what_one_learns(two: Trained, trained: Train, colou
     one = trained(1, [colours], NO_DROPOUT)
     assert two.status == one.status == 0, two.stderr
     rows, others = two.rows, one.rows
-    assert len(rows) == len(others) == 8 + 2 + 1
+    assert len(rows) == len(others) == HEAD_EPOCHS + 2 + 1
     for row, other in zip(rows[:-1], others[:-1], strict=True):
         assert (row["phase"], row["epoch"]) == (other["phase"], other["epoch"])
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)

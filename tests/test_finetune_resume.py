@@ -17,6 +17,7 @@ from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
 from effnet_cli.weights import resolve
 from forked import Ended, ended
 from training import (
+    HEAD_EPOCHS,
     Ran,
     go_on,
     kept_state,
@@ -133,7 +134,7 @@ def assert_alike(ran: Ran, unbroken: Ran) -> None:
 @pytest.mark.parametrize(
     ("code", "step"),
     [
-        pytest.param(DIES.format(name="metrics.jsonl", count=3, moment="after"), None, id="head"),
+        pytest.param(DIES.format(name="metrics.jsonl", count=1, moment="after"), None, id="head"),
         pytest.param(DIES_WRITING.format(count=2), None, id="writing the classifier"),
         pytest.param(
             EAGER + DIES.format(name="state.safetensors", count=3, moment="after"),
@@ -146,7 +147,7 @@ def assert_alike(ran: Ran, unbroken: Ran) -> None:
             id="before the state appears",
         ),
         pytest.param(
-            DIES.format(name="metrics.jsonl", count=9, moment="before"),
+            DIES.format(name="metrics.jsonl", count=HEAD_EPOCHS + 1, moment="before"),
             (1, 0),
             id="between the model and the state",
         ),
@@ -227,7 +228,7 @@ def test_signal_ends_after_the_running_step_and_says_how_to_go_on(
     assert "Traceback" not in done.stderr
     header, _ = kept_state(folder)
     assert (header["epoch"], header["step"]) == (2, 2)
-    assert len(done.stdout.splitlines()) == 9  # the classifier's epochs, and one of the network
+    assert len(done.stdout.splitlines()) == HEAD_EPOCHS + 1  # one of the network
     assert_alike(go_on(folder), unbroken)
 
 
@@ -262,8 +263,8 @@ def test_signal_during_validation_ends_after_the_epoch(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     header, _ = kept_state(folder)
     assert (header["epoch"], header["step"]) == (2, 0)
-    assert len(rows_of(folder)) == 9
-    assert len(rows) == 9  # the epoch that is over is told
+    assert len(rows_of(folder)) == HEAD_EPOCHS + 1
+    assert len(rows) == HEAD_EPOCHS + 1  # the epoch that is over is told
     assert_alike(go_on(folder), unbroken)
 
 
@@ -304,7 +305,7 @@ def test_more_epochs(begun: tuple[Path, Path]) -> None:
         ("network", 3, 3),
     ]
     rows = rows_of(folder)
-    assert [row["epoch"] for row in rows] == [*range(1, 9), 1, 2, 3]
+    assert [row["epoch"] for row in rows] == [*range(1, HEAD_EPOCHS + 1), 1, 2, 3]
     over = go_on(folder)
     assert not over.epochs
     assert over.end == replace(ran.end, seconds=over.end.seconds)
@@ -370,5 +371,5 @@ def test_head_only_run_begins_anew(colours: Path, small: ModelOptions, tmp_path:
     next(records)
     records.close()  # type: ignore[attr-defined]
     ran = go_on(tmp_path / "run")
-    assert len(ran.epochs) == 8
+    assert len(ran.epochs) == HEAD_EPOCHS
     assert ran.model == whole.model

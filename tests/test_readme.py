@@ -15,6 +15,7 @@ from effnet_cli.engines import ENGINES
 from effnet_cli.options import FaultKind, Format
 from effnet_cli.targets import TARGETS
 from effnet_cli.variants import VARIANTS
+from forked import served
 from training import make_classes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,10 +31,9 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
     """Runs a line as written, in a folder that has the sample pictures and an `effnet` to call."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, start in (("effnet", "-m effnet_cli"), ("python", "")):
-        command = folder / name
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
-        command.chmod(0o755)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
     shutil.copytree(ROOT / "sample_images", tmp_path / "sample_images")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
@@ -47,7 +47,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
             check=False,
         )
 
-    return run
+    with served(folder / "effnet"):
+        yield run
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -17,7 +17,14 @@ from effnet_cli.options import SILENT, FinetuneOptions, FinetuneTask, Listener, 
 
 COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
 # A classifier's training of a tenth of a second.
-QUICK_HEAD = {"MIN_HEAD_STEPS": 16, "HEAD_PASSES": 4, "MIN_HEAD_PASSES": 2, "MAX_VIEWS": 1}
+HEAD_EPOCHS = 2
+QUICK_HEAD = {
+    "HEAD_EPOCHS": HEAD_EPOCHS,
+    "MIN_HEAD_STEPS": 16,
+    "HEAD_PASSES": 4,
+    "MIN_HEAD_PASSES": 2,
+    "MAX_VIEWS": 1,
+}
 TIMES = ("seconds", "pictures_per_s")
 
 

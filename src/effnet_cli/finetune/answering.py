@@ -39,24 +39,34 @@ class Answering:
     processes: Processes
     listener: Listener
 
+    def loaded(self, module: nn.Module) -> engines.Engine:
+        """The engine that runs `module` (evaluation mode) as it is now.
+
+        Raises:
+            EffnetError: the engine cannot run it.
+        """
+        network = Network(self.variant, self.card, Path(), "", module)
+        return self.plan.load(network, self._callers)
+
+    @property
+    def _callers(self) -> int:
+        return self.plan.max_callers(self.variant)
+
     def outputs(
         self,
-        module: nn.Module,
+        engine: engines.Engine,
         pictures: Pictures,
         what: str,
         views: Views | None = None,
     ) -> tuple[Indexes, Floats]:
-        """What `module` (evaluation mode) gives: the indexes of the pictures that can be opened,
+        """What an engine of `loaded` gives: the indexes of the pictures that can be opened,
         ascending [N], and the outputs for them, float32 [N,outputs]. The pictures are dealt out to
         the processes.
 
         Raises:
-            EffnetError: the engine cannot run it, or none of the pictures can be opened.
+            EffnetError: none of the pictures can be opened.
         """
-        network = Network(self.variant, self.card, Path(), "", module)
-        workers = self.plan.max_callers(self.variant)
-        engine = self.plan.load(network, workers)
-        size = self.plan.batch_size
+        size, workers = self.plan.batch_size, self._callers
 
         def asked(part: Indexes) -> tuple[int, Indexes, list[Floats]]:
             batch = pictures.batch(part, views)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from effnet_cli.augment import RECIPES, Recipe, Views
 from effnet_cli.checkpoint import Arrays
+from effnet_cli.engines import Engine
 from effnet_cli.errors import UsageError
 from effnet_cli.finetune.answering import Answering
 from effnet_cli.finetune.feeding import Indexes, Pictures
@@ -98,8 +99,10 @@ class HeadPhase:
         self._network = network
         self._head: nn.Module = network.get_submodule("classifier")
         self._seed = options.seed
-        features, labels = _features(network, train, answering, options)
-        self._val_indexes, val_features = _outputs(network, val, "Validation features", answering)
+        backbone = answering.loaded(_with_classifier(network, nn.Identity()))
+        features, labels = _features(backbone, train, answering, options)
+        what = "Validation features"
+        self._val_indexes, val_features = answering.outputs(backbone, val, what)
         # one number for all features: they keep their shape, and the step sizes fit any network
         scale = float(features.std()) or 1.0
         self._scale = scale
@@ -164,31 +167,20 @@ class HeadPhase:
 
 
 def _features(
-    network: nn.Module, train: Pictures, answering: Answering, options: FinetuneOptions
+    backbone: Engine, train: Pictures, answering: Answering, options: FinetuneOptions
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
     """Features of the clean pictures and of augmented views, and their labels."""
     views = 0
     if options.augment != "none":
         views = max(1, min(MAX_VIEWS, VIEWED_PICTURES // len(train)))
-    found = [_outputs(network, train, "Features", answering)]
+    found = [answering.outputs(backbone, train, "Features")]
     for number in range(views):
         what = f"Features of view {number + 1} of {views}"
         crop_px = answering.card.preprocessing.crop_px
         look = Views(HEAD_RECIPES[options.augment], crop_px, (options.seed, 0, number))
-        found.append(_outputs(network, train, what, answering, look))
+        found.append(answering.outputs(backbone, train, what, look))
     labels = np.concatenate([train.labels[indexes] for indexes, _ in found])
     return np.concatenate([values for _, values in found]), labels
-
-
-def _outputs(
-    network: nn.Module,
-    pictures: Pictures,
-    what: str,
-    answering: Answering,
-    views: Views | None = None,
-) -> tuple[Indexes, Floats]:
-    backbone = _with_classifier(network, nn.Identity())
-    return answering.outputs(backbone, pictures, what, views)
 
 
 def _with_classifier(network: nn.Module, classifier: nn.Module) -> nn.Module:
@@ -300,7 +292,8 @@ class NetworkPhase:
 
     def answers(self) -> tuple[Indexes, Floats]:
         """See `Phase`."""
-        return self._answering.outputs(self._average, self._val, "Validation")
+        engine = self._answering.loaded(self._average)
+        return self._answering.outputs(engine, self._val, "Validation")
 
     def restore(self, tensors: Arrays) -> None:
         """Put back what `tensors` gave."""

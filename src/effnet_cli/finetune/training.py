@@ -361,10 +361,10 @@ class Training:
         """What came of it; the test split, if there is one, is asked now and never before."""
         test = None
         if self._dataset.test is not None:
-            module = self._processes.share(self._best_module)
+            engine = self._answering.loaded(self._processes.share(self._best_module))
             pictures = self._pictures(self._dataset.test)
             test = self._metrics(
-                self._dataset.test, *self._answering.outputs(module, pictures, "Test")
+                self._dataset.test, *self._answering.outputs(engine, pictures, "Test")
             )
         best = self._state.best
         return Trained(
