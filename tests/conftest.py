@@ -11,6 +11,8 @@ from pathlib import Path
 # would take the cores from one another. Also for the commands that are started; before torch is
 # imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of commands are started; each would compile what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
     NUMBER = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -571,6 +570,8 @@ def assert_answers_alike(network: nn.Module, other: nn.Module, size: int = 96) -
 def test_timms_files_answer_as_in_timm(
     name: str, name_in_timm: str, eps: float, tmp_path: Path
 ) -> None:
+    import timm
+
     theirs = timm.create_model(name_in_timm, num_classes=CLASSES)
     for layer in theirs.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -587,6 +588,8 @@ def test_timms_files_answer_as_in_timm(
 def test_packaged_weights_answer_as_in_timm(name: str) -> None:
     path = expected_path(find(name))
     assert path is not None
+    import timm
+
     theirs = timm.create_model(f"tf_efficientnet_{name}").eval()
     packaged = torch.load(path, weights_only=True)
     # other names, but the same order
@@ -707,6 +710,8 @@ def test_other_tensors_are_refused_by_the_first_difference(
 
 
 def test_difference_in_a_timm_file_is_named(tmp_path: Path) -> None:
+    import timm
+
     theirs = timm.create_model("tf_efficientnet_lite0", num_classes=CLASSES).state_dict()
     with pytest.raises(UsageError, match="is missing"):
         load(saved(without(theirs, "blocks.2.1.conv_pwl.weight"), tmp_path / "w.pth"))
