@@ -1,14 +1,16 @@
 """Whether exports answer as their networks do, what int8 loses, and how long an export takes.
 
 export.py --photos DIR [--variants b0 b4 v2_s lite0] [--targets onnx ...] [--only NAME ...]
-          [--finetuned MODEL --dataset DIR] [--scratch-trained MODEL] [--peer-checkout DIR]
+          [--models FILE ...] [--finetuned MODEL --dataset DIR] [--scratch-trained MODEL]
+          [--peer-checkout DIR]
 
 --photos is a folder of real pictures (`photos.py OUT` makes OUT/web with 256). Rows, each of which
 --only can name:
 
 - `agreement`: every target that runs here, in fp32, on all photos. Variants whose weights are not
   here get seeded ones, with the BatchNorm statistics and the spread of logits that real pictures
-  give, so that the answers differ.
+  give, so that the answers differ. Untrained layers enlarge rounding errors, trained ones damp
+  them; --models are files of trained networks, compared likewise.
 - `int8 pretrained`: the variants with real weights, calibrated on half of the photos, compared on
   the others.
 - `int8 finetuned` (--finetuned, --dataset): a fine-tuned model, calibrated on the training
@@ -135,9 +137,10 @@ def main() -> None:
     """Run the rows that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--variants", nargs="+", default=["b0", "b4", "v2_s", "lite0"])
+    parser.add_argument("--variants", nargs="*", default=["b0", "b4", "v2_s", "lite0"])
     here = [name for name, row in TARGETS.items() if row.elsewhere is None]
     parser.add_argument("--targets", nargs="+", default=here)
+    parser.add_argument("--models", nargs="+", default=[])
     parser.add_argument("--finetuned")
     parser.add_argument("--scratch-trained")
     parser.add_argument("--dataset")
@@ -163,10 +166,12 @@ def main() -> None:
             if path and is_wanted(row):
                 quantised(row, folder, "--calibrate", given.dataset, "--model", path)
         if is_wanted("agreement"):
-            for name in given.variants:
+            subjects = {name: seeded(name, folder, given.photos) for name in given.variants}
+            subjects |= {path: ["--model", path] for path in given.models}
+            for name, which in subjects.items():
                 for target in given.targets:
-                    which = (*seeded(name, folder, given.photos), "--check", str(given.photos))
-                    show(f"agreement {name}", exported(folder, "--to", target, *which))
+                    wish = ("--to", target, "--check", str(given.photos))
+                    show(f"agreement {name}", exported(folder, *which, *wish))
 
 
 if __name__ == "__main__":

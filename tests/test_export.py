@@ -7,7 +7,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,14 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import nn
 
 from conftest import ROOT, SAMPLES, Heard, lively
-from effnet_cli import checkpoint, export, model
+from effnet_cli import checkpoint, engines, export, model
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.export import Exported, onnx_edits
+from effnet_cli.export.files import written
 from effnet_cli.export.pictures import VIEWS, chosen, samples
 from effnet_cli.export.source import Source
 from effnet_cli.exported import json_of
@@ -28,6 +30,7 @@ from effnet_cli.finetune.keeping import arrays
 from effnet_cli.images import Finder, PictureLoader
 from effnet_cli.options import (
     SILENT,
+    EngineOptions,
     ExportOptions,
     ExportTask,
     FinetuneOptions,
@@ -39,6 +42,7 @@ from effnet_cli.options import (
 from effnet_cli.predict import Classifier, Prediction
 from effnet_cli.targets import TARGETS
 from effnet_cli.variants import find
+from effnet_cli.weights import Network, resolve
 from training import Done, task_of, train
 
 pytest_plugins = ["training_fixtures"]
@@ -344,6 +348,38 @@ def test_core_ml_says_that_it_was_not_run(
     with pytest.raises(UsageError, match="one image at a time"):
         options = ExportOptions("coreml", batch=2, include_preprocessing=True)
         export.export(ExportTask(families("b0"), options, tmp_path))
+
+
+class Gate(nn.Module):
+    """A mean over 36,100 values of each channel, as b4's first gate has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.SiLU())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(16, 3)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.stem(pixels)), 1))
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "litert", "executorch"])
+def test_means_over_large_maps_keep_their_digits(target: TargetName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Gate().eval()
+    row = find("b4")
+    options = ExportOptions(target, batch=1)
+    about = asdict(options) | {"source_sha256": "0" * 64, "effnet": "0"}
+    card = ModelCard("b4", ("a", "b", "c"), row.preprocessing, export=about)
+    source = Source(Network(row, card, Path(), ""), card, options, network)
+    path = written(source, TARGETS[target], tmp_path / f"gate{TARGETS[target].suffix}")
+    found = resolve(ModelOptions(model=path))
+    run = engines.plan(EngineOptions("cpu"), found.kind).load(found)
+    pixels = 0.7 + torch.randn(1, 3, 380, 380) / 1000  # alike: errors do not cancel
+    with torch.inference_mode():
+        wanted = network.double()(pixels.double()).numpy()
+    error = np.abs(run(pixels.numpy()) - wanted).max() / np.abs(wanted).max()
+    assert error < 1e-6  # added up value by value: 15 times that
 
 
 # --- int8 -----------------------------------------------------------------------------------------

@@ -306,8 +306,10 @@ def test_more_epochs(begun: tuple[Path, Path]) -> None:
     ]
     rows = rows_of(folder)
     assert [row["epoch"] for row in rows] == [*range(1, HEAD_EPOCHS + 1), 1, 2, 3]
-    over = go_on(folder)
+    heard = Heard()
+    over = go_on(folder, heard)
     assert not over.epochs
+    assert "None of them is left to do: --epochs with a larger number goes on." in heard.text
     assert over.end == replace(ran.end, seconds=over.end.seconds)
     assert over.model == ran.model
 

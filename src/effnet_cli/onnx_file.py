@@ -17,8 +17,8 @@ MAX_ONNX_BYTES = 2**31 - 1  # more than a protobuf message can have
 ONNX_OPERATORS = frozenset(
     {
         "Add", "Cast", "Clip", "Conv", "DequantizeLinear", "Div", "Flatten", "Gemm",
-        "GlobalAveragePool", "Identity", "Mul", "QuantizeLinear", "Relu", "Sigmoid", "Softmax",
-        "Sub", "Transpose",
+        "GlobalAveragePool", "Identity", "Mul", "QuantizeLinear", "ReduceMean", "Relu",
+        "Sigmoid", "Softmax", "Sub", "Transpose",
     }
 )  # fmt: skip
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from effnet_cli.engines.chatter import no_chatter
-from effnet_cli.engines.seam import Logits, Pixels
-from effnet_cli.errors import EffnetError
+from effnet_cli.engines.seam import Logits, Pixels, cannot_run
 from effnet_cli.options import Listener, Precision
 from effnet_cli.weights import Network
 
@@ -42,9 +41,7 @@ class ExecuTorchEngine:
                 self._program = _runtime().load_program(network.path)
                 self._method = self._program.load_method("forward")
         except (RuntimeError, ValueError) as error:
-            raise EffnetError(
-                f"ExecuTorch cannot run {str(network.path)!r}: {error}.", "Export it again."
-            ) from error
+            raise cannot_run("ExecuTorch", network.path) from error
 
     def __call__(self, pixels: Pixels) -> Logits:
         with self._lock:

@@ -7,8 +7,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from effnet_cli.engines.chatter import no_chatter
-from effnet_cli.engines.seam import Logits, Pixels
-from effnet_cli.errors import EffnetError
+from effnet_cli.engines.seam import Logits, Pixels, cannot_run
 from effnet_cli.options import Listener, Precision
 from effnet_cli.ordered import usable_cores
 from effnet_cli.weights import Network
@@ -56,7 +55,5 @@ class LiteRtEngine:
                     interpreter.resize_tensor_input(given["index"], [size, *given["shape"][1:]])
                 interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise EffnetError(
-                f"LiteRT cannot run {str(self._path)!r}: {error}.", "Export it again."
-            ) from error
+            raise cannot_run("LiteRT", self._path) from error
         return interpreter

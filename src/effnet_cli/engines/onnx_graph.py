@@ -180,7 +180,9 @@ class _Writer:
     def _average(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
         if pool.output_size not in (1, (1, 1)):
             raise NotImplementedError(f"{node.target} averages to {pool.output_size}")
-        return self._add("GlobalAveragePool", inputs, node.name)
+        # Not GlobalAveragePool: onnxruntime adds up its blocks value by value, and of the 36,100 of
+        # b4's first gate that leaves four or five digits; this is as fast, and keeps six.
+        return self._add("ReduceMean", inputs, node.name, axes=[2, 3], keepdims=1)
 
 
 FUNCTIONS = {

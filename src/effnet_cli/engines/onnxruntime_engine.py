@@ -8,8 +8,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from effnet_cli.engines.artefact import artefact
-from effnet_cli.engines.seam import Logits, Pixels
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.engines.seam import Logits, Pixels, cannot_run
+from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener, Precision
 from effnet_cli.ordered import usable_cores
 from effnet_cli.weights import Network
@@ -75,8 +75,4 @@ def _told(network: Network) -> Iterator[None]:
     except RUNTIME_ERRORS as error:
         if network.kind == "tensors":
             raise
-        raise UsageError(
-            f"onnxruntime cannot run {str(network.path)!r}: the file is damaged, or made for a "
-            "newer onnxruntime.",
-            "Export it again.",
-        ) from error
+        raise cannot_run("onnxruntime", network.path) from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from effnet_cli.engines.artefact import artefact
-from effnet_cli.engines.seam import Logits, Pixels
+from effnet_cli.engines.seam import Logits, Pixels, cannot_run
 from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener, Precision
 from effnet_cli.ordered import usable_cores
@@ -62,9 +62,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             if network.kind == "tensors":  # our own graph: a bug
                 raise
-            raise EffnetError(
-                f"OpenVINO cannot run {str(model)!r}: {_last_line(error)}.", "Export it again."
-            ) from error
+            raise cannot_run("OpenVINO", network.path) from error
         self._settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": str(callers),
@@ -106,7 +104,3 @@ class OpenVinoEngine:
                 self._model.reshape([size, *list(self._model.input(0).partial_shape)[1:]])
                 self._compiled[size] = self._core.compile_model(self._model, "CPU", self._settings)
             return self._compiled[size]
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")

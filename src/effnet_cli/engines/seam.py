@@ -1,10 +1,12 @@
 """The seam behind which engines are swapped: what goes in, what comes out."""
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.errors import UsageError
 from effnet_cli.options import Precision
 
 Pixels = npt.NDArray[np.float32]
@@ -34,6 +36,14 @@ class DeviceClock(Protocol):
         """Milliseconds of each of `calls` passes through the network, the pictures being on the
         device before; `None` where calls are over when they return.
         """
+
+
+def cannot_run(library: str, path: Path) -> UsageError:
+    """What a person is told of a file that `library` refuses; its own words are for its authors."""
+    return UsageError(
+        f"{library} cannot run {str(path)!r}: the file is damaged, or made for a newer {library}.",
+        "Export it again.",
+    )
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:

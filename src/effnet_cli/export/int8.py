@@ -178,6 +178,9 @@ class _QdqWriter:
         written = onnx.NodeProto()
         written.CopyFrom(node)
         written.input[:], written.output[:] = inputs, [output]
+        if node.op_type == "ReduceMean":  # runtimes have the other one for integers, which add up
+            written.op_type = "GlobalAveragePool"  # exactly
+            del written.attribute[:]
         self.nodes.append(written)
         if output in self._how.values:
             self._store(output)

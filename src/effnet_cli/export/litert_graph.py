@@ -182,11 +182,20 @@ class _Writer:
         )
 
     def _average(self, node: onnx.NodeProto, output: str, _: int) -> None:
-        shape = self._shapes[node.input[0]]
-        axes = self._file.constant(f"{output}.axes", np.array([1, 2], np.int32))
+        number, height, _, channels = self._shapes[node.input[0]]
         before = self._in(node.input[0], output)
-        result = self._out(output, [shape[0], 1, 1, shape[3]])
-        self._file.add(Op.MEAN, [before, axes], result, "ReducerOptions", keepDims=True)
+        axes = [1, 2]
+        if output not in self._stored:
+            # Each row first: the runtime adds up value by value, and of 36,100 floats that leaves
+            # four or five digits.
+            rows = self._out(f"{output}.rows", [number, height, 1, channels])
+            self._mean(before, [2], rows)
+            before, axes = rows, [1]
+        self._mean(before, axes, self._out(output, [number, 1, 1, channels]))
+
+    def _mean(self, before: int, axes: list[int], result: int) -> None:
+        over = self._file.constant(f"mean{result}.axes", np.array(axes, np.int32))
+        self._file.add(Op.MEAN, [before, over], result, "ReducerOptions", keepDims=True)
 
     def _flatten(self, node: onnx.NodeProto, output: str, _: int) -> None:
         shape = self._shapes[node.input[0]]
@@ -288,7 +297,7 @@ class _Writer:
 OPERATORS = {
     "Conv": _Writer._conv,
     "Gemm": _Writer._dense,
-    "GlobalAveragePool": _Writer._average,
+    "ReduceMean": _Writer._average,
     "Flatten": _Writer._flatten,
     "Add": _Writer._two,
     "Mul": _Writer._two,

@@ -297,10 +297,11 @@ class NetworkPhase:
 
     def restore(self, tensors: Arrays) -> None:
         """Put back what `tensors` gave."""
+        parameters = list(self._learning.parameters())
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, number, key = name.split(".")
-                parameter = list(self._learning.parameters())[int(number)]
+                parameter = parameters[int(number)]
                 kept = torch.from_numpy(value.copy())
                 if kept.shape == parameter.shape:
                     # in the parameter's own memory format: the fused update goes by memory alone

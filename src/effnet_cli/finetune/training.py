@@ -198,6 +198,10 @@ class Training:
         phase.learner.piece_size = state.piece_size
         phase.learner.scaler.load_state_dict(state.scaler)
         phase.schedule.step = (state.epoch - 1) * phase.steps + state.step
+        if state.epoch > phase.epochs:
+            self._listener.note(
+                "None of them is left to do: --epochs with a larger number goes on."
+            )
         self._tensors = None
 
     # --- training ---
