@@ -178,8 +178,9 @@ class _QdqWriter:
         written = onnx.NodeProto()
         written.CopyFrom(node)
         written.input[:], written.output[:] = inputs, [output]
-        if node.op_type == "ReduceMean":  # runtimes have the other one for integers, which add up
-            written.op_type = "GlobalAveragePool"  # exactly
+        if node.op_type == "ReduceMean":
+            # of integers, which add up exactly, runtimes have this one
+            written.op_type = "GlobalAveragePool"
             del written.attribute[:]
         self.nodes.append(written)
         if output in self._how.values:

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ MAX_OPEN_BATCH = 4096  # pictures in one call of a file whose batch is open
 
 
 class _Whole(nn.Module):
-    """A network in the numbers that were asked for, perhaps with what comes before and after it.
+    """A network, perhaps with what comes before and after it.
 
     float32 [N,3,H,W] -> logits float32 [N,C]; or with preprocessing uint8 [N,H,W,3], or 0 to 255 as
     float32 [N,3,H,W], -> probabilities float32 [N,C].
@@ -39,7 +39,7 @@ class _Whole(nn.Module):
         self, network: nn.Module, card: ModelCard, dtype: torch.dtype, *, is_bytes: bool
     ) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).to(dtype)
+        self.network = network
         self._dtype = dtype
         self._is_bytes = is_bytes
         self._temperature = card.temperature
@@ -65,27 +65,23 @@ class _RowsFirst(nn.Module):
         return avg_pool2d(rows, (rows.shape[2], 1))
 
 
-def _without_norms(network: nn.Module) -> nn.Module:
-    """A copy with each BatchNorm in the convolution before it: converters that go through a graph
-    again and again need half the time.
+def _fold_norms(network: nn.Module) -> None:
+    """Each BatchNorm into the convolution before it: converters that go through a graph again and
+    again need half the time.
     """
-    network = copy.deepcopy(network)
     for unit in network.modules():
         conv, norm, *_ = (*unit.children(), None, None)
         if isinstance(unit, nn.Sequential) and isinstance(norm, nn.BatchNorm2d):
             unit[0] = fuse_conv_bn_eval(conv.double(), norm.double()).float()
             unit[1] = nn.Identity()
-    return network
 
 
-def _with_exact_means(network: nn.Module) -> nn.Module:
-    """A copy whose averages over whole maps lose no digits."""
-    network = copy.deepcopy(network)
+def _keep_digits(network: nn.Module) -> None:
+    """Averages over whole maps by `_RowsFirst`."""
     for unit in network.modules():
         for name, layer in unit.named_children():
             if isinstance(layer, nn.AdaptiveAvgPool2d):
                 setattr(unit, name, _RowsFirst())
-    return network
 
 
 def _program(
@@ -93,14 +89,20 @@ def _program(
     dtype: torch.dtype = torch.float32,
     *,
     is_image: bool = False,
-    change: Callable[[nn.Module], nn.Module] = lambda network: network,
+    edits: Sequence[Callable[[nn.Module], None]] = (),
 ) -> ExportedProgram:
-    """The network, changed first, as torch exports it; `is_image`: bytes come as float32
-    [N,3,H,W].
+    """The network in the numbers that were asked for, as torch exports it.
+
+    Args:
+        is_image: bytes come as float32 [N,3,H,W].
+        edits: what is done to a copy of the network before.
     """
     options, crop_px = source.options, source.card.preprocessing.crop_px
-    network = change(source.module)
-    whole = _Whole(network, source.card, dtype, is_bytes=options.include_preprocessing)
+    network = copy.deepcopy(source.module)
+    for edit in edits:
+        edit(network)
+    is_bytes = options.include_preprocessing
+    whole = _Whole(network.to(dtype), source.card, dtype, is_bytes=is_bytes)
     size = options.batch or 2  # an open batch is not to be taken for a fixed one of 1
     if options.include_preprocessing and not is_image:
         pixels = torch.zeros(size, crop_px, crop_px, 3, dtype=torch.uint8)
@@ -131,7 +133,7 @@ def write_aotinductor(source: Source, path: Path) -> None:
             f"The target aotinductor needs a C++ compiler, and {compiler!r} is not here.",
             "Install one (on Debian: apt install g++), or name it in CXX.",
         )
-    program = _program(source, DTYPES[source.options.precision], change=_with_exact_means)
+    program = _program(source, DTYPES[source.options.precision], edits=[_keep_digits])
     settings: dict[str, Any] = {
         "aot_inductor.metadata": {CARD_KEY: source.card.to_json()},
         "freezing": True,  # weights are constants: folded and laid out for the processor
@@ -149,7 +151,7 @@ def write_executorch(source: Source, path: Path) -> None:
         from executorch.exir import to_edge_transform_and_lower
 
         lowered = to_edge_transform_and_lower(
-            _program(source, change=lambda n: _with_exact_means(_without_norms(n))),
+            _program(source, edits=[_fold_norms, _keep_digits]),
             partitioner=[XnnpackPartitioner()],
         ).to_executorch()
     path.write_bytes(lowered.buffer)
@@ -178,7 +180,7 @@ def write_coreml(source: Source, path: Path) -> None:
         is_half = source.options.precision == "fp16"
         precision = coremltools.precision.FLOAT16 if is_half else coremltools.precision.FLOAT32
         package = coremltools.convert(
-            _program(source, is_image=is_image, change=_without_norms).run_decompositions({}),
+            _program(source, is_image=is_image, edits=[_fold_norms]).run_decompositions({}),
             convert_to="mlprogram",
             inputs=[image] if is_image else None,
             outputs=[coremltools.TensorType(name=output)],
