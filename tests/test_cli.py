@@ -387,3 +387,22 @@ def test_list_in_another_encoding_or_a_picture_is_refused(run: Run, album: Path)
     listing.write_text(f"{album}/a.jpg\n", encoding="utf-16")
     assert b"UTF-16" in run("predict", f"@{listing}").stderr
     assert b"is a JPEG picture" in run("predict", f"@{album}/a.jpg").stderr
+
+
+def test_rows_and_words_come_through_where_native_code_is_silenced() -> None:
+    code = """
+import os, sys
+from effnet_cli.cli import edge
+from effnet_cli.engines.chatter import no_chatter
+def run():
+    with no_chatter():
+        os.write(1, b"of a library")
+        os.write(2, b"of a library")
+        print("a row", flush=True)
+        print("a word", file=sys.stderr)
+    return 7
+edge.run = run
+edge.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "a row\n", "a word\n")

@@ -1,6 +1,7 @@
 """The one edge where errors become text, and the end of the process."""
 
 import errno
+import io
 import os
 import shlex
 import signal
@@ -10,7 +11,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -31,6 +32,7 @@ def main() -> NoReturn:
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (open to the end)
+    sys.stdout, sys.stderr = _apart(sys.stdout), _apart(sys.stderr)
     signal.signal(signal.SIGTERM, _raise_terminated)
     if not os.environ.get(DEBUG_VARIABLE):
         warnings.simplefilter("ignore")  # libraries' warnings are for programmers
@@ -43,6 +45,20 @@ def main() -> NoReturn:
         sys.stderr.flush()
     # Threads may be inside a decoder or a runtime; the ordinary exit would tear it down under them.
     os._exit(status)
+
+
+def _apart(stream: TextIO) -> TextIO:
+    """The same stream on a descriptor of its own: where native code is silenced, on 1 and 2, rows
+    and words of ours must come through.
+    """
+    raw = open(os.dup(stream.fileno()), "wb")  # noqa: PTH123, SIM115 (open to the end)
+    return io.TextIOWrapper(
+        raw,
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=getattr(stream, "line_buffering", False),
+        write_through=getattr(stream, "write_through", False),
+    )
 
 
 def _raise_terminated(_number: int, _frame: FrameType | None) -> None:

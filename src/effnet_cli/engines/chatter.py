@@ -14,7 +14,8 @@ _TURN = threading.RLock()
 def no_chatter() -> Iterator[None]:
     """Without what native code writes to the process's stdout and stderr meanwhile.
 
-    For what goes before any answer: words of ours at the same time are lost too.
+    The command line's own words go through descriptors of their own (`cli.edge`); of a program that
+    calls effnet, what other threads write meanwhile is lost.
     """
     with _TURN:
         kept = {number: os.dup(number) for number in (1, 2)}
