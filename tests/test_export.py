@@ -559,6 +559,7 @@ def test_missing_compiler_is_said(
             "exclude each other",
         ),
         (ExportTask(calibrate=SAMPLES), "is for int8"),
+        (ExportTask(max_drop=3), "--max-drop 3 is for int8"),
         (ExportTask(check=Path("no-such-folder")), "'no-such-folder' is no folder"),
         (ExportTask(output=Path("x.tflite")), "does not end in .onnx"),
         (ExportTask(ModelOptions("b9")), "'b9'"),
@@ -619,6 +620,29 @@ def test_only_an_export_is_ever_replaced(
     export.export(task)
     assert path.read_bytes() == first
     assert {file.name for file in tmp_path.iterdir()} == {"mine.onnx", "mine.onnx.json"}
+
+
+@pytest.mark.parametrize("stem", ["a" * 260, "a" * 248])  # the file's name, or its JSON's
+def test_too_long_a_name_is_told(stem: str, tmp_path: Path, effnet: Callable[..., Done]) -> None:
+    done = effnet("export", "--to", "onnx", "-o", tmp_path / f"{stem}.onnx")
+    assert done.status == 1
+    assert "cannot be written: File name too long." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["onnx", "litert"])
+def test_batch_beyond_memory_is_told(
+    target: TargetName,
+    families: Callable[[str], ModelOptions],
+    tmp_path: Path,
+    effnet: Callable[..., Done],
+) -> None:
+    words = ("export", "--to", target, "--model", families("b0").model, "-o", tmp_path)
+    done = effnet(*words, "--batch", "999999999")
+    assert done.status == 1
+    assert "--batch 999999999 cannot be run here" in done.stderr
+    assert "Use a smaller --batch, or leave it out." in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_full_disk_leaves_nothing(

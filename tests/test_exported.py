@@ -171,7 +171,28 @@ def test_onnx_file_is_enough_by_itself(ship: Ship, effnet: Effnet) -> None:
     ("change", "words"),
     [
         (lambda about: about.update(format_version=2), "its format version is 2"),
-        (lambda about: about.pop("classes"), "is damaged"),
+        (
+            lambda about: about.pop("classes"),
+            "is damaged (its header is not complete: it lacks 'classes')",
+        ),
+        (
+            lambda about: about.pop("variant"),
+            "is damaged (its header is not complete: it lacks 'variant')",
+        ),
+        (lambda about: about.update(who=1), "holds 'who', which this effnet does not know"),
+        (
+            lambda about: about.update(preprocessing=None),
+            "its preprocessing is not complete: it is not a JSON object",
+        ),
+        (
+            lambda about: about["preprocessing"].pop("std"),
+            "its preprocessing is not complete: it lacks 'std'",
+        ),
+        (lambda about: about["preprocessing"].update(crop_px=48), "pictures of 48 px do not fit"),
+        (lambda about: about["preprocessing"].update(resize_px=10**9), "its resize_px is 10000000"),
+        (lambda about: about.update(temperature=1e-320), "its temperature is 1e-320"),
+        (lambda about: about.update(export=None), "its 'export' is not a JSON object"),
+        (lambda about: about.update(input=[]), "is damaged"),
         (lambda about: about.pop("files"), "is damaged"),
         (lambda about: about.update(files={}), "speaks of []"),
         (lambda about: about.update(temperature=0), "its temperature is 0"),
@@ -192,6 +213,17 @@ def test_damaged_json_is_told(
     change(about)
     facts.write_text(json.dumps(about))
     assert_refused(effnet("predict", PICTURE, "--model", path), words)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_json_may_be_edited_in_utf_8(encoding: str, ship: Ship, effnet: Effnet) -> None:
+    path = ship("litert")
+    facts = exported.json_of(path)
+    about = json.loads(facts.read_text())
+    about["classes"] = [f"{name} 猫" for name in about["classes"]]
+    facts.write_text(json.dumps(about, ensure_ascii=False), encoding=encoding)
+    done = effnet("predict", PICTURE, "--model", path, "-f", "json")
+    assert json.loads(done.stdout)[0]["predictions"][0]["label"].endswith(" 猫")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,6 +26,9 @@ FORMAT_VERSION = 1
 CARD_KEY, STATE_KEY, DIGEST_KEY = "effnet", "effnet_state", "effnet_sha256"
 MODEL_FILE_NAME, OPTIONS_FILE_NAME = "model.safetensors", "options.json"  # in a run's folder
 AGAIN = "Fetch or train it again."
+# Far beyond what any network has: a picture of that side would fill the memory.
+MAX_SIDE_PX = 10_000
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -72,34 +75,38 @@ class ModelCard:
             raise ValueError(
                 f"its format version is {version!r}; this effnet reads {FORMAT_VERSION}"
             )
-        if not isinstance(content.get("classes", []), list):
+        _check_names(cls, content, "its header")
+        if not isinstance(content["classes"], list):
             raise ValueError("its class names are not a list of text")
-        try:
-            preprocessing = Preprocessing(
-                **{k: _hashable(v) for k, v in content.pop("preprocessing").items()}
-            )
-            card = cls(
-                **{**content, "classes": tuple(content["classes"]), "preprocessing": preprocessing}
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"its header is not complete ({error})") from error
+        given = content["preprocessing"]
+        _check_names(Preprocessing, given, "its preprocessing")
+        preprocessing = Preprocessing(**{name: _hashable(value) for name, value in given.items()})
+        classes = tuple(content["classes"])
+        card = cls(**{**content, "classes": classes, "preprocessing": preprocessing})
         card._check()
         return card
 
     def _check(self) -> None:
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
             raise ValueError("its class names are not a list of text")
-        if not (isinstance(self.temperature, int | float) and 0 < self.temperature < math.inf):
-            raise ValueError(f"its temperature is {self.temperature!r}")
+        temperature = self.temperature
+        if not (
+            isinstance(temperature, int | float)
+            and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE
+        ):
+            raise ValueError(f"its temperature is {temperature!r}")
         limit = self.unknown_below
         if limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= 1):
             raise ValueError(f"its threshold unknown_below is {limit!r}")
         if not isinstance(self.variant, str):
             raise ValueError(f"its variant is {self.variant!r}")
+        for name in ("options", "dataset", "metrics", "export"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"its {name!r} is not a JSON object")
         p = self.preprocessing
         faults = {
-            "resize_px": not (isinstance(p.resize_px, int) and p.resize_px > 0),
-            "crop_px": not (isinstance(p.crop_px, int) and p.crop_px > 0),
+            "resize_px": not (isinstance(p.resize_px, int) and 0 < p.resize_px <= MAX_SIDE_PX),
+            "crop_px": not (isinstance(p.crop_px, int) and 0 < p.crop_px <= MAX_SIDE_PX),
             "interpolation": p.interpolation not in get_args(Interpolation),
             "mean": not _numbers(p.mean),
             "std": not _numbers(p.std, above=0),
@@ -107,6 +114,18 @@ class ModelCard:
         for name, is_fault in faults.items():
             if is_fault:
                 raise ValueError(f"its {name} is {getattr(p, name)!r}")
+
+
+def _check_names(kind: type, content: object, what: str) -> None:
+    """Whether `content` has the names of a dataclass, those without a default at least."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{what} is not complete: it is not a JSON object")
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    lacking = ", ".join(repr(name) for name in needed if name not in content)
+    if lacking:
+        raise ValueError(f"{what} is not complete: it lacks {lacking}")
+    for name in content.keys() - {one.name for one in fields(kind)}:
+        raise ValueError(f"{what} holds {name!r}, which this effnet does not know")
 
 
 def _refuse(constant: str) -> None:

@@ -69,7 +69,7 @@ def owner_of(path: Path) -> Path | None:
 def is_export(path: Path) -> bool:
     """Whether what is at `path` was exported, as its JSON says; the file may be damaged or gone."""
     try:
-        return "export" in json.loads(json_of(path).read_text(encoding="ascii"))
+        return "export" in json.loads(json_of(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -107,12 +107,21 @@ def _vouched(path: Path, facts: Path) -> ModelCard:
     if facts.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{facts.name!r} has {facts.stat().st_size:,} bytes")
     try:
-        content = json.loads(facts.read_text(encoding="ascii"))
+        # UTF-8 too, as an editor may leave it
+        content = json.loads(facts.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
         card = {k: v for k, v in content.items() if k not in ("input", "output", "files", "check")}
         result = ModelCard.from_json(json.dumps(card))
-        files = dict(content["files"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{facts.name!r} beside it is damaged ({error})") from error
+        files, shape = content.get("files"), content.get("input", {}).get("shape")
+        if not isinstance(files, dict):
+            raise ValueError("it does not say what its files are")
+        px = result.preprocessing.crop_px
+        if not isinstance(shape, list) or shape.count(px) < 2:
+            raise ValueError(f"pictures of {px} px do not fit the file's input {shape}")
+    except (ValueError, AttributeError, RecursionError) as error:
+        reason = str(error).partition("; use sys.")[0]  # of numbers that are too long
+        raise ValueError(f"{facts.name!r} beside it is damaged ({reason})") from error
     if path.suffix.lower() not in {Path(str(name)).suffix.lower() for name in files}:
         raise ValueError(f"{facts.name!r} beside it speaks of {sorted(map(str, files))}")
     for name, digest in files.items():

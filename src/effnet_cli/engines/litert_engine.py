@@ -35,8 +35,11 @@ class LiteRtEngine:
         if pixels.dtype == np.float32:
             pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
         interpreter = self._interpreter(len(pixels))
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
-        interpreter.invoke()
+        try:
+            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise cannot_run("LiteRT", self._path) from error
         logits: Logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
         return logits
 

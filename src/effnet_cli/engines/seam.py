@@ -38,9 +38,13 @@ class DeviceClock(Protocol):
         """
 
 
-def cannot_run(library: str, path: Path) -> UsageError:
+class CannotRun(UsageError):
+    """A runtime refuses a file."""
+
+
+def cannot_run(library: str, path: Path) -> CannotRun:
     """What a person is told of a file that `library` refuses; its own words are for its authors."""
-    return UsageError(
+    return CannotRun(
         f"{library} cannot run {str(path)!r}: the file is damaged, or made for a newer {library}.",
         "Export it again.",
     )

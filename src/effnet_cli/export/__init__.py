@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from effnet_cli import __version__, engines, model
 from effnet_cli.checkpoint import ModelCard
 from effnet_cli.engines import Pixels
+from effnet_cli.engines.seam import CannotRun
+from effnet_cli.errors import EffnetError
 from effnet_cli.export import agreement
 from effnet_cli.export.agreement import Candidate, Compared, Form
 from effnet_cli.export.calibration import calibrated
@@ -78,11 +81,13 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
     precision = task.options.quantize or task.options.precision
     with scratch_folder(final) as scratch:
         listener.note(f"Writing {network.variant.name} for {task.options.target}, {precision}")
-        path = written(source, target, scratch / final.name)
         found = Compared((), 0, 0)
         objection = None
+        with _room_for(task.options):
+            path = written(source, target, scratch / final.name)
+            if target.elsewhere is None:
+                found = _compared(source, target, path, pictures, task, listener)
         if target.elsewhere is None:
-            found = _compared(source, target, path, pictures, task, listener)
             *_, form = found.forms
             objection = agreement.objection(form, found.forms[0], precision, task.max_drop)
         result = Exported(
@@ -151,6 +156,21 @@ def _compared(
     looked = pictures.looked_at(source.card, task.pictures, listener, "Comparing")
     batch, temperature = source.options.batch or 1, source.card.temperature
     return agreement.compared(candidates, looked, batch, temperature)
+
+
+@contextmanager
+def _room_for(options: ExportOptions) -> Iterator[None]:
+    """Say that many pictures in a call were too many; libraries have a dozen errors for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, CannotRun) as error:
+        if (options.batch or 1) == 1:
+            raise
+        raise EffnetError(
+            f"What is written for {options.target} with --batch {options.batch} cannot be run "
+            "here: it may need more memory than there is.",
+            "Use a smaller --batch, or leave it out.",
+        ) from error
 
 
 def _in_float32(source: Source) -> Source:

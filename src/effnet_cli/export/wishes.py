@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+from effnet_cli.cache import cannot_write
 from effnet_cli.checkpoint import MODEL_FILE_NAME
 from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.exported import is_export, json_of
@@ -40,6 +41,8 @@ def settled(task: ExportTask) -> ExportTask:
         raise UsageError(
             f"--calibrate {str(task.calibrate)!r} is for int8.", "Add --quantize int8."
         )
+    if task.max_drop != ExportTask.max_drop and not options.quantize:
+        raise UsageError(f"--max-drop {task.max_drop:g} is for int8.", "Add --quantize int8.")
     if importlib.util.find_spec(target.library) is None:
         raise EffnetError(
             f"The target {options.target} needs {target.library}, which is not installed.",
@@ -51,7 +54,19 @@ def settled(task: ExportTask) -> ExportTask:
 
 
 def destination(task: ExportTask, target: Target, network: Network) -> Path:
-    """Where the file goes; nothing that is no export is ever replaced."""
+    """Where the file goes; nothing that is no export is ever replaced.
+
+    Raises:
+        UsageError: it has another ending than such files, or is there and no export.
+        EffnetError: no file can have that name.
+    """
+    try:
+        return _destination(task, target, network)
+    except OSError as error:
+        raise cannot_write(Path(error.filename), error) from error
+
+
+def _destination(task: ExportTask, target: Target, network: Network) -> Path:
     given = task.output
     kind = task.options.quantize or task.options.precision
     if task.model.model is None:
