@@ -674,6 +674,25 @@ def test_name_of_a_variant_is_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert caught.value.hint == "Use --variant lite0."
 
 
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (["lite0.onnx", "lite0.onnx.json"], "lite0.onnx"),
+        (["cat.jpg"], "`effnet finetune`"),
+        ([], "`effnet finetune`"),
+    ],
+)
+def test_folder_without_a_model_names_what_to_give_instead(
+    content: list[str], hint: str, tmp_path: Path
+) -> None:
+    for name in content:
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=r"There is no model\.safetensors in the folder") as caught:
+        weights.resolve(ModelOptions(model=tmp_path))
+    assert repr(str(tmp_path)) in caught.value.message
+    assert hint in caught.value.hint
+
+
 def test_model_file_of_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     card = ModelCard("b99", ("cat",), find("b0").preprocessing)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from effnet_cli.engines import onnx_session
 from effnet_cli.lite import SameConv2d
 
 OPSET = 17
@@ -61,7 +61,7 @@ def difference(content: bytes, network: nn.Module, crop_px: int) -> float:
     pixels = functional.interpolate(blobs, size=(crop_px, crop_px), mode="bicubic")
     with torch.inference_mode():
         wanted = network(pixels).softmax(-1)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = onnx_session.opened(content)
     given = torch.from_numpy(session.run([OUTPUT], {INPUT: pixels.numpy()})[0]).softmax(-1)
     return float((wanted - given).abs().max())
 

@@ -7,17 +7,14 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from effnet_cli.engines import onnx_session
 from effnet_cli.engines.artefact import artefact
 from effnet_cli.engines.seam import Logits, Pixels, cannot_run
 from effnet_cli.errors import EffnetError
 from effnet_cli.options import Listener, Precision
-from effnet_cli.ordered import usable_cores
 from effnet_cli.weights import Network
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-FATAL_ONLY = 4  # onnxruntime's level of severity; errors are raised all the same
-
-
 # What onnxruntime raises for a file that it cannot run; they have no common class of their own.
 RUNTIME_ERRORS = (
     state.Fail,
@@ -45,19 +42,13 @@ class OnnxRuntimeEngine:
                 "pip install onnxruntime-gpu, or use --engine torch.",
             )
         self.device, self.precision = device, precision
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = FATAL_ONLY
-        settings.intra_op_num_threads = max(1, usable_cores() // callers)
-        # Threads that wait by spinning answer a quarter sooner, and take the cores from others.
-        spins = "1" if callers == 1 else "0"
-        settings.add_session_config_entry("session.intra_op.allow_spinning", spins)
         model = artefact(network, listener)
         self._network = network
         with _told(network):
-            self._session = onnxruntime.InferenceSession(
+            self._session = onnx_session.opened(
                 model if isinstance(model, bytes) else str(model),
-                settings,
-                providers=[(provider, {"device_id": number or "0"} if kind == "cuda" else {})],
+                callers,
+                [(provider, {"device_id": number or "0"} if kind == "cuda" else {})],
             )
         self._input = self._session.get_inputs()[0].name
 

@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
+from effnet_cli.engines import onnx_session
 from effnet_cli.engines.onnx_graph import INPUT, OUTPUT
 from effnet_cli.engines.seam import Pixels
 
@@ -77,11 +77,7 @@ def calibrated(model: onnx.ModelProto, pictures: Iterable[Pixels]) -> Calibratio
     watched.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
     )
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
+    session = onnx_session.opened(watched.SerializeToString())
     seen = {name: Seen() for name in (INPUT, *names)}
     chance = np.random.default_rng(0)
     for pixels in pictures:

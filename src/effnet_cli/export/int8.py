@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
+from effnet_cli.engines import onnx_session
 from effnet_cli.engines.onnx_graph import INPUT, OUTPUT
 from effnet_cli.engines.seam import Logits, Pixels, probabilities
 from effnet_cli.export.calibration import CALIBRATORS, Calibration, Calibrator
@@ -237,10 +237,6 @@ def best_recipe(
 
 
 def _answers(model: onnx.ModelProto, pictures: Sequence[Pixels]) -> npt.NDArray[np.float64]:
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
+    session = onnx_session.opened(model.SerializeToString())
     logits: Logits = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in pictures])
     return probabilities(logits)

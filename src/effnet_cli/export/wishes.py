@@ -81,7 +81,7 @@ def _destination(task: ExportTask, target: Target, network: Network) -> Path:
         raise UsageError(
             f"--output {str(path)!r} does not end in {target.suffix}, as files for "
             f"{task.options.target} do.",
-            f"Use --output {str(path.with_suffix(target.suffix))!r}, or name a folder.",
+            f"Use --output {str(path.with_suffix(target.suffix))!r}, or an existing folder.",
         )
     files = [path, json_of(path), *(path.with_suffix(suffix) for suffix in target.companions)]
     for file in files:
