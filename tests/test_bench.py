@@ -190,6 +190,8 @@ def short() -> Iterator[None]:
         patch.setitem(preparing.YARDSTICK_FEATURES, "cpu", 512)
         patch.setattr(machine, "COPY_MB", 16)
         patch.setattr(rounds, "TURN_SECONDS", 0.03)
+        patch.setattr("effnet_cli.bench.run.MAX_CALL_SECONDS", 0.3)
+        patch.setattr(worker, "WARM_UP_SECONDS", 0.1)
         yield
 
 

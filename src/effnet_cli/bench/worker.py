@@ -108,7 +108,7 @@ class Worker:
 
     def warm(self, batch_size: int) -> Warm:
         """Call until it gets no faster."""
-        warm: Warm = self._ask(batch_size, "warm", batch_size)
+        warm: Warm = self._ask(batch_size, "warm", batch_size, WARM_UP_SECONDS)
         return warm
 
     def turn(self, batch_size: int, seconds: float) -> Turn:
@@ -248,9 +248,9 @@ def timed(call: Callable[[], object], calls: int) -> list[float]:
     return times
 
 
-def _warm(caller: Caller, _: Asked, batch_size: int) -> Warm:
-    """Calls in windows until one is not faster than the one before."""
-    before, deadline = float("inf"), time.monotonic() + WARM_UP_SECONDS
+def _warm(caller: Caller, _: Asked, batch_size: int, seconds: float) -> Warm:
+    """Calls in windows until one is not faster than the one before, or `seconds` are over."""
+    before, deadline = float("inf"), time.monotonic() + seconds
     while True:
         window: list[float] = []
         while not window or sum(window) < 1000 * WARM_WINDOW_SECONDS:

@@ -1,7 +1,8 @@
 """Opens graphs in onnxruntime, on the cores that this process may use.
 
 Left to itself onnxruntime takes every core of the machine, also those that this process is kept
-from: its threads then wait for one another on the cores that are left, for half of the time.
+from: its threads then wait for one another on those that are left (int8 of lite0, calibrated on one
+of two cores: 6.8 instead of 4.2 s).
 """
 
 from collections.abc import Sequence
