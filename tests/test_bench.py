@@ -358,12 +358,14 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--device", "cuda:x"], "There is no device 'cuda:x'"),
         (["--compare", "README.md"], "is no result of `effnet bench`"),
         (["--compare", "nothing.json"], "cannot be read"),
+        (["-V", "lite0", "--html", "."], "--html '.' is a folder"),
     ],
 )
 def test_wrong_use_is_said(words: list[str], said: str, effnet: Effnet) -> None:
     done = effnet("bench", *words)
     assert done.status == 2
     assert said in done.stderr
+    assert done.stdout == b""
     assert len(done.stderr.strip().splitlines()) == 2
 
 

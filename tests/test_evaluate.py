@@ -161,11 +161,13 @@ def test_json_has_the_documented_keys(found: Evaluation) -> None:
         (["DATA", "--split", "val"], "has no folder for the split 'val'"),
         (["DATA", "--compare", "b9"], "There is no variant 'b9'"),
         ([SAMPLES], "straight in"),
+        (["DATA", "--html", "."], "--html '.' is a folder"),
     ],
 )
 def test_wrong_use_is_said(words: list[str], said: str, photos: Path, effnet: Effnet) -> None:
     done = effnet("evaluate", *(photos if word == "DATA" else word for word in words))
     assert done.status == 2
+    assert done.stdout == b""
     assert said in done.stderr
 
 

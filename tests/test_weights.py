@@ -693,6 +693,20 @@ def test_folder_without_a_model_names_what_to_give_instead(
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_folder_without_a_name_of_its_own_is_looked_into(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "a" / "b"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with pytest.raises(UsageError, match=r"There is no model\.safetensors in the folder"):
+        weights.resolve(ModelOptions(model=Path(name)))
+    if name != "/":
+        made = model_file(here / name / "model.safetensors")
+        assert weights.resolve(ModelOptions(model=Path(name))).path.samefile(made)
+
+
 def test_model_file_of_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     card = ModelCard("b99", ("cat",), find("b0").preprocessing)

@@ -61,8 +61,10 @@ def json_of(path: Path) -> Path:
 def owner_of(path: Path) -> Path | None:
     """The exported file that the JSON or the weights at `path` were written beside."""
     suffix = path.suffix.lower()
+    if suffix not in (".bin", JSON_SUFFIX):
+        return None
     owner = path.with_suffix("" if suffix == JSON_SUFFIX else ".xml")
-    is_part = suffix == ".bin" or (suffix == JSON_SUFFIX and kind_of(owner) != "tensors")
+    is_part = suffix == ".bin" or kind_of(owner) != "tensors"
     return owner if is_part and owner.is_file() else None
 
 
