@@ -61,11 +61,13 @@ def json_of(path: Path) -> Path:
 def owner_of(path: Path) -> Path | None:
     """The exported file that the JSON or the weights at `path` were written beside."""
     suffix = path.suffix.lower()
-    if suffix not in (".bin", JSON_SUFFIX):
+    if suffix == ".bin":
+        owner = path.with_suffix(".xml")
+    elif suffix == JSON_SUFFIX and kind_of(path.with_suffix("")) != "tensors":
+        owner = path.with_suffix("")
+    else:
         return None
-    owner = path.with_suffix("" if suffix == JSON_SUFFIX else ".xml")
-    is_part = suffix == ".bin" or kind_of(owner) != "tensors"
-    return owner if is_part and owner.is_file() else None
+    return owner if owner.is_file() else None
 
 
 def is_export(path: Path) -> bool:

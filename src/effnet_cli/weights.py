@@ -80,20 +80,20 @@ def _model_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     file = path / MODEL_FILE_NAME
-    if (path / OPTIONS_FILE_NAME).is_file() and not file.exists():
+    if file.exists():
+        return file
+    if (path / OPTIONS_FILE_NAME).is_file():
         raise UsageError(
             f"The training in {str(path)!r} has not come to the end of a first epoch.",
             f"Go on with it: effnet finetune --resume {shlex.quote(str(path))}",
         )
-    if not file.exists():
-        exports = [one for one in sorted(path.glob("*")) if exported.kind_of(one) != "tensors"]
-        raise UsageError(
-            f"There is no {MODEL_FILE_NAME} in the folder {str(path)!r}.",
-            f"Name the file: --model {shlex.quote(str(exports[0]))}"
-            if exports
-            else "Name a model file, or a folder that `effnet finetune` wrote.",
-        )
-    return file
+    exports = [one for one in sorted(path.glob("*")) if exported.kind_of(one) != "tensors"]
+    raise UsageError(
+        f"There is no {MODEL_FILE_NAME} in the folder {str(path)!r}.",
+        f"Name the file: --model {shlex.quote(str(exports[0]))}"
+        if exports
+        else "Name a model file, or a folder that `effnet finetune` wrote.",
+    )
 
 
 def _check_is_meant(path: Path) -> None:

@@ -61,14 +61,11 @@ class Wish:
         for is_fault, message, hint in self._faults():
             if is_fault:
                 raise UsageError(message, hint)
-        named = [("--output", path) for path in self.outputs]
-        named += [("--html", self.html)] if self.html else []
-        if named:
+        if self.outputs:
             from effnet_cli.rows import check_output, chosen_format  # these import NumPy
 
-            for option, path in named:
-                check_output(path, option)
             for path in self.outputs:
+                check_output(path, "--output")
                 chosen_format(self.format, path)
 
     def _faults(self) -> Iterator[tuple[bool, str, str]]:

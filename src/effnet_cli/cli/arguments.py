@@ -69,6 +69,15 @@ def whole(text: str | int) -> int:
     return _whole_from(0, str(text))
 
 
+def page(text: str) -> Path:
+    """A file that a page may be written to: told at once, and not when the work is done."""
+    from effnet_cli.rows import check_output  # imports NumPy, which `--help` does without
+
+    path = Path(text)
+    check_output(path, "--html")
+    return path
+
+
 VariantOption = Annotated[
     str | None,
     typer.Option(
@@ -138,7 +147,8 @@ QuietOption = Annotated[
 ]
 ListFormatOption = Annotated[ListFormat, typer.Option("--format", "-f", help="How it is written.")]
 HtmlOption = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Also write one page to look at.")
+    Path | None,
+    typer.Option("--html", metavar="FILE", parser=page, help="Also write one page to look at."),
 ]
 BenchFormatOption = Annotated[
     Literal["table", "json", "csv"],

@@ -173,8 +173,6 @@ def _bench(
     """Measure, and write the figures; the exit status."""
     from effnet_cli import bench_rows, rows
 
-    if html is not None:
-        rows.check_output(html, "--html")
     old = None if compare is None else bench_rows.earlier(compare)
     from effnet_cli.bench.run import bench
 

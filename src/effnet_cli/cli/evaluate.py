@@ -149,8 +149,6 @@ def _evaluate(
     from effnet_cli import evaluation_rows, rows
     from effnet_cli.evaluate import evaluate, limits_broken
 
-    if html is not None:
-        rows.check_output(html, "--html")
     overlay = None
     if has_overlays:
         if html is None:

@@ -25,8 +25,8 @@ class AsExported:
     def __call__(self, pixels: Pixels) -> Logits:
         with_preprocessing = self._card.export["include_preprocessing"]
         values = self._in_batches(self._bytes_of(pixels) if with_preprocessing else pixels)
-        if values.shape != (len(pixels), len(self._card.classes)):
-            num_classes = len(self._card.classes)
+        num_classes = len(self._card.classes)
+        if values.shape != (len(pixels), num_classes):
             raise EffnetError(
                 f"The network answers with the shape {list(values.shape)} where "
                 f"{[len(pixels), num_classes]} belongs: its JSON names {num_classes} classes.",

@@ -48,7 +48,7 @@ class OnnxRuntimeEngine:
             self._session = onnx_session.opened(
                 model if isinstance(model, bytes) else str(model),
                 callers,
-                [(provider, {"device_id": number or "0"} if kind == "cuda" else {})],
+                (provider, {"device_id": number or "0"} if kind == "cuda" else {}),
             )
         self._input = self._session.get_inputs()[0].name
 

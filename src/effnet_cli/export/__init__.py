@@ -87,9 +87,8 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
             path = written(source, target, scratch / final.name)
             if target.elsewhere is None:
                 found = _compared(source, target, path, pictures, task, listener)
-        if target.elsewhere is None:
-            *_, form = found.forms
-            objection = agreement.objection(form, found.forms[0], precision, task.max_drop)
+                *_, form = found.forms
+                objection = agreement.objection(form, found.forms[0], precision, task.max_drop)
         result = Exported(
             task.options.target,
             precision,
