@@ -12,10 +12,6 @@ from pathlib import Path
 # would take the cores from one another. Also for the commands that are started; before torch is
 # imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Memory that is freed is kept for the next: without, a tenth of a training's time is the kernel's.
-# Read when a process starts, so that it is for those that start from here.
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 30))
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 30))
 # Hundreds of commands are started; each would compile what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
