@@ -359,6 +359,8 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--compare", "README.md"], "is no result of `effnet bench`"),
         (["--compare", "nothing.json"], "cannot be read"),
         (["-V", "lite0", "--html", "."], "--html '.' is a folder"),
+        (["--html", "-"], "--html '-' is no file"),
+        (["--compare", "README.md", "--html", "README.md"], "'README.md' is an input"),
     ],
 )
 def test_wrong_use_is_said(words: list[str], said: str, effnet: Effnet) -> None:

@@ -152,6 +152,15 @@ def test_json_has_the_documented_keys(found: Evaluation) -> None:
         assert f"`{name}`" in page
 
 
+def test_page_does_not_replace_the_list_of_pictures(tmp_path: Path, effnet: Effnet) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text(content := f"path,label\n{SAMPLES / 'cat.jpg'},tiger cat\n")
+    done = effnet("evaluate", table, "--html", table)
+    assert done.status == 2
+    assert "is an input, and would be replaced by its answers." in done.stderr
+    assert table.read_text() == content
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -140,6 +140,20 @@ def test_files_may_be_renamed_together(target: TargetName, ship: Ship, effnet: E
     assert done.status == 0
 
 
+@pytest.mark.parametrize("option", ["--html", "--output"])
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_no_answer_is_written_over_a_network(
+    option: str, target: TargetName, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship(target)
+    parts = [path, exported.json_of(path), *path.parent.glob("*.bin")]
+    before = [part.read_bytes() for part in parts]
+    for part in parts:
+        done = effnet("predict", PICTURE, "--model", path, option, part)
+        assert_refused(done, "belongs to a network, which would be lost.")
+    assert [part.read_bytes() for part in parts] == before
+
+
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
 def test_link_leads_to_the_file_and_its_json(
     target: TargetName, ship: Ship, effnet: Effnet, tmp_path: Path

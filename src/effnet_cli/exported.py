@@ -78,6 +78,14 @@ def is_export(path: Path) -> bool:
         return False
 
 
+def is_network(path: Path) -> bool:
+    """Whether the file at `path` is an export, a part of one, or called as weights are."""
+    if not path.is_file():
+        return False
+    is_called_so = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
+    return is_called_so or is_export(path) or owner_of(path) is not None
+
+
 def kind_of(path: Path) -> Kind:
     """What a file holds, by its name."""
     return KINDS.get(path.suffix.lower(), "tensors")

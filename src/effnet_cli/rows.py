@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from effnet_cli import exported
 from effnet_cli.cache import whole_file
 from effnet_cli.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.images import Finder, is_picture_content
@@ -221,7 +222,7 @@ def check_output(output: Path, option: str) -> None:
     """Whether a file may be written where `option` wants one.
 
     Raises:
-        UsageError: there is something that is no ordinary file, or a picture.
+        UsageError: there is something that is no ordinary file, a picture or a network.
     """
     named = f"{option} {str(output)!r}"
     if output.is_dir():
@@ -232,6 +233,24 @@ def check_output(output: Path, option: str) -> None:
         )
     if output.is_file() and is_picture_content(str(output)):
         raise UsageError(f"{named} is a picture, which would be lost.", "Name another file.")
+    if exported.is_network(output):
+        raise UsageError(
+            f"{named} belongs to a network, which would be lost.", "Name another file."
+        )
+
+
+def check_not_read(output: Path, read: Iterable[Path]) -> None:
+    """No answer is written over what is asked about.
+
+    Raises:
+        UsageError: `output` is one of the files that are `read`.
+    """
+    for path in read:
+        if path.is_file() and output.exists() and path.samefile(output):
+            raise UsageError(
+                f"{str(output)!r} is an input, and would be replaced by its answers.",
+                "Name another file to write.",
+            )
 
 
 def write_stdout(text: str) -> None:

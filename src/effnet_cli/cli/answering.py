@@ -156,14 +156,11 @@ class Answering:
         Raises:
             UsageError: a file is an input, or a list of them, and is to be written.
         """
+        from effnet_cli.rows import check_not_read
+
         for output in filter(None, (*self.wish.outputs, self.wish.html)):
-            for text in self.inputs:
-                for path in {Path(text), Path(text.removeprefix("@"))}:
-                    if path.is_file() and output.exists() and path.samefile(output):
-                        raise UsageError(
-                            f"{str(output)!r} is an input, and would be replaced by its answers.",
-                            "Name another file to write.",
-                        )
+            read = (Path(path) for text in self.inputs for path in (text, text.removeprefix("@")))
+            check_not_read(output, read)
 
     def _farewell(self, filing: "Filing | None") -> Iterator[str]:
         """What there is now besides the rows."""

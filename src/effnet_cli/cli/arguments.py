@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from effnet_cli.errors import UsageError
 from effnet_cli.options import EngineChoice, Fit, Precision
 from effnet_cli.variants import DEFAULT_VARIANT
 
@@ -71,8 +72,10 @@ def whole(text: str | int) -> int:
 
 def page(text: str) -> Path:
     """A file that a page may be written to: told at once, and not when the work is done."""
-    from effnet_cli.rows import check_output  # imports NumPy, which `--help` does without
+    from effnet_cli.rows import STDOUT, check_output  # NumPy, which `--help` does without
 
+    if text == STDOUT:
+        raise UsageError(f"--html {text!r} is no file.", "Name one: stdout has the answers.")
     path = Path(text)
     check_output(path, "--html")
     return path

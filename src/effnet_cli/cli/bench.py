@@ -173,6 +173,8 @@ def _bench(
     """Measure, and write the figures; the exit status."""
     from effnet_cli import bench_rows, rows
 
+    if html is not None and compare is not None:
+        rows.check_not_read(html, [compare])
     old = None if compare is None else bench_rows.earlier(compare)
     from effnet_cli.bench.run import bench
 

@@ -149,6 +149,8 @@ def _evaluate(
     from effnet_cli import evaluation_rows, rows
     from effnet_cli.evaluate import evaluate, limits_broken
 
+    if html is not None:
+        rows.check_not_read(html, [task.root])
     overlay = None
     if has_overlays:
         if html is None:
