@@ -16,14 +16,14 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from effnet_cli.bench import preparing
+from effnet_cli.bench import prepare as preparing
 from effnet_cli.bench.rounds import measured
 from effnet_cli.bench.statistics import Turn, figures
 from effnet_cli.bench.worker import Asked, Worker
 from effnet_cli.engines import Plan
-from effnet_cli.engines.artefact import artefact
+from effnet_cli.engines.compiled import artefact
+from effnet_cli.models.weights import resolve
 from effnet_cli.options import SILENT, EngineName
-from effnet_cli.weights import resolve
 
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 # Reads "SECONDS" lines, answers with the times of its calls in milliseconds.

@@ -23,13 +23,13 @@ from skimage import data as textures
 from sklearn.datasets import load_digits
 
 from effnet_cli import engines
-from effnet_cli.dataset.labelled import labelled
+from effnet_cli.datasets.labelled import labelled
+from effnet_cli.evaluate.label_map import matched
+from effnet_cli.evaluate.metrics import calibration
 from effnet_cli.finetune import finetune
 from effnet_cli.images import Found
-from effnet_cli.matching import matched
-from effnet_cli.metrics import calibration
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
-from effnet_cli.predict import Classifier
+from effnet_cli.predict.classifier import Classifier
 
 KNOWN_FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "DejaVuSans-Bold.ttf")
 OTHER_FONTS = ("STIXGeneral.ttf", "DejaVuSerif-Italic.ttf", "cmr10.ttf", "cmtt10.ttf")

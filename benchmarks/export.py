@@ -36,12 +36,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from effnet_cli import model
-from effnet_cli.checkpoint import imagenet_card
+from effnet_cli.export.targets import TARGETS
 from effnet_cli.images import PictureLoader
-from effnet_cli.targets import TARGETS
-from effnet_cli.variants import VARIANTS
-from effnet_cli.weights import state
+from effnet_cli.models import build as model
+from effnet_cli.models.checkpoint import imagenet_card
+from effnet_cli.models.variants import VARIANTS
+from effnet_cli.models.weights import state
 
 ROUNDS = 5
 STATISTICS_BATCH_SIZE = 64  # of the pictures that BatchNorm's statistics are taken of

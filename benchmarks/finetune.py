@@ -42,16 +42,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from effnet_cli import engines, model
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.dataset import Subset, checked, scan
-from effnet_cli.finetune.answering import Answering
-from effnet_cli.finetune.feeding import Memory, Pictures, chunks
-from effnet_cli.finetune.processes import Processes
+from effnet_cli import engines
+from effnet_cli.datasets import Subset, checked, scan
+from effnet_cli.finetune.distributed import Processes
+from effnet_cli.finetune.inference import Answering
+from effnet_cli.finetune.loader import Memory, Pictures, chunks
 from effnet_cli.images import PictureLoader
+from effnet_cli.models import build as model
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.weights import Network, resolve
 from effnet_cli.options import SILENT, EngineOptions, ModelOptions
-from effnet_cli.ordered import usable_cores
-from effnet_cli.weights import Network, resolve
+from effnet_cli.system.parallel import usable_cores
 
 PYTHON = sys.executable
 EFFNET = [PYTHON, "-m", "effnet_cli", "finetune"]

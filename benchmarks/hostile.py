@@ -29,10 +29,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from effnet_cli.errors import PictureError
 from effnet_cli.images import PictureLoader
+from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import PictureOptions
-from effnet_cli.variants import VARIANTS
+from effnet_cli.system.errors import PictureError
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable

@@ -26,9 +26,9 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.ordered import usable_cores
-from effnet_cli.variants import Preprocessing
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.variants import Preprocessing
+from effnet_cli.system.parallel import usable_cores
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_images"

@@ -6,10 +6,10 @@ import time
 
 from torch import nn
 
-from effnet_cli.bench import preparing
-from effnet_cli.engines.chatter import no_chatter
-from effnet_cli.errors import EffnetError
-from effnet_cli.variants import Variant
+from effnet_cli.bench import prepare as preparing
+from effnet_cli.engines.quiet import no_chatter
+from effnet_cli.models.variants import Variant
+from effnet_cli.system.errors import EffnetError
 
 
 def dies(_: object) -> None:

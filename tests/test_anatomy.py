@@ -7,9 +7,9 @@ from functools import cache
 
 import pytest
 
-from effnet_cli import anatomy
-from effnet_cli.lite import rounded_channels
-from effnet_cli.variants import VARIANTS, Variant, find
+from effnet_cli.models import summary as anatomy
+from effnet_cli.models.lite import rounded_channels
+from effnet_cli.models.variants import VARIANTS, Variant, find
 from training import Done
 
 pytest_plugins = ["training_fixtures"]

@@ -13,7 +13,7 @@ from PIL import Image
 from conftest import SAMPLES, save_picture
 from effnet_cli.images import Found
 from effnet_cli.options import PictureOptions
-from effnet_cli.predict import Classifier
+from effnet_cli.predict.classifier import Classifier
 from test_cli import in_a_terminal
 from training import Done
 

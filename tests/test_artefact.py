@@ -15,18 +15,21 @@ import torch
 from torch import nn
 
 from conftest import Heard, lively
-from effnet_cli import cache, checkpoint, model
-from effnet_cli.cache import artefact_folder, sha256, stamped_sha256
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.engines import Pixels, artefact, onnx_graph
-from effnet_cli.engines.artefact import MAX_PROBABILITY_DIFFERENCE
+from effnet_cli.engines import Pixels, artefact
+from effnet_cli.engines import onnx_writer as onnx_graph
+from effnet_cli.engines.compiled import MAX_PROBABILITY_DIFFERENCE
 from effnet_cli.engines.onnxruntime_engine import OnnxRuntimeEngine
 from effnet_cli.engines.torch_engine import TorchEngine
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.models import build as model
+from effnet_cli.models import checkpoint
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.variants import find
+from effnet_cli.models.weights import Network
 from effnet_cli.options import SILENT
-from effnet_cli.ordered import usable_cores
-from effnet_cli.variants import find
-from effnet_cli.weights import Network
+from effnet_cli.system import files as cache
+from effnet_cli.system.errors import EffnetError, UsageError
+from effnet_cli.system.files import artefact_folder, sha256, stamped_sha256
+from effnet_cli.system.parallel import usable_cores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -222,8 +225,8 @@ def test_start_from_an_artefact_imports_no_torch(network: Network) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from effnet_cli import weights
-from effnet_cli.engines.artefact import artefact
+from effnet_cli.models import weights
+from effnet_cli.engines.compiled import artefact
 from effnet_cli.options import SILENT, ModelOptions
 path = artefact(weights.resolve(ModelOptions(model=Path({str(network.path)!r}))), SILENT)
 assert isinstance(path, Path), path
@@ -237,8 +240,8 @@ print(sorted({{"torch", "torchvision", "onnx"}} & set(sys.modules)))
 MAKE = """
 import os, sys, time, types
 from pathlib import Path
-from effnet_cli import weights
-from effnet_cli.engines.artefact import artefact
+from effnet_cli.models import weights
+from effnet_cli.engines.compiled import artefact
 from effnet_cli.options import SILENT, ModelOptions
 
 def written(*_):
@@ -248,8 +251,8 @@ def written(*_):
     return b"graph" * 1000
 
 fakes = {{
-    "effnet_cli.model": {{"of": lambda *_: None}},
-    "effnet_cli.engines.onnx_graph": {{"written": written, "difference": lambda *_: 0.0}},
+    "effnet_cli.models.build": {{"of": lambda *_: None}},
+    "effnet_cli.engines.onnx_writer": {{"written": written, "difference": lambda *_: 0.0}},
 }}
 for name, contents in fakes.items():
     sys.modules[name] = types.ModuleType(name)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effnet_cli.augment import LUMA, RECIPES, Recipe, Views, view
 from effnet_cli.images import PictureLoader
+from effnet_cli.images.augment import LUMA, RECIPES, Recipe, Views, view
+from effnet_cli.models.variants import Preprocessing
 from effnet_cli.options import Augment
-from effnet_cli.variants import Preprocessing
 
 MEAN = (0.485, 0.456, 0.406)
 

@@ -19,20 +19,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT, SAMPLES, Heard
-from effnet_cli import bench_rows, engines, model
-from effnet_cli.bench import machine, preparing, rounds, worker
+from effnet_cli import engines
+from effnet_cli.bench import formats as bench_rows
+from effnet_cli.bench import prepare as preparing
+from effnet_cli.bench import rounds, worker
+from effnet_cli.bench.page import bench_page
 from effnet_cli.bench.records import FASTER, SAME, SLOWER, Change, LeftOut, Measured, Timing
 from effnet_cli.bench.rounds import measured
 from effnet_cli.bench.run import Row, _Run, bench
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, changed, figures
 from effnet_cli.bench.worker import Asked, EngineCaller, Warm, Worker
-from effnet_cli.console import chart_text
 from effnet_cli.engines import DeviceClock, Logits, Pixels, Plan
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.models import build as model
+from effnet_cli.models.variants import find
+from effnet_cli.models.weights import resolve
 from effnet_cli.options import SILENT, BenchTask, ModelOptions
-from effnet_cli.report import bench_page
-from effnet_cli.variants import find
-from effnet_cli.weights import resolve
+from effnet_cli.output.console import chart_text
+from effnet_cli.system import machine
+from effnet_cli.system.errors import EffnetError, UsageError
 from training import Done
 
 pytest_plugins = ["training_fixtures"]

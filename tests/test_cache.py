@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_cli import cache
-from effnet_cli.cache import one_process, sha256, stamped_sha256, whole_file
-from effnet_cli.errors import EffnetError
+from effnet_cli.system import files as cache
+from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.files import one_process, sha256, stamped_sha256, whole_file
 
 OLD, NEW = b"old " * 50_000, b"new " * 50_000
 A_SECOND_NS = 1_000_000_000
@@ -218,7 +218,7 @@ def test_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from effnet_cli.cache import whole_file
+from effnet_cli.system.files import whole_file
 with whole_file(Path({str(path)!r})) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -236,7 +236,7 @@ def test_processes_take_turns(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from effnet_cli.cache import one_process
+from effnet_cli.system.files import one_process
 count = Path({str(count)!r})
 for _ in range(10):
     with one_process(count):
@@ -283,7 +283,7 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path, monkeypatch: pytest.Mo
     code = f"""
 import os, signal
 from pathlib import Path
-from effnet_cli.cache import one_process
+from effnet_cli.system.files import one_process
 with one_process(Path({str(tmp_path / "file")!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """

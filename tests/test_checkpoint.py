@@ -25,11 +25,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conftest import lively
-from effnet_cli import checkpoint, model
-from effnet_cli.checkpoint import CARD_KEY, DIGEST_KEY, MODEL_FILE_NAME, ModelCard
-from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.variants import Preprocessing, find
-from effnet_cli.weights import expected_path
+from effnet_cli.models import build as model
+from effnet_cli.models import checkpoint
+from effnet_cli.models.checkpoint import CARD_KEY, DIGEST_KEY, MODEL_FILE_NAME, ModelCard
+from effnet_cli.models.variants import Preprocessing, find
+from effnet_cli.models.weights import expected_path
+from effnet_cli.system.errors import EffnetError, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -393,7 +393,7 @@ def test_rows_and_words_come_through_where_native_code_is_silenced() -> None:
     code = """
 import os, sys
 from effnet_cli.cli import edge
-from effnet_cli.engines.chatter import no_chatter
+from effnet_cli.engines.quiet import no_chatter
 def run():
     with no_chatter():
         os.write(1, b"of a library")

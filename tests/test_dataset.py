@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import save_picture
-from effnet_cli.dataset import (
+from effnet_cli.datasets import (
     Dataset,
     DatasetRefused,
     Finding,
@@ -32,11 +32,11 @@ from effnet_cli.dataset import (
     difference,
     scan,
 )
-from effnet_cli.dataset import survey as survey_module
-from effnet_cli.dataset.copies import representatives
-from effnet_cli.dataset.split import held_out
-from effnet_cli.errors import UsageError
+from effnet_cli.datasets import survey as survey_module
+from effnet_cli.datasets.duplicates import representatives
+from effnet_cli.datasets.split import held_out
 from effnet_cli.options import DatasetOptions, PictureOptions
+from effnet_cli.system.errors import UsageError
 
 seeds = iter(range(10**9))
 
@@ -922,12 +922,12 @@ def test_scan_changes_nothing() -> None:
 def test_scan_imports_no_torch_and_draws_nothing() -> None:
     two_classes()
     code = (
-        "import sys; from pathlib import Path; from effnet_cli.dataset import checked, scan; "
+        "import sys; from pathlib import Path; from effnet_cli.datasets import checked, scan; "
         "checked(scan(Path('d'))); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "torchvision", "typer", "rich"} & set(done.stdout.split())
-    assert "effnet_cli.dataset.scan" in done.stdout
+    assert "effnet_cli.datasets.scan" in done.stdout
 
 
 def test_number_of_workers_does_not_matter() -> None:

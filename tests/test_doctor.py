@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from conftest import SAMPLES, Heard
-from effnet_cli import doctor, listings, model
-from effnet_cli.doctor import Sign
-from effnet_cli.engines import ENGINES
+from effnet_cli.engines import ENGINES, doctor
+from effnet_cli.engines.doctor import Sign
+from effnet_cli.models import build as model
+from effnet_cli.models import listing as listings
 from training import Done, make_classes
 
 pytest_plugins = ["training_fixtures"]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from conftest import save_picture
-from effnet_cli import engines, model
+from effnet_cli import engines
 from effnet_cli.engines import AUTO, BATCH_SIZE, ENGINES, Plan
-from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.images import PictureLoader
+from effnet_cli.models import build as model
+from effnet_cli.models.variants import find
+from effnet_cli.models.weights import Network, resolve
 from effnet_cli.options import EngineName, EngineOptions, ModelOptions, Precision
-from effnet_cli.variants import find
-from effnet_cli.weights import Network, resolve
+from effnet_cli.system.errors import EffnetError, UsageError
 
 # Those that run a model file; the others run what was exported for them.
 NAMES = [name for name, row in ENGINES.items() if "tensors" in row.kinds]

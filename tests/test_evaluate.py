@@ -14,22 +14,22 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
 from conftest import ROOT, SAMPLES, Heard
-from effnet_cli import evaluate as evaluation
-from effnet_cli import evaluation_rows
-from effnet_cli.dataset.labelled import labelled
-from effnet_cli.errors import UsageError
-from effnet_cli.evaluate import Confused, Evaluation, Failed, Judged, evaluate
-from effnet_cli.explain import Explainer
+from effnet_cli.datasets.labelled import labelled
+from effnet_cli.evaluate import formats as evaluation_rows
+from effnet_cli.evaluate import run as evaluation
+from effnet_cli.evaluate.page import evaluation_page
+from effnet_cli.evaluate.run import Confused, Evaluation, Failed, Judged, evaluate
 from effnet_cli.options import (
     EvaluateTask,
     FinetuneOptions,
     ModelOptions,
     PredictOptions,
 )
-from effnet_cli.predict import Classifier
-from effnet_cli.report import evaluation_page
-from effnet_cli.report.charts import curve_chart
-from effnet_cli.report.pages import sortable
+from effnet_cli.output.charts import curve_chart
+from effnet_cli.output.html import sortable
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.predict.gradcam import Explainer
+from effnet_cli.system.errors import UsageError
 from training import Done, make_classes, task_of, train, tree
 
 pytest_plugins = ["training_fixtures"]
@@ -356,7 +356,7 @@ def test_page_shows_what_speaks_for_the_answers(
     done = effnet("evaluate", photos, "--explain")
     assert done.status == 2
     assert "Add --html FILE" in done.stderr
-    monkeypatch.setattr("effnet_cli.explain.LIBRARY", "no_such_library")
+    monkeypatch.setattr("effnet_cli.predict.gradcam.LIBRARY", "no_such_library")
     done = effnet("evaluate", photos, "--explain", "--html", drawn)
     assert done.status == 1
     assert "pip install 'effnet-cli[explain]'" in done.stderr

@@ -18,16 +18,20 @@ from onnx import numpy_helper
 from torch import nn
 
 from conftest import ROOT, SAMPLES, Heard, lively
-from effnet_cli import checkpoint, engines, export, model
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli import engines, export
 from effnet_cli.export import Exported, onnx_edits
 from effnet_cli.export.files import written
-from effnet_cli.export.pictures import VIEWS, chosen, samples
+from effnet_cli.export.samples import VIEWS, chosen, samples
 from effnet_cli.export.source import Source
-from effnet_cli.exported import json_of
-from effnet_cli.finetune.keeping import arrays
+from effnet_cli.export.targets import TARGETS
+from effnet_cli.finetune.run_dir import arrays
 from effnet_cli.images import Finder, PictureLoader
+from effnet_cli.models import build as model
+from effnet_cli.models import checkpoint
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.export_file import json_of
+from effnet_cli.models.variants import find
+from effnet_cli.models.weights import Network, resolve
 from effnet_cli.options import (
     SILENT,
     EngineOptions,
@@ -39,10 +43,8 @@ from effnet_cli.options import (
     PredictOptions,
     TargetName,
 )
-from effnet_cli.predict import Classifier, Prediction
-from effnet_cli.targets import TARGETS
-from effnet_cli.variants import find
-from effnet_cli.weights import Network, resolve
+from effnet_cli.predict.classifier import Classifier, Prediction
+from effnet_cli.system.errors import EffnetError, UsageError
 from training import Done, task_of, train
 
 pytest_plugins = ["training_fixtures"]

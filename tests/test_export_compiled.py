@@ -13,10 +13,10 @@ import pytest
 
 from conftest import SAMPLES
 from effnet_cli import export
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.models.checkpoint import ModelCard
 from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
-from effnet_cli.predict import Classifier
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import EffnetError, UsageError
 from test_export import recipe
 
 pytest_plugins = ["training_fixtures"]

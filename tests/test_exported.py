@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from conftest import SAMPLES, lively
-from effnet_cli import checkpoint, export, exported, model
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.engines.as_exported import AsExported
+from effnet_cli import export
+from effnet_cli.engines.exported import AsExported
 from effnet_cli.export import int8
-from effnet_cli.finetune.keeping import arrays
+from effnet_cli.finetune.run_dir import arrays
 from effnet_cli.images import PictureLoader
+from effnet_cli.models import build as model
+from effnet_cli.models import checkpoint
+from effnet_cli.models import export_file as exported
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.variants import HALF, Preprocessing, find
 from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
-from effnet_cli.variants import HALF, Preprocessing, find
 from test_startup import HEAVY, imported_by
 from training import Done
 

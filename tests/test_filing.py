@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Heard, Run, save_picture
-from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.filing import Filing, folder_name, new_file
 from effnet_cli.options import FilingOptions
-from effnet_cli.predict import Answer, Fault, Prediction
+from effnet_cli.predict.classifier import Answer, Fault, Prediction
+from effnet_cli.predict.organize import Filing, folder_name, new_file
+from effnet_cli.system.errors import EffnetError, UsageError
 
 
 def filed(path: Path, options: FilingOptions, label: str = "cat") -> Prediction:

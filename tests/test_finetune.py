@@ -20,12 +20,13 @@ import torch
 from torch import nn
 
 from conftest import Heard, Run
-from effnet_cli import checkpoint, engines
-from effnet_cli.dataset import DatasetRefused, checked, scan
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli import engines
+from effnet_cli.datasets import DatasetRefused, checked, scan
 from effnet_cli.finetune import finetune, phases
 from effnet_cli.images import PictureLoader
-from effnet_cli.lite import EfficientNetLite
+from effnet_cli.models import checkpoint
+from effnet_cli.models.lite import EfficientNetLite
+from effnet_cli.models.weights import resolve
 from effnet_cli.options import (
     DatasetOptions,
     EngineOptions,
@@ -33,8 +34,8 @@ from effnet_cli.options import (
     ModelOptions,
     PictureOptions,
 )
-from effnet_cli.predict import Classifier
-from effnet_cli.weights import resolve
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import EffnetError, UsageError
 from training import (
     HEAD_EPOCHS,
     Done,
@@ -692,7 +693,7 @@ def test_from_scratch_needs_no_weights(
     def no_weights(*_: Any, **__: Any) -> Path:
         raise AssertionError("weights were asked for")
 
-    monkeypatch.setattr("effnet_cli.weights.obtain", no_weights)
+    monkeypatch.setattr("effnet_cli.models.weights.obtain", no_weights)
     scratch = replace(ONE_EPOCH, from_scratch=True, batch_size=9)
     ran, _ = ran_with(scratch, model=ModelOptions(variant="lite0", offline=True))
     assert [epoch.phase for epoch in ran.epochs] == ["network"]
@@ -834,7 +835,7 @@ def test_check_needs_no_torch_and_leaves_nothing(colours: Path, tmp_path: Path) 
         content = json.loads(done.stdout)
         assert content["ok"] == (status == 0)
         modules = set(done.stderr.decode().rpartition("MODULES ")[2].split())
-        assert "effnet_cli.dataset" in modules
+        assert "effnet_cli.datasets" in modules
         assert not modules & {"torch", "torchvision", "onnx", "onnxruntime", "rich"}
         assert tree(root) == before
     kinds = {finding["kind"] for finding in content["findings"]}

@@ -22,20 +22,23 @@ from torch.nn import functional
 from torchvision.models import efficientnet_b0
 
 from conftest import SAMPLES, Heard, lively, save_picture
-from effnet_cli import checkpoint, engines, model
-from effnet_cli.augment import RECIPES, Views
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.dataset import Paths, Subset
-from effnet_cli.errors import EffnetError, UsageError
-from effnet_cli.finetune import keeping, phases
-from effnet_cli.finetune.answering import Answering
-from effnet_cli.finetune.feeding import Memory, Pictures, chunks
-from effnet_cli.finetune.folded import FoldedUnit, fold, keep_freed_memory
-from effnet_cli.finetune.learning import LABEL_SMOOTHING, Learner, Schedule, groups
+from effnet_cli import engines
+from effnet_cli.datasets import Paths, Subset
+from effnet_cli.finetune import phases
+from effnet_cli.finetune import run_dir as keeping
+from effnet_cli.finetune.distributed import Processes, joined
+from effnet_cli.finetune.fuse_bn import FoldedUnit, fold, keep_freed_memory
+from effnet_cli.finetune.inference import Answering
+from effnet_cli.finetune.loader import Memory, Pictures, chunks
+from effnet_cli.finetune.optim import LABEL_SMOOTHING, Learner, Schedule, groups
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase
-from effnet_cli.finetune.processes import Processes, joined
-from effnet_cli.finetune.stopping import Stop, Stopped, listening
+from effnet_cli.finetune.signals import Stop, Stopped, listening
 from effnet_cli.images import PictureLoader
+from effnet_cli.images.augment import RECIPES, Views
+from effnet_cli.models import build as model
+from effnet_cli.models import checkpoint
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.variants import Preprocessing, find
 from effnet_cli.options import (
     SILENT,
     DatasetOptions,
@@ -45,7 +48,7 @@ from effnet_cli.options import (
     ModelOptions,
     PictureOptions,
 )
-from effnet_cli.variants import Preprocessing, find
+from effnet_cli.system.errors import EffnetError, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

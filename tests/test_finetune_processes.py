@@ -26,7 +26,7 @@ NO_DROPOUT = "from torch import nn\nnn.Dropout.forward = lambda self, x: x\n"
 LITTLE_MEMORY = """
 import os
 import torch
-from effnet_cli.lite import EfficientNetLite
+from effnet_cli.models.lite import EfficientNetLite
 forward = EfficientNetLite.forward
 def limited(self, x):
     if self.training and os.environ.get("RANK") == "1" and len(x) > 1:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from conftest import Heard
-from effnet_cli import checkpoint
-from effnet_cli.errors import UsageError
-from effnet_cli.finetune import Stopped, finetune, resumed, training
+from effnet_cli.finetune import Stopped, finetune, resumed
+from effnet_cli.finetune import trainer as training
 from effnet_cli.finetune.phases import NetworkPhase
+from effnet_cli.models import checkpoint
+from effnet_cli.models.weights import resolve
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
-from effnet_cli.weights import resolve
+from effnet_cli.system.errors import UsageError
 from forked import Ended, ended
 from training import (
     HEAD_EPOCHS,
@@ -82,7 +83,7 @@ NetworkPhase.after_step = signalled
 # Sends itself a signal while features are computed.
 IN_FIRST_PHASE = """
 import os
-from effnet_cli.rows import Speaker
+from effnet_cli.output.text import Speaker
 progress = Speaker.progress
 def signalled(self, what, *rest):
     if what == "{what}":

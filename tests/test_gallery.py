@@ -14,12 +14,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from effnet_cli import gallery as room
-from effnet_cli.gallery import MAX_FAILED, MAX_PATH, SHARP_PX, SMALL_PX, Gallery
 from effnet_cli.options import FaultKind
-from effnet_cli.predict import UNKNOWN, Answer, Fault, Prediction
-from effnet_cli.report import gallery_page
-from effnet_cli.report.gallery import KIND_NAMES, MAX_CLASSES, OTHERS
+from effnet_cli.predict import gallery as room
+from effnet_cli.predict.classifier import UNKNOWN, Answer, Fault, Prediction
+from effnet_cli.predict.gallery import MAX_FAILED, MAX_PATH, SHARP_PX, SMALL_PX, Gallery
+from effnet_cli.predict.page import KIND_NAMES, MAX_CLASSES, OTHERS, gallery_page
 
 SAMPLES = Path(__file__).parents[1] / "sample_images"
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\x1b[31m\u202e\udcff"
@@ -278,8 +277,8 @@ def test_failures_are_bounded_and_the_rest_is_counted() -> None:
 
 def test_room_needs_neither_torch_nor_a_library_of_charts() -> None:
     code = (
-        "import sys; from effnet_cli.gallery import Gallery; "
-        "from effnet_cli.report import gallery_page; gallery_page(Gallery('m', 'e')); "
+        "import sys; from effnet_cli.predict.gallery import Gallery; "
+        "from effnet_cli.predict.page import gallery_page; gallery_page(Gallery('m', 'e')); "
         "print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from effnet_cli.errors import PictureError, UsageError
 from effnet_cli.images import Finder, Found, PictureLoader
-from effnet_cli.images.find import PICTURE_SUFFIXES, SYSTEM_NAMES
-from effnet_cli.variants import VARIANTS
+from effnet_cli.images.finder import PICTURE_SUFFIXES, SYSTEM_NAMES
+from effnet_cli.models.variants import VARIANTS
+from effnet_cli.system.errors import PictureError, UsageError
 
 LOADER = PictureLoader(VARIANTS["b0"].preprocessing)
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effnet_cli.images import PictureLoader
-from effnet_cli.images.geometry import EXTREME_ASPECT, FILTERS, place, resize_and_crop
+from effnet_cli.images.resize import EXTREME_ASPECT, FILTERS, place, resize_and_crop
+from effnet_cli.models.variants import VARIANTS, Interpolation, Preprocessing
 from effnet_cli.options import Fit, PictureOptions
-from effnet_cli.variants import VARIANTS, Interpolation, Preprocessing
 
 MAX_SIDE = 5000
 MAX_DRAWN_PIXELS = 300_000

@@ -21,11 +21,11 @@ from torchvision.models import get_weight
 from torchvision.transforms.functional import pil_to_tensor
 
 import heic
-from effnet_cli.errors import PictureError
 from effnet_cli.images import PictureLoader
-from effnet_cli.images.geometry import place
+from effnet_cli.images.resize import place
+from effnet_cli.models.variants import VARIANTS, Variant
 from effnet_cli.options import MAX_PIXELS, FaultKind, PictureOptions
-from effnet_cli.variants import VARIANTS, Variant
+from effnet_cli.system.errors import PictureError
 
 TORCHVISION = [row for row in VARIANTS.values() if row.source.package is None]
 LITE = [row for row in VARIANTS.values() if row.source.package is not None]

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Heard, Run, save_picture
-from effnet_cli.errors import EffnetError, UsageError
 from effnet_cli.images import Found
-from effnet_cli.journal import journal
-from effnet_cli.predict import Answer, Fault, Prediction
-from effnet_cli.rows import as_row, from_row
+from effnet_cli.output.text import as_row, from_row
+from effnet_cli.predict.classifier import Answer, Fault, Prediction
+from effnet_cli.predict.resume import journal
+from effnet_cli.system.errors import EffnetError, UsageError
 
 COMMON = {"model": "lite0", "top_k": 1}
 PATHS = [f"{number}.jpg" for number in range(6)]

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from conftest import SAMPLES
-from effnet_cli import model, weights
 from effnet_cli.engines import plan
 from effnet_cli.images import PictureLoader
-from effnet_cli.lite import SameConv2d
+from effnet_cli.models import build as model
+from effnet_cli.models import weights
+from effnet_cli.models.lite import SameConv2d
+from effnet_cli.models.variants import find
 from effnet_cli.options import EngineOptions, ModelOptions, PictureOptions
-from effnet_cli.variants import find
 
 # The three largest logits by class, and the norm of all 1,000, of the same tensors in the port of
 # tensorflow/tpu's network that timm 1.0.31 has (tf_efficientnet_lite0..2, torch 2.15, CPU, fp32).

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_cli.checkpoint import imagenet_card
-from effnet_cli.errors import UsageError
-from effnet_cli.matching import matched, wordnet_ids
-from effnet_cli.variants import find
+from effnet_cli.evaluate.label_map import matched, wordnet_ids
+from effnet_cli.models.checkpoint import imagenet_card
+from effnet_cli.models.variants import find
+from effnet_cli.system.errors import UsageError
 
 ROW = find("lite0")
 IMAGENET = imagenet_card(ROW.name, ROW.preprocessing).classes

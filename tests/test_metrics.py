@@ -19,7 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from effnet_cli.metrics import (
+from effnet_cli.evaluate.metrics import (
     ClassMetrics,
     Metrics,
     area_under_roc,

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from conftest import RGB_CARD, MeanEngine, save_picture
-from effnet_cli.errors import EffnetError, PictureError, UsageError
 from effnet_cli.images import Finder, Found, PictureLoader
 from effnet_cli.options import EngineOptions, ModelOptions, PredictOptions
-from effnet_cli.predict import Classifier, Prediction, predict
+from effnet_cli.predict.classifier import Classifier, Prediction, predict
+from effnet_cli.system.errors import EffnetError, PictureError, UsageError
 
 LOADER = PictureLoader(RGB_CARD.preprocessing)
 

@@ -12,9 +12,9 @@ import pytest
 
 from conftest import ROOT
 from effnet_cli.engines import ENGINES
+from effnet_cli.export.targets import TARGETS
+from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import FaultKind, Format
-from effnet_cli.targets import TARGETS
-from effnet_cli.variants import VARIANTS
 from forked import served
 from training import make_classes
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_cli import rows
-from effnet_cli.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.images import Finder
-from effnet_cli.predict import Answer, Fault, Prediction
+from effnet_cli.output import text as rows
+from effnet_cli.predict.classifier import Answer, Fault, Prediction
+from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 
 # Any name that a file can have, bytes that are no UTF-8 included.
 NAMES = st.binary(max_size=30).map(lambda b: b.decode("utf-8", "surrogateescape")) | st.text(

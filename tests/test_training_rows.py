@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from effnet_cli import console, training_rows
-from effnet_cli.dataset import ClassCount, Finding, Scan
+from effnet_cli.datasets import ClassCount, Finding, Scan
+from effnet_cli.evaluate.metrics import ClassMetrics, Metrics
 from effnet_cli.finetune import Epoch, Trained
-from effnet_cli.metrics import ClassMetrics, Metrics
+from effnet_cli.finetune import formats as training_rows
+from effnet_cli.output import console
 
 # Any text that a class or a file may be called, bytes that are no UTF-8 included.
 NAMES = st.binary(max_size=20).map(os.fsdecode) | st.text(

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models import get_weight
 
-from effnet_cli import model
-from effnet_cli.checkpoint import imagenet_card
-from effnet_cli.errors import UsageError
-from effnet_cli.lite import MBConv
-from effnet_cli.variants import VARIANTS, Variant, find
+from effnet_cli.models import build as model
+from effnet_cli.models.checkpoint import imagenet_card
+from effnet_cli.models.lite import MBConv
+from effnet_cli.models.variants import VARIANTS, Variant, find
+from effnet_cli.system.errors import UsageError
 
 TORCHVISION = [row for row in VARIANTS.values() if row.source.package is None]
 LITE = [row for row in VARIANTS.values() if row.source.package is not None]

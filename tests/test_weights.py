@@ -20,12 +20,14 @@ import torch
 
 import weight_server as serve
 from conftest import SAMPLES, Heard
-from effnet_cli import checkpoint, download, listings, web, weights
-from effnet_cli.cache import sha256
-from effnet_cli.checkpoint import ModelCard, imagenet_card
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.models import checkpoint, download, weights
+from effnet_cli.models import listing as listings
+from effnet_cli.models.checkpoint import ModelCard, imagenet_card
+from effnet_cli.models.variants import VARIANTS, Variant, WeightsSource, find
 from effnet_cli.options import ModelOptions
-from effnet_cli.variants import VARIANTS, Variant, WeightsSource, find
+from effnet_cli.system import http as web
+from effnet_cli.system.errors import EffnetError, UsageError
+from effnet_cli.system.files import sha256
 from weight_server import WeightServer
 
 PAYLOAD = np.random.default_rng(0).bytes(1_000_003)
@@ -46,8 +48,8 @@ ROW = row_for(PAYLOAD)
 # `obtain` for a row that the registry does not have, in a process of its own.
 OBTAIN = f"""
 from dataclasses import replace
-from effnet_cli import weights
-from effnet_cli.variants import WeightsSource, find
+from effnet_cli.models import weights
+from effnet_cli.models.variants import WeightsSource, find
 source = WeightsSource({ROW.source.file_name!r}, {ROW.source.sha256!r}, 1.0)
 print(weights.obtain(replace(find("b0"), name="test", source=source)))
 """

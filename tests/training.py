@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from effnet_cli import checkpoint
 from effnet_cli.finetune import Epoch, Trained, finetune, resumed
+from effnet_cli.models import checkpoint
 from effnet_cli.options import SILENT, FinetuneOptions, FinetuneTask, Listener, ModelOptions
 
 COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
@@ -134,5 +134,7 @@ class Done:
 def script(code: str = "") -> str:
     """`effnet` with the quick classifier, after running `code`."""
     settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
-    imports = "from effnet_cli import cli\nfrom effnet_cli.finetune import phases, training\n"
+    imports = (
+        "from effnet_cli import cli\nfrom effnet_cli.finetune import phases, trainer as training\n"
+    )
     return f"{imports}{settings}{code}\ncli.main()"

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from effnet_cli import checkpoint, cli, model
+from effnet_cli import cli
 from effnet_cli.finetune import phases
-from effnet_cli.finetune.keeping import arrays
+from effnet_cli.finetune.run_dir import arrays
+from effnet_cli.models import build as model
+from effnet_cli.models import checkpoint
+from effnet_cli.models.weights import resolve
 from effnet_cli.options import ModelOptions
-from effnet_cli.weights import resolve
 from training import QUICK_HEAD, Done, make_classes
 
 SMALL_PX = 64  # a twelfth of the work of 224

@@ -10,12 +10,12 @@ import pytest
 from good import photo
 from written import encoded
 
-from effnet_cli import web
-from effnet_cli.errors import PictureError
 from effnet_cli.images import Finder, PictureLoader, remote
-from effnet_cli.images.find import Url
+from effnet_cli.images.finder import Url
+from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import PictureOptions
-from effnet_cli.variants import VARIANTS
+from effnet_cli.system import http as web
+from effnet_cli.system.errors import PictureError
 
 LITE0 = VARIANTS["lite0"].preprocessing
 PICTURE = encoded(photo(), "PNG")

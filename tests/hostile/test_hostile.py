@@ -21,12 +21,12 @@ from good import ODD_NAMES, Good
 from PIL import Image
 from written import encoded
 
-from effnet_cli import rows
-from effnet_cli.errors import PictureError
 from effnet_cli.images import Finder, PictureLoader
+from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import FaultKind, PictureOptions
-from effnet_cli.predict import Classifier
-from effnet_cli.variants import VARIANTS
+from effnet_cli.output import text as rows
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import PictureError
 
 Row = dict[str, Any]
 

@@ -20,11 +20,11 @@ import pytest
 import written
 from PIL import Image
 
-from effnet_cli.errors import PictureError
 from effnet_cli.images import PictureLoader, loader
-from effnet_cli.images.isolated import BYTES_PER_PIXEL, SPARE_BYTES, IsolatedLoader
+from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_BYTES, IsolatedLoader
+from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import FaultKind, PictureOptions
-from effnet_cli.variants import VARIANTS
+from effnet_cli.system.errors import PictureError
 
 LITE0 = VARIANTS["lite0"].preprocessing
 MUTATIONS_A_SEED = 50
@@ -78,9 +78,9 @@ def test_mutated_pictures_are_answered_or_refused_and_nothing_else() -> None:
 
 OPEN_THEM = """
 import resource, sys, warnings
-from effnet_cli.errors import PictureError
+from effnet_cli.system.errors import PictureError
 from effnet_cli.images import PictureLoader
-from effnet_cli.variants import VARIANTS
+from effnet_cli.models.variants import VARIANTS
 opener = PictureLoader(VARIANTS["lite0"].preprocessing)
 warnings.simplefilter("ignore")
 opener.load(sys.argv[1])
@@ -243,9 +243,9 @@ def test_memory_of_a_decoder_is_limited() -> None:
 
 WITH_A_WORKER = """
 import os, sys, time
-from effnet_cli.images.isolated import IsolatedLoader
+from effnet_cli.images.sandbox import IsolatedLoader
 from effnet_cli.options import PictureOptions
-from effnet_cli.variants import VARIANTS
+from effnet_cli.models.variants import VARIANTS
 import multiprocessing
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from effnet_cli.bench.statistics import MIN_TURNS, Turn
-from effnet_cli.errors import EffnetError
+from effnet_cli.system.errors import EffnetError
 
 TURN_SECONDS = 0.15  # long enough that caches are warm for most of it
 

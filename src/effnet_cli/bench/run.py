@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from effnet_cli import engines
-from effnet_cli.bench import preparing, wishes
-from effnet_cli.bench.machine import copied_gb_per_s, described
-from effnet_cli.bench.preparing import Prepared
+from effnet_cli.bench import prepare as preparing
+from effnet_cli.bench import validate as wishes
+from effnet_cli.bench.models import Subject
+from effnet_cli.bench.prepare import Prepared
 from effnet_cli.bench.records import COPY, LeftOut, Measured, Stages, Timing
 from effnet_cli.bench.rounds import TURN_SECONDS, measured
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, figures
-from effnet_cli.bench.subjects import Subject
 from effnet_cli.bench.worker import Asked, Warm, Worker
 from effnet_cli.engines import ENGINES, Plan
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import (
     SILENT,
     BenchTask,
@@ -28,7 +28,8 @@ from effnet_cli.options import (
     Listener,
     Precision,
 )
-from effnet_cli.variants import VARIANTS
+from effnet_cli.system.errors import EffnetError, UsageError
+from effnet_cli.system.machine import copied_gb_per_s, described
 
 MAX_BATCH_SIZE = {"cpu": 32, "cuda": 512, "mps": 64}  # that is tried for the best throughput
 TRAINING_BATCH_SIZE = 32

@@ -10,9 +10,9 @@ import numpy as np
 
 from effnet_cli.engines import Plan
 from effnet_cli.images import Found, PictureLoader
+from effnet_cli.models.weights import Network
 from effnet_cli.options import PictureOptions
-from effnet_cli.predict import Loading, predict
-from effnet_cli.weights import Network
+from effnet_cli.predict.classifier import Loading, predict
 
 TURN_PICTURES = 64  # that go through `predict` in one turn, at most
 

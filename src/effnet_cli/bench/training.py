@@ -4,13 +4,13 @@ import time
 
 import torch
 
-from effnet_cli import model
-from effnet_cli.finetune.folded import fold, keep_freed_memory
-from effnet_cli.finetune.learning import Learner, Schedule, groups
-from effnet_cli.finetune.processes import Processes
+from effnet_cli.finetune.distributed import Processes
+from effnet_cli.finetune.fuse_bn import fold, keep_freed_memory
+from effnet_cli.finetune.optim import Learner, Schedule, groups
+from effnet_cli.models import build as model
+from effnet_cli.models.variants import Variant
 from effnet_cli.options import SILENT, Precision
-from effnet_cli.ordered import usable_cores
-from effnet_cli.variants import Variant
+from effnet_cli.system.parallel import usable_cores
 
 CLASSES = 1000
 LR = 1e-5  # nothing is to be learned from noise

@@ -25,13 +25,13 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+from effnet_cli.bench.models import Subject
 from effnet_cli.bench.stages import StagesCaller
 from effnet_cli.bench.statistics import Turn
-from effnet_cli.bench.subjects import Subject
 from effnet_cli.engines import DeviceClock, Engine, Pixels, Plan
-from effnet_cli.engines.chatter import no_chatter
-from effnet_cli.errors import EffnetError
+from effnet_cli.engines.quiet import no_chatter
 from effnet_cli.options import BenchMode, PictureOptions, Precision
+from effnet_cli.system.errors import EffnetError
 
 # Warm is who needs no less time than the calls before.
 WARM_WINDOW_SECONDS, WARM_CHANGE, WARM_UP_SECONDS = 0.1, 0.03, 2.0

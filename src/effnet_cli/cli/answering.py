@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effnet_cli import __version__
-from effnet_cli.cli.showing import show_data
-from effnet_cli.errors import UsageError
+from effnet_cli.cli.out import show_data
 from effnet_cli.options import (
     EngineOptions,
     FilingOptions,
@@ -19,14 +18,15 @@ from effnet_cli.options import (
     PictureOptions,
     PredictOptions,
 )
+from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.explain import Explainer
-    from effnet_cli.filing import Filing
-    from effnet_cli.gallery import Gallery
-    from effnet_cli.journal import Journal
-    from effnet_cli.predict import Classifier, Prediction
-    from effnet_cli.rows import Speaker
+    from effnet_cli.output.text import Speaker
+    from effnet_cli.predict.classifier import Classifier, Prediction
+    from effnet_cli.predict.gallery import Gallery
+    from effnet_cli.predict.gradcam import Explainer
+    from effnet_cli.predict.organize import Filing
+    from effnet_cli.predict.resume import Journal
 
     Encode = Callable[[Iterable[Prediction]], Iterator[str]]
 
@@ -62,7 +62,7 @@ class Wish:
             if is_fault:
                 raise UsageError(message, hint)
         if self.outputs:
-            from effnet_cli.rows import check_output, chosen_format  # these import NumPy
+            from effnet_cli.output.text import check_output, chosen_format  # these import NumPy
 
             for path in self.outputs:
                 check_output(path, "--output")
@@ -116,8 +116,8 @@ class Answering:
     def __call__(self, speaker: "Speaker") -> int:
         """Answer, and write the rows where they are wanted; the exit status."""
         from effnet_cli.images import Finder
-        from effnet_cli.predict import Classifier
-        from effnet_cli.rows import Tally
+        from effnet_cli.output.text import Tally
+        from effnet_cli.predict.classifier import Classifier
 
         self._check_inputs()
         classifier = Classifier(self.model, self.engine, self.pictures, self.options, speaker)
@@ -156,7 +156,7 @@ class Answering:
         Raises:
             UsageError: a file is an input, or a list of them, and is to be written.
         """
-        from effnet_cli.rows import check_not_read
+        from effnet_cli.output.text import check_not_read
 
         for output in filter(None, (*self.wish.outputs, self.wish.html)):
             read = (Path(path) for text in self.inputs for path in (text, text.removeprefix("@")))
@@ -175,7 +175,7 @@ class Answering:
         wish = self.wish
         if wish.copy_to is None:
             return None
-        from effnet_cli.filing import Filing
+        from effnet_cli.predict.organize import Filing
 
         options = FilingOptions(wish.copy_to, wish.moves, wish.group_by)
         return Filing(options, self.inputs, speaker.warn)
@@ -183,14 +183,14 @@ class Answering:
     def _explainer(self) -> "Explainer | None":
         if self.wish.explain is None:
             return None
-        from effnet_cli.explain import Explainer
+        from effnet_cli.predict.gradcam import Explainer
 
         return Explainer(self.model, self.pictures)
 
     def _gallery(self, classifier: "Classifier") -> "Gallery | None":
         if self.wish.html is None:
             return None
-        from effnet_cli.gallery import Gallery
+        from effnet_cli.predict.gallery import Gallery
 
         common = self._common(classifier)
         heading = ("model", "engine", "precision")
@@ -207,7 +207,7 @@ class Answering:
         """The rows as they come, for runs that write files."""
         if not self.wish.outputs:
             return None
-        from effnet_cli.journal import journal
+        from effnet_cli.predict.resume import journal
 
         return stack.enter_context(
             journal(self.wish.outputs[0], self._common(classifier), self.wish.is_resumed, speaker)
@@ -239,7 +239,7 @@ class Answering:
         self, answers: "Iterator[Prediction]", journal: "Journal | None", speaker: "Speaker"
     ) -> None:
         """The rows to stdout as they come, or to files when all are there."""
-        from effnet_cli import rows
+        from effnet_cli.output import text as rows
 
         wish = self.wish
         if journal is None:
@@ -259,10 +259,10 @@ class Answering:
     def _encoder(self, format_: Format, speaker: "Speaker") -> "Encode":
         """What makes text of predictions; only the table needs rich."""
         if format_ != "table":
-            from effnet_cli.rows import ENCODERS
+            from effnet_cli.output.text import ENCODERS
 
             return ENCODERS[format_]
-        from effnet_cli import console
+        from effnet_cli.output import console
 
         if self.wish.has_preview and not self.wish.outputs:
             if console.has_colours():
@@ -271,7 +271,7 @@ class Answering:
         return console.table_text
 
     def _write_page(self, gallery: "Gallery") -> None:
-        from effnet_cli import rows
-        from effnet_cli.report import gallery_page
+        from effnet_cli.output import text as rows
+        from effnet_cli.predict.page import gallery_page
 
         rows.write([gallery_page(gallery)], self.wish.html)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from effnet_cli.cli.app import app
-from effnet_cli.cli.arguments import (
+from effnet_cli.cli.options import (
     BenchFormatOption,
     DeviceOption,
     HtmlOption,
@@ -15,12 +15,12 @@ from effnet_cli.cli.arguments import (
     positive,
     share,
 )
-from effnet_cli.cli.showing import CHECK_FAILED_STATUS, named, new_speaker, show_data, show_json
-from effnet_cli.errors import UsageError
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, named, new_speaker, show_data, show_json
 from effnet_cli.options import BenchMode, BenchTask, EngineChoice, Precision
+from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.rows import Speaker
+    from effnet_cli.output.text import Speaker
 
 
 def _listed(text: str | None, known: Iterable[str] | None, what: str) -> tuple[str, ...]:
@@ -171,7 +171,8 @@ def _bench(
     task: BenchTask, compare: Path | None, format_: str, html: Path | None, speaker: "Speaker"
 ) -> int:
     """Measure, and write the figures; the exit status."""
-    from effnet_cli import bench_rows, rows
+    from effnet_cli.bench import formats as bench_rows
+    from effnet_cli.output import text as rows
 
     if html is not None and compare is not None:
         rows.check_not_read(html, [compare])
@@ -192,11 +193,11 @@ def _bench(
     elif format_ == "csv":
         show_data(bench_rows.csv_lines(measured), "csv")
     else:
-        from effnet_cli.console import bench_text
+        from effnet_cli.output.console import bench_text
 
         rows.write(bench_text(measured, changes), None)
     if html is not None:
-        from effnet_cli.report import bench_page
+        from effnet_cli.bench.page import bench_page
 
         rows.write([bench_page(measured, changes)], html)
         speaker.note(f"{html} is written.")

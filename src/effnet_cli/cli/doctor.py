@@ -5,15 +5,15 @@ from dataclasses import asdict
 import typer
 
 from effnet_cli.cli.app import app
-from effnet_cli.cli.arguments import ListFormatOption, QuietOption
-from effnet_cli.cli.showing import new_speaker, show_json
+from effnet_cli.cli.options import ListFormatOption, QuietOption
+from effnet_cli.cli.out import new_speaker, show_json
 
 
 @app.command()
 def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> None:
     """Look at versions, engines, caches and weights; say what does not work, and what mends it."""
-    from effnet_cli import rows
-    from effnet_cli.doctor import examined, is_well
+    from effnet_cli.engines.doctor import examined, is_well
+    from effnet_cli.output import text as rows
 
     speaker = new_speaker(quiet)
     try:
@@ -23,7 +23,7 @@ def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> N
     if format_ == "json":
         show_json([asdict(one) for one in findings])
     else:
-        from effnet_cli.console import signs_text
+        from effnet_cli.output.console import signs_text
 
         rows.write(signs_text(findings), None)
     for one in findings:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_cli.cli.app import app
-from effnet_cli.cli.arguments import (
+from effnet_cli.cli.options import (
     BatchSizeOption,
     BenchFormatOption,
     DeviceOption,
@@ -23,8 +23,7 @@ from effnet_cli.cli.arguments import (
     WeightsOption,
     WorkersOption,
 )
-from effnet_cli.cli.showing import CHECK_FAILED_STATUS, new_speaker, show_data, show_json
-from effnet_cli.errors import UsageError
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_speaker, show_data, show_json
 from effnet_cli.options import (
     EngineOptions,
     EvaluateTask,
@@ -32,9 +31,10 @@ from effnet_cli.options import (
     PictureOptions,
     PredictOptions,
 )
+from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.rows import Speaker
+    from effnet_cli.output.text import Speaker
 
 LIMITS = ("top1", "top5", "balanced_accuracy", "macro_f1", "auroc")
 
@@ -146,8 +146,9 @@ def _evaluate(
     speaker: "Speaker",
 ) -> int:
     """Judge, and write the figures; the exit status."""
-    from effnet_cli import evaluation_rows, rows
-    from effnet_cli.evaluate import evaluate, limits_broken
+    from effnet_cli.evaluate import formats as evaluation_rows
+    from effnet_cli.evaluate.run import evaluate, limits_broken
+    from effnet_cli.output import text as rows
 
     if html is not None:
         rows.check_not_read(html, [task.root])
@@ -155,7 +156,7 @@ def _evaluate(
     if has_overlays:
         if html is None:
             raise UsageError("--explain draws into a page.", "Add --html FILE.")
-        from effnet_cli.explain import Explainer
+        from effnet_cli.predict.gradcam import Explainer
 
         overlay = Explainer(task.model, task.pictures).overlay
     try:
@@ -167,11 +168,11 @@ def _evaluate(
     elif format_ == "csv":
         show_data(evaluation_rows.csv_lines(found), "csv")
     else:
-        from effnet_cli.console import evaluation_text
+        from effnet_cli.output.console import evaluation_text
 
         rows.write(evaluation_text(found), None)
     if html is not None:
-        from effnet_cli.report import evaluation_page
+        from effnet_cli.evaluate.page import evaluation_page
 
         rows.write([evaluation_page(found, overlay)], html)
         speaker.note(f"{html} is written.")
@@ -185,7 +186,7 @@ def _evaluate(
 
 def _model_named(text: str, offline: bool) -> ModelOptions:
     """A model file, or the name of a variant."""
-    from effnet_cli.variants import find
+    from effnet_cli.models.variants import find
 
     if Path(text).exists():
         return ModelOptions(model=Path(text))

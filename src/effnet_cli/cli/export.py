@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_cli.cli.app import app
-from effnet_cli.cli.arguments import (
+from effnet_cli.cli.options import (
     ListFormat,
     ListFormatOption,
     MaxPixelsOption,
@@ -18,7 +18,8 @@ from effnet_cli.cli.arguments import (
     count,
     from_zero,
 )
-from effnet_cli.cli.showing import CHECK_FAILED_STATUS, new_speaker, show_json
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_speaker, show_json
+from effnet_cli.export.targets import TARGETS
 from effnet_cli.options import (
     ExportOptions,
     ExportPrecision,
@@ -28,10 +29,9 @@ from effnet_cli.options import (
     Quantization,
     TargetName,
 )
-from effnet_cli.targets import TARGETS
 
 if TYPE_CHECKING:
-    from effnet_cli.rows import Speaker
+    from effnet_cli.output.text import Speaker
 
 
 def _open_or_count(text: str) -> int | None:
@@ -143,8 +143,9 @@ def export(
 
 def _export(task: ExportTask, format_: ListFormat, speaker: "Speaker") -> int:
     """Export, and write how it compares; the exit status."""
-    from effnet_cli import export_rows, rows
     from effnet_cli.export import export
+    from effnet_cli.export import formats as export_rows
+    from effnet_cli.output import text as rows
 
     try:
         exported = export(task, speaker)
@@ -153,7 +154,7 @@ def _export(task: ExportTask, format_: ListFormat, speaker: "Speaker") -> int:
     if format_ == "json":
         show_json(export_rows.as_row(exported))
     elif exported.forms:
-        from effnet_cli.console import listing_text
+        from effnet_cli.output.console import listing_text
 
         rows.write(listing_text(*export_rows.table(exported)), None)
     for line in export_rows.farewell(exported):

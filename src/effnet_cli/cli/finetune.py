@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_cli.cli.app import app
-from effnet_cli.cli.arguments import (
+from effnet_cli.cli.options import (
     DeviceOption,
     MaxPixelsOption,
     ModelOption,
@@ -24,8 +24,7 @@ from effnet_cli.cli.arguments import (
     share,
     whole,
 )
-from effnet_cli.cli.showing import new_speaker, show_data, show_json
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.cli.out import new_speaker, show_data, show_json
 from effnet_cli.options import (
     Augment,
     DatasetOptions,
@@ -37,12 +36,13 @@ from effnet_cli.options import (
     PictureOptions,
     TrainingPrecision,
 )
+from effnet_cli.system.errors import EffnetError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from effnet_cli.finetune import Epoch, Trained
-    from effnet_cli.rows import Speaker
+    from effnet_cli.output.text import Speaker
 
 DatasetArgument = Annotated[
     Path | None,
@@ -262,8 +262,8 @@ def finetune(
 
 def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> int:
     """Write what is found in a dataset; the exit status."""
-    from effnet_cli import rows
-    from effnet_cli.dataset import scan
+    from effnet_cli.datasets import scan
+    from effnet_cli.output import text as rows
 
     try:
         found = scan(task.root, task.dataset, task.pictures, speaker, task.workers)
@@ -272,7 +272,7 @@ def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> i
     if format_ != "table":
         show_json(found.to_json())
     else:
-        from effnet_cli.console import scan_text
+        from effnet_cli.output.console import scan_text
 
         rows.write(scan_text(found), None)
     return 0 if found.dataset is not None else UsageError.exit_status
@@ -280,9 +280,9 @@ def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> i
 
 def _report(task: FinetuneTask, folder: Path, speaker: "Speaker") -> None:
     """Judge the model of a run on its validation pictures, and write the page about it."""
-    from effnet_cli import rows
-    from effnet_cli.evaluate import evaluate, validation_of
-    from effnet_cli.report import REPORT_FILE_NAME, run_page
+    from effnet_cli.evaluate.page import REPORT_FILE_NAME, run_page
+    from effnet_cli.evaluate.run import evaluate, validation_of
+    from effnet_cli.output import text as rows
 
     try:
         found = evaluate(validation_of(task, folder))
@@ -303,8 +303,9 @@ def _train(
     speaker: "Speaker",
 ) -> None:
     """Train, and write the epochs as they come."""
-    from effnet_cli import rows, training_rows
     from effnet_cli.finetune import Epoch, Trained, finetune, resumed
+    from effnet_cli.finetune import formats as training_rows
+    from effnet_cli.output import text as rows
 
     if task.resume is not None:
         task = resumed(task, typed)
@@ -325,7 +326,7 @@ def _train(
 
 
 def _training_table() -> "Callable[[Iterable[Epoch | Trained]], Iterator[str]]":
-    from effnet_cli.console import training_text
+    from effnet_cli.output.console import training_text
 
     return training_text
 

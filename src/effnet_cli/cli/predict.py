@@ -7,7 +7,7 @@ import typer
 
 from effnet_cli.cli.answering import Answering, Wish
 from effnet_cli.cli.app import app
-from effnet_cli.cli.arguments import (
+from effnet_cli.cli.options import (
     BatchSizeOption,
     DeviceOption,
     EngineOption,
@@ -27,7 +27,7 @@ from effnet_cli.cli.arguments import (
     positive,
     share,
 )
-from effnet_cli.cli.showing import new_speaker
+from effnet_cli.cli.out import new_speaker
 from effnet_cli.options import (
     MAX_VIEWS,
     EngineOptions,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from effnet_cli.engines.chatter import no_chatter
-from effnet_cli.engines.seam import Logits, Pixels, cannot_run
+from effnet_cli.engines.base import Logits, Pixels, cannot_run
+from effnet_cli.engines.quiet import no_chatter
+from effnet_cli.models.weights import Network
 from effnet_cli.options import Listener, Precision
-from effnet_cli.weights import Network
 
 
 def _runtime() -> Any:

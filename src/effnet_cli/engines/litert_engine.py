@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from effnet_cli.engines.chatter import no_chatter
-from effnet_cli.engines.seam import Logits, Pixels, cannot_run
+from effnet_cli.engines.base import Logits, Pixels, cannot_run
+from effnet_cli.engines.quiet import no_chatter
+from effnet_cli.models.weights import Network
 from effnet_cli.options import Listener, Precision
-from effnet_cli.ordered import usable_cores
-from effnet_cli.weights import Network
+from effnet_cli.system.parallel import usable_cores
 
 
 class LiteRtEngine:

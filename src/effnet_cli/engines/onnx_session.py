@@ -7,7 +7,7 @@ of two cores: 6.8 instead of 4.2 s).
 
 import onnxruntime
 
-from effnet_cli.ordered import usable_cores
+from effnet_cli.system.parallel import usable_cores
 
 Provider = tuple[str, dict[str, str]]  # where a graph runs, by onnxruntime's name, and its settings
 

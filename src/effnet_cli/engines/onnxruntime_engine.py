@@ -8,11 +8,11 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.artefact import artefact
-from effnet_cli.engines.seam import Logits, Pixels, cannot_run
-from effnet_cli.errors import EffnetError
+from effnet_cli.engines.base import Logits, Pixels, cannot_run
+from effnet_cli.engines.compiled import artefact
+from effnet_cli.models.weights import Network
 from effnet_cli.options import Listener, Precision
-from effnet_cli.weights import Network
+from effnet_cli.system.errors import EffnetError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What onnxruntime raises for a file that it cannot run; they have no common class of their own.

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines.artefact import artefact
-from effnet_cli.engines.seam import Logits, Pixels, cannot_run
-from effnet_cli.errors import EffnetError
+from effnet_cli.engines.base import Logits, Pixels, cannot_run
+from effnet_cli.engines.compiled import artefact
+from effnet_cli.models.weights import Network
 from effnet_cli.options import Listener, Precision
-from effnet_cli.ordered import usable_cores
-from effnet_cli.weights import Network
+from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.parallel import usable_cores
 
 CONVERSION_TOOLS = "openvino.tools.ovc"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from effnet_cli import model
-from effnet_cli.engines.seam import Logits, Pixels
-from effnet_cli.errors import EffnetError, UsageError
+from effnet_cli.engines.base import Logits, Pixels
+from effnet_cli.models import build as model
+from effnet_cli.models.weights import Network
 from effnet_cli.options import Listener, Precision
-from effnet_cli.ordered import usable_cores
-from effnet_cli.weights import Network
+from effnet_cli.system.errors import EffnetError, UsageError
+from effnet_cli.system.parallel import usable_cores
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

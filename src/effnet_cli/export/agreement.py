@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from effnet_cli import engines
 from effnet_cli.engines import Engine
-from effnet_cli.export.pictures import Looked
+from effnet_cli.export.samples import Looked
 
 CONFIDENT = 0.5  # a top probability from which an answer is clear
 

@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.onnx_graph import INPUT, OUTPUT
-from effnet_cli.engines.seam import Pixels
+from effnet_cli.engines.base import Pixels
+from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 
 # How the range of a value follows from what was seen: all of it; the mean of each picture's lowest
 # and highest; all but a small share at both ends.

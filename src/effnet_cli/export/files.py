@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.cache import cannot_write, sha256
-from effnet_cli.errors import EffnetError
 from effnet_cli.export.source import Source
-from effnet_cli.exported import Facts, json_of
-from effnet_cli.targets import TARGETS, Target
+from effnet_cli.export.targets import TARGETS, Target
+from effnet_cli.models.export_file import Facts, json_of
+from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.files import cannot_write, sha256
 
 
 @contextmanager

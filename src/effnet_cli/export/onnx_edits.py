@@ -7,8 +7,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effnet_cli.checkpoint import ModelCard
-from effnet_cli.engines.onnx_graph import INPUT, OUTPUT
+from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
+from effnet_cli.models.checkpoint import ModelCard
 
 PICTURE, PROBABILITIES = "picture", "probabilities"
 BATCH = "batch"

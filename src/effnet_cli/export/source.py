@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import onnx
 from torch import nn
 
-from effnet_cli.checkpoint import CARD_KEY, ModelCard
-from effnet_cli.engines import onnx_graph
+from effnet_cli.engines import onnx_writer as onnx_graph
 from effnet_cli.export import onnx_edits
-from effnet_cli.export.int8 import Recipe, as_onnx
+from effnet_cli.export.quantize import Recipe, as_onnx
+from effnet_cli.models.checkpoint import CARD_KEY, ModelCard
+from effnet_cli.models.weights import Network
 from effnet_cli.options import ExportOptions
-from effnet_cli.weights import Network
 
 
 @dataclass(frozen=True)

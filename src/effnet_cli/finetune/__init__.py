@@ -1,41 +1,8 @@
-"""(dataset, options) -> epochs: learn new classes on top of a pretrained network."""
+"""Fine-tuning: learn new classes on top of a pretrained model."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-
-from effnet_cli.finetune.keeping import resumed
-from effnet_cli.finetune.processes import joined
 from effnet_cli.finetune.records import Epoch, Trained
-from effnet_cli.finetune.stopping import Stopped
-from effnet_cli.finetune.training import Training
-from effnet_cli.options import SILENT, FinetuneTask, Listener
+from effnet_cli.finetune.run import finetune
+from effnet_cli.finetune.run_dir import resumed
+from effnet_cli.finetune.signals import Stopped
 
 __all__ = ["Epoch", "Stopped", "Trained", "finetune", "resumed"]
-
-
-def finetune(task: FinetuneTask, listener: Listener = SILENT) -> Iterator[Epoch | Trained]:
-    """Train, and give a record for each epoch and one at the end (of several processes, in the
-    first).
-
-    The model file in the run's folder is that of the best epoch by validation, the classifier's
-    own phase included.
-
-    Raises:
-        DatasetRefused: the pictures cannot be trained on.
-        UsageError: options or files that do not fit together.
-        EffnetError: weights, memory or disk are missing; what was learned so far is kept.
-        Stopped: a signal has stopped it; what was learned so far is kept.
-    """
-    with ExitStack() as stack:
-        processes = stack.enter_context(joined())
-        listener = listener if processes.is_first else SILENT
-        training = Training(task, processes, listener, stack)
-        for phase in training.phases():
-            while not training.is_over(phase):
-                record = training.epoch(phase)
-                if processes.is_first:
-                    yield record
-                training.end_if_asked()
-        end = training.end()
-        if processes.is_first:
-            yield end

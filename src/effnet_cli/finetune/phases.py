@@ -15,17 +15,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.augment import RECIPES, Recipe, Views
-from effnet_cli.checkpoint import Arrays
 from effnet_cli.engines import Engine
-from effnet_cli.errors import UsageError
-from effnet_cli.finetune.answering import Answering
-from effnet_cli.finetune.feeding import Indexes, Pictures
-from effnet_cli.finetune.folded import fold
-from effnet_cli.finetune.learning import Learner, Schedule, groups
-from effnet_cli.finetune.processes import Processes
+from effnet_cli.finetune.distributed import Processes
+from effnet_cli.finetune.fuse_bn import fold
+from effnet_cli.finetune.inference import Answering
+from effnet_cli.finetune.loader import Indexes, Pictures
+from effnet_cli.finetune.optim import Learner, Schedule, groups
 from effnet_cli.finetune.records import PhaseName
+from effnet_cli.images.augment import RECIPES, Recipe, Views
+from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.options import Augment, FinetuneOptions, Listener
+from effnet_cli.system.errors import UsageError
 
 Floats = npt.NDArray[np.float32]
 Step = tuple[Tensor, Tensor, int]

@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from effnet_cli.errors import PictureError
-from effnet_cli.images.find import Url
-from effnet_cli.images.geometry import place, resize_and_crop
-from effnet_cli.images.opening import Source, identified, opened
-from effnet_cli.images.pillow import count_of, has_many_scans, opened_by_pillow, translated
+from effnet_cli.images.decode import count_of, has_many_scans, opened_by_pillow, translated
+from effnet_cli.images.finder import Url
+from effnet_cli.images.resize import place, resize_and_crop
 from effnet_cli.images.sniff import Content
+from effnet_cli.images.sources import Source, identified, opened
 from effnet_cli.images.upright import first, flattened, turn_upright, widen_clear_colour
 from effnet_cli.images.views import VIEWS
+from effnet_cli.models.variants import Preprocessing
 from effnet_cli.options import PictureOptions
-from effnet_cli.variants import Preprocessing
+from effnet_cli.system.errors import PictureError
 
 # A JPEG is decoded at the smallest scale that keeps this many times the pixels (per side) that the
 # resize needs: at 2 the picture differs by 0.4 of 255 on average from the full decode, at 1 by 1.4.

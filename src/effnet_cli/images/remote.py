@@ -6,8 +6,8 @@ import urllib.parse
 from http.client import HTTPException
 from typing import Any
 
-from effnet_cli import web
-from effnet_cli.errors import PictureError
+from effnet_cli.system import http as web
+from effnet_cli.system.errors import PictureError
 
 MAX_BYTES = 100_000_000  # of one picture's file
 FETCH_SECONDS = 30.0  # for one picture, where no --timeout says otherwise

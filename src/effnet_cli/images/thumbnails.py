@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.errors import PictureError
 from effnet_cli.images.loader import PictureLoader
-from effnet_cli.images.opening import Source
-from effnet_cli.variants import DEFAULT_VARIANT, find
+from effnet_cli.images.sources import Source
+from effnet_cli.models.variants import DEFAULT_VARIANT, find
+from effnet_cli.system.errors import PictureError
 
 QUALITY = 78  # of JPEG: about 3 kB for 128 pixels
 

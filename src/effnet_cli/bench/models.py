@@ -1,0 +1,91 @@
+"""A network to measure, as it travels to the process that measures it: nothing here imports torch,
+so that an engine that needs none is measured without.
+"""
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from effnet_cli.engines import ENGINES
+from effnet_cli.models.checkpoint import ModelCard, imagenet_card
+from effnet_cli.models.variants import Variant
+from effnet_cli.models.weights import Network, resolve
+from effnet_cli.options import EngineName, Kind, ModelOptions, Precision
+from effnet_cli.system.errors import EffnetError
+
+# What an ONNX graph that was written for a measurement says of itself.
+AS_EXPORTED = {
+    "target": "onnx",
+    "precision": "fp32",
+    "quantize": None,
+    "batch": None,
+    "include_preprocessing": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured.
+
+    `options` name its file; without them it is seeded, and `graph` is its ONNX file for engines
+    that need one (`None` where it cannot be written). `builder` is `module:function`, which makes
+    the torch module of what is seeded from its variant. `shape` is that of one input, `outputs` the
+    number of logits.
+    """
+
+    name: str
+    variant: Variant
+    weights: str
+    kind: Kind
+    shape: tuple[int, int, int]
+    outputs: int
+    options: ModelOptions | None = None
+    graph: Path | None = None
+    builder: str = "effnet_cli.bench.prepare:seeded"
+
+    def network(self, engine: EngineName) -> Network:
+        """What `engine` loads.
+
+        Raises:
+            EffnetError: there is nothing for it.
+        """
+        if self.options is not None:
+            return resolve(self.options)
+        if "onnx" not in ENGINES[engine].kinds:
+            module, function = self.builder.split(":")
+            built = getattr(import_module(module), function)(self.variant)
+            return Network(self.variant, self._card(), Path(), "", module=built)
+        if self.graph is None:
+            raise EffnetError(
+                f"{self.name} has operators that are not written as a graph here.",
+                "Use --engine torch.",
+            )
+        return Network(self.variant, replace(self._card(), export=AS_EXPORTED), self.graph, "")
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only number of pictures in a call that an exported file takes, if there is one."""
+        if self.options is None or self.kind == "tensors":
+            return None
+        batch: int | None = resolve(self.options).card.export["batch"]
+        return batch
+
+    @property
+    def exported_precision(self) -> Precision | None:
+        """What an exported file computes in, if it is one."""
+        if self.options is None or self.kind == "tensors":
+            return None
+        export = resolve(self.options).card.export
+        precision: Precision = export.get("quantize") or export["precision"]
+        return precision
+
+    def runs_on(self, engine: EngineName) -> bool:
+        """Whether an engine runs what it is in."""
+        kinds = ENGINES[engine].kinds
+        return self.kind in kinds if self.options is not None else "tensors" in kinds
+
+    def _card(self) -> ModelCard:
+        card = imagenet_card(self.variant.name, self.variant.preprocessing)
+        if self.outputs == len(card.classes):
+            return card
+        return replace(card, classes=tuple(map(str, range(self.outputs))))

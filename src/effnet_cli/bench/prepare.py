@@ -1,0 +1,198 @@
+"""What a run of measurements needs before it: networks in the form that engines load, and what one
+picture costs them.
+"""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from effnet_cli.bench.models import Subject
+from effnet_cli.engines import onnx_writer as onnx_graph
+from effnet_cli.engines.compiled import artefact
+from effnet_cli.models import build as model
+from effnet_cli.models.summary import Work, counted
+from effnet_cli.models.variants import (
+    DEFAULT_VARIANT,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    Variant,
+    WeightsSource,
+    find,
+)
+from effnet_cli.models.weights import resolve, state
+from effnet_cli.options import Listener, ModelOptions
+from effnet_cli.system.errors import UsageError
+
+CLASSES = 1000
+SEED = 0
+# Features of the yardstick's matrices: on a CPU their product takes a twentieth of a second.
+YARDSTICK_FEATURES = {"cpu": 2048, "cuda": 8192, "mps": 4096}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A subject, what one picture costs it, and its published top-1 in percent."""
+
+    subject: Subject
+    work: Work
+    top1: float | None
+
+
+def of_variant(name: str, folder: Path, listener: Listener) -> Prepared:
+    """A variant with its published weights if they are here, else with seeded ones.
+
+    Raises:
+        UsageError: there is no such variant.
+    """
+    row = find(name)
+    if state(row) != "here":
+        return _seeded_subject(row, folder)
+    options = ModelOptions(row.name)
+    artefact(resolve(options), listener)  # so that no process to be measured makes it
+    subject = Subject(
+        row.name, row, "pretrained", "tensors", _shape(row.preprocessing), CLASSES, options
+    )
+    return Prepared(subject, _work(row), row.top1)
+
+
+def of_model(path: Path, listener: Listener) -> Prepared:
+    """A model file or an exported one.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    options = ModelOptions(model=path)
+    network = resolve(options)
+    if network.kind == "tensors":
+        artefact(network, listener)
+    preprocessing, outputs = network.card.preprocessing, len(network.card.classes)
+    row = replace(network.variant, preprocessing=preprocessing)
+    name = path.name if path.is_file() else path.resolve().name
+    subject = Subject(name, row, "yours", network.kind, _shape(preprocessing), outputs, options)
+    return Prepared(subject, _work(row, outputs), None)
+
+
+def of_peer(name: str, folder: Path) -> Prepared:
+    """A classifier of torchvision, seeded.
+
+    Raises:
+        UsageError: torchvision has none of that name.
+    """
+    check_peer(name)
+    weights: Any = model.imported("torchvision.models").get_model_weights(name).DEFAULT
+    transforms, meta = weights.transforms(), weights.meta
+    row = Variant(
+        name=name,
+        builder=f"torchvision.models:{name}",
+        weight_set=str(weights),
+        preprocessing=Preprocessing(
+            transforms.resize_size[0],
+            transforms.crop_size[0],
+            "bilinear",
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+        ),
+        paper_px=transforms.crop_size[0],
+        parameters=meta["num_params"],
+        giga_multiply_adds=meta["_ops"],
+        top1=meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        top5=meta["_metrics"]["ImageNet-1K"]["acc@5"],
+        source=WeightsSource("", "", 0.0),
+    )
+    return _seeded_subject(row, folder)
+
+
+def check_peer(name: str) -> None:
+    """Refuse what torchvision does not have.
+
+    Raises:
+        UsageError: it has no classifier of that name.
+    """
+    models = model.imported("torchvision.models")
+    known = models.list_models(models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Name one such as resnet50."
+        raise UsageError(f"torchvision has no classifier {name!r}.", hint)
+
+
+def yardstick(device: str, folder: Path) -> Prepared:
+    """A product of two square matrices as a network: `n` features of `n` pictures to `n` logits."""
+    features = YARDSTICK_FEATURES[device.partition(":")[0]]
+    preprocessing = Preprocessing(features, features, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
+    row = replace(find(DEFAULT_VARIANT), name="matrix product", preprocessing=preprocessing)
+    shape = (features, 1, 1)
+    path = folder / f"product-{features}.onnx"
+    if not path.exists():
+        path.write_bytes(_product_graph(features))
+    subject = Subject(
+        row.name, row, "seeded", "onnx", shape, features, None, path, f"{__name__}:product"
+    )
+    return Prepared(subject, Work(features**2, features**2, 0), None)
+
+
+def seeded(row: Variant) -> nn.Module:
+    """The untrained network of a variant, always with the same values, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return model.build(row, CLASSES).eval().requires_grad_(False)
+
+
+def _seeded_subject(row: Variant, folder: Path) -> Prepared:
+    module, path = seeded(row), folder / f"{row.name}.onnx"
+    try:
+        path.write_bytes(onnx_graph.written(module, row.preprocessing.crop_px, {}))
+    except (NotImplementedError, torch.fx.proxy.TraceError):  # a peer of another kind
+        path.unlink(missing_ok=True)
+    graph = path if path.exists() else None
+    shape = _shape(row.preprocessing)
+    subject = Subject(row.name, row, "seeded", "tensors", shape, CLASSES, graph=graph)
+    return Prepared(subject, _work(row), row.top1)
+
+
+def _shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    return 3, preprocessing.crop_px, preprocessing.crop_px
+
+
+def _work(row: Variant, num_classes: int = CLASSES) -> Work:
+    with torch.device("meta"):
+        return counted(model.build(row, num_classes).eval(), row.preprocessing)
+
+
+# --- the yardstick ------------------------------------------------------------------------------
+
+
+def product(row: Variant) -> nn.Module:
+    """float32 [N,n,1,1] -> [N,n]: a linear layer with n features."""
+    features = row.preprocessing.crop_px
+    generator = torch.Generator().manual_seed(SEED)
+    layer = nn.Linear(features, features, bias=False)
+    with torch.no_grad():
+        layer.weight.normal_(generator=generator)
+    return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
+
+
+def _product_graph(features: int) -> bytes:
+    """The bytes of an ONNX file with one matrix product, float32 [batch,n,1,1] -> [batch,n]."""
+    weight = np.random.default_rng(SEED).standard_normal((features, features), dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+        ],
+        "product",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", features, 1, 1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", features])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    opset = helper.make_opsetid("", onnx_graph.OPSET)
+    model_proto = helper.make_model(graph, opset_imports=[opset], ir_version=onnx_graph.IR_VERSION)
+    content: bytes = model_proto.SerializeToString()
+    return content

@@ -1,0 +1,111 @@
+"""`effnet variants` and `effnet weights`."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from effnet_cli.cli.app import app, weights_app
+from effnet_cli.cli.options import (
+    ListFormat,
+    ListFormatOption,
+    NamesArgument,
+    OfflineOption,
+    QuietOption,
+)
+from effnet_cli.cli.out import named, new_speaker, print_listing, show_json
+from effnet_cli.system.errors import EffnetError
+
+VariantArgument = Annotated[
+    str | None, typer.Argument(metavar="VARIANT", help="One to explain.", show_default=False)
+]
+VerifiedNamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="VARIANTS", help="Names, or all that are here.", show_default="all"),
+]
+
+
+@app.command()
+def variants(name: VariantArgument = None, format_: ListFormatOption = "table") -> None:
+    """List the networks, or explain one of them.
+
+    The list has resolution, size, published accuracy and whether the weights are here; VARIANT
+    shows the stages of one, and how scaling makes it from the smallest.
+    """
+    if name is not None:
+        _explain(name, format_)
+        return
+    from effnet_cli.models import listing as listings
+
+    print_listing(listings.variants(), format_)
+
+
+@weights_app.command("list")
+def list_weights(format_: ListFormatOption = "table") -> None:
+    """List where the weights of each network are, or would be."""
+    from effnet_cli.models import listing as listings
+
+    print_listing(listings.weights(), format_)
+
+
+@weights_app.command("pull")
+def pull_weights(
+    names: NamesArgument, offline: OfflineOption = False, quiet: QuietOption = False
+) -> None:
+    """Fetch weights that are not here, into the folder in which torch keeps them."""
+    from effnet_cli.models import weights
+
+    speaker = new_speaker(quiet)
+    for row in named(names):
+        path = weights.obtain(row, offline=offline, listener=speaker)
+        speaker.note(f"{row.name}: {path}")
+
+
+@weights_app.command("verify")
+def verify_weights(names: VerifiedNamesArgument = None) -> None:
+    """Compute the digests of weights anew and compare them with the published ones."""
+    from effnet_cli.models import listing as listings
+    from effnet_cli.output import text as rows
+
+    names, speaker = names or ["all"], new_speaker(quiet=False)
+    is_all = names == ["all"]  # then what is not here is no fault
+    verdicts = [v for v in listings.verified(named(names)) if v.is_here or not is_all]
+    for verdict in verdicts:
+        rows.write_stdout(f"{verdict.variant}: {verdict.verdict}\n")
+        if verdict.mend:
+            speaker.note(f"Mend {verdict.variant}: {verdict.mend}")
+    raise typer.Exit(0 if all(verdict.is_intact for verdict in verdicts) else 1)
+
+
+@weights_app.command("path")
+def path_of_weights(names: NamesArgument) -> None:
+    """Print the paths of weights that are here; fails for those that are not."""
+    from effnet_cli.models import weights
+    from effnet_cli.output import text as rows
+
+    missing = []
+    for row in named(names):
+        path = weights.located(row)
+        if path is None:
+            missing.append(row)
+        else:
+            rows.write_stdout(f"{path}\n")
+    if missing:
+        words = ", ".join(row.name for row in missing)
+        raise EffnetError(
+            f"The weights of {words} are not here, or damaged.", weights.how_to_get(missing)
+        )
+
+
+def _explain(name: str, format_: ListFormat) -> None:
+    """Write what a variant consists of."""
+    from effnet_cli.models.summary import explained
+    from effnet_cli.output import text as rows
+
+    anatomy = explained(name)
+    if format_ == "json":
+        show_json(asdict(anatomy))
+        return
+    from effnet_cli.output.console import anatomy_text
+
+    rows.write(anatomy_text(anatomy), None)

@@ -1,0 +1,177 @@
+"""Every file fully decoded once: which cannot be opened, and what tells copies."""
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from effnet_cli.datasets.listing import Listing
+from effnet_cli.datasets.records import EXAMPLES
+from effnet_cli.images import PictureLoader
+from effnet_cli.models.variants import HALF, Preprocessing
+from effnet_cli.options import Listener, PictureOptions
+from effnet_cli.system.errors import PictureError
+from effnet_cli.system.parallel import in_order, usable_cores
+
+DIGEST_BYTES = 32  # SHA-256
+THUMBNAIL_PX = 16
+COLOUR_PX = 4  # how finely colour is kept beside the gray thumbnail
+CHUNK = 16  # files that a thread takes at once
+CHUNKS_AHEAD = 4  # chunks that each thread may be ahead: bounds the memory
+SCALED_FORMATS = ("JPEG", "MPO")  # those that are decoded smaller
+READ_BYTES = 1 << 20
+SECONDS_BETWEEN_REPORTS = 0.1
+# JPEG is decoded at the smallest scale of at least twice this: enough for a thumbnail, and cut or
+# damaged files fail at every scale.
+_SMALL = Preprocessing(resize_px=64, crop_px=64, interpolation="bilinear", mean=HALF, std=HALF)
+_MAYBE_SCALED_PX = 2 * _SMALL.resize_px
+
+
+@dataclass(slots=True)
+class Survey:
+    """What each file of a listing is; row `i` is file `i`.
+
+    `digests` [N,32] are SHA-256 of the bytes (zeros where they cannot be read), `gray` [N,16,16]
+    and `colour` [N,4,4,3] thumbnails, `shorter_px` and `aspect` (width / height) of the upright
+    picture. `faults` has the first few errors, in the order of files; `kinds` counts them all.
+    """
+
+    is_good: npt.NDArray[np.bool_]
+    digests: npt.NDArray[np.uint8]
+    gray: npt.NDArray[np.uint8]
+    colour: npt.NDArray[np.uint8]
+    shorter_px: npt.NDArray[np.int32]
+    aspect: npt.NDArray[np.float32]
+    faults: list[tuple[int, PictureError]] = field(default_factory=list)
+    kinds: dict[str, int] = field(default_factory=dict)
+
+
+class _Seen(NamedTuple):
+    """One decoded picture."""
+
+    digest: bytes
+    gray: npt.NDArray[np.uint8]
+    colour: npt.NDArray[np.uint8]
+    shorter_px: int
+    aspect: float
+
+
+class _Unseen(NamedTuple):
+    """One file that is no picture."""
+
+    digest: bytes
+    error: PictureError
+
+
+def survey(
+    listing: Listing, pictures: PictureOptions, listener: Listener, workers: int | None
+) -> Survey:
+    """Open every file of `listing`, by `workers` threads (default: one a core)."""
+    loader = PictureLoader(_SMALL, pictures)
+    total = len(listing.paths)
+
+    def look(indexes: list[int]) -> list[_Seen | _Unseen]:
+        return [_look(listing.paths[i], listing.faults.get(i), loader) for i in indexes]
+
+    places = iter(range(total))
+    chunks = iter(lambda: list(itertools.islice(places, CHUNK)), [])
+    workers = workers or usable_cores()
+    looked = in_order(look, chunks, workers, CHUNKS_AHEAD * workers)
+    result = _blank(total)
+    report = _reporter(listener, total)
+    for index, one in enumerate(itertools.chain.from_iterable(looked)):
+        _store(result, index, one)
+        report(index + 1)
+    return result
+
+
+def _reporter(listener: Listener, total: int) -> Callable[[int], None]:
+    """Tells the listener how far the scan is, not for each of thousands of files."""
+    last = -np.inf
+
+    def report(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last >= SECONDS_BETWEEN_REPORTS:
+            last = now
+            listener.progress("Scanning pictures", done, total)
+
+    return report
+
+
+def _blank(total: int) -> Survey:
+    return Survey(
+        np.zeros(total, dtype=np.bool_),
+        np.zeros((total, DIGEST_BYTES), dtype=np.uint8),
+        np.zeros((total, THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8),
+        np.zeros((total, COLOUR_PX, COLOUR_PX, 3), dtype=np.uint8),
+        np.zeros(total, dtype=np.int32),
+        np.zeros(total, dtype=np.float32),
+    )
+
+
+def _store(result: Survey, index: int, one: _Seen | _Unseen) -> None:
+    result.digests[index] = np.frombuffer(one.digest, dtype=np.uint8)
+    if isinstance(one, _Unseen):
+        result.kinds[one.error.kind] = result.kinds.get(one.error.kind, 0) + 1
+        if len(result.faults) < EXAMPLES:
+            result.faults.append((index, one.error))
+        return
+    result.is_good[index] = True
+    result.gray[index] = one.gray
+    result.colour[index] = one.colour
+    result.shorter_px[index] = one.shorter_px
+    result.aspect[index] = one.aspect
+
+
+def _look(path: str, fault: PictureError | None, loader: PictureLoader) -> _Seen | _Unseen:
+    if fault is not None:
+        return _Unseen(bytes(DIGEST_BYTES), fault)
+    try:
+        image = loader.open(path)
+        digest = _digest(path)
+    except PictureError as error:
+        is_file = error.kind not in ("missing", "not_a_file", "unreadable")
+        digest = bytes(DIGEST_BYTES)
+        with suppress(PictureError):
+            digest = _digest(path) if is_file else digest
+        return _Unseen(digest, error.kept())
+    small = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return _Seen(
+        digest,
+        np.asarray(small.convert("L")),
+        np.asarray(small.reduce(THUMBNAIL_PX // COLOUR_PX)),
+        _shorter_px(path, image),
+        image.width / image.height,
+    )
+
+
+def _digest(path: str) -> bytes:
+    """SHA-256 of a regular file's bytes."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb", buffering=0) as file:
+            while chunk := file.read(READ_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise PictureError(
+            "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
+        ) from error
+    return digest.digest()
+
+
+def _shorter_px(path: str, image: Image.Image) -> int:
+    """The shorter side of the picture as it is stored; `image` may be a JPEG decoded smaller."""
+    shorter = min(image.size)
+    if shorter >= _MAYBE_SCALED_PX:  # anything but a JPEG is refused at once, and as it is stored
+        with suppress(Exception), Image.open(path, formats=SCALED_FORMATS) as stored:
+            shorter = min(stored.size)
+    return shorter

@@ -1,0 +1,418 @@
+"""How good a model is on labelled pictures, and where it errs."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from effnet_cli import engines
+from effnet_cli.datasets.divided import divided
+from effnet_cli.datasets.labelled import Labelled, labelled
+from effnet_cli.datasets.records import counted
+from effnet_cli.engines import Logits
+from effnet_cli.evaluate.label_map import Matched, in_words, matched
+from effnet_cli.evaluate.metrics import (
+    Bin,
+    Metrics,
+    area_under_roc,
+    calibration,
+    confusion,
+    is_among_top,
+    measured,
+    paired_difference,
+    share_interval,
+)
+from effnet_cli.images import Found
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.options import (
+    SILENT,
+    EngineOptions,
+    EvaluateTask,
+    FinetuneTask,
+    Listener,
+    ModelOptions,
+    PredictOptions,
+)
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import PictureError, UsageError
+
+MAX_MISTAKES = 100  # that are kept, the most confident first
+MAX_CONFUSED = 50  # pairs of classes
+MAX_LABEL_ERRORS = 100
+MAX_CONFUSION_CLASSES = 200  # of which the whole matrix is given
+LABEL_ERROR_LIBRARY = "cleanlab"
+INSTALL_LIBRARY = "pip install 'effnet-cli[labels]'"
+TOP_K = 5
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One picture: the class it is labelled with, the answer, and the probabilities (0..1) of the
+    answer and of the label.
+    """
+
+    path: str
+    label: str
+    answer: str
+    probability: float
+    label_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A picture that could not be answered, and why."""
+
+    path: str
+    label: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confused:
+    """How many pictures of the class `label` were answered with `answer`."""
+
+    label: str
+    answer: str
+    pictures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Another model on the same pictures: its top-1, and this one's less that, with the 95 %
+    interval.
+    """
+
+    name: str
+    top1: float
+    difference: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All figures; shares are 0..1, intervals hold the true value with 95 % confidence.
+
+    `metrics` counts pictures that failed as wrong, and so do top-1 and top-5. `auroc` is there for
+    two classes, the second one being positive. `ece` is the expected calibration error over the
+    pictures with an answer, `bins` what it is made of. `confusion` [C,C] has the labels in rows,
+    and is there up to 200 classes. `unlabelled` counts pictures of classes that the model does not
+    have: they are in no figure. `label_errors` is `None` where the library is missing.
+    """
+
+    data: str
+    split: str | None
+    model: str
+    engine: str
+    precision: str
+    temperature: float
+    metrics: Metrics
+    top1_interval: Interval
+    top5: float
+    top5_interval: Interval
+    auroc: float | None
+    ece: float
+    bins: tuple[Bin, ...]
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...] | None
+    confused: tuple[Confused, ...]
+    mistakes: tuple[Judged, ...]
+    label_errors: tuple[Judged, ...] | None
+    failed: tuple[Failed, ...]
+    matching: str
+    unknown_classes: tuple[tuple[str, tuple[str, ...]], ...]
+    unused_classes: tuple[str, ...]
+    merged_classes: tuple[tuple[str, tuple[str, ...]], ...]
+    unlabelled: int
+    comparison: Comparison | None = None
+
+    @property
+    def images(self) -> int:
+        return self.metrics.pictures
+
+
+@dataclass(slots=True)
+class _Answers:
+    """Logits of the pictures that could be opened, and which those are."""
+
+    logits: npt.NDArray[np.float32]
+    places: npt.NDArray[np.intp]
+    faults: dict[int, PictureError] = field(default_factory=dict)
+
+
+def evaluate(task: EvaluateTask, listener: Listener = SILENT) -> Evaluation:
+    """Judge a model on labelled pictures; with `task.compare` a second one on the same.
+
+    Raises:
+        UsageError: no such model or pictures, or no class in common.
+        EffnetError: the engine cannot be loaded or used.
+    """
+    classifier = _classifier(task, task.model, listener)
+    other = None if task.compare is None else _classifier(task, task.compare, listener)
+    data = _held_out(task, classifier.card, listener) or labelled(task.root, task.split)
+    match = matched(data.classes, classifier.card.classes)
+    for line in told(match, data, classifier.card):
+        listener.note(line)
+    known = np.array([-1 if index is None else index for index in match.indexes])[data.labels]
+    is_known = known >= 0
+    pictures = [data.paths[int(place)] for place in np.flatnonzero(is_known)]
+    labels: npt.NDArray[np.intp] = known[is_known]
+    answers = _answers(classifier, pictures, "Evaluation", listener)
+    found = _evaluation(task, classifier, data, match, pictures, labels, answers)
+    if other is None:
+        return found
+    return _compared(task, found, other, data, pictures, labels, answers, listener)
+
+
+def validation_of(task: FinetuneTask, folder: Path) -> EvaluateTask:
+    """What judges the model in a run's folder on the validation pictures of its training."""
+    root, split = task.root, None
+    if task.dataset.val is not None:
+        beside = root / task.dataset.val
+        root = beside if beside.is_dir() else task.dataset.val
+    elif labelled(root).split is not None:
+        split = "val"
+    model, engine = ModelOptions(model=folder), EngineOptions(task.device)
+    options = PredictOptions(workers=task.workers)
+    return EvaluateTask(root, model, engine, task.pictures, options, split)
+
+
+def _classifier(task: EvaluateTask, model: ModelOptions, listener: Listener) -> Classifier:
+    return Classifier(model, task.engine, task.pictures, task.options, listener)
+
+
+def _held_out(task: EvaluateTask, card: ModelCard, listener: Listener) -> Labelled | None:
+    """The validation pictures of the dataset that the model was trained on, if `task.root` is that
+    dataset and has no splits of its own: on the others every model is good.
+    """
+    found = None if task.split else divided(task.root, card, task.pictures, listener)
+    if found is None:
+        return None
+    listener.note(
+        "The model was trained on a part of these pictures: "
+        f"it is judged on the other {len(found.val.labels):,}."
+    )
+    val = found.val
+    return Labelled(str(task.root), "val", found.classes, val.paths, val.labels, {}, ())
+
+
+def told(match: Matched, data: Labelled, card: ModelCard) -> Iterator[str]:
+    """How the classes were brought together, and what was left out."""
+    if data.split is not None:
+        yield f"{counted(len(data.labels), 'picture')} of the split {data.split}"
+    if match.how != "names":
+        yield f"The folders are taken for {match.how}."
+    for name, near in match.unknown[:TOP_K]:
+        hint = f" (is it {' or '.join(map(repr, near))}?)" if near else ""
+        yield f"{name!r} is no class of the model{hint}: its pictures are left out."
+    if len(match.unknown) > TOP_K:
+        yield f"... and {len(match.unknown) - TOP_K:,} more classes that the model does not have."
+    for name, several in match.merged[:TOP_K]:
+        yield f"{in_words(list(map(repr, several)))} mean one class, {name!r}: it has them all."
+    if len(match.merged) > TOP_K:
+        yield f"... and {len(match.merged) - TOP_K:,} more classes that several folders mean."
+    if match.unused:
+        shown = ", ".join(map(repr, match.unused[:TOP_K]))
+        more = ", ..." if len(match.unused) > TOP_K else ""
+        yield (
+            f"{len(match.unused):,} of the model's {len(card.classes):,} classes have no pictures "
+            f"here: {shown}{more}"
+        )
+
+
+def _answers(
+    classifier: Classifier, paths: Sequence[str], what: str, listener: Listener
+) -> _Answers:
+    found = (Found(path, path) for path in paths)
+    rows: list[Logits] = []
+    faults: dict[int, PictureError] = {}
+    for place, values in enumerate(classifier.logits(found)):
+        if isinstance(values, PictureError):
+            faults[place] = values
+        else:
+            rows.append(values)
+        listener.progress(what, place + 1, len(paths))
+    if not rows:
+        raise UsageError(
+            f"Of {counted(len(paths), 'picture')} none can be opened.", "Name other pictures."
+        )
+    is_good = np.ones(len(paths), dtype=bool)
+    is_good[list(faults)] = False
+    return _Answers(np.stack(rows), np.flatnonzero(is_good), faults)
+
+
+def _evaluation(
+    task: EvaluateTask,
+    classifier: Classifier,
+    data: Labelled,
+    match: Matched,
+    paths: Sequence[str],
+    labels: npt.NDArray[np.intp],
+    answers: _Answers,
+) -> Evaluation:
+    card = classifier.card
+    mine, total = labels[answers.places], len(labels)
+    failed = np.delete(labels, answers.places)
+    metrics = measured(answers.logits, mine.astype(np.int32), failed.astype(np.int32), card.classes)
+    probabilities = engines.probabilities(answers.logits, card.temperature)
+    given = answers.logits.argmax(axis=1)
+    right = given == mine
+    among = int(is_among_top(answers.logits, mine, TOP_K).sum())
+    error, bins = calibration(probabilities.max(axis=1), right)
+    counts = confusion(mine, given, len(card.classes))
+    judged = _judge(paths, answers.places, mine, given, probabilities, card.classes)
+    is_binary = len(card.classes) == 2 and 0 < int((mine == 1).sum()) < len(mine)
+    return Evaluation(
+        data=str(task.root),
+        split=data.split,
+        model=classifier.name,
+        engine=classifier.engine,
+        precision=classifier.precision,
+        temperature=card.temperature,
+        metrics=metrics,
+        top1_interval=share_interval(int(right.sum()), total),
+        top5=among / total,
+        top5_interval=share_interval(among, total),
+        auroc=area_under_roc(probabilities[:, 1], mine == 1) if is_binary else None,
+        ece=error,
+        bins=bins,
+        classes=card.classes,
+        confusion=_whole(counts) if len(card.classes) <= MAX_CONFUSION_CLASSES else None,
+        confused=tuple(_confused(counts, card.classes)),
+        mistakes=_mistakes(judged, right, probabilities),
+        label_errors=_label_errors(judged, mine, probabilities),
+        failed=tuple(
+            Failed(paths[place], card.classes[labels[place]], fault.kind, str(fault))
+            for place, fault in sorted(answers.faults.items())
+        ),
+        matching=match.how,
+        unknown_classes=match.unknown,
+        unused_classes=match.unused,
+        merged_classes=match.merged,
+        unlabelled=len(data.labels) - total,
+    )
+
+
+def _whole(counts: npt.NDArray[np.intp]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(map(int, row)) for row in counts)
+
+
+def _confused(counts: npt.NDArray[np.intp], names: Sequence[str]) -> Iterator[Confused]:
+    """The pairs of classes that are confused most often."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    rows, columns = np.nonzero(wrong)
+    order = np.argsort(-wrong[rows, columns], kind="stable")[:MAX_CONFUSED]
+    for place in order:
+        row, column = rows[place], columns[place]
+        yield Confused(names[row], names[column], int(wrong[row, column]))
+
+
+def _judge(
+    paths: Sequence[str],
+    places: npt.NDArray[np.intp],
+    labels: npt.NDArray[np.intp],
+    given: npt.NDArray[np.intp],
+    probabilities: npt.NDArray[np.float64],
+    names: Sequence[str],
+) -> Callable[[int], Judged]:
+    """What makes the record of the picture with the answer at some place."""
+
+    def judged(index: int) -> Judged:
+        row = probabilities[index]
+        return Judged(
+            paths[int(places[index])],
+            names[labels[index]],
+            names[given[index]],
+            float(row[given[index]]),
+            float(row[labels[index]]),
+        )
+
+    return judged
+
+
+def _mistakes(
+    judged: Callable[[int], Judged],
+    right: npt.NDArray[np.bool_],
+    probabilities: npt.NDArray[np.float64],
+) -> tuple[Judged, ...]:
+    """The wrong answers, the most confident first."""
+    wrong = np.flatnonzero(~right)
+    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
+    return tuple(judged(int(wrong[place])) for place in order[:MAX_MISTAKES])
+
+
+def _label_errors(
+    judged: Callable[[int], Judged],
+    labels: npt.NDArray[np.intp],
+    probabilities: npt.NDArray[np.float64],
+) -> tuple[Judged, ...] | None:
+    """Pictures whose label is likely wrong, the likeliest first (confident learning: Northcutt et
+    al. 2021, arXiv 1911.00068); `None` without the library.
+    """
+    if importlib.util.find_spec(LABEL_ERROR_LIBRARY) is None:
+        return None
+    present, own = np.unique(labels, return_inverse=True)
+    if len(present) < 2:
+        return ()
+    shares = probabilities[:, present]
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    find_label_issues: Any = import_module(f"{LABEL_ERROR_LIBRARY}.filter").find_label_issues
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # it warns of classes with few pictures: it finds less there
+        found = find_label_issues(own, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
+    return tuple(judged(int(index)) for index in found[:MAX_LABEL_ERRORS])
+
+
+def _compared(
+    task: EvaluateTask,
+    found: Evaluation,
+    other: Classifier,
+    data: Labelled,
+    paths: Sequence[str],
+    labels: npt.NDArray[np.intp],
+    answers: _Answers,
+    listener: Listener,
+) -> Evaluation:
+    """`found` beside another model on the same pictures; its classes, too, are matched by name."""
+    match = matched(found.classes, other.card.classes)
+    theirs = _answers(other, paths, f"Evaluation of {other.name}", listener)
+    wanted = np.array([-1 if index is None else index for index in match.indexes])[labels]
+    mine_right, other_right = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
+    mine_right[answers.places] = answers.logits.argmax(axis=1) == labels[answers.places]
+    other_right[theirs.places] = theirs.logits.argmax(axis=1) == wanted[theirs.places]
+    difference, interval = paired_difference(mine_right, other_right)
+    comparison = Comparison(other.name, float(other_right.mean()), difference, interval)
+    return replace(found, comparison=comparison)
+
+
+def limits_broken(found: Evaluation, limits: Mapping[str, float]) -> Iterator[str]:
+    """What does not reach its limit, in words."""
+    values = figures(found)
+    for name, limit in limits.items():
+        if name not in values:
+            yield f"{name} needs two classes, and there are {len(found.classes):,}"
+        elif values[name] < limit:
+            yield f"{name} is {values[name]:.4f}, below {limit:g}"
+
+
+def figures(found: Evaluation) -> dict[str, float]:
+    """The figures that a limit can be set for."""
+    metrics = found.metrics
+    known = {
+        "top1": metrics.top1,
+        "top5": found.top5,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "macro_f1": metrics.macro_f1,
+    }
+    return known if found.auroc is None else {**known, "auroc": found.auroc}

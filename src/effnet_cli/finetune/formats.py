@@ -1,0 +1,95 @@
+"""A training's records as JSON, JSON lines and CSV, and a dataset's scan as text."""
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effnet_cli.datasets import Finding, Scan
+from effnet_cli.options import Format
+from effnet_cli.output.text import csv_line, json_array, json_lines, printable
+
+if TYPE_CHECKING:  # its own imports need torch
+    from effnet_cli.finetune import Epoch, Trained
+
+PHASES = {"head": "classifier", "network": "whole network"}
+LEVELS = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
+
+
+def as_row(record: "Epoch | Trained") -> dict[str, Any]:
+    """The JSON object of one record; `row` tells which it is."""
+    content = asdict(record)
+    if "model" not in content:
+        return {"row": "epoch", **content}
+    return {"row": "trained", **content, "model": str(content["model"])}
+
+
+def _csv_lines(records: "Iterable[Epoch | Trained]") -> Iterator[str]:
+    """The epochs; the record at the end has no place in a table of them."""
+    is_first = True
+    for record in records:
+        row = as_row(record)
+        if row.pop("row") == "epoch":
+            if is_first:
+                yield csv_line(field.name for field in fields(record))
+            is_first = False
+            yield csv_line(row.values())
+
+
+ENCODERS: "Mapping[Format, Callable[[Iterable[Epoch | Trained]], Iterator[str]]]" = {
+    "json": lambda records: json_array(map(as_row, records)),
+    "jsonl": lambda records: json_lines(map(as_row, records)),
+    "csv": _csv_lines,
+}
+
+
+def remembered(records: Iterator[Any], last: list[Any]) -> Iterator[Any]:
+    """The same records; `last` holds the latest one."""
+    for record in records:
+        last[:] = [record]
+        yield record
+
+
+def farewell(trained: "Trained") -> Iterator[str]:
+    """Where the model is, and the commands that use it."""
+    yield (
+        f"{trained.model} holds epoch {trained.epoch} of the {PHASES[trained.phase]} "
+        f"({trained.seconds:.0f} s of training). Use it:"
+    )
+    yield from (f"  {command}" for command in commands(trained.model.parent))
+
+
+def commands(folder: Path) -> Iterator[str]:
+    """What is typed next with the model in a run's folder."""
+    model = f"--model {shlex.quote(str(folder))}"
+    yield f"effnet predict PICTURE {model}"
+    yield f"effnet evaluate FOLDER {model}"
+    yield f"effnet export --to onnx {model}"
+
+
+# --- the scan ----------------------------------------------------------------------------------
+
+
+def scan_rows(scan: Scan) -> list[list[object]]:
+    """Classes and their pictures in each split, and the sums."""
+    rows: list[list[object]] = [[row.name, row.train, row.val, row.test] for row in scan.classes]
+    sums = [sum(count or 0 for count in column) for column in list(zip(*rows, strict=True))[1:]]
+    return [*rows, ["all", *sums]] if rows else rows
+
+
+def findings_text(scan: Scan) -> Iterator[str]:
+    """What was found, the gravest first, each with its first paths."""
+    for level, title in LEVELS.items():
+        found = [finding for finding in scan.findings if finding.level == level]
+        if found:
+            yield f"{title}\n"
+        for finding in found:
+            yield from _finding_text(finding)
+
+
+def _finding_text(finding: Finding) -> Iterator[str]:
+    yield f"  {printable(f'{finding.message} {finding.hint}'.strip())}\n"
+    reasons = finding.reasons or ("",) * len(finding.paths)
+    for path, reason in zip(finding.paths, reasons, strict=True):
+        yield f"    {printable(path)}{printable(f': {reason}' if reason else '')}\n"

@@ -1,0 +1,150 @@
+"""From a dataset's pictures to the batches that the network learns from, decoded once where memory
+allows.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from effnet_cli.datasets import Subset
+from effnet_cli.images import PictureLoader
+from effnet_cli.images.augment import Views, view
+from effnet_cli.images.resize import FILTERS
+from effnet_cli.options import Listener
+from effnet_cli.system.errors import PictureError
+from effnet_cli.system.parallel import in_order
+
+Squares = npt.NDArray[np.uint8]
+Indexes = npt.NDArray[np.intp]
+
+# Decoded pictures may take this share of the memory that is free at the start.
+MEMORY_SHARE = 0.25
+# Larger pictures are kept at this many times the network's input per side: a view of a third of
+# the area still has a pixel for each of its own.
+KEPT_OVERSAMPLING = 2
+UNKNOWN_FREE_BYTES = 4 << 30  # where the system does not tell
+# Batches that wait for the network.
+BATCHES_AHEAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures: uint8 [N,H,W,3], and their indexes in the subset [N]. Those that cannot be opened
+    any more are left out.
+    """
+
+    squares: Squares
+    indexes: Indexes
+
+
+class Memory:
+    """Bytes that may still be kept; shared by all that keep pictures."""
+
+    def __init__(self, num_bytes: int | None = None) -> None:
+        if num_bytes is None:
+            num_bytes = int(_free_bytes() * MEMORY_SHARE)
+        self._left = num_bytes
+
+    def takes(self, num_bytes: int) -> bool:
+        """Whether there is room; if so it is taken."""
+        if num_bytes > self._left:
+            return False
+        self._left -= num_bytes
+        return True
+
+
+def _free_bytes() -> int:
+    """Memory that new data may take without swapping."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    return UNKNOWN_FREE_BYTES
+
+
+class Pictures:
+    """The pictures of one subset, as training views and as the squares that validation sees."""
+
+    def __init__(
+        self,
+        subset: Subset,
+        loader: PictureLoader,
+        memory: Memory,
+        workers: int,
+        listener: Listener,
+    ) -> None:
+        self.labels = subset.labels
+        self._paths, self._loader, self._listener = subset.paths, loader, listener
+        self._memory, self._workers = memory, workers
+        self._images: dict[int, Image.Image] = {}
+        self._squares: dict[int, Squares] = {}
+        self.lost: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, parts: Iterator[Indexes], views: Views | None) -> Iterator[Batch]:
+        """A batch for each of `parts`, in order, made by threads beside the network's work.
+
+        Without `views` the squares are those that validation sees.
+        """
+        make = partial(self.batch, views=views)
+        return in_order(make, parts, self._workers, self._workers + BATCHES_AHEAD)
+
+    def batch(self, part: Indexes, views: Views | None) -> Batch:
+        """The pictures at the indexes `part`; see `batches`."""
+        squares: list[Squares] = []
+        good: list[int] = []
+        for index in map(int, part):
+            try:
+                squares.append(self._square(index) if views is None else self._view(index, views))
+                good.append(index)
+            except PictureError as error:
+                self._lose(index, error)
+        crop_px = (views or self._loader.preprocessing).crop_px
+        stacked = np.stack(squares) if squares else np.empty((0, crop_px, crop_px, 3), np.uint8)
+        return Batch(stacked, np.array(good, dtype=np.intp))
+
+    def _view(self, index: int, views: Views) -> Squares:
+        return view(self._image(index), self._loader.preprocessing, views, index)
+
+    def _image(self, index: int) -> Image.Image:
+        image = self._images.get(index)
+        if image is None:
+            image = self._reduced(self._loader.open(self._paths[index]))
+            if self._memory.takes(3 * image.width * image.height):
+                self._images[index] = image
+        return image
+
+    def _reduced(self, image: Image.Image) -> Image.Image:
+        preprocessing = self._loader.preprocessing
+        limit = KEPT_OVERSAMPLING * preprocessing.crop_px
+        factor = limit / min(image.size)
+        if factor >= 1:
+            return image
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        return image.resize(size, FILTERS[preprocessing.interpolation], reducing_gap=2.0)
+
+    def _square(self, index: int) -> Squares:
+        square = self._squares.get(index)
+        if square is None:
+            square = self._loader.fit(self._loader.open(self._paths[index]))
+            if self._memory.takes(square.nbytes):
+                self._squares[index] = square
+        return square
+
+    def _lose(self, index: int, error: PictureError) -> None:
+        if index not in self.lost:
+            self.lost.add(index)
+            self._listener.note(f"Left out: {self._paths[index]}: {error.message}")
+
+
+def chunks(indexes: Indexes, size: int) -> Iterator[Indexes]:
+    """`indexes` in pieces of `size`; the last may be smaller."""
+    return (indexes[start : start + size] for start in range(0, len(indexes), size))

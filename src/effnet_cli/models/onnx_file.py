@@ -1,0 +1,70 @@
+"""ONNX files from anywhere, looked at before a runtime sees them.
+
+An ONNX file can be a program: it can loop, read other files, and make gigabytes of a few bytes. One
+that effnet runs has nothing but the operators of its networks, and all of its tensors in itself.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, numpy_helper
+
+from effnet_cli.models.checkpoint import CARD_KEY, ModelCard
+
+MAX_ONNX_BYTES = 2**31 - 1  # more than a protobuf message can have
+ONNX_OPERATORS = frozenset(
+    {
+        "Add", "Cast", "Clip", "Conv", "DequantizeLinear", "Div", "Flatten", "Gemm",
+        "GlobalAveragePool", "Identity", "Mul", "QuantizeLinear", "ReduceMean", "Relu",
+        "Sigmoid", "Softmax", "Sub", "Transpose",
+    }
+)  # fmt: skip
+
+
+def checked_card(path: Path) -> ModelCard:
+    """The card in an ONNX file, if the file can do no harm.
+
+    Raises:
+        ValueError: it is damaged, foreign, or more than a network; the message names what.
+    """
+    size = path.stat().st_size
+    if size > MAX_ONNX_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than an ONNX file can have")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError("it is no ONNX file, or damaged") from error
+    cards = [entry.value for entry in model.metadata_props if entry.key == CARD_KEY]
+    if len(cards) != 1:
+        raise ValueError("it holds no header of effnet")
+    card = ModelCard.from_json(cards[0])
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in ONNX_OPERATORS:
+            raise ValueError(f"it uses the operator {node.domain}{node.op_type}")
+    if model.functions or model.training_info:
+        raise ValueError("it brings functions of its own")
+    for tensor in _tensors(model):
+        _check_tensor(tensor)
+    return card
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from model.graph.initializer
+    for sparse in model.graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs:
+                raise ValueError(f"a graph is nested in the operator {node.op_type}")
+            yield from (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors)
+
+
+def _check_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
+        raise ValueError(f"the tensor {tensor.name} lies in another file")
+    try:
+        numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise ValueError(f"the tensor {tensor.name} is damaged ({error})") from error

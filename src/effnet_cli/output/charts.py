@@ -1,0 +1,130 @@
+"""Charts as SVG that stands in a page and follows its colours."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from markupsafe import Markup
+
+from effnet_cli.evaluate.run import Evaluation
+from effnet_cli.output.text import printable
+
+# Colours of a chart, which the page's style sheet replaces: they follow the reader's scheme.
+INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
+CHART_INCHES = (9.0, 4.8)
+
+
+def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
+    """Top-1 in percent against milliseconds, on a scale of logarithms."""
+    if len(points) < 2:
+        return None
+    figure = _figure(CHART_INCHES)
+    axes: Any = figure.add_subplot()
+    front = _front(points)
+    axes.plot([p[1] for p in front], [p[2] for p in front], color=ACCENT, linewidth=1.5, alpha=0.5)
+    axes.scatter([p[1] for p in points], [p[2] for p in points], color=ACCENT, s=36, zorder=3)
+    for name, ms, top1 in points:
+        axes.annotate(
+            printable(name),
+            (ms, top1),
+            xytext=(7, -11),
+            textcoords="offset points",
+            color=INK,
+            parse_math=False,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.margins(x=0.1, y=0.12)
+    axes.set_xlabel("milliseconds for one picture", color=SOFT)
+    axes.set_ylabel("top-1, %", color=SOFT)
+    _plain(axes)
+    return _svg(figure, "Accuracy against latency")
+
+
+def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Top-1 on validation, epoch by epoch, the phases in two strokes."""
+    if len(epochs) < 2:
+        return None
+    figure = _figure((9.0, 3.4))
+    axes: Any = figure.add_subplot()
+    shares = [100 * row["top1"] for row in epochs]
+    places = range(1, len(shares) + 1)
+    heads = sum(row["phase"] == "head" for row in epochs)
+    axes.plot(places[:heads], shares[:heads], color=SOFT, marker="o", linewidth=1.5)
+    axes.plot(places[heads:], shares[heads:], color=ACCENT, marker="o", linewidth=1.5)
+    for name, place, colour in (("classifier", 0, SOFT), ("whole network", heads, ACCENT)):
+        if place < len(shares) and (name != "classifier" or heads):
+            at = (places[place], shares[place])
+            axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=colour)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100))
+    for line in axes.lines:
+        line.set_clip_on(False)  # a mark on the edge is whole
+    axes.set_xlabel("epoch", color=SOFT)
+    axes.set_ylabel("top-1, %", color=SOFT)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _plain(axes)
+    return _svg(figure, "Training")
+
+
+def reliability_chart(found: Evaluation) -> Markup:
+    """The share of right answers against the top probability."""
+    figure = _figure((7.0, 4.4))
+    axes: Any = figure.add_subplot()
+    filled = [one for one in found.bins if one.accuracy is not None]
+    answered = sum(one.pictures for one in filled)
+    middles = [100 * (one.low + one.high) / 2 for one in filled]
+    width = 100 / len(found.bins)
+    axes.bar(middles, [100 * (one.confidence or 0) for one in filled], width * 0.9, color=LINE)
+    heights = [100 * (one.accuracy or 0) for one in filled]
+    sizes = [20 + 700 * one.pictures / answered for one in filled]
+    axes.plot(middles, heights, color=ACCENT, linewidth=1.5)
+    axes.scatter(middles, heights, s=sizes, color=ACCENT, alpha=0.85, zorder=3)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 105)
+    axes.set_xlabel("top probability, %", color=SOFT)
+    axes.set_ylabel("right answers, %", color=SOFT)
+    _plain(axes)
+    return _svg(figure, "Reliability")
+
+
+def _figure(inches: tuple[float, float]) -> Any:
+    """An empty figure; the library takes half a second, which a page without charts is spared."""
+    return import_module("matplotlib.figure").Figure(inches, layout="constrained")
+
+
+def _plain(axes: Any) -> None:
+    """Only what carries a meaning is drawn."""
+    axes.set_axisbelow(True)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.tick_params(which="both", colors=SOFT, length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Those that no other point beats in both, the fastest first."""
+    front: list[tuple[str, float, float]] = []
+    for point in sorted(points, key=lambda p: (p[1], -p[2])):
+        if not front or point[2] > front[-1][2]:
+            front.append(point)
+    return front
+
+
+def _svg(figure: Any, title: str) -> Markup:
+    """A chart to stand in a page: text stays text, colours are the page's."""
+    buffer = io.StringIO()
+    matplotlib: Any = import_module("matplotlib")
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    for colour, name in COLOURS.items():
+        drawn = drawn.replace(colour, name)
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return Markup(drawn)  # noqa: S704 (matplotlib escapes what it writes as text)

@@ -1,0 +1,76 @@
+"""What the pages share: how a template is filled, and tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from effnet_cli.output.text import printable
+
+MAX_ROWS = 1_000  # in a table
+GOOD, BAD = ("stable", "faster"), ("unstable", "slower")
+
+PAGES = Environment(
+    loader=PackageLoader("effnet_cli.output"),
+    autoescape=True,
+    finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def sortable(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Any]:
+    """A table whose rows know their place by each column: a page needs no script to sort it."""
+    rows = rows[:MAX_ROWS]
+    places = []
+    for column in range(len(columns)):
+        keys = [_sort_key(row[column]) for row in rows]
+        order = sorted(range(len(rows)), key=keys.__getitem__)
+        places.append({row: place for place, row in enumerate(order)})
+    cells = [
+        ([_shown(cell) for cell in row], [place[number] for place in places])
+        for number, row in enumerate(rows)
+    ]
+    return {"columns": columns, "rows": cells}
+
+
+def _sort_key(cell: object) -> tuple[int, float, str]:
+    """What is missing first, then numbers and shares, then text."""
+    if cell is None:
+        return 0, 0.0, ""
+    try:
+        return 1, float(str(cell).replace(",", "").removesuffix("%")), ""
+    except ValueError:
+        return 2, 0.0, str(cell)
+
+
+def grid(content: tuple[Sequence[str], Sequence[Sequence[object]]]) -> Markup:
+    """A table; text stands on the left, numbers on the right."""
+    columns, rows = content
+    texts = [any(_is_text(row[i]) for row in rows) for i in range(len(columns))]
+    cells = [
+        [(_shown(cell), _kind(cell, is_text)) for cell, is_text in zip(row, texts, strict=True)]
+        for row in rows
+    ]
+    page = PAGES.get_template("grid.html")
+    return Markup(page.render(columns=list(zip(columns, texts, strict=True)), rows=cells))  # noqa: S704
+
+
+def _is_text(cell: object) -> bool:
+    return isinstance(cell, str) and not cell[:1].isdigit()
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+def _kind(cell: object, is_text: bool) -> str:
+    words = ["text"] if is_text else []
+    if isinstance(cell, str):
+        words += ["good"] if cell.startswith(GOOD) else []
+        words += ["bad"] if cell.startswith(BAD) else []
+    return " ".join(words)

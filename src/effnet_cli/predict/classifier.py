@@ -1,0 +1,429 @@
+"""Pictures -> answers: decoding and inference overlap, answers come in order, one bad file is one
+bad row.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from effnet_cli import engines
+from effnet_cli.engines import Engine, Logits, Pixels
+from effnet_cli.images import Found, PictureLoader
+from effnet_cli.images.sources import Source
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.export_file import kind_of
+from effnet_cli.models.variants import Preprocessing
+from effnet_cli.models.weights import resolve
+from effnet_cli.options import (
+    SILENT,
+    EngineOptions,
+    Listener,
+    ModelOptions,
+    PictureOptions,
+    PredictOptions,
+)
+from effnet_cli.system.errors import EffnetError, PictureError, UsageError
+from effnet_cli.system.parallel import in_order, resolve_future
+
+# Chunks of work that each worker may be ahead of the consumer: enough to never wait, few enough to
+# bound the memory.
+CHUNKS_AHEAD = 4
+UNKNOWN = "unknown"  # the label of what is like no class
+
+Result = TypeVar("Result")
+
+
+class Loader(Protocol):
+    """Opens pictures: in this process, or in others."""
+
+    def squares(self, source: Source) -> npt.NDArray[np.uint8]:
+        """As `PictureLoader.squares`."""
+
+    def normalise(self, square: npt.NDArray[np.uint8]) -> Pixels:
+        """As `PictureLoader.normalise`."""
+
+
+class Looked(NamedTuple):
+    """What the network saw of a picture, uint8 [V,H,W,3], and what it made of it, float32 [C]."""
+
+    squares: npt.NDArray[np.uint8]
+    logits: Logits
+
+
+# What is made of pictures and of what came of them, one of each.
+Make = Callable[[list[Found], list[Looked | PictureError]], list[Result]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One class for one picture: its rank from 1, its index among the logits, its name, its
+    probability (0..1). `unknown`, and no label at all (see `PredictOptions`), have no index and the
+    top probability.
+    """
+
+    rank: int
+    index: int | None
+    label: str | None
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a picture has no answer: `kind` is one of `options.FaultKind`, `message` is for a
+    person.
+    """
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One row: the picture's name as it was given, and its answers (best first) or the fault.
+
+    `reason` says why the first answer has no label; `square` is what the network saw, uint8
+    [H,W,3], where it was asked for, and `overlay` the same with what speaks for the best class
+    reddened; `explained` is the file with both. `filed` is where a copy of the picture lies, or the
+    picture itself if it `is_moved`.
+    """
+
+    path: str
+    predictions: tuple[Answer, ...] = ()
+    error: Fault | None = None
+    reason: str | None = None
+    square: npt.NDArray[np.uint8] | None = None
+    overlay: npt.NDArray[np.uint8] | None = None
+    explained: str | None = None
+    filed: str | None = None
+    is_moved: bool = False
+
+    @property
+    def status(self) -> str:
+        return "ok" if self.error is None else "error"
+
+
+class Classifier:
+    """Answers what is on pictures; holds one network, loaded at its first use.
+
+    >>> Classifier("lite0")("cat.jpg").predictions[0].label
+
+    Args:
+        model: the name of a variant, or which model and weights in full.
+        engine: device, engine and precision.
+        pictures: how pictures are opened and fitted.
+        options: how many answers a picture gets, and how the work is cut.
+        listener: hears of downloads and compilations.
+
+    Raises:
+        UsageError: no such variant, model file, device or engine.
+        EffnetError: weights or engine cannot be had; raised here or at the first use.
+    """
+
+    def __init__(
+        self,
+        model: str | ModelOptions = ModelOptions(),
+        engine: EngineOptions = EngineOptions(),
+        pictures: PictureOptions = PictureOptions(),
+        options: PredictOptions = PredictOptions(),
+        listener: Listener = SILENT,
+    ) -> None:
+        self._options = options
+        self._listener = listener
+        model = ModelOptions(variant=model) if isinstance(model, str) else model
+        # a wish that nothing can fulfil is told before anything is fetched
+        self._plan = engines.plan(engine, kind_of(model.model) if model.model else "tensors")
+        self._network = resolve(model, listener)
+        self._least = _least(options, self._network.card)
+        self._name = self._network.variant.name if model.model is None else str(model.model)
+        self._loader = _loader(self._network.card.preprocessing, pictures)
+        self._loading: Loading | None = None
+
+    @property
+    def card(self) -> ModelCard:
+        """The network's class names (in the order of `Answer.index`), preprocessing and
+        temperature.
+        """
+        return self._network.card
+
+    @property
+    def name(self) -> str:
+        """The variant, or the model file as it was given."""
+        return self._name
+
+    @property
+    def engine(self) -> str:
+        """What runs the network."""
+        return self._plan.engine
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in, as far as that is known before it is loaded."""
+        export = self.card.export
+        return str(export.get("quantize") or export.get("precision") or self._plan.precision)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the file with the weights, hexadecimal."""
+        return self._network.sha256
+
+    def __call__(self, picture: str | Path | bytes) -> Prediction:
+        """The answer for one picture: a path, or the bytes of a picture file. A bad picture gives a
+        row with `error`.
+
+        Raises:
+            EffnetError: the engine cannot be loaded.
+        """
+        if not isinstance(picture, str | Path | bytes):
+            raise TypeError(f"a picture is a path or bytes, not {type(picture).__name__}")
+        name = "-" if isinstance(picture, bytes) else str(picture)
+        found = Found(name, picture if isinstance(picture, bytes) else name)
+        return next(self.predict([found]))
+
+    def predict(
+        self, pictures: Iterable[Found], *, are_many: bool | None = None
+    ) -> Iterator[Prediction]:
+        """One row for each input, in order, as soon as it is known; memory is flat however many
+        there are.
+
+        Args:
+            pictures: what `images.Finder` finds.
+            are_many: whether there are more pictures than cores; `None` looks ahead (which waits
+            for a slow source).
+
+        Raises:
+            EffnetError: the engine cannot be loaded or used.
+        """
+        return self._each(
+            pictures,
+            are_many,
+            partial(_rows, card=self.card, options=self._options, least=self._least),
+        )
+
+    def logits(self, pictures: Iterable[Found]) -> Iterator[Logits | PictureError]:
+        """The logits of each picture, float32 [C], or why there are none; in order.
+
+        Raises:
+            EffnetError: as `predict`.
+        """
+        return self._each(pictures, None, lambda _, looked: [_answer_of(one) for one in looked])
+
+    def _each(
+        self, pictures: Iterable[Found], are_many: bool | None, make: Make[Result]
+    ) -> Iterator[Result]:
+        workers = self._options.workers or self._plan.workers
+        pictures = iter(pictures)
+        if not are_many:
+            few = list(itertools.islice(pictures, workers))
+            workers = max(1, min(workers, len(few)))
+            pictures = itertools.chain(few, pictures)
+        if self._loading is None:
+            callers = min(workers, self._plan.max_callers(self._network.variant))
+            self._loading = Loading(
+                lambda: self._plan.load(self._network, callers, self._listener), callers
+            )
+        size = self._options.batch_size or self._plan.batch_size
+        return asked(self._loading, pictures, self._loader, make, size, workers)
+
+
+class Loading:
+    """An engine that is being loaded beside other work; calls wait for it, and for their turn."""
+
+    def __init__(self, load: Callable[[], Engine], callers: int) -> None:
+        self._turns = threading.Semaphore(callers)
+        self._engine: Future[Engine] = Future()
+        threading.Thread(target=resolve_future, args=(self._engine, load), daemon=True).start()
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        engine = self._engine.result()
+        with self._turns:
+            return engine(pixels)
+
+
+def predict(
+    engine: Callable[[Pixels], Logits],
+    pictures: Iterator[Found],
+    loader: Loader,
+    card: ModelCard,
+    top_k: int,
+    batch_size: int,
+    workers: int,
+) -> Iterator[Prediction]:
+    """Rows for `pictures`, in order; `workers` threads each open `batch_size` pictures and ask the
+    engine for them.
+    """
+    make = partial(_rows, card=card, options=PredictOptions(top_k), least=0.0)
+    return asked(engine, pictures, loader, make, batch_size, workers)
+
+
+def asked(
+    engine: Callable[[Pixels], Logits],
+    pictures: Iterator[Found],
+    loader: Loader,
+    make: Make[Result],
+    batch_size: int,
+    workers: int,
+) -> Iterator[Result]:
+    """What `make` makes of some pictures and their logits, for all of them in order; it is called
+    in the threads that open them.
+    """
+
+    def answer(chunk: list[Found]) -> list[Result]:
+        return make(chunk, _looked_at(chunk, engine, loader))
+
+    chunks = iter(lambda: list(itertools.islice(pictures, batch_size)), [])
+    for rows in in_order(answer, chunks, workers, CHUNKS_AHEAD * workers):
+        yield from rows
+
+
+def _looked_at(
+    chunk: list[Found], engine: Callable[[Pixels], Logits], loader: Loader
+) -> list[Looked | PictureError]:
+    """What came of some pictures, or their errors; the good ones in one call of the engine.
+
+    Raises:
+        EffnetError: logits are not finite.
+    """
+    opened = [_opened(found, loader) for found in chunk]
+    good = [squares for squares in opened if not isinstance(squares, PictureError)]
+    answers = iter(_finite(engine(_pixels(good, loader))) if good else ())
+    return [
+        squares
+        if isinstance(squares, PictureError)
+        else Looked(squares, _averaged([next(answers) for _ in squares]))
+        for squares in opened
+    ]
+
+
+def _rows(
+    chunk: list[Found],
+    looked: list[Looked | PictureError],
+    card: ModelCard,
+    options: PredictOptions,
+    least: float,
+) -> list[Prediction]:
+    good = [one.logits for one in looked if isinstance(one, Looked)]
+    tops = iter(_top(np.stack(good), card, options.top_k) if good else ())
+    return [
+        _judged(found.name, next(tops), one.squares[0], options, least)
+        if isinstance(one, Looked)
+        else Prediction(found.name, error=Fault(one.kind, str(one)))
+        for found, one in zip(chunk, looked, strict=True)
+    ]
+
+
+def _answer_of(looked: Looked | PictureError) -> Logits | PictureError:
+    return looked.logits if isinstance(looked, Looked) else looked
+
+
+def _averaged(logits: list[Logits]) -> Logits:
+    """The mean over the views, float32 [C]; the only view, bit for bit."""
+    return logits[0] if len(logits) == 1 else np.mean(logits, axis=0, dtype=np.float32)
+
+
+def _pixels(squares: list[npt.NDArray[np.uint8]], loader: Loader) -> Pixels:
+    """uint8 [V,H,W,3] each -> float32 [N,3,H,W]; one view of one picture, the usual case on a CPU,
+    is not copied.
+    """
+    pixels = [loader.normalise(square) for views in squares for square in views]
+    return pixels[0][None] if len(pixels) == 1 else np.stack(pixels)
+
+
+def _loader(preprocessing: Preprocessing, options: PictureOptions) -> Loader:
+    if options.isolate or options.timeout_s is not None:
+        from effnet_cli.images.sandbox import IsolatedLoader  # 10 ms that few need
+
+        return IsolatedLoader(preprocessing, options)
+    return PictureLoader(preprocessing, options)
+
+
+def _opened(found: Found, loader: Loader) -> npt.NDArray[np.uint8] | PictureError:
+    """What the network sees of a picture, uint8 [V,H,W,3], or the error."""
+    if found.source is None:
+        return found.error or PictureError("missing", "There is no such file.", "Check the path.")
+    try:
+        return loader.squares(found.source)
+    except PictureError as error:
+        return error.kept()
+
+
+def _least(options: PredictOptions, card: ModelCard) -> float:
+    """The top probability below which an answer is unknown, or none; 0 takes every one.
+
+    Raises:
+        UsageError: the model brings none, or there are two.
+    """
+    if options.threshold is not None:
+        if options.unknown_below is not None:
+            raise UsageError(
+                "--threshold and --unknown-below say two things about the same answers.",
+                "Use one of them.",
+            )
+        return options.threshold
+    if options.unknown_below != "auto":
+        return options.unknown_below or 0.0
+    if card.unknown_below is None:
+        raise UsageError(
+            "--unknown-below auto needs a model that brings a threshold; this one has none.",
+            "Give a probability, such as --unknown-below 0.5, or a model fine-tuned by effnet.",
+        )
+    return card.unknown_below
+
+
+def _judged(
+    name: str,
+    answers: tuple[Answer, ...],
+    square: npt.NDArray[np.uint8],
+    options: PredictOptions,
+    least: float,
+) -> Prediction:
+    """The row with the answers as they are, or behind one that says that none is good enough."""
+    best = answers[0]
+    reason = None
+    if best.probability < least:
+        label = UNKNOWN if options.threshold is None else None
+        if label is None:
+            reason = (
+                f"The best answer, {best.label!r} with {best.probability:.4g}, is below the "
+                f"threshold of {least:g}."
+            )
+        others = (replace(a, rank=a.rank + 1) for a in answers[: options.top_k - 1])
+        answers = (Answer(1, None, label, best.probability), *others)
+    return Prediction(name, answers, reason=reason, square=square if options.keep_squares else None)
+
+
+def _finite(logits: Logits) -> Logits:
+    if not np.isfinite(logits).all():
+        raise EffnetError(
+            "The network answers with NaN or infinite values.",
+            "Use --precision fp32, or other weights.",
+        )
+    return logits
+
+
+def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Answer, ...]]:
+    """The `top_k` most probable classes of each row of `logits`, float32 [N,C]; equal ones in the
+    order of classes.
+    """
+    best = np.array([_best(row, top_k) for row in logits.astype(np.float64)])
+    return [
+        tuple(
+            Answer(rank, int(i), card.classes[i], float(row[i])) for rank, i in enumerate(order, 1)
+        )
+        for row, order in zip(engines.probabilities(logits, card.temperature), best, strict=True)
+    ]
+
+
+def _best(values: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:
+    """The indexes of the `top_k` largest of `values` [C], best first, equal ones in their order."""
+    top_k = min(top_k, len(values))
+    least = np.partition(values, -top_k)[-top_k]
+    candidates = np.flatnonzero(values >= least)
+    return candidates[np.argsort(-values[candidates], kind="stable")][:top_k]

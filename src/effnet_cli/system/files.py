@@ -1,0 +1,154 @@
+"""What effnet keeps on disk: files that appear whole or not at all, and digests that are not
+computed twice.
+"""
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+from effnet_cli.system.errors import EffnetError
+
+DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
+LOCK_SECONDS = 600  # how long to wait for another process that makes or fetches the same file
+PART_SUFFIX = ".part"
+PART_PREFIX_CHARS = 50  # of the final name: a name may have 255 bytes, and characters up to four
+
+
+def cache_folder() -> Path:
+    """`EFFNET_CACHE`, else the platform's folder for a user's caches; may not exist yet."""
+    return Path(os.environ.get("EFFNET_CACHE") or user_cache_dir("effnet", appauthor=False))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write into; it becomes `path` when the block ends without
+    an error.
+
+    Raises:
+        EffnetError: the folder or the file cannot be written (no room, no permission).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(
+            f".{path.name[:PART_PREFIX_CHARS]}.{secrets.token_hex(8)}{PART_SUFFIX}"
+        )
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        if path.exists():  # a private file stays private
+            part.chmod(stat.S_IMODE(path.stat().st_mode))
+        part.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def discard_parts(folder: Path, prefix: str) -> None:
+    """Delete what died while it wrote a file whose name starts with `prefix`; the caller holds the
+    lock of that file, so that nobody writes it now.
+    """
+    for part in folder.glob(f".{glob.escape(prefix[:PART_PREFIX_CHARS])}*{PART_SUFFIX}"):
+        with suppress(OSError):
+            part.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> EffnetError:
+    reason = error.strerror or str(error)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "Make room, or name another place." if is_full else "Name another place."
+    return EffnetError(f"{str(path)!r} cannot be written: {reason}.", hint)
+
+
+@contextmanager
+def one_process(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`: of several processes that want to make it, one does and the others
+    wait.
+
+    Raises:
+        EffnetError: the folder cannot be written, or the lock's holder does not end.
+    """
+    from filelock import FileLock, Timeout  # 8 ms, and only what is made or fetched needs it
+
+    lock = FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise EffnetError(
+            f"Another process has held {str(path)!r}.lock for {LOCK_SECONDS} s.",
+            "End it, or delete the lock.",
+        ) from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamped_sha256(path: Path) -> str:
+    """The SHA-256 of a file, computed again only when its size or time has changed.
+
+    When the content under a path has changed, what the cache holds for the old content is dropped.
+    Works, only slower, where the cache cannot be written.
+
+    Raises:
+        EffnetError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        resolved = str(path.resolve())
+        identity = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        key = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:DIGEST_CHARS]
+        stamp = cache_folder() / "stamps" / f"{key}.json"
+        known = _read_stamp(stamp)
+        digest = known.get("sha256")
+        if isinstance(digest, str) and known == {**identity, "sha256": digest}:
+            return digest
+        new = sha256(path)
+    except PermissionError as error:
+        raise EffnetError(f"{str(path)!r} cannot be read.", "Check its permissions.") from error
+    with suppress(EffnetError), whole_file(stamp) as part:
+        part.write_text(json.dumps({**identity, "sha256": new}), encoding="ascii")
+    if isinstance(digest, str) and digest != new:
+        _drop_made_from(digest)
+    return new
+
+
+def _read_stamp(stamp: Path) -> dict[str, object]:
+    try:
+        content = json.loads(stamp.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def artefact_folder() -> Path:
+    """Where compiled networks are kept, named `VARIANT-DIGEST OF THE WEIGHTS-OWN DIGEST.onnx`."""
+    return cache_folder() / "artefacts"
+
+
+def _drop_made_from(digest: str) -> None:
+    for artefact in artefact_folder().glob(f"*-{digest[:DIGEST_CHARS]}-*"):
+        with suppress(OSError):
+            artefact.unlink()
