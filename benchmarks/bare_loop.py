@@ -32,21 +32,21 @@ def opened(path: Path) -> Any:
     image = image.resize((width, image.height), Image.Resampling.BICUBIC)
     image = image.crop((left, 0, left + CROP_PX, image.height))
     image = image.resize((CROP_PX, height), Image.Resampling.BICUBIC)
-    square = np.asarray(image.crop((0, top, CROP_PX, top + CROP_PX)))
+    crop = np.asarray(image.crop((0, top, CROP_PX, top + CROP_PX)))
     values = np.true_divide(
-        np.ascontiguousarray(square.transpose(2, 0, 1)), np.float32(255), dtype=np.float32
+        np.ascontiguousarray(crop.transpose(2, 0, 1)), np.float32(255), dtype=np.float32
     )
     values -= MEAN
     values /= STD
     return values[None]
 
 
-def onnxruntime_engine(model: str, threads: int, pictures: int) -> Callable[[Any], Any]:
+def onnxruntime_engine(model: str, threads: int, images: int) -> Callable[[Any], Any]:
     """A session whose calls may come from `threads` threads."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = max(1, threads // min(threads, pictures))
+    settings.intra_op_num_threads = max(1, threads // min(threads, images))
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, settings)
     name = session.get_inputs()[0].name
@@ -74,7 +74,7 @@ def openvino_engine(model: str, threads: int, precision: str) -> Callable[[Any],
 
 
 def main() -> None:
-    """Answer every picture, print how many."""
+    """Prediction every image, print how many."""
     paths = sorted(Path(sys.argv[1]).iterdir())
     runtime, _, precision = sys.argv[3].partition(":")
     threads = len(os.sched_getaffinity(0))

@@ -16,14 +16,15 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from effnet_cli.bench import prepare as preparing
+from effnet_cli.bench import prepare
 from effnet_cli.bench.rounds import measured
 from effnet_cli.bench.statistics import Turn, figures
 from effnet_cli.bench.worker import Asked, Worker
-from effnet_cli.engines import Plan
-from effnet_cli.engines.compiled import artefact
-from effnet_cli.models.weights import resolve
-from effnet_cli.options import SILENT, EngineName
+from effnet_cli.engines import EnginePlan
+from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.models.weights import resolve_model
+from effnet_cli.options import EngineName
+from effnet_cli.system.reporter import SILENT
 
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 # Reads "SECONDS" lines, answers with the times of its calls in milliseconds.
@@ -91,13 +92,13 @@ def loop(variants: list[str], seconds: float) -> None:
     for name in variants:
         for engine in ENGINES:
             with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-                subject = preparing.of_variant(name, Path(folder), SILENT).subject
+                subject = prepare.of_variant(name, Path(folder), SILENT).subject
                 path = subject.graph
                 if path is None:
-                    made = artefact(resolve(subject.options), SILENT)  # type: ignore[arg-type]
+                    made = get_compiled(resolve_model(subject.options), SILENT)  # type: ignore[arg-type]
                     assert isinstance(made, Path)
                     path = made
-                worker = Worker(Asked(subject, Plan(engine, "cpu", "fp32"), "inference"))
+                worker = Worker(Asked(subject, EnginePlan(engine, "cpu", "fp32"), "inference"))
                 stack.callback(worker.close)
                 worker.warm(1)
                 bare = Bare(engine, path, subject.shape[-1])

@@ -1,12 +1,12 @@
-"""What a fine-tuned model's probabilities are worth on pictures that nothing was fitted on.
+"""What a fine-tuned model's probabilities are worth on images that nothing was fitted on.
 
 calibration.py OUT --emoji DIR [--epochs N]
 
 Four datasets with train, val and test are made below OUT: emoji (DIR has train/ and val/ with class
 folders; val/ is divided), scikit-learn's digits, letters in fonts that training has not seen, and
 scikit-image's textures, parts of them apart from each other. On each a model is fine-tuned, and on
-its test pictures: the expected calibration error at temperature 1 and at the fitted one, precision
-and coverage of the answers above the `auto` threshold; and how many pictures of the other datasets
+its test images: the expected calibration error at temperature 1 and at the fitted one, precision
+and coverage of the answers above the `auto` threshold; and how many images of the other datasets
 fall below it. (`pip install scikit-learn scikit-image` for it.)
 """
 
@@ -23,21 +23,21 @@ from skimage import data as textures
 from sklearn.datasets import load_digits
 
 from effnet_cli import engines
-from effnet_cli.datasets.labelled import labelled
-from effnet_cli.evaluate.label_map import matched
+from effnet_cli.datasets.labelled import load_labelled
+from effnet_cli.evaluate.label_map import match_labels
 from effnet_cli.evaluate.metrics import calibration
 from effnet_cli.finetune import finetune
-from effnet_cli.images import Found
+from effnet_cli.images import ImageInput
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
 from effnet_cli.predict.classifier import Classifier
 
 KNOWN_FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "DejaVuSans-Bold.ttf")
 OTHER_FONTS = ("STIXGeneral.ttf", "DejaVuSerif-Italic.ttf", "cmr10.ttf", "cmtt10.ttf")
-OTHERS = 300  # pictures of each other dataset
+OTHERS = 300  # images of each other dataset
 
 
 def make_emoji(source: Path, root: Path) -> None:
-    """Training pictures as they are, every other validation picture for the test."""
+    """Training images as they are, every other validation image for the test."""
     shutil.copytree(source / "train", root / "train")
     for number, path in enumerate(sorted((source / "val").glob("*/*"))):
         folder = root / ("val", "test")[number % 2] / path.parent.name
@@ -77,28 +77,28 @@ def make_textures(root: Path) -> None:
     rng = np.random.default_rng(0)
     columns = {"train": (0, 200), "val": (232, 340), "test": (372, 480)}
     for name in ("brick", "grass", "gravel"):
-        picture: Any = getattr(textures, name)()
+        texture: Any = getattr(textures, name)()
         for split, (left, right) in columns.items():
             for number in range(80):
                 side = int(rng.integers(16, 33))
                 x = int(rng.integers(left, right - side + 1))
-                y = int(rng.integers(0, picture.shape[0] - side))
-                part = picture[y : y + side, x : x + side].astype(float)
+                y = int(rng.integers(0, texture.shape[0] - side))
+                part = texture[y : y + side, x : x + side].astype(float)
                 part = part + rng.normal(0, 40, part.shape)
                 image = Image.fromarray(part.clip(0, 255).astype("uint8"))
                 save(image, root / split / name / f"{number}.png")
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write a picture, and the folders above it."""
+    """Write an image, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 
 
 def answers(model: Path, paths: list[str]) -> tuple[Any, Classifier]:
-    """Logits [N,C] of pictures."""
+    """Logits [N,C] of images."""
     classifier = Classifier(ModelOptions(model=model))
-    rows: Iterator[Any] = classifier.logits(Found(path, path) for path in paths)
+    rows: Iterator[Any] = classifier.logits(ImageInput(path, path) for path in paths)
     return np.stack(list(rows)), classifier
 
 
@@ -116,7 +116,7 @@ def main() -> None:
         make_letters(roots["letters"])
         make_textures(roots["textures"])
     options = FinetuneOptions(head_only=not given.epochs, epochs=given.epochs or 1)
-    tests = {name: labelled(root, "test") for name, root in roots.items()}
+    tests = {name: load_labelled(root, "test") for name, root in roots.items()}
     for name, root in roots.items():
         run = given.out / f"run-{name}-{given.epochs}"
         if not run.exists():
@@ -124,23 +124,23 @@ def main() -> None:
         data = tests[name]
         logits, classifier = answers(run, list(data.paths))
         card = classifier.card
-        own = np.array(matched(data.classes, card.classes).indexes)[data.labels]
+        own = np.array(match_labels(data.classes, card.classes).indexes)[data.labels]
         right = logits.argmax(axis=1) == own
         before, after = (
-            calibration(engines.probabilities(logits, t).max(axis=1), right)[0]
+            calibration(engines.softmax(logits, t).max(axis=1), right)[0]
             for t in (1.0, card.temperature)
         )
         limit = 2.0 if card.unknown_below is None else card.unknown_below
-        is_sure = engines.probabilities(logits, card.temperature).max(axis=1) >= limit
+        is_sure = engines.softmax(logits, card.temperature).max(axis=1) >= limit
         rejected = []
         for other, theirs in tests.items():
             if other != name:
                 paths = list(theirs.paths)[:: max(1, len(theirs.paths) // OTHERS)]
                 strange, _ = answers(run, paths)
-                top = engines.probabilities(strange, card.temperature).max(axis=1)
+                top = engines.softmax(strange, card.temperature).max(axis=1)
                 rejected.append((other, float((top < limit).mean())))
         print(
-            f"{name}: {len(own)} test pictures, top-1 {right.mean():.1%}, ECE {before:.3f} -> "
+            f"{name}: {len(own)} test images, top-1 {right.mean():.1%}, ECE {before:.3f} -> "
             f"{after:.3f} at temperature {card.temperature:.2f}; from {limit:.2f} on "
             f"{right[is_sure].mean():.1%} right of {is_sure.mean():.0%}; rejected of "
             + ", ".join(f"{other} {share:.0%}" for other, share in rejected),

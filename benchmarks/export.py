@@ -4,17 +4,17 @@ export.py --photos DIR [--variants b0 b4 v2_s lite0] [--targets onnx ...] [--onl
           [--models FILE ...] [--finetuned MODEL --dataset DIR] [--scratch-trained MODEL]
           [--peer-checkout DIR]
 
---photos is a folder of real pictures (`photos.py OUT` makes OUT/web with 256). Rows, each of which
+--photos is a folder of real images (`photos.py OUT` makes OUT/web with 256). Rows, each of which
 --only can name:
 
 - `agreement`: every target that runs here, in fp32, on all photos. Variants whose weights are not
-  here get seeded ones, with the BatchNorm statistics and the spread of logits that real pictures
+  here get seeded ones, with the BatchNorm statistics and the spread of logits that real images
   give, so that the answers differ. Untrained layers enlarge rounding errors, trained ones damp
   them; --models are files of trained networks, compared likewise.
 - `int8 pretrained`: the variants with real weights, calibrated on half of the photos, compared on
   the others.
 - `int8 finetuned` (--finetuned, --dataset): a fine-tuned model, calibrated on the training
-  pictures, its top-1 on the validation pictures.
+  images, its top-1 on the validation images.
 - `int8 from scratch` (--scratch-trained, --dataset): the same for a network with SiLU and
   squeeze-and-excitation.
 - `time` (--peer-checkout): the whole command for b0 to onnx, beside timm's onnx_export.py from a
@@ -37,14 +37,14 @@ import torch
 from torch import nn
 
 from effnet_cli.export.targets import TARGETS
-from effnet_cli.images import PictureLoader
-from effnet_cli.models import build as model
+from effnet_cli.images import ImageLoader
+from effnet_cli.models import build
 from effnet_cli.models.checkpoint import imagenet_card
 from effnet_cli.models.variants import VARIANTS
-from effnet_cli.models.weights import state
+from effnet_cli.models.weights import weights_state
 
 ROUNDS = 5
-STATISTICS_BATCH_SIZE = 64  # of the pictures that BatchNorm's statistics are taken of
+STATISTICS_BATCH_SIZE = 64  # of the images that BatchNorm's statistics are taken of
 SPREAD = 3.0  # standard deviation of seeded logits
 GRAPHS = [name for name, row in TARGETS.items() if row.quantizes]
 
@@ -52,14 +52,14 @@ GRAPHS = [name for name, row in TARGETS.items() if row.quantizes]
 def seeded(name: str, folder: Path, photos: Path) -> list[str]:
     """The options that name a variant: with its own weights if they are here, else seeded ones."""
     variant = VARIANTS[name]
-    if state(variant) == "here":
+    if weights_state(variant) == "here":
         return ["--variant", name]
     path = folder / f"{name}.pth"
     if not path.exists():
         torch.manual_seed(0)
         card = imagenet_card(name, variant.preprocessing)
-        network = model.build(variant, len(card.classes))
-        loader = PictureLoader(card.preprocessing)
+        network = build.build(variant, len(card.classes))
+        loader = ImageLoader(card.preprocessing)
         paths = sorted(photos.iterdir())
         num_batches = max(1, len(paths) // STATISTICS_BATCH_SIZE)
         for layer in network.modules():
@@ -98,7 +98,7 @@ def show(name: str, row: dict[str, Any]) -> None:
         line += f", top-1 {others[0]['top1']:.2%} -> {form['top1']:.2%} ({lost:+.2f} points lost)"
     size, ms = form["size_bytes"] / others[-1]["size_bytes"], form["median_ms"]
     line += f", size x{size:.3f}, {others[-1]['median_ms']:.2f} -> {ms:.2f} ms"
-    print(f"{line}, on {row['pictures']}", flush=True)
+    print(f"{line}, on {row['images']}", flush=True)
 
 
 def quantised(name: str, folder: Path, *options: str) -> None:

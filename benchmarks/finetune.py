@@ -10,14 +10,14 @@ checkout only effnet runs. Rows, each of which --only can name:
 
 - `head only`: the whole command `effnet finetune DIR --head-only`, beside five epochs of the peer.
 - `default`: `--epochs 5`, for as many seeds as --seeds says.
-- `training pictures/s, same batch`: of the whole network in batches of 64, beside the peer's.
-- `feature pass`: pictures/s from files to features, beside torch eager, with the same loader.
-- `scan`: `--check` of 10,000 small pictures in 100 classes, which are made first.
+- `training images/s, same batch`: of the whole network in batches of 64, beside the peer's.
+- `feature pass`: images/s from files to features, beside torch eager, with the same loader.
+- `scan`: `--check` of 10,000 small images in 100 classes, which are made first.
 - `same bytes`: whether a second run, and one that is killed in an epoch and resumed, give the very
   same model file.
 - `digits` (only with --digits): scikit-learn's 1,797 digits as a second dataset.
 
-Long rows take an hour of two cores for 5,000 pictures. Compare what ran on the same machine only.
+Long rows take an hour of two cores for 5,000 images. Compare what ran on the same machine only.
 """
 
 import argparse
@@ -43,16 +43,17 @@ from PIL import Image
 from torch import nn
 
 from effnet_cli import engines
-from effnet_cli.datasets import Subset, checked, scan
-from effnet_cli.finetune.distributed import Processes
+from effnet_cli.datasets import Subset, require_dataset, scan
+from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Answering
-from effnet_cli.finetune.loader import Memory, Pictures, chunks
-from effnet_cli.images import PictureLoader
-from effnet_cli.models import build as model
+from effnet_cli.finetune.loader import Memory, SubsetImages, chunks
+from effnet_cli.images import ImageLoader
+from effnet_cli.models import build
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.models.weights import Network, resolve
-from effnet_cli.options import SILENT, EngineOptions, ModelOptions
+from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.options import EngineOptions, ModelOptions
 from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import SILENT
 
 PYTHON = sys.executable
 EFFNET = [PYTHON, "-m", "effnet_cli", "finetune"]
@@ -62,7 +63,7 @@ EAGER_BATCH_SIZE = 32
 ROUNDS = 3
 # The peer's line after the last step of an epoch: the mean rate stands in the brackets.
 PEER_RATE = re.compile(r"Train: \d+ \[.*\(\s*[\d.]+s,\s*([\d.]+)/s\)")
-SCANNED_CLASSES, SCANNED_PICTURES, SCANNED_PX = 100, 10_000, 32
+SCANNED_CLASSES, SCANNED_IMAGES, SCANNED_PX = 100, 10_000, 32
 MODEL_FILE, STATE_FILE = "model.safetensors", "state.safetensors"
 
 
@@ -130,7 +131,7 @@ def finetuned(setting: Setting, dataset: Path, *options: str) -> Run:
 
 @dataclass(frozen=True)
 class PeerRun:
-    """One whole `train.py`: top-1 (0..1) of its best epoch, mean training pictures/s of each."""
+    """One whole `train.py`: top-1 (0..1) of its best epoch, mean training images/s of each."""
 
     top1: float
     seconds: float
@@ -216,14 +217,14 @@ def default(setting: Setting, dataset: Path | None = None, name: str = "default"
 
 
 def training_rate(setting: Setting) -> None:
-    """Pictures a second of the whole network's training."""
-    name = "training pictures/s, same batch"
+    """Images a second of the whole network's training."""
+    name = "training images/s, same batch"
     run = finetuned(
         setting, setting.dataset, "--epochs", "2", "--batch-size", str(BATCH_SIZE), "--seed", "0"
     )
-    ours = [row["pictures_per_s"] for row in run.epochs("network")]
-    unit = f"pictures/s, {BATCH_SIZE} a batch"
-    # pictures are decoded in the first epoch and remembered where memory allows
+    ours = [row["images_per_s"] for row in run.epochs("network")]
+    unit = f"images/s, {BATCH_SIZE} a batch"
+    # images are decoded in the first epoch and remembered where memory allows
     show(name, "effnet", f"{ours[0]:.1f}", unit, "first epoch")
     show(name, "effnet", f"{ours[-1]:.1f}", unit, "second epoch")
     peer = peer_trained(setting)
@@ -235,33 +236,33 @@ def training_rate(setting: Setting) -> None:
 
 def feature_pass(setting: Setting) -> None:
     """From files to features, by the engine and by torch, in turn."""
-    network = resolve(ModelOptions())
-    plan = engines.plan(EngineOptions("cpu"))
-    loader = PictureLoader(network.card.preprocessing)
-    module = model.of(network)
+    network = resolve_model(ModelOptions())
+    plan = engines.plan_engine(EngineOptions("cpu"))
+    loader = ImageLoader(network.card.preprocessing)
+    module = build.load_module(network)
     module.classifier = nn.Identity()
-    subset = checked(scan(setting.dataset)).train
-    answering = Answering(plan, network.variant, network.card, loader, Processes(), SILENT)
+    subset = require_dataset(scan(setting.dataset)).train
+    answering = Answering(plan, network.variant, network.card, loader, ProcessGroup(), SILENT)
     rates: dict[str, list[float]] = {plan.engine: [], "torch eager": []}
     features: dict[str, np.ndarray[Any, Any]] = {}
     for number in range(ROUNDS + 1):
-        ways: dict[str, Callable[[Pictures], np.ndarray[Any, Any]]] = {
-            plan.engine: lambda pictures: answering.outputs(
-                answering.loaded(module), pictures, "Features"
+        ways: dict[str, Callable[[SubsetImages], np.ndarray[Any, Any]]] = {
+            plan.engine: lambda images: answering.outputs(
+                answering.loaded(module), images, "Features"
             )[1],
-            "torch eager": lambda pictures: eager(module, loader, pictures),
+            "torch eager": lambda images: eager(module, loader, images),
         }
         for who, way in ways.items():
             torch.set_num_threads(usable_cores())
-            pictures = undecoded(subset, loader)
+            images = undecoded(subset, loader)
             started = time.perf_counter()
-            features[who] = way(pictures)
+            features[who] = way(images)
             if number:  # the first round warms the disk's cache
-                rates[who].append(len(pictures) / (time.perf_counter() - started))
+                rates[who].append(len(images) / (time.perf_counter() - started))
     largest = max(float(np.abs(values).max()) for values in features.values())
     difference = float(np.abs(features[plan.engine] - features["torch eager"]).max())
     for who, values in rates.items():
-        figure, unit = f"{statistics.median(values):.1f}", "pictures/s, median"
+        figure, unit = f"{statistics.median(values):.1f}", "images/s, median"
         show("feature pass", who, figure, unit, spread(values, 1))
     show(
         "feature pass", "both", f"{difference / largest:.1e}", "largest difference / largest value"
@@ -270,29 +271,29 @@ def feature_pass(setting: Setting) -> None:
     show("feature pass", plan.engine, f"{seconds:.2f}", "s of it to make the engine")
 
 
-def undecoded(subset: Subset, loader: PictureLoader) -> Pictures:
-    """Pictures of which none is kept in memory, so that each pass decodes them."""
-    return Pictures(subset, loader, Memory(0), usable_cores(), SILENT)
+def undecoded(subset: Subset, loader: ImageLoader) -> SubsetImages:
+    """Images of which none is kept in memory, so that each pass decodes them."""
+    return SubsetImages(subset, loader, Memory(0), usable_cores(), SILENT)
 
 
 @torch.inference_mode()
-def eager(module: nn.Module, loader: PictureLoader, pictures: Pictures) -> np.ndarray[Any, Any]:
+def eager(module: nn.Module, loader: ImageLoader, images: SubsetImages) -> np.ndarray[Any, Any]:
     """The features by torch, as most scripts have them; threads decode beside it."""
     module = module.to(memory_format=torch.channels_last)
     values = []
-    for batch in pictures.batches(chunks(np.arange(len(pictures)), EAGER_BATCH_SIZE), None):
-        pixels = torch.from_numpy(np.stack([loader.normalise(s) for s in batch.squares]))
+    for batch in images.batches(chunks(np.arange(len(images)), EAGER_BATCH_SIZE), None):
+        pixels = torch.from_numpy(np.stack([loader.normalise(s) for s in batch.crops]))
         values.append(module(pixels.to(memory_format=torch.channels_last)).numpy())
     return np.concatenate(values)
 
 
 def compiling_seconds(
-    plan: engines.Plan, card: ModelCard, network: Network, module: nn.Module
+    plan: engines.EnginePlan, card: ModelCard, network: Model, module: nn.Module
 ) -> float:
     """What an engine costs before its first answer."""
     started = time.perf_counter()
     variant = network.variant
-    plan.load(Network(variant, card, Path(), "", module), plan.max_callers(variant))
+    plan.load(Model(variant, card, Path(), "", module), plan.max_callers(variant))
     return time.perf_counter() - started
 
 
@@ -305,14 +306,14 @@ def scanned(setting: Setting) -> None:
         started = time.perf_counter()
         subprocess.run([*EFFNET, str(folder), "--check"], stdout=subprocess.DEVNULL, check=True)
         times.append(time.perf_counter() - started)
-    what = f"s, median, {SCANNED_PICTURES:,} PNGs of {SCANNED_PX} px in {SCANNED_CLASSES} classes"
+    what = f"s, median, {SCANNED_IMAGES:,} PNGs of {SCANNED_PX} px in {SCANNED_CLASSES} classes"
     show("scan", "effnet", f"{statistics.median(times):.2f}", what, spread(times, 2))
 
 
 def made_many(folder: Path) -> None:
-    """Pictures that are all different, in class folders."""
+    """Images that are all different, in class folders."""
     rng = np.random.default_rng(0)
-    for number in range(SCANNED_PICTURES):
+    for number in range(SCANNED_IMAGES):
         path = folder / f"class{number % SCANNED_CLASSES:03}" / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (SCANNED_PX, SCANNED_PX, 3), dtype=np.uint8)
@@ -375,7 +376,7 @@ def network_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 def digits(setting: Setting) -> None:
-    """The default training on pictures of another kind: 8 x 8 px, gray."""
+    """The default training on images of another kind: 8 x 8 px, gray."""
     from sklearn.datasets import load_digits
 
     folder = setting.scratch / "digits"
@@ -390,7 +391,7 @@ def digits(setting: Setting) -> None:
 ROWS: dict[str, Callable[[Setting], None]] = {
     "head only": head_only,
     "default": default,
-    "training pictures/s, same batch": training_rate,
+    "training images/s, same batch": training_rate,
     "feature pass": feature_pass,
     "scan": scanned,
     "same bytes": same_bytes,

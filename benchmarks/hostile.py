@@ -1,15 +1,15 @@
-"""What odd, broken and hostile pictures cost, and whether anything but our own error comes out.
+"""What odd, broken and hostile images cost, and whether anything but our own error comes out.
 
 hostile.py [--photos DIR] [--seconds 60] [--runs 5] [--rows 200000] [--only NAME ...]
 
-mutations   the loader over pictures of 19 kinds with 1 to 8 bytes changed
-neighbours  1,000 good pictures alone, and with 50 hostile ones among them
+mutations   the loader over images of 19 kinds with 1 to 8 bytes changed
+neighbours  1,000 good images alone, and with 50 hostile ones among them
 isolated    256 web photos, decoded in processes of their own and not
 memory      resident memory of one long run, row by row
 
 Whole processes are run in turn, round after round, so that a machine whose speed drifts is fair to
 all; tables have the median and the range of the rounds, and the ratio of the medians. Without
---photos the pictures are made first (see photos.py).
+--photos the images are made first (see photos.py).
 """
 
 import argparse
@@ -29,16 +29,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from effnet_cli.images import PictureLoader
+from effnet_cli.images import ImageLoader
 from effnet_cli.models.variants import VARIANTS
-from effnet_cli.options import PictureOptions
-from effnet_cli.system.errors import PictureError
+from effnet_cli.options import ImageOptions
+from effnet_cli.system.errors import ImageError
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable
 PREDICT = [PYTHON, "-m", "effnet_cli", "predict", "--quiet", "--format"]
 GOOD, HOSTILE = 1000, 50
-MAX_PIXELS = 1_000_000  # of mutated pictures, which are small: some become large, which takes time
+MAX_PIXELS = 1_000_000  # of mutated images, which are small: some become large, which takes time
 STEADY_ROWS = 1000  # rows until caches and buffers are full
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -62,8 +62,8 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 def mutations(seconds: float, seed: int) -> None:
-    """Open mutated pictures for some time, count what comes of them."""
-    loader = PictureLoader(VARIANTS["lite0"].preprocessing, PictureOptions(max_pixels=MAX_PIXELS))
+    """Open mutated images for some time, count what comes of them."""
+    loader = ImageLoader(VARIANTS["lite0"].preprocessing, ImageOptions(max_pixels=MAX_PIXELS))
     warnings.simplefilter("ignore")
     chance = random.Random(seed)
     seeds = list(corpus().seeds().items())
@@ -74,9 +74,9 @@ def mutations(seconds: float, seed: int) -> None:
         name, data = seeds[came.total() % len(seeds)]
         changed = mutated(data, chance)
         try:
-            loader.squares(changed)
+            loader.crops(changed)
             came["opened"] += 1
-        except PictureError as error:
+        except ImageError as error:
             came[error.kind] += 1
         except Exception as error:
             came[f"NOT OURS: {type(error).__name__}: {error}"] += 1
@@ -93,7 +93,7 @@ def mutations(seconds: float, seed: int) -> None:
 
 
 def seconds_of(command: list[str]) -> float:
-    """The time of one whole process, which may find bad pictures."""
+    """The time of one whole process, which may find bad images."""
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     taken = time.perf_counter() - started
@@ -118,7 +118,7 @@ def compared(what: str, runs: dict[str, Callable[[], float]], rounds: int) -> No
 
 
 def neighbours(web: Path, scratch: Path, rounds: int) -> None:
-    """Good pictures alone and among hostile ones, in the order of a list."""
+    """Good images alone and among hostile ones, in the order of a list."""
     photos = sorted(web.iterdir())
     good = [str(photos[number % len(photos)]) for number in range(GOOD)]
     hostile = hostile_files(scratch / "hostile")
@@ -133,7 +133,7 @@ def neighbours(web: Path, scratch: Path, rounds: int) -> None:
         command = [*PREDICT, "jsonl", f"@{listing}"]
         check_answers(command, len(paths), len(paths) - GOOD)
         runs[name] = lambda command=command: seconds_of(command)  # type: ignore[misc]
-    compared(f"{GOOD:,} good pictures", runs, rounds)
+    compared(f"{GOOD:,} good images", runs, rounds)
 
 
 def hostile_files(folder: Path) -> list[str]:
@@ -150,7 +150,7 @@ def hostile_files(folder: Path) -> list[str]:
 
 
 def check_answers(command: list[str], rows: int, failures: int) -> None:
-    """Say so if a run does not fail for the hostile pictures alone."""
+    """Say so if a run does not fail for the hostile images alone."""
     done = subprocess.run(command, capture_output=True, check=False)
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
     if len(statuses) != rows or statuses.count("error") != failures:
@@ -172,7 +172,7 @@ def isolated(web: Path, rounds: int) -> None:
 
 
 def memory(web: Path, scratch: Path, rows: int) -> None:
-    """Resident memory while one run answers a list that repeats small pictures, one in twenty of
+    """Resident memory while one run answers a list that repeats small images, one in twenty of
     them broken.
     """
     from PIL import Image

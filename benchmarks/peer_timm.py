@@ -33,7 +33,7 @@ def network() -> torch.nn.Module:
 
 
 def main() -> None:
-    """Answer every picture of the folder."""
+    """Prediction every image of the folder."""
     folder, out = sys.argv[1:3]
     batch_size, workers = (int(number) for number in sys.argv[3:5] or ("32", "2"))
     model = network()

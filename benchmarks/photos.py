@@ -24,16 +24,16 @@ def varied(photos: list[Image.Image], chance: random.Random) -> Image.Image:
 
 
 def mosaic(photos: list[Image.Image], size: tuple[int, int], chance: random.Random) -> Image.Image:
-    """A large picture with the detail of a photograph everywhere."""
-    picture = Image.new("RGB", size)
+    """A large image with the detail of a photograph everywhere."""
+    image = Image.new("RGB", size)
     for top in range(0, size[1], ROW_PX):
         left = 0
         while left < size[0]:
             tile = varied(photos, chance)
             tile = tile.resize((tile.width * ROW_PX // tile.height, ROW_PX))
-            picture.paste(tile, (left, top))
+            image.paste(tile, (left, top))
             left += tile.width
-    return picture
+    return image
 
 
 def main() -> None:

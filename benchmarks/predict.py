@@ -1,11 +1,11 @@
-"""How fast `effnet predict` is: whole processes, interleaved with the peer on the same pictures.
+"""How fast `effnet predict` is: whole processes, interleaved with the peer on the same images.
 
 predict.py [--photos DIR] [--runs 5] [--memory] [--only NAME ...]
 
-Needs timm (`pip install timm`), for the peer. Without --photos the pictures are made first (see
+Needs timm (`pip install timm`), for the peer. Without --photos the images are made first (see
 photos.py). Every command is run in turn, round after round, so that a machine whose speed drifts is
 fair to all; the table has the median and the range of the rounds, and the ratio of the medians.
---memory adds the peak memory of 20,000 pictures against 1,000, which takes minutes.
+--memory adds the peak memory of 20,000 images against 1,000, which takes minutes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BF16 = ["--engine", "openvino", "--precision", "bf16"]
 
 
 class Commands:
-    """The commands that are measured, on the pictures of one folder."""
+    """The commands that are measured, on the images of one folder."""
 
     def __init__(self, photos: Path, scratch: Path) -> None:
         self.one = scratch / "one"
@@ -77,12 +77,12 @@ def measurements(commands: Commands) -> dict[str, dict[str, Callable[[], float]]
     """What is run in turn: for each row the runs of effnet, the peer and the bare loop."""
     c = commands
     return {
-        "one picture": {
+        "one image": {
             "effnet": lambda: seconds(c.effnet(c.one)),
             "peer": lambda: seconds(c.peer(c.one)),
             "bare": lambda: seconds(c.bare(c.one, "onnxruntime")),
         },
-        "one picture, nothing cached": {
+        "one image, nothing cached": {
             "effnet": lambda: first_start(c),
             "peer": lambda: seconds(c.peer(c.one)),
         },
@@ -153,7 +153,7 @@ def compare_answers(commands: Commands, folder: Path, *options: str) -> None:
 
 
 def compare_memory(commands: Commands) -> None:
-    """Peak memory of 20,000 pictures against 1,000, through a list that names small pictures."""
+    """Peak memory of 20,000 images against 1,000, through a list that names small images."""
     from PIL import Image
 
     small = commands.scratch / "small"
@@ -166,7 +166,7 @@ def compare_memory(commands: Commands) -> None:
         listing = commands.scratch / f"{count}.txt"
         listing.write_text("\n".join(paths[n % len(paths)] for n in range(count)))
         command = [*EFFNET, "--format", "jsonl", f"@{listing}"]
-        print(f"peak memory of {count:,} pictures: {peak_mb(command):.0f} MB", flush=True)
+        print(f"peak memory of {count:,} images: {peak_mb(command):.0f} MB", flush=True)
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ import time
 
 from torch import nn
 
-from effnet_cli.bench import prepare as preparing
-from effnet_cli.engines.quiet import no_chatter
+from effnet_cli.bench import prepare
+from effnet_cli.engines.quiet import silence_output
 from effnet_cli.models.variants import Variant
 from effnet_cli.system.errors import EffnetError
 
@@ -30,5 +30,5 @@ def fails(_: object) -> None:
 
 def silences(row: Variant) -> nn.Module:
     """Builds, in silence of its own as the libraries of some engines do."""
-    with no_chatter():
-        return preparing.product(row)
+    with silence_output():
+        return prepare.product(row)

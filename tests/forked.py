@@ -82,26 +82,26 @@ def ended(code: str, arguments: Sequence[str | Path], processes: int = 1) -> End
 @contextmanager
 def served(command: Path) -> Iterator[None]:
     """Makes an executable file `command` that is `effnet`, until the block ends."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as reporter:
         client, address = Path(folder, "client.py"), Path(folder, "socket")
         client.write_text(CLIENT)
         words = shlex.join([sys.executable, "-IS", str(client), str(address)])
         command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         command.chmod(0o755)
-        listener.bind(str(address))
-        listener.listen()
-        server = threading.Thread(target=_serve, args=(listener,), daemon=True)
+        reporter.bind(str(address))
+        reporter.listen()
+        server = threading.Thread(target=_serve, args=(reporter,), daemon=True)
         server.start()
         yield
-        listener.shutdown(socket.SHUT_RDWR)
+        reporter.shutdown(socket.SHUT_RDWR)
         server.join()
 
 
-def _serve(listener: socket.socket) -> None:
+def _serve(reporter: socket.socket) -> None:
     """One command after the other, as a script has them."""
     while True:
         try:
-            client, _ = listener.accept()
+            client, _ = reporter.accept()
         except OSError:  # it was shut down
             return
         with client:
@@ -115,9 +115,9 @@ def _serve(listener: socket.socket) -> None:
 
 def free_port() -> int:
     """A TCP port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        number: int = listener.getsockname()[1]
+    with socket.socket() as reporter:
+        reporter.bind(("127.0.0.1", 0))
+        number: int = reporter.getsockname()[1]
     return number
 
 

@@ -1,4 +1,4 @@
-"""Two HEIC pictures of 96 x 64 pixels, as nothing that is installed here can write one.
+"""Two HEIC images of 96 x 64 pixels, as nothing that is installed here can write one.
 
 Red grows to the right, green downwards; the second is turned a quarter by its orientation (EXIF 6).
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from effnet_cli.engines import ENGINES
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.variants import VARIANTS
-from effnet_cli.options import FaultKind, Format
+from effnet_cli.options import ErrorKind, Format
 from forked import served
+from helpers import ROOT
 from training import make_classes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ COMMANDS = [
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
-    """Runs a line as written, in a folder that has the sample pictures and an `effnet` to call."""
+    """Runs a line as written, in a folder that has the sample images and an `effnet` to call."""
     folder = tmp_path / "bin"
     folder.mkdir()
     python = folder / "python"
@@ -68,7 +68,7 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reader who goes from the first script to the last."""
     folder = tmp_path_factory.mktemp("project")
-    make_classes(folder / "dataset", ("red", "green"), pictures=6)
+    make_classes(folder / "dataset", ("red", "green"), images=6)
     shutil.copy(ROOT / "sample_images" / "cat.jpg", folder)
     return folder
 
@@ -107,7 +107,7 @@ def test_help_is_the_help(arguments: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [*VARIANTS, *ENGINES, *TARGETS, *FaultKind.__args__, *Format.__args__],  # type: ignore[attr-defined]
+    [*VARIANTS, *ENGINES, *TARGETS, *ErrorKind.__args__, *Format.__args__],  # type: ignore[attr-defined]
 )
 def test_everything_with_a_name_is_there(name: str) -> None:
     assert f"`{name}`" in README
@@ -124,7 +124,7 @@ def test_table_of_networks_says_what_the_registry_says() -> None:
         assert f"| {row.top1:.1f} |" in text
 
 
-def test_sample_pictures_have_the_answers_that_are_told() -> None:
+def test_sample_images_have_the_answers_that_are_told() -> None:
     told = (ROOT / "sample_images" / "README.md").read_text(encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "effnet_cli", "predict", "sample_images", "-f", "jsonl", "-k", "1"],

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from effnet_cli.finetune import Epoch, Trained, finetune, resumed
+from effnet_cli.finetune import Epoch, TrainingResult, finetune, restore_task
 from effnet_cli.models import checkpoint
-from effnet_cli.options import SILENT, FinetuneOptions, FinetuneTask, Listener, ModelOptions
+from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
+from effnet_cli.system.reporter import SILENT, Reporter
 
 COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
 # A classifier's training of a tenth of a second.
@@ -25,7 +26,7 @@ QUICK_HEAD = {
     "MIN_HEAD_PASSES": 2,
     "MAX_VIEWS": 1,
 }
-TIMES = ("seconds", "pictures_per_s")
+TIMES = ("seconds", "images_per_s")
 
 
 def save_blobs(path: Path, colour: Sequence[int], seed: int) -> None:
@@ -38,7 +39,7 @@ def save_blobs(path: Path, colour: Sequence[int], seed: int) -> None:
 def make_classes(
     root: Path,
     names: Sequence[str] = tuple(COLOURS),
-    pictures: int = 8,
+    images: int = 8,
     first_seed: int = 0,
 ) -> None:
     """A folder for each class, with PNG and JPEG in turns."""
@@ -46,7 +47,7 @@ def make_classes(
         folder = root / name
         folder.mkdir(parents=True)
         red, green, blue = list(COLOURS.values())[number % 3]
-        for seed in range(first_seed, first_seed + pictures):
+        for seed in range(first_seed, first_seed + images):
             suffix = "png" if seed % 2 else "jpg"
             save_blobs(folder / f"{seed}.{suffix}", (red, green, blue + number), seed)
 
@@ -65,7 +66,7 @@ class Ran:
 
     folder: Path
     epochs: list[Epoch]
-    end: Trained
+    end: TrainingResult
 
     @property
     def model(self) -> bytes:
@@ -108,18 +109,18 @@ def kept_state(folder: Path) -> tuple[dict[str, Any], checkpoint.Arrays]:
     return checkpoint.read_state(folder / "state.safetensors")
 
 
-def train(task: FinetuneTask, listener: Listener = SILENT) -> Ran:
-    *epochs, end = finetune(task, listener)
-    assert isinstance(end, Trained)
+def train(task: FinetuneTask, reporter: Reporter = SILENT) -> Ran:
+    *epochs, end = finetune(task, reporter)
+    assert isinstance(end, TrainingResult)
     assert all(isinstance(epoch, Epoch) for epoch in epochs)
     return Ran(end.model.parent, epochs, end)  # type: ignore[arg-type]
 
 
-def go_on(folder: Path, listener: Listener = SILENT, **changes: Any) -> Ran:
+def go_on(folder: Path, reporter: Reporter = SILENT, **changes: Any) -> Ran:
     """`--resume`; `changes` are options of `FinetuneOptions` that were typed."""
     options = FinetuneOptions(**changes)
     task = FinetuneTask(Path(), options=options, resume=folder)
-    return train(resumed(task, frozenset(changes)), listener)
+    return train(restore_task(task, frozenset(changes)), reporter)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ import pytest
 from effnet_cli import cli
 from effnet_cli.finetune import phases
 from effnet_cli.finetune.run_dir import arrays
-from effnet_cli.models import build as model
-from effnet_cli.models import checkpoint
-from effnet_cli.models.weights import resolve
+from effnet_cli.models import build, checkpoint
+from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ModelOptions
 from training import QUICK_HEAD, Done, make_classes
 
@@ -63,7 +62,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def colours(session_folder: Path) -> Path:
-    """Three classes of eight pictures: 18 to train on and 6 to validate."""
+    """Three classes of eight images: 18 to train on and 6 to validate."""
     root = session_folder / "colours"
     make_classes(root)
     return root
@@ -71,14 +70,14 @@ def colours(session_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def small(session_folder: Path, caches: None) -> ModelOptions:
-    """The pretrained default network for pictures of 64 px, as a model file."""
+    """The pretrained default network for images of 64 px, as a model file."""
     folder = session_folder / "small"
-    network = resolve(ModelOptions())
+    network = resolve_model(ModelOptions())
     card = replace(
         network.card,
         preprocessing=replace(network.card.preprocessing, resize_px=SMALL_PX, crop_px=SMALL_PX),
     )
-    tensors = arrays(model.of(network).state_dict())
+    tensors = arrays(build.load_module(network).state_dict())
     checkpoint.write(folder / checkpoint.MODEL_FILE_NAME, card, tensors)
     return ModelOptions(model=folder)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 
 HANG_SECONDS = 60.0  # a guard: no answer outlives its server
 
-Answer = Callable[["Handler", bytes], None]
+Prediction = Callable[["Handler", bytes], None]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class WeightServer:
     from then on the last of them.
     """
 
-    def __init__(self, content: bytes, *answers: Answer) -> None:
+    def __init__(self, content: bytes, *answers: Prediction) -> None:
         self.content = content
         self.answers = answers or (whole,)
         self.requests: list[Request] = []
@@ -46,7 +46,7 @@ class WeightServer:
         """The first byte that each request asked for; `None` is the whole file."""
         return [request.start for request in self.requests]
 
-    def next_answer(self, request: Request) -> Answer:
+    def next_answer(self, request: Request) -> Prediction:
         with self._lock:
             self.requests.append(request)
             return self.answers[min(len(self.requests), len(self.answers)) - 1]
@@ -139,25 +139,25 @@ def redirect_to_itself(handler: Handler, content: bytes) -> None:
     handler.send(302, Location=handler.path)
 
 
-def redirect_to(url: str) -> Answer:
+def redirect_to(url: str) -> Prediction:
     return lambda handler, content: handler.send(302, Location=url)
 
 
-def status(code: int) -> Answer:
+def status(code: int) -> Prediction:
     return lambda handler, content: handler.send(code, b"<html>no</html>")
 
 
-def other(content: bytes) -> Answer:
+def other(content: bytes) -> Prediction:
     """Serves `content` in place of the file."""
     return lambda handler, _: whole(handler, content)
 
 
-def cut(end: int) -> Answer:
+def cut(end: int) -> Prediction:
     """Promises the whole file and closes the connection after byte `end` of it."""
     return lambda handler, content: _send_from(handler, content, end)
 
 
-def cut_by_reset(end: int) -> Answer:
+def cut_by_reset(end: int) -> Prediction:
     """As `cut`, but the connection is torn down: what was on its way is lost."""
 
     def answer(handler: Handler, content: bytes) -> None:
@@ -170,7 +170,7 @@ def cut_by_reset(end: int) -> Answer:
     return answer
 
 
-def stalled(end: int) -> Answer:
+def stalled(end: int) -> Prediction:
     """Sends the file up to byte `end`, and then nothing more on an open connection."""
 
     def answer(handler: Handler, content: bytes) -> None:
@@ -181,7 +181,7 @@ def stalled(end: int) -> Answer:
     return answer
 
 
-def too_short(missing: int) -> Answer:
+def too_short(missing: int) -> Prediction:
     """Always promises `missing` bytes more than the file has."""
     return lambda handler, content: _send_from(
         handler, content, len(content), len(content) + missing

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 Fit = Literal["crop", "pad", "stretch"]
 EngineName = Literal["torch", "onnxruntime", "openvino", "litert", "executorch"]
 EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino", "litert", "executorch"]
 # What a network's file holds: tensors to build it from, or a whole network for a runtime.
-Kind = Literal["tensors", "onnx", "openvino", "pt2", "litert", "executorch"]
+FileKind = Literal["tensors", "onnx", "openvino", "pt2", "litert", "executorch"]
 TargetName = Literal[
     "onnx", "openvino", "torch-export", "aotinductor", "litert", "executorch", "coreml"
 ]
@@ -17,11 +17,10 @@ Quantization = Literal["int8"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["none", "light", "strong"]
-Unit = Literal["pictures", "bytes", "steps"]
 BenchMode = Literal["inference", "train", "end-to-end"]
 Format = Literal["table", "json", "jsonl", "csv"]
 GroupBy = Literal["class", "none"]
-FaultKind = Literal[
+ErrorKind = Literal[
     "empty",
     "truncated",
     "not_an_image",
@@ -34,8 +33,8 @@ FaultKind = Literal[
     "crashed",
 ]
 
-MAX_PIXELS = 89_000_000  # pixels in one picture; about 270 MB once decoded
-MAX_VIEWS = 32  # looks at one picture, as many as `images.VIEWS` has
+MAX_PIXELS = 89_000_000  # pixels in one image; about 270 MB once decoded
+MAX_VIEWS = 32  # looks at one image, as many as `images.VIEWS` has
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,12 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class PictureOptions:
-    """How pictures are opened and fitted to the network's square input.
+class ImageOptions:
+    """How images are opened and fitted to the network's square input.
 
-    `views` is the number of looks at each picture (`images.VIEWS`), whose logits are averaged.
-    `isolate` opens pictures in processes of their own, which a crash of a decoder ends in the place
-    of this one; `timeout_s` is the time that a picture may take, and isolates them too. `offline`
+    `views` is the number of looks at each image (`images.VIEWS`), whose logits are averaged.
+    `isolate` opens images in processes of their own, which a crash of a decoder ends in the place
+    of this one; `timeout_s` is the time that an image may take, and isolates them too. `offline`
     fetches none from an address.
     """
 
@@ -90,11 +89,11 @@ class PictureOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How many answers a picture gets, and how the work is cut; `None` is `auto`.
+    """How many answers an image gets, and how the work is cut; `None` is `auto`.
 
     An answer is `unknown` where the top probability is below `unknown_below` (0..1); `auto` is the
     threshold that the model brings, `None` calls nothing unknown. Below `threshold` there is no
-    answer at all, and the row says why. `keep_squares` gives each row what the network saw.
+    answer at all, and the row says why. `keep_crops` gives each row what the network saw.
     """
 
     top_k: int = 5
@@ -102,7 +101,7 @@ class PredictOptions:
     workers: int | None = None
     unknown_below: float | Literal["auto"] | None = None
     threshold: float | None = None
-    keep_squares: bool = False
+    keep_crops: bool = False
 
     def __post_init__(self) -> None:
         for value in (self.top_k, self.batch_size, self.workers):
@@ -111,8 +110,8 @@ class PredictOptions:
 
 
 @dataclass(frozen=True)
-class FilingOptions:
-    """Where pictures are copied, or moved, once they have an answer: into `folder`, with a folder
+class OrganizeOptions:
+    """Where images are copied, or moved, once they have an answer: into `folder`, with a folder
     for each class in it unless `group_by` is `none`.
     """
 
@@ -123,12 +122,12 @@ class FilingOptions:
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """How a folder or a CSV of labelled pictures is read and split.
+    """How a folder or a CSV of labelled images is read and split.
 
     `val` names the validation folder where the usual names are not used; `val_fraction` is the
     share of each class that is set aside where there is none. `skip_empty` leaves out classes
-    without a picture, `allow_bad` and `allow_leak` train in spite of many broken files or of
-    pictures that training and validation share.
+    without an image, `allow_bad` and `allow_leak` train in spite of many broken files or of
+    images that training and validation share.
     """
 
     val: Path | None = None
@@ -144,11 +143,11 @@ class FinetuneOptions:
     """How a network learns new classes.
 
     First a classifier is trained on the features of the pretrained network, then, for `epochs`
-    passes over the pictures, the whole network (not with `head_only`). `batch_size` (pictures in
+    passes over the images, the whole network (not with `head_only`). `batch_size` (images in
     one update, over all processes), `lr` (the peak) and `weight_decay` are AdamW's for the whole
     network; `None` is auto. `hidden` is the width of a layer before the last one, 0 for none.
     `freeze` leaves the first stages of the backbone (of nine) as they are. `balance` weighs classes
-    as if all had equally many pictures. `patience` ends the training after so many epochs without a
+    as if all had equally many images. `patience` ends the training after so many epochs without a
     better one, `minutes` before an epoch that would end later. `from_scratch` starts with untrained
     weights.
     """
@@ -172,7 +171,7 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class FinetuneTask:
-    """What to train on which pictures, and where the result goes.
+    """What to train on which images, and where the result goes.
 
     `output` is the run's folder, `None` for a new one below `runs`; `resume` is the folder of a run
     to go on with, whose own options then hold. `device` and `workers` are as in `predict`.
@@ -181,7 +180,7 @@ class FinetuneTask:
     root: Path
     model: ModelOptions = ModelOptions()
     dataset: DatasetOptions = DatasetOptions()
-    pictures: PictureOptions = PictureOptions()
+    images: ImageOptions = ImageOptions()
     options: FinetuneOptions = FinetuneOptions()
     device: str = "auto"
     workers: int | None = None
@@ -193,7 +192,7 @@ class FinetuneTask:
 class ExportOptions:
     """What an exported file is to be.
 
-    `batch` fixes the number of pictures in a call, `None` leaves it open. `quantize` needs pictures
+    `batch` fixes the number of images in a call, `None` leaves it open. `quantize` needs images
     to calibrate with. `include_preprocessing` puts normalisation and softmax into the file, which
     then takes bytes and gives probabilities.
     """
@@ -210,7 +209,7 @@ class ExportTask:
     """What to export, where to, and what it is held against.
 
     `output` is a file, `None` for one named after the network in the current folder. `calibrate`
-    and `check` are folders of pictures, perhaps in class folders or in `train` and `val`.
+    and `check` are folders of images, perhaps in class folders or in `train` and `val`.
     `max_drop` is the loss of top-1, in percentage points, that is accepted of a quantised network;
     `force` keeps what does not hold.
     """
@@ -222,21 +221,21 @@ class ExportTask:
     check: Path | None = None
     max_drop: float = 1.0
     force: bool = False
-    pictures: PictureOptions = PictureOptions()
+    images: ImageOptions = ImageOptions()
 
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """What to judge on which labelled pictures.
+    """What to judge on which labelled images.
 
-    `split` is the name of a split where the pictures are in splits; `None` takes test, else
-    validation. `compare` is a second model for the same pictures.
+    `split` is the name of a split where the images are in splits; `None` takes test, else
+    validation. `compare` is a second model for the same images.
     """
 
     root: Path
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
-    pictures: PictureOptions = PictureOptions()
+    images: ImageOptions = ImageOptions()
     options: PredictOptions = PredictOptions()
     split: str | None = None
     compare: ModelOptions | None = None
@@ -248,8 +247,8 @@ class BenchTask:
 
     `variants` and `models` are measured whatever it takes; without any it is the variants that fit
     the time. `against` are classifiers of torchvision by name. No `engines` means every one that is
-    installed, no `batch_sizes` one picture and the size with the highest throughput. `images` is a
-    folder for `end-to-end`; `None` for the sample pictures. `seconds` is the time to measure,
+    installed, no `batch_sizes` one image and the size with the highest throughput. `image_folder`
+    is the folder for `end-to-end`; `None` for the sample images. `seconds` is the time to measure,
     besides loading. `tolerance` is the slowdown against an earlier result that is none (0.05 is
     5 %).
     """
@@ -262,28 +261,7 @@ class BenchTask:
     precisions: tuple[Precision, ...] = ("fp32",)
     batch_sizes: tuple[int, ...] = ()
     mode: BenchMode = "inference"
-    images: Path | None = None
+    image_folder: Path | None = None
     seconds: float = 60.0
     tolerance: float = 0.05
-    pictures: PictureOptions = PictureOptions()
-
-
-class Listener(Protocol):
-    """Hears what a person waits for while something long goes on."""
-
-    def note(self, text: str) -> None:
-        """One line about what is being done, and why it takes time."""
-
-    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
-        """`done` of `total` of the work called `what`; it is over when all is done."""
-
-
-class _Silent:
-    def note(self, text: str) -> None:
-        """Nobody listens."""
-
-    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
-        """Nobody listens."""
-
-
-SILENT: Listener = _Silent()
+    images: ImageOptions = ImageOptions()

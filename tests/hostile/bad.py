@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import good
 import numpy as np
+from PIL import Image
+
+import good
 import written
 from good import photo
-from PIL import Image
 from written import LONG, SHORT, encoded, png_chunk, tiff, tiff_tags
 
 Make = Callable[[Path], object]
@@ -44,7 +45,7 @@ class Bad:
 
 @cache
 def seeds() -> dict[str, bytes]:
-    """A picture of every kind that is decoded differently."""
+    """An image of every kind that is decoded differently."""
     image = photo(60, 45)
     layer = good.see_through().resize(image.size)
     wide = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -73,7 +74,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def cut() -> Iterator[Bad]:
-    """Every kind of picture, cut at many places."""
+    """Every kind of image, cut at many places."""
     for name, data in seeds().items():
         # of several frames the second may be missing
         whole = {"two.gif": 0.5, "two.mpo": 0.4}.get(name, 1.0)
@@ -219,7 +220,7 @@ def archive() -> bytes:
 
 
 def others() -> Iterator[Bad]:
-    """What lies among pictures, under a picture's name."""
+    """What lies among images, under an image's name."""
     none, unknown = ("not_an_image",), ("unsupported_format",)
     drawing = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
     for name, data, kinds, words in (
@@ -371,14 +372,14 @@ def bombs() -> Iterator[Bad]:
 
 
 def one_tile(side: int, packed: bytes) -> bytes:
-    """A picture of 100 x 100 in one tile that is far larger."""
+    """An image of 100 x 100 in one tile that is far larger."""
     tags = {**tiff_tags((100, 100), 8, 1), 259: (SHORT, 8), 322: (LONG, side), 323: (LONG, side), 324: (LONG, 0)}  # fmt: skip
     del tags[278]
     return tiff(tags, packed)
 
 
 def small_header(data: bytes) -> bytes:
-    """A JPEG 2000 whose boxes speak of a smaller picture than its codestream."""
+    """A JPEG 2000 whose boxes speak of a smaller image than its codestream."""
     place = data.index(b"ihdr") + 4
     return data[:place] + struct.pack(">II", 10, 10) + data[place + 8 :]
 
@@ -447,7 +448,7 @@ def paths() -> Iterator[Bad]:
     yield Bad("path", "dangling.jpg", linked("nothing"), missing, "leads nowhere, to 'nothing'")
     yield Bad("path", "loop.jpg", lambda path: path.symlink_to(path.name), missing, "leads back")
     yield Bad("path", "gone.jpg", lambda _: None, missing, "no such file")
-    yield Bad("path", "empty-folder.jpg", lambda path: path.mkdir(), no_file, "no pictures")
+    yield Bad("path", "empty-folder.jpg", lambda path: path.mkdir(), no_file, "no images")
     for name, target in (
         ("zero.jpg", "/dev/zero"),
         ("null.jpg", "/dev/null"),

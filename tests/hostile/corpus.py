@@ -7,12 +7,9 @@ import argparse
 import json
 import os
 import random
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import bad
 import good
@@ -34,8 +31,8 @@ class Input:
 
 @cache
 def inputs() -> tuple[Input, ...]:
-    """All inputs, mixed, so that every good picture has a bad neighbour."""
-    all_inputs = [Input(good.name_of(case), case) for case in good.good_pictures()]
+    """All inputs, mixed, so that every good image has a bad neighbour."""
+    all_inputs = [Input(good.name_of(case), case) for case in good.good_images()]
     all_inputs += [Input(bad.name_of(case), case) for case in bad.bad_inputs()]
     assert len({one.name for one in all_inputs}) == len(all_inputs)
     random.Random(0).shuffle(all_inputs)

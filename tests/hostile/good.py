@@ -1,4 +1,4 @@
-"""Odd but good pictures, each with the plain picture whose answer it must have."""
+"""Odd but good images, each with the plain image whose answer it must have."""
 
 # ruff: noqa: E501 (one input a line)
 
@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import written
 from PIL import Image, ImageCms, PngImagePlugin
+
+import written
 from written import LONG, SHORT, encoded, png_chunk, png_of, tiff, tiff_tags
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
@@ -35,7 +36,7 @@ WEBP = {"lossless": True, "exact": True, "method": 0}
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """A picture file, and what is on it: within `levels` of 255 on average."""
+    """An image file, and what is on it: within `levels` of 255 on average."""
 
     group: str
     name: str | bytes
@@ -82,7 +83,7 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 def clear_where(mask: np.ndarray, image: Image.Image) -> Image.Image:
-    """The picture with white where `mask` holds."""
+    """The image with white where `mask` holds."""
     values = np.array(image.convert("RGB"))
     values[mask] = 255
     return Image.fromarray(values)
@@ -146,7 +147,7 @@ def turned() -> Iterator[Good]:
 
 
 def noted() -> Iterator[Good]:
-    """Notes beside the pixels: where XMP says how the picture lies, and broken ones."""
+    """Notes beside the pixels: where XMP says how the image lies, and broken ones."""
     six = stored_as(6)
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -185,7 +186,7 @@ BROKEN_SEGMENTS = {
         written.jpeg_segment(0xE2, b"ICC_PROFILE\0"),
     ],
     "cut-resources": [written.jpeg_segment(0xED, b"Photoshop 3.0\0" + b"8BIM\3\xed")],
-    "index-of-pictures": [written.jpeg_segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff")],
+    "index-of-images": [written.jpeg_segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff")],
     "nothing": [written.jpeg_segment(0xE1, b""), written.jpeg_segment(0xFE, b"")],
 }
 BROKEN_EXIF = {
@@ -604,7 +605,7 @@ def tiled(values: np.ndarray, side: int = 32) -> bytes:
 
 
 def framed() -> Iterator[Good]:
-    """Of several pictures in a file the first answers."""
+    """Of several images in a file the first answers."""
     others = [photo().rotate(90), photo().rotate(180)]
     palette = photo().quantize(64)
     for name, source, format, options, levels in (
@@ -630,7 +631,7 @@ def framed() -> Iterator[Good]:
 
 
 def profiled() -> Iterator[Good]:
-    """Colour profiles never break a picture."""
+    """Colour profiles never break an image."""
     real = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profiles = {"right": real, "broken": b"no profile at all" * 9, "cut": real[:100]}
     noise = np.random.default_rng(0).bytes(3_000_000)
@@ -655,7 +656,7 @@ SHAPES = ((1, 1), (2, 1), (3, 2), (1, 5000), (5000, 1), (7, 3000), (16, 16), (1,
 
 
 def shaped() -> Iterator[Good]:
-    """The smallest and the most extreme pictures."""
+    """The smallest and the most extreme images."""
     for width, height in SHAPES:
         image = photo(min(width, 300), min(height, 300)).resize((width, height))
         for suffix, format in (("png", "PNG"), ("bmp", "BMP")):
@@ -790,13 +791,13 @@ GROUPS = (turned, noted, deep, clear, coloured, framed, profiled, shaped, struct
 
 
 @cache
-def good_pictures() -> tuple[Good, ...]:
+def good_images() -> tuple[Good, ...]:
     """All of them."""
-    return tuple(picture for group in GROUPS for picture in group())
+    return tuple(image for group in GROUPS for image in group())
 
 
-def name_of(picture: Good) -> bytes:
+def name_of(image: Good) -> bytes:
     """Its file's name, which no other has."""
-    if isinstance(picture.name, bytes):
-        return picture.name
-    return os.fsencode(f"{picture.group} {picture.name}".replace(" ", "-"))
+    if isinstance(image.name, bytes):
+        return image.name
+    return os.fsencode(f"{image.group} {image.name}".replace(" ", "-"))

@@ -1,4 +1,4 @@
-"""Pictures behind addresses: servers that lie, stall, redirect and never end."""
+"""Images behind addresses: servers that lie, stall, redirect and never end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,18 +7,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+
+from effnet_cli.images import Finder, ImageLoader, remote
+from effnet_cli.images.finder import Url
+from effnet_cli.models.variants import VARIANTS
+from effnet_cli.options import ImageOptions
+from effnet_cli.system import http
+from effnet_cli.system.errors import ImageError
 from good import photo
 from written import encoded
 
-from effnet_cli.images import Finder, PictureLoader, remote
-from effnet_cli.images.finder import Url
-from effnet_cli.models.variants import VARIANTS
-from effnet_cli.options import PictureOptions
-from effnet_cli.system import http as web
-from effnet_cli.system.errors import PictureError
-
 LITE0 = VARIANTS["lite0"].preprocessing
-PICTURE = encoded(photo(), "PNG")
+IMAGE = encoded(photo(), "PNG")
 LIMIT_BYTES = 300_000
 
 # as the command does
@@ -47,20 +47,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def picture(handler: Handler) -> None:
-    handler.start(Content_Length=len(PICTURE), Content_Type="text/html")  # a lie of no account
-    handler.wfile.write(PICTURE)
+def image(handler: Handler) -> None:
+    handler.start(Content_Length=len(IMAGE), Content_Type="text/html")  # a lie of no account
+    handler.wfile.write(IMAGE)
 
 
 def without_length(handler: Handler) -> None:
     handler.start()
-    handler.wfile.write(PICTURE)
+    handler.wfile.write(IMAGE)
 
 
 def in_chunks(handler: Handler) -> None:
     handler.start(Transfer_Encoding="chunked")
-    for start in range(0, len(PICTURE), 5000):
-        chunk = PICTURE[start : start + 5000]
+    for start in range(0, len(IMAGE), 5000):
+        chunk = IMAGE[start : start + 5000]
         handler.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
     handler.wfile.write(b"0\r\n\r\n")
 
@@ -71,13 +71,13 @@ def page(handler: Handler) -> None:
 
 
 def cut(handler: Handler) -> None:
-    handler.start(Content_Length=len(PICTURE))
-    handler.wfile.write(PICTURE[:5000])
+    handler.start(Content_Length=len(IMAGE))
+    handler.wfile.write(IMAGE[:5000])
 
 
 def huge(handler: Handler) -> None:
     handler.start(Content_Length=10**13)
-    handler.wfile.write(PICTURE)
+    handler.wfile.write(IMAGE)
 
 
 def endless(handler: Handler) -> None:
@@ -87,8 +87,8 @@ def endless(handler: Handler) -> None:
 
 
 def drip(handler: Handler) -> None:
-    handler.start(Content_Length=len(PICTURE))
-    for byte in PICTURE:
+    handler.start(Content_Length=len(IMAGE))
+    for byte in IMAGE:
         if handler.closing.wait(0.05):
             return
         handler.wfile.write(bytes([byte]))
@@ -99,8 +99,8 @@ def silent(handler: Handler) -> None:
 
 
 def stalled(handler: Handler) -> None:
-    handler.start(Content_Length=len(PICTURE))
-    handler.wfile.write(PICTURE[:100])
+    handler.start(Content_Length=len(IMAGE))
+    handler.wfile.write(IMAGE[:100])
     handler.closing.wait(60)
 
 
@@ -117,16 +117,16 @@ def redirect(target: str) -> Callable[[Handler], None]:
 
 
 def countdown(handler: Handler) -> None:
-    """So many redirects as the path says, then the picture."""
+    """So many redirects as the path says, then the image."""
     left = int(handler.path.rpartition("/")[2])
     if left == 0:
-        picture(handler)
+        image(handler)
     else:
         handler.start(302, Location=f"/countdown/{left - 1}", Content_Length=0)
 
 
 ANSWERS: dict[str, Callable[[Handler], None]] = {
-    "picture": picture,
+    "image": image,
     "without-length": without_length,
     "in-chunks": in_chunks,
     "page": page,
@@ -142,7 +142,7 @@ ANSWERS: dict[str, Callable[[Handler], None]] = {
     "403": status(403),
     "500": status(500),
     "empty": status(200),
-    "to-picture": redirect("/picture"),
+    "to-image": redirect("/image"),
     "to-file": redirect("file:///etc/passwd"),
     "to-ftp": redirect("ftp://127.0.0.1/x.png"),
     "to-itself": redirect("/to-itself"),
@@ -174,20 +174,20 @@ def server() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def narrow_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "MAX_BYTES", LIMIT_BYTES)
-    monkeypatch.setattr(web, "CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(web, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(http, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(http, "STALL_SECONDS", 0.5)
 
 
 def opened(address: str, **options: object) -> np.ndarray:
-    return PictureLoader(LITE0, PictureOptions(**options)).squares(Url(address))
+    return ImageLoader(LITE0, ImageOptions(**options)).crops(Url(address))
 
 
 @pytest.mark.parametrize(
     "path",
-    ["picture", "picture/a.jpg?b=c", "without-length", "in-chunks", "to-picture", "countdown/5"],
+    ["image", "image/a.jpg?b=c", "without-length", "in-chunks", "to-image", "countdown/5"],
 )
-def test_picture_behind_an_address_is_the_picture(server: str, path: str) -> None:
-    here = PictureLoader(LITE0).squares(PICTURE)
+def test_image_behind_an_address_is_the_image(server: str, path: str) -> None:
+    here = ImageLoader(LITE0).crops(IMAGE)
     np.testing.assert_array_equal(opened(f"{server}/{path}"), here)
 
 
@@ -213,10 +213,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("path", "wanted"), FAULTS.items(), ids=FAULTS)
-def test_address_without_a_picture_is_one_fault(
+def test_address_without_a_image_is_one_fault(
     server: str, path: str, wanted: tuple[str, str]
 ) -> None:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         opened(f"{server}/{path}")
     kind, words = wanted
     assert (caught.value.kind, words in caught.value.message) == (kind, True), caught.value
@@ -224,7 +224,7 @@ def test_address_without_a_picture_is_one_fault(
 
 
 def test_server_that_drips_is_given_up(server: str) -> None:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         opened(f"{server}/drip", timeout_s=0.3)
     assert caught.value.kind == "timeout"
     assert "0.3 s" in caught.value.message
@@ -235,15 +235,15 @@ def test_server_that_drips_is_given_up(server: str) -> None:
     ["http://127.0.0.1:9/x.png", "http://[::1/x.png", "http://127.0.0.1:99999/", "http:///x.png"],
 )
 def test_address_of_nobody_is_one_fault(address: str) -> None:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         opened(address)
     assert caught.value.kind == "unreadable"
 
 
 def test_offline_asks_nobody(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "opened", lambda *_: pytest.fail("somebody was asked"))
-    with pytest.raises(PictureError) as caught:
-        opened(f"{server}/picture", offline=True)
+    monkeypatch.setattr(remote, "open_url", lambda *_: pytest.fail("somebody was asked"))
+    with pytest.raises(ImageError) as caught:
+        opened(f"{server}/image", offline=True)
     assert "--offline" in caught.value.message
 
 

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import bad
 import good
-import pytest
 import written
 
 COMMAND = [sys.executable, "-m", "effnet_cli", "predict", "--offline"]
@@ -20,7 +21,7 @@ NO_LIMIT = ["--max-pixels", str(10**11)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good pictures around one that keeps a decoder for a minute."""
+    """Two good images around one that keeps a decoder for a minute."""
     folder = tmp_path_factory.mktemp("hanging")
     (folder / "a.png").write_bytes(written.encoded(good.photo(), "PNG"))
     (folder / "b.jpg").write_bytes(bad.with_scans(6_000))
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_picture_that_takes_too_long_is_one_row(folder: Path) -> None:
+def test_image_that_takes_too_long_is_one_row(folder: Path) -> None:
     done = subprocess.run(
         [*COMMAND, *NO_LIMIT, "--timeout", "0.7", "--format", "json", "a.png", "b.jpg", "c.png"],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""Every promise about pictures and paths, judged over a corpus of odd and hostile inputs."""
+"""Every promise about images and paths, judged over a corpus of odd and hostile inputs."""
 
 import csv
 import io
@@ -12,21 +12,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
-import corpus
 import numpy as np
 import pytest
+from PIL import Image
+
+import corpus
 from bad import Bad
 from corpus import Input
-from good import ODD_NAMES, Good
-from PIL import Image
-from written import encoded
-
-from effnet_cli.images import Finder, PictureLoader
+from effnet_cli.images import Finder, ImageLoader
 from effnet_cli.models.variants import VARIANTS
-from effnet_cli.options import FaultKind, PictureOptions
+from effnet_cli.options import ErrorKind, ImageOptions
 from effnet_cli.output import text as rows
 from effnet_cli.predict.classifier import Classifier
-from effnet_cli.system.errors import PictureError
+from effnet_cli.system.errors import ImageError
+from good import ODD_NAMES, Good
+from written import encoded
 
 Row = dict[str, Any]
 
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_twins(session_folder: Path) -> dict[bytes, Row]:
-    """The answers of the plain pictures, each of them alone."""
+    """The answers of the plain images, each of them alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
         classifier = Classifier("lite0")
@@ -111,15 +111,15 @@ def test_corpus_has_every_group_and_every_kind_of_fault() -> None:
     assert {one.case.group for one in bad_inputs()} == set(BAD_GROUPS)
     told = {kind for one in bad_inputs() for kind in one.case.kinds}
     elsewhere = {"timeout", "crashed"} | ({"unreadable"} if os.geteuid() == 0 else set())
-    assert told == set(get_args(FaultKind)) - elsewhere
+    assert told == set(get_args(ErrorKind)) - elsewhere
 
 
 # --- one by one --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_odd_picture_looks_like_its_plain_twin(group: str, folder: Path) -> None:
-    loader = PictureLoader(VARIANTS["lite0"].preprocessing, PictureOptions(exact_decode=True))
+def test_odd_image_looks_like_its_plain_twin(group: str, folder: Path) -> None:
+    loader = ImageLoader(VARIANTS["lite0"].preprocessing, ImageOptions(exact_decode=True))
     wrong = {}
     for one in good_inputs(group):
         case = one.case
@@ -138,7 +138,7 @@ def mean_difference(image: Image.Image, twin: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_odd_picture_is_answered_like_its_plain_twin(
+def test_odd_image_is_answered_like_its_plain_twin(
     group: str, answered: dict[bytes, Row], of_twins: dict[bytes, Row]
 ) -> None:
     wrong = {}
@@ -180,7 +180,7 @@ def test_bad_input_has_its_kind_and_its_words(group: str, answered: dict[bytes, 
 
 
 def test_bytes_fare_as_the_file_does(answered: dict[bytes, Row]) -> None:
-    loader = PictureLoader(VARIANTS["lite0"].preprocessing)
+    loader = ImageLoader(VARIANTS["lite0"].preprocessing)
     wrong = {}
     for one in bad_inputs():
         if one.name.endswith(b".tga") or not isinstance(one.case.made, bytes):
@@ -188,7 +188,7 @@ def test_bytes_fare_as_the_file_does(answered: dict[bytes, Row]) -> None:
         error = answered[one.name].get("error")
         try:
             loader.load(one.case.made)
-        except PictureError as alone:
+        except ImageError as alone:
             if error is None or error["kind"] != alone.kind:
                 wrong[one.name] = (alone, error)
         else:
@@ -226,7 +226,7 @@ def test_one_run_over_everything_has_a_row_for_each_in_order(
     names = [as_argument(one.name) for one in corpus.inputs()]
     assert [os.fsencode(row["path"]) for row in got] == names
     kinds = Counter(row["error"]["kind"] for row in got if row["status"] == "error")
-    assert set(kinds) <= set(get_args(FaultKind))
+    assert set(kinds) <= set(get_args(ErrorKind))
     for kind, number in kinds.items():
         assert f"{number} {kind}".encode() in whole_run.stderr
 
@@ -275,7 +275,7 @@ def test_terminal_is_sent_no_names_commands(folder: Path) -> None:
     assert "[bold][link=x].png" in text
 
 
-def test_search_of_the_folder_finds_every_picture_once(folder: Path) -> None:
+def test_search_of_the_folder_finds_every_image_once(folder: Path) -> None:
     found = Counter(os.fsencode(f.name) for f in Finder([str(folder)]))
     assert set(found.values()) == {1}
     missed = {

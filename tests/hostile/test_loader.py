@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-import bad
-import good
 import numpy as np
 import pytest
-import written
 from PIL import Image
 
-from effnet_cli.images import PictureLoader, loader
-from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_BYTES, IsolatedLoader
+import bad
+import good
+import written
+from effnet_cli.images import ImageLoader, loader
+from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_BYTES, SandboxedLoader
 from effnet_cli.models.variants import VARIANTS
-from effnet_cli.options import FaultKind, PictureOptions
-from effnet_cli.system.errors import PictureError
+from effnet_cli.options import ErrorKind, ImageOptions
+from effnet_cli.system.errors import ImageError
 
 LITE0 = VARIANTS["lite0"].preprocessing
 MUTATIONS_A_SEED = 50
@@ -56,20 +56,20 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_mutated_pictures_are_answered_or_refused_and_nothing_else() -> None:
+def test_mutated_images_are_answered_or_refused_and_nothing_else() -> None:
     chance = random.Random(13)
-    opener = PictureLoader(LITE0, PictureOptions(max_pixels=1_000_000))
+    opener = ImageLoader(LITE0, ImageOptions(max_pixels=1_000_000))
     came: Counter[str] = Counter()
     for data in bad.seeds().values():
         for _ in range(MUTATIONS_A_SEED):
             try:
-                square = opener.squares(mutated(data, chance))
-            except PictureError as error:
+                crop = opener.crops(mutated(data, chance))
+            except ImageError as error:
                 came[error.kind] += 1
             else:
-                assert square.shape == (1, 224, 224, 3)
+                assert crop.shape == (1, 224, 224, 3)
                 came["opened"] += 1
-    assert set(came) <= {"opened", *get_args(FaultKind)}
+    assert set(came) <= {"opened", *get_args(ErrorKind)}
     assert came["opened"] > 200
     assert came["truncated"] > 200
 
@@ -78,17 +78,17 @@ def test_mutated_pictures_are_answered_or_refused_and_nothing_else() -> None:
 
 OPEN_THEM = """
 import resource, sys, warnings
-from effnet_cli.system.errors import PictureError
-from effnet_cli.images import PictureLoader
+from effnet_cli.system.errors import ImageError
+from effnet_cli.images import ImageLoader
 from effnet_cli.models.variants import VARIANTS
-opener = PictureLoader(VARIANTS["lite0"].preprocessing)
+opener = ImageLoader(VARIANTS["lite0"].preprocessing)
 warnings.simplefilter("ignore")
 opener.load(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:
     try:
         opener.load(path)
-    except PictureError:
+    except ImageError:
         continue
     sys.exit(f"{path} was opened")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
@@ -114,7 +114,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
 def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
     monkeypatch.setattr(loader, "count_of", lambda file, mark: counted.append(mark) or 1)
-    opener = PictureLoader(LITE0)
+    opener = ImageLoader(LITE0)
     seeds = bad.seeds()
     for name in ("baseline.jpg", "inks.jpg", "two.mpo", "rgba.png", "lossy.webp"):
         opener.load(seeds[name])
@@ -124,10 +124,10 @@ def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch)
     assert len(counted) == 1
 
 
-def test_large_picture_that_can_be_seen_through_is_flattened_in_bands() -> None:
+def test_large_image_that_can_be_seen_through_is_flattened_in_bands() -> None:
     values = np.random.default_rng(0).integers(0, 256, (1200, 1100, 4), dtype=np.uint8)
     image = Image.fromarray(values)
-    opener = PictureLoader(LITE0)
+    opener = ImageLoader(LITE0)
     whole = opener.open(written.encoded(image, "PNG", compress_level=0))
     for top in (0, 500, 1100):
         part = image.crop((0, top, 1100, top + 100))
@@ -140,27 +140,27 @@ def test_large_picture_that_can_be_seen_through_is_flattened_in_bands() -> None:
 
 @pytest.fixture(scope="module")
 def hanging() -> bytes:
-    """A picture that keeps the decoder for a minute, if a person lets it."""
+    """An image that keeps the decoder for a minute, if a person lets it."""
     return bad.with_scans(6_000)
 
 
 @pytest.fixture(scope="module")
-def isolated() -> IsolatedLoader:
-    options = PictureOptions(isolate=True, timeout_s=TIMEOUT_S, max_pixels=10**11)
-    return IsolatedLoader(LITE0, options)
+def isolated() -> SandboxedLoader:
+    options = ImageOptions(isolate=True, timeout_s=TIMEOUT_S, max_pixels=10**11)
+    return SandboxedLoader(LITE0, options)
 
 
-def fault(opener: IsolatedLoader, source: bytes | str | Path) -> PictureError:
-    with pytest.raises(PictureError) as caught:
-        opener.squares(source)
+def fault(opener: SandboxedLoader, source: bytes | str | Path) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        opener.crops(source)
     return caught.value
 
 
-def same_as_here(opener: IsolatedLoader, source: bytes | str | Path) -> bool:
-    return np.array_equal(opener.squares(source), PictureLoader(LITE0).squares(source))
+def same_as_here(opener: SandboxedLoader, source: bytes | str | Path) -> bool:
+    return np.array_equal(opener.crops(source), ImageLoader(LITE0).crops(source))
 
 
-def test_isolated_picture_is_the_same(isolated: IsolatedLoader, tmp_path: Path) -> None:
+def test_isolated_image_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -> None:
     for name, data in bad.seeds().items():
         assert same_as_here(isolated, data), name
     odd = tmp_path / os.fsdecode(b"\xff\xfe.png")
@@ -169,11 +169,11 @@ def test_isolated_picture_is_the_same(isolated: IsolatedLoader, tmp_path: Path) 
     assert same_as_here(isolated, str(odd))
 
 
-def test_isolated_fault_is_the_same(isolated: IsolatedLoader, tmp_path: Path) -> None:
+def test_isolated_fault_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     for source in (b"", b"<html>", b"\xff\xd8\xff", tmp_path / "no.jpg", tmp_path / "folder.jpg"):
-        with pytest.raises(PictureError) as here:
-            PictureLoader(LITE0).squares(source)
+        with pytest.raises(ImageError) as here:
+            ImageLoader(LITE0).crops(source)
         there = fault(isolated, source)
         assert (there.kind, there.message, there.hint) == (
             here.value.kind,
@@ -182,8 +182,8 @@ def test_isolated_fault_is_the_same(isolated: IsolatedLoader, tmp_path: Path) ->
         )
 
 
-def test_decoder_that_hangs_costs_its_picture_and_no_other(
-    isolated: IsolatedLoader, hanging: bytes
+def test_decoder_that_hangs_costs_its_image_and_no_other(
+    isolated: SandboxedLoader, hanging: bytes
 ) -> None:
     before = worker_ids()
     error = fault(isolated, hanging)
@@ -195,10 +195,10 @@ def test_decoder_that_hangs_costs_its_picture_and_no_other(
     assert not worker_ids() & before
 
 
-def test_decoder_that_is_killed_costs_its_picture_and_no_other(hanging: bytes) -> None:
-    opener = IsolatedLoader(LITE0, PictureOptions(isolate=True, max_pixels=10**11))
+def test_decoder_that_is_killed_costs_its_image_and_no_other(hanging: bytes) -> None:
+    opener = SandboxedLoader(LITE0, ImageOptions(isolate=True, max_pixels=10**11))
     others = worker_ids()
-    opener.squares(bad.seeds()["baseline.jpg"])
+    opener.crops(bad.seeds()["baseline.jpg"])
     (worker,) = worker_ids() - others
 
     def kill_when_busy() -> None:
@@ -228,8 +228,8 @@ def cpu_ticks(process_id: int) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit does not exist")
 def test_memory_of_a_decoder_is_limited() -> None:
     others = worker_ids()
-    opener = IsolatedLoader(LITE0, PictureOptions(isolate=True, max_pixels=1_000_000))
-    opener.squares(bad.seeds()["baseline.jpg"])
+    opener = SandboxedLoader(LITE0, ImageOptions(isolate=True, max_pixels=1_000_000))
+    opener.crops(bad.seeds()["baseline.jpg"])
     (worker,) = worker_ids() - others
     limits = Path(f"/proc/{worker}/limits").read_text()
     (line,) = (line for line in limits.splitlines() if line.startswith("Max address space"))
@@ -244,12 +244,12 @@ def test_memory_of_a_decoder_is_limited() -> None:
 WITH_A_WORKER = """
 import os, sys, time
 from effnet_cli.images.sandbox import IsolatedLoader
-from effnet_cli.options import PictureOptions
+from effnet_cli.options import ImageOptions
 from effnet_cli.models.variants import VARIANTS
 import multiprocessing
 
 if __name__ == "__main__":
-    opener = IsolatedLoader(VARIANTS["lite0"].preprocessing, PictureOptions(isolate=True))
+    opener = IsolatedLoader(VARIANTS["lite0"].preprocessing, ImageOptions(isolate=True))
     opener.squares(sys.argv[1])
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(60)

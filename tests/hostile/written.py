@@ -1,4 +1,4 @@
-"""Picture files written byte by byte: what Pillow reads but does not write."""
+"""Image files written byte by byte: what Pillow reads but does not write."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ ORIENTATION_TAG = 0x0112
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    """A picture as Pillow writes it."""
+    """An image as Pillow writes it."""
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
@@ -66,7 +66,7 @@ def packed(values: np.ndarray, bits: int) -> bytes:
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Kind and body of each chunk."""
+    """FileKind and body of each chunk."""
     chunks, place = [], len(PNG_MAGIC)
     while place < len(data):
         (length,) = struct.unpack_from(">I", data, place)
@@ -111,7 +111,7 @@ def without_adobe_marker(data: bytes) -> bytes:
 
 
 def tiff(tags: Mapping[int, tuple[int, object]], pixels: bytes, order: str = "<") -> bytes:
-    """A TIFF of one picture: `tags` are type and value (or values), `pixels` one strip; the tag of
+    """A TIFF of one image: `tags` are type and value (or values), `pixels` one strip; the tag of
     the strip's place is filled in.
     """
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(pixels))
@@ -169,7 +169,7 @@ def exif(orientation: int, order: str = "<", kind: int = SHORT) -> bytes:
 
 
 def exif_with_thumbnail(orientation: int, of_thumbnail: int) -> bytes:
-    """An EXIF block in which the picture and its thumbnail lie differently."""
+    """An EXIF block in which the image and its thumbnail lie differently."""
     first = tiff_directory({ORIENTATION_TAG: (SHORT, orientation)}, 8)
     second = tiff_directory({ORIENTATION_TAG: (SHORT, of_thumbnail)}, 8 + len(first))
     return b"Exif\0\0II*\0\x08\0\0\0" + first[:-4] + struct.pack("<I", 8 + len(first)) + second
@@ -212,20 +212,20 @@ def bmp_rows(values: np.ndarray) -> bytes:
     return b"".join(row + bytes(-len(row) % 4) for row in rows)
 
 
-def ico(*pictures: tuple[int, int, bytes]) -> bytes:
-    """An icon of pictures: width and height as the list says them, and the bytes."""
-    place = 6 + 16 * len(pictures)
+def ico(*images: tuple[int, int, bytes]) -> bytes:
+    """An icon of images: width and height as the list says them, and the bytes."""
+    place = 6 + 16 * len(images)
     entries = b""
-    for width, height, data in pictures:
+    for width, height, data in images:
         entries += struct.pack(
             "<BBBBHHII", width % 256, height % 256, 0, 0, 1, 32, len(data), place
         )
         place += len(data)
-    return struct.pack("<HHH", 0, 1, len(pictures)) + entries + b"".join(p[2] for p in pictures)
+    return struct.pack("<HHH", 0, 1, len(images)) + entries + b"".join(p[2] for p in images)
 
 
 def icon_of_bmp(values: np.ndarray, mask: np.ndarray) -> bytes:
-    """A picture inside an icon, uint8 [H,W,4] (blue, green, red, opacity) and where it is clear."""
+    """An image inside an icon, uint8 [H,W,4] (blue, green, red, opacity) and where it is clear."""
     height, width = mask.shape
     rows = [packed(row, 1) for row in mask[::-1].astype(np.uint8)]
     return bmp(

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.bench.records import COPY, SLOWER, Change, Measured, Timing
+from effnet_cli.bench.records import COPY, SLOWER, BenchResult, Change, Timing
 from effnet_cli.bench.statistics import changed
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.output.text import csv_line
@@ -41,7 +41,7 @@ def as_row(timing: Timing) -> dict[str, Any]:
     }
 
 
-def as_json(measured: Measured, changes: Sequence[Change] | None = None) -> dict[str, Any]:
+def as_json(measured: BenchResult, changes: Sequence[Change] | None = None) -> dict[str, Any]:
     """The whole result, schema 1."""
     content = {
         "schema": SCHEMA,
@@ -57,7 +57,7 @@ def as_json(measured: Measured, changes: Sequence[Change] | None = None) -> dict
     return content
 
 
-def csv_lines(measured: Measured) -> Iterator[str]:
+def csv_lines(measured: BenchResult) -> Iterator[str]:
     """CSV with a header, a line for each row."""
     rows = [as_row(timing) for timing in measured.timings]
     yield csv_line(rows[0])
@@ -65,11 +65,11 @@ def csv_lines(measured: Measured) -> Iterator[str]:
         yield csv_line("" if value is None else value for value in row.values())
 
 
-def table(measured: Measured) -> tuple[list[str], list[list[object]]]:
+def table(measured: BenchResult) -> tuple[list[str], list[list[object]]]:
     """Columns and rows for a person, the fastest first within each variant."""
     mode = measured.timings[0].mode
     columns = ["network", "top-1", "engine", "batch", "ms a call", "p5", "p90", "p99"]
-    columns += ["pictures/s"]
+    columns += ["images/s"]
     if mode == "end-to-end":
         columns += ["decode", "resize", "network ms"]
     else:
@@ -107,7 +107,7 @@ def _share(value: float | None) -> str | None:
 # --- the answer in words ------------------------------------------------------------------------
 
 
-def recommendation(measured: Measured) -> Iterator[str]:
+def recommendation(measured: BenchResult) -> Iterator[str]:
     """Which one to take here, and for what."""
     ours = [t for t in measured.timings if t.variant in VARIANTS or t.weights == "yours"]
     if not ours:
@@ -117,17 +117,17 @@ def recommendation(measured: Measured) -> Iterator[str]:
         best = max(ours, key=lambda t: t.figures.images_per_s)
         epoch = 1000 / best.figures.images_per_s
         yield (
-            f"To train here: {_named(best)}, {best.figures.images_per_s:,.1f} pictures/s, "
-            f"{epoch:,.0f} s for 1,000 pictures."
+            f"To train here: {_named(best)}, {best.figures.images_per_s:,.1f} images/s, "
+            f"{epoch:,.0f} s for 1,000 images."
         )
         return
     folder = max(ours, key=lambda t: t.figures.images_per_s)
     single = [t for t in ours if t.batch_size == 1]
     if mode == "inference" and single:
         fastest = min(single, key=lambda t: t.figures.p50_ms)
-        yield f"For one picture at a time here: {_named(fastest)}, {_ms(fastest)}."
+        yield f"For one image at a time here: {_named(fastest)}, {_ms(fastest)}."
     batch = f", {folder.batch_size} at a time" if folder.batch_size > 1 else ""
-    yield f"For folders: {_named(folder)}{batch}, {folder.figures.images_per_s:,.0f} pictures/s."
+    yield f"For folders: {_named(folder)}{batch}, {folder.figures.images_per_s:,.0f} images/s."
     known = [t for t in single if t.top1 is not None]
     if known:
         yield from _accurate(known)
@@ -157,7 +157,7 @@ def _ms(timing: Timing) -> str:
     return f"{timing.figures.p50_ms:,.1f} ms"
 
 
-def notes(measured: Measured) -> Iterator[str]:
+def notes(measured: BenchResult) -> Iterator[str]:
     """What it was measured on, against which limits, and what is missing."""
     for name, value in machine_lines(measured):
         yield f"{name}: {value}"
@@ -165,7 +165,7 @@ def notes(measured: Measured) -> Iterator[str]:
         yield f"left out: {one.variant}{f' on {one.engine}' if one.engine else ''}: {one.reason}"
 
 
-def machine_lines(measured: Measured) -> Iterator[tuple[str, str]]:
+def machine_lines(measured: BenchResult) -> Iterator[tuple[str, str]]:
     """What it was measured on, and the limits that were measured there."""
     machine = measured.machine
     memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']:g} GB"
@@ -181,8 +181,8 @@ def machine_lines(measured: Measured) -> Iterator[tuple[str, str]]:
         yield f"limit, {name}", f"{value:,.0f} {what} a second"
 
 
-def chart_points(measured: Measured) -> list[tuple[str, float, float]]:
-    """Name, milliseconds for one picture on its fastest engine, and published top-1 in percent."""
+def chart_points(measured: BenchResult) -> list[tuple[str, float, float]]:
+    """Name, milliseconds for one image on its fastest engine, and published top-1 in percent."""
     best: dict[str, Timing] = {}
     for timing in measured.timings:
         if timing.batch_size != 1 or timing.top1 is None or timing.mode == "train":
@@ -246,7 +246,7 @@ def _is_above_zero(value: object) -> bool:
     return isinstance(value, int | float) and 0 < value < math.inf
 
 
-def compared(measured: Measured, old: Mapping[str, Any], tolerance: float) -> list[Change]:
+def compared(measured: BenchResult, old: Mapping[str, Any], tolerance: float) -> list[Change]:
     """Each row that both have, the new one beside the old one."""
     by_key = {tuple(row[name] for name in KEYS): row for row in old["results"]}
     changes = []
@@ -275,7 +275,7 @@ def compared(measured: Measured, old: Mapping[str, Any], tolerance: float) -> li
     return changes
 
 
-def drift(measured: Measured, old: Mapping[str, Any]) -> Iterator[str]:
+def drift(measured: BenchResult, old: Mapping[str, Any]) -> Iterator[str]:
     """How the machine's own limits have changed: as much as that, all times change with them."""
     for name, value in measured.limits.items():
         if name in old["limits"]:

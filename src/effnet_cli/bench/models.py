@@ -9,8 +9,8 @@ from pathlib import Path
 from effnet_cli.engines import ENGINES
 from effnet_cli.models.checkpoint import ModelCard, imagenet_card
 from effnet_cli.models.variants import Variant
-from effnet_cli.models.weights import Network, resolve
-from effnet_cli.options import EngineName, Kind, ModelOptions, Precision
+from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.options import EngineName, FileKind, ModelOptions, Precision
 from effnet_cli.system.errors import EffnetError
 
 # What an ONNX graph that was written for a measurement says of itself.
@@ -24,7 +24,7 @@ AS_EXPORTED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class BenchModel:
     """What is measured.
 
     `options` name its file; without them it is seeded, and `graph` is its ONNX file for engines
@@ -36,38 +36,38 @@ class Subject:
     name: str
     variant: Variant
     weights: str
-    kind: Kind
+    kind: FileKind
     shape: tuple[int, int, int]
     outputs: int
     options: ModelOptions | None = None
     graph: Path | None = None
     builder: str = "effnet_cli.bench.prepare:seeded"
 
-    def network(self, engine: EngineName) -> Network:
+    def network(self, engine: EngineName) -> Model:
         """What `engine` loads.
 
         Raises:
             EffnetError: there is nothing for it.
         """
         if self.options is not None:
-            return resolve(self.options)
+            return resolve_model(self.options)
         if "onnx" not in ENGINES[engine].kinds:
             module, function = self.builder.split(":")
             built = getattr(import_module(module), function)(self.variant)
-            return Network(self.variant, self._card(), Path(), "", module=built)
+            return Model(self.variant, self._card(), Path(), "", module=built)
         if self.graph is None:
             raise EffnetError(
                 f"{self.name} has operators that are not written as a graph here.",
                 "Use --engine torch.",
             )
-        return Network(self.variant, replace(self._card(), export=AS_EXPORTED), self.graph, "")
+        return Model(self.variant, replace(self._card(), export=AS_EXPORTED), self.graph, "")
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only number of pictures in a call that an exported file takes, if there is one."""
+        """The only number of images in a call that an exported file takes, if there is one."""
         if self.options is None or self.kind == "tensors":
             return None
-        batch: int | None = resolve(self.options).card.export["batch"]
+        batch: int | None = resolve_model(self.options).card.export["batch"]
         return batch
 
     @property
@@ -75,7 +75,7 @@ class Subject:
         """What an exported file computes in, if it is one."""
         if self.options is None or self.kind == "tensors":
             return None
-        export = resolve(self.options).card.export
+        export = resolve_model(self.options).card.export
         precision: Precision = export.get("quantize") or export["precision"]
         return precision
 

@@ -1,5 +1,5 @@
 """What a run of measurements needs before it: networks in the form that engines load, and what one
-picture costs them.
+image costs them.
 """
 
 import difflib
@@ -12,11 +12,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from effnet_cli.bench.models import Subject
-from effnet_cli.engines import onnx_writer as onnx_graph
-from effnet_cli.engines.compiled import artefact
-from effnet_cli.models import build as model
-from effnet_cli.models.summary import Work, counted
+from effnet_cli.bench.models import BenchModel
+from effnet_cli.engines import onnx_writer
+from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.models import build
+from effnet_cli.models.summary import ComputeCost, count_cost
 from effnet_cli.models.variants import (
     DEFAULT_VARIANT,
     IMAGENET_MEAN,
@@ -24,11 +24,12 @@ from effnet_cli.models.variants import (
     Preprocessing,
     Variant,
     WeightsSource,
-    find,
+    find_variant,
 )
-from effnet_cli.models.weights import resolve, state
-from effnet_cli.options import Listener, ModelOptions
+from effnet_cli.models.weights import resolve_model, weights_state
+from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.reporter import Reporter
 
 CLASSES = 1000
 SEED = 0
@@ -38,44 +39,44 @@ YARDSTICK_FEATURES = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A subject, what one picture costs it, and its published top-1 in percent."""
+    """A subject, what one image costs it, and its published top-1 in percent."""
 
-    subject: Subject
-    work: Work
+    subject: BenchModel
+    work: ComputeCost
     top1: float | None
 
 
-def of_variant(name: str, folder: Path, listener: Listener) -> Prepared:
+def of_variant(name: str, folder: Path, reporter: Reporter) -> Prepared:
     """A variant with its published weights if they are here, else with seeded ones.
 
     Raises:
         UsageError: there is no such variant.
     """
-    row = find(name)
-    if state(row) != "here":
+    row = find_variant(name)
+    if weights_state(row) != "here":
         return _seeded_subject(row, folder)
     options = ModelOptions(row.name)
-    artefact(resolve(options), listener)  # so that no process to be measured makes it
-    subject = Subject(
+    get_compiled(resolve_model(options), reporter)  # so that no process to be measured makes it
+    subject = BenchModel(
         row.name, row, "pretrained", "tensors", _shape(row.preprocessing), CLASSES, options
     )
     return Prepared(subject, _work(row), row.top1)
 
 
-def of_model(path: Path, listener: Listener) -> Prepared:
+def of_model(path: Path, reporter: Reporter) -> Prepared:
     """A model file or an exported one.
 
     Raises:
         UsageError: it cannot be used.
     """
     options = ModelOptions(model=path)
-    network = resolve(options)
+    network = resolve_model(options)
     if network.kind == "tensors":
-        artefact(network, listener)
+        get_compiled(network, reporter)
     preprocessing, outputs = network.card.preprocessing, len(network.card.classes)
     row = replace(network.variant, preprocessing=preprocessing)
     name = path.name if path.is_file() else path.resolve().name
-    subject = Subject(name, row, "yours", network.kind, _shape(preprocessing), outputs, options)
+    subject = BenchModel(name, row, "yours", network.kind, _shape(preprocessing), outputs, options)
     return Prepared(subject, _work(row, outputs), None)
 
 
@@ -86,7 +87,7 @@ def of_peer(name: str, folder: Path) -> Prepared:
         UsageError: torchvision has none of that name.
     """
     check_peer(name)
-    weights: Any = model.imported("torchvision.models").get_model_weights(name).DEFAULT
+    weights: Any = build.import_torchvision("torchvision.models").get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
     row = Variant(
         name=name,
@@ -115,7 +116,7 @@ def check_peer(name: str) -> None:
     Raises:
         UsageError: it has no classifier of that name.
     """
-    models = model.imported("torchvision.models")
+    models = build.import_torchvision("torchvision.models")
     known = models.list_models(models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
@@ -124,36 +125,36 @@ def check_peer(name: str) -> None:
 
 
 def yardstick(device: str, folder: Path) -> Prepared:
-    """A product of two square matrices as a network: `n` features of `n` pictures to `n` logits."""
+    """A product of two square matrices as a network: `n` features of `n` images to `n` logits."""
     features = YARDSTICK_FEATURES[device.partition(":")[0]]
     preprocessing = Preprocessing(features, features, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
-    row = replace(find(DEFAULT_VARIANT), name="matrix product", preprocessing=preprocessing)
+    row = replace(find_variant(DEFAULT_VARIANT), name="matrix product", preprocessing=preprocessing)
     shape = (features, 1, 1)
     path = folder / f"product-{features}.onnx"
     if not path.exists():
         path.write_bytes(_product_graph(features))
-    subject = Subject(
+    subject = BenchModel(
         row.name, row, "seeded", "onnx", shape, features, None, path, f"{__name__}:product"
     )
-    return Prepared(subject, Work(features**2, features**2, 0), None)
+    return Prepared(subject, ComputeCost(features**2, features**2, 0), None)
 
 
 def seeded(row: Variant) -> nn.Module:
     """The untrained network of a variant, always with the same values, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return model.build(row, CLASSES).eval().requires_grad_(False)
+        return build.build(row, CLASSES).eval().requires_grad_(False)
 
 
 def _seeded_subject(row: Variant, folder: Path) -> Prepared:
     module, path = seeded(row), folder / f"{row.name}.onnx"
     try:
-        path.write_bytes(onnx_graph.written(module, row.preprocessing.crop_px, {}))
+        path.write_bytes(onnx_writer.build_graph(module, row.preprocessing.crop_px, {}))
     except (NotImplementedError, torch.fx.proxy.TraceError):  # a peer of another kind
         path.unlink(missing_ok=True)
     graph = path if path.exists() else None
     shape = _shape(row.preprocessing)
-    subject = Subject(row.name, row, "seeded", "tensors", shape, CLASSES, graph=graph)
+    subject = BenchModel(row.name, row, "seeded", "tensors", shape, CLASSES, graph=graph)
     return Prepared(subject, _work(row), row.top1)
 
 
@@ -161,9 +162,9 @@ def _shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
     return 3, preprocessing.crop_px, preprocessing.crop_px
 
 
-def _work(row: Variant, num_classes: int = CLASSES) -> Work:
+def _work(row: Variant, num_classes: int = CLASSES) -> ComputeCost:
     with torch.device("meta"):
-        return counted(model.build(row, num_classes).eval(), row.preprocessing)
+        return count_cost(build.build(row, num_classes).eval(), row.preprocessing)
 
 
 # --- the yardstick ------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _product_graph(features: int) -> bytes:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", features])],
         [numpy_helper.from_array(weight, "weight")],
     )
-    opset = helper.make_opsetid("", onnx_graph.OPSET)
-    model_proto = helper.make_model(graph, opset_imports=[opset], ir_version=onnx_graph.IR_VERSION)
+    opset = helper.make_opsetid("", onnx_writer.OPSET)
+    model_proto = helper.make_model(graph, opset_imports=[opset], ir_version=onnx_writer.IR_VERSION)
     content: bytes = model_proto.SerializeToString()
     return content

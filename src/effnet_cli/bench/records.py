@@ -13,7 +13,7 @@ class Figures:
 
     `interval_ms` holds the true median with 95 % confidence (bootstrap over the turns). `spread` is
     the range of the turns' own medians, from the 10th to the 90th percentile, by `p50_ms`.
-    `images_per_s` is all pictures by all time.
+    `images_per_s` is all images by all time.
     """
 
     p5_ms: float
@@ -30,7 +30,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Medians for one picture, one after the other in one thread, in milliseconds."""
+    """Medians for one image, one after the other in one thread, in milliseconds."""
 
     decode_ms: float
     resize_ms: float
@@ -39,7 +39,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One network on one engine, with so many pictures in a call.
+    """One network on one engine, with so many images in a call.
 
     `weights` are `pretrained`, `yours` or `seeded`. `cold_ms` is from the start of a process to its
     first answer, `load_ms` the part of it that loads the engine. `peak_memory_mb` is the largest
@@ -80,7 +80,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class BenchResult:
     """All that a run has measured. `limits` are this machine's: billions of multiply-adds a second
     by engine and precision ("torch fp32"), and gigabytes a second that a copy moves (`COPY`).
     """

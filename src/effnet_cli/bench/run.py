@@ -9,27 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from effnet_cli import engines
-from effnet_cli.bench import prepare as preparing
-from effnet_cli.bench import validate as wishes
-from effnet_cli.bench.models import Subject
+from effnet_cli.bench import prepare, validate
+from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.prepare import Prepared
-from effnet_cli.bench.records import COPY, LeftOut, Measured, Stages, Timing
+from effnet_cli.bench.records import COPY, BenchResult, LeftOut, Stages, Timing
 from effnet_cli.bench.rounds import TURN_SECONDS, measured
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, figures
 from effnet_cli.bench.worker import Asked, Warm, Worker
-from effnet_cli.engines import ENGINES, Plan
+from effnet_cli.engines import ENGINES, EnginePlan
 from effnet_cli.models.variants import VARIANTS
-from effnet_cli.options import (
-    SILENT,
-    BenchTask,
-    EngineName,
-    EngineOptions,
-    Kind,
-    Listener,
-    Precision,
-)
+from effnet_cli.options import BenchTask, EngineName, EngineOptions, FileKind, Precision
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.machine import copied_gb_per_s, described
+from effnet_cli.system.machine import describe_machine, measure_copy_gb_per_s
+from effnet_cli.system.reporter import SILENT, Reporter
 
 MAX_BATCH_SIZE = {"cpu": 32, "cuda": 512, "mps": 64}  # that is tried for the best throughput
 TRAINING_BATCH_SIZE = 32
@@ -45,7 +37,7 @@ class Row:
     """A batch size of a network on an engine, while it is measured: a `Candidate`."""
 
     prepared: Prepared
-    plan: Plan
+    plan: EnginePlan
     batch_size: int
     worker: Worker
     warm: Warm
@@ -61,7 +53,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Found:
+class ImageInput:
     """What has been started so far."""
 
     rows: list[Row] = field(default_factory=list)
@@ -81,17 +73,17 @@ class Found:
             raise EffnetError(f"Nothing could be measured: {fault.message}", fault.hint)
 
 
-def bench(task: BenchTask, listener: Listener = SILENT) -> Measured:
+def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
     """Measure what `task` names, or the variants that fit its time.
 
     Raises:
-        UsageError: no such variant, engine, file or picture, or nothing that can be measured.
+        UsageError: no such variant, engine, file or image, or nothing that can be measured.
         EffnetError: a library or a device is not here.
     """
     started = time.perf_counter()
-    wishes.check(task)
+    validate.check(task)
     with tempfile.TemporaryDirectory(prefix="effnet-bench-") as folder, ExitStack() as stack:
-        run = _Run(task, Path(folder), stack, listener)
+        run = _Run(task, Path(folder), stack, reporter)
         run.start()
         turns = run.turns()
         return run.measured(turns, time.perf_counter() - started)
@@ -100,13 +92,13 @@ def bench(task: BenchTask, listener: Listener = SILENT) -> Measured:
 class _Run:
     """One run: starts processes, lets them take turns, reads their figures."""
 
-    def __init__(self, task: BenchTask, folder: Path, stack: ExitStack, listener: Listener) -> None:
-        self._task, self._folder, self._stack, self._listener = task, folder, stack, listener
-        self._found = Found()
-        self._device = engines.plan(EngineOptions(task.device)).device
-        if not wishes.has_models_alone(task):
+    def __init__(self, task: BenchTask, folder: Path, stack: ExitStack, reporter: Reporter) -> None:
+        self._task, self._folder, self._stack, self._reporter = task, folder, stack, reporter
+        self._found = ImageInput()
+        self._device = engines.plan_engine(EngineOptions(task.device)).device
+        if not validate.has_models_alone(task):
             list(self._pairs("tensors"))  # refuses what cannot be, before anything is prepared
-        self._pictures = wishes.pictures(task, listener) if task.mode == "end-to-end" else ()
+        self._images = validate.images(task, reporter) if task.mode == "end-to-end" else ()
         self._started_at = time.monotonic()
 
     # --- starting -------------------------------------------------------------------------------
@@ -120,13 +112,13 @@ class _Run:
         makers = list(self._makers())
         are_named = bool(self._task.variants or self._task.models)
         for number, (name, make) in enumerate(makers):
-            self._listener.progress(f"Loading {name}", number, len(makers), "steps")
+            self._reporter.progress(f"Loading {name}", number, len(makers), "steps")
             if not are_named and name in VARIANTS and not self._has_time_for(name):
                 reason = f"would not fit {self._task.seconds:g} s; name it, or raise --seconds"
                 self._found.left_out.append(LeftOut(name, "", reason))
                 continue
             self._start(make())
-        self._listener.progress("Loading", len(makers), len(makers), "steps")
+        self._reporter.progress("Loading", len(makers), len(makers), "steps")
         self._found.check(self._found.rows)
 
     def _makers(self) -> Iterator[tuple[str, Callable[[], Prepared]]]:
@@ -136,11 +128,11 @@ class _Run:
         if not names and not task.models:
             names = tuple(sorted(VARIANTS, key=lambda n: VARIANTS[n].giga_multiply_adds))
         for name in names:
-            yield name, partial(preparing.of_variant, name, self._folder, self._listener)
+            yield name, partial(prepare.of_variant, name, self._folder, self._reporter)
         for path in task.models:
-            yield path.name, partial(preparing.of_model, path, self._listener)
+            yield path.name, partial(prepare.of_model, path, self._reporter)
         for name in task.against:
-            yield name, partial(preparing.of_peer, name, self._folder)
+            yield name, partial(prepare.of_peer, name, self._folder)
 
     def _has_time_for(self, name: str) -> bool:
         """Whether a further variant fits the time, by what the others have needed."""
@@ -162,7 +154,7 @@ class _Run:
         for engine, precision in pairs:
             if not subject.runs_on(engine):
                 continue
-            plan = Plan(engine, self._device, precision)
+            plan = EnginePlan(engine, self._device, precision)
             try:
                 self._start_on(plan, prepared)
             except EffnetError as error:
@@ -170,30 +162,30 @@ class _Run:
                 continue
             self._start_yardstick(plan)
 
-    def _check_precision(self, subject: Subject) -> None:
+    def _check_precision(self, subject: BenchModel) -> None:
         """Refuse to measure an exported file in another precision than its own.
 
         Raises:
             UsageError: it was exported in none of those that were asked for.
         """
         own, asked = subject.exported_precision, self._task.precisions
-        is_asked = asked != BenchTask.precisions and wishes.has_models_alone(self._task)
+        is_asked = asked != BenchTask.precisions and validate.has_models_alone(self._task)
         if own is not None and is_asked and own not in asked:
             raise UsageError(
                 f"{subject.name} runs in {own}, as it was exported, not in {', '.join(asked)}.",
                 "Leave out --precision.",
             )
 
-    def _leave_out(self, prepared: Prepared, plan: Plan, error: EffnetError) -> None:
+    def _leave_out(self, prepared: Prepared, plan: EnginePlan, error: EffnetError) -> None:
         """Go on without a network on an engine, and say why: once, whatever its batch sizes."""
         name = prepared.subject.name
         one = LeftOut(name, plan.engine, error.message, is_fault=True)
         if one not in self._found.left_out:
             self._found.left_out.append(one)
             self._found.faults.append(error)
-            self._listener.note(f"{name} on {plan.engine} is left out: {error.message}")
+            self._reporter.note(f"{name} on {plan.engine} is left out: {error.message}")
 
-    def _pairs(self, kind: Kind) -> Iterator[Pair]:
+    def _pairs(self, kind: FileKind) -> Iterator[Pair]:
         """Engines and precisions that were asked for and are possible.
 
         Raises:
@@ -204,33 +196,33 @@ class _Run:
         if task.mode == "train":
             for precision in task.precisions:
                 yield (
-                    engines.plan(EngineOptions(self._device, "torch", precision)).engine,
+                    engines.plan_engine(EngineOptions(self._device, "torch", precision)).engine,
                     precision,
                 )
             return
         wanted: Sequence[Precision] = task.precisions if kind == "tensors" else ("fp32",)
         names: Sequence[EngineName] = [name for name in ENGINES if name in task.engines]
         for precision in () if names else wanted:  # at least one installed engine runs each
-            engines.plan(EngineOptions(self._device, precision=precision), kind)
-        for name in names or engines.installed(on, kind):
+            engines.plan_engine(EngineOptions(self._device, precision=precision), kind)
+        for name in names or engines.list_installed(on, kind):
             able = ENGINES[name].precisions.get(on, ())
             for precision in wanted:
                 if precision in able or task.engines:  # what was named and cannot be is said
-                    engines.plan(EngineOptions(self._device, name, precision), kind)
+                    engines.plan_engine(EngineOptions(self._device, name, precision), kind)
                     yield name, precision
 
-    def _start_on(self, plan: Plan, prepared: Prepared) -> None:
+    def _start_on(self, plan: EnginePlan, prepared: Prepared) -> None:
         worker = self._worker(plan, prepared)
         for batch_size, warm in self._batches(worker, prepared):
             self._found.rows.append(Row(prepared, plan, batch_size, worker, warm))
 
-    def _worker(self, plan: Plan, prepared: Prepared, mode: str | None = None) -> Worker:
+    def _worker(self, plan: EnginePlan, prepared: Prepared, mode: str | None = None) -> Worker:
         asked = Asked(
             prepared.subject,
             plan,
             "inference" if mode else self._task.mode,
-            self._pictures,
-            self._task.pictures,
+            self._images,
+            self._task.images,
         )
         worker = Worker(asked)
         self._stack.callback(worker.close)
@@ -254,7 +246,7 @@ class _Run:
             yield from self._best_batch(worker, warm.call_ms)
 
     def _best_batch(self, worker: Worker, least_ms: float) -> Iterator[tuple[int, Warm]]:
-        """The batch size with the highest throughput, if it is worth more than one picture at a
+        """The batch size with the highest throughput, if it is worth more than one image at a
         time in `least_ms`.
         """
         best: tuple[int, Warm] | None = None
@@ -274,7 +266,7 @@ class _Run:
         if best is not None:
             yield best
 
-    def _start_yardstick(self, plan: Plan) -> None:
+    def _start_yardstick(self, plan: EnginePlan) -> None:
         """A large matrix product on the same engine in the same precision, once."""
         key = (plan.engine, plan.precision)
         if key in self._found.tried_yardsticks or self._task.mode == "end-to-end":
@@ -282,7 +274,7 @@ class _Run:
         if "tensors" not in ENGINES[plan.engine].kinds:
             return
         self._found.tried_yardsticks.add(key)
-        prepared = preparing.yardstick(self._device, self._folder)
+        prepared = prepare.yardstick(self._device, self._folder)
         try:
             worker, size = self._worker(plan, prepared, "inference"), prepared.subject.outputs
             self._found.yardsticks[key] = Row(prepared, plan, size, worker, worker.warm(size))
@@ -302,22 +294,22 @@ class _Run:
         least = MIN_TURNS * sum(candidate.turn_seconds for candidate in candidates)
         total = round(max(seconds, least))
         names = dict.fromkeys(row.prepared.subject.name for row in self._found.rows)
-        self._listener.note(f"Measures {', '.join(names)} for about {total} s")
+        self._reporter.note(f"Measures {', '.join(names)} for about {total} s")
 
         def hear(passed: float) -> None:
-            self._listener.progress("Measuring", min(round(passed), total - 1), total, "steps")
+            self._reporter.progress("Measuring", min(round(passed), total - 1), total, "steps")
 
         def failed(index: int, error: EffnetError) -> None:
             self._leave_out(candidates[index].prepared, candidates[index].plan, error)
 
         turns = measured(candidates, seconds, hear, failed=failed)
-        self._listener.progress("Measuring", total, total, "steps")
+        self._reporter.progress("Measuring", total, total, "steps")
         self._found.check(turns[: len(self._found.rows)])
         return turns
 
     # --- figures --------------------------------------------------------------------------------
 
-    def measured(self, turns: list[list[Turn]], seconds: float) -> Measured:
+    def measured(self, turns: list[list[Turn]], seconds: float) -> BenchResult:
         """The figures of all rows."""
         found = self._found
         limits = {
@@ -328,7 +320,7 @@ class _Run:
             if times
         }
         on_cpu = self._device == "cpu"
-        copied = copied_gb_per_s() if on_cpu and self._task.mode == "inference" else None
+        copied = measure_copy_gb_per_s() if on_cpu and self._task.mode == "inference" else None
         timings = [
             self._timing(row, times, limits, copied)
             for row, times in zip(found.rows, turns, strict=False)
@@ -337,7 +329,9 @@ class _Run:
         named = {" ".join(key): value / 1e9 for key, value in limits.items()}
         if copied is not None:
             named[COPY] = copied
-        return Measured(described(), tuple(timings), tuple(found.left_out), named, seconds)
+        return BenchResult(
+            describe_machine(), tuple(timings), tuple(found.left_out), named, seconds
+        )
 
     def _timing(
         self,

@@ -1,4 +1,4 @@
-"""End to end: a picture's way through decoding, resizing and the network, one after the other in
+"""End to end: an image's way through decoding, resizing and the network, one after the other in
 one thread; and the throughput of `predict`, where they overlap.
 """
 
@@ -8,22 +8,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from effnet_cli.engines import Plan
-from effnet_cli.images import Found, PictureLoader
-from effnet_cli.models.weights import Network
-from effnet_cli.options import PictureOptions
+from effnet_cli.engines import EnginePlan
+from effnet_cli.images import ImageInput, ImageLoader
+from effnet_cli.models.weights import Model
+from effnet_cli.options import ImageOptions
 from effnet_cli.predict.classifier import Loading, predict
 
-TURN_PICTURES = 64  # that go through `predict` in one turn, at most
+TURN_IMAGES = 64  # that go through `predict` in one turn, at most
 
 
 class StagesCaller:
-    """A `Caller` whose calls are pictures in turn, one in each call; all of them can be opened."""
+    """A `Caller` whose calls are images in turn, one in each call; all of them can be opened."""
 
     def __init__(
-        self, network: Network, plan: Plan, paths: tuple[str, ...], options: PictureOptions
+        self, network: Model, plan: EnginePlan, paths: tuple[str, ...], options: ImageOptions
     ) -> None:
-        self._loader = PictureLoader(network.card.preprocessing, options)
+        self._loader = ImageLoader(network.card.preprocessing, options)
         self._card, self._workers = network.card, plan.workers
         self._engine = plan.load(network)
         self.precision = self._engine.precision
@@ -43,9 +43,9 @@ class StagesCaller:
         return float(decode), float(resize), float(network)
 
     def throughput(self) -> tuple[int, float]:
-        """Pictures that went through `predict`, and the seconds they took."""
-        paths = list(itertools.islice(self._next, min(TURN_PICTURES, len(self._paths))))
-        found: Iterator[Found] = iter([Found(path, path) for path in paths])
+        """Images that went through `predict`, and the seconds they took."""
+        paths = list(itertools.islice(self._next, min(TURN_IMAGES, len(self._paths))))
+        found: Iterator[ImageInput] = iter([ImageInput(path, path) for path in paths])
         started = time.perf_counter()
         rows = list(predict(self._shared, found, self._loader, self._card, 1, 1, self._workers))
         return len(rows), time.perf_counter() - started

@@ -16,12 +16,12 @@ CONFIDENCE = 95.0  # percent
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Calls in a row: their times in milliseconds; pictures and seconds of the throughput, where
+    """Calls in a row: their times in milliseconds; images and seconds of the throughput, where
     that is not the calls' own.
     """
 
     times_ms: tuple[float, ...]
-    pictures: int
+    images: int
     seconds: float
 
 
@@ -38,7 +38,7 @@ def figures(turns: Sequence[Turn]) -> Figures:
         p90,
         p99,
         _interval(turns),
-        sum(turn.pictures for turn in turns) / sum(turn.seconds for turn in turns),
+        sum(turn.images for turn in turns) / sum(turn.seconds for turn in turns),
         len(times),
         len(turns),
         spread,

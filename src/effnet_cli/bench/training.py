@@ -4,13 +4,14 @@ import time
 
 import torch
 
-from effnet_cli.finetune.distributed import Processes
-from effnet_cli.finetune.fuse_bn import fold, keep_freed_memory
-from effnet_cli.finetune.optim import Learner, Schedule, groups
-from effnet_cli.models import build as model
+from effnet_cli.finetune.distributed import ProcessGroup
+from effnet_cli.finetune.fuse_bn import fuse_batch_norm, keep_freed_memory
+from effnet_cli.finetune.optim import Learner, Schedule, parameter_groups
+from effnet_cli.models import build
 from effnet_cli.models.variants import Variant
-from effnet_cli.options import SILENT, Precision
+from effnet_cli.options import Precision
 from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import SILENT
 
 CLASSES = 1000
 LR = 1e-5  # nothing is to be learned from noise
@@ -28,16 +29,16 @@ class TrainingCaller:
             torch.set_num_threads(usable_cores())
             keep_freed_memory()
         torch.manual_seed(0)
-        network = model.build(variant, CLASSES).to(self._device).eval()
+        network = build.build(variant, CLASSES).to(self._device).eval()
         network.to(memory_format=torch.channels_last)
         if self._device.type == "cpu":
-            fold(network)
+            fuse_batch_norm(network)
         self._learner = Learner(
             network,
-            groups(network, LR, WEIGHT_DECAY),
+            parameter_groups(network, LR, WEIGHT_DECAY),
             Schedule(MANY_STEPS),
             torch.ones(CLASSES),
-            Processes(),
+            ProcessGroup(),
             SILENT,
             precision,
         )

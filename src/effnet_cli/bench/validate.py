@@ -4,15 +4,16 @@ fulfil it.
 
 from collections.abc import Iterable
 
-from effnet_cli.bench import prepare as preparing
+from effnet_cli.bench import prepare
 from effnet_cli.engines import ENGINES
-from effnet_cli.images import Finder, PictureLoader
-from effnet_cli.images.samples import samples_folder
-from effnet_cli.models.variants import DEFAULT_VARIANT, find
-from effnet_cli.options import BenchTask, Listener
-from effnet_cli.system.errors import PictureError, UsageError
+from effnet_cli.images import Finder, ImageLoader
+from effnet_cli.images.samples import sample_images_dir
+from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
+from effnet_cli.options import BenchTask
+from effnet_cli.system.errors import ImageError, UsageError
+from effnet_cli.system.reporter import Reporter
 
-MAX_PICTURES = 1_000  # of a folder, end to end
+MAX_IMAGES = 1_000  # of a folder, end to end
 
 
 def check(task: BenchTask) -> None:
@@ -22,7 +23,7 @@ def check(task: BenchTask) -> None:
         UsageError: no such file, folder or network of torchvision, or options that go not together.
     """
     for name in task.against:
-        preparing.check_peer(name)
+        prepare.check_peer(name)
     for path in task.models:
         if not path.exists():
             raise UsageError(f"There is no file {str(path)!r}.", "Check the path.")
@@ -33,12 +34,12 @@ def check(task: BenchTask) -> None:
         )
     if task.mode == "end-to-end" and task.batch_sizes not in ((), (1,)):
         raise UsageError(
-            "--mode end-to-end follows one picture at a time.", "Leave out --batch-size."
+            "--mode end-to-end follows one image at a time.", "Leave out --batch-size."
         )
-    if task.images is not None and task.mode != "end-to-end":
+    if task.image_folder is not None and task.mode != "end-to-end":
         raise UsageError("--images are for --mode end-to-end.", "Add --mode end-to-end.")
-    if task.images is not None and not task.images.exists():
-        raise UsageError(f"There is no folder {str(task.images)!r}.", "Check the path.")
+    if task.image_folder is not None and not task.image_folder.exists():
+        raise UsageError(f"There is no folder {str(task.image_folder)!r}.", "Check the path.")
     _check_precisions(task)
 
 
@@ -58,31 +59,31 @@ def _check_precisions(task: BenchTask) -> None:
             )
 
 
-def pictures(task: BenchTask, listener: Listener) -> tuple[str, ...]:
-    """The paths of the pictures for end-to-end: those that can be opened.
+def images(task: BenchTask, reporter: Reporter) -> tuple[str, ...]:
+    """The paths of the images for end-to-end: those that can be opened.
 
     Raises:
         UsageError: there is none.
     """
-    folder = task.images or samples_folder()
+    folder = task.image_folder or sample_images_dir()
     found: Iterable[str] = (
         f.source for f in Finder([str(folder)]) if isinstance(f.source, str) and f.error is None
     )
-    paths = tuple(path for _, path in zip(range(MAX_PICTURES), found, strict=False))
+    paths = tuple(path for _, path in zip(range(MAX_IMAGES), found, strict=False))
     if not paths:
-        raise UsageError(f"There is no picture in {str(folder)!r}.", "Name another --images.")
-    loader, kept = PictureLoader(find(DEFAULT_VARIANT).preprocessing, task.pictures), []
+        raise UsageError(f"There is no image in {str(folder)!r}.", "Name another --images.")
+    loader, kept = ImageLoader(find_variant(DEFAULT_VARIANT).preprocessing, task.images), []
     for done, path in enumerate(paths, 1):
         try:
             loader.open(path)
-        except PictureError as error:
+        except ImageError as error:
             fault = error.message
         else:
             kept.append(path)
-        listener.progress("Opening", done, len(paths))
+        reporter.progress("Opening", done, len(paths))
     if not kept:
         raise UsageError(
-            f"None of {len(paths)} pictures in {str(folder)!r} can be opened: {fault}",
+            f"None of {len(paths)} images in {str(folder)!r} can be opened: {fault}",
             "Name another --images.",
         )
     return tuple(kept)

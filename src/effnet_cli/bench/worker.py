@@ -25,12 +25,12 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from effnet_cli.bench.models import Subject
+from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.stages import StagesCaller
 from effnet_cli.bench.statistics import Turn
-from effnet_cli.engines import DeviceClock, Engine, Pixels, Plan
-from effnet_cli.engines.quiet import no_chatter
-from effnet_cli.options import BenchMode, PictureOptions, Precision
+from effnet_cli.engines import DeviceClock, Engine, EnginePlan, Pixels
+from effnet_cli.engines.quiet import silence_output
+from effnet_cli.options import BenchMode, ImageOptions, Precision
 from effnet_cli.system.errors import EffnetError
 
 # Warm is who needs no less time than the calls before.
@@ -39,7 +39,7 @@ MB = 1e6
 GONE = "the process that measured it ended ({}); it may have had too little memory"
 # No answer for so long is a hang: besides the calls, which take as long as the network is large.
 PATIENCE_SECONDS = 120
-CALLS_WITHOUT_ANSWER = 10  # times the first call with one picture, for each picture of a batch
+CALLS_WITHOUT_ANSWER = 10  # times the first call with one image, for each image of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,13 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a process is to measure; `pictures` are the paths for end-to-end."""
+    """What a process is to measure; `images` are the paths for end-to-end."""
 
-    subject: Subject
-    plan: Plan
+    subject: BenchModel
+    plan: EnginePlan
     mode: BenchMode
-    pictures: tuple[str, ...] = ()
-    options: PictureOptions = PictureOptions()
+    images: tuple[str, ...] = ()
+    options: ImageOptions = ImageOptions()
 
 
 class Caller(Protocol):
@@ -182,7 +182,7 @@ def _serve(asked: Asked, connection: Connection, started_at: float) -> None:
     if asked.mode == "inference":  # nothing else works meanwhile: see `__main__`
         os.environ.pop("OMP_WAIT_POLICY", None)
     try:
-        with no_chatter():
+        with silence_output():
             loading = time.perf_counter()
             caller = _caller(asked)
             load_ms = 1000 * (time.perf_counter() - loading)
@@ -193,7 +193,7 @@ def _serve(asked: Asked, connection: Connection, started_at: float) -> None:
             word, *arguments = connection.recv()
             try:
                 answer: tuple[Any, ...] = "done", _DO[word](caller, asked, *arguments)
-            except EffnetError as error:  # so many pictures are too many; fewer were not
+            except EffnetError as error:  # so many images are too many; fewer were not
                 answer = "refused", error.message, error.hint
             connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody listens any more
@@ -214,12 +214,12 @@ def _caller(asked: Asked) -> Caller:
         return TrainingCaller(asked.subject.variant, asked.plan.device, asked.plan.precision)
     network = asked.subject.network(asked.plan.engine)
     if asked.mode == "end-to-end":
-        return StagesCaller(network, asked.plan, asked.pictures, asked.options)
+        return StagesCaller(network, asked.plan, asked.images, asked.options)
     return EngineCaller(asked.plan.load(network), asked.subject.shape)
 
 
 class EngineCaller:
-    """An engine and pictures of noise."""
+    """An engine and images of noise."""
 
     def __init__(self, engine: Engine, shape: tuple[int, int, int]) -> None:
         self.precision = engine.precision
@@ -272,9 +272,9 @@ def _turn(caller: Caller, _: Asked, batch_size: int, seconds: float) -> Turn:
         if times[0] > 1000 * seconds:
             break
     kept = times if len(times) == 1 else times[1:]
-    throughput = getattr(caller, "throughput", None)  # of many pictures at the same time
-    pictures, took = throughput() if throughput else (batch_size * len(kept), sum(kept) / 1000)
-    return Turn(tuple(kept), pictures, took)
+    throughput = getattr(caller, "throughput", None)  # of many images at the same time
+    images, took = throughput() if throughput else (batch_size * len(kept), sum(kept) / 1000)
+    return Turn(tuple(kept), images, took)
 
 
 def _stages(caller: Any, _: Asked) -> tuple[float, float, float]:

@@ -11,30 +11,30 @@ from effnet_cli import __version__
 from effnet_cli.cli.out import show_data
 from effnet_cli.options import (
     EngineOptions,
-    FilingOptions,
     Format,
     GroupBy,
+    ImageOptions,
     ModelOptions,
-    PictureOptions,
+    OrganizeOptions,
     PredictOptions,
 )
 from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import Speaker
-    from effnet_cli.predict.classifier import Classifier, Prediction
+    from effnet_cli.output.text import PlainReporter
+    from effnet_cli.predict.classifier import Classifier, ImageResult
     from effnet_cli.predict.gallery import Gallery
     from effnet_cli.predict.gradcam import Explainer
     from effnet_cli.predict.organize import Filing
     from effnet_cli.predict.resume import Journal
 
-    Encode = Callable[[Iterable[Prediction]], Iterator[str]]
+    Encode = Callable[[Iterable[ImageResult]], Iterator[str]]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person wants of the answers: files of rows, a page, overlays, a look at the pictures,
-    the pictures in folders.
+    """What a person wants of the answers: files of rows, a page, overlays, a look at the images,
+    the images in folders.
     """
 
     format: Format | None
@@ -48,7 +48,7 @@ class Wish:
     group_by: GroupBy
 
     @property
-    def needs_squares(self) -> bool:
+    def needs_crops(self) -> bool:
         """Whether something shows what the network saw."""
         return self.has_preview or self.html is not None or self.explain is not None
 
@@ -92,7 +92,7 @@ class Wish:
         )
         yield (
             self.moves and self.copy_to is None,
-            "--move needs a place to move pictures to.",
+            "--move needs a place to move images to.",
             "Add --copy-to DIR.",
         )
         yield (
@@ -109,27 +109,27 @@ class Answering:
     inputs: list[str]
     model: ModelOptions
     engine: EngineOptions
-    pictures: PictureOptions
+    images: ImageOptions
     options: PredictOptions
     wish: Wish
 
-    def __call__(self, speaker: "Speaker") -> int:
+    def __call__(self, reporter: "PlainReporter") -> int:
         """Answer, and write the rows where they are wanted; the exit status."""
         from effnet_cli.images import Finder
-        from effnet_cli.output.text import Tally
+        from effnet_cli.output.text import RunSummary
         from effnet_cli.predict.classifier import Classifier
 
         self._check_inputs()
-        classifier = Classifier(self.model, self.engine, self.pictures, self.options, speaker)
+        classifier = Classifier(self.model, self.engine, self.images, self.options, reporter)
         filing, explainer, gallery = (
-            self._filing(speaker),
+            self._filing(reporter),
             self._explainer(),
             self._gallery(classifier),
         )
         finder = Finder(self.inputs)
         with ExitStack() as stack:
-            journal = self._journal(stack, classifier, speaker)
-            tally = Tally(journal.earlier if journal else 0)
+            journal = self._journal(stack, classifier, reporter)
+            tally = RunSummary(journal.earlier if journal else 0)
             # from here on the engine loads, while what draws tables is imported
             answers = classifier.predict(
                 journal.missing(finder) if journal else finder, are_many=finder.is_slow or None
@@ -142,12 +142,12 @@ class Answering:
                 answers = chain(journal.earlier_rows(), journal.keep(answers))
             if gallery:
                 answers = gallery.watch(answers)
-            self._write(speaker.track(tally.count(answers), finder.total), journal, speaker)
+            self._write(reporter.track(tally.count(answers), finder.total), journal, reporter)
             if gallery:
                 self._write_page(gallery)
-        speaker.note(tally.summary(finder))
+        reporter.note(tally.summary(finder))
         for line in self._farewell(filing):
-            speaker.note(line)
+            reporter.note(line)
         return 1 if tally.failed or (filing and filing.failed) else 0
 
     def _check_inputs(self) -> None:
@@ -167,25 +167,25 @@ class Answering:
         if filing:
             yield filing.summary
         if self.wish.explain:
-            yield f"{str(self.wish.explain)!r} has the pictures with what speaks for their answers."
+            yield f"{str(self.wish.explain)!r} has the images with what speaks for their answers."
         if self.wish.html:
             yield f"{str(self.wish.html)!r} is written."
 
-    def _filing(self, speaker: "Speaker") -> "Filing | None":
+    def _filing(self, reporter: "PlainReporter") -> "Filing | None":
         wish = self.wish
         if wish.copy_to is None:
             return None
         from effnet_cli.predict.organize import Filing
 
-        options = FilingOptions(wish.copy_to, wish.moves, wish.group_by)
-        return Filing(options, self.inputs, speaker.warn)
+        options = OrganizeOptions(wish.copy_to, wish.moves, wish.group_by)
+        return Filing(options, self.inputs, reporter.warn)
 
     def _explainer(self) -> "Explainer | None":
         if self.wish.explain is None:
             return None
         from effnet_cli.predict.gradcam import Explainer
 
-        return Explainer(self.model, self.pictures)
+        return Explainer(self.model, self.images)
 
     def _gallery(self, classifier: "Classifier") -> "Gallery | None":
         if self.wish.html is None:
@@ -202,7 +202,7 @@ class Answering:
         return Gallery(classifier.name, f"{classifier.engine}, {classifier.precision}", choices)
 
     def _journal(
-        self, stack: ExitStack, classifier: "Classifier", speaker: "Speaker"
+        self, stack: ExitStack, classifier: "Classifier", reporter: "PlainReporter"
     ) -> "Journal | None":
         """The rows as they come, for runs that write files."""
         if not self.wish.outputs:
@@ -210,14 +210,14 @@ class Answering:
         from effnet_cli.predict.resume import journal
 
         return stack.enter_context(
-            journal(self.wish.outputs[0], self._common(classifier), self.wish.is_resumed, speaker)
+            journal(self.wish.outputs[0], self._common(classifier), self.wish.is_resumed, reporter)
         )
 
     def _common(self, classifier: "Classifier") -> dict[str, object]:
-        """What the rows depend on besides the pictures."""
-        whatever = PictureOptions()  # what changes no answer is left out
-        pictures = replace(
-            self.pictures,
+        """What the rows depend on besides the images."""
+        whatever = ImageOptions()  # what changes no answer is left out
+        images = replace(
+            self.images,
             isolate=whatever.isolate,
             timeout_s=whatever.timeout_s,
             offline=whatever.offline,
@@ -231,12 +231,12 @@ class Answering:
             "sha256": classifier.digest,
             "engine": classifier.engine,
             "precision": classifier.precision,
-            **asdict(pictures),
+            **asdict(images),
             **options,
         }
 
     def _write(
-        self, answers: "Iterator[Prediction]", journal: "Journal | None", speaker: "Speaker"
+        self, answers: "Iterator[ImageResult]", journal: "Journal | None", reporter: "PlainReporter"
     ) -> None:
         """The rows to stdout as they come, or to files when all are there."""
         from effnet_cli.output import text as rows
@@ -244,7 +244,7 @@ class Answering:
         wish = self.wish
         if journal is None:
             format_ = rows.chosen_format(wish.format, None)
-            pieces = self._encoder(format_, speaker)(answers)
+            pieces = self._encoder(format_, reporter)(answers)
             if format_ == "table":
                 rows.write(pieces, None)
             else:
@@ -253,10 +253,10 @@ class Answering:
         for _ in answers:
             pass
         for output in wish.outputs:
-            encode = self._encoder(rows.chosen_format(wish.format, output), speaker)
+            encode = self._encoder(rows.chosen_format(wish.format, output), reporter)
             rows.write(encode(journal.rows()), output)
 
-    def _encoder(self, format_: Format, speaker: "Speaker") -> "Encode":
+    def _encoder(self, format_: Format, reporter: "PlainReporter") -> "Encode":
         """What makes text of predictions; only the table needs rich."""
         if format_ != "table":
             from effnet_cli.output.text import ENCODERS
@@ -267,7 +267,7 @@ class Answering:
         if self.wish.has_preview and not self.wish.outputs:
             if console.has_colours():
                 return console.preview_text
-            speaker.note("--preview needs a terminal with colours; there is none.")
+            reporter.note("--preview needs a terminal with colours; there is none.")
         return console.table_text
 
     def _write_page(self, gallery: "Gallery") -> None:

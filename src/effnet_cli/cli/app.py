@@ -35,7 +35,7 @@ VersionOption = Annotated[
 
 @app.callback()
 def effnet(version: VersionOption = False) -> None:
-    """Image classification with EfficientNet: what is on these pictures?
+    """Image classification with EfficientNet: what is on these images?
 
     Try `effnet predict cat.jpg`: the default variant answers without any download.
     """

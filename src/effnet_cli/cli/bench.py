@@ -15,12 +15,12 @@ from effnet_cli.cli.options import (
     positive,
     share,
 )
-from effnet_cli.cli.out import CHECK_FAILED_STATUS, named, new_speaker, show_data, show_json
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, named, new_reporter, show_data, show_json
 from effnet_cli.options import BenchMode, BenchTask, EngineChoice, Precision
 from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import Speaker
+    from effnet_cli.output.text import PlainReporter
 
 
 def _listed(text: str | None, known: Iterable[str] | None, what: str) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ BatchSizesOption = Annotated[
         "-b",
         metavar="N,N",
         show_default="1 and the best",
-        help="Pictures in one call.",
+        help="Images in one call.",
     ),
 ]
 ModeOption = Annotated[
@@ -107,7 +107,7 @@ ModeOption = Annotated[
 ]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option("--images", show_default="samples", help="Pictures for end-to-end."),
+    typer.Option("--images", show_default="samples", help="Images for end-to-end."),
 ]
 SecondsOption = Annotated[
     float,
@@ -137,7 +137,7 @@ def bench(
     precision: PrecisionsOption = None,
     batch_size: BatchSizesOption = None,
     mode: ModeOption = BenchTask.mode,
-    images: ImagesOption = BenchTask.images,
+    images: ImagesOption = BenchTask.image_folder,
     seconds: SecondsOption = BenchTask.seconds,
     compare: CompareOption = None,
     tolerance: ToleranceOption = BenchTask.tolerance,
@@ -164,34 +164,38 @@ def bench(
         seconds,
         tolerance,
     )
-    raise typer.Exit(_bench(task, compare, format_, html, new_speaker(quiet)))
+    raise typer.Exit(_bench(task, compare, format_, html, new_reporter(quiet)))
 
 
 def _bench(
-    task: BenchTask, compare: Path | None, format_: str, html: Path | None, speaker: "Speaker"
+    task: BenchTask,
+    compare: Path | None,
+    format_: str,
+    html: Path | None,
+    reporter: "PlainReporter",
 ) -> int:
     """Measure, and write the figures; the exit status."""
-    from effnet_cli.bench import formats as bench_rows
+    from effnet_cli.bench import formats
     from effnet_cli.output import text as rows
 
     if html is not None and compare is not None:
         rows.check_not_read(html, [compare])
-    old = None if compare is None else bench_rows.earlier(compare)
+    old = None if compare is None else formats.earlier(compare)
     from effnet_cli.bench.run import bench
 
     try:
-        measured = bench(task, speaker)
+        measured = bench(task, reporter)
     finally:
-        speaker.close()
+        reporter.close()
     changes = None
     if old is not None:
-        changes = bench_rows.compared(measured, old, task.tolerance)
-        for line in bench_rows.drift(measured, old):
-            speaker.note(line)
+        changes = formats.compared(measured, old, task.tolerance)
+        for line in formats.drift(measured, old):
+            reporter.note(line)
     if format_ == "json":
-        show_json(bench_rows.as_json(measured, changes))
+        show_json(formats.as_json(measured, changes))
     elif format_ == "csv":
-        show_data(bench_rows.csv_lines(measured), "csv")
+        show_data(formats.csv_lines(measured), "csv")
     else:
         from effnet_cli.output.console import bench_text
 
@@ -200,7 +204,7 @@ def _bench(
         from effnet_cli.bench.page import bench_page
 
         rows.write([bench_page(measured, changes)], html)
-        speaker.note(f"{html} is written.")
-    if changes is not None and bench_rows.is_slower(changes):
+        reporter.note(f"{html} is written.")
+    if changes is not None and formats.is_slower(changes):
         return CHECK_FAILED_STATUS
     return 1 if any(one.is_fault for one in measured.left_out) else 0

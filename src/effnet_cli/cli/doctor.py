@@ -6,20 +6,20 @@ import typer
 
 from effnet_cli.cli.app import app
 from effnet_cli.cli.options import ListFormatOption, QuietOption
-from effnet_cli.cli.out import new_speaker, show_json
+from effnet_cli.cli.out import new_reporter, show_json
 
 
 @app.command()
 def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> None:
     """Look at versions, engines, caches and weights; say what does not work, and what mends it."""
-    from effnet_cli.engines.doctor import examined, is_well
+    from effnet_cli.engines.doctor import all_ok, run_checks
     from effnet_cli.output import text as rows
 
-    speaker = new_speaker(quiet)
+    reporter = new_reporter(quiet)
     try:
-        findings = list(examined(speaker))
+        findings = list(run_checks(reporter))
     finally:
-        speaker.close()
+        reporter.close()
     if format_ == "json":
         show_json([asdict(one) for one in findings])
     else:
@@ -28,5 +28,5 @@ def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> N
         rows.write(signs_text(findings), None)
     for one in findings:
         if one.status == "broken":
-            speaker.note(f"{one.name}: {one.detail}. Mend it: {one.mend}")
-    raise typer.Exit(0 if is_well(findings) else 1)
+            reporter.note(f"{one.name}: {one.detail}. Mend it: {one.mend}")
+    raise typer.Exit(0 if all_ok(findings) else 1)

@@ -23,18 +23,18 @@ from effnet_cli.cli.options import (
     WeightsOption,
     WorkersOption,
 )
-from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_speaker, show_data, show_json
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_data, show_json
 from effnet_cli.options import (
     EngineOptions,
     EvaluateTask,
+    ImageOptions,
     ModelOptions,
-    PictureOptions,
     PredictOptions,
 )
 from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import Speaker
+    from effnet_cli.output.text import PlainReporter
 
 LIMITS = ("top1", "top5", "balanced_accuracy", "macro_f1", "auroc")
 
@@ -85,12 +85,12 @@ FailUnderOption = Annotated[
     ),
 ]
 ExplainOption = Annotated[
-    bool, typer.Option("--explain", help="Show on the page's pictures what speaks for the answers.")
+    bool, typer.Option("--explain", help="Show on the page's images what speaks for the answers.")
 ]
 CompareModelOption = Annotated[
     str | None,
     typer.Option(
-        "--compare", metavar="MODEL", help="A second model file or variant for the same pictures."
+        "--compare", metavar="MODEL", help="A second model file or variant for the same images."
     ),
 ]
 
@@ -108,9 +108,9 @@ def evaluate(
     split: SplitOption = EvaluateTask.split,
     compare: CompareModelOption = None,
     fail_under: FailUnderOption = None,
-    fit: FitOption = PictureOptions.fit,
-    exact_decode: ExactDecodeOption = PictureOptions.exact_decode,
-    max_pixels: MaxPixelsOption = PictureOptions.max_pixels,
+    fit: FitOption = ImageOptions.fit,
+    exact_decode: ExactDecodeOption = ImageOptions.exact_decode,
+    max_pixels: MaxPixelsOption = ImageOptions.max_pixels,
     batch_size: BatchSizeOption = PredictOptions.batch_size,
     workers: WorkersOption = PredictOptions.workers,
     format_: BenchFormatOption = "table",
@@ -118,22 +118,22 @@ def evaluate(
     explain: ExplainOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Say how good a model is on labelled pictures, and where it errs.
+    """Say how good a model is on labelled images, and where it errs.
 
     Classes are matched by name; for the pretrained networks folders may also be called by WordNet
-    id or index. Pictures that cannot be opened count as wrong.
+    id or index. Images that cannot be opened count as wrong.
     """
     task = EvaluateTask(
         root,
         ModelOptions(variant, model, weights, offline),
         EngineOptions(device, engine, precision),
-        PictureOptions(fit, exact_decode, max_pixels),
+        ImageOptions(fit, exact_decode, max_pixels),
         PredictOptions(batch_size=batch_size, workers=workers),
         split,
         None if compare is None else _model_named(compare, offline),
     )
     raise typer.Exit(
-        _evaluate(task, _limits(fail_under), format_, html, explain, new_speaker(quiet))
+        _evaluate(task, _limits(fail_under), format_, html, explain, new_reporter(quiet))
     )
 
 
@@ -143,11 +143,11 @@ def _evaluate(
     format_: str,
     html: Path | None,
     has_overlays: bool,
-    speaker: "Speaker",
+    reporter: "PlainReporter",
 ) -> int:
     """Judge, and write the figures; the exit status."""
-    from effnet_cli.evaluate import formats as evaluation_rows
-    from effnet_cli.evaluate.run import evaluate, limits_broken
+    from effnet_cli.evaluate import formats
+    from effnet_cli.evaluate.run import check_limits, evaluate
     from effnet_cli.output import text as rows
 
     if html is not None:
@@ -158,15 +158,15 @@ def _evaluate(
             raise UsageError("--explain draws into a page.", "Add --html FILE.")
         from effnet_cli.predict.gradcam import Explainer
 
-        overlay = Explainer(task.model, task.pictures).overlay
+        overlay = Explainer(task.model, task.images).overlay
     try:
-        found = evaluate(task, speaker)
+        found = evaluate(task, reporter)
     finally:
-        speaker.close()
+        reporter.close()
     if format_ == "json":
-        show_json(evaluation_rows.as_json(found))
+        show_json(formats.as_json(found))
     elif format_ == "csv":
-        show_data(evaluation_rows.csv_lines(found), "csv")
+        show_data(formats.csv_lines(found), "csv")
     else:
         from effnet_cli.output.console import evaluation_text
 
@@ -175,10 +175,10 @@ def _evaluate(
         from effnet_cli.evaluate.page import evaluation_page
 
         rows.write([evaluation_page(found, overlay)], html)
-        speaker.note(f"{html} is written.")
-    broken = list(limits_broken(found, limits))
+        reporter.note(f"{html} is written.")
+    broken = list(check_limits(found, limits))
     for line in broken:
-        speaker.note(f"It does not hold: {line}.")
+        reporter.note(f"It does not hold: {line}.")
     if broken:
         return CHECK_FAILED_STATUS
     return 1 if found.failed else 0
@@ -186,8 +186,8 @@ def _evaluate(
 
 def _model_named(text: str, offline: bool) -> ModelOptions:
     """A model file, or the name of a variant."""
-    from effnet_cli.models.variants import find
+    from effnet_cli.models.variants import find_variant
 
     if Path(text).exists():
         return ModelOptions(model=Path(text))
-    return ModelOptions(find(text).name, offline=offline)
+    return ModelOptions(find_variant(text).name, offline=offline)

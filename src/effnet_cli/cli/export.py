@@ -18,20 +18,20 @@ from effnet_cli.cli.options import (
     count,
     from_zero,
 )
-from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_speaker, show_json
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_json
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.options import (
     ExportOptions,
     ExportPrecision,
     ExportTask,
+    ImageOptions,
     ModelOptions,
-    PictureOptions,
     Quantization,
     TargetName,
 )
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import Speaker
+    from effnet_cli.output.text import PlainReporter
 
 
 def _open_or_count(text: str) -> int | None:
@@ -52,7 +52,7 @@ QuantizeOption = Annotated[
 ]
 CalibrateOption = Annotated[
     Path | None,
-    typer.Option("--calibrate", metavar="DIR", help="Typical pictures; a dataset's, if there is."),
+    typer.Option("--calibrate", metavar="DIR", help="Typical images; a dataset's, if there is."),
 ]
 BatchOption = Annotated[
     int | None,
@@ -61,7 +61,7 @@ BatchOption = Annotated[
         metavar="dynamic|N",
         parser=_open_or_count,
         show_default="dynamic",
-        help="Pictures in one call of the file.",
+        help="Images in one call of the file.",
     ),
 ]
 IncludePreprocessingOption = Annotated[
@@ -71,13 +71,13 @@ IncludePreprocessingOption = Annotated[
         help="The file takes bytes and gives probabilities; its caller only resizes.",
     ),
 ]
-CheckPicturesOption = Annotated[
+CheckImagesOption = Annotated[
     Path | None,
     typer.Option(
         "--check",
         metavar="DIR",
-        show_default="the validation pictures beside --calibrate, else samples",
-        help="Pictures on which the file must answer as the network does.",
+        show_default="the validation images beside --calibrate, else samples",
+        help="Images on which the file must answer as the network does.",
     ),
 ]
 MaxDropOption = Annotated[
@@ -86,7 +86,7 @@ MaxDropOption = Annotated[
         "--max-drop",
         metavar="X",
         parser=from_zero,
-        help="Points of top-1 that int8 may lose on labelled pictures.",
+        help="Points of top-1 that int8 may lose on labelled images.",
     ),
 ]
 ForceOption = Annotated[
@@ -116,16 +116,16 @@ def export(
     calibrate: CalibrateOption = ExportTask.calibrate,
     batch: BatchOption = ExportOptions.batch,
     include_preprocessing: IncludePreprocessingOption = ExportOptions.include_preprocessing,
-    check: CheckPicturesOption = ExportTask.check,
+    check: CheckImagesOption = ExportTask.check,
     max_drop: MaxDropOption = ExportTask.max_drop,
     force: ForceOption = ExportTask.force,
-    max_pixels: MaxPixelsOption = PictureOptions.max_pixels,
+    max_pixels: MaxPixelsOption = ImageOptions.max_pixels,
     format_: ListFormatOption = "table",
     quiet: QuietOption = False,
 ) -> None:
     """Write a network as a file for another runtime.
 
-    The file carries class names and preprocessing, and is run on real pictures before it gets its
+    The file carries class names and preprocessing, and is run on real images before it gets its
     name: one that answers differently from the network is refused (exit status 3).
     """
     task = ExportTask(
@@ -136,27 +136,26 @@ def export(
         check,
         max_drop,
         force,
-        PictureOptions(max_pixels=max_pixels),
+        ImageOptions(max_pixels=max_pixels),
     )
-    raise typer.Exit(_export(task, format_, new_speaker(quiet)))
+    raise typer.Exit(_export(task, format_, new_reporter(quiet)))
 
 
-def _export(task: ExportTask, format_: ListFormat, speaker: "Speaker") -> int:
+def _export(task: ExportTask, format_: ListFormat, reporter: "PlainReporter") -> int:
     """Export, and write how it compares; the exit status."""
-    from effnet_cli.export import export
-    from effnet_cli.export import formats as export_rows
+    from effnet_cli.export import export, formats
     from effnet_cli.output import text as rows
 
     try:
-        exported = export(task, speaker)
+        exported = export(task, reporter)
     finally:
-        speaker.close()
+        reporter.close()
     if format_ == "json":
-        show_json(export_rows.as_row(exported))
+        show_json(formats.as_row(exported))
     elif exported.forms:
         from effnet_cli.output.console import listing_text
 
-        rows.write(listing_text(*export_rows.table(exported)), None)
-    for line in export_rows.farewell(exported):
-        speaker.note(line)
+        rows.write(listing_text(*formats.table(exported)), None)
+    for line in formats.farewell(exported):
+        reporter.note(line)
     return 0 if exported.objection is None else CHECK_FAILED_STATUS

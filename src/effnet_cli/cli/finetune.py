@@ -24,7 +24,7 @@ from effnet_cli.cli.options import (
     share,
     whole,
 )
-from effnet_cli.cli.out import new_speaker, show_data, show_json
+from effnet_cli.cli.out import new_reporter, show_data, show_json
 from effnet_cli.options import (
     Augment,
     DatasetOptions,
@@ -32,8 +32,8 @@ from effnet_cli.options import (
     FinetuneOptions,
     FinetuneTask,
     Format,
+    ImageOptions,
     ModelOptions,
-    PictureOptions,
     TrainingPrecision,
 )
 from effnet_cli.system.errors import EffnetError, UsageError
@@ -41,8 +41,8 @@ from effnet_cli.system.errors import EffnetError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from effnet_cli.finetune import Epoch, Trained
-    from effnet_cli.output.text import Speaker
+    from effnet_cli.finetune import Epoch, TrainingResult
+    from effnet_cli.output.text import PlainReporter
 
 DatasetArgument = Annotated[
     Path | None,
@@ -69,7 +69,7 @@ TrainingBatchOption = Annotated[
         metavar="auto|N",
         parser=auto_or_count,
         show_default="auto",
-        help="Pictures in one update, over all processes.",
+        help="Images in one update, over all processes.",
     ),
 ]
 LrOption = Annotated[
@@ -104,10 +104,10 @@ FreezeOption = Annotated[
     ),
 ]
 AugmentOption = Annotated[
-    Augment, typer.Option("--augment", help="How far training views depart from the pictures.")
+    Augment, typer.Option("--augment", help="How far training views depart from the images.")
 ]
 BalanceOption = Annotated[
-    bool, typer.Option("--balance", help="Weigh classes as if all had equally many pictures.")
+    bool, typer.Option("--balance", help="Weigh classes as if all had equally many images.")
 ]
 PatienceOption = Annotated[
     int | None,
@@ -149,13 +149,13 @@ FromScratchOption = Annotated[
     bool, typer.Option("--from-scratch", help="Start with untrained weights.")
 ]
 SkipEmptyOption = Annotated[
-    bool, typer.Option("--skip-empty", help="Leave out classes without a picture.")
+    bool, typer.Option("--skip-empty", help="Leave out classes without an image.")
 ]
 AllowBadOption = Annotated[
     bool, typer.Option("--allow-bad", help="Train although many files are broken.")
 ]
 AllowLeakOption = Annotated[
-    bool, typer.Option("--allow-leak", help="Train although splits share pictures.")
+    bool, typer.Option("--allow-leak", help="Train although splits share images.")
 ]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Only look at the dataset, and say what is wrong with it.")
@@ -209,7 +209,7 @@ def finetune(
     allow_bad: AllowBadOption = DatasetOptions.allow_bad,
     allow_leak: AllowLeakOption = DatasetOptions.allow_leak,
     check: CheckOption = False,
-    max_pixels: MaxPixelsOption = PictureOptions.max_pixels,
+    max_pixels: MaxPixelsOption = ImageOptions.max_pixels,
     device: DeviceOption = EngineOptions.device,
     workers: WorkersOption = FinetuneTask.workers,
     output: RunOption = FinetuneTask.output,
@@ -221,14 +221,14 @@ def finetune(
     """Learn the classes of a dataset.
 
     First a classifier on the features of the pretrained network, then, for --epochs, the whole
-    network; the best epoch by validation is kept. The pictures are looked at before: --check does
+    network; the best epoch by validation is kept. The images are looked at before: --check does
     only that.
     """
     task = FinetuneTask(
         root or Path(),
         ModelOptions(variant, model, weights, offline),
         DatasetOptions(val, val_fraction, seed, skip_empty, allow_bad, allow_leak),
-        PictureOptions(max_pixels=max_pixels),
+        ImageOptions(max_pixels=max_pixels),
         FinetuneOptions(
             epochs,
             head_only,
@@ -256,19 +256,19 @@ def finetune(
             "There is no dataset to learn from.", "Name one: effnet finetune ./dataset"
         )
     if check:
-        raise typer.Exit(_check_dataset(task, format_, new_speaker(quiet)))
-    _train(task, _typed(context), format_, report, new_speaker(quiet))
+        raise typer.Exit(_check_dataset(task, format_, new_reporter(quiet)))
+    _train(task, _typed(context), format_, report, new_reporter(quiet))
 
 
-def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> int:
+def _check_dataset(task: FinetuneTask, format_: Format, reporter: "PlainReporter") -> int:
     """Write what is found in a dataset; the exit status."""
     from effnet_cli.datasets import scan
     from effnet_cli.output import text as rows
 
     try:
-        found = scan(task.root, task.dataset, task.pictures, speaker, task.workers)
+        found = scan(task.root, task.dataset, task.images, reporter, task.workers)
     finally:
-        speaker.close()
+        reporter.close()
     if format_ != "table":
         show_json(found.to_json())
     else:
@@ -278,8 +278,8 @@ def _check_dataset(task: FinetuneTask, format_: Format, speaker: "Speaker") -> i
     return 0 if found.dataset is not None else UsageError.exit_status
 
 
-def _report(task: FinetuneTask, folder: Path, speaker: "Speaker") -> None:
-    """Judge the model of a run on its validation pictures, and write the page about it."""
+def _report(task: FinetuneTask, folder: Path, reporter: "PlainReporter") -> None:
+    """Judge the model of a run on its validation images, and write the page about it."""
     from effnet_cli.evaluate.page import REPORT_FILE_NAME, run_page
     from effnet_cli.evaluate.run import evaluate, validation_of
     from effnet_cli.output import text as rows
@@ -288,11 +288,11 @@ def _report(task: FinetuneTask, folder: Path, speaker: "Speaker") -> None:
         found = evaluate(validation_of(task, folder))
         rows.write([run_page(found, folder)], folder / REPORT_FILE_NAME)
     except EffnetError as error:  # the model is there all the same
-        speaker.note(f"There is no report: {error.message}")
+        reporter.note(f"There is no report: {error.message}")
     else:
-        speaker.note(f"{folder / REPORT_FILE_NAME} shows how good it is, and where it errs.")
+        reporter.note(f"{folder / REPORT_FILE_NAME} shows how good it is, and where it errs.")
     finally:
-        speaker.close()
+        reporter.close()
 
 
 def _train(
@@ -300,32 +300,31 @@ def _train(
     typed: frozenset[str],
     format_: Format,
     has_report: bool,
-    speaker: "Speaker",
+    reporter: "PlainReporter",
 ) -> None:
     """Train, and write the epochs as they come."""
-    from effnet_cli.finetune import Epoch, Trained, finetune, resumed
-    from effnet_cli.finetune import formats as training_rows
+    from effnet_cli.finetune import Epoch, TrainingResult, finetune, formats, restore_task
     from effnet_cli.output import text as rows
 
     if task.resume is not None:
-        task = resumed(task, typed)
-    records: list[Epoch | Trained] = []
-    passing = training_rows.remembered(finetune(task, speaker), records)
+        task = restore_task(task, typed)
+    records: list[Epoch | TrainingResult] = []
+    passing = formats.remembered(finetune(task, reporter), records)
     try:
         if format_ == "table":
             rows.write(_training_table()(passing), None)
         else:
-            show_data(training_rows.ENCODERS[format_](passing), format_)
+            show_data(formats.ENCODERS[format_](passing), format_)
     finally:
-        speaker.close()
-    if records and isinstance(records[-1], Trained):
+        reporter.close()
+    if records and isinstance(records[-1], TrainingResult):
         if has_report:
-            _report(task, records[-1].model.parent, speaker)
-        for line in training_rows.farewell(records[-1]):
-            speaker.note(line)
+            _report(task, records[-1].model.parent, reporter)
+        for line in formats.farewell(records[-1]):
+            reporter.note(line)
 
 
-def _training_table() -> "Callable[[Iterable[Epoch | Trained]], Iterator[str]]":
+def _training_table() -> "Callable[[Iterable[Epoch | TrainingResult]], Iterator[str]]":
     from effnet_cli.output.console import training_text
 
     return training_text

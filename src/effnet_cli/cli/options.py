@@ -111,7 +111,7 @@ PrecisionOption = Annotated[
 FitOption = Annotated[
     Fit,
     typer.Option(
-        "--fit", help="How a picture fills the square; the weights were evaluated with crop."
+        "--fit", help="How an image fills the square; the weights were evaluated with crop."
     ),
 ]
 ExactDecodeOption = Annotated[
@@ -121,7 +121,7 @@ ExactDecodeOption = Annotated[
     ),
 ]
 MaxPixelsOption = Annotated[
-    int, typer.Option("--max-pixels", metavar="N", parser=count, help="Refuse larger pictures.")
+    int, typer.Option("--max-pixels", metavar="N", parser=count, help="Refuse larger images.")
 ]
 BatchSizeOption = Annotated[
     int | None,
@@ -131,7 +131,7 @@ BatchSizeOption = Annotated[
         metavar="auto|N",
         parser=auto_or_count,
         show_default="auto",
-        help="Pictures in one call of the network.",
+        help="Images in one call of the network.",
     ),
 ]
 WorkersOption = Annotated[
@@ -142,7 +142,7 @@ WorkersOption = Annotated[
         metavar="auto|N",
         parser=auto_or_count,
         show_default="auto",
-        help="Threads that decode pictures.",
+        help="Threads that decode images.",
     ),
 ]
 QuietOption = Annotated[

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from effnet_cli.models.variants import Variant
-    from effnet_cli.output.text import Speaker
+    from effnet_cli.output.text import PlainReporter
 
 CHECK_FAILED_STATUS = 3  # something that was to hold does not
 
 
-def new_speaker(quiet: bool) -> "Speaker":
+def new_reporter(quiet: bool) -> "PlainReporter":
     """Bars for a person at a terminal, plain lines for everyone else."""
     if sys.stderr.isatty():
-        from effnet_cli.output.console import Screen
+        from effnet_cli.output.console import TerminalReporter
 
-        return Screen(quiet)
-    from effnet_cli.output.text import Speaker
+        return TerminalReporter(quiet)
+    from effnet_cli.output.text import PlainReporter
 
-    return Speaker(quiet)
+    return PlainReporter(quiet)
 
 
 def show_data(pieces: Iterable[str], format_: Format) -> None:
@@ -59,6 +59,6 @@ def print_listing(records: Iterable["DataclassInstance"], format_: ListFormat) -
 
 def named(names: list[str]) -> "list[Variant]":
     """The variants that were named; `all` is every one."""
-    from effnet_cli.models.variants import VARIANTS, find
+    from effnet_cli.models.variants import VARIANTS, find_variant
 
-    return list(VARIANTS.values()) if names == ["all"] else [find(name) for name in names]
+    return list(VARIANTS.values()) if names == ["all"] else [find_variant(name) for name in names]

@@ -27,15 +27,15 @@ from effnet_cli.cli.options import (
     positive,
     share,
 )
-from effnet_cli.cli.out import new_speaker
+from effnet_cli.cli.out import new_reporter
 from effnet_cli.options import (
     MAX_VIEWS,
     EngineOptions,
-    FilingOptions,
     Format,
     GroupBy,
+    ImageOptions,
     ModelOptions,
-    PictureOptions,
+    OrganizeOptions,
     PredictOptions,
 )
 
@@ -43,7 +43,7 @@ STDOUT = "-"
 
 
 def _views(text: str | int) -> int:
-    """A number of looks at a picture."""
+    """A number of looks at an image."""
     if count(text) > MAX_VIEWS:
         raise typer.BadParameter(f"{text!r} is more than {MAX_VIEWS} looks.")
     return count(text)
@@ -53,14 +53,14 @@ InputsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUTS",
-        help="Pictures, folders, addresses, glob patterns, @LIST (a file of paths), "
-        "or - (stdin: paths, or one picture).",
+        help="Images, folders, addresses, glob patterns, @LIST (a file of paths), "
+        "or - (stdin: paths, or one image).",
         show_default=False,
     ),
 ]
 TopKOption = Annotated[
     int,
-    typer.Option("--top-k", "-k", metavar="N", parser=count, help="Answers for each picture."),
+    typer.Option("--top-k", "-k", metavar="N", parser=count, help="Answers for each image."),
 ]
 UnknownOption = Annotated[
     str | None,
@@ -97,7 +97,7 @@ TimeoutOption = Annotated[
         "--timeout",
         metavar="S",
         parser=positive,
-        help="Give up a picture after so many seconds; isolates too.",
+        help="Give up an image after so many seconds; isolates too.",
     ),
 ]
 IsolateOption = Annotated[
@@ -110,7 +110,7 @@ ViewsOption = Annotated[
         "--tta",
         metavar="N",
         parser=_views,
-        help=f"Average the answers for N looks at each picture (1 to {MAX_VIEWS}).",
+        help=f"Average the answers for N looks at each image (1 to {MAX_VIEWS}).",
     ),
 ]
 ThresholdOption = Annotated[
@@ -127,18 +127,18 @@ ExplainOption = Annotated[
     typer.Option(
         "--explain",
         metavar="DIR",
-        help="Write each picture with what speaks for its answer (Grad-CAM).",
+        help="Write each image with what speaks for its answer (Grad-CAM).",
     ),
 ]
 PreviewOption = Annotated[
-    bool, typer.Option("--preview", help="Show the pictures, in a terminal with colours.")
+    bool, typer.Option("--preview", help="Show the images, in a terminal with colours.")
 ]
 CopyOption = Annotated[
     Path | None,
     typer.Option(
         "--copy-to",
         metavar="DIR",
-        help="Copy pictures into a folder for each class; replaces none.",
+        help="Copy images into a folder for each class; replaces none.",
     ),
 ]
 MoveOption = Annotated[bool, typer.Option("--move", help="With --copy-to: move them instead.")]
@@ -157,12 +157,12 @@ def predict(
     device: DeviceOption = EngineOptions.device,
     engine: EngineOption = EngineOptions.engine,
     precision: PrecisionOption = EngineOptions.precision,
-    fit: FitOption = PictureOptions.fit,
-    tta: ViewsOption = PictureOptions.views,
-    exact_decode: ExactDecodeOption = PictureOptions.exact_decode,
-    max_pixels: MaxPixelsOption = PictureOptions.max_pixels,
-    timeout: TimeoutOption = PictureOptions.timeout_s,
-    isolate: IsolateOption = PictureOptions.isolate,
+    fit: FitOption = ImageOptions.fit,
+    tta: ViewsOption = ImageOptions.views,
+    exact_decode: ExactDecodeOption = ImageOptions.exact_decode,
+    max_pixels: MaxPixelsOption = ImageOptions.max_pixels,
+    timeout: TimeoutOption = ImageOptions.timeout_s,
+    isolate: IsolateOption = ImageOptions.isolate,
     top_k: TopKOption = PredictOptions.top_k,
     batch_size: BatchSizeOption = PredictOptions.batch_size,
     workers: WorkersOption = PredictOptions.workers,
@@ -175,13 +175,13 @@ def predict(
     explain: ExplainOption = None,
     preview: PreviewOption = False,
     copy_to: CopyOption = None,
-    move: MoveOption = FilingOptions.moves,
-    group_by: GroupByOption = FilingOptions.group_by,
+    move: MoveOption = OrganizeOptions.moves,
+    group_by: GroupByOption = OrganizeOptions.group_by,
     quiet: QuietOption = False,
 ) -> None:
-    """Say what is on pictures.
+    """Say what is on images.
 
-    One row for each picture, in the order given; a broken file has a row that says so, and stops
+    One row for each image, in the order given; a broken file has a row that says so, and stops
     no other.
     """
     wish = Wish(
@@ -197,14 +197,14 @@ def predict(
     )
     wish.check()
     options = PredictOptions(
-        top_k, batch_size, workers, auto_or_share(unknown_below), threshold, wish.needs_squares
+        top_k, batch_size, workers, auto_or_share(unknown_below), threshold, wish.needs_crops
     )
     answering = Answering(
         inputs,
         ModelOptions(variant, model, weights, offline),
         EngineOptions(device, engine, precision),
-        PictureOptions(fit, exact_decode, max_pixels, tta, isolate, timeout, offline),
+        ImageOptions(fit, exact_decode, max_pixels, tta, isolate, timeout, offline),
         options,
         wish,
     )
-    raise typer.Exit(answering(new_speaker(quiet)))
+    raise typer.Exit(answering(new_reporter(quiet)))

@@ -13,7 +13,7 @@ from effnet_cli.cli.options import (
     OfflineOption,
     QuietOption,
 )
-from effnet_cli.cli.out import named, new_speaker, print_listing, show_json
+from effnet_cli.cli.out import named, new_reporter, print_listing, show_json
 from effnet_cli.system.errors import EffnetError
 
 VariantArgument = Annotated[
@@ -35,17 +35,17 @@ def variants(name: VariantArgument = None, format_: ListFormatOption = "table") 
     if name is not None:
         _explain(name, format_)
         return
-    from effnet_cli.models import listing as listings
+    from effnet_cli.models import listing
 
-    print_listing(listings.variants(), format_)
+    print_listing(listing.list_variants(), format_)
 
 
 @weights_app.command("list")
 def list_weights(format_: ListFormatOption = "table") -> None:
     """List where the weights of each network are, or would be."""
-    from effnet_cli.models import listing as listings
+    from effnet_cli.models import listing
 
-    print_listing(listings.weights(), format_)
+    print_listing(listing.list_weights(), format_)
 
 
 @weights_app.command("pull")
@@ -55,25 +55,25 @@ def pull_weights(
     """Fetch weights that are not here, into the folder in which torch keeps them."""
     from effnet_cli.models import weights
 
-    speaker = new_speaker(quiet)
+    reporter = new_reporter(quiet)
     for row in named(names):
-        path = weights.obtain(row, offline=offline, listener=speaker)
-        speaker.note(f"{row.name}: {path}")
+        path = weights.fetch_weights(row, offline=offline, reporter=reporter)
+        reporter.note(f"{row.name}: {path}")
 
 
 @weights_app.command("verify")
 def verify_weights(names: VerifiedNamesArgument = None) -> None:
     """Compute the digests of weights anew and compare them with the published ones."""
-    from effnet_cli.models import listing as listings
+    from effnet_cli.models import listing
     from effnet_cli.output import text as rows
 
-    names, speaker = names or ["all"], new_speaker(quiet=False)
+    names, reporter = names or ["all"], new_reporter(quiet=False)
     is_all = names == ["all"]  # then what is not here is no fault
-    verdicts = [v for v in listings.verified(named(names)) if v.is_here or not is_all]
+    verdicts = [v for v in listing.verify_weights(named(names)) if v.is_here or not is_all]
     for verdict in verdicts:
         rows.write_stdout(f"{verdict.variant}: {verdict.verdict}\n")
         if verdict.mend:
-            speaker.note(f"Mend {verdict.variant}: {verdict.mend}")
+            reporter.note(f"Mend {verdict.variant}: {verdict.mend}")
     raise typer.Exit(0 if all(verdict.is_intact for verdict in verdicts) else 1)
 
 
@@ -85,7 +85,7 @@ def path_of_weights(names: NamesArgument) -> None:
 
     missing = []
     for row in named(names):
-        path = weights.located(row)
+        path = weights.find_local_weights(row)
         if path is None:
             missing.append(row)
         else:
@@ -93,16 +93,16 @@ def path_of_weights(names: NamesArgument) -> None:
     if missing:
         words = ", ".join(row.name for row in missing)
         raise EffnetError(
-            f"The weights of {words} are not here, or damaged.", weights.how_to_get(missing)
+            f"The weights of {words} are not here, or damaged.", weights.weights_hint(missing)
         )
 
 
 def _explain(name: str, format_: ListFormat) -> None:
     """Write what a variant consists of."""
-    from effnet_cli.models.summary import explained
+    from effnet_cli.models.summary import summarize
     from effnet_cli.output import text as rows
 
-    anatomy = explained(name)
+    anatomy = summarize(name)
     if format_ == "json":
         show_json(asdict(anatomy))
         return

@@ -1,4 +1,4 @@
-"""Datasets: folders or a CSV file -> checked, split, labelled pictures."""
+"""Datasets: folders or a CSV file -> checked, split, labelled images."""
 
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import (
@@ -9,8 +9,8 @@ from effnet_cli.datasets.records import (
     Level,
     Scan,
     Subset,
-    checked,
-    difference,
+    count_changes,
+    require_dataset,
 )
 from effnet_cli.datasets.scan import scan
 
@@ -23,7 +23,7 @@ __all__ = [
     "Paths",
     "Scan",
     "Subset",
-    "checked",
-    "difference",
+    "require_dataset",
+    "count_changes",
     "scan",
 ]

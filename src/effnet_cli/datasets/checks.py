@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.duplicates import Pairs
-from effnet_cli.datasets.inspect_files import Survey
-from effnet_cli.datasets.listing import Listing
+from effnet_cli.datasets.inspect_files import FileInspection
+from effnet_cli.datasets.listing import FileList
 from effnet_cli.datasets.records import (
     EXAMPLES,
     SPLITS,
@@ -18,21 +18,21 @@ from effnet_cli.datasets.records import (
     TRAIN,
     VAL,
     Finding,
-    counted,
-    quoted,
+    pluralize,
+    quote_names,
 )
 from effnet_cli.options import DatasetOptions
 
 BAD_SHARE = 0.01  # of all files that may be broken
 BAD_CLASS_SHARE = 0.1  # of the files of one class
-FEW_PICTURES = 10  # in training; fewer teach a class badly
-IMBALANCE = 10  # times more pictures in the largest class than in the smallest
+FEW_IMAGES = 10  # in training; fewer teach a class badly
+IMBALANCE = 10  # times more images in the largest class than in the smallest
 SMALL_PX = 32  # shorter side; the networks' inputs are 224 px and more
 MIXED_SIZES = 2  # times larger is the largest shorter side than the smallest
 
 
 @dataclass(slots=True)
-class Sifted:
+class CheckedFiles:
     """A listing and its survey, with the place of each file after the split.
 
     `kept` [N] are the files to train and validate on. `contents` [N] numbers the bytes of the kept
@@ -40,8 +40,8 @@ class Sifted:
     several classes. `near` [P,2] are pairs of contents that look the same.
     """
 
-    listing: Listing
-    survey: Survey
+    listing: FileList
+    survey: FileInspection
     splits: npt.NDArray[np.int8]
     kept: npt.NDArray[np.bool_]
     conflicts: npt.NDArray[np.bool_]
@@ -63,18 +63,18 @@ class Sifted:
         return counts
 
 
-def findings(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
-    """All findings about classes and pictures."""
+def findings(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
+    """All findings about classes and images."""
     counts = data.table(data.kept)
     yield from _class_number(data)
     yield from _broken_files(data, options)
-    yield from _no_good_pictures(data, counts)
+    yield from _no_good_images(data, counts)
     yield from _label_conflicts(data)
     yield from _leaks(data, options)
     yield from _empty_sides(data, counts)
     yield from _missing_classes(data)
     yield from _near_leaks(data)
-    yield from _few_pictures(data, counts)
+    yield from _few_images(data, counts)
     yield from _imbalance(data, counts)
     yield from _similar_names(data.listing.classes)
     yield from _copies(data)
@@ -84,23 +84,23 @@ def findings(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
 # --- classes -----------------------------------------------------------------------------------
 
 
-def _class_number(data: Sifted) -> Iterator[Finding]:
+def _class_number(data: CheckedFiles) -> Iterator[Finding]:
     classes = data.listing.classes
     if not classes:
         yield Finding(
-            "error", "no_classes", "No class has training pictures.", "Add classes with pictures."
+            "error", "no_classes", "No class has training images.", "Add classes with images."
         )
     elif len(classes) == 1:
         yield Finding(
             "error",
             "one_class",
-            f"There is one class only, {quoted(classes)}: nothing can be told apart.",
-            "Add a second class beside it, e.g. a folder called other with pictures of anything "
+            f"There is one class only, {quote_names(classes)}: nothing can be told apart.",
+            "Add a second class beside it, e.g. a folder called other with images of anything "
             f"else{_or_its_folders(data)}.",
         )
 
 
-def _or_its_folders(data: Sifted) -> str:
+def _or_its_folders(data: CheckedFiles) -> str:
     """What else to try if the only class holds folders, which may be the classes."""
     if not any(finding.kind == "nested" for finding in data.listing.findings):
         return ""
@@ -109,7 +109,7 @@ def _or_its_folders(data: Sifted) -> str:
     return f", or give {folder!r} if the folders in it are the classes"
 
 
-def _no_good_pictures(data: Sifted, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
+def _no_good_images(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
     listed = data.table(np.ones(len(data.kept), dtype=np.bool_))
     labels = np.flatnonzero(
         (counts[:, TRAIN] + _undivided(data, counts) == 0) & (listed[:, TRAIN] > 0)
@@ -117,41 +117,41 @@ def _no_good_pictures(data: Sifted, counts: npt.NDArray[np.intp]) -> Iterator[Fi
     if len(labels):
         yield Finding(
             "error",
-            "no_good_pictures",
-            f"{counted(len(labels), 'class', 'classes')} without a usable training picture: "
-            f"{quoted(data.names(labels))}.",
-            "Add pictures, or take the class out.",
+            "no_good_images",
+            f"{pluralize(len(labels), 'class', 'classes')} without a usable training image: "
+            f"{quote_names(data.names(labels))}.",
+            "Add images, or take the class out.",
             len(labels),
         )
 
 
-def _undivided(data: Sifted, counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Pictures that the automatic split took from training [C]."""
+def _undivided(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Images that the automatic split took from training [C]."""
     return counts[:, VAL] * data.listing.is_automatic
 
 
-def _empty_sides(data: Sifted, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
+def _empty_sides(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
     if data.listing.is_automatic:
         labels = np.flatnonzero((counts[:, VAL] == 0) & (counts[:, TRAIN] > 0))
         if len(labels):
             yield Finding(
                 "error",
                 "cannot_split",
-                f"{counted(len(labels), 'class', 'classes')} with one picture only, which cannot "
-                f"be both in training and in validation: {quoted(data.names(labels))}.",
-                "Add pictures, or name a folder of validation pictures with --val.",
+                f"{pluralize(len(labels), 'class', 'classes')} with one image only, which cannot "
+                f"be both in training and in validation: {quote_names(data.names(labels))}.",
+                "Add images, or name a folder of validation images with --val.",
                 len(labels),
             )
     elif not counts[:, VAL].any():
         yield Finding(
             "error",
             "empty_val",
-            "Validation has no usable picture.",
-            "Add pictures, or name another folder with --val.",
+            "Validation has no usable image.",
+            "Add images, or name another folder with --val.",
         )
 
 
-def _missing_classes(data: Sifted) -> Iterator[Finding]:
+def _missing_classes(data: CheckedFiles) -> Iterator[Finding]:
     listed = data.table(~data.conflicts)
     splits = [VAL, TEST] if not data.listing.is_automatic else [TEST]
     for split in splits:
@@ -160,28 +160,28 @@ def _missing_classes(data: Sifted) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 f"missing_in_{SPLITS[split]}",
-                f"{counted(len(labels), 'class', 'classes')} without a picture in {SPLITS[split]}: "
-                f"{quoted(data.names(labels))}.",
+                f"{pluralize(len(labels), 'class', 'classes')} without an image in "
+                f"{SPLITS[split]}: {quote_names(data.names(labels))}.",
                 "Add some, or nothing will be known about them.",
                 len(labels),
             )
 
 
-def _few_pictures(data: Sifted, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
+def _few_images(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
     train = counts[:, TRAIN]
-    labels = np.flatnonzero((train > 0) & (train < FEW_PICTURES))
+    labels = np.flatnonzero((train > 0) & (train < FEW_IMAGES))
     if len(labels):
         yield Finding(
             "warning",
-            "few_pictures",
-            f"{counted(len(labels), 'class', 'classes')} with fewer than {FEW_PICTURES} training "
-            f"pictures: {quoted(data.names(labels))}.",
-            "Add pictures: with so few, what is learned depends on chance.",
+            "few_images",
+            f"{pluralize(len(labels), 'class', 'classes')} with fewer than {FEW_IMAGES} training "
+            f"images: {quote_names(data.names(labels))}.",
+            "Add images: with so few, what is learned depends on chance.",
             len(labels),
         )
 
 
-def _imbalance(data: Sifted, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
+def _imbalance(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
     train = counts[:, TRAIN]
     filled = np.flatnonzero(train)
     if not len(filled):
@@ -193,7 +193,7 @@ def _imbalance(data: Sifted, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "imbalance",
-            f"Class '{large}' has {counted(train[most], 'training picture')}, "
+            f"Class '{large}' has {pluralize(train[most], 'training image')}, "
             f"class '{small}' {train[least]:,}.",
             "Use --balance, and look at balanced accuracy and the recall of each class.",
         )
@@ -205,12 +205,12 @@ def _similar_names(classes: Sequence[str]) -> Iterator[Finding]:
         alike.setdefault(_plain(name), []).append(name)
     groups = [names for names in alike.values() if len(names) > 1]
     if groups:
-        shown = "; ".join(quoted(names) for names in groups[:EXAMPLES])
+        shown = "; ".join(quote_names(names) for names in groups[:EXAMPLES])
         yield Finding(
             "warning",
             "similar_names",
             f"Classes with nearly the same name are kept apart: {shown}.",
-            "Move their pictures into one folder if they mean the same.",
+            "Move their images into one folder if they mean the same.",
             len(groups),
         )
 
@@ -226,7 +226,7 @@ def _plain(name: str) -> str:
 # --- files -------------------------------------------------------------------------------------
 
 
-def _broken_files(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
+def _broken_files(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
     bad = ~data.survey.is_good
     number, total = int(bad.sum()), len(bad)
     if not number:
@@ -236,11 +236,11 @@ def _broken_files(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
     worst = np.flatnonzero(broken > BAD_CLASS_SHARE * listed)
     is_refused = (number > BAD_SHARE * total or len(worst) > 0) and not options.allow_bad
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(data.survey.kinds.items()))
-    classes = f"; over 10 % of {quoted(data.names(worst))}" if len(worst) else ""
+    classes = f"; over 10 % of {quote_names(data.names(worst))}" if len(worst) else ""
     yield Finding(
         "error" if is_refused else "warning",
         "broken_files",
-        f"{number:,} of {counted(total, 'picture')} cannot be opened ({kinds}{classes}).",
+        f"{number:,} of {pluralize(total, 'image')} cannot be opened ({kinds}{classes}).",
         "Mend or delete them, or leave them out with --allow-bad."
         if is_refused
         else "They are left out of training, and count as wrong answers in validation.",
@@ -250,7 +250,7 @@ def _broken_files(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
     )
 
 
-def _label_conflicts(data: Sifted) -> Iterator[Finding]:
+def _label_conflicts(data: CheckedFiles) -> Iterator[Finding]:
     indexes = np.flatnonzero(data.conflicts)
     if len(indexes):
         digests = data.survey.digests[indexes]
@@ -258,15 +258,15 @@ def _label_conflicts(data: Sifted) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "label_conflict",
-            f"{counted(len(indexes), 'file')} whose very same picture lies in more than one class, "
+            f"{pluralize(len(indexes), 'file')} whose very same image lies in more than one class, "
             "as a copy or a link, left out.",
-            "Keep each picture in the class it shows.",
+            "Keep each image in the class it shows.",
             len(indexes),
             data.paths(together[:EXAMPLES]),
         )
 
 
-def _leaks(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
+def _leaks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
     for one, other in ((TRAIN, VAL), (TRAIN, TEST), (VAL, TEST)):
         shared = np.intersect1d(_in_split(data, one), _in_split(data, other))
         if not len(shared):
@@ -278,7 +278,7 @@ def _leaks(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
         yield Finding(
             "error" if is_refused else "warning",
             "leak",
-            f"{counted(len(shared), 'picture')} both in {SPLITS[one]} and in {SPLITS[other]}.",
+            f"{pluralize(len(shared), 'image')} both in {SPLITS[one]} and in {SPLITS[other]}.",
             f"Delete them from {SPLITS[one]}, or keep them with --allow-leak: "
             f"the result on {SPLITS[other]} is then too good."
             if is_refused
@@ -288,17 +288,17 @@ def _leaks(data: Sifted, options: DatasetOptions) -> Iterator[Finding]:
         )
 
 
-def _in_split(data: Sifted, split: int) -> npt.NDArray[np.intp]:
+def _in_split(data: CheckedFiles, split: int) -> npt.NDArray[np.intp]:
     """The different contents of a split."""
     return np.unique(data.contents[data.kept & (data.splits == split)])
 
 
-def _file(data: Sifted, content: int, split: int) -> int:
+def _file(data: CheckedFiles, content: int, split: int) -> int:
     """The first file with this content in this split."""
     return int(np.argmax(data.kept & (data.contents == content) & (data.splits == split)))
 
 
-def _near_leaks(data: Sifted) -> Iterator[Finding]:
+def _near_leaks(data: CheckedFiles) -> Iterator[Finding]:
     train = _in_split(data, TRAIN)
     for split in (VAL, TEST):
         held_out = _in_split(data, split)
@@ -314,15 +314,15 @@ def _near_leaks(data: Sifted) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "near_leak",
-                f"{counted(len(pairs), 'pair')} of pictures in train and {SPLITS[split]} look "
+                f"{pluralize(len(pairs), 'pair')} of images in train and {SPLITS[split]} look "
                 "nearly the same.",
-                "Keep such pictures on one side, or the result is too good.",
+                "Keep such images on one side, or the result is too good.",
                 len(pairs),
                 data.paths(files),
             )
 
 
-def _copies(data: Sifted) -> Iterator[Finding]:
+def _copies(data: CheckedFiles) -> Iterator[Finding]:
     indexes = np.flatnonzero(data.kept)
     places = data.contents[indexes] * len(SPLITS) + data.splits[indexes]
     _, first = np.unique(places, return_index=True)
@@ -331,22 +331,22 @@ def _copies(data: Sifted) -> Iterator[Finding]:
         yield Finding(
             "note",
             "copies",
-            f"{counted(len(extra), 'picture')} exactly like another one of the same class; kept.",
+            f"{pluralize(len(extra), 'image')} exactly like another one of the same class; kept.",
             "",
             len(extra),
             data.paths(extra[:EXAMPLES]),
         )
 
 
-def _sizes(data: Sifted) -> Iterator[Finding]:
+def _sizes(data: CheckedFiles) -> Iterator[Finding]:
     sides = data.survey.shorter_px[data.kept]
     if not len(sides):
         return
     least, middle, most = int(sides.min()), int(np.median(sides)), int(sides.max())
     words = f"shorter sides of {least:,} to {most:,} px (median {middle:,} px)"
     if most >= MIXED_SIZES * least:
-        yield Finding("note", "mixed_sizes", f"The pictures differ in size: {words}.")
+        yield Finding("note", "mixed_sizes", f"The images differ in size: {words}.")
     small = int((sides < SMALL_PX).sum())
     if small:
-        message = f"{counted(small, 'picture')} with a shorter side below {SMALL_PX} px; {words}."
-        yield Finding("note", "small_pictures", message, count=small)
+        message = f"{pluralize(small, 'image')} with a shorter side below {SMALL_PX} px; {words}."
+        yield Finding("note", "small_images", message, count=small)

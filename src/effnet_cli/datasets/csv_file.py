@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effnet_cli.datasets.listing import ROLE_OF, Listing, Refused, unknown_classes
+from effnet_cli.datasets.listing import SPLIT_BY_NAME, FileList, LayoutError, unknown_classes
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding, Tally, counted
+from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding, Tally, pluralize
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.options import DatasetOptions
 
@@ -40,14 +40,14 @@ class Table:
     empty_paths: Tally = field(default_factory=Tally)
 
 
-def listed_table(file: Path, options: DatasetOptions) -> Listing:
+def listed_table(file: Path, options: DatasetOptions) -> FileList:
     """The labelled files of a CSV file; paths are relative to its folder.
 
     Raises:
         Refused: it is no such file.
     """
     if options.val is not None:
-        raise Refused(
+        raise LayoutError(
             "val_of_csv",
             f"--val {str(options.val)!r} names a folder, but {str(file)!r} is a CSV file.",
             "Mark the validation rows with val in a column called split.",
@@ -55,7 +55,7 @@ def listed_table(file: Path, options: DatasetOptions) -> Listing:
     return table_listing(file, read_table(file))
 
 
-def table_listing(file: Path, table: Table) -> Listing:
+def table_listing(file: Path, table: Table) -> FileList:
     """The labelled files of a table that was read.
 
     Raises:
@@ -64,14 +64,14 @@ def table_listing(file: Path, table: Table) -> Listing:
     findings = list(_row_errors(table))
     kept, twice = _each_file_once(sorted(table.rows), file.parent)
     findings += twice.finding(
-        "note", "listed_twice", f"{counted(twice.count, 'row')} of files that are listed already."
+        "note", "listed_twice", f"{pluralize(twice.count, 'row')} of files that are listed already."
     )
     if not kept and not findings:
-        raise Refused("empty", f"{str(file)!r} has no rows.", "Add a line for each picture.")
+        raise LayoutError("empty", f"{str(file)!r} has no rows.", "Add a line for each image.")
     return _listing(file, table, kept, findings)
 
 
-def _listing(file: Path, table: Table, rows: list[_Row], findings: list[Finding]) -> Listing:
+def _listing(file: Path, table: Table, rows: list[_Row], findings: list[Finding]) -> FileList:
     has_val = any(row.split == VAL for row in rows)
     classes = sorted({row.label for row in rows if row.split == TRAIN})
     indexes = {label: index for index, label in enumerate(classes)}
@@ -81,7 +81,7 @@ def _listing(file: Path, table: Table, rows: list[_Row], findings: list[Finding]
             findings.append(unknown_classes(split, unknown, f"{file}, split {SPLITS[split]}"))
     rows = [row for row in rows if row.label in indexes]
     words = "a CSV file with a column split" if table.has_split else "a CSV file"
-    return Listing(
+    return FileList(
         words if has_val else f"{words}, validation split off by effnet",
         classes,
         Paths(str(file.parent / os.fsdecode(row.path)) for row in rows),
@@ -120,11 +120,11 @@ def _row_errors(table: Table) -> Iterator[Finding]:
     for tally, kind, what, hint in (
         (table.bad_splits, "unknown_split", "an unknown split", f"Write {usual}."),
         (table.empty_labels, "empty_label", "no label", "Write the name of the class."),
-        (table.empty_paths, "empty_path", "no path", "Write the path of the picture."),
+        (table.empty_paths, "empty_path", "no path", "Write the path of the image."),
     ):
         lines = ", ".join(tally.examples)
         more = f" and {tally.count - len(tally.examples):,} more" if tally.count > 5 else ""
-        message = f"{counted(tally.count, 'row')} with {what}: {lines}{more}."
+        message = f"{pluralize(tally.count, 'row')} with {what}: {lines}{more}."
         yield from (
             Finding(found.level, kind, message, hint, tally.count)
             for found in tally.finding("error", kind, message, hint)
@@ -148,11 +148,11 @@ def read_table(file: Path) -> Table:
             delimiter = max(DELIMITERS, key=header.count)
             return _parsed(csv.reader(lines, delimiter=delimiter, strict=True), file)
     except csv.Error as error:
-        raise Refused(
+        raise LayoutError(
             "bad_csv", f"{str(file)!r} is not a readable CSV file: {error}.", "Write it anew."
         ) from error
     except OSError as error:
-        raise Refused(
+        raise LayoutError(
             "unreadable",
             f"{str(file)!r} cannot be read: {error.strerror}.",
             "Check its permissions.",
@@ -161,7 +161,7 @@ def read_table(file: Path) -> Table:
 
 def _check_is_text(file: Path) -> None:
     if not file.is_file():  # a pipe would never end, a device never start
-        raise Refused(
+        raise LayoutError(
             "not_a_file",
             f"{str(file)!r} is neither a folder nor a file.",
             "Give a folder or a CSV.",
@@ -171,7 +171,7 @@ def _check_is_text(file: Path) -> None:
     content = sniff(head, str(file))
     if content is not None or b"\0" in head:
         what = content.description if content else "not text in UTF-8"
-        raise Refused(
+        raise LayoutError(
             "not_csv", f"{str(file)!r} is {what}, not a CSV file.", "Give a folder or a CSV file."
         )
 
@@ -179,10 +179,10 @@ def _check_is_text(file: Path) -> None:
 def _parsed(reader: "_csv.Reader", file: Path) -> Table:
     header = [name.strip().casefold() for name in next(reader, [])]
     if not any(header):
-        raise Refused("empty", f"{str(file)!r} is empty.", HEADER)
+        raise LayoutError("empty", f"{str(file)!r} is empty.", HEADER)
     missing = [name for name in ("path", "label") if name not in header]
     if missing:
-        raise Refused(
+        raise LayoutError(
             "missing_column",
             f"Line 1 of {str(file)!r} has no column {' and no column '.join(missing)}.",
             HEADER,
@@ -198,7 +198,7 @@ def _parsed(reader: "_csv.Reader", file: Path) -> Table:
 def _add(table: Table, row: dict[str, str], line: str) -> None:
     path, label = row.get("path", ""), row.get("label", "")
     split_name = row.get("split", "") if table.has_split else SPLITS[TRAIN]
-    split = ROLE_OF.get(split_name.strip().lower())
+    split = SPLIT_BY_NAME.get(split_name.strip().lower())
     if split is None:
         table.bad_splits.add(f"{line} ({split_name!r})")
     if not label:

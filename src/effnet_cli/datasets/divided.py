@@ -2,29 +2,30 @@
 
 from pathlib import Path
 
-from effnet_cli.datasets.labelled import labelled
+from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.scan import scan
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.options import SILENT, DatasetOptions, Listener, PictureOptions
+from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.reporter import SILENT, Reporter
 
 
-def divided(
-    root: Path, card: ModelCard, pictures: PictureOptions, listener: Listener = SILENT
+def restore_split(
+    root: Path, card: ModelCard, images: ImageOptions, reporter: Reporter = SILENT
 ) -> Dataset | None:
     """The dataset at `root` if `card`'s model was trained on it and it has no splits of its own:
-    the pictures that its training had set aside are `val`.
+    the images that its training had set aside are `val`.
     """
     about = card.dataset
     if not {"fingerprint", "seed", "val_fraction"} <= about.keys():
         return None
     try:
-        listed = labelled(root)
-    except UsageError:  # pictures without classes, say
+        listed = load_labelled(root)
+    except UsageError:  # images without classes, say
         return None
     if listed.split is not None or set(listed.classes) != set(card.classes):
-        return None  # told from the names alone: a scan opens every picture
+        return None  # told from the names alone: a scan opens every image
     options = DatasetOptions(None, about["val_fraction"], about["seed"], True, True, True)
-    found = scan(root, options, pictures, listener).dataset
+    found = scan(root, options, images, reporter).dataset
     return found if found is not None and found.fingerprint == about["fingerprint"] else None

@@ -1,7 +1,7 @@
-"""Which pictures are copies of each other: by their bytes, or nearly by their look.
+"""Which images are copies of each other: by their bytes, or nearly by their look.
 
-Near copies are the same picture encoded or resized anew. Candidates come from a difference hash
-("dHash": where the picture gets brighter), sorted several times so that likely pairs are
+Near copies are the same image encoded or resized anew. Candidates come from a difference hash
+("dHash": where the image gets brighter), sorted several times so that likely pairs are
 neighbours; a thumbnail's differences confirm them. No step compares all with all.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.inspect_files import Survey
+from effnet_cli.datasets.inspect_files import FileInspection
 
-# Neighbours of a picture that are looked at, in each of the sorted orders.
+# Neighbours of an image that are looked at, in each of the sorted orders.
 WINDOW = 8
 ROTATIONS = (0, 14, 28, 42)  # bits of the hash: 56 in all, four orders
-# Two gray thumbnails of one picture, one as a JPEG of quality 60 at half the size, differ by less
+# Two gray thumbnails of one image, one as a JPEG of quality 60 at half the size, differ by less
 # than these (of 255): measured on 143 photos and parts of photos, of which all copies are found. Of
 # 3,000 drawn circles and squares 47 pairs of 4.5 million are as near, of 1,797 digits of 8 px none.
 MEAN_DIFFERENCE = 4.0
@@ -45,7 +45,7 @@ def content_ids(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
     return ids
 
 
-def near_pairs(survey: Survey, chosen: npt.NDArray[np.intp]) -> Pairs:
+def near_pairs(survey: FileInspection, chosen: npt.NDArray[np.intp]) -> Pairs:
     """Pairs of near copies [P,2] among the files `chosen` [N], whose bytes all differ: places in
     `chosen`, the smaller one first.
     """
@@ -88,7 +88,7 @@ def _candidates(
 
 
 def _confirmed(
-    survey: Survey,
+    survey: FileInspection,
     telling: npt.NDArray[np.intp],
     hashes: npt.NDArray[np.uint64],
     pairs: Pairs,
@@ -116,7 +116,7 @@ def representatives(count: int, pairs: Pairs) -> npt.NDArray[np.intp]:
     """For each of `count` things the one that stands for its group [count].
 
     A thing joins only one that stands for itself and is directly its copy, so that chains (the
-    pictures of a film) do not become one group.
+    images of a film) do not become one group.
     """
     stands_for = np.arange(count)
     is_taken = np.zeros(count, dtype=np.bool_)  # has joined a group, or has others in its own

@@ -6,26 +6,26 @@ from pathlib import Path
 import numpy as np
 
 from effnet_cli.datasets.layout import (
-    Look,
-    Plan,
+    EnginePlan,
+    FolderContents,
     folders_around,
     identity_of,
-    look_into,
+    list_folder,
     no_classes,
     plan_of,
     splits_folder,
 )
-from effnet_cli.datasets.listing import Listing, unknown_classes
+from effnet_cli.datasets.listing import FileList, unknown_classes
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import EXAMPLES, TRAIN, VAL, Finding, Tally, counted, quoted
-from effnet_cli.images.finder import Finder, PassedOver
+from effnet_cli.datasets.records import EXAMPLES, TRAIN, VAL, Finding, Tally, pluralize, quote_names
+from effnet_cli.images.finder import Finder, SkipReason
 from effnet_cli.options import DatasetOptions
-from effnet_cli.system.errors import PictureError
+from effnet_cli.system.errors import ImageError
 
 HIDDEN = ("hidden or system entry", "hidden or system entries")
 
 
-def listed_folder(root: Path, options: DatasetOptions) -> Listing:
+def listed_folder(root: Path, options: DatasetOptions) -> FileList:
     """The labelled files of a folder of classes, or of a folder of splits.
 
     Raises:
@@ -45,12 +45,12 @@ def listed_folder(root: Path, options: DatasetOptions) -> Listing:
 class Walk:
     """Collects the files below the class folders of a plan."""
 
-    def __init__(self, plan: Plan, findings: list[Finding]) -> None:
+    def __init__(self, plan: EnginePlan, findings: list[Finding]) -> None:
         self.plan = plan
         self.findings = findings
-        self.passed_over: dict[PassedOver, Tally] = {
+        self.passed_over: dict[SkipReason, Tally] = {
             "ignored": Tally(),
-            "not_picture": Tally(),
+            "not_image": Tally(),
             "seen_again": Tally(),
         }
         self.loose = Tally()
@@ -59,20 +59,20 @@ class Walk:
         self.names: list[bytes] = []
         self.labels: list[int] = []
         self.splits: list[int] = []
-        self.faults: dict[int, PictureError] = {}
+        self.faults: dict[int, ImageError] = {}
 
-    def note(self, look: Look) -> None:
+    def note(self, look: FolderContents) -> None:
         """Count what lies beside class folders or splits without being one."""
-        self.loose.join(look.pictures)
+        self.loose.join(look.images)
         self.passed_over["ignored"].join(look.ignored)
         self.passed_over["seen_again"].join(look.loops)
 
-    def listing(self, options: DatasetOptions) -> Listing:
+    def listing(self, options: DatasetOptions) -> FileList:
         classes, empty = self._collect_train(options)
         for split in sorted(self.plan.bases)[1:]:
             self._collect_held_out(split, classes, empty)
         self._tell()
-        return Listing(
+        return FileList(
             self.plan.layout,
             list(classes),
             Paths(map(os.fsdecode, self.paths)),
@@ -110,7 +110,7 @@ class Walk:
             self.findings.append(unknown_classes(split, unknown, str(base)))
 
     def _class_folders(self, split: int) -> list[str]:
-        look = look_into(self.plan.bases[split])
+        look = list_folder(self.plan.bases[split])
         self.note(look)
         names = [n for n in look.folders if split != TRAIN or n not in self.plan.not_classes]
         if split == TRAIN and not names:
@@ -137,53 +137,53 @@ class Walk:
             self.splits.append(split)
         return len(self.paths) > before
 
-    def _heard(self, why: PassedOver, path: str) -> None:
+    def _heard(self, why: SkipReason, path: str) -> None:
         self.passed_over[why].add(path)
 
     def _tell(self) -> None:
         """Findings for what was counted on the way."""
         ignored, others, again = (
-            self.passed_over[why] for why in ("ignored", "not_picture", "seen_again")
+            self.passed_over[why] for why in ("ignored", "not_image", "seen_again")
         )
         self.findings += self.loose.finding(
             "warning",
             "no_class",
-            f"{counted(self.loose.count, 'picture')} outside of the class folders left out: "
+            f"{pluralize(self.loose.count, 'image')} outside of the class folders left out: "
             "no folder says what the class is.",
             "Move them into the folder of their class.",
         )
         self.findings += ignored.finding(
             "note",
             "system_files",
-            f"{counted(ignored.count, *HIDDEN)} ignored.",
+            f"{pluralize(ignored.count, *HIDDEN)} ignored.",
         )
         self.findings += others.finding(
             "note",
-            "not_pictures",
-            f"{counted(others.count, 'file')} left out for not being a picture.",
+            "not_images",
+            f"{pluralize(others.count, 'file')} left out for not being an image.",
         )
         self.findings += again.finding(
             "warning",
             "link_loop",
-            f"{counted(again.count, 'folder')} reached again through links; "
-            "the pictures in them count once.",
+            f"{pluralize(again.count, 'folder')} reached again through links; "
+            "the images in them count once.",
             "Delete the links that lead back.",
         )
         self.findings += self.nested.finding(
             "note",
             "nested",
-            f"{counted(self.nested.count, 'picture')} in folders inside a class folder: "
+            f"{pluralize(self.nested.count, 'image')} in folders inside a class folder: "
             "the first folder is the class.",
         )
 
 
 def _empty_classes(names: list[str], base: Path, is_skipped: bool) -> Finding:
-    many = counted(len(names), "class folder", "class folders")
+    many = pluralize(len(names), "class folder", "class folders")
     return Finding(
         "note" if is_skipped else "error",
         "empty_class",
-        f"{many} without a picture{' left out' if is_skipped else ''}: {quoted(names)}.",
-        "" if is_skipped else "Put pictures in, or leave them out with --skip-empty.",
+        f"{many} without an image{' left out' if is_skipped else ''}: {quote_names(names)}.",
+        "" if is_skipped else "Put images in, or leave them out with --skip-empty.",
         len(names),
         tuple(str(base / name) for name in names[:EXAMPLES]),
     )

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.datasets.listing import Listing
+from effnet_cli.datasets.listing import FileList
 from effnet_cli.datasets.records import EXAMPLES
-from effnet_cli.images import PictureLoader
+from effnet_cli.images import ImageLoader
 from effnet_cli.models.variants import HALF, Preprocessing
-from effnet_cli.options import Listener, PictureOptions
-from effnet_cli.system.errors import PictureError
-from effnet_cli.system.parallel import in_order, usable_cores
+from effnet_cli.options import ImageOptions
+from effnet_cli.system.errors import ImageError
+from effnet_cli.system.parallel import map_ordered, usable_cores
+from effnet_cli.system.reporter import Reporter
 
 DIGEST_BYTES = 32  # SHA-256
 THUMBNAIL_PX = 16
@@ -36,12 +37,12 @@ _MAYBE_SCALED_PX = 2 * _SMALL.resize_px
 
 
 @dataclass(slots=True)
-class Survey:
+class FileInspection:
     """What each file of a listing is; row `i` is file `i`.
 
     `digests` [N,32] are SHA-256 of the bytes (zeros where they cannot be read), `gray` [N,16,16]
     and `colour` [N,4,4,3] thumbnails, `shorter_px` and `aspect` (width / height) of the upright
-    picture. `faults` has the first few errors, in the order of files; `kinds` counts them all.
+    image. `faults` has the first few errors, in the order of files; `kinds` counts them all.
     """
 
     is_good: npt.NDArray[np.bool_]
@@ -50,12 +51,12 @@ class Survey:
     colour: npt.NDArray[np.uint8]
     shorter_px: npt.NDArray[np.int32]
     aspect: npt.NDArray[np.float32]
-    faults: list[tuple[int, PictureError]] = field(default_factory=list)
+    faults: list[tuple[int, ImageError]] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
 
 
 class _Seen(NamedTuple):
-    """One decoded picture."""
+    """One decoded image."""
 
     digest: bytes
     gray: npt.NDArray[np.uint8]
@@ -65,17 +66,17 @@ class _Seen(NamedTuple):
 
 
 class _Unseen(NamedTuple):
-    """One file that is no picture."""
+    """One file that is no image."""
 
     digest: bytes
-    error: PictureError
+    error: ImageError
 
 
-def survey(
-    listing: Listing, pictures: PictureOptions, listener: Listener, workers: int | None
-) -> Survey:
+def inspect_files(
+    listing: FileList, images: ImageOptions, reporter: Reporter, workers: int | None
+) -> FileInspection:
     """Open every file of `listing`, by `workers` threads (default: one a core)."""
-    loader = PictureLoader(_SMALL, pictures)
+    loader = ImageLoader(_SMALL, images)
     total = len(listing.paths)
 
     def look(indexes: list[int]) -> list[_Seen | _Unseen]:
@@ -84,16 +85,16 @@ def survey(
     places = iter(range(total))
     chunks = iter(lambda: list(itertools.islice(places, CHUNK)), [])
     workers = workers or usable_cores()
-    looked = in_order(look, chunks, workers, CHUNKS_AHEAD * workers)
+    looked = map_ordered(look, chunks, workers, CHUNKS_AHEAD * workers)
     result = _blank(total)
-    report = _reporter(listener, total)
+    report = _reporter(reporter, total)
     for index, one in enumerate(itertools.chain.from_iterable(looked)):
         _store(result, index, one)
         report(index + 1)
     return result
 
 
-def _reporter(listener: Listener, total: int) -> Callable[[int], None]:
+def _reporter(reporter: Reporter, total: int) -> Callable[[int], None]:
     """Tells the listener how far the scan is, not for each of thousands of files."""
     last = -np.inf
 
@@ -102,13 +103,13 @@ def _reporter(listener: Listener, total: int) -> Callable[[int], None]:
         now = time.monotonic()
         if done == total or now - last >= SECONDS_BETWEEN_REPORTS:
             last = now
-            listener.progress("Scanning pictures", done, total)
+            reporter.progress("Scanning images", done, total)
 
     return report
 
 
-def _blank(total: int) -> Survey:
-    return Survey(
+def _blank(total: int) -> FileInspection:
+    return FileInspection(
         np.zeros(total, dtype=np.bool_),
         np.zeros((total, DIGEST_BYTES), dtype=np.uint8),
         np.zeros((total, THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8),
@@ -118,7 +119,7 @@ def _blank(total: int) -> Survey:
     )
 
 
-def _store(result: Survey, index: int, one: _Seen | _Unseen) -> None:
+def _store(result: FileInspection, index: int, one: _Seen | _Unseen) -> None:
     result.digests[index] = np.frombuffer(one.digest, dtype=np.uint8)
     if isinstance(one, _Unseen):
         result.kinds[one.error.kind] = result.kinds.get(one.error.kind, 0) + 1
@@ -132,16 +133,16 @@ def _store(result: Survey, index: int, one: _Seen | _Unseen) -> None:
     result.aspect[index] = one.aspect
 
 
-def _look(path: str, fault: PictureError | None, loader: PictureLoader) -> _Seen | _Unseen:
+def _look(path: str, fault: ImageError | None, loader: ImageLoader) -> _Seen | _Unseen:
     if fault is not None:
         return _Unseen(bytes(DIGEST_BYTES), fault)
     try:
         image = loader.open(path)
         digest = _digest(path)
-    except PictureError as error:
+    except ImageError as error:
         is_file = error.kind not in ("missing", "not_a_file", "unreadable")
         digest = bytes(DIGEST_BYTES)
-        with suppress(PictureError):
+        with suppress(ImageError):
             digest = _digest(path) if is_file else digest
         return _Unseen(digest, error.kept())
     small = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
@@ -162,14 +163,14 @@ def _digest(path: str) -> bytes:
             while chunk := file.read(READ_BYTES):
                 digest.update(chunk)
     except OSError as error:
-        raise PictureError(
+        raise ImageError(
             "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
         ) from error
     return digest.digest()
 
 
 def _shorter_px(path: str, image: Image.Image) -> int:
-    """The shorter side of the picture as it is stored; `image` may be a JPEG decoded smaller."""
+    """The shorter side of the image as it is stored; `image` may be a JPEG decoded smaller."""
     shorter = min(image.size)
     if shorter >= _MAYBE_SCALED_PX:  # anything but a JPEG is refused at once, and as it is stored
         with suppress(Exception), Image.open(path, formats=SCALED_FORMATS) as stored:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from effnet_cli.datasets.listing import ROLE_OF, Refused
+from effnet_cli.datasets.listing import SPLIT_BY_NAME, LayoutError
 from effnet_cli.datasets.records import (
     EXAMPLES,
     SPLITS,
@@ -12,10 +12,10 @@ from effnet_cli.datasets.records import (
     VAL,
     Finding,
     Tally,
-    counted,
-    quoted,
+    pluralize,
+    quote_names,
 )
-from effnet_cli.images.finder import Identity, is_ignored, is_picture_content, is_picture_name
+from effnet_cli.images.finder import Identity, is_ignored, is_image_content, is_image_name
 from effnet_cli.options import DatasetOptions
 
 WANTED_CLASSES = "Give each class a folder, e.g. {0}/cat/1.jpg and {0}/dog/2.jpg"
@@ -24,18 +24,18 @@ WANTED_TABLE = "; or list them in a CSV file with the columns path and label."
 
 
 @dataclass(slots=True)
-class Look:
+class FolderContents:
     """What lies straight in a folder."""
 
     path: Path
     folders: list[str] = field(default_factory=list)
-    pictures: Tally = field(default_factory=Tally)
+    images: Tally = field(default_factory=Tally)
     ignored: Tally = field(default_factory=Tally)
     loops: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """Where each split lies: `bases` has a folder of class folders for each index of SPLITS.
     `not_classes` are folders beside the classes of train that are something else.
     """
@@ -45,13 +45,13 @@ class Plan:
     not_classes: frozenset[str] = frozenset()
 
 
-def look_into(folder: Path) -> Look:
+def list_folder(folder: Path) -> FolderContents:
     """What lies in `folder`; links to itself and to folders above are told apart.
 
     Raises:
         Refused: it cannot be read.
     """
-    look = Look(folder)
+    look = FolderContents(folder)
     around = folders_around(folder)
     try:
         with os.scandir(folder) as entries:
@@ -63,10 +63,10 @@ def look_into(folder: Path) -> Look:
                         look.loops.add(entry.path)
                     else:
                         look.folders.append(entry.name)
-                elif is_picture_name(entry.name) or is_picture_content(entry.path):
-                    look.pictures.add(entry.path)
+                elif is_image_name(entry.name) or is_image_content(entry.path):
+                    look.images.add(entry.path)
     except OSError as error:
-        raise Refused(
+        raise LayoutError(
             "unreadable",
             f"The folder {str(folder)!r} cannot be read: {error.strerror}.",
             "Check its permissions.",
@@ -94,34 +94,34 @@ def folders_around(folder: Path) -> frozenset[Identity]:
     return frozenset(map(identity_of, {real, *real.parents, named, *named.parents}))
 
 
-def splits_folder(root: Path) -> tuple[Path, Look]:
+def splits_folder(root: Path) -> tuple[Path, FolderContents]:
     """The folder that holds the splits: `root`, or below it where each folder holds only the
     next.
     """
-    first = look = look_into(root)
+    first = look = list_folder(root)
     seen = {identity_of(root)}
-    while len(look.folders) == 1 and not look.pictures.count:
+    while len(look.folders) == 1 and not look.images.count:
         if TRAIN in roles_of(look):
             return look.path, look
         below = look.path / look.folders[0]
         if identity_of(below) in seen:
             break
         seen.add(identity_of(below))
-        look = look_into(below)
+        look = list_folder(below)
     found = look if _is_split_layout(look) else first
     return found.path, found
 
 
-def roles_of(look: Look) -> dict[int, list[str]]:
+def roles_of(look: FolderContents) -> dict[int, list[str]]:
     """The folders with a split's usual name, by the index of the split."""
     roles: dict[int, list[str]] = {}
     for name in look.folders:
-        if (role := ROLE_OF.get(name.lower())) is not None:
+        if (role := SPLIT_BY_NAME.get(name.lower())) is not None:
             roles.setdefault(role, []).append(name)
     return roles
 
 
-def _is_split_layout(look: Look) -> bool:
+def _is_split_layout(look: FolderContents) -> bool:
     """Whether the folder called train is a split; among other classes it may hold railway
     trains.
     """
@@ -129,11 +129,13 @@ def _is_split_layout(look: Look) -> bool:
     if TRAIN not in roles:
         return False
     others = len(look.folders) - sum(map(len, roles.values()))
-    inside = [look_into(look.path / name) for name in roles[TRAIN]]
-    return not others or not any(train.pictures.count for train in inside)
+    inside = [list_folder(look.path / name) for name in roles[TRAIN]]
+    return not others or not any(train.images.count for train in inside)
 
 
-def plan_of(root: Path, look: Look, options: DatasetOptions, findings: list[Finding]) -> Plan:
+def plan_of(
+    root: Path, look: FolderContents, options: DatasetOptions, findings: list[Finding]
+) -> EnginePlan:
     """How the folder `look` is read as a dataset; what is not used of it goes to `findings`.
 
     Raises:
@@ -145,18 +147,18 @@ def plan_of(root: Path, look: Look, options: DatasetOptions, findings: list[Find
     if (
         look.folders
         and len(roles_of(look)) > 1
-        and set(map(str.lower, look.folders)) <= set(ROLE_OF)
+        and set(map(str.lower, look.folders)) <= set(SPLIT_BY_NAME)
     ):
-        raise Refused(
+        raise LayoutError(
             "no_train",
-            f"{str(root)!r} has {quoted(look.folders)}, but no folder called train.",
-            "Call the folder of the training pictures train.",
+            f"{str(root)!r} has {quote_names(look.folders)}, but no folder called train.",
+            "Call the folder of the training images train.",
         )
     if not look.folders:
         raise no_classes(root, look)
     if val is None:
-        return Plan("one folder of classes, split by effnet", {TRAIN: look.path})
-    return Plan(
+        return EnginePlan("one folder of classes, split by effnet", {TRAIN: look.path})
+    return EnginePlan(
         f"one folder of classes, validated on {val.name}/",
         {TRAIN: look.path, VAL: val},
         frozenset(n for n in look.folders if (look.path / n).resolve() == val.resolve()),
@@ -167,14 +169,14 @@ def _named_val(base: Path, val: Path) -> Path:
     for candidate in (base / val, val):
         if candidate.is_dir():
             return candidate
-    raise Refused(
+    raise LayoutError(
         "no_val_folder",
         f"There is no folder {str(val)!r} for --val.",
         "Check the path after --val.",
     )
 
 
-def _plan_of_splits(look: Look, val: Path | None, findings: list[Finding]) -> Plan:
+def _plan_of_splits(look: FolderContents, val: Path | None, findings: list[Finding]) -> EnginePlan:
     roles = roles_of(look)
     bases: dict[int, Path] = {}
     for split, names in sorted(roles.items()):
@@ -191,42 +193,46 @@ def _plan_of_splits(look: Look, val: Path | None, findings: list[Finding]) -> Pl
         findings.append(_not_used(bases[TRAIN], unused))
     words = [f"{bases[split].name}/" for split in sorted(bases)]
     layout = f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-    return Plan(layout if VAL in bases else f"{layout}, validation split off by effnet", bases)
+    return EnginePlan(
+        layout if VAL in bases else f"{layout}, validation split off by effnet", bases
+    )
 
 
 def _not_used(train: Path, names: list[str]) -> Finding:
     return Finding(
         "warning",
         "not_used",
-        f"Folders beside {train.name!r} are not used: {quoted(names)}.",
+        f"Folders beside {train.name!r} are not used: {quote_names(names)}.",
         f"Rename {train.name!r} if these are classes.",
         len(names),
         tuple(str(train.parent / name) for name in names[:EXAMPLES]),
     )
 
 
-def _two_candidates(split: int, names: list[str]) -> Refused:
+def _two_candidates(split: int, names: list[str]) -> LayoutError:
     hint = (
         f"Name the one to validate on: --val {names[0]}."
         if split == VAL
         else "Rename all but one of them."
     )
-    return Refused(
-        "two_candidates", f"More than one folder may be {SPLITS[split]}: {quoted(names)}.", hint
+    return LayoutError(
+        "two_candidates",
+        f"More than one folder may be {SPLITS[split]}: {quote_names(names)}.",
+        hint,
     )
 
 
-def no_classes(folder: Path, look: Look) -> Refused:
+def no_classes(folder: Path, look: FolderContents) -> LayoutError:
     """Why a folder is neither split nor folder of classes, and how it should look."""
-    is_split = folder.name.lower() in ROLE_OF
+    is_split = folder.name.lower() in SPLIT_BY_NAME
     wanted = WANTED_CLASSES if is_split else WANTED_CLASSES + WANTED_SPLITS
     hint = wanted.format(str(folder).rstrip("/")) + WANTED_TABLE
-    if look.pictures.count:
-        return Refused(
+    if look.images.count:
+        return LayoutError(
             "no_classes",
-            f"{counted(look.pictures.count, 'picture')} straight in {str(folder)!r}: "
+            f"{pluralize(look.images.count, 'image')} straight in {str(folder)!r}: "
             "no folder says what their class is.",
             hint,
-            tuple(look.pictures.examples),
+            tuple(look.images.examples),
         )
-    return Refused("no_classes", f"{str(folder)!r} holds no class folders.", hint)
+    return LayoutError("no_classes", f"{str(folder)!r} holds no class folders.", hint)

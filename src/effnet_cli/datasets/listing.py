@@ -6,18 +6,18 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLITS, Finding, counted, quoted
-from effnet_cli.system.errors import PictureError
+from effnet_cli.datasets.records import SPLITS, Finding, pluralize, quote_names
+from effnet_cli.system.errors import ImageError
 
 SPLIT_NAMES = (
     ("train", "training"),
     ("val", "valid", "validation", "dev", "eval"),
     ("test", "testing"),
 )
-ROLE_OF = {name: split for split, names in enumerate(SPLIT_NAMES) for name in names}
+SPLIT_BY_NAME = {name: split for split, names in enumerate(SPLIT_NAMES) for name in names}
 
 
-class Refused(Exception):
+class LayoutError(Exception):
     """The files cannot even be listed; ends the scan with this one finding."""
 
     def __init__(self, kind: str, message: str, hint: str, paths: tuple[str, ...] = ()) -> None:
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 
 @dataclass(slots=True)
-class Listing:
+class FileList:
     """Every file of a dataset, with the place that its folder or row gives it.
 
     `names` are the paths below the folder of the split, with "/": they stay the same when the
@@ -42,7 +42,7 @@ class Listing:
     splits: npt.NDArray[np.int8]
     is_automatic: bool
     findings: list[Finding] = field(default_factory=list)
-    faults: dict[int, PictureError] = field(default_factory=dict)
+    faults: dict[int, ImageError] = field(default_factory=dict)
 
 
 def unknown_classes(split: int, names: list[str], where: str) -> Finding:
@@ -50,8 +50,8 @@ def unknown_classes(split: int, names: list[str], where: str) -> Finding:
     return Finding(
         "error",
         f"unknown_in_{SPLITS[split]}",
-        f"{where!r} has {counted(len(names), 'class', 'classes')} that the training pictures lack: "
-        f"{quoted(names)}.",
-        "Add training pictures of them, or take them out.",
+        f"{where!r} has {pluralize(len(names), 'class', 'classes')} that the training images lack: "
+        f"{quote_names(names)}.",
+        "Add training images of them, or take them out.",
         len(names),
     )

@@ -1,4 +1,4 @@
-"""What a scan of a dataset gives: what was found, and the pictures to train on."""
+"""What a scan of a dataset gives: what was found, and the images to train on."""
 
 import hashlib
 import shlex
@@ -61,12 +61,12 @@ class Tally:
         return [Finding(level, kind, message, hint, self.count, tuple(self.examples))]
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """`1 picture`, `1,200 pictures`."""
+def pluralize(count: int, one: str, many: str = "") -> str:
+    """`1 image`, `1,200 images`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def quoted(names: Sequence[str]) -> str:
+def quote_names(names: Sequence[str]) -> str:
     """`'cat', 'dog' and 3 more`."""
     shown = ", ".join(f"'{name}'" for name in names[:EXAMPLES])
     more = len(names) - EXAMPLES
@@ -75,9 +75,9 @@ def quoted(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """The pictures of one split, in the order of classes and paths.
+    """The images of one split, in the order of classes and paths.
 
-    `labels` are the class indexes of `paths`. `failed` are the class indexes of the pictures that
+    `labels` are the class indexes of `paths`. `failed` are the class indexes of the images that
     cannot be opened: validation counts them as wrong answers.
     """
 
@@ -86,7 +86,7 @@ class Subset:
     failed: npt.NDArray[np.int32]
 
     def count(self, num_classes: int) -> npt.NDArray[np.intp]:
-        """Good pictures in each class [num_classes]."""
+        """Good images in each class [num_classes]."""
         return np.bincount(self.labels, minlength=num_classes)
 
 
@@ -110,7 +110,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """Good pictures of one class in each split; `test` is `None` where there is no such split."""
+    """Good images of one class in each split; `test` is `None` where there is no such split."""
 
     name: str
     train: int
@@ -185,7 +185,7 @@ def _described(root: str, errors: Sequence[Finding]) -> Iterator[str]:
             yield f"    {line}: {reason}" if reason else f"    {line}"
 
 
-def checked(scan: Scan) -> Dataset:
+def require_dataset(scan: Scan) -> Dataset:
     """The dataset of a scan without errors.
 
     Raises:
@@ -196,7 +196,7 @@ def checked(scan: Scan) -> Dataset:
     return scan.dataset
 
 
-def difference(
+def count_changes(
     old_keys: npt.NDArray[np.uint64], new_keys: npt.NDArray[np.uint64]
 ) -> tuple[int, int]:
     """How many files of `Dataset.file_keys` are gone and how many are new; a changed file is

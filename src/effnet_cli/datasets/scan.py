@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.checks import Sifted, findings
+from effnet_cli.datasets.checks import CheckedFiles, findings
 from effnet_cli.datasets.csv_file import listed_table
 from effnet_cli.datasets.duplicates import content_ids, near_pairs, representatives
 from effnet_cli.datasets.folders import listed_folder
-from effnet_cli.datasets.inspect_files import Survey, survey
-from effnet_cli.datasets.listing import Listing, Refused
+from effnet_cli.datasets.inspect_files import FileInspection, inspect_files
+from effnet_cli.datasets.listing import FileList, LayoutError
 from effnet_cli.datasets.records import (
     SPLITS,
     TEST,
@@ -26,8 +26,9 @@ from effnet_cli.datasets.records import (
     fingerprint,
 )
 from effnet_cli.datasets.split import held_out
-from effnet_cli.options import SILENT, DatasetOptions, Listener, PictureOptions
+from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.reporter import SILENT, Reporter
 
 ORDER = ("error", "warning", "note")
 
@@ -35,8 +36,8 @@ ORDER = ("error", "warning", "note")
 def scan(
     root: Path,
     options: DatasetOptions = DatasetOptions(),
-    pictures: PictureOptions = PictureOptions(),
-    listener: Listener = SILENT,
+    images: ImageOptions = ImageOptions(),
+    reporter: Reporter = SILENT,
     workers: int | None = None,
 ) -> Scan:
     """Read, open and split a dataset; what is wrong with it is in the result, nothing is written.
@@ -45,9 +46,9 @@ def scan(
         root: a folder of class folders, a folder of splits (train, val, test) with class folders,
             or a CSV file with the columns path, label and perhaps split.
         options: how it is split, and what is let pass.
-        pictures: how large a picture may be.
+        images: how large an image may be.
         listener: hears how far the scan is.
-        workers: threads that open pictures; `None` is one a core.
+        workers: threads that open images; `None` is one a core.
 
     Raises:
         UsageError: an option's value is wrong.
@@ -55,32 +56,32 @@ def scan(
     if not 0 < options.val_fraction < 1:
         raise UsageError(
             f"--val-fraction {options.val_fraction} is not between 0 and 1.",
-            "Give the share of the pictures to validate on, e.g. 0.2.",
+            "Give the share of the images to validate on, e.g. 0.2.",
         )
     try:
         listing = _listed(root, options)
-    except Refused as refused:
+    except LayoutError as refused:
         return Scan(str(root), "not recognised", (), (refused.finding,), None)
-    data = _sifted(listing, survey(listing, pictures, listener, workers), options)
+    data = _sifted(listing, inspect_files(listing, images, reporter, workers), options)
     return _result(root, data, options)
 
 
-def _listed(root: Path, options: DatasetOptions) -> Listing:
+def _listed(root: Path, options: DatasetOptions) -> FileList:
     try:
         if root.is_dir():
             return listed_folder(root, options)
         if root.exists():
             return listed_table(root, options)
     except OSError as error:  # the name is too long, or a folder above it is closed
-        raise Refused(
+        raise LayoutError(
             "unreadable", f"{str(root)!r} cannot be read: {error.strerror}.", "Check the path."
         ) from error
-    raise Refused(
+    raise LayoutError(
         "missing", f"There is no folder or file {str(root)!r}.", "Check the path of the dataset."
     )
 
 
-def _sifted(listing: Listing, looked: Survey, options: DatasetOptions) -> Sifted:
+def _sifted(listing: FileList, looked: FileInspection, options: DatasetOptions) -> CheckedFiles:
     """Leave out what is broken or in two classes, find copies, and split where that is to do."""
     good = np.flatnonzero(looked.is_good)
     conflicts = np.zeros(len(looked.is_good), dtype=np.bool_)
@@ -91,7 +92,7 @@ def _sifted(listing: Listing, looked: Survey, options: DatasetOptions) -> Sifted
     contents[files] = content_ids(looked.digests[files])
     first = files[np.unique(contents[files], return_index=True)[1]]
     near = near_pairs(looked, first)
-    data = Sifted(listing, looked, listing.splits.copy(), kept, conflicts, contents, near)
+    data = CheckedFiles(listing, looked, listing.splits.copy(), kept, conflicts, contents, near)
     if listing.is_automatic:
         _split(data, first, options)
     return data
@@ -110,8 +111,8 @@ def _in_several_classes(
     return differs
 
 
-def _split(data: Sifted, first: npt.NDArray[np.intp], options: DatasetOptions) -> None:
-    """Move a share of the training pictures to validation; `first` has a file of each content."""
+def _split(data: CheckedFiles, first: npt.NDArray[np.intp], options: DatasetOptions) -> None:
+    """Move a share of the training images to validation; `first` has a file of each content."""
     of_class = data.listing.labels[first]
     same_class = of_class[data.near[:, 0]] == of_class[data.near[:, 1]]
     groups = representatives(len(first), data.near[same_class])
@@ -133,7 +134,7 @@ def _split(data: Sifted, first: npt.NDArray[np.intp], options: DatasetOptions) -
 # --- the result --------------------------------------------------------------------------------
 
 
-def _result(root: Path, data: Sifted, options: DatasetOptions) -> Scan:
+def _result(root: Path, data: CheckedFiles, options: DatasetOptions) -> Scan:
     found = sorted(
         (*data.listing.findings, *findings(data, options)),
         key=lambda finding: ORDER.index(finding.level),
@@ -148,18 +149,18 @@ def _result(root: Path, data: Sifted, options: DatasetOptions) -> Scan:
     )
 
 
-def _class_counts(data: Sifted) -> Iterator[ClassCount]:
+def _class_counts(data: CheckedFiles) -> Iterator[ClassCount]:
     has_test = _has_test(data)
     rows = data.table(data.kept).tolist()
     for name, (train, val, test) in zip(data.listing.classes, rows, strict=True):
         yield ClassCount(name, train, val, test if has_test else None)
 
 
-def _has_test(data: Sifted) -> bool:
+def _has_test(data: CheckedFiles) -> bool:
     return bool((data.splits == TEST).any())
 
 
-def _dataset(root: Path, data: Sifted, found: tuple[Finding, ...]) -> Dataset:
+def _dataset(root: Path, data: CheckedFiles, found: tuple[Finding, ...]) -> Dataset:
     classes = tuple(data.listing.classes)
     keys = _file_keys(data)
     return Dataset(
@@ -174,7 +175,7 @@ def _dataset(root: Path, data: Sifted, found: tuple[Finding, ...]) -> Dataset:
     )
 
 
-def _subset(data: Sifted, split: int) -> Subset:
+def _subset(data: CheckedFiles, split: int) -> Subset:
     labels = data.listing.labels
     is_here = data.splits == split
     good = np.flatnonzero(data.kept & is_here)
@@ -183,7 +184,7 @@ def _subset(data: Sifted, split: int) -> Subset:
     )
 
 
-def _file_keys(data: Sifted) -> npt.NDArray[np.uint64]:
+def _file_keys(data: CheckedFiles) -> npt.NDArray[np.uint64]:
     """A sorted key of 8 bytes for each file, of its place, its name and its content."""
     listing = data.listing
     classes = [name.encode(errors="surrogateescape") for name in listing.classes]

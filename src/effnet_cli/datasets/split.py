@@ -1,4 +1,4 @@
-"""The automatic split: the same pictures go to validation on every machine and in every order."""
+"""The automatic split: the same images go to validation on every machine and in every order."""
 
 import hashlib
 
@@ -13,12 +13,12 @@ def held_out(
     fraction: float,
     seed: int,
 ) -> npt.NDArray[np.bool_]:
-    """Which pictures [N] go to validation: about `fraction` of each class, at least one and never
+    """Which images [N] go to validation: about `fraction` of each class, at least one and never
     all, groups whole.
 
     Args:
-        labels: the class of each picture [N].
-        groups: equal numbers for pictures that stay together [N]; a group lies in one class.
+        labels: the class of each image [N].
+        groups: equal numbers for images that stay together [N]; a group lies in one class.
         keys: what tells the contents of the groups apart, a row of bytes for each number.
         fraction: 0 to 1, both excluded.
         seed: another seed draws another split.

@@ -1,14 +1,14 @@
 """Runtimes that run a model, behind one protocol."""
 
-from effnet_cli.engines.base import DeviceClock, Engine, Logits, Pixels, probabilities
+from effnet_cli.engines.base import DeviceClock, Engine, Logits, Pixels, softmax
 from effnet_cli.engines.registry import (
     AUTO,
     BATCH_SIZE,
     ENGINES,
+    EnginePlan,
     EngineRow,
-    Plan,
-    installed,
-    plan,
+    list_installed,
+    plan_engine,
 )
 
 __all__ = [
@@ -20,8 +20,8 @@ __all__ = [
     "EngineRow",
     "Logits",
     "Pixels",
-    "Plan",
-    "installed",
-    "plan",
-    "probabilities",
+    "EnginePlan",
+    "list_installed",
+    "plan_engine",
+    "softmax",
 ]

@@ -33,24 +33,24 @@ class DeviceClock(Protocol):
     """What an engine also has whose device works on its own: its time by that device's clock."""
 
     def device_times_ms(self, pixels: Pixels, calls: int) -> list[float] | None:
-        """Milliseconds of each of `calls` passes through the network, the pictures being on the
+        """Milliseconds of each of `calls` passes through the network, the images being on the
         device before; `None` where calls are over when they return.
         """
 
 
-class CannotRun(UsageError):
+class CannotRunError(UsageError):
     """A runtime refuses a file."""
 
 
-def cannot_run(library: str, path: Path) -> CannotRun:
+def cannot_run_error(library: str, path: Path) -> CannotRunError:
     """What a person is told of a file that `library` refuses; its own words are for its authors."""
-    return CannotRun(
+    return CannotRunError(
         f"{library} cannot run {str(path)!r}: the file is damaged, or made for a newer {library}.",
         "Export it again.",
     )
 
 
-def probabilities(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+def softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """softmax(`logits` / `temperature`) of each row [N,C], in float64."""
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))

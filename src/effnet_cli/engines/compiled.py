@@ -9,17 +9,17 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-from effnet_cli.models.weights import Network
-from effnet_cli.options import Listener
+from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import (
     DIGEST_CHARS,
-    artefact_folder,
-    discard_parts,
-    one_process,
-    stamped_sha256,
-    whole_file,
+    atomic_write,
+    cached_sha256,
+    compiled_dir,
+    process_lock,
+    remove_partial_files,
 )
+from effnet_cli.system.reporter import Reporter
 
 # Part of the name: raise it when the graph that is written changes.
 GRAPH_VERSION = "g2"
@@ -27,7 +27,7 @@ GRAPH_VERSION = "g2"
 MAX_PROBABILITY_DIFFERENCE = 1e-3
 
 
-def artefact(network: Network, listener: Listener) -> Path | bytes:
+def get_compiled(network: Model, reporter: Reporter) -> Path | bytes:
     """The compiled form of a network: the file that was exported, else the cached ONNX file, else
     one made now; its bytes where no cache can be written.
 
@@ -44,12 +44,12 @@ def artefact(network: Network, listener: Listener) -> Path | bytes:
         return cached
     made = b""
     try:
-        with one_process(artefact_folder() / _stem(network)):
+        with process_lock(compiled_dir() / _stem(network)):
             cached = _cached(network)  # another process may have made it meanwhile
             if cached:
                 return cached
-            discard_parts(artefact_folder(), _stem(network))
-            listener.note(
+            remove_partial_files(compiled_dir(), _stem(network))
+            reporter.note(
                 f"Compiling {network.variant.name} for this machine (once; later starts skip this)"
             )
             made = _made(network)
@@ -57,40 +57,40 @@ def artefact(network: Network, listener: Listener) -> Path | bytes:
     except EffnetError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        listener.note(f"Every start will be as slow as this one: {error.message}")
+        reporter.note(f"Every start will be as slow as this one: {error.message}")
         return made or _made(network)
 
 
-def _stem(network: Network) -> str:
+def _stem(network: Model) -> str:
     return f"{network.variant.name}-{network.sha256[:DIGEST_CHARS]}-{GRAPH_VERSION}"
 
 
-def _cached(network: Network) -> Path | None:
-    for path in artefact_folder().glob(f"{_stem(network)}-*.onnx"):
+def _cached(network: Model) -> Path | None:
+    for path in compiled_dir().glob(f"{_stem(network)}-*.onnx"):
         with suppress(OSError):  # another process may drop it meanwhile
-            if path.stem.endswith(stamped_sha256(path)[:DIGEST_CHARS]):
+            if path.stem.endswith(cached_sha256(path)[:DIGEST_CHARS]):
                 return path
     return None
 
 
-def _kept(network: Network, made: bytes) -> Path:
+def _kept(network: Model, made: bytes) -> Path:
     digest = hashlib.sha256(made).hexdigest()[:DIGEST_CHARS]
-    path = artefact_folder() / f"{_stem(network)}-{digest}.onnx"
-    with whole_file(path) as part:
+    path = compiled_dir() / f"{_stem(network)}-{digest}.onnx"
+    with atomic_write(path) as part:
         part.write_bytes(made)
     return path
 
 
-def _made(network: Network) -> bytes:
+def _made(network: Model) -> bytes:
     """The graph, written from the torch network and compared with it."""
     # torch is imported here only: when there is an artefact, a start does without it
-    from effnet_cli.engines import onnx_writer as onnx_graph
-    from effnet_cli.models import build as model
+    from effnet_cli.engines import onnx_writer
+    from effnet_cli.models import build
 
     crop_px = network.card.preprocessing.crop_px
-    module = model.of(network)
-    made = onnx_graph.written(module, crop_px, {"effnet": network.card.to_json()})
-    difference = onnx_graph.difference(made, module, crop_px)
+    module = build.load_module(network)
+    made = onnx_writer.build_graph(module, crop_px, {"effnet": network.card.to_json()})
+    difference = onnx_writer.max_difference(made, module, crop_px)
     if not difference <= MAX_PROBABILITY_DIFFERENCE:  # NaN too
         raise EffnetError(
             f"The compiled {network.variant.name} answers differently from torch "

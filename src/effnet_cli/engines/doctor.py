@@ -15,12 +15,13 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from effnet_cli.engines import ENGINES
-from effnet_cli.images.samples import samples_folder
-from effnet_cli.models import listing as listings
+from effnet_cli.images.samples import sample_images_dir
+from effnet_cli.models import listing
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS
-from effnet_cli.options import SILENT, EngineName, Listener
-from effnet_cli.system.files import cache_folder
-from effnet_cli.system.machine import described
+from effnet_cli.options import EngineName
+from effnet_cli.system.files import cache_dir
+from effnet_cli.system.machine import describe_machine
+from effnet_cli.system.reporter import SILENT, Reporter
 
 Status = Literal["ok", "absent", "broken"]
 
@@ -34,7 +35,7 @@ MEND_PAIR = "pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'"
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class CheckResult:
     """One thing that was looked at: what it is like, and what to type where it is not well.
 
     `is_needed`: without it effnet does not do its work.
@@ -48,7 +49,7 @@ class Sign:
     is_needed: bool = False
 
 
-def examined(listener: Listener = SILENT) -> Iterator[Sign]:
+def run_checks(reporter: Reporter = SILENT) -> Iterator[CheckResult]:
     """Everything that effnet stands on, one after the other."""
     parts = {
         "the machine": machine,
@@ -59,25 +60,25 @@ def examined(listener: Listener = SILENT) -> Iterator[Sign]:
         "the weights": weights,
     }
     for number, (what, part) in enumerate(parts.items()):
-        listener.progress(f"Looks at {what}", number, len(parts), "steps")
+        reporter.progress(f"Looks at {what}", number, len(parts), "steps")
         yield from part()
-    listener.progress("Looked", len(parts), len(parts), "steps")
+    reporter.progress("Looked", len(parts), len(parts), "steps")
 
 
-def machine() -> Iterator[Sign]:
+def machine() -> Iterator[CheckResult]:
     """The processor and a GPU."""
-    here = described()
+    here = describe_machine()
     memory = "" if here["memory_gb"] is None else f", {here['memory_gb']:g} GB"
     sets = ", ".join(here["instruction_sets"]) or "no instruction sets that matter"
-    yield Sign("machine", "processor", "ok", f"{here['cpu']}, {here['cores']} cores{memory}")
-    yield Sign("machine", "instruction sets", "ok", sets)
+    yield CheckResult("machine", "processor", "ok", f"{here['cpu']}, {here['cores']} cores{memory}")
+    yield CheckResult("machine", "instruction sets", "ok", sets)
     gpu = here["gpu"]
     words = "no NVIDIA GPU" if gpu is None else f"{gpu['name']}, driver {gpu['driver']}"
-    yield Sign("machine", "GPU", "absent" if gpu is None else "ok", words)
-    yield Sign("machine", "Python", "ok", f"{here['python']} on {here['os']}")
+    yield CheckResult("machine", "GPU", "absent" if gpu is None else "ok", words)
+    yield CheckResult("machine", "Python", "ok", f"{here['python']} on {here['os']}")
 
 
-def libraries() -> Iterator[Sign]:
+def libraries() -> Iterator[CheckResult]:
     """Every library that effnet declares, against the version that it asks for."""
     for line in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
@@ -90,14 +91,14 @@ def libraries() -> Iterator[Sign]:
             mend = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else _install(requirement)
             status: Status = "absent" if extra else "broken"
             words = f"not installed (extra {extra})" if extra else "not installed"
-            yield Sign("library", requirement.name, status, words, mend, not extra)
+            yield CheckResult("library", requirement.name, status, words, mend, not extra)
             continue
         if requirement.specifier.contains(version, prereleases=True):
-            yield Sign("library", requirement.name, "ok", version)
+            yield CheckResult("library", requirement.name, "ok", version)
         else:
             words = f"{version}, and effnet needs {requirement.specifier}"
             mend = _install(requirement)
-            yield Sign("library", requirement.name, "broken", words, mend, not extra)
+            yield CheckResult("library", requirement.name, "broken", words, mend, not extra)
 
 
 def _extra(requirement: Requirement) -> str | None:
@@ -110,17 +111,17 @@ def _install(requirement: Requirement) -> str:
     return f"pip install --upgrade '{requirement.name}{requirement.specifier}'"
 
 
-def torch_pair() -> Iterator[Sign]:
+def torch_pair() -> Iterator[CheckResult]:
     """Whether torch and torchvision load beside each other: builds for CPU and CUDA do not mix."""
     said, fault = _said(sys.executable, "-c", PAIR)
     if fault is None:
-        yield Sign("library", "torch with torchvision", "ok", f"torch {said.strip()}")
+        yield CheckResult("library", "torch with torchvision", "ok", f"torch {said.strip()}")
     else:
-        yield Sign("library", "torch with torchvision", "broken", fault, MEND_PAIR, True)
+        yield CheckResult("library", "torch with torchvision", "broken", fault, MEND_PAIR, True)
 
 
-def engines() -> Iterator[Sign]:
-    """Whether each engine answers a picture as it should."""
+def engines() -> Iterator[CheckResult]:
+    """Whether each engine answers an image as it should."""
     for name, row in ENGINES.items():
         is_needed = name == NEEDED_ENGINE
         if "tensors" not in row.kinds:
@@ -128,17 +129,17 @@ def engines() -> Iterator[Sign]:
         else:
             said, fault = _answer(name)
         if fault is None:
-            yield Sign("engine", name, "ok", said.strip() or "loads")
+            yield CheckResult("engine", name, "ok", said.strip() or "loads")
         elif "is not installed" in fault or "No module named" in fault:
-            yield Sign("engine", name, "absent", "not installed", row.install, is_needed)
+            yield CheckResult("engine", name, "absent", "not installed", row.install, is_needed)
         else:
-            yield Sign("engine", name, "broken", fault, row.install, is_needed)
+            yield CheckResult("engine", name, "broken", fault, row.install, is_needed)
 
 
 def _answer(engine: EngineName) -> tuple[str, str | None]:
-    """What an engine says of a sample picture, and what is wrong with that."""
-    picture = str(samples_folder() / SAMPLE)
-    words = ["predict", picture, "--engine", engine, "--offline", "--device", "cpu", "-f", "json"]
+    """What an engine says of a sample image, and what is wrong with that."""
+    image = str(sample_images_dir() / SAMPLE)
+    words = ["predict", image, "--engine", engine, "--offline", "--device", "cpu", "-f", "json"]
     said, fault = _said(sys.executable, "-m", "effnet_cli", *words)
     if fault is not None:
         return "", fault
@@ -166,30 +167,32 @@ def _said(*command: str) -> tuple[str, str | None]:
     return "", errors[0].removeprefix("Error: ") if errors else how
 
 
-def caches() -> Iterator[Sign]:
+def caches() -> Iterator[CheckResult]:
     """Whether the cache can be written."""
-    folder = cache_folder()
+    folder = cache_dir()
     size_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if os.access(nearest, os.W_OK):
-        yield Sign("cache", "compiled networks", "ok", f"{folder}, {size_mb:,.0f} MB")
+        yield CheckResult("cache", "compiled networks", "ok", f"{folder}, {size_mb:,.0f} MB")
     else:
         words = f"{folder} cannot be written: every start compiles anew"
-        yield Sign("cache", "compiled networks", "broken", words, "export EFFNET_CACHE=FOLDER")
+        yield CheckResult(
+            "cache", "compiled networks", "broken", words, "export EFFNET_CACHE=FOLDER"
+        )
 
 
-def weights() -> Iterator[Sign]:
+def weights() -> Iterator[CheckResult]:
     """Whether the weights that are here are the published ones."""
-    for verdict in listings.verified(VARIANTS.values()):
+    for verdict in listing.verify_weights(VARIANTS.values()):
         is_needed = verdict.variant == DEFAULT_VARIANT
         if verdict.is_intact:
-            yield Sign("weights", verdict.variant, "ok", verdict.verdict)
+            yield CheckResult("weights", verdict.variant, "ok", verdict.verdict)
         else:
             status: Status = "broken" if verdict.is_here or is_needed else "absent"
             name, mend = verdict.variant, verdict.mend
-            yield Sign("weights", name, status, verdict.verdict, mend, is_needed)
+            yield CheckResult("weights", name, status, verdict.verdict, mend, is_needed)
 
 
-def is_well(findings: list[Sign]) -> bool:
+def all_ok(findings: list[CheckResult]) -> bool:
     """Whether all that effnet needs is well."""
     return not any(one.is_needed and one.status != "ok" for one in findings)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from effnet_cli.engines.base import Logits, Pixels, cannot_run
-from effnet_cli.engines.quiet import no_chatter
-from effnet_cli.models.weights import Network
-from effnet_cli.options import Listener, Precision
+from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.quiet import silence_output
+from effnet_cli.models.weights import Model
+from effnet_cli.options import Precision
+from effnet_cli.system.reporter import Reporter
 
 
 def _runtime() -> Any:
@@ -27,21 +28,21 @@ def _runtime() -> Any:
 
 
 class ExecuTorchEngine:
-    """An `Engine` for the fixed number of pictures that a program was made for."""
+    """An `Engine` for the fixed number of images that a program was made for."""
 
     name = "executorch"
 
     def __init__(
-        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+        self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
         self.device, self.precision = device, precision
         self._lock = threading.Lock()  # a method has one set of buffers
         try:
-            with no_chatter():
+            with silence_output():
                 self._program = _runtime().load_program(network.path)
                 self._method = self._program.load_method("forward")
         except (RuntimeError, ValueError) as error:
-            raise cannot_run("ExecuTorch", network.path) from error
+            raise cannot_run_error("ExecuTorch", network.path) from error
 
     def __call__(self, pixels: Pixels) -> Logits:
         with self._lock:

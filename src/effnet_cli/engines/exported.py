@@ -1,4 +1,4 @@
-"""An exported network behind the same callable as any other: it may want its pictures as bytes, or
+"""An exported network behind the same callable as any other: it may want its images as bytes, or
 a fixed number of them.
 """
 
@@ -46,7 +46,7 @@ class AsExported:
         return np.concatenate(parts)
 
     def _bytes_of(self, pixels: Pixels) -> npt.NDArray[np.uint8]:
-        """The picture that was normalised, uint8 [N,H,W,3]: exact, as it held whole numbers."""
+        """The image that was normalised, uint8 [N,H,W,3]: exact, as it held whole numbers."""
         p = self._card.preprocessing
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (p.mean, p.std))
         values = np.rint((pixels * std + mean) * np.float32(255))

@@ -6,23 +6,24 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from effnet_cli.engines.base import Logits, Pixels, cannot_run
-from effnet_cli.engines.quiet import no_chatter
-from effnet_cli.models.weights import Network
-from effnet_cli.options import Listener, Precision
+from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.quiet import silence_output
+from effnet_cli.models.weights import Model
+from effnet_cli.options import Precision
 from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import Reporter
 
 
 class LiteRtEngine:
     """An `Engine`; an interpreter serves one thread and one batch size, so each thread has its own.
 
-    Files take pictures as [N,H,W,3], as everywhere in LiteRT.
+    Files take images as [N,H,W,3], as everywhere in LiteRT.
     """
 
     name = "litert"
 
     def __init__(
-        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+        self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
         self.device, self.precision = device, precision
         self._content = network.path.read_bytes()
@@ -39,7 +40,7 @@ class LiteRtEngine:
             interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
             interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise cannot_run("LiteRT", self._path) from error
+            raise cannot_run_error("LiteRT", self._path) from error
         logits: Logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
         return logits
 
@@ -51,12 +52,12 @@ class LiteRtEngine:
 
     def _made(self, size: int) -> Any:
         try:
-            with no_chatter():
+            with silence_output():
                 interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
                 given = interpreter.get_input_details()[0]
                 if given["shape"][0] != size:
                     interpreter.resize_tensor_input(given["index"], [size, *given["shape"][1:]])
                 interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise cannot_run("LiteRT", self._path) from error
+            raise cannot_run_error("LiteRT", self._path) from error
         return interpreter

@@ -15,7 +15,7 @@ FATAL_ONLY = 4  # onnxruntime's level of severity; errors are raised all the sam
 ON_CPU: Provider = ("CPUExecutionProvider", {})
 
 
-def opened(
+def open_session(
     graph: bytes | str, callers: int = 1, provider: Provider = ON_CPU
 ) -> onnxruntime.InferenceSession:
     """A session of `graph`, the bytes or the path of an ONNX file.

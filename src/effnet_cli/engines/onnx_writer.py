@@ -24,7 +24,7 @@ IR_VERSION = 8
 INPUT, OUTPUT = "pixels", "logits"
 
 
-def written(network: nn.Module, crop_px: int, metadata: dict[str, str]) -> bytes:
+def build_graph(network: nn.Module, crop_px: int, metadata: dict[str, str]) -> bytes:
     """`network` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
 
     The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px], its output `logits`, float32
@@ -51,17 +51,17 @@ def written(network: nn.Module, crop_px: int, metadata: dict[str, str]) -> bytes
     return content
 
 
-def difference(content: bytes, network: nn.Module, crop_px: int) -> float:
+def max_difference(content: bytes, network: nn.Module, crop_px: int) -> float:
     """The largest difference of a probability between an ONNX file and the torch network it was
     written from.
 
-    Asked on two seeded pictures of soft blobs, values about as normalised photographs have them.
+    Asked on two seeded images of soft blobs, values about as normalised photographs have them.
     """
     blobs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = functional.interpolate(blobs, size=(crop_px, crop_px), mode="bicubic")
     with torch.inference_mode():
         wanted = network(pixels).softmax(-1)
-    session = onnx_session.opened(content)
+    session = onnx_session.open_session(content)
     given = torch.from_numpy(session.run([OUTPUT], {INPUT: pixels.numpy()})[0]).softmax(-1)
     return float((wanted - given).abs().max())
 

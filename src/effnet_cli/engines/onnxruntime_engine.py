@@ -8,11 +8,12 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.base import Logits, Pixels, cannot_run
-from effnet_cli.engines.compiled import artefact
-from effnet_cli.models.weights import Network
-from effnet_cli.options import Listener, Precision
+from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.models.weights import Model
+from effnet_cli.options import Precision
 from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.reporter import Reporter
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What onnxruntime raises for a file that it cannot run; they have no common class of their own.
@@ -32,7 +33,7 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(
-        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+        self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
         kind, _, number = device.partition(":")
         provider = PROVIDERS[kind]
@@ -42,10 +43,10 @@ class OnnxRuntimeEngine:
                 "pip install onnxruntime-gpu, or use --engine torch.",
             )
         self.device, self.precision = device, precision
-        model = artefact(network, listener)
+        model = get_compiled(network, reporter)
         self._network = network
         with _told(network):
-            self._session = onnx_session.opened(
+            self._session = onnx_session.open_session(
                 model if isinstance(model, bytes) else str(model),
                 callers,
                 (provider, {"device_id": number or "0"} if kind == "cuda" else {}),
@@ -59,11 +60,11 @@ class OnnxRuntimeEngine:
 
 
 @contextmanager
-def _told(network: Network) -> Iterator[None]:
+def _told(network: Model) -> Iterator[None]:
     """Say in words that a file cannot be run; of a graph of our own it is a bug."""
     try:
         yield
     except RUNTIME_ERRORS as error:
         if network.kind == "tensors":
             raise
-        raise cannot_run("onnxruntime", network.path) from error
+        raise cannot_run_error("onnxruntime", network.path) from error

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines.base import Logits, Pixels, cannot_run
-from effnet_cli.engines.compiled import artefact
-from effnet_cli.models.weights import Network
-from effnet_cli.options import Listener, Precision
+from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.models.weights import Model
+from effnet_cli.options import Precision
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import Reporter
 
 CONVERSION_TOOLS = "openvino.tools.ovc"
 
@@ -47,7 +48,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+        self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
         self.device, self.precision = device, precision
         self._core = openvino.Core()
@@ -56,13 +57,13 @@ class OpenVinoEngine:
             raise EffnetError(
                 f"This processor has no {precision} arithmetic.", "Use --precision fp32."
             )
-        model = artefact(network, listener)
+        model = get_compiled(network, reporter)
         try:
             self._model = self._core.read_model(model if isinstance(model, bytes) else str(model))
         except RuntimeError as error:
             if network.kind == "tensors":  # our own graph: a bug
                 raise
-            raise cannot_run("OpenVINO", network.path) from error
+            raise cannot_run_error("OpenVINO", network.path) from error
         self._settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": str(callers),
@@ -89,7 +90,7 @@ class OpenVinoEngine:
         return np.array(request.get_output_tensor(0).data[:count], dtype=np.float32)
 
     def _batch_size_for(self, count: int) -> int:
-        """A power of two that holds `count` pictures."""
+        """A power of two that holds `count` images."""
         return 1 << (count - 1).bit_length()
 
     def _request(self, size: int) -> Any:

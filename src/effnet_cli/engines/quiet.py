@@ -11,7 +11,7 @@ _TURN = threading.RLock()
 
 
 @contextmanager
-def no_chatter() -> Iterator[None]:
+def silence_output() -> Iterator[None]:
     """Without what native code writes to the process's stdout and stderr meanwhile.
 
     The command line's own words go through descriptors of their own (`cli.edge`); of a program that

@@ -12,29 +12,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from effnet_cli.engines.base import DeviceClock, Engine, Logits, Pixels, probabilities
+from effnet_cli.engines.base import Engine
 from effnet_cli.engines.exported import AsExported
-from effnet_cli.models.export_file import KINDS
+from effnet_cli.models.export_file import FILE_KINDS
 from effnet_cli.models.variants import Variant
-from effnet_cli.models.weights import Network
-from effnet_cli.options import SILENT, EngineName, EngineOptions, Kind, Listener, Precision
+from effnet_cli.models.weights import Model
+from effnet_cli.options import EngineName, EngineOptions, FileKind, Precision
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.parallel import usable_cores
-
-__all__ = [
-    "AUTO",
-    "BATCH_SIZE",
-    "ENGINES",
-    "DeviceClock",
-    "Engine",
-    "EngineRow",
-    "Logits",
-    "Pixels",
-    "Plan",
-    "installed",
-    "plan",
-    "probabilities",
-]
+from effnet_cli.system.reporter import SILENT, Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +29,14 @@ class EngineRow:
     what it can do on which devices, and whether its calls only wait, for threads or a device of its
     own.
 
-    The class is called as `cls(network, device, precision, callers, listener)`, where `callers` is
+    The class is called as `cls(network, device, precision, callers, reporter)`, where `callers` is
     the number of threads that will call the engine at the same time.
     """
 
     path: str
     library: str
     install: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[FileKind, ...]
     precisions: Mapping[str, tuple[Precision, ...]]
     waits: bool = False
 
@@ -102,16 +88,16 @@ AUTO: Mapping[str, tuple[EngineName, ...]] = {
     "mps": ("torch",),
 }
 
-# Pictures in one call where a person does not say. On a CPU several threads with one picture each
-# are faster than one call with many (lite0, 2 cores: 3.5 against 4.2 ms a picture) and every answer
-# is the same as for the picture alone.
+# Images in one call where a person does not say. On a CPU several threads with one image each
+# are faster than one call with many (lite0, 2 cores: 3.5 against 4.2 ms an image) and every answer
+# is the same as for the image alone.
 BATCH_SIZE = {"cpu": 1, "cuda": 32, "mps": 16}
 # Multiply-adds in flight at the same time, in billions.
 MAX_GIGA_MULTIPLY_ADDS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """An engine that was chosen but not loaded."""
 
     engine: EngineName
@@ -133,7 +119,7 @@ class Plan:
         """
         return min(usable_cores(), max(1, int(MAX_GIGA_MULTIPLY_ADDS / variant.giga_multiply_adds)))
 
-    def load(self, network: Network, callers: int = 1, listener: Listener = SILENT) -> Engine:
+    def load(self, network: Model, callers: int = 1, reporter: Reporter = SILENT) -> Engine:
         """Load the engine for `callers` threads that call it at the same time.
 
         Raises:
@@ -149,12 +135,12 @@ class Plan:
                 f"Install it: {row.install}",
             ) from error
         engine: Engine = getattr(module, name)(
-            network, self.device, self.precision, callers, listener
+            network, self.device, self.precision, callers, reporter
         )
         return AsExported(engine, network.card) if network.kind != "tensors" else engine
 
 
-def plan(options: EngineOptions, kind: Kind = "tensors") -> Plan:
+def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePlan:
     """Choose engine and device for a network in a file of some kind.
 
     Raises:
@@ -166,7 +152,7 @@ def plan(options: EngineOptions, kind: Kind = "tensors") -> Plan:
     if options.engine != "auto":
         _check_can(options.engine, on, options.precision, kind)
         _check_is_installed(options.engine)
-        return Plan(options.engine, device, options.precision)
+        return EnginePlan(options.engine, device, options.precision)
     for_kind = [name for name in AUTO[on] if kind in ENGINES[name].kinds]
     able = [name for name in for_kind if options.precision in ENGINES[name].precisions[on]]
     if not able and for_kind:
@@ -184,17 +170,17 @@ def plan(options: EngineOptions, kind: Kind = "tensors") -> Plan:
         raise EffnetError(
             f"{what} needs {row.library}, which is not installed.", f"Install it: {row.install}"
         )
-    return Plan(installed, device, options.precision)
+    return EnginePlan(installed, device, options.precision)
 
 
-def installed(on: str, kind: Kind) -> list[EngineName]:
+def list_installed(on: str, kind: FileKind) -> list[EngineName]:
     """The installed engines that run files of some kind on a type of device (`cpu`, `cuda`, ...),
     those that `auto` prefers first.
     """
     return [name for name in AUTO[on] if kind in ENGINES[name].kinds and _is_installed(name)]
 
 
-def _check_can(engine: EngineName, on: str, precision: Precision, kind: Kind) -> None:
+def _check_can(engine: EngineName, on: str, precision: Precision, kind: FileKind) -> None:
     row = ENGINES[engine]
     if kind not in row.kinds:
         others = [name for name, other in ENGINES.items() if kind in other.kinds]
@@ -221,15 +207,15 @@ def _check_is_installed(engine: EngineName) -> None:
         )
 
 
-def _files(kind: Kind) -> str:
+def _files(kind: FileKind) -> str:
     """Files of some kind, in words."""
     if kind == "tensors":
         return "model files"
-    suffix = next(suffix for suffix, name in KINDS.items() if name == kind)
+    suffix = next(suffix for suffix, name in FILE_KINDS.items() if name == kind)
     return f"{suffix} files"
 
 
-def _of(kind: Kind) -> str:
+def _of(kind: FileKind) -> str:
     return "" if kind == "tensors" else f" for {_files(kind)}"
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from effnet_cli.engines.base import Logits, Pixels
-from effnet_cli.models import build as model
-from effnet_cli.models.weights import Network
-from effnet_cli.options import Listener, Precision
+from effnet_cli.models import build
+from effnet_cli.models.weights import Model
+from effnet_cli.options import Precision
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import Reporter
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,14 +25,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchEngine:
     """An `Engine`: channels_last, autocast below fp32.
 
-    Not compiled: on a CPU torch.compile takes 42 s, for which eager answers a thousand pictures and
-    onnxruntime ten thousand; on a GPU decoding is what a folder of pictures waits for.
+    Not compiled: on a CPU torch.compile takes 42 s, for which eager answers a thousand images and
+    onnxruntime ten thousand; on a GPU decoding is what a folder of images waits for.
     """
 
     name = "torch"
 
     def __init__(
-        self, network: Network, device: str, precision: Precision, callers: int, listener: Listener
+        self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
         self.device, self.precision = device, precision
         self._device = torch.device(device)
@@ -44,7 +45,7 @@ class TorchEngine:
         self._module: Callable[[torch.Tensor], torch.Tensor] = (
             _program(network, device)
             if network.kind == "pt2"
-            else model.of(network).to(self._device).to(memory_format=self._layout)
+            else build.load_module(network).to(self._device).to(memory_format=self._layout)
         )
         self._passes: dict[int, Callable[[], object]] = {}  # by batch size
         self._lock = threading.Lock() if self._device.type != "cpu" else nullcontext()
@@ -59,7 +60,7 @@ class TorchEngine:
                 logits: Logits = self._module(batch).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise EffnetError(
-                f"{self.device} has no memory for {len(pixels)} pictures at once.",
+                f"{self.device} has no memory for {len(pixels)} images at once.",
                 "Use a smaller --batch-size.",
             ) from error
         return logits
@@ -75,7 +76,7 @@ class TorchEngine:
             return _event_times_ms(self._passes[size], calls)
 
     def _faster_pass(self, batch: torch.Tensor) -> Callable[[], object]:
-        """The network on these pictures, as it is or as a captured graph."""
+        """The network on these images, as it is or as a captured graph."""
         batch = batch.to(memory_format=self._layout)
         with torch.inference_mode(), self._autocast():
             aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -98,7 +99,7 @@ class TorchEngine:
         return torch.autocast(self._device.type, DTYPES.get(self.precision), enabled=enabled)
 
 
-def _program(network: Network, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _program(network: Model, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """What an exported `.pt2` file holds, ready to be called.
 
     Raises:

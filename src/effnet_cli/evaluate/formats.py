@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from effnet_cli.datasets.records import counted
+from effnet_cli.datasets.records import pluralize
 from effnet_cli.evaluate.metrics import ClassMetrics
-from effnet_cli.evaluate.run import INSTALL_LIBRARY, Evaluation, Judged
+from effnet_cli.evaluate.run import INSTALL_LIBRARY, Evaluation, LabelledPrediction
 from effnet_cli.output.text import csv_line
 
 SCHEMA = 1
@@ -57,7 +57,7 @@ def _class(row: ClassMetrics) -> dict[str, Any]:
         "precision": row.precision,
         "recall": row.recall,
         "f1": row.f1,
-        "support": row.pictures,
+        "support": row.images,
     }
 
 
@@ -67,7 +67,7 @@ def _confusion(found: Evaluation) -> dict[str, Any] | None:
     return {"labels": list(found.classes), "counts": [list(row) for row in found.confusion]}
 
 
-def _judged(rows: Sequence[Judged] | None) -> list[dict[str, Any]] | None:
+def _judged(rows: Sequence[LabelledPrediction] | None) -> list[dict[str, Any]] | None:
     return None if rows is None else [asdict(row) for row in rows]
 
 
@@ -86,7 +86,7 @@ def answer(found: Evaluation) -> Iterator[str]:
     """How good it is, on what, and how far its probabilities can be trusted."""
     metrics = found.metrics
     low, high = found.top1_interval
-    what = counted(found.images, "picture")
+    what = pluralize(found.images, "image")
     yield (
         f"{found.model} answers {metrics.top1:.1%} of {what} right (95 % interval {low:.1%} to "
         f"{high:.1%}); guessing the largest class: {_guessing(found):.1%}."
@@ -110,41 +110,41 @@ def answer(found: Evaluation) -> Iterator[str]:
             f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}), {verdict}."
         )
     if metrics.failed:
-        words = counted(metrics.failed, "picture")
+        words = pluralize(metrics.failed, "image")
         yield f"{words} could not be opened and count{'s' * (metrics.failed == 1)} as wrong."
     if found.unlabelled:
-        yield f"Left out: {counted(found.unlabelled, 'picture')} of what is no class of the model."
+        yield f"Left out: {pluralize(found.unlabelled, 'image')} of what is no class of the model."
 
 
 def _guessing(found: Evaluation) -> float:
     """What answering the largest class always would get right."""
-    return max(row.pictures for row in found.metrics.classes) / found.images
+    return max(row.images for row in found.metrics.classes) / found.images
 
 
 def classes_table(found: Evaluation) -> Table:
-    """Every class that has pictures or answers, the worst first."""
-    rows = [row for row in found.metrics.classes if row.pictures or row.precision is not None]
+    """Every class that has images or answers, the worst first."""
+    rows = [row for row in found.metrics.classes if row.images or row.precision is not None]
     rows.sort(key=lambda row: -1.0 if row.f1 is None else row.f1)
     cells: list[list[object]] = [
-        [row.name, row.pictures, _share(row.recall), _share(row.precision), _share(row.f1)]
+        [row.name, row.images, _share(row.recall), _share(row.precision), _share(row.f1)]
         for row in rows
     ]
-    return ["class", "pictures", "recall", "precision", "F1"], cells
+    return ["class", "images", "recall", "precision", "F1"], cells
 
 
 def sections(found: Evaluation) -> Iterator[tuple[str, Table]]:
     """What is wrong, each with a title."""
     yield (
-        "Confused most often",
-        (["class", "answered with", "pictures"],
-         [[one.label, one.answer, one.pictures] for one in found.confused]),
+        "ConfusedPair most often",
+        (["class", "answered with", "images"],
+         [[one.label, one.answer, one.images] for one in found.confused]),
     )  # fmt: skip
     yield "Most confident mistakes", _judged_table(found.mistakes)
     if found.label_errors is not None:
         yield "Labels that are likely wrong", _judged_table(found.label_errors)
     yield (
         "Could not be opened",
-        (["picture", "class", "why"],
+        (["image", "class", "why"],
          [[one.path, one.label, f"{one.kind}: {one.message}"] for one in found.failed]),
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def sections(found: Evaluation) -> Iterator[tuple[str, Table]]:
 def choices(found: Evaluation) -> Iterator[tuple[str, str]]:
     """What was judged, and by what."""
     split = "" if found.split is None else f", split {found.split}"
-    yield "pictures", f"{found.data}{split}"
+    yield "images", f"{found.data}{split}"
     yield "model", found.model
     yield "engine", f"{found.engine}, {found.precision}"
     yield "temperature", f"{found.temperature:.3f}"
@@ -163,7 +163,7 @@ def choices(found: Evaluation) -> Iterator[tuple[str, str]]:
     for name, several in found.merged_classes:
         yield "folders of one class", f"{name}: {', '.join(several)}"
     if found.unused_classes:
-        yield "classes without pictures", f"{len(found.unused_classes):,}"
+        yield "classes without images", f"{len(found.unused_classes):,}"
 
 
 def hints(found: Evaluation) -> Iterator[str]:
@@ -172,12 +172,12 @@ def hints(found: Evaluation) -> Iterator[str]:
         yield f"Likely label errors need cleanlab: {INSTALL_LIBRARY}"
 
 
-def _judged_table(rows: Sequence[Judged]) -> Table:
+def _judged_table(rows: Sequence[LabelledPrediction]) -> Table:
     cells: list[list[object]] = [
         [one.path, one.label, one.answer, f"{one.probability:.1%}", f"{one.label_probability:.1%}"]
         for one in rows
     ]
-    return ["picture", "labelled", "answer", "its probability", "the label's"], cells
+    return ["image", "labelled", "answer", "its probability", "the label's"], cells
 
 
 def _share(value: float | None) -> str | None:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from effnet_cli.datasets.records import counted
+from effnet_cli.datasets.records import pluralize
 from effnet_cli.models import checkpoint
 from effnet_cli.models.checkpoint import imagenet_card
-from effnet_cli.models.variants import DEFAULT_VARIANT, find
+from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.system.errors import UsageError
 
 # What a dataset's name may be, the most certain first.
@@ -18,7 +18,7 @@ WAYS = ("names", "WordNet ids", "indexes", "names without case and punctuation")
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
+class LabelMap:
     """`indexes` has the model's class for each of the dataset's, `None` where it has none.
 
     `how` says what the names were taken for. `unknown` are the dataset's classes that the model
@@ -33,7 +33,7 @@ class Matched:
     merged: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def matched(names: Sequence[str], classes: Sequence[str]) -> Matched:
+def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
     """The classes of a dataset among those of a model, each for itself: by its name as it is; for
     ImageNet's also by WordNet id or by index; at last by its name without case and punctuation.
 
@@ -44,7 +44,7 @@ def matched(names: Sequence[str], classes: Sequence[str]) -> Matched:
     indexes = tuple(index for index, _ in found)
     if all(index is None for index in indexes):
         raise UsageError(
-            f"Of {counted(len(names), 'class', 'classes')} none is the model's: "
+            f"Of {pluralize(len(names), 'class', 'classes')} none is the model's: "
             f"{_quoted(names)} against {_quoted(classes)}.",
             "Name the folders after the model's classes, or give the model that knows them.",
         )
@@ -61,7 +61,7 @@ def matched(names: Sequence[str], classes: Sequence[str]) -> Matched:
             meant.setdefault(index, []).append(name)
     unused = tuple(name for index, name in enumerate(classes) if index not in meant)
     merged = tuple((classes[i], tuple(several)) for i, several in meant.items() if several[1:])
-    return Matched(indexes, in_words(ways), unknown, unused, merged)
+    return LabelMap(indexes, in_words(ways), unknown, unused, merged)
 
 
 def _found(names: Sequence[str], classes: Sequence[str]) -> list[tuple[int | None, str]]:
@@ -99,7 +99,7 @@ def in_words(words: Sequence[str]) -> str:
 
 def is_imagenet(classes: Sequence[str]) -> bool:
     """Whether a model answers with ImageNet-1k's classes."""
-    row = find(DEFAULT_VARIANT)
+    row = find_variant(DEFAULT_VARIANT)
     return tuple(classes) == imagenet_card(row.name, row.preprocessing).classes
 
 

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """One class: its pictures, and its recall, precision and F1 (0..1).
+    """One class: its images, and its recall, precision and F1 (0..1).
 
-    `None` where there is nothing to divide by: no pictures (recall, F1), no such answer
+    `None` where there is nothing to divide by: no images (recall, F1), no such answer
     (precision).
     """
 
     name: str
-    pictures: int
+    images: int
     recall: float | None
     precision: float | None
     f1: float | None
@@ -30,12 +30,12 @@ class ClassMetrics:
 class Metrics:
     """Answers against labels; shares are 0..1.
 
-    `loss` is the mean cross-entropy (natural logarithm) of the pictures that could be opened.
+    `loss` is the mean cross-entropy (natural logarithm) of the images that could be opened.
     `top1` counts those that could not (`failed`) as wrong. `balanced_accuracy` is the mean of the
-    recalls and `macro_f1` that of the F1 scores, over the classes that have pictures.
+    recalls and `macro_f1` that of the F1 scores, over the classes that have images.
     """
 
-    pictures: int
+    images: int
     failed: int
     loss: float
     top1: float
@@ -50,14 +50,14 @@ class Metrics:
         return cls(**{**content, "classes": classes})
 
 
-def measured(
+def compute_metrics(
     logits: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int32],
     failed: npt.NDArray[np.int32],
     names: Sequence[str],
 ) -> Metrics:
-    """The metrics of `logits` [N,C] for `labels` [N]; `failed` [F] are the labels of pictures that
-    have no answer. There is at least one picture.
+    """The metrics of `logits` [N,C] for `labels` [N]; `failed` [F] are the labels of images that
+    have no answer. There is at least one image.
     """
     num_classes = len(names)
     scaled = logits.astype(np.float64)
@@ -66,15 +66,15 @@ def measured(
     losses = log_sums - scaled[np.arange(len(labels)), labels]
     answers = logits.argmax(axis=1) if len(logits) else np.empty(0, dtype=np.intp)
     right = np.bincount(labels[answers == labels], minlength=num_classes)
-    pictures = np.bincount(np.concatenate([labels, failed]), minlength=num_classes)
+    images = np.bincount(np.concatenate([labels, failed]), minlength=num_classes)
     answered = np.bincount(answers, minlength=num_classes)
     classes = tuple(
         _class_metrics(name, int(n), int(r), int(a))
-        for name, n, r, a in zip(names, pictures, right, answered, strict=True)
+        for name, n, r, a in zip(names, images, right, answered, strict=True)
     )
     total = len(labels) + len(failed)
     return Metrics(
-        pictures=total,
+        images=total,
         failed=len(failed),
         loss=float(losses.mean()) if len(losses) else 0.0,
         top1=float(right.sum() / total),
@@ -84,13 +84,13 @@ def measured(
     )
 
 
-def _class_metrics(name: str, pictures: int, right: int, answered: int) -> ClassMetrics:
+def _class_metrics(name: str, images: int, right: int, answered: int) -> ClassMetrics:
     return ClassMetrics(
         name,
-        pictures,
-        recall=right / pictures if pictures else None,
+        images,
+        recall=right / images if images else None,
         precision=right / answered if answered else None,
-        f1=2 * right / (pictures + answered) if pictures else None,
+        f1=2 * right / (images + answered) if images else None,
     )
 
 
@@ -107,13 +107,13 @@ CALIBRATION_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pictures whose top probability lies from `low` to `high`: how many, its mean there, and the
-    share of right answers; `None` where there are no pictures.
+    """Images whose top probability lies from `low` to `high`: how many, its mean there, and the
+    share of right answers; `None` where there are no images.
     """
 
     low: float
     high: float
-    pictures: int
+    images: int
     confidence: float | None
     accuracy: float | None
 
@@ -130,7 +130,7 @@ def share_interval(right: int, total: int) -> tuple[float, float]:
 def paired_difference(
     one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]
 ) -> tuple[float, tuple[float, float]]:
-    """The share of right answers of `one` less that of `other` on the same pictures [N], and its
+    """The share of right answers of `one` less that of `other` on the same images [N], and its
     95 % interval (normal approximation for matched pairs).
     """
     gains = one.astype(np.float64) - other.astype(np.float64)
@@ -155,7 +155,7 @@ def calibration(
     confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> tuple[float, tuple[Bin, ...]]:
     """The expected calibration error, 0..1, and the bins of equal width that it is the mean of:
-    how far confidence and accuracy lie apart, weighted by pictures.
+    how far confidence and accuracy lie apart, weighted by images.
     """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     places = np.clip(np.digitize(confidences, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
@@ -172,7 +172,7 @@ def calibration(
 
 
 def area_under_roc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float:
-    """The chance that a positive picture has a higher score than a negative one, equal scores
+    """The chance that a positive image has a higher score than a negative one, equal scores
     counting half (Mann and Whitney 1947); there is at least one of each.
     """
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
@@ -200,10 +200,10 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 AUTO_PRECISION = 0.95  # that answers above the threshold had on validation
 
 
-def fitted_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> float:
+def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> float:
     """The temperature with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599).
 
-    A prior (normal on the logarithm, about 1) decides where pictures are few: a handful that are
+    A prior (normal on the logarithm, about 1) decides where images are few: a handful that are
     all right would else make every later answer certain. It is searched for by golden section.
     """
     scaled, rows = logits.astype(np.float64), np.arange(len(labels))
@@ -224,7 +224,7 @@ def fitted_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.i
     return math.exp((low + high) / 2)
 
 
-def unknown_threshold(
+def fit_unknown_threshold(
     confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
 ) -> float | None:
     """The least top probability from which on `AUTO_PRECISION` of the answers are right; `None` if

@@ -10,32 +10,32 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from effnet_cli.evaluate import formats as evaluation_rows
-from effnet_cli.evaluate.run import Evaluation, Judged
-from effnet_cli.finetune import formats as training_rows
-from effnet_cli.images.thumbnails import thumbnail, thumbnail_of
+from effnet_cli.evaluate import formats
+from effnet_cli.evaluate.run import Evaluation, LabelledPrediction
+from effnet_cli.finetune.formats import commands
+from effnet_cli.images.thumbnails import make_thumbnail, thumbnail_from_pixels
 from effnet_cli.models.checkpoint import MODEL_FILE_NAME, read_card
 from effnet_cli.output.charts import curve_chart, reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, grid, sortable
 
 REPORT_FILE_NAME, METRICS_FILE_NAME = "report.html", "metrics.jsonl"  # in a run's folder
 THUMBNAIL_PX = 160
-# Pixels of a picture, uint8 [H,W,3], with what speaks for a class; `None` if it cannot be opened.
+# Pixels of an image, uint8 [H,W,3], with what speaks for a class; `None` if it cannot be opened.
 Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
-MAX_PICTURES = 60  # in a gallery
+MAX_IMAGES = 60  # in a gallery
 MAX_MATRIX_CLASSES = 40
 MAX_CONFUSED = 12  # pairs of classes
 
 
 def evaluation_page(found: Evaluation, overlay: Overlay | None = None) -> str:
-    """How good a model is on labelled pictures, and where it errs; `overlay` draws into the
-    pictures what speaks for a class.
+    """How good a model is on labelled images, and where it errs; `overlay` draws into the
+    images what speaks for a class.
     """
     return _evaluation_page("How good is it?", found, None, (), (), overlay=overlay)
 
 
 def run_page(found: Evaluation, folder: Path) -> str:
-    """What came of a training: how good its model is on the validation pictures."""
+    """What came of a training: how good its model is on the validation images."""
     lines = (folder / METRICS_FILE_NAME).read_text("ascii").splitlines()
     epochs = [json.loads(line) for line in lines]
     card = read_card(folder / MODEL_FILE_NAME)
@@ -50,10 +50,10 @@ def run_page(found: Evaluation, folder: Path) -> str:
             " --unknown-below auto calls the others unknown."
         )
     about = card.dataset
-    choices.append(("training pictures", f"{about['train']:,}"))
-    commands = list(training_rows.commands(folder))
+    choices.append(("training images", f"{about['train']:,}"))
+    next_commands = list(commands(folder))
     return _evaluation_page(
-        "What the training has come to", found, curve_chart(epochs), choices, commands, more
+        "What the training has come to", found, curve_chart(epochs), choices, next_commands, more
     )
 
 
@@ -75,15 +75,15 @@ def _evaluation_page(
     more: Sequence[str] = (),
     overlay: Overlay | None = None,
 ) -> str:
-    sections = dict(evaluation_rows.sections(found))
-    failed, confused = sections["Could not be opened"], sections["Confused most often"]
+    sections = dict(formats.sections(found))
+    failed, confused = sections["Could not be opened"], sections["ConfusedPair most often"]
     label_note = "Sorted by how little the model believes in the label."
     mistake_note = "" if overlay is None else "Red is what speaks for the answer (Grad-CAM)."
     return PAGES.get_template("evaluation.html").render(
         title=title,
-        answer=[*evaluation_rows.answer(found), *more],
+        answer=[*formats.answer(found), *more],
         curve=curve,
-        classes=sortable(*evaluation_rows.classes_table(found)),
+        classes=sortable(*formats.classes_table(found)),
         matrix=_matrix(found),
         confused=(confused[0], confused[1][:MAX_CONFUSED]) if found.confused else None,
         reliability=reliability_chart(found),
@@ -96,20 +96,20 @@ def _evaluation_page(
             ),
         ],
         failed=(failed[0], failed[1][:MAX_ROWS]) if found.failed else None,
-        choices=[*evaluation_rows.choices(found), *choices],
+        choices=[*formats.choices(found), *choices],
         commands=commands,
         grid=grid,
     )
 
 
-def _gallery(rows: Sequence[Judged], overlay: Overlay | None) -> list[dict[str, str]]:
-    """What is shown of some pictures, their thumbnails in base64."""
+def _gallery(rows: Sequence[LabelledPrediction], overlay: Overlay | None) -> list[dict[str, str]]:
+    """What is shown of some images, their thumbnails in base64."""
     shown = []
-    for one in rows[:MAX_PICTURES]:
+    for one in rows[:MAX_IMAGES]:
         drawn = None if overlay is None else overlay(one.path, one.answer)
-        content = thumbnail(one.path, THUMBNAIL_PX)
+        content = make_thumbnail(one.path, THUMBNAIL_PX)
         if drawn is not None:
-            content = thumbnail_of(drawn, THUMBNAIL_PX)
+            content = thumbnail_from_pixels(drawn, THUMBNAIL_PX)
         shown.append(
             {
                 "path": one.path,

@@ -1,4 +1,4 @@
-"""How good a model is on labelled pictures, and where it errs."""
+"""How good a model is on labelled images, and where it errs."""
 
 import importlib.util
 import warnings
@@ -12,35 +12,34 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli import engines
-from effnet_cli.datasets.divided import divided
-from effnet_cli.datasets.labelled import Labelled, labelled
-from effnet_cli.datasets.records import counted
+from effnet_cli.datasets.divided import restore_split
+from effnet_cli.datasets.labelled import LabelledImages, load_labelled
+from effnet_cli.datasets.records import pluralize
 from effnet_cli.engines import Logits
-from effnet_cli.evaluate.label_map import Matched, in_words, matched
+from effnet_cli.evaluate.label_map import LabelMap, in_words, match_labels
 from effnet_cli.evaluate.metrics import (
     Bin,
     Metrics,
     area_under_roc,
     calibration,
+    compute_metrics,
     confusion,
     is_among_top,
-    measured,
     paired_difference,
     share_interval,
 )
-from effnet_cli.images import Found
+from effnet_cli.images import ImageInput
 from effnet_cli.models.checkpoint import ModelCard
 from effnet_cli.options import (
-    SILENT,
     EngineOptions,
     EvaluateTask,
     FinetuneTask,
-    Listener,
     ModelOptions,
     PredictOptions,
 )
 from effnet_cli.predict.classifier import Classifier
-from effnet_cli.system.errors import PictureError, UsageError
+from effnet_cli.system.errors import ImageError, UsageError
+from effnet_cli.system.reporter import SILENT, Reporter
 
 MAX_MISTAKES = 100  # that are kept, the most confident first
 MAX_CONFUSED = 50  # pairs of classes
@@ -54,8 +53,8 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One picture: the class it is labelled with, the answer, and the probabilities (0..1) of the
+class LabelledPrediction:
+    """One image: the class it is labelled with, the answer, and the probabilities (0..1) of the
     answer and of the label.
     """
 
@@ -67,8 +66,8 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """A picture that could not be answered, and why."""
+class FailedImage:
+    """An image that could not be answered, and why."""
 
     path: str
     label: str
@@ -77,17 +76,17 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Confused:
-    """How many pictures of the class `label` were answered with `answer`."""
+class ConfusedPair:
+    """How many images of the class `label` were answered with `answer`."""
 
     label: str
     answer: str
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Another model on the same pictures: its top-1, and this one's less that, with the 95 %
+    """Another model on the same images: its top-1, and this one's less that, with the 95 %
     interval.
     """
 
@@ -101,10 +100,10 @@ class Comparison:
 class Evaluation:
     """All figures; shares are 0..1, intervals hold the true value with 95 % confidence.
 
-    `metrics` counts pictures that failed as wrong, and so do top-1 and top-5. `auroc` is there for
+    `metrics` counts images that failed as wrong, and so do top-1 and top-5. `auroc` is there for
     two classes, the second one being positive. `ece` is the expected calibration error over the
-    pictures with an answer, `bins` what it is made of. `confusion` [C,C] has the labels in rows,
-    and is there up to 200 classes. `unlabelled` counts pictures of classes that the model does not
+    images with an answer, `bins` what it is made of. `confusion` [C,C] has the labels in rows,
+    and is there up to 200 classes. `unlabelled` counts images of classes that the model does not
     have: they are in no figure. `label_errors` is `None` where the library is missing.
     """
 
@@ -123,10 +122,10 @@ class Evaluation:
     bins: tuple[Bin, ...]
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...] | None
-    confused: tuple[Confused, ...]
-    mistakes: tuple[Judged, ...]
-    label_errors: tuple[Judged, ...] | None
-    failed: tuple[Failed, ...]
+    confused: tuple[ConfusedPair, ...]
+    mistakes: tuple[LabelledPrediction, ...]
+    label_errors: tuple[LabelledPrediction, ...] | None
+    failed: tuple[FailedImage, ...]
     matching: str
     unknown_classes: tuple[tuple[str, tuple[str, ...]], ...]
     unused_classes: tuple[str, ...]
@@ -136,83 +135,83 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        return self.metrics.pictures
+        return self.metrics.images
 
 
 @dataclass(slots=True)
 class _Answers:
-    """Logits of the pictures that could be opened, and which those are."""
+    """Logits of the images that could be opened, and which those are."""
 
     logits: npt.NDArray[np.float32]
     places: npt.NDArray[np.intp]
-    faults: dict[int, PictureError] = field(default_factory=dict)
+    faults: dict[int, ImageError] = field(default_factory=dict)
 
 
-def evaluate(task: EvaluateTask, listener: Listener = SILENT) -> Evaluation:
-    """Judge a model on labelled pictures; with `task.compare` a second one on the same.
+def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
+    """Judge a model on labelled images; with `task.compare` a second one on the same.
 
     Raises:
-        UsageError: no such model or pictures, or no class in common.
+        UsageError: no such model or images, or no class in common.
         EffnetError: the engine cannot be loaded or used.
     """
-    classifier = _classifier(task, task.model, listener)
-    other = None if task.compare is None else _classifier(task, task.compare, listener)
-    data = _held_out(task, classifier.card, listener) or labelled(task.root, task.split)
-    match = matched(data.classes, classifier.card.classes)
-    for line in told(match, data, classifier.card):
-        listener.note(line)
+    classifier = _classifier(task, task.model, reporter)
+    other = None if task.compare is None else _classifier(task, task.compare, reporter)
+    data = _held_out(task, classifier.card, reporter) or load_labelled(task.root, task.split)
+    match = match_labels(data.classes, classifier.card.classes)
+    for line in describe_label_map(match, data, classifier.card):
+        reporter.note(line)
     known = np.array([-1 if index is None else index for index in match.indexes])[data.labels]
     is_known = known >= 0
-    pictures = [data.paths[int(place)] for place in np.flatnonzero(is_known)]
+    images = [data.paths[int(place)] for place in np.flatnonzero(is_known)]
     labels: npt.NDArray[np.intp] = known[is_known]
-    answers = _answers(classifier, pictures, "Evaluation", listener)
-    found = _evaluation(task, classifier, data, match, pictures, labels, answers)
+    answers = _answers(classifier, images, "Evaluation", reporter)
+    found = _evaluation(task, classifier, data, match, images, labels, answers)
     if other is None:
         return found
-    return _compared(task, found, other, data, pictures, labels, answers, listener)
+    return _compared(task, found, other, data, images, labels, answers, reporter)
 
 
 def validation_of(task: FinetuneTask, folder: Path) -> EvaluateTask:
-    """What judges the model in a run's folder on the validation pictures of its training."""
+    """What judges the model in a run's folder on the validation images of its training."""
     root, split = task.root, None
     if task.dataset.val is not None:
         beside = root / task.dataset.val
         root = beside if beside.is_dir() else task.dataset.val
-    elif labelled(root).split is not None:
+    elif load_labelled(root).split is not None:
         split = "val"
     model, engine = ModelOptions(model=folder), EngineOptions(task.device)
     options = PredictOptions(workers=task.workers)
-    return EvaluateTask(root, model, engine, task.pictures, options, split)
+    return EvaluateTask(root, model, engine, task.images, options, split)
 
 
-def _classifier(task: EvaluateTask, model: ModelOptions, listener: Listener) -> Classifier:
-    return Classifier(model, task.engine, task.pictures, task.options, listener)
+def _classifier(task: EvaluateTask, model: ModelOptions, reporter: Reporter) -> Classifier:
+    return Classifier(model, task.engine, task.images, task.options, reporter)
 
 
-def _held_out(task: EvaluateTask, card: ModelCard, listener: Listener) -> Labelled | None:
-    """The validation pictures of the dataset that the model was trained on, if `task.root` is that
+def _held_out(task: EvaluateTask, card: ModelCard, reporter: Reporter) -> LabelledImages | None:
+    """The validation images of the dataset that the model was trained on, if `task.root` is that
     dataset and has no splits of its own: on the others every model is good.
     """
-    found = None if task.split else divided(task.root, card, task.pictures, listener)
+    found = None if task.split else restore_split(task.root, card, task.images, reporter)
     if found is None:
         return None
-    listener.note(
-        "The model was trained on a part of these pictures: "
+    reporter.note(
+        "The model was trained on a part of these images: "
         f"it is judged on the other {len(found.val.labels):,}."
     )
     val = found.val
-    return Labelled(str(task.root), "val", found.classes, val.paths, val.labels, {}, ())
+    return LabelledImages(str(task.root), "val", found.classes, val.paths, val.labels, {}, ())
 
 
-def told(match: Matched, data: Labelled, card: ModelCard) -> Iterator[str]:
+def describe_label_map(match: LabelMap, data: LabelledImages, card: ModelCard) -> Iterator[str]:
     """How the classes were brought together, and what was left out."""
     if data.split is not None:
-        yield f"{counted(len(data.labels), 'picture')} of the split {data.split}"
+        yield f"{pluralize(len(data.labels), 'image')} of the split {data.split}"
     if match.how != "names":
         yield f"The folders are taken for {match.how}."
     for name, near in match.unknown[:TOP_K]:
         hint = f" (is it {' or '.join(map(repr, near))}?)" if near else ""
-        yield f"{name!r} is no class of the model{hint}: its pictures are left out."
+        yield f"{name!r} is no class of the model{hint}: its images are left out."
     if len(match.unknown) > TOP_K:
         yield f"... and {len(match.unknown) - TOP_K:,} more classes that the model does not have."
     for name, several in match.merged[:TOP_K]:
@@ -223,26 +222,26 @@ def told(match: Matched, data: Labelled, card: ModelCard) -> Iterator[str]:
         shown = ", ".join(map(repr, match.unused[:TOP_K]))
         more = ", ..." if len(match.unused) > TOP_K else ""
         yield (
-            f"{len(match.unused):,} of the model's {len(card.classes):,} classes have no pictures "
+            f"{len(match.unused):,} of the model's {len(card.classes):,} classes have no images "
             f"here: {shown}{more}"
         )
 
 
 def _answers(
-    classifier: Classifier, paths: Sequence[str], what: str, listener: Listener
+    classifier: Classifier, paths: Sequence[str], what: str, reporter: Reporter
 ) -> _Answers:
-    found = (Found(path, path) for path in paths)
+    found = (ImageInput(path, path) for path in paths)
     rows: list[Logits] = []
-    faults: dict[int, PictureError] = {}
+    faults: dict[int, ImageError] = {}
     for place, values in enumerate(classifier.logits(found)):
-        if isinstance(values, PictureError):
+        if isinstance(values, ImageError):
             faults[place] = values
         else:
             rows.append(values)
-        listener.progress(what, place + 1, len(paths))
+        reporter.progress(what, place + 1, len(paths))
     if not rows:
         raise UsageError(
-            f"Of {counted(len(paths), 'picture')} none can be opened.", "Name other pictures."
+            f"Of {pluralize(len(paths), 'image')} none can be opened.", "Name other images."
         )
     is_good = np.ones(len(paths), dtype=bool)
     is_good[list(faults)] = False
@@ -252,8 +251,8 @@ def _answers(
 def _evaluation(
     task: EvaluateTask,
     classifier: Classifier,
-    data: Labelled,
-    match: Matched,
+    data: LabelledImages,
+    match: LabelMap,
     paths: Sequence[str],
     labels: npt.NDArray[np.intp],
     answers: _Answers,
@@ -261,8 +260,10 @@ def _evaluation(
     card = classifier.card
     mine, total = labels[answers.places], len(labels)
     failed = np.delete(labels, answers.places)
-    metrics = measured(answers.logits, mine.astype(np.int32), failed.astype(np.int32), card.classes)
-    probabilities = engines.probabilities(answers.logits, card.temperature)
+    metrics = compute_metrics(
+        answers.logits, mine.astype(np.int32), failed.astype(np.int32), card.classes
+    )
+    probabilities = engines.softmax(answers.logits, card.temperature)
     given = answers.logits.argmax(axis=1)
     right = given == mine
     among = int(is_among_top(answers.logits, mine, TOP_K).sum())
@@ -290,7 +291,7 @@ def _evaluation(
         mistakes=_mistakes(judged, right, probabilities),
         label_errors=_label_errors(judged, mine, probabilities),
         failed=tuple(
-            Failed(paths[place], card.classes[labels[place]], fault.kind, str(fault))
+            FailedImage(paths[place], card.classes[labels[place]], fault.kind, str(fault))
             for place, fault in sorted(answers.faults.items())
         ),
         matching=match.how,
@@ -305,7 +306,7 @@ def _whole(counts: npt.NDArray[np.intp]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(map(int, row)) for row in counts)
 
 
-def _confused(counts: npt.NDArray[np.intp], names: Sequence[str]) -> Iterator[Confused]:
+def _confused(counts: npt.NDArray[np.intp], names: Sequence[str]) -> Iterator[ConfusedPair]:
     """The pairs of classes that are confused most often."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
@@ -313,7 +314,7 @@ def _confused(counts: npt.NDArray[np.intp], names: Sequence[str]) -> Iterator[Co
     order = np.argsort(-wrong[rows, columns], kind="stable")[:MAX_CONFUSED]
     for place in order:
         row, column = rows[place], columns[place]
-        yield Confused(names[row], names[column], int(wrong[row, column]))
+        yield ConfusedPair(names[row], names[column], int(wrong[row, column]))
 
 
 def _judge(
@@ -323,12 +324,12 @@ def _judge(
     given: npt.NDArray[np.intp],
     probabilities: npt.NDArray[np.float64],
     names: Sequence[str],
-) -> Callable[[int], Judged]:
-    """What makes the record of the picture with the answer at some place."""
+) -> Callable[[int], LabelledPrediction]:
+    """What makes the record of the image with the answer at some place."""
 
-    def judged(index: int) -> Judged:
+    def judged(index: int) -> LabelledPrediction:
         row = probabilities[index]
-        return Judged(
+        return LabelledPrediction(
             paths[int(places[index])],
             names[labels[index]],
             names[given[index]],
@@ -340,10 +341,10 @@ def _judge(
 
 
 def _mistakes(
-    judged: Callable[[int], Judged],
+    judged: Callable[[int], LabelledPrediction],
     right: npt.NDArray[np.bool_],
     probabilities: npt.NDArray[np.float64],
-) -> tuple[Judged, ...]:
+) -> tuple[LabelledPrediction, ...]:
     """The wrong answers, the most confident first."""
     wrong = np.flatnonzero(~right)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
@@ -351,11 +352,11 @@ def _mistakes(
 
 
 def _label_errors(
-    judged: Callable[[int], Judged],
+    judged: Callable[[int], LabelledPrediction],
     labels: npt.NDArray[np.intp],
     probabilities: npt.NDArray[np.float64],
-) -> tuple[Judged, ...] | None:
-    """Pictures whose label is likely wrong, the likeliest first (confident learning: Northcutt et
+) -> tuple[LabelledPrediction, ...] | None:
+    """Images whose label is likely wrong, the likeliest first (confident learning: Northcutt et
     al. 2021, arXiv 1911.00068); `None` without the library.
     """
     if importlib.util.find_spec(LABEL_ERROR_LIBRARY) is None:
@@ -367,9 +368,7 @@ def _label_errors(
     shares = shares / shares.sum(axis=1, keepdims=True)
     find_label_issues: Any = import_module(f"{LABEL_ERROR_LIBRARY}.filter").find_label_issues
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it warns of classes with few pictures: it finds less there
+        warnings.simplefilter("ignore")  # it warns of classes with few images: it finds less there
         found = find_label_issues(own, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
     return tuple(judged(int(index)) for index in found[:MAX_LABEL_ERRORS])
 
@@ -378,15 +377,15 @@ def _compared(
     task: EvaluateTask,
     found: Evaluation,
     other: Classifier,
-    data: Labelled,
+    data: LabelledImages,
     paths: Sequence[str],
     labels: npt.NDArray[np.intp],
     answers: _Answers,
-    listener: Listener,
+    reporter: Reporter,
 ) -> Evaluation:
-    """`found` beside another model on the same pictures; its classes, too, are matched by name."""
-    match = matched(found.classes, other.card.classes)
-    theirs = _answers(other, paths, f"Evaluation of {other.name}", listener)
+    """`found` beside another model on the same images; its classes, too, are matched by name."""
+    match = match_labels(found.classes, other.card.classes)
+    theirs = _answers(other, paths, f"Evaluation of {other.name}", reporter)
     wanted = np.array([-1 if index is None else index for index in match.indexes])[labels]
     mine_right, other_right = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
     mine_right[answers.places] = answers.logits.argmax(axis=1) == labels[answers.places]
@@ -396,7 +395,7 @@ def _compared(
     return replace(found, comparison=comparison)
 
 
-def limits_broken(found: Evaluation, limits: Mapping[str, float]) -> Iterator[str]:
+def check_limits(found: Evaluation, limits: Mapping[str, float]) -> Iterator[str]:
     """What does not reach its limit, in words."""
     values = figures(found)
     for name, limit in limits.items():

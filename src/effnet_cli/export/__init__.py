@@ -1,6 +1,6 @@
 """Export: a model as a file for another runtime."""
 
 from effnet_cli.export.agreement import Form
-from effnet_cli.export.run import Exported, export
+from effnet_cli.export.run import ExportResult, export
 
-__all__ = ["Exported", "Form", "export"]
+__all__ = ["ExportResult", "Form", "export"]

@@ -1,4 +1,4 @@
-"""Whether an exported network answers as its source: the same pictures through both."""
+"""Whether an exported network answers as its source: the same images through both."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from effnet_cli import engines
 from effnet_cli.engines import Engine
-from effnet_cli.export.samples import Looked
+from effnet_cli.export.samples import LabelledPixels
 
 CONFIDENT = 0.5  # a top probability from which an answer is clear
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What an export must reach: the share of pictures with the same top-1 (0..1), of all or of
+    """What an export must reach: the share of images with the same top-1 (0..1), of all or of
     those with a clear answer, and the largest difference of a probability.
     """
 
@@ -37,10 +37,10 @@ TOLERANCES = {
 class Form:
     """One form of the network beside torch in float32, whose row has no comparison.
 
-    `agreement` is the share of pictures with the same top-1, `confident_agreement` that among those
+    `agreement` is the share of images with the same top-1, `confident_agreement` that among those
     where torch's top probability is at least 0.5 (`None` if there are none). `max_difference` and
     `mean_difference` are of the probabilities of all classes. `top1` is the share of right answers,
-    `None` without labels. `median_ms` is for one picture.
+    `None` without labels. `median_ms` is for one image.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The forms that were compared, the reference first, and on how many pictures; `confident` of
+    """The forms that were compared, the reference first, and on how many images; `confident` of
     them have a clear answer.
     """
 
     forms: tuple[Form, ...]
-    pictures: int
+    images: int
     confident: int
 
 
@@ -74,23 +74,26 @@ class Candidate:
 
 
 def compared(
-    candidates: Sequence[Candidate], pictures: Iterable[Looked], batch: int, temperature: float
+    candidates: Sequence[Candidate],
+    images: Iterable[LabelledPixels],
+    batch: int,
+    temperature: float,
 ) -> Compared:
-    """Ask every candidate about all pictures, `batch` at a time; the first one is the reference.
+    """Ask every candidate about all images, `batch` at a time; the first one is the reference.
 
     Their calls take turns, so that a busy moment of the machine hits all of them.
     """
     answers: list[list[npt.NDArray[np.float64]]] = [[] for _ in candidates]
     times: list[list[float]] = [[] for _ in candidates]
     labels: list[int | None] = []
-    for chunk in _chunks(pictures, batch):
+    for chunk in _chunks(images, batch):
         pixels = np.concatenate([looked.pixels for looked in chunk])
         labels += [looked.label for looked in chunk]
         for number, candidate in enumerate(candidates):
             started = time.perf_counter()
             logits = candidate.engine(pixels)
             times[number].append(1000 * (time.perf_counter() - started) / len(chunk))
-            answers[number].append(engines.probabilities(logits, temperature))
+            answers[number].append(engines.softmax(logits, temperature))
     known = None if None in labels else np.array(labels)
     probabilities = [np.concatenate(rows) for rows in answers]
     confident = probabilities[0].max(axis=1) >= CONFIDENT
@@ -101,9 +104,9 @@ def compared(
     return Compared(forms, len(labels), int(confident.sum()))
 
 
-def _chunks(pictures: Iterable[Looked], size: int) -> Iterable[list[Looked]]:
-    chunk: list[Looked] = []
-    for looked in pictures:
+def _chunks(images: Iterable[LabelledPixels], size: int) -> Iterable[list[LabelledPixels]]:
+    chunk: list[LabelledPixels] = []
+    for looked in images:
         chunk.append(looked)
         if len(chunk) == size:
             yield chunk
@@ -161,7 +164,7 @@ def _too_different(form: Form, tolerance: Tolerance) -> str | None:
     if share is None or share < tolerance.agreement:
         return (
             f"{form.name} has the same top-1 on {share or 0:.1%} of the "
-            f"{'clear ' if is_of_clear else ''}pictures; {tolerance.agreement:.0%} are asked for"
+            f"{'clear ' if is_of_clear else ''}images; {tolerance.agreement:.0%} are asked for"
         )
     if form.max_difference is None or form.max_difference > tolerance.difference:
         return (

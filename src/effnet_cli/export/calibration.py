@@ -1,4 +1,4 @@
-"""What the values inside a network are on real pictures: what its int8 form is made from."""
+"""What the values inside a network are on real images: what its int8 form is made from."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from effnet_cli.engines import onnx_session
 from effnet_cli.engines.base import Pixels
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 
-# How the range of a value follows from what was seen: all of it; the mean of each picture's lowest
+# How the range of a value follows from what was seen: all of it; the mean of each image's lowest
 # and highest; all but a small share at both ends.
 Calibrator = Literal["widest", "average", "percentile 99.99", "percentile 99.9"]
 CALIBRATORS: tuple[Calibrator, ...] = (
@@ -22,14 +22,14 @@ CALIBRATORS: tuple[Calibrator, ...] = (
     "percentile 99.99",
     "percentile 99.9",
 )
-SAMPLES = 1024  # numbers kept of each value for each picture
+SAMPLES = 1024  # numbers kept of each value for each image
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
 class Seen:
-    """One value of the graph: its lowest and highest number in each picture, a sample of all, and
+    """One value of the graph: its lowest and highest number in each image, a sample of all, and
     the mean of each channel [C].
     """
 
@@ -39,7 +39,7 @@ class Seen:
     channel_sums: npt.NDArray[np.float64] | float = 0.0
 
     def add(self, value: Floats, chance: np.random.Generator) -> None:
-        """What the value is for one more picture, [1,C,...]."""
+        """What the value is for one more image, [1,C,...]."""
         flat = value.ravel()
         self.lows.append(float(flat.min()))
         self.highs.append(float(flat.max()))
@@ -69,18 +69,18 @@ class Seen:
 Calibration = Mapping[str, Seen]
 
 
-def calibrated(model: onnx.ModelProto, pictures: Iterable[Pixels]) -> Calibration:
-    """What every value of a float32 graph is for `pictures`, float32 [1,3,H,W] each."""
+def calibrated(model: onnx.ModelProto, images: Iterable[Pixels]) -> Calibration:
+    """What every value of a float32 graph is for `images`, float32 [1,3,H,W] each."""
     names = [name for node in model.graph.node for name in node.output if name != OUTPUT]
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
     )
-    session = onnx_session.opened(watched.SerializeToString())
+    session = onnx_session.open_session(watched.SerializeToString())
     seen = {name: Seen() for name in (INPUT, *names)}
     chance = np.random.default_rng(0)
-    for pixels in pictures:
+    for pixels in images:
         values = session.run(names, {INPUT: pixels})
         for name, value in zip(seen, (pixels, *values), strict=True):
             seen[name].add(value, chance)

@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.export.source import Source
+from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS, Target
-from effnet_cli.models.export_file import Facts, json_of
+from effnet_cli.models.export_file import ExportInfo, json_path
 from effnet_cli.system.errors import EffnetError
-from effnet_cli.system.files import cannot_write, sha256
+from effnet_cli.system.files import sha256, write_error
 
 
 @contextmanager
@@ -24,12 +24,12 @@ def scratch_folder(final: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         yield scratch
     except OSError as error:
-        raise cannot_write(final, error) from error
+        raise write_error(final, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def written(source: Source, target: Target, path: Path) -> Path:
+def written(source: ExportSource, target: Target, path: Path) -> Path:
     """The target's file with a first JSON beside it, so that it can be loaded as any other."""
     module, function = target.path.split(":")
     try:
@@ -45,13 +45,13 @@ def written(source: Source, target: Target, path: Path) -> Path:
     return path
 
 
-def facts(source: Source, path: Path, check: Mapping[str, Any]) -> Facts:
+def facts(source: ExportSource, path: Path, check: Mapping[str, Any]) -> ExportInfo:
     """What the JSON says."""
     options, card = source.options, source.card
     target, px = TARGETS[options.target], card.preprocessing.crop_px
     batch = options.batch or "batch"
     if options.include_preprocessing:
-        given = {"dtype": target.picture, "layout": "NHWC", "values": "0 to 255"}
+        given = {"dtype": target.image, "layout": "NHWC", "values": "0 to 255"}
     else:
         values = "(value / 255 - mean) / std"
         given = {"dtype": "float32", "layout": target.layout, "values": values}
@@ -62,7 +62,7 @@ def facts(source: Source, path: Path, check: Mapping[str, Any]) -> Facts:
         "values": "probabilities" if options.include_preprocessing else "logits",
     }
     files = {file.name: sha256(file) for file in files_of(path) if file.is_file()}
-    return Facts(card, {**given, "shape": shape, "colour": "RGB"}, output, files, check)
+    return ExportInfo(card, {**given, "shape": shape, "colour": "RGB"}, output, files, check)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -73,7 +73,7 @@ def files_of(path: Path) -> list[Path]:
 
 def put_in_place(scratch: Path, path: Path, final: Path) -> None:
     """Move the files to their names, the one that a person calls last."""
-    for file in (*files_of(path)[1:], json_of(path), path):
+    for file in (*files_of(path)[1:], json_path(path), path):
         for part in [file, *file.rglob("*")] if file.is_dir() else [file]:
             if part.is_file():
                 with part.open("rb+") as written_file:

@@ -6,23 +6,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # its own imports need torch
-    from effnet_cli.export import Exported, Form
+    from effnet_cli.export import ExportResult, Form
 
 
-def as_row(exported: "Exported") -> dict[str, Any]:
+def as_row(exported: "ExportResult") -> dict[str, Any]:
     """The JSON object."""
     path = None if exported.path is None else str(exported.path)
     was_run = exported.elsewhere is None
     return asdict(exported) | {"path": path, "holds": was_run and exported.objection is None}
 
 
-def table(exported: "Exported") -> tuple[list[str], list[list[object]]]:
+def table(exported: "ExportResult") -> tuple[list[str], list[list[object]]]:
     """Columns and rows: each form of the network, the reference first."""
     has_labels = exported.forms[0].top1 is not None
     columns = ["form", "same top-1", "of clear ones", "max |dp|", "mean |dp|"]
     columns += ["top-1"] if has_labels else []
     rows = [_cells(form, has_labels) for form in exported.forms]
-    return [*columns, "MB", "ms a picture"], rows
+    return [*columns, "MB", "ms an image"], rows
 
 
 def _cells(form: "Form", has_labels: bool) -> list[object]:
@@ -38,11 +38,11 @@ def _cells(form: "Form", has_labels: bool) -> list[object]:
     ]
 
 
-def farewell(exported: "Exported") -> Iterator[str]:
+def farewell(exported: "ExportResult") -> Iterator[str]:
     """What was compared, what is wrong, where the file is and what uses it."""
     if exported.forms:
         yield (
-            f"Compared on {exported.pictures:,} looks at {exported.on}; "
+            f"Compared on {exported.images:,} looks at {exported.on}; "
             f"{exported.confident:,} of them are clear (top probability from 50 %)"
         )
     if exported.objection is not None:
@@ -54,4 +54,4 @@ def farewell(exported: "Exported") -> Iterator[str]:
     if exported.elsewhere is not None:
         yield f"{file} is written, but was not run: {exported.elsewhere}"
     else:
-        yield f"{file} is written. Use it: effnet predict PICTURE --model {file}"
+        yield f"{file} is written. Use it: effnet predict IMAGE --model {file}"

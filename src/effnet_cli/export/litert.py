@@ -1,7 +1,7 @@
 """The ONNX graph of a network as a LiteRT (`.tflite`) file, written operator by operator.
 
 The converter that exists, litert-torch, wants an older torch than this project and brings jax and
-transformers with it; the networks here need a dozen operators. LiteRT lays pictures out as
+transformers with it; the networks here need a dozen operators. LiteRT lays images out as
 [N,H,W,C], so the graph does too: nothing is transposed at run time.
 """
 
@@ -21,10 +21,10 @@ from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 from effnet_cli.export.litert_file import LiteRtFile, quantisation
 from effnet_cli.export.onnx_edits import initializers, readers
 from effnet_cli.export.quantize import Recipe, Scale, folded_into
-from effnet_cli.export.source import Source
+from effnet_cli.export.source import ExportSource
 from effnet_cli.models.checkpoint import CARD_KEY
 
-PICTURE, PROBABILITIES = "picture", "probabilities"
+IMAGE, PROBABILITIES = "image", "probabilities"
 INT8_OFFSET = 128  # LiteRT counts from -128, a recipe from 0
 
 Op = schema.BuiltinOperator
@@ -36,7 +36,7 @@ ACTIVATIONS = {
 }
 
 
-def write_litert(source: Source, path: Path) -> None:
+def write_litert(source: ExportSource, path: Path) -> None:
     """One file; the card is in the zip archive that is appended to it, where LiteRT's tools keep
     such files.
     """
@@ -51,7 +51,7 @@ def write_litert(source: Source, path: Path) -> None:
 class _Writer:
     """Writes the tensors and operators of one graph."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ExportSource) -> None:
         self._source = source
         self._recipe: Recipe | None = source.recipe
         self._file = LiteRtFile(has_open_batch=source.options.batch is None)
@@ -90,12 +90,12 @@ class _Writer:
             self._input = self._floats[INPUT] = self._file.tensor(INPUT, shape, np.float32)
             return
         p = self._source.card.preprocessing
-        self._input = self._file.tensor(PICTURE, shape, np.uint8)
-        number = self._file.tensor("picture.float", shape, np.float32)
+        self._input = self._file.tensor(IMAGE, shape, np.uint8)
+        number = self._file.tensor("image.float", shape, np.float32)
         self._file.add(Op.CAST, [self._input], number, "CastOptions")
         for kind, name, values in (
-            (Op.DIV, "picture.unit", [255.0]),
-            (Op.SUB, "picture.centred", p.mean),
+            (Op.DIV, "image.unit", [255.0]),
+            (Op.SUB, "image.centred", p.mean),
             (Op.DIV, INPUT, p.std),
         ):
             constant = self._file.constant(f"{name}.by", np.array(values, np.float32))

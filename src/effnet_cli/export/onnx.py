@@ -4,16 +4,16 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-from effnet_cli.export.source import Source
+from effnet_cli.export.source import ExportSource
 from effnet_cli.models.checkpoint import CARD_KEY
 
 
-def write_onnx(source: Source, path: Path) -> None:
+def write_onnx(source: ExportSource, path: Path) -> None:
     """One file, whatever its size; the card is in its `metadata_props`."""
     path.write_bytes(source.graph().SerializeToString())
 
 
-def write_openvino(source: Source, path: Path) -> None:
+def write_openvino(source: ExportSource, path: Path) -> None:
     """`path` (.xml) and the weights beside it (.bin); the card is in the `rt_info`."""
     # its conversion tools are left out, and with them a telemetry client
     from effnet_cli.engines.openvino_engine import openvino

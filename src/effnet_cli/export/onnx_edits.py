@@ -10,23 +10,23 @@ from onnx import TensorProto, helper, numpy_helper
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 from effnet_cli.models.checkpoint import ModelCard
 
-PICTURE, PROBABILITIES = "picture", "probabilities"
+IMAGE, PROBABILITIES = "image", "probabilities"
 BATCH = "batch"
 
 
 def with_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
-    """Let `model` take `picture`, uint8 [batch,H,W,3] (red, green, blue), and give `probabilities`,
+    """Let `model` take `image`, uint8 [batch,H,W,3] (red, green, blue), and give `probabilities`,
     float32 [batch,classes]: softmax(logits / temperature).
 
-    The arithmetic is that of `PictureLoader.normalise`, step by step.
+    The arithmetic is that of `ImageLoader.normalise`, step by step.
     """
     p, graph = card.preprocessing, model.graph
     before: list[onnx.NodeProto] = [
-        helper.make_node("Cast", [PICTURE], ["picture.float"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["picture.float"], ["picture.nchw"], perm=[0, 3, 1, 2]),
-        helper.make_node("Div", ["picture.nchw", "preprocess.255"], ["picture.unit"]),
-        helper.make_node("Sub", ["picture.unit", "preprocess.mean"], ["picture.centred"]),
-        helper.make_node("Div", ["picture.centred", "preprocess.std"], [INPUT]),
+        helper.make_node("Cast", [IMAGE], ["image.float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["image.float"], ["image.nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["image.nchw", "preprocess.255"], ["image.unit"]),
+        helper.make_node("Sub", ["image.unit", "preprocess.mean"], ["image.centred"]),
+        helper.make_node("Div", ["image.centred", "preprocess.std"], [INPUT]),
     ]
     after: list[onnx.NodeProto] = [
         helper.make_node("Div", [OUTPUT, "postprocess.temperature"], ["logits.scaled"]),
@@ -45,14 +45,14 @@ def with_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
         shape = (-1, 1, 1) if name.startswith("preprocess") else (-1,)
         graph.initializer.append(numpy_helper.from_array(array.reshape(shape), name))
     size: list[int | str] = [BATCH, p.crop_px, p.crop_px, 3]
-    graph.input[0].CopyFrom(helper.make_tensor_value_info(PICTURE, TensorProto.UINT8, size))
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, size))
     graph.output[0].CopyFrom(
         helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, [BATCH, len(card.classes)])
     )
 
 
 def with_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Fix the number of pictures in a call."""
+    """Fix the number of images in a call."""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch
 

@@ -5,7 +5,7 @@ Naive recipes lose much; what is done here against it, with what it brought (doc
   - Each convolution's bias is corrected by what rounding its weights shifts on average: the mean
     difference of probabilities halves.
   - How wide the ranges are is not decided beforehand: every calibrator is tried on the calibration
-    pictures and the one that answers most like float32 is taken; the best one differs from network
+    images and the one that answers most like float32 is taken; the best one differs from network
     to network.
   - Activations behind a convolution are folded into its range. Logits stay float32.
 """
@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.base import Logits, Pixels, probabilities
+from effnet_cli.engines.base import Logits, Pixels, softmax
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 from effnet_cli.export.calibration import CALIBRATORS, Calibration, Calibrator
 from effnet_cli.export.onnx_edits import initializers, readers
@@ -224,19 +224,19 @@ class _QdqWriter:
 
 
 def best_recipe(
-    model: onnx.ModelProto, calibration: Calibration, pictures: Sequence[Pixels]
+    model: onnx.ModelProto, calibration: Calibration, images: Sequence[Pixels]
 ) -> Recipe:
-    """The recipe whose probabilities differ least, on average over `pictures`, from float32's."""
-    wanted = _answers(model, pictures)
+    """The recipe whose probabilities differ least, on average over `images`, from float32's."""
+    wanted = _answers(model, images)
     candidates = [recipe(model, calibration, calibrator) for calibrator in CALIBRATORS]
     differences = [
-        float(np.abs(_answers(as_onnx(model, one), pictures) - wanted).sum(axis=1).mean())
+        float(np.abs(_answers(as_onnx(model, one), images) - wanted).sum(axis=1).mean())
         for one in candidates
     ]
     return candidates[int(np.argmin(differences))]
 
 
-def _answers(model: onnx.ModelProto, pictures: Sequence[Pixels]) -> npt.NDArray[np.float64]:
-    session = onnx_session.opened(model.SerializeToString())
-    logits: Logits = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in pictures])
-    return probabilities(logits)
+def _answers(model: onnx.ModelProto, images: Sequence[Pixels]) -> npt.NDArray[np.float64]:
+    session = onnx_session.open_session(model.SerializeToString())
+    logits: Logits = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in images])
+    return softmax(logits)

@@ -9,41 +9,33 @@ from typing import Any
 
 from effnet_cli import __version__, engines
 from effnet_cli.engines import Pixels
-from effnet_cli.engines.base import CannotRun
+from effnet_cli.engines.base import CannotRunError
 from effnet_cli.export import agreement
 from effnet_cli.export.agreement import Candidate, Compared, Form
 from effnet_cli.export.calibration import calibrated
 from effnet_cli.export.files import facts, files_of, put_in_place, scratch_folder, written
 from effnet_cli.export.quantize import best_recipe
-from effnet_cli.export.samples import PictureSet, chosen
-from effnet_cli.export.source import Source
+from effnet_cli.export.samples import ImageSet, choose_images
+from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS, Target
-from effnet_cli.export.validate import destination, settled
-from effnet_cli.models import build as model
+from effnet_cli.export.validate import destination, validate_task
+from effnet_cli.models import build
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.models.weights import Network, resolve
-from effnet_cli.options import (
-    SILENT,
-    EngineOptions,
-    ExportOptions,
-    ExportTask,
-    Listener,
-    ModelOptions,
-)
+from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
 from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.reporter import SILENT, Reporter
 
-__all__ = ["Exported", "Form", "export"]
-
-CHOICE_PICTURES = 32  # of the calibration pictures, for the choice between recipes
+CHOICE_IMAGES = 32  # of the calibration images, for the choice between recipes
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What came of an export.
 
     `path` is where the file is; `None` if it was refused. `objection` says why it does not hold;
     `None` if it does, or if it can only be run `elsewhere` (in words). `forms` are the reference,
-    perhaps the target's own float32, and the file, each compared on `pictures` looks at `on`.
+    perhaps the target's own float32, and the file, each compared on `images` looks at `on`.
     """
 
     target: str
@@ -52,13 +44,13 @@ class Exported:
     elsewhere: str | None
     objection: str | None
     on: str
-    pictures: int
+    images: int
     confident: int
     forms: tuple[Form, ...]
     seconds: float
 
 
-def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
+def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
     """Write the network of `task` for its target, run it there, and compare.
 
     Raises:
@@ -66,38 +58,40 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
         EffnetError: a library or the weights are missing, or nothing can be written.
     """
     started = time.perf_counter()
-    task = settled(task)
+    task = validate_task(task)
     target = TARGETS[task.options.target]
     if task.model.model is not None:
-        model.check_has_weights(task.model.model)
-    network = resolve(task.model, listener)
+        build.check_has_weights(task.model.model)
+    network = resolve_model(task.model, reporter)
     final = destination(task, target, network)
-    calibration, pictures = chosen(
-        task.calibrate, task.check, network.card, task.pictures, listener
+    calibration, images = choose_images(
+        task.calibrate, task.check, network.card, task.images, reporter
     )
-    module = model.of(network)  # weights that do not fit are told before anything is written
-    source = Source(network, _card(network, task.options), task.options, module)
+    module = build.load_module(
+        network
+    )  # weights that do not fit are told before anything is written
+    source = ExportSource(network, _card(network, task.options), task.options, module)
     if calibration is not None and task.options.quantize:
-        source = _quantised(source, calibration, task, listener)
+        source = _quantised(source, calibration, task, reporter)
     precision = task.options.quantize or task.options.precision
     with scratch_folder(final) as scratch:
-        listener.note(f"Writing {network.variant.name} for {task.options.target}, {precision}")
+        reporter.note(f"Writing {network.variant.name} for {task.options.target}, {precision}")
         found = Compared((), 0, 0)
         objection = None
         with _room_for(task.options):
             path = written(source, target, scratch / final.name)
             if target.elsewhere is None:
-                found = _compared(source, target, path, pictures, task, listener)
+                found = _compared(source, target, path, images, task, reporter)
                 *_, form = found.forms
                 objection = agreement.objection(form, found.forms[0], precision, task.max_drop)
-        result = Exported(
+        result = ExportResult(
             task.options.target,
             precision,
             final if objection is None or task.force else None,
             target.elsewhere,
             objection,
-            pictures.name,
-            found.pictures,
+            images.name,
+            found.images,
             found.confident,
             found.forms,
             time.perf_counter() - started,
@@ -108,27 +102,26 @@ def export(task: ExportTask, listener: Listener = SILENT) -> Exported:
     return result
 
 
-def _card(network: Network, options: ExportOptions) -> ModelCard:
+def _card(network: Model, options: ExportOptions) -> ModelCard:
     about = asdict(options) | {"source_sha256": network.sha256, "effnet": __version__}
     return replace(network.card, export=about)
 
 
 def _quantised(
-    source: Source, pictures: PictureSet, task: ExportTask, listener: Listener
-) -> Source:
+    source: ExportSource, images: ImageSet, task: ExportTask, reporter: Reporter
+) -> ExportSource:
     to_choose_by: list[Pixels] = []
 
     def shown() -> Iterator[Pixels]:
-        for one in pictures.looked_at(source.card, task.pictures, listener, "Calibrating"):
-            if len(to_choose_by) < CHOICE_PICTURES:
+        for one in images.looked_at(source.card, task.images, reporter, "Calibrating"):
+            if len(to_choose_by) < CHOICE_IMAGES:
                 to_choose_by.append(one.pixels)
             yield one.pixels
 
     graph = source.plain_graph()
     recipe = best_recipe(graph, calibrated(graph, shown()), to_choose_by)
-    listener.note(
-        f"int8: calibrated on {pictures.views} looks at {pictures.name}, "
-        f"ranges by {recipe.calibrator}"
+    reporter.note(
+        f"int8: calibrated on {images.views} looks at {images.name}, ranges by {recipe.calibrator}"
     )
     card = replace(source.card, export={**source.card.export, "ranges": recipe.calibrator})
     return replace(source, card=card, recipe=recipe)
@@ -138,32 +131,32 @@ def _quantised(
 
 
 def _compared(
-    source: Source,
+    source: ExportSource,
     target: Target,
     path: Path,
-    pictures: PictureSet,
+    images: ImageSet,
     task: ExportTask,
-    listener: Listener,
+    reporter: Reporter,
 ) -> Compared:
     """The source in torch, the target's own float32 if the file is coarser, and the file."""
-    torch = engines.plan(EngineOptions("cpu", "torch")).load(source.network)
+    torch = engines.plan_engine(EngineOptions("cpu", "torch")).load(source.network)
     candidates = [Candidate("torch fp32", torch, source.network.path.stat().st_size)]
     if source.recipe is not None or source.options.precision != "fp32":
         plain = _in_float32(source)
         beside = path.parent / "fp32" / path.name
         candidates.append(_candidate(plain, written(plain, target, beside)))
     candidates.append(_candidate(source, path))
-    looked = pictures.looked_at(source.card, task.pictures, listener, "Comparing")
+    looked = images.looked_at(source.card, task.images, reporter, "Comparing")
     batch, temperature = source.options.batch or 1, source.card.temperature
     return agreement.compared(candidates, looked, batch, temperature)
 
 
 @contextmanager
 def _room_for(options: ExportOptions) -> Iterator[None]:
-    """Say that many pictures in a call were too many; libraries have a dozen errors for it."""
+    """Say that many images in a call were too many; libraries have a dozen errors for it."""
     try:
         yield
-    except (MemoryError, RuntimeError, CannotRun) as error:
+    except (MemoryError, RuntimeError, CannotRunError) as error:
         if (options.batch or 1) == 1:
             raise
         raise EffnetError(
@@ -173,28 +166,28 @@ def _room_for(options: ExportOptions) -> Iterator[None]:
         ) from error
 
 
-def _in_float32(source: Source) -> Source:
+def _in_float32(source: ExportSource) -> ExportSource:
     options = replace(source.options, precision="fp32", quantize=None)
     card = replace(source.card, export={**source.card.export, **asdict(options)})
     return replace(source, card=card, options=options, recipe=None)
 
 
-def _candidate(source: Source, path: Path) -> Candidate:
+def _candidate(source: ExportSource, path: Path) -> Candidate:
     """A written file, loaded as `predict --model` loads it."""
-    network = resolve(ModelOptions(model=path))
-    engine = engines.plan(EngineOptions("cpu"), network.kind).load(network)
+    network = resolve_model(ModelOptions(model=path))
+    engine = engines.plan_engine(EngineOptions("cpu"), network.kind).load(network)
     name = f"{source.options.target} {source.options.quantize or source.options.precision}"
     return Candidate(name, engine, sum(file.stat().st_size for file in files_of(path)))
 
 
-def _check(result: Exported) -> dict[str, Any]:
+def _check(result: ExportResult) -> dict[str, Any]:
     """The comparison for the JSON."""
     return {
         "was_run": result.elsewhere is None,
         "holds": result.elsewhere is None and result.objection is None,
         "objection": result.objection,
         "on": result.on,
-        "pictures": result.pictures,
+        "images": result.images,
         "confident": result.confident,
         "forms": [asdict(form) for form in result.forms],
     }

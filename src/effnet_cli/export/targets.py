@@ -13,8 +13,8 @@ class Target:
     and how to install that, and what it can be.
 
     The function is called as `function(source, path)` and writes `path`. `has_open_batch`: the
-    number of pictures in a call may be left open. `layout` is that of normalised pictures, and
-    `picture` what takes their place with `--include-preprocessing`. `elsewhere` says where files
+    number of images in a call may be left open. `layout` is that of normalised images, and
+    `image` what takes their place with `--include-preprocessing`. `elsewhere` says where files
     run that nothing here can run; `companions` are the suffixes of further files.
     """
 
@@ -27,7 +27,7 @@ class Target:
     quantizes: bool = False
     has_open_batch: bool = True
     layout: Literal["NCHW", "NHWC"] = "NCHW"
-    picture: Literal["uint8", "image"] = "uint8"
+    image: Literal["uint8", "image"] = "uint8"
     elsewhere: str | None = None
     companions: tuple[str, ...] = ()
 
@@ -98,7 +98,7 @@ TARGETS: Mapping[TargetName, Target] = {
         "pip install 'effnet-cli[coreml]'",
         ("fp32", "fp16"),
         has_open_batch=False,
-        picture="image",
+        image="image",
         elsewhere="Core ML runs on Apple's devices only",
     ),
 }

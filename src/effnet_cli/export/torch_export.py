@@ -16,13 +16,13 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.functional import avg_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from effnet_cli.engines.quiet import no_chatter
-from effnet_cli.export.source import Source
+from effnet_cli.engines.quiet import silence_output
+from effnet_cli.export.source import ExportSource
 from effnet_cli.models.checkpoint import CARD_KEY, ModelCard
 from effnet_cli.system.errors import EffnetError, UsageError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MAX_OPEN_BATCH = 4096  # pictures in one call of a file whose batch is open
+MAX_OPEN_BATCH = 4096  # images in one call of a file whose batch is open
 
 
 class _Whole(nn.Module):
@@ -85,7 +85,7 @@ def _keep_digits(network: nn.Module) -> None:
 
 
 def _program(
-    source: Source,
+    source: ExportSource,
     dtype: torch.dtype = torch.float32,
     *,
     is_image: bool = False,
@@ -113,7 +113,7 @@ def _program(
         return torch.export.export(whole.eval(), (pixels,), dynamic_shapes=(batch,))
 
 
-def write_torch_export(source: Source, path: Path) -> None:
+def write_torch_export(source: ExportSource, path: Path) -> None:
     """An exported program; the card is its extra file `effnet`."""
     program = _program(source, DTYPES[source.options.precision])
     program.example_inputs = None  # they would be stored too
@@ -121,7 +121,7 @@ def write_torch_export(source: Source, path: Path) -> None:
         torch.export.save(program, path, extra_files={CARD_KEY: source.card.to_json()})
 
 
-def write_aotinductor(source: Source, path: Path) -> None:
+def write_aotinductor(source: ExportSource, path: Path) -> None:
     """Machine code for this kind of processor; the card is in its metadata.
 
     Raises:
@@ -144,7 +144,7 @@ def write_aotinductor(source: Source, path: Path) -> None:
         )
 
 
-def write_executorch(source: Source, path: Path) -> None:
+def write_executorch(source: ExportSource, path: Path) -> None:
     """A program for XNNPACK; the format has no place for the card."""
     with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -157,7 +157,7 @@ def write_executorch(source: Source, path: Path) -> None:
     path.write_bytes(lowered.buffer)
 
 
-def write_coreml(source: Source, path: Path) -> None:
+def write_coreml(source: ExportSource, path: Path) -> None:
     """An ML program; the card is in its user-defined metadata. With preprocessing it takes an
     image.
 
@@ -197,7 +197,7 @@ def _quiet() -> Iterator[None]:
     """Without the libraries' words about themselves: what matters is compared afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), no_chatter():
+    with warnings.catch_warnings(), silence_output():
         warnings.simplefilter("ignore")
         try:
             yield

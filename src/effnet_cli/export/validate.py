@@ -6,14 +6,14 @@ from pathlib import Path
 
 from effnet_cli.export.targets import TARGETS, Target
 from effnet_cli.models.checkpoint import MODEL_FILE_NAME
-from effnet_cli.models.export_file import is_export, json_of
-from effnet_cli.models.weights import Network
+from effnet_cli.models.export_file import is_export, json_path
+from effnet_cli.models.weights import Model
 from effnet_cli.options import ExportTask
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.files import cannot_write
+from effnet_cli.system.files import write_error
 
 
-def settled(task: ExportTask) -> ExportTask:
+def validate_task(task: ExportTask) -> ExportTask:
     """The task with what its target fixes, checked before anything long begins."""
     options, target = task.options, TARGETS[task.options.target]
     if options.precision not in target.precisions:
@@ -34,7 +34,7 @@ def settled(task: ExportTask) -> ExportTask:
         )
     if options.quantize and task.calibrate is None:
         raise UsageError(
-            f"--quantize {options.quantize} needs pictures to measure the network's values on.",
+            f"--quantize {options.quantize} needs images to measure the network's values on.",
             "Name a folder of typical ones: --calibrate DIR",
         )
     if task.calibrate is not None and not options.quantize:
@@ -53,7 +53,7 @@ def settled(task: ExportTask) -> ExportTask:
     return task
 
 
-def destination(task: ExportTask, target: Target, network: Network) -> Path:
+def destination(task: ExportTask, target: Target, network: Model) -> Path:
     """Where the file goes; nothing that is no export is ever replaced.
 
     Raises:
@@ -63,10 +63,10 @@ def destination(task: ExportTask, target: Target, network: Network) -> Path:
     try:
         return _destination(task, target, network)
     except OSError as error:
-        raise cannot_write(Path(error.filename), error) from error
+        raise write_error(Path(error.filename), error) from error
 
 
-def _destination(task: ExportTask, target: Target, network: Network) -> Path:
+def _destination(task: ExportTask, target: Target, network: Model) -> Path:
     given = task.output
     kind = task.options.quantize or task.options.precision
     if task.model.model is None:
@@ -83,7 +83,7 @@ def _destination(task: ExportTask, target: Target, network: Network) -> Path:
             f"{task.options.target} do.",
             f"Use --output {str(path.with_suffix(target.suffix))!r}, or an existing folder.",
         )
-    files = [path, json_of(path), *(path.with_suffix(suffix) for suffix in target.companions)]
+    files = [path, json_path(path), *(path.with_suffix(suffix) for suffix in target.companions)]
     for file in files:
         if file.exists() and not is_export(path):
             raise UsageError(

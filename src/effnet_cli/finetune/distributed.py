@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effnet_cli.finetune.signals import Stopped
+from effnet_cli.finetune.signals import TrainingStopped
 from effnet_cli.system.errors import EffnetError
 
 Shared = TypeVar("Shared")
@@ -30,7 +30,7 @@ GRACE_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Processes:
+class ProcessGroup:
     """This process among all: `rank` of `count`, and `local` of those `on_this_machine`."""
 
     rank: int = 0
@@ -89,7 +89,7 @@ class Processes:
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def join_process_group() -> Iterator[ProcessGroup]:
     """This process among those that torchrun started; alone without torchrun.
 
     Raises:
@@ -97,7 +97,7 @@ def joined() -> Iterator[Processes]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Processes()
+        yield ProcessGroup()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
@@ -110,8 +110,8 @@ def joined() -> Iterator[Processes]:
     rank = distributed.get_rank()
     try:
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        yield Processes(rank, count, local, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    except Stopped as stopped:
+        yield ProcessGroup(rank, count, local, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except TrainingStopped as stopped:
         if rank:
             raise SystemExit(stopped.exit_status) from stopped
         raise

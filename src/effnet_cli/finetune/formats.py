@@ -11,13 +11,13 @@ from effnet_cli.options import Format
 from effnet_cli.output.text import csv_line, json_array, json_lines, printable
 
 if TYPE_CHECKING:  # its own imports need torch
-    from effnet_cli.finetune import Epoch, Trained
+    from effnet_cli.finetune import Epoch, TrainingResult
 
 PHASES = {"head": "classifier", "network": "whole network"}
 LEVELS = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
-def as_row(record: "Epoch | Trained") -> dict[str, Any]:
+def as_row(record: "Epoch | TrainingResult") -> dict[str, Any]:
     """The JSON object of one record; `row` tells which it is."""
     content = asdict(record)
     if "model" not in content:
@@ -25,7 +25,7 @@ def as_row(record: "Epoch | Trained") -> dict[str, Any]:
     return {"row": "trained", **content, "model": str(content["model"])}
 
 
-def _csv_lines(records: "Iterable[Epoch | Trained]") -> Iterator[str]:
+def _csv_lines(records: "Iterable[Epoch | TrainingResult]") -> Iterator[str]:
     """The epochs; the record at the end has no place in a table of them."""
     is_first = True
     for record in records:
@@ -37,7 +37,7 @@ def _csv_lines(records: "Iterable[Epoch | Trained]") -> Iterator[str]:
             yield csv_line(row.values())
 
 
-ENCODERS: "Mapping[Format, Callable[[Iterable[Epoch | Trained]], Iterator[str]]]" = {
+ENCODERS: "Mapping[Format, Callable[[Iterable[Epoch | TrainingResult]], Iterator[str]]]" = {
     "json": lambda records: json_array(map(as_row, records)),
     "jsonl": lambda records: json_lines(map(as_row, records)),
     "csv": _csv_lines,
@@ -51,7 +51,7 @@ def remembered(records: Iterator[Any], last: list[Any]) -> Iterator[Any]:
         yield record
 
 
-def farewell(trained: "Trained") -> Iterator[str]:
+def farewell(trained: "TrainingResult") -> Iterator[str]:
     """Where the model is, and the commands that use it."""
     yield (
         f"{trained.model} holds epoch {trained.epoch} of the {PHASES[trained.phase]} "
@@ -63,7 +63,7 @@ def farewell(trained: "Trained") -> Iterator[str]:
 def commands(folder: Path) -> Iterator[str]:
     """What is typed next with the model in a run's folder."""
     model = f"--model {shlex.quote(str(folder))}"
-    yield f"effnet predict PICTURE {model}"
+    yield f"effnet predict IMAGE {model}"
     yield f"effnet evaluate FOLDER {model}"
     yield f"effnet export --to onnx {model}"
 
@@ -72,7 +72,7 @@ def commands(folder: Path) -> Iterator[str]:
 
 
 def scan_rows(scan: Scan) -> list[list[object]]:
-    """Classes and their pictures in each split, and the sums."""
+    """Classes and their images in each split, and the sums."""
     rows: list[list[object]] = [[row.name, row.train, row.val, row.test] for row in scan.classes]
     sums = [sum(count or 0 for count in column) for column in list(zip(*rows, strict=True))[1:]]
     return [*rows, ["all", *sums]] if rows else rows

@@ -4,7 +4,7 @@ With frozen statistics a BatchNorm is a factor and an offset for each channel, s
 into the convolution before it: a few thousand multiplications on its weights take the place of two
 passes over activations of a hundred megabytes. Gradients reach the convolution's weights and the
 BatchNorm's factor and offset as before, and the arithmetic is the same but for rounding. On a CPU
-a step of lite0 takes 40 ms a picture instead of 67 (torch 2.15, 2 cores).
+a step of lite0 takes 40 ms an image instead of 67 (torch 2.15, 2 cores).
 """
 
 import ctypes
@@ -36,7 +36,7 @@ class FoldedUnit(nn.Sequential):
         return x
 
 
-def fold(network: nn.Module) -> None:
+def fuse_batch_norm(network: nn.Module) -> None:
     """Put a `FoldedUnit` in the place of every convolution that a BatchNorm follows."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():

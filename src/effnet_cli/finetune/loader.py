@@ -1,4 +1,4 @@
-"""From a dataset's pictures to the batches that the network learns from, decoded once where memory
+"""From a dataset's images to the batches that the network learns from, decoded once where memory
 allows.
 """
 
@@ -13,19 +13,19 @@ import numpy.typing as npt
 from PIL import Image
 
 from effnet_cli.datasets import Subset
-from effnet_cli.images import PictureLoader
-from effnet_cli.images.augment import Views, view
+from effnet_cli.images import ImageLoader
+from effnet_cli.images.augment import Augmentation, augment_image
 from effnet_cli.images.resize import FILTERS
-from effnet_cli.options import Listener
-from effnet_cli.system.errors import PictureError
-from effnet_cli.system.parallel import in_order
+from effnet_cli.system.errors import ImageError
+from effnet_cli.system.parallel import map_ordered
+from effnet_cli.system.reporter import Reporter
 
-Squares = npt.NDArray[np.uint8]
+Crops = npt.NDArray[np.uint8]
 Indexes = npt.NDArray[np.intp]
 
-# Decoded pictures may take this share of the memory that is free at the start.
+# Decoded images may take this share of the memory that is free at the start.
 MEMORY_SHARE = 0.25
-# Larger pictures are kept at this many times the network's input per side: a view of a third of
+# Larger images are kept at this many times the network's input per side: a view of a third of
 # the area still has a pixel for each of its own.
 KEPT_OVERSAMPLING = 2
 UNKNOWN_FREE_BYTES = 4 << 30  # where the system does not tell
@@ -35,16 +35,16 @@ BATCHES_AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures: uint8 [N,H,W,3], and their indexes in the subset [N]. Those that cannot be opened
+    """Images: uint8 [N,H,W,3], and their indexes in the subset [N]. Those that cannot be opened
     any more are left out.
     """
 
-    squares: Squares
+    crops: Crops
     indexes: Indexes
 
 
 class Memory:
-    """Bytes that may still be kept; shared by all that keep pictures."""
+    """Bytes that may still be kept; shared by all that keep images."""
 
     def __init__(self, num_bytes: int | None = None) -> None:
         if num_bytes is None:
@@ -68,51 +68,51 @@ def _free_bytes() -> int:
     return UNKNOWN_FREE_BYTES
 
 
-class Pictures:
-    """The pictures of one subset, as training views and as the squares that validation sees."""
+class SubsetImages:
+    """The images of one subset, as training views and as the squares that validation sees."""
 
     def __init__(
         self,
         subset: Subset,
-        loader: PictureLoader,
+        loader: ImageLoader,
         memory: Memory,
         workers: int,
-        listener: Listener,
+        reporter: Reporter,
     ) -> None:
         self.labels = subset.labels
-        self._paths, self._loader, self._listener = subset.paths, loader, listener
+        self._paths, self._loader, self._reporter = subset.paths, loader, reporter
         self._memory, self._workers = memory, workers
         self._images: dict[int, Image.Image] = {}
-        self._squares: dict[int, Squares] = {}
+        self._squares: dict[int, Crops] = {}
         self.lost: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, parts: Iterator[Indexes], views: Views | None) -> Iterator[Batch]:
+    def batches(self, parts: Iterator[Indexes], views: Augmentation | None) -> Iterator[Batch]:
         """A batch for each of `parts`, in order, made by threads beside the network's work.
 
         Without `views` the squares are those that validation sees.
         """
         make = partial(self.batch, views=views)
-        return in_order(make, parts, self._workers, self._workers + BATCHES_AHEAD)
+        return map_ordered(make, parts, self._workers, self._workers + BATCHES_AHEAD)
 
-    def batch(self, part: Indexes, views: Views | None) -> Batch:
-        """The pictures at the indexes `part`; see `batches`."""
-        squares: list[Squares] = []
+    def batch(self, part: Indexes, views: Augmentation | None) -> Batch:
+        """The images at the indexes `part`; see `batches`."""
+        crops: list[Crops] = []
         good: list[int] = []
         for index in map(int, part):
             try:
-                squares.append(self._square(index) if views is None else self._view(index, views))
+                crops.append(self._crop(index) if views is None else self._view(index, views))
                 good.append(index)
-            except PictureError as error:
+            except ImageError as error:
                 self._lose(index, error)
         crop_px = (views or self._loader.preprocessing).crop_px
-        stacked = np.stack(squares) if squares else np.empty((0, crop_px, crop_px, 3), np.uint8)
+        stacked = np.stack(crops) if crops else np.empty((0, crop_px, crop_px, 3), np.uint8)
         return Batch(stacked, np.array(good, dtype=np.intp))
 
-    def _view(self, index: int, views: Views) -> Squares:
-        return view(self._image(index), self._loader.preprocessing, views, index)
+    def _view(self, index: int, views: Augmentation) -> Crops:
+        return augment_image(self._image(index), self._loader.preprocessing, views, index)
 
     def _image(self, index: int) -> Image.Image:
         image = self._images.get(index)
@@ -131,18 +131,18 @@ class Pictures:
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         return image.resize(size, FILTERS[preprocessing.interpolation], reducing_gap=2.0)
 
-    def _square(self, index: int) -> Squares:
-        square = self._squares.get(index)
-        if square is None:
-            square = self._loader.fit(self._loader.open(self._paths[index]))
-            if self._memory.takes(square.nbytes):
-                self._squares[index] = square
-        return square
+    def _crop(self, index: int) -> Crops:
+        crop = self._squares.get(index)
+        if crop is None:
+            crop = self._loader.fit(self._loader.open(self._paths[index]))
+            if self._memory.takes(crop.nbytes):
+                self._squares[index] = crop
+        return crop
 
-    def _lose(self, index: int, error: PictureError) -> None:
+    def _lose(self, index: int, error: ImageError) -> None:
         if index not in self.lost:
             self.lost.add(index)
-            self._listener.note(f"Left out: {self._paths[index]}: {error.message}")
+            self._reporter.note(f"Left out: {self._paths[index]}: {error.message}")
 
 
 def chunks(indexes: Indexes, size: int) -> Iterator[Indexes]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from effnet_cli.finetune.distributed import Processes
-from effnet_cli.options import Listener
+from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.reporter import Reporter
 
 LABEL_SMOOTHING = 0.1
 WARM_UP = 0.05  # share of all steps in which the learning rate rises
@@ -45,7 +45,7 @@ class Learner:
         module: maps a prepared batch to logits; in the mode in which it learns.
         groups: AdamW's groups of parameters; `lr` in each is the peak.
         schedule: shared with who counts the steps.
-        class_weights: float32 [C], mean 1 over the training pictures.
+        class_weights: float32 [C], mean 1 over the training images.
         precision: `fp32`, or what autocast computes in.
         seed: of dropout; each step draws from the seed and its number alone.
     """
@@ -56,31 +56,31 @@ class Learner:
         groups: Sequence[dict[str, Any]],
         schedule: Schedule,
         class_weights: Tensor,
-        processes: Processes,
-        listener: Listener,
+        processes: ProcessGroup,
+        reporter: Reporter,
         precision: str = "fp32",
         seed: int = 0,
     ) -> None:
         parameter = next(module.parameters())
         self._device = parameter.device
         self._module = module
-        self._schedule, self._processes, self._listener = schedule, processes, listener
+        self._schedule, self._processes, self._reporter = schedule, processes, reporter
         self._peaks = [group["lr"] for group in groups]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self._class_weights = class_weights.to(self._device)
         self._dtype = DTYPES.get(precision)
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=precision == "fp16")
         self._seed = seed
-        self.piece_size: int | None = None  # pictures at once, after memory was found too small
+        self.piece_size: int | None = None  # images at once, after memory was found too small
         self._is_settled = processes.count == 1
 
     def step(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """One update; the summed loss of this process's pictures, without waiting for the device.
+        """One update; the summed loss of this process's images, without waiting for the device.
 
         Args:
             inputs: this process's share of the batch, on the device, [N,...].
             labels: int64 [N].
-            batch_size: pictures in the batch over all processes.
+            batch_size: images in the batch over all processes.
         """
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self._schedule.factor
@@ -120,7 +120,7 @@ class Learner:
             logits, labels, reduction="none", label_smoothing=LABEL_SMOOTHING
         )
         loss = (losses * self._class_weights[labels]).sum()
-        # the processes' gradients are averaged, and together they have `batch_size` pictures
+        # the processes' gradients are averaged, and together they have `batch_size` images
         share = loss * (self._processes.count / batch_size)
         self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -155,15 +155,15 @@ class Learner:
         size = self.piece_size or batch_size
         if size == 1 or (self._is_settled and self._processes.count > 1):
             raise EffnetError(
-                f"There is no memory for {size} pictures at once on {self._device}.",
+                f"There is no memory for {size} images at once on {self._device}.",
                 "Use a smaller --batch-size or a smaller --variant; --resume goes on.",
             ) from error
         self.piece_size = size // 2
         self.optimizer.zero_grad(set_to_none=True)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        self._listener.note(
-            f"Memory is too small for {size} pictures at once: {self.piece_size} now, with the"
+        self._reporter.note(
+            f"Memory is too small for {size} images at once: {self.piece_size} now, with the"
             " gradients added up, so that the batch stays the same."
         )
 
@@ -174,7 +174,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(words in str(error) for words in CPU_OUT_OF_MEMORY)
 
 
-def groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW's groups for what learns in `module`; `lr` is the peak.
 
     Factors and offsets of channels are not drawn to zero, as the weights are.

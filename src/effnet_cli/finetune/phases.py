@@ -16,28 +16,29 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.engines import Engine
-from effnet_cli.finetune.distributed import Processes
-from effnet_cli.finetune.fuse_bn import fold
+from effnet_cli.finetune.distributed import ProcessGroup
+from effnet_cli.finetune.fuse_bn import fuse_batch_norm
 from effnet_cli.finetune.inference import Answering
-from effnet_cli.finetune.loader import Indexes, Pictures
-from effnet_cli.finetune.optim import Learner, Schedule, groups
+from effnet_cli.finetune.loader import Indexes, SubsetImages
+from effnet_cli.finetune.optim import Learner, Schedule, parameter_groups
 from effnet_cli.finetune.records import PhaseName
-from effnet_cli.images.augment import RECIPES, Recipe, Views
+from effnet_cli.images.augment import RECIPES, Augmentation, Recipe
 from effnet_cli.models.checkpoint import Arrays
-from effnet_cli.options import Augment, FinetuneOptions, Listener
+from effnet_cli.options import Augment, FinetuneOptions
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.reporter import Reporter
 
 Floats = npt.NDArray[np.float32]
 Step = tuple[Tensor, Tensor, int]
 
-# The classifier's training. Its pictures are the clean ones and augmented views of them.
+# The classifier's training. Its images are the clean ones and augmented views of them.
 HEAD_BATCH_SIZE = 256
 HEAD_LR = 1e-3
 HEAD_EPOCHS = 8  # parts of its training after which validation is asked
 HEAD_PASSES = 40  # over all views; fewer where there are so many that these take their time
 MIN_HEAD_PASSES = 10
 MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
-VIEWED_PICTURES = 4000  # small datasets get more views, until there are about so many
+VIEWED_IMAGES = 4000  # small datasets get more views, until there are about so many
 MAX_VIEWS = 8
 # What the classifier's views are made by: on fixed features stronger ones cost it accuracy.
 HEAD_RECIPES: Mapping[Augment, Recipe] = {**RECIPES, "strong": RECIPES["light"]}
@@ -64,7 +65,7 @@ class Phase(Protocol):
         """Inputs, labels and the size of the whole batch for each step of an epoch (from 1)."""
 
     def __len__(self) -> int:
-        """Pictures in an epoch."""
+        """Images in an epoch."""
 
     def after_step(self) -> None:
         """What follows each step."""
@@ -76,7 +77,7 @@ class Phase(Protocol):
         """This is the best so far."""
 
     def answers(self) -> tuple[Indexes, Floats]:
-        """Indexes and logits of the validation pictures, as `network()` answers."""
+        """Indexes and logits of the validation images, as `network()` answers."""
 
 
 class HeadPhase:
@@ -89,12 +90,12 @@ class HeadPhase:
     def __init__(
         self,
         network: nn.Module,
-        train: Pictures,
-        val: Pictures,
+        train: SubsetImages,
+        val: SubsetImages,
         answering: Answering,
         class_weights: Tensor,
         options: FinetuneOptions,
-        listener: Listener,
+        reporter: Reporter,
     ) -> None:
         self._network = network
         self._head: nn.Module = network.get_submodule("classifier")
@@ -117,11 +118,11 @@ class HeadPhase:
         self.schedule = Schedule(self.steps * self.epochs)
         self.learner = Learner(
             self._head,
-            groups(self._head, self.lr, options.weight_decay),
+            parameter_groups(self._head, self.lr, options.weight_decay),
             self.schedule,
             class_weights,
-            Processes(),
-            listener,
+            ProcessGroup(),
+            reporter,
             seed=options.seed,
         )
 
@@ -167,17 +168,17 @@ class HeadPhase:
 
 
 def _features(
-    backbone: Engine, train: Pictures, answering: Answering, options: FinetuneOptions
+    backbone: Engine, train: SubsetImages, answering: Answering, options: FinetuneOptions
 ) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """Features of the clean pictures and of augmented views, and their labels."""
+    """Features of the clean images and of augmented views, and their labels."""
     views = 0
     if options.augment != "none":
-        views = max(1, min(MAX_VIEWS, VIEWED_PICTURES // len(train)))
+        views = max(1, min(MAX_VIEWS, VIEWED_IMAGES // len(train)))
     found = [answering.outputs(backbone, train, "Features")]
     for number in range(views):
         what = f"Features of view {number + 1} of {views}"
         crop_px = answering.card.preprocessing.crop_px
-        look = Views(HEAD_RECIPES[options.augment], crop_px, (options.seed, 0, number))
+        look = Augmentation(HEAD_RECIPES[options.augment], crop_px, (options.seed, 0, number))
         found.append(answering.outputs(backbone, train, what, look))
     labels = np.concatenate([train.labels[indexes] for indexes, _ in found])
     return np.concatenate([values for _, values in found]), labels
@@ -201,15 +202,15 @@ class NetworkPhase:
     def __init__(
         self,
         network: nn.Module,
-        train: Pictures,
-        val: Pictures,
+        train: SubsetImages,
+        val: SubsetImages,
         answering: Answering,
         class_weights: Tensor,
         options: FinetuneOptions,
-        listener: Listener,
+        reporter: Reporter,
         precision: str,
         device: torch.device,
-        processes: Processes,
+        processes: ProcessGroup,
     ) -> None:
         self._train, self._val, self._answering = train, val, answering
         self._options, self.device, self._processes = options, device, processes
@@ -221,7 +222,7 @@ class NetworkPhase:
         self._learning = copy.deepcopy(network).to(memory_format=torch.channels_last)
         _thaw(self._learning, options)
         if device.type == "cpu" and not options.from_scratch:
-            fold(self._learning)
+            fuse_batch_norm(self._learning)
         preprocessing = answering.loader.preprocessing
         shape = (1, 3, 1, 1)
         self._crop_px = _view_px(preprocessing.crop_px, RECIPES[options.augment])
@@ -230,11 +231,11 @@ class NetworkPhase:
         module: Any = torch.compile(self._learning) if options.compile else self._learning
         self.learner = Learner(
             processes.wrapped(module, device),
-            groups(self._learning, self.lr, options.weight_decay),
+            parameter_groups(self._learning, self.lr, options.weight_decay),
             self.schedule,
             class_weights,
             processes,
-            listener,
+            reporter,
             precision,
             options.seed + 1,
         )
@@ -248,15 +249,15 @@ class NetworkPhase:
         order = np.random.default_rng((seed, 1, epoch)).permutation(len(self._train))
         parts = np.array_split(order, self.steps)[first_step:]
         mine = (self._processes.part(part) for part in parts)
-        views = Views(RECIPES[self._options.augment], self._crop_px, (seed, 1, epoch))
+        views = Augmentation(RECIPES[self._options.augment], self._crop_px, (seed, 1, epoch))
         batches = self._train.batches(mine, views)
         for part, batch in zip(parts, batches, strict=True):
             labels = torch.from_numpy(self._train.labels[batch.indexes].astype(np.int64))
-            yield self._prepared(batch.squares), labels.to(self.device), len(part)
+            yield self._prepared(batch.crops), labels.to(self.device), len(part)
 
-    def _prepared(self, squares: npt.NDArray[np.uint8]) -> Tensor:
+    def _prepared(self, crops: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 [N,H,W,3] -> float32 [N,3,H,W], normalised, in channels_last memory."""
-        values = torch.from_numpy(squares)
+        values = torch.from_numpy(crops)
         if self.device.type == "cuda":
             values = values.pin_memory()
         pixels = values.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
@@ -270,7 +271,7 @@ class NetworkPhase:
         """See `Phase`: the average follows the weights that learn.
 
         It starts from the pretrained network with its new classifier, of which a twentieth is left
-        in the end: that too makes answers sounder on pictures of another kind (WiSE-FT: Wortsman
+        in the end: that too makes answers sounder on images of another kind (WiSE-FT: Wortsman
         et al. 2021, arXiv 2109.01903). Of random weights nothing is to be left.
         """
         decay = 1 - 1 / max(1.0, AVERAGED_SHARE * self.schedule.total_steps)
@@ -326,21 +327,21 @@ class NetworkPhase:
         return found
 
 
-def _batches(num_pictures: int, size: int | None, num_processes: int) -> tuple[int, int]:
-    """Updates in an epoch and pictures in each of them; each process has some of them.
+def _batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:
+    """Updates in an epoch and images in each of them; each process has some of them.
 
     Raises:
-        UsageError: there are fewer pictures, or smaller batches, than processes.
+        UsageError: there are fewer images, or smaller batches, than processes.
     """
-    for what, number in ("training pictures", num_pictures), ("pictures in a batch", size):
+    for what, number in ("training images", num_images), ("images in a batch", size):
         if number is not None and number < num_processes:
             raise UsageError(
                 f"{num_processes} processes are more than the {number} {what}.",
                 f"Use --nproc-per-node {number} or less.",
             )
     if size is None:
-        size = min(MAX_BATCH_SIZE, max(MIN_BATCH_SIZE, num_processes, num_pictures // MIN_UPDATES))
-    return min(max(1, round(num_pictures / size)), num_pictures // num_processes), size
+        size = min(MAX_BATCH_SIZE, max(MIN_BATCH_SIZE, num_processes, num_images // MIN_UPDATES))
+    return min(max(1, round(num_images / size)), num_images // num_processes), size
 
 
 def _view_px(crop_px: int, recipe: Recipe) -> int:

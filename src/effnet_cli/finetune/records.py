@@ -11,11 +11,11 @@ PhaseName = Literal["head", "network"]
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over the training pictures (of the classifier: a part of its training), and what
+    """One pass over the training images (of the classifier: a part of its training), and what
     validation said then.
 
     `loss` is the mean training loss (label smoothing, augmentation and class weights included),
-    `val_loss` the plain cross-entropy. `pictures_per_s` counts training alone, `seconds` all.
+    `val_loss` the plain cross-entropy. `images_per_s` counts training alone, `seconds` all.
     """
 
     phase: PhaseName
@@ -27,12 +27,12 @@ class Epoch:
     balanced_accuracy: float
     macro_f1: float
     is_best: bool
-    pictures_per_s: float
+    images_per_s: float
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
     """The end: the model file, the best epoch's metrics on validation, and those of the test split
     where there is one.
     """

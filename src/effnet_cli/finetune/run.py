@@ -3,17 +3,14 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from effnet_cli.finetune.distributed import joined
-from effnet_cli.finetune.records import Epoch, Trained
-from effnet_cli.finetune.run_dir import resumed
-from effnet_cli.finetune.signals import Stopped
+from effnet_cli.finetune.distributed import join_process_group
+from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.finetune.trainer import Training
-from effnet_cli.options import SILENT, FinetuneTask, Listener
+from effnet_cli.options import FinetuneTask
+from effnet_cli.system.reporter import SILENT, Reporter
 
-__all__ = ["Epoch", "Stopped", "Trained", "finetune", "resumed"]
 
-
-def finetune(task: FinetuneTask, listener: Listener = SILENT) -> Iterator[Epoch | Trained]:
+def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch | TrainingResult]:
     """Train, and give a record for each epoch and one at the end (of several processes, in the
     first).
 
@@ -21,15 +18,15 @@ def finetune(task: FinetuneTask, listener: Listener = SILENT) -> Iterator[Epoch 
     own phase included.
 
     Raises:
-        DatasetRefused: the pictures cannot be trained on.
+        DatasetRefused: the images cannot be trained on.
         UsageError: options or files that do not fit together.
         EffnetError: weights, memory or disk are missing; what was learned so far is kept.
         Stopped: a signal has stopped it; what was learned so far is kept.
     """
     with ExitStack() as stack:
-        processes = stack.enter_context(joined())
-        listener = listener if processes.is_first else SILENT
-        training = Training(task, processes, listener, stack)
+        processes = stack.enter_context(join_process_group())
+        reporter = reporter if processes.is_first else SILENT
+        training = Training(task, processes, reporter, stack)
         for phase in training.phases():
             while not training.is_over(phase):
                 record = training.epoch(phase)

@@ -21,11 +21,11 @@ from effnet_cli.options import (
     DatasetOptions,
     FinetuneOptions,
     FinetuneTask,
+    ImageOptions,
     ModelOptions,
-    PictureOptions,
 )
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import discard_parts, whole_file
+from effnet_cli.system.files import atomic_write, remove_partial_files
 
 RUNS = Path("runs")
 STATE_FILE_NAME = "state.safetensors"
@@ -37,7 +37,7 @@ CHANGEABLE = frozenset({"epochs", "minutes", "patience", "offline"})
 
 @dataclass(slots=True)
 class State:
-    """Where a training stands: `step` updates of epoch `epoch` are done, on `seen` pictures with
+    """Where a training stands: `step` updates of epoch `epoch` are done, on `seen` images with
     the summed loss `loss`. `rows` are the epochs so far, `best` tells which of them the model file
     holds, `stale` how many came after it.
     """
@@ -102,7 +102,7 @@ class RunFolder:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="ascii")
 
 
@@ -111,7 +111,7 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def resumed(task: FinetuneTask, typed: frozenset[str]) -> FinetuneTask:
+def restore_task(task: FinetuneTask, typed: frozenset[str]) -> FinetuneTask:
     """The task of the run in `task.resume`, with what may change on the way taken from `task`.
 
     Args:
@@ -143,7 +143,7 @@ def resumed(task: FinetuneTask, typed: frozenset[str]) -> FinetuneTask:
 
 def _all_options(task: FinetuneTask) -> dict[str, Any]:
     """By the names that people type; paths as text."""
-    parts = (task.model, task.dataset, task.pictures, task.options)
+    parts = (task.model, task.dataset, task.images, task.options)
     found = {name: value for part in parts for name, value in asdict(part).items()}
     for name in ("model", "weights"):
         if found[name] is not None:
@@ -159,7 +159,7 @@ def _kept_task(folder: Path) -> FinetuneTask:
             Path(kept["root"]),
             ModelOptions(**_with_paths(kept["model"], "model", "weights")),
             DatasetOptions(**_with_paths(kept["dataset"], "val")),
-            PictureOptions(**kept["pictures"]),
+            ImageOptions(**kept["images"]),
             FinetuneOptions(**kept["options"]),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -195,7 +195,7 @@ def held(path: Path) -> Iterator[RunFolder]:
             "Name another folder with --output.",
         ) from error
     try:
-        discard_parts(path, "")
+        remove_partial_files(path, "")
         yield RunFolder(path)
     finally:
         lock.release()

@@ -17,7 +17,7 @@ from effnet_cli.system.errors import EffnetError
 SIGNAL_STATUS = 128  # plus the signal's number is the exit status of what it ended
 
 
-class Stopped(EffnetError):
+class TrainingStopped(EffnetError):
     """A training that a signal has stopped, and what `--resume` finds of it."""
 
     def __init__(
@@ -54,14 +54,14 @@ def listening(stop: Stop) -> Iterator[None]:
 
 @contextmanager
 def ending(folder: Path) -> Iterator[None]:
-    """End with `Stopped` at once on SIGINT and SIGTERM while the block runs: `folder` holds all
-    that `--resume` needs.
+    """Raise `TrainingStopped` at once on SIGINT and SIGTERM while the block runs: `folder` holds
+    all that `--resume` needs.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
         has_state = (folder / STATE_FILE_NAME).exists()
         rest = "what was saved last is kept" if has_state else "the classifier begins anew"
-        raise Stopped(signal.Signals(number), folder, rest)
+        raise TrainingStopped(signal.Signals(number), folder, rest)
 
     with _handled(end, {}):
         yield

@@ -1,4 +1,4 @@
-"""A run: its pictures, its network, its folder, and where it stands."""
+"""A run: its images, its network, its folder, and where it stands."""
 
 import signal
 import time
@@ -12,32 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli import engines
-from effnet_cli.datasets import Dataset, Subset, checked, difference, scan
-from effnet_cli.evaluate.metrics import Metrics, fitted_temperature, measured, unknown_threshold
-from effnet_cli.finetune import run_dir as keeping
-from effnet_cli.finetune.distributed import Processes
+from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset, scan
+from effnet_cli.evaluate.metrics import (
+    Metrics,
+    compute_metrics,
+    fit_temperature,
+    fit_unknown_threshold,
+)
+from effnet_cli.finetune import run_dir
+from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import keep_freed_memory
 from effnet_cli.finetune.inference import Answering, Floats
-from effnet_cli.finetune.loader import Indexes, Memory, Pictures
+from effnet_cli.finetune.loader import Indexes, Memory, SubsetImages
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase, Phase
-from effnet_cli.finetune.records import Epoch, Trained
+from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.finetune.run_dir import RunFolder, State
-from effnet_cli.finetune.signals import Stop, Stopped, ending, listening
-from effnet_cli.images import PictureLoader
-from effnet_cli.models import build as model
+from effnet_cli.finetune.signals import Stop, TrainingStopped, ending, listening
+from effnet_cli.images import ImageLoader
+from effnet_cli.models import build
 from effnet_cli.models.checkpoint import Arrays, ModelCard, imagenet_card
-from effnet_cli.models.variants import DEFAULT_VARIANT, find
-from effnet_cli.models.weights import Network, resolve
-from effnet_cli.options import (
-    SILENT,
-    EngineOptions,
-    FinetuneTask,
-    Listener,
-    ModelOptions,
-    TrainingPrecision,
-)
+from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
+from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.options import EngineOptions, FinetuneTask, ModelOptions, TrainingPrecision
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import SILENT, Reporter
 
 SAVE_SECONDS = 300  # the state of a long epoch is kept this often
 WORDS_SECONDS = 1.0  # the bar's loss is renewed this often
@@ -49,37 +48,37 @@ class Training:
     def __init__(
         self,
         task: FinetuneTask,
-        processes: Processes,
-        listener: Listener,
+        processes: ProcessGroup,
+        reporter: Reporter,
         stack: ExitStack,
     ) -> None:
         self._started_at = self._saved_at = self._worded_at = time.monotonic()
         self._loss_words = ""
-        self._task, self._processes, self._listener = task, processes, listener
+        self._task, self._processes, self._reporter = task, processes, reporter
         self._options, self._stop = task.options, Stop()
-        self._plan = engines.plan(EngineOptions(device=_device(task.device, processes)))
+        self._plan = engines.plan_engine(EngineOptions(device=_device(task.device, processes)))
         self._device = torch.device(self._plan.device)
         if self._options.precision != "auto":
-            engines.plan(EngineOptions(self._plan.device, "torch", self._options.precision))
+            engines.plan_engine(EngineOptions(self._plan.device, "torch", self._options.precision))
         if self._device.type == "cpu":
             keep_freed_memory()
             torch.set_num_threads(max(1, usable_cores() // processes.on_this_machine))
         if task.resume is None:
-            processes.share(lambda: keeping.check_output(task.output))
+            processes.share(lambda: run_dir.check_output(task.output))
             if task.model.model is not None:
-                model.check_has_weights(task.model.model)
-        self._dataset = processes.share(lambda: _scanned(task, listener))
+                build.check_has_weights(task.model.model)
+        self._dataset = processes.share(lambda: _scanned(task, reporter))
         network = self._base()
         self._card = _card(task, network, self._dataset)
         self._network = self._with_new_head(network)
         self._folder = self._opened_folder(network, stack)
-        loader = PictureLoader(self._card.preprocessing, task.pictures)
+        loader = ImageLoader(self._card.preprocessing, task.images)
         self._memory, self._workers = Memory(), task.workers or usable_cores()
         self._answering = Answering(
-            self._plan, network.variant, self._card, loader, processes, listener
+            self._plan, network.variant, self._card, loader, processes, reporter
         )
-        self._train = self._pictures(self._dataset.train)
-        self._val = self._pictures(self._dataset.val)
+        self._train = self._images(self._dataset.train)
+        self._val = self._images(self._dataset.val)
         self._state = State()
         self._tensors: Arrays | None = None
         if task.resume is not None:
@@ -87,22 +86,24 @@ class Training:
 
     # --- setting up ---
 
-    def _base(self) -> Network:
+    def _base(self) -> Model:
         """The network to start from; the first process fetches it, others find it (or, on other
         machines, fetch it there).
         """
-        network = self._processes.share(lambda: _base(self._task, self._listener))
+        network = self._processes.share(lambda: _base(self._task, self._reporter))
         return network if self._processes.is_first else _base(self._task, SILENT)
 
-    def _pictures(self, subset: Subset) -> Pictures:
-        return Pictures(subset, self._answering.loader, self._memory, self._workers, self._listener)
+    def _images(self, subset: Subset) -> SubsetImages:
+        return SubsetImages(
+            subset, self._answering.loader, self._memory, self._workers, self._reporter
+        )
 
-    def _with_new_head(self, network: Network) -> nn.Module:
+    def _with_new_head(self, network: Model) -> nn.Module:
         torch.manual_seed(self._options.seed)
         if self._options.from_scratch:
-            module = model.build(network.variant, len(network.card.classes)).eval()
+            module = build.build(network.variant, len(network.card.classes)).eval()
         else:
-            module = model.of(network)
+            module = build.load_module(network)
         num_stages = len(list(module.get_submodule("features").children()))
         if self._options.freeze > num_stages:
             raise UsageError(
@@ -110,22 +111,22 @@ class Training:
                 f" {network.variant.name}.",
                 f"Use a number up to {num_stages}.",
             )
-        model.set_head(module, len(self._card.classes), self._options.hidden)
+        build.set_head(module, len(self._card.classes), self._options.hidden)
         return module
 
-    def _opened_folder(self, network: Network, stack: ExitStack) -> RunFolder:
+    def _opened_folder(self, network: Model, stack: ExitStack) -> RunFolder:
         """The run's folder, held by the first process."""
 
         def path() -> Path:
             task = self._task
             if task.resume is not None:
                 return task.resume
-            return keeping.new_path(task.output, task.root, network.variant.name)
+            return run_dir.new_path(task.output, task.root, network.variant.name)
 
         where = self._processes.share(path)
         folder = RunFolder(where)
         if self._processes.is_first:
-            folder = stack.enter_context(keeping.held(where))
+            folder = stack.enter_context(run_dir.held(where))
             folder.write_options(self._task)
         stack.enter_context(ending(where))
         return folder
@@ -142,9 +143,9 @@ class Training:
                 f"The classes are not those that the training began with ({gone}{new}).",
                 "Give the same dataset, or start a new training without --resume.",
             )
-        gone_files, new_files = difference(tensors["file_keys"], self._dataset.file_keys)
+        gone_files, new_files = count_changes(tensors["file_keys"], self._dataset.file_keys)
         if gone_files or new_files:
-            self._listener.note(
+            self._reporter.note(
                 f"The dataset has changed since: {gone_files:,} files are gone or changed, "
                 f"{new_files:,} are new or changed."
             )
@@ -163,18 +164,18 @@ class Training:
             self._options,
         )
         if self._tensors is None and not self._options.from_scratch:
-            head = HeadPhase(*parts, self._listener)
+            head = HeadPhase(*parts, self._reporter)
             yield head
             self._network = self._processes.share(head.best)
             parts = (self._network, *parts[1:])
         if self._options.head_only:
             return
         precision = _precision(self._options.precision, self._device)
-        network = NetworkPhase(*parts, self._listener, precision, self._device, self._processes)
-        self._listener.note(
+        network = NetworkPhase(*parts, self._reporter, precision, self._device, self._processes)
+        self._reporter.note(
             f"The whole network on {self._device}, {precision}: "
             f"{network.epochs} epoch{'s' * (network.epochs != 1)} of {network.steps} updates "
-            f"with about {len(self._train) // network.steps} pictures each, "
+            f"with about {len(self._train) // network.steps} images each, "
             f"learning rate {network.lr:.2g}."
         )
         self._begin(network)
@@ -200,7 +201,7 @@ class Training:
         phase.learner.scaler.load_state_dict(state.scaler)
         phase.schedule.step = (state.epoch - 1) * phase.steps + state.step
         if state.epoch > phase.epochs:
-            self._listener.note(
+            self._reporter.note(
                 "None of them is left to do: --epochs with a larger number goes on."
             )
         self._tensors = None
@@ -215,14 +216,14 @@ class Training:
         if phase.name == "head":
             return False
         if options.patience is not None and state.stale >= options.patience:
-            self._listener.note(f"No better epoch for {state.stale}: --patience ends the training.")
+            self._reporter.note(f"No better epoch for {state.stale}: --patience ends the training.")
             return True
         longest = max(
             (row["seconds"] for row in state.rows if row["phase"] == "network"), default=0
         )
         is_late = options.minutes is not None and self._seconds() + longest > 60 * options.minutes
         if self._processes.agreed(int(is_late), largest=True):
-            self._listener.note("One more epoch would end too late: --minutes ends the training.")
+            self._reporter.note("One more epoch would end too late: --minutes ends the training.")
             return True
         return False
 
@@ -243,7 +244,7 @@ class Training:
 
     def _epoch(self, phase: Phase) -> Epoch:
         state, started = self._state, time.perf_counter()
-        loss, pictures_per_s = self._learn(phase)
+        loss, images_per_s = self._learn(phase)
         answers = phase.answers()
         metrics = self._metrics(self._dataset.val, *answers)
         rank = [metrics.balanced_accuracy if self._options.balance else metrics.top1, -metrics.loss]
@@ -259,7 +260,7 @@ class Training:
             balanced_accuracy=metrics.balanced_accuracy,
             macro_f1=metrics.macro_f1,
             is_best=is_best,
-            pictures_per_s=pictures_per_s,
+            images_per_s=images_per_s,
             seconds=seconds,
         )
         state.rows.append(asdict(row))
@@ -280,7 +281,7 @@ class Training:
         return row
 
     def _learn(self, phase: Phase) -> tuple[float, float]:
-        """The rest of an epoch's steps; their mean loss, and the rate in pictures a second."""
+        """The rest of an epoch's steps; their mean loss, and the rate in images a second."""
         state, started, before = self._state, time.perf_counter(), self._state.seen
         total = torch.tensor(state.loss, device=phase.device)
         for inputs, labels, size in phase.batches(state.epoch, state.step):
@@ -288,7 +289,7 @@ class Training:
             phase.after_step()
             state.step += 1
             state.seen += size
-            self._listener.progress(self._words(phase, total), state.seen, len(phase))
+            self._reporter.progress(self._words(phase, total), state.seen, len(phase))
             self._look_up(phase, total)
         loss = sum(self._processes.collected(float(total))) / state.seen
         if phase.name == "head":
@@ -312,9 +313,9 @@ class Training:
         self.end_if_asked()
 
     def end_if_asked(self) -> None:
-        """End with `Stopped` if a signal has asked for it."""
+        """End with `TrainingStopped` if a signal has asked for it."""
         if self._stop.number:
-            raise Stopped(signal.Signals(self._stop.number), self._folder.path)
+            raise TrainingStopped(signal.Signals(self._stop.number), self._folder.path)
 
     def _words(self, phase: Phase, total: Tensor) -> str:
         """What the bar says; the loss waits for the device, so it is asked for once a second."""
@@ -344,35 +345,35 @@ class Training:
         if not self._processes.is_first:
             return
         labels = self._dataset.val.labels[indexes]
-        temperature = fitted_temperature(logits, labels)
-        confidences = engines.probabilities(logits, temperature).max(axis=1)
+        temperature = fit_temperature(logits, labels)
+        confidences = engines.softmax(logits, temperature).max(axis=1)
         best = self._state.best
         card = replace(
             self._card,
             metrics={name: best[name] for name in ("phase", "epoch", "metrics")},
             temperature=temperature,
-            unknown_below=unknown_threshold(confidences, logits.argmax(axis=1) == labels),
+            unknown_below=fit_unknown_threshold(confidences, logits.argmax(axis=1) == labels),
         )
         self._folder.write_model(card, phase.network())
 
     def _metrics(self, subset: Subset, indexes: Indexes, logits: Floats) -> Metrics:
-        """The metrics of answers for the pictures at `indexes`; all others have failed."""
+        """The metrics of answers for the images at `indexes`; all others have failed."""
         is_answered = np.zeros(len(subset.labels), dtype=bool)
         is_answered[indexes] = True
         failed = np.concatenate([subset.failed, subset.labels[~is_answered]])
-        return measured(logits, subset.labels[indexes], failed, self._dataset.classes)
+        return compute_metrics(logits, subset.labels[indexes], failed, self._dataset.classes)
 
-    def end(self) -> Trained:
+    def end(self) -> TrainingResult:
         """What came of it; the test split, if there is one, is asked now and never before."""
         test = None
         if self._dataset.test is not None:
             engine = self._answering.loaded(self._processes.share(self._best_module))
-            pictures = self._pictures(self._dataset.test)
+            images = self._images(self._dataset.test)
             test = self._metrics(
-                self._dataset.test, *self._answering.outputs(engine, pictures, "Test")
+                self._dataset.test, *self._answering.outputs(engine, images, "Test")
             )
         best = self._state.best
-        return Trained(
+        return TrainingResult(
             self._folder.model,
             best["phase"],
             best["epoch"],
@@ -383,51 +384,51 @@ class Training:
 
     def _best_module(self) -> nn.Module:
         """The network of the model file."""
-        network = resolve(ModelOptions(model=self._folder.model))
-        return model.of(network).to(self._device)
+        network = resolve_model(ModelOptions(model=self._folder.model))
+        return build.load_module(network).to(self._device)
 
 
 def _is_finite(network: nn.Module) -> bool:
     return bool(torch.stack([p.isfinite().all() for p in network.parameters()]).all())
 
 
-def _device(name: str, processes: Processes) -> str:
+def _device(name: str, processes: ProcessGroup) -> str:
     """The device of this process: several processes on a machine have a GPU each."""
-    device = engines.plan(EngineOptions(device=name)).device
+    device = engines.plan_engine(EngineOptions(device=name)).device
     return f"cuda:{processes.local}" if device == "cuda" and processes.count > 1 else device
 
 
-def _scanned(task: FinetuneTask, listener: Listener) -> Dataset:
-    found = scan(task.root, task.dataset, task.pictures, listener, task.workers)
+def _scanned(task: FinetuneTask, reporter: Reporter) -> Dataset:
+    found = scan(task.root, task.dataset, task.images, reporter, task.workers)
     for finding in found.findings:
         if finding.level != "error":
-            listener.note(f"{finding.message} {finding.hint}".strip())
-    return checked(found)
+            reporter.note(f"{finding.message} {finding.hint}".strip())
+    return require_dataset(found)
 
 
-def _base(task: FinetuneTask, listener: Listener) -> Network:
+def _base(task: FinetuneTask, reporter: Reporter) -> Model:
     """The network to start from."""
     if task.options.from_scratch:
         return _untrained(task.model)
-    network = resolve(task.model, listener)
-    listener.note(f"Starts from {network.variant.name}: {network.path}")
+    network = resolve_model(task.model, reporter)
+    reporter.note(f"Starts from {network.variant.name}: {network.path}")
     return network
 
 
-def _untrained(options: ModelOptions) -> Network:
+def _untrained(options: ModelOptions) -> Model:
     if options.model is not None or options.weights is not None:
         raise UsageError(
             "--from-scratch starts without weights, and --model or --weights names some.",
             "Leave one of them out.",
         )
-    variant = find(DEFAULT_VARIANT if options.variant is None else options.variant)
-    return Network(variant, imagenet_card(variant.name, variant.preprocessing), Path(), "")
+    variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
+    return Model(variant, imagenet_card(variant.name, variant.preprocessing), Path(), "")
 
 
-def _card(task: FinetuneTask, network: Network, dataset: Dataset) -> ModelCard:
-    """The card of the new model: its network sees the whole shorter side of a picture.
+def _card(task: FinetuneTask, network: Model, dataset: Dataset) -> ModelCard:
+    """The card of the new model: its network sees the whole shorter side of an image.
 
-    Training sees pictures larger than they are in validation (views are parts of them), so that
+    Training sees images larger than they are in validation (views are parts of them), so that
     validation gains from showing more of them (Touvron et al. 2019, arXiv 1906.06423).
     """
     before = network.card.preprocessing

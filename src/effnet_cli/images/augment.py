@@ -1,7 +1,7 @@
-"""Training views: a picture -> one of the many squares that it might have been.
+"""Training views: an image -> one of the many squares that it might have been.
 
-A view starts from the same opened picture as validation's, and is made of two calls of Pillow: one
-resize of a random box (and, where a picture is turned, one affine transform), one colour matrix.
+A view starts from the same opened image as validation's, and is made of two calls of Pillow: one
+resize of a random box (and, where an image is turned, one affine transform), one colour matrix.
 What is drawn depends on the seeds alone, never on the number of threads.
 """
 
@@ -24,8 +24,8 @@ YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 
 
 
 @dataclass(frozen=True, slots=True)
-class Views:
-    """What is made of pictures: views by `recipe`, `crop_px` wide and high, drawn by `seeds`."""
+class Augmentation:
+    """What is made of images: views by `recipe`, `crop_px` wide and high, drawn by `seeds`."""
 
     recipe: "Recipe"
     crop_px: int
@@ -34,12 +34,12 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How far a view may be from the picture.
+    """How far a view may be from the image.
 
     `side` is the share of the network's own resolution at which the whole network learns: views are
-    parts of pictures, blown up, and smaller squares undo that, so that things are about as large as
+    parts of images, blown up, and smaller squares undo that, so that things are about as large as
     in validation (Touvron et al. 2019, arXiv 1906.06423), and learned from faster.
-    `area` and `aspect` are the least share of the picture's area and the largest change of its
+    `area` and `aspect` are the least share of the image's area and the largest change of its
     shape that a box keeps (Inception's crop, but with a much larger least share than the 0.08 of
     training from scratch). `turn_degrees` and `shear` bound the affine transform, which is done
     with the chance `turn_chance`. `light`, `contrast` and `colour` bound the factors of brightness,
@@ -91,10 +91,10 @@ RECIPES: Mapping[Augment, Recipe] = {
 }
 
 
-def view(
-    image: Image.Image, preprocessing: Preprocessing, views: Views, index: int
+def augment_image(
+    image: Image.Image, preprocessing: Preprocessing, views: Augmentation, index: int
 ) -> npt.NDArray[np.uint8]:
-    """One training view of an RGB picture, the dataset's `index`-th: uint8 [crop_px,crop_px,3].
+    """One training view of an RGB image, the dataset's `index`-th: uint8 [crop_px,crop_px,3].
 
     `preprocessing` gives the interpolation and the neutral colour.
     """
@@ -102,28 +102,28 @@ def view(
     rng = np.random.default_rng((*views.seeds, index))
     resample = FILTERS[preprocessing.interpolation]
     box = _box(image.width, image.height, recipe, rng)
-    square = image.resize((crop_px, crop_px), resample, box=box)
+    crop = image.resize((crop_px, crop_px), resample, box=box)
     if rng.random() < recipe.flip_chance:
-        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < recipe.turn_chance:
         fill = tuple(round(255 * mean) for mean in preprocessing.mean)
-        square = square.transform(
-            square.size,
+        crop = crop.transform(
+            crop.size,
             Image.Transform.AFFINE,
             _turn(crop_px, recipe, rng),
             Image.Resampling.BILINEAR,
             fillcolor=fill,
         )
-    matrix = _colours(square, recipe, rng)
+    matrix = _colours(crop, recipe, rng)
     if matrix is not None:
-        square = square.convert("RGB", matrix)
-    return np.asarray(square)
+        crop = crop.convert("RGB", matrix)
+    return np.asarray(crop)
 
 
 def _box(
     width: int, height: int, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A box (left, upper, right, lower) of the picture, in pixels and fractions of them.
+    """A box (left, upper, right, lower) of the image, in pixels and fractions of them.
 
     Without randomness it is the centre square, as the network sees it.
     """
@@ -156,7 +156,7 @@ def _turn(
 
 
 def _colours(
-    square: Image.Image, recipe: Recipe, rng: np.random.Generator
+    crop: Image.Image, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[float, ...] | None:
     """Brightness, contrast, saturation and hue as one matrix [3,4], row by row; `None` for none."""
     if not (recipe.light or recipe.contrast or recipe.colour or recipe.hue_degrees):
@@ -175,6 +175,6 @@ def _colours(
         ]
     )
     matrix = light * contrast * (np.linalg.inv(YIQ) @ turn @ YIQ)
-    mean = LUMA @ np.asarray(square.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0]
+    mean = LUMA @ np.asarray(crop.resize((1, 1), Image.Resampling.BOX), dtype=np.float64)[0, 0]
     offset = np.full((3, 1), light * (1 - contrast) * mean)
     return tuple(float(value) for value in np.hstack([matrix, offset]).ravel())

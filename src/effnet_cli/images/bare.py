@@ -1,4 +1,4 @@
-"""Picture files without what is not the picture: for those whose notes are broken and pixels are
+"""Image files without what is not the image: for those whose notes are broken and pixels are
 not.
 """
 

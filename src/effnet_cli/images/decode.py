@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from effnet_cli.images.bare import bare
 from effnet_cli.images.sniff import HEIC, Content
 from effnet_cli.images.sources import CONVERT
-from effnet_cli.system.errors import PictureError
+from effnet_cli.system.errors import ImageError
 
 NO_SEGMENTS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # JPEG's markers without a length
 # What Pillow says of files that are whole, but of a kind that it does not decode.
@@ -24,7 +24,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def opened_by_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFile:
-    """A picture whose header is read; broken notes in it are left out.
+    """An image whose header is read; broken notes in it are left out.
 
     Raises:
         Exception: Pillow's own, for `translated`.
@@ -124,10 +124,10 @@ def translated(content: Content) -> Iterator[None]:
     """
     try:
         yield
-    except PictureError:
+    except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
-        raise PictureError(
+        raise ImageError(
             "too_large",
             f"This is {content.description} with more pixels than the limit allows.",
             "Raise the limit with --max-pixels if you trust it.",
@@ -135,13 +135,13 @@ def translated(content: Content) -> Iterator[None]:
     except OSError as error:
         # EINVAL: a damaged file sent the decoder to a place before its start
         if error.errno not in (None, errno.EINVAL):
-            raise PictureError(
+            raise ImageError(
                 "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
             ) from error
         raise _damaged(content, error) from error
     except Exception as error:
         if _is_text_limit(error):
-            raise PictureError(
+            raise ImageError(
                 "too_large",
                 f"This is {content.description} with more text or colour profile than is unpacked.",
                 CONVERT,
@@ -149,7 +149,7 @@ def translated(content: Content) -> Iterator[None]:
         raise _damaged(content, error) from error
 
 
-def _damaged(content: Content, error: Exception) -> PictureError:
+def _damaged(content: Content, error: Exception) -> ImageError:
     is_worded = isinstance(error, OSError | ValueError | SyntaxError | NotImplementedError)
     reason = " ".join(str(error).split()).rstrip(".") if is_worded else ""
     is_wrapped = any(isinstance(value, Exception) for value in error.args)
@@ -158,12 +158,12 @@ def _damaged(content: Content, error: Exception) -> PictureError:
     # the container of HEIC takes any coding, so that what is whole may be of a kind not known here
     is_other_coding = content.format == HEIC and "end of file" not in reason
     if is_other_coding or reason.lower().startswith(UNSUPPORTED):
-        return PictureError(
+        return ImageError(
             "unsupported_format",
             f"This is {content.description} of a rare kind ({reason}).",
             CONVERT,
         )
-    return PictureError(
+    return ImageError(
         "truncated",
         f"This is {content.description} that is cut off or damaged ({reason}).",
         "Fetch it again.",

@@ -1,4 +1,4 @@
-"""From what a person typed to the pictures it names, one by one, in flat memory."""
+"""From what a person typed to the images it names, one by one, in flat memory."""
 
 import codecs
 import glob
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
-from effnet_cli.system.errors import PictureError, UsageError
+from effnet_cli.system.errors import ImageError, UsageError
 
 OPENED_SUFFIXES = (
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .ico .tga .icb"
     " .vda .vst .ppm .pgm .pbm .pnm .jp2 .j2k .jpf .jpx .j2c"
 )
-# Pictures to a person: that they cannot be opened is said, not passed over in silence.
+# Images to a person: that they cannot be opened is said, not passed over in silence.
 OTHER_SUFFIXES = ".heic .heif .jxl .svg .psd .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .exr .hdr .xcf"
-PICTURE_SUFFIXES = frozenset(f"{OPENED_SUFFIXES} {OTHER_SUFFIXES}".split())
+IMAGE_SUFFIXES = frozenset(f"{OPENED_SUFFIXES} {OTHER_SUFFIXES}".split())
 # What systems leave in folders; names that start with a dot are ignored as well.
 SYSTEM_NAMES = frozenset(
     (
@@ -38,26 +38,26 @@ SYSTEM_NAMES = frozenset(
     )
 )
 STDIN = "-"
-PassedOver = Literal["ignored", "not_picture", "seen_again"]
+SkipReason = Literal["ignored", "not_image", "seen_again"]
 Identity = tuple[int, int]  # the device and number of a file or folder, whatever its name
 
 
-def _folder_error(message: str) -> PictureError:
-    return PictureError("not_a_file", message, "Give a picture file, or a folder that has some.")
+def _folder_error(message: str) -> ImageError:
+    return ImageError("not_a_file", message, "Give an image file, or a folder that has some.")
 
 
 class Url(str):
-    """A picture's source that is an address, not a path."""
+    """An image's source that is an address, not a path."""
 
 
-class Found(NamedTuple):
+class ImageInput(NamedTuple):
     """One input: its name as a person knows it, and the path or the bytes to open, or why there is
     nothing to open.
     """
 
     name: str
     source: str | bytes | None
-    error: PictureError | None = None
+    error: ImageError | None = None
 
 
 class _Entry(NamedTuple):
@@ -73,28 +73,28 @@ class _Level:
     """A folder that the walk is in: what is left of it, and whether it gave anything."""
 
     path: str
-    entries: Iterator[_Entry | Found]
+    entries: Iterator[_Entry | ImageInput]
     found: bool = False
 
 
 @dataclass(slots=True)
 class Finder:
-    """The pictures that `inputs` name, in order; iterate once.
+    """The images that `inputs` name, in order; iterate once.
 
     An input is a file, a folder (searched with all its subfolders, in the order of the names), an
     address (http or https), a glob pattern, `@LIST` (a file with one path a line, or paths ended by
-    NUL), or `-` (such a list, or one picture's bytes, on stdin). A path that exists comes before
-    every other meaning. What is named itself always gives a `Found`; in folders, files that are
-    pictures neither by name nor by content are only counted in `not_pictures`. `heard` is told of
+    NUL), or `-` (such a list, or one image's bytes, on stdin). A path that exists comes before
+    every other meaning. What is named itself always gives an `ImageInput`; in folders, files that
+    are images neither by name nor by content are only counted in `not_images`. `heard` is told of
     everything that is passed over; links to the folders `above` (those around a folder that is an
     input) are not entered.
     """
 
     inputs: Sequence[str]
     stdin: io.BufferedReader | None = None
-    not_pictures: int = 0
+    not_images: int = 0
     linked_twice: int = 0
-    heard: Callable[[PassedOver, str], None] = lambda why, path: None
+    heard: Callable[[SkipReason, str], None] = lambda why, path: None
     above: frozenset[Identity] = frozenset()
     _folders: set[Identity] = field(default_factory=set)
     _linked: set[Identity] = field(default_factory=set)
@@ -114,7 +114,7 @@ class Finder:
             return None
         return sum(1 for _ in Finder(self.inputs))
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[ImageInput]:
         for text in self.inputs:
             if text == STDIN:
                 yield from self._read_stdin()
@@ -127,25 +127,25 @@ class Finder:
             else:
                 yield from self._path(text)
 
-    def _path(self, path: str) -> Iterator[Found]:
-        """What one path names: a file, or all pictures of a folder."""
+    def _path(self, path: str) -> Iterator[ImageInput]:
+        """What one path names: a file, or all images of a folder."""
         if _is_address(path):
             yield _at_address(path)
             return
         if not os.path.isdir(path):
-            yield Found(path, path)
+            yield ImageInput(path, path)
             return
         self._folders.clear()
         self._linked.clear()
-        pictures = self._walk(path)
-        first = next(pictures, None)
+        images = self._walk(path)
+        first = next(images, None)
         if first is None:
-            yield Found(path, None, _folder_error("This folder has no pictures in it."))
+            yield ImageInput(path, None, _folder_error("This folder has no images in it."))
         else:
-            yield from chain((first,), pictures)
+            yield from chain((first,), images)
 
-    def _walk(self, top: str) -> Iterator[Found]:
-        """The pictures below `top`; every real folder and every linked file once, so that loops of
+    def _walk(self, top: str) -> Iterator[ImageInput]:
+        """The images below `top`; every real folder and every linked file once, so that loops of
         links end.
         """
         root = os.path.realpath(top)
@@ -157,22 +157,22 @@ class Finder:
                 levels.pop()
                 if levels:
                     levels[-1].found |= level.found
-                    if not level.found and is_picture_name(level.path):
-                        yield Found(
-                            level.path, None, _folder_error("This is a folder, not a picture file.")
+                    if not level.found and is_image_name(level.path):
+                        yield ImageInput(
+                            level.path, None, _folder_error("This is a folder, not an image file.")
                         )
-            elif isinstance(entry, Found):
+            elif isinstance(entry, ImageInput):
                 level.found = True
                 yield entry
             elif entry.is_folder:
                 levels.append(_Level(entry.path, self._entries(entry.path)))
-            elif self._is_picture(entry.path) and not (
+            elif self._is_image(entry.path) and not (
                 entry.is_link and self._is_seen_link(entry.path, root)
             ):
                 level.found = True
-                yield Found(entry.path, entry.path)
+                yield ImageInput(entry.path, entry.path)
 
-    def _entries(self, folder: str) -> Iterator[_Entry | Found]:
+    def _entries(self, folder: str) -> Iterator[_Entry | ImageInput]:
         """What lies in a folder, in the order of the names; nothing the second time that a link
         leads here.
         """
@@ -189,7 +189,9 @@ class Finder:
                 )
         except OSError as error:
             message = f"The folder cannot be read: {error.strerror}."
-            yield Found(folder, None, PictureError("unreadable", message, "Check its permissions."))
+            yield ImageInput(
+                folder, None, ImageError("unreadable", message, "Check its permissions.")
+            )
             return
         for name, is_link, is_folder in entries:
             yield _Entry(os.path.join(folder, name), is_link, is_folder)
@@ -200,11 +202,11 @@ class Finder:
             return False
         return True
 
-    def _is_picture(self, path: str) -> bool:
-        if is_picture_name(path) or is_picture_content(path):
+    def _is_image(self, path: str) -> bool:
+        if is_image_name(path) or is_image_content(path):
             return True
-        self.not_pictures += 1
-        self.heard("not_picture", path)
+        self.not_images += 1
+        self.heard("not_image", path)
         return False
 
     def _is_seen_link(self, path: str, root: str) -> bool:
@@ -220,7 +222,7 @@ class Finder:
         listed = (
             inside
             and not any(map(is_ignored, below))
-            and (is_picture_name(target) or is_picture_content(target))
+            and (is_image_name(target) or is_image_content(target))
         )
         if listed or identity in self._linked:
             self.linked_twice += 1
@@ -228,17 +230,17 @@ class Finder:
         self._linked.add(identity)
         return False
 
-    def _glob(self, pattern: str) -> Iterator[Found]:
+    def _glob(self, pattern: str) -> Iterator[ImageInput]:
         paths = sorted(set(_matches(pattern)))
         if not paths:
-            error = PictureError(
+            error = ImageError(
                 "missing", "No file matches this pattern.", "Check it, and quote it for the shell."
             )
-            yield Found(pattern, None, error)
+            yield ImageInput(pattern, None, error)
         for path in paths:
             yield from self._path(path)
 
-    def _list(self, path: str) -> Iterator[Found]:
+    def _list(self, path: str) -> Iterator[ImageInput]:
         try:
             with Path(path).open("rb") as file:
                 content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
@@ -253,8 +255,8 @@ class Finder:
                 "Give a file with one path a line after the @.",
             ) from error
 
-    def _read_stdin(self) -> Iterator[Found]:
-        """Paths, or the bytes of one picture: the first bytes tell. Paths may begin like a picture
+    def _read_stdin(self) -> Iterator[ImageInput]:
+        """Paths, or the bytes of one image: the first bytes tell. Paths may begin like an image
         (`BMW.jpg`), but then there is such a file.
         """
         stdin = self.stdin or cast(io.BufferedReader, sys.stdin.buffer)
@@ -263,9 +265,9 @@ class Finder:
         if sniff(head) is None or os.path.lexists(os.fsdecode(first)):
             yield from self._lines(stdin)
         else:
-            yield Found(STDIN, stdin.read())
+            yield ImageInput(STDIN, stdin.read())
 
-    def _lines(self, file: io.BufferedReader) -> Iterator[Found]:
+    def _lines(self, file: io.BufferedReader) -> Iterator[ImageInput]:
         for number, line in enumerate(_split_lines(file)):
             if number == 0:
                 line = line.removeprefix(codecs.BOM_UTF8)  # Windows' editors put it there
@@ -277,12 +279,12 @@ def _is_address(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None and not os.path.lexists(text)
 
 
-def _at_address(text: str) -> Found:
+def _at_address(text: str) -> ImageInput:
     scheme = text.partition("://")[0]
     if scheme.lower() in ("http", "https"):
-        return Found(text, Url(text))
+        return ImageInput(text, Url(text))
     message = f"Addresses with {scheme}:// are not fetched, only http:// and https://."
-    return Found(text, None, PictureError("unreadable", message, "Download it first."))
+    return ImageInput(text, None, ImageError("unreadable", message, "Download it first."))
 
 
 def _is_list(text: str) -> bool:
@@ -340,13 +342,13 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file of this name is a picture to a person."""
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is an image to a person."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def is_picture_content(path: str) -> bool:
-    """Whether a regular file without a picture's name is a picture by its first bytes."""
+def is_image_content(path: str) -> bool:
+    """Whether a regular file without an image's name is an image by its first bytes."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
@@ -354,4 +356,4 @@ def is_picture_content(path: str) -> bool:
             content = sniff(file.read(HEAD_BYTES))
     except OSError:
         return False
-    return content is not None and content.is_picture
+    return content is not None and content.is_image

@@ -1,4 +1,4 @@
-"""A picture's bytes -> the network's input: one loader for every command, NumPy and Pillow only."""
+"""An image's bytes -> the network's input: one loader for every command, NumPy and Pillow only."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ from effnet_cli.images.decode import count_of, has_many_scans, opened_by_pillow,
 from effnet_cli.images.finder import Url
 from effnet_cli.images.resize import place, resize_and_crop
 from effnet_cli.images.sniff import Content
-from effnet_cli.images.sources import Source, identified, opened
+from effnet_cli.images.sources import ImageSource, identified, opened
 from effnet_cli.images.upright import first, flattened, turn_upright, widen_clear_colour
 from effnet_cli.images.views import VIEWS
 from effnet_cli.models.variants import Preprocessing
-from effnet_cli.options import PictureOptions
-from effnet_cli.system.errors import PictureError
+from effnet_cli.options import ImageOptions
+from effnet_cli.system.errors import ImageError
 
 # A JPEG is decoded at the smallest scale that keeps this many times the pixels (per side) that the
-# resize needs: at 2 the picture differs by 0.4 of 255 on average from the full decode, at 1 by 1.4.
+# resize needs: at 2 the image differs by 0.4 of 255 on average from the full decode, at 1 by 1.4.
 DCT_OVERSAMPLING = 2
 # A JPEG may be gone over once for each of its scans. Cameras and libraries write about ten;
 # a small file with thousands of empty ones would keep the decoder for hours.
-MAX_FULL_SCANS = 32  # over a picture of the largest permitted size; smaller ones may have more
+MAX_FULL_SCANS = 32  # over an image of the largest permitted size; smaller ones may have more
 # Of one text or colour profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
 MAX_TEXT_BYTES = 16 << 20
 TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
 
 
 @dataclass(frozen=True, slots=True)
-class PictureLoader:
-    """Opens pictures and makes the network's input of them.
+class ImageLoader:
+    """Opens images and makes the network's input of them.
 
     With the options' defaults, `load(source)` equals torchvision's `weights.transforms()` on the
-    same decoded picture, to the last bit. Safe to use from several threads.
+    same decoded image, to the last bit. Safe to use from several threads.
     """
 
     preprocessing: Preprocessing
-    options: PictureOptions = PictureOptions()
+    options: ImageOptions = ImageOptions()
 
     def __post_init__(self) -> None:
         # Pillow's limit is global to the process; it also guards what our look at the header cannot
@@ -50,35 +50,35 @@ class PictureLoader:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT_BYTES)
 
-    def load(self, source: Source) -> npt.NDArray[np.float32]:
-        """The network's input for one picture: float32 [3,crop_px,crop_px].
+    def load(self, source: ImageSource) -> npt.NDArray[np.float32]:
+        """The network's input for one image: float32 [3,crop_px,crop_px].
 
         Args:
-            source: a path, or the bytes of a picture file.
+            source: a path, or the bytes of an image file.
 
         Raises:
-            PictureError: the picture cannot be answered; `kind` says why.
+            ImageError: the image cannot be answered; `kind` says why.
         """
         return self.normalise(self.fit(self.open(source)))
 
-    def squares(self, source: Source) -> npt.NDArray[np.uint8]:
-        """What the network sees of one picture, a square for each view: uint8
+    def crops(self, source: ImageSource) -> npt.NDArray[np.uint8]:
+        """What the network sees of one image, a square for each view: uint8
         [V,crop_px,crop_px,3].
 
         Raises:
-            PictureError: as `load`.
+            ImageError: as `load`.
         """
         image = self.open(source)
         if self.options.views == 1:
             return self.fit(image)[None]
         return np.stack([self.fit(view.of(image)) for view in VIEWS[: self.options.views]])
 
-    def open(self, source: Source) -> Image.Image:
-        """The picture as RGB: first frame, upright by its EXIF orientation, transparency over
+    def open(self, source: ImageSource) -> Image.Image:
+        """The image as RGB: first frame, upright by its EXIF orientation, transparency over
         white, 8 bits a channel.
 
         Raises:
-            PictureError: as `load`.
+            ImageError: as `load`.
         """
         if isinstance(source, Url):
             return self.open(self._fetched(source))
@@ -89,7 +89,7 @@ class PictureLoader:
 
     def _fetched(self, url: Url) -> bytes:
         if self.options.offline:
-            raise PictureError(
+            raise ImageError(
                 "unreadable", "With --offline no address is asked.", "Leave out --offline."
             )
         from effnet_cli.images.remote import fetched  # 40 ms that few need
@@ -98,14 +98,14 @@ class PictureLoader:
 
     def _decoded(self, file: BinaryIO, content: Content) -> Image.Image:
         with opened_by_pillow(file, content) as image:
-            self._check_size("picture", image.width, image.height)
+            self._check_size("image", image.width, image.height)
             if image.format == "TIFF":
-                # the decoder makes room for a whole tile, however small the picture is
+                # the decoder makes room for a whole tile, however small the image is
                 tags = image.getexif()
                 width, height = (
                     first(tags.get(tag)) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT)
                 )
-                self._check_size("picture's tile", width or 0, height or 0)
+                self._check_size("image's tile", width or 0, height or 0)
             if has_many_scans(image, file):
                 self._check_scans(file, image.width * image.height)
             if not self.options.exact_decode and image.format in ("JPEG", "MPO"):
@@ -121,7 +121,7 @@ class PictureLoader:
     def _check_size(self, what: str, width: int, height: int) -> None:
         pixels = width * height
         if pixels > self.options.max_pixels:
-            raise PictureError(
+            raise ImageError(
                 "too_large",
                 f"This {what} has {pixels:,} pixels ({width} x {height}), "
                 f"more than the limit of {self.options.max_pixels:,}.",
@@ -131,31 +131,31 @@ class PictureLoader:
     def _check_scans(self, file: BinaryIO, pixels: int) -> None:
         scans = count_of(file, b"\xff\xda")
         if scans * pixels > MAX_FULL_SCANS * self.options.max_pixels:
-            raise PictureError(
+            raise ImageError(
                 "too_large",
-                f"This JPEG picture goes over its {pixels:,} pixels {scans:,} times.",
+                f"This JPEG image goes over its {pixels:,} pixels {scans:,} times.",
                 "Raise the limit with --max-pixels if you trust it.",
             )
 
     def fit(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """The square that the network sees of an RGB picture: uint8 [crop_px,crop_px,3]."""
+        """The square that the network sees of an RGB image: uint8 [crop_px,crop_px,3]."""
         crop_px = self.preprocessing.crop_px
         placement = place(image.width, image.height, self.preprocessing, self.options.fit)
         part = resize_and_crop(image, placement, crop_px, self.preprocessing.interpolation)
         if part.size == (crop_px, crop_px):
             return np.asarray(part)
         neutral = tuple(round(255 * mean) for mean in self.preprocessing.mean)
-        square = Image.new("RGB", (crop_px, crop_px), neutral)
-        square.paste(part, (-placement.left, -placement.top))
-        return np.asarray(square)
+        crop = Image.new("RGB", (crop_px, crop_px), neutral)
+        crop.paste(part, (-placement.left, -placement.top))
+        return np.asarray(crop)
 
-    def normalise(self, square: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def normalise(self, crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 [H,W,3] -> float32 [3,H,W]: scaled to 0..1, then (value - mean) / std.
 
         Each step rounds to float32 as torchvision's does, so that no bit differs.
         """
         values = np.true_divide(
-            np.ascontiguousarray(square.transpose(2, 0, 1)), np.float32(255), dtype=np.float32
+            np.ascontiguousarray(crop.transpose(2, 0, 1)), np.float32(255), dtype=np.float32
         )
         values -= np.array(self.preprocessing.mean, dtype=np.float32)[:, None, None]
         values /= np.array(self.preprocessing.std, dtype=np.float32)[:, None, None]

@@ -1,4 +1,4 @@
-"""Pictures behind an address: fetched into memory, within limits."""
+"""Images behind an address: fetched into memory, within limits."""
 
 import time
 import urllib.error
@@ -6,11 +6,11 @@ import urllib.parse
 from http.client import HTTPException
 from typing import Any
 
-from effnet_cli.system import http as web
-from effnet_cli.system.errors import PictureError
+from effnet_cli.system.errors import ImageError
+from effnet_cli.system.http import describe_failure, open_url
 
-MAX_BYTES = 100_000_000  # of one picture's file
-FETCH_SECONDS = 30.0  # for one picture, where no --timeout says otherwise
+MAX_BYTES = 100_000_000  # of one image's file
+FETCH_SECONDS = 30.0  # for one image, where no --timeout says otherwise
 CHUNK_BYTES = 1 << 16
 GONE = (404, 410)  # answers that mean that there is no such file
 
@@ -19,12 +19,12 @@ def fetched(url: str, timeout_s: float | None) -> bytes:
     """The bytes behind an address.
 
     Raises:
-        PictureError: `missing`, `too_large`, `timeout` or `unreadable`.
+        ImageError: `missing`, `too_large`, `timeout` or `unreadable`.
     """
     limit_s = timeout_s or FETCH_SECONDS
     deadline = time.monotonic() + limit_s
     try:
-        with web.opened(_escaped(url)) as response:
+        with open_url(_escaped(url)) as response:
             return _read(response, deadline, limit_s)
     except urllib.error.HTTPError as error:
         error.close()
@@ -41,10 +41,10 @@ def _escaped(url: str) -> str:
 
     Raises:
         ValueError: it is none.
-        PictureError: it brings a user's name.
+        ImageError: it brings a user's name.
     """
     if "@" in urllib.parse.urlsplit(url).netloc:
-        raise PictureError(
+        raise ImageError(
             "unreadable", "Addresses with a user name are not fetched.", "Download it first."
         )
     return urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
@@ -60,13 +60,13 @@ def _read(response: Any, deadline: float, limit_s: float) -> bytes:
         if len(content) > MAX_BYTES:
             raise _too_large(len(content))
         if time.monotonic() > deadline:
-            raise PictureError(
+            raise ImageError(
                 "timeout",
                 f"Fetching it took longer than {limit_s:g} s.",
                 "Try again, or raise --timeout.",
             )
     if length.isdecimal() and len(content) < int(length):
-        raise PictureError(
+        raise ImageError(
             "truncated",
             f"The connection broke off after {len(content):,} of {int(length):,} bytes.",
             "Try again.",
@@ -74,13 +74,15 @@ def _read(response: Any, deadline: float, limit_s: float) -> bytes:
     return bytes(content)
 
 
-def _too_large(size_bytes: int) -> PictureError:
-    return PictureError(
+def _too_large(size_bytes: int) -> ImageError:
+    return ImageError(
         "too_large",
         f"The file has {size_bytes:,} bytes or more, above the limit of {MAX_BYTES:,}.",
         "Download it yourself if you trust it.",
     )
 
 
-def _failed(kind: str, error: Exception) -> PictureError:
-    return PictureError(kind, f"It cannot be fetched: {web.problem(error)}.", "Check the address.")
+def _failed(kind: str, error: Exception) -> ImageError:
+    return ImageError(
+        kind, f"It cannot be fetched: {describe_failure(error)}.", "Check the address."
+    )

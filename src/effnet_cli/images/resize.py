@@ -1,4 +1,4 @@
-"""Resize and crop, to the bit as torchvision's `weights.transforms()` does it on a Pillow picture.
+"""Resize and crop, to the bit as torchvision's `weights.transforms()` does it on a Pillow image.
 
 Pillow resizes in two passes and rounds to 8 bits between them, so that each pass may be given only
 what the crop keeps of the other axis, and the result stays the same to the last bit if the passes
@@ -16,15 +16,15 @@ from effnet_cli.options import Fit
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SUPPORT_PX = {"bilinear": 1.0, "bicubic": 2.0}
-# Pillow's fixed-point arithmetic for 8-bit pictures (Pillow, src/libImaging/Resample.c)
+# Pillow's fixed-point arithmetic for 8-bit images (Pillow, src/libImaging/Resample.c)
 PRECISION_BITS = 32 - 8 - 2
-# A picture longer than this many times its shorter side is resized window by window: Pillow would
+# An image longer than this many times its shorter side is resized window by window: Pillow would
 # make all of the long side, 1,280,000 pixels for 1x5000 at 256, of which the crop keeps 224.
 EXTREME_ASPECT = 16
 
 
 class Placement(NamedTuple):
-    """Where a picture goes: resized to `width` x `height`, of which the crop starts at `left`,
+    """Where an image goes: resized to `width` x `height`, of which the crop starts at `left`,
     `top` (may be < 0).
     """
 
@@ -35,7 +35,7 @@ class Placement(NamedTuple):
 
 
 def place(width: int, height: int, preprocessing: Preprocessing, fit: Fit) -> Placement:
-    """The placement of a `width` x `height` picture (pixels, at least 1x1).
+    """The placement of a `width` x `height` image (pixels, at least 1x1).
 
     `crop`: shorter side to `resize_px`, centre crop, as the weights were evaluated. `pad`: longer
     side to `crop_px`, the rest of the square is filled. `stretch`: both sides to `crop_px`,
@@ -63,9 +63,9 @@ def place(width: int, height: int, preprocessing: Preprocessing, fit: Fit) -> Pl
 def resize_and_crop(
     image: Image.Image, placement: Placement, crop_px: int, interpolation: Interpolation
 ) -> Image.Image:
-    """The part of an RGB picture, resized as `placement` says, that lies in the `crop_px` square.
+    """The part of an RGB image, resized as `placement` says, that lies in the `crop_px` square.
 
-    It is `crop_px` x `crop_px` unless the resized picture is smaller than the square (`pad`).
+    It is `crop_px` x `crop_px` unless the resized image is smaller than the square (`pad`).
     """
     width, height, left, top = placement
     left, right = max(left, 0), min(left + crop_px, width)
@@ -90,7 +90,7 @@ def resize_and_crop(
 
 
 def _rows_come_first(image: Image.Image, placement: Placement) -> bool:
-    """Since 13.0 Pillow shrinks a picture's height first if it shrinks by much more than the width
+    """Since 13.0 Pillow shrinks an image's height first if it shrinks by much more than the width
     (Pillow, src/libImaging/Resample.c).
     """
     return image.height - placement.height > 2 * max(0, image.width - placement.width)

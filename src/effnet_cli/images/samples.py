@@ -1,11 +1,11 @@
-"""Where the pictures are that come with effnet."""
+"""Where the images are that come with effnet."""
 
 from pathlib import Path
 
 FOLDER_NAME = "sample_images"
 
 
-def samples_folder() -> Path:
+def sample_images_dir() -> Path:
     """Their folder: in the installed package, else beside `src`."""
     installed = Path(__file__).parents[1] / FOLDER_NAME
     return installed if installed.is_dir() else Path(__file__).parents[3] / FOLDER_NAME

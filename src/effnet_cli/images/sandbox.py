@@ -1,4 +1,4 @@
-"""Pictures opened in processes of their own: what hangs or crashes there costs one picture."""
+"""Images opened in processes of their own: what hangs or crashes there costs one image."""
 
 import multiprocessing
 import os
@@ -13,62 +13,62 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.images.loader import PictureLoader
-from effnet_cli.images.sources import Source
+from effnet_cli.images.loader import ImageLoader
+from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.variants import Preprocessing
-from effnet_cli.options import PictureOptions
-from effnet_cli.system.errors import PictureError
+from effnet_cli.options import ImageOptions
+from effnet_cli.system.errors import ImageError
 
 if sys.platform == "linux":
     import fcntl
     import resource
 
 # Address space that a worker may take besides what it has at its start: what libraries want later,
-# and what Pillow's widest modes need for a picture of the permitted size (a float picture and
+# and what Pillow's widest modes need for an image of the permitted size (a float image and
 # copies of it).
 SPARE_BYTES, BYTES_PER_PIXEL = 1 << 30, 24
 END_SECONDS = 5.0  # how long to wait for the exit status of a process that has gone
 
-Squares = npt.NDArray[np.uint8]
+Crops = npt.NDArray[np.uint8]
 # A worker's answer: the squares, or kind, message and hint of the error.
-Answer = Squares | tuple[str, str, str]
+Prediction = Crops | tuple[str, str, str]
 
 
-class IsolatedLoader:
-    """A `PictureLoader` whose decoders run in other processes, one for each thread that asks; one
+class SandboxedLoader:
+    """An `ImageLoader` whose decoders run in other processes, one for each thread that asks; one
     that dies, or takes longer than `timeout_s`, is replaced.
     """
 
-    def __init__(self, preprocessing: Preprocessing, options: PictureOptions) -> None:
-        self._loader = PictureLoader(preprocessing, options)
+    def __init__(self, preprocessing: Preprocessing, options: ImageOptions) -> None:
+        self._loader = ImageLoader(preprocessing, options)
         self._timeout_s = options.timeout_s
         self._own = threading.local()
 
-    def squares(self, source: Source) -> Squares:
-        """As `PictureLoader.squares`.
+    def crops(self, source: ImageSource) -> Crops:
+        """As `ImageLoader.squares`.
 
         Raises:
-            PictureError: also `timeout` and `crashed`.
+            ImageError: also `timeout` and `crashed`.
         """
         worker: _Worker | None = getattr(self._own, "worker", None)
         if worker is None or not worker.is_alive:
             worker = self._own.worker = _Worker(self._loader)
         answer = worker.ask(source, self._timeout_s)
         if isinstance(answer, tuple):
-            raise PictureError(*answer)
+            raise ImageError(*answer)
         return answer
 
-    def normalise(self, square: Squares) -> npt.NDArray[np.float32]:
-        """As `PictureLoader.normalise`: numbers are no danger."""
-        return self._loader.normalise(square)
+    def normalise(self, crop: Crops) -> npt.NDArray[np.float32]:
+        """As `ImageLoader.normalise`: numbers are no danger."""
+        return self._loader.normalise(crop)
 
 
 class _Worker:
-    """One process that opens pictures, and the line to it."""
+    """One process that opens images, and the line to it."""
 
     _starting = threading.Lock()  # multiprocessing's lists of children are not made for threads
 
-    def __init__(self, loader: PictureLoader) -> None:
+    def __init__(self, loader: ImageLoader) -> None:
         methods = multiprocessing.get_all_start_methods()
         # forks of a server without threads: a process in a few milliseconds
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -84,14 +84,14 @@ class _Worker:
             other_end.close()
         self.is_alive = True
 
-    def ask(self, source: Source, timeout_s: float | None) -> Answer:
-        """The squares of a picture, or why there are none; the process is over after a hang or a
+    def ask(self, source: ImageSource, timeout_s: float | None) -> Prediction:
+        """The squares of an image, or why there are none; the process is over after a hang or a
         crash.
         """
         try:
             self._line.send(source)
             if self._line.poll(timeout_s):
-                answer: Answer = self._line.recv()
+                answer: Prediction = self._line.recv()
                 return answer
         except (EOFError, OSError):
             return self._end("crashed")
@@ -116,21 +116,21 @@ def _cause(status: int | None) -> str:
     return f" (signal {-status})"
 
 
-def _serve(line: Connection, preprocessing: Preprocessing, options: PictureOptions) -> None:
+def _serve(line: Connection, preprocessing: Preprocessing, options: ImageOptions) -> None:
     """Answer until nobody asks any more; runs in the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
     _end_with_parent()
     _limit_memory(SPARE_BYTES + BYTES_PER_PIXEL * options.max_pixels)
-    loader = PictureLoader(preprocessing, options)
+    loader = ImageLoader(preprocessing, options)
     with suppress(EOFError, OSError):  # the one who asked has gone
         while True:
             line.send(_answer(loader, line.recv()))
 
 
-def _answer(loader: PictureLoader, source: Source) -> Answer:
+def _answer(loader: ImageLoader, source: ImageSource) -> Prediction:
     try:
-        return loader.squares(source)
-    except PictureError as error:
+        return loader.crops(source)
+    except ImageError as error:
         return error.kind, error.message, error.hint
 
 

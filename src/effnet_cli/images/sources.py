@@ -1,4 +1,4 @@
-"""Only regular files are opened, and only what is a picture by its content."""
+"""Only regular files are opened, and only what is an image by its content."""
 
 import errno
 import importlib.util
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from effnet_cli.images.sniff import HEAD_BYTES, HEIC, TGA_FOOTER, Content, is_text, sniff
-from effnet_cli.system.errors import PictureError
+from effnet_cli.system.errors import ImageError
 
-Source = Path | str | bytes
+ImageSource = Path | str | bytes
 
 HEIC_LIBRARY, HEIC_INSTALL = "pi_heif", "pip install 'effnet-cli[heic]'"
 CONVERT = "Convert it to JPEG or PNG."
-REPLACE = "Give the picture itself."
+REPLACE = "Give the image itself."
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[BinaryIO]:
+def opened(source: ImageSource) -> Iterator[BinaryIO]:
     """A readable, seekable file of the source; only regular files are opened, so that nothing can
     hang.
     """
@@ -41,22 +41,20 @@ def opened(source: Source) -> Iterator[BinaryIO]:
         yield file
 
 
-def _path_error(error: OSError | ValueError, source: Path | str) -> PictureError:
+def _path_error(error: OSError | ValueError, source: Path | str) -> ImageError:
     if isinstance(error, ValueError):  # a NUL byte in the name
-        return PictureError("missing", "No file can have this name.", "Check the path.")
+        return ImageError("missing", "No file can have this name.", "Check the path.")
     if error.errno == errno.ENOENT and os.path.islink(source):
         target = os.readlink(source)
-        return PictureError(
-            "missing", f"This link leads nowhere, to {target!r}.", "Check the link."
-        )
+        return ImageError("missing", f"This link leads nowhere, to {target!r}.", "Check the link.")
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            return PictureError("missing", "There is no such file.", "Check the path.")
+            return ImageError("missing", "There is no such file.", "Check the path.")
         case errno.ENAMETOOLONG:
-            return PictureError("missing", "No file can have a name this long.", "Check the path.")
+            return ImageError("missing", "No file can have a name this long.", "Check the path.")
         case errno.ELOOP:
-            return PictureError("missing", "This link leads back to itself.", "Check the link.")
-    return PictureError(
+            return ImageError("missing", "This link leads back to itself.", "Check the link.")
+    return ImageError(
         "unreadable", f"The file cannot be opened: {error.strerror}.", "Check its permissions."
     )
 
@@ -73,8 +71,8 @@ def _check_is_regular(status: os.stat_result) -> None:
         stat.S_IFREG: "a file of the kernel",
     }
     kind = kinds.get(stat.S_IFMT(status.st_mode), "not a regular file")
-    raise PictureError(
-        "not_a_file", f"This is {kind}, not a picture file.", "Give the path of a picture file."
+    raise ImageError(
+        "not_a_file", f"This is {kind}, not an image file.", "Give the path of an image file."
     )
 
 
@@ -96,32 +94,30 @@ def identified(file: BinaryIO, name: str) -> Content:
     try:
         head = file.read(HEAD_BYTES)
         if not head:
-            raise PictureError("empty", "The file is empty (0 bytes).", "Fetch it again.")
+            raise ImageError("empty", "The file is empty (0 bytes).", "Fetch it again.")
         file.seek(0, os.SEEK_END)
         file.seek(-min(len(TGA_FOOTER), file.tell()), os.SEEK_END)
         tail = file.read()
         file.seek(0)
     except OSError as error:
-        raise PictureError(
+        raise ImageError(
             "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
         ) from error
     content = sniff(head, name, tail)
     if content is None and is_text(head):
-        raise PictureError("not_an_image", "This is a text file, not a picture.", REPLACE)
+        raise ImageError("not_an_image", "This is a text file, not an image.", REPLACE)
     if content is None:
-        raise PictureError(
-            "not_an_image", "This is not a picture in any format known here.", CONVERT
-        )
+        raise ImageError("not_an_image", "This is not an image in any format known here.", CONVERT)
     if content.format == HEIC and importlib.util.find_spec(HEIC_LIBRARY) is None:
-        hint = f"Install it: {HEIC_INSTALL}; or convert the picture to JPEG or PNG."
+        hint = f"Install it: {HEIC_INSTALL}; or convert the image to JPEG or PNG."
         message = f"This is {content.description}, for which the library pi-heif is missing."
-        raise PictureError("unsupported_format", message, hint)
+        raise ImageError("unsupported_format", message, hint)
     if content.format is None:
-        kind = "unsupported_format" if content.is_picture else "not_an_image"
-        what = "" if content.is_picture else ", not a picture"
-        raise PictureError(
+        kind = "unsupported_format" if content.is_image else "not_an_image"
+        what = "" if content.is_image else ", not an image"
+        raise ImageError(
             kind,
             f"This is {content.description}{what}.",
-            CONVERT if content.is_picture else REPLACE,
+            CONVERT if content.is_image else REPLACE,
         )
     return content

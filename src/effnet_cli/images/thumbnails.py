@@ -1,4 +1,4 @@
-"""Small pictures for pages."""
+"""Small images for pages."""
 
 import io
 
@@ -6,29 +6,29 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.images.loader import PictureLoader
-from effnet_cli.images.sources import Source
-from effnet_cli.models.variants import DEFAULT_VARIANT, find
-from effnet_cli.system.errors import PictureError
+from effnet_cli.images.loader import ImageLoader
+from effnet_cli.images.sources import ImageSource
+from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
+from effnet_cli.system.errors import ImageError
 
 QUALITY = 78  # of JPEG: about 3 kB for 128 pixels
 
 
-def thumbnail(source: Source, side_px: int) -> bytes | None:
-    """A picture as a JPEG of at most `side_px` a side; `None` if it cannot be opened."""
+def make_thumbnail(source: ImageSource, side_px: int) -> bytes | None:
+    """An image as a JPEG of at most `side_px` a side; `None` if it cannot be opened."""
     try:
-        image = PictureLoader(find(DEFAULT_VARIANT).preprocessing).open(source)
-    except PictureError:
+        image = ImageLoader(find_variant(DEFAULT_VARIANT).preprocessing).open(source)
+    except ImageError:
         return None
     return _jpeg(image, side_px)
 
 
-def thumbnail_of(square: npt.NDArray[np.uint8], side_px: int) -> bytes:
+def thumbnail_from_pixels(crop: npt.NDArray[np.uint8], side_px: int) -> bytes:
     """Pixels, uint8 [H,W,3], as a JPEG of at most `side_px` a side."""
-    return _jpeg(Image.fromarray(square), side_px)
+    return _jpeg(Image.fromarray(crop), side_px)
 
 
-def smaller(content: bytes, side_px: int) -> bytes:
+def shrink_thumbnail(content: bytes, side_px: int) -> bytes:
     """A thumbnail, made here, at most `side_px` a side."""
     with Image.open(io.BytesIO(content)) as image:
         return _jpeg(image, side_px)

@@ -1,4 +1,4 @@
-"""Any of Pillow's pictures as upright RGB: nothing is clipped, and what can be seen through is not
+"""Any of Pillow's images as upright RGB: nothing is clipped, and what can be seen through is not
 dropped.
 """
 
@@ -17,8 +17,8 @@ BLOCK_BYTES = 1 << 20
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Turn a picture as its EXIF orientation says."""
-    # a broken EXIF block says nothing about the picture, and Pillow raises anything for it
+    """Turn an image as its EXIF orientation says."""
+    # a broken EXIF block says nothing about the image, and Pillow raises anything for it
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
@@ -50,7 +50,7 @@ def flattened(image: Image.Image) -> Image.Image:
 
 
 def _over_background(image: Image.Image) -> Image.Image:
-    """A picture that can be seen through, as RGB; some rows after the others, as each of the steps
+    """An image that can be seen through, as RGB; some rows after the others, as each of the steps
     takes four bytes a pixel.
     """
     width, height = image.size
@@ -74,7 +74,7 @@ def _stores_ink(image: Image.Image) -> bool:
     """Whether a CMYK JPEG stores ink (0 is none) and not its inverse, as Adobe's programs do and
     Pillow assumes.
 
-    Without Adobe's marker a file does not say; then the black plate tells: pictures use little
+    Without Adobe's marker a file does not say; then the black plate tells: images use little
     black ink.
     """
     if "adobe" in image.info:

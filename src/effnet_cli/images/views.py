@@ -1,4 +1,4 @@
-"""Several looks at one picture, where there are too few pictures."""
+"""Several looks at one image, where there are too few images."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -8,7 +8,7 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a picture is looked at: perhaps mirrored, and which part of it, from 0 to 1."""
+    """How an image is looked at: perhaps mirrored, and which part of it, from 0 to 1."""
 
     is_mirrored: bool = False
     share: float = 1.0
@@ -16,7 +16,7 @@ class View:
     top: float = 0.0
 
     def of(self, image: Image.Image) -> Image.Image:
-        """The part of an upright RGB picture."""
+        """The part of an upright RGB image."""
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.is_mirrored else image
         if self.share == 1.0:
             return image
@@ -26,7 +26,7 @@ class View:
         return image.crop((left, top, left + size[0], top + size[1]))
 
 
-# The whole picture and its mirror image, then ever smaller parts from five places.
+# The whole image and its mirror image, then ever smaller parts from five places.
 VIEWS = (
     View(),
     View(True),

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.models import checkpoint
-from effnet_cli.models.export_file import kind_of
+from effnet_cli.models.export_file import file_kind
 from effnet_cli.models.variants import Variant
-from effnet_cli.models.weights import Network
+from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, UsageError
 
 # How a block's convolutions and their BatchNorms are called elsewhere, by which of the convolutions
@@ -73,11 +73,11 @@ def build(variant: Variant, num_classes: int) -> nn.Module:
         EffnetError: torchvision cannot be loaded.
     """
     module, function = variant.builder.split(":")
-    network: nn.Module = getattr(imported(module), function)(num_classes=num_classes)
+    network: nn.Module = getattr(import_torchvision(module), function)(num_classes=num_classes)
     return network
 
 
-def imported(module: str) -> Any:
+def import_torchvision(module: str) -> Any:
     """A module that needs torchvision.
 
     Raises:
@@ -110,7 +110,7 @@ def set_head(network: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module
     return head
 
 
-def of(network: Network) -> nn.Module:
+def load_module(network: Model) -> nn.Module:
     """The torch module of a network: the one that it brings, else loaded from its file.
 
     Raises:
@@ -129,7 +129,7 @@ def check_has_weights(path: Path) -> None:
     Raises:
         UsageError: it is one.
     """
-    if kind_of(path) != "tensors":
+    if file_kind(path) != "tensors":
         raise UsageError(
             f"{str(path)!r} was exported: it holds no weights to build a network from.",
             "Give the model file that it was made from.",

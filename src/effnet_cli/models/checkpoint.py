@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from effnet_cli.models.variants import Interpolation, Preprocessing
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import whole_file
+from effnet_cli.system.files import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 CARD_KEY, STATE_KEY, DIGEST_KEY = "effnet", "effnet_state", "effnet_sha256"
 MODEL_FILE_NAME, OPTIONS_FILE_NAME = "model.safetensors", "options.json"  # in a run's folder
 AGAIN = "Fetch or train it again."
-# Far beyond what any network has: a picture of that side would fill the memory.
+# Far beyond what any network has: an image of that side would fill the memory.
 MAX_SIDE_PX = 10_000
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
@@ -172,7 +172,7 @@ def write_state(path: Path, header: Mapping[str, Any], tensors: Arrays) -> None:
 def _write(path: Path, key: str, header: str, tensors: Arrays) -> None:
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     metadata = {key: header, DIGEST_KEY: _digest(header, tensors), "format": "pt"}
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(_in_one_order(save(dict(tensors), metadata)))
 
 

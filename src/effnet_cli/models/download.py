@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli.models.variants import Variant
-from effnet_cli.options import Listener
-from effnet_cli.system import http as web
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.files import discard_parts, sha256, whole_file
+from effnet_cli.system.files import atomic_write, remove_partial_files, sha256
+from effnet_cli.system.http import describe_failure, open_url
+from effnet_cli.system.reporter import Reporter
 
 MODELS_URL = "https://download.pytorch.org/models"  # torchvision's
 MIRROR_VARIABLE = "EFFNET_MIRROR"
@@ -21,7 +21,7 @@ PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts
 CHUNK_BYTES = 1 << 18
 
 
-def download(variant: Variant, path: Path, listener: Listener, hint: str) -> None:
+def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> None:
     """Fetch the published weights of a variant to `path`; the caller holds the lock of `path`.
 
     Args:
@@ -32,12 +32,12 @@ def download(variant: Variant, path: Path, listener: Listener, hint: str) -> Non
             that was not there before.
     """
     url = download_url(variant)
-    discard_parts(path.parent, path.name)
+    remove_partial_files(path.parent, path.name)
     size_mb = variant.source.size_mb
-    listener.note(f"Fetching the weights of {variant.name} ({size_mb:.0f} MB) from {url}")
-    with whole_file(path) as part:
+    reporter.note(f"Fetching the weights of {variant.name} ({size_mb:.0f} MB) from {url}")
+    with atomic_write(path) as part:
         problem = _fetch(
-            url, part, lambda done, total: listener.progress(path.name, done, total, "bytes")
+            url, part, lambda done, total: reporter.progress(path.name, done, total, "bytes")
         )
         if problem:
             raise EffnetError(f"{url} cannot be fetched: {problem}.", hint)
@@ -72,17 +72,17 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
         time.sleep(PAUSE_SECONDS * attempt)
         done = part.stat().st_size
         try:
-            response = web.opened(url, done)
+            response = open_url(url, done)
         except urllib.error.HTTPError as error:
             error.close()
-            problem = web.problem(error)
+            problem = describe_failure(error)
             if error.code == 416:  # what we have is not the start of what it has
                 part.write_bytes(b"")
             elif error.code < 500:
                 return problem
             continue
         except (OSError, ValueError, http.client.HTTPException) as error:
-            problem = web.problem(error)
+            problem = describe_failure(error)
             if done == 0:
                 return problem
             continue
@@ -109,7 +109,7 @@ def _append(
             try:
                 chunk = response.read(CHUNK_BYTES)
             except (OSError, http.client.HTTPException) as error:
-                return web.problem(error)
+                return describe_failure(error)
             if not chunk:
                 break
             file.write(chunk)

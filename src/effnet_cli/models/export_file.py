@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.options import ExportPrecision, Kind, Quantization, TargetName
+from effnet_cli.options import ExportPrecision, FileKind, Quantization, TargetName
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.files import cache_folder, stamped_sha256, whole_file
+from effnet_cli.system.files import atomic_write, cache_dir, cached_sha256
 
-KINDS: Mapping[str, Kind] = {
+FILE_KINDS: Mapping[str, FileKind] = {
     ".onnx": "onnx",
     ".xml": "openvino",
     ".pt2": "pt2",
@@ -31,7 +31,7 @@ AGAIN = "Export it again."
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ExportInfo:
     """The JSON beside an exported file.
 
     `input` and `output` name the tensors, their types, shapes and meaning. `files` has the SHA-256
@@ -49,21 +49,21 @@ class Facts:
         extra = {n: getattr(self, n) for n in ("input", "output", "files", "check")}
         content = json.loads(self.card.to_json()) | extra
         text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
-        with whole_file(json_of(path)) as part:
+        with atomic_write(json_path(path)) as part:
             part.write_text(text + "\n", encoding="ascii")
 
 
-def json_of(path: Path) -> Path:
+def json_path(path: Path) -> Path:
     """Where the JSON of an exported file is."""
     return path.with_name(path.name + JSON_SUFFIX)
 
 
-def owner_of(path: Path) -> Path | None:
+def export_owner(path: Path) -> Path | None:
     """The exported file that the JSON or the weights at `path` were written beside."""
     suffix = path.suffix.lower()
     if suffix == ".bin":
         owner = path.with_suffix(".xml")
-    elif suffix == JSON_SUFFIX and kind_of(path.with_suffix("")) != "tensors":
+    elif suffix == JSON_SUFFIX and file_kind(path.with_suffix("")) != "tensors":
         owner = path.with_suffix("")
     else:
         return None
@@ -73,22 +73,22 @@ def owner_of(path: Path) -> Path | None:
 def is_export(path: Path) -> bool:
     """Whether what is at `path` was exported, as its JSON says; the file may be damaged or gone."""
     try:
-        return "export" in json.loads(json_of(path).read_text(encoding="utf-8-sig"))
+        return "export" in json.loads(json_path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
-def is_network(path: Path) -> bool:
+def is_model_file(path: Path) -> bool:
     """Whether the file at `path` is an export, a part of one, or called as weights are."""
     if not path.is_file():
         return False
     is_called_so = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
-    return is_called_so or is_export(path) or owner_of(path) is not None
+    return is_called_so or is_export(path) or export_owner(path) is not None
 
 
-def kind_of(path: Path) -> Kind:
+def file_kind(path: Path) -> FileKind:
     """What a file holds, by its name."""
-    return KINDS.get(path.suffix.lower(), "tensors")
+    return FILE_KINDS.get(path.suffix.lower(), "tensors")
 
 
 def read_card(path: Path) -> ModelCard:
@@ -98,15 +98,15 @@ def read_card(path: Path) -> ModelCard:
         UsageError: the file or its JSON is missing, damaged or foreign; the message names the
         difference.
     """
-    facts = json_of(path)
+    facts = json_path(path)
     try:
         if facts.is_file():
             card = _vouched(path, facts)
-            if kind_of(path) == "onnx" and not _is_known(path):
+            if file_kind(path) == "onnx" and not _is_known(path):
                 _card_of_onnx(path)
                 _remember(path)
             return card
-        if kind_of(path) != "onnx":
+        if file_kind(path) != "onnx":
             raise ValueError(f"{facts.name!r} is not beside it, which says what the classes are")
         return _card_of_onnx(path)
     except (OSError, ValueError, RecursionError) as error:
@@ -130,7 +130,7 @@ def _vouched(path: Path, facts: Path) -> ModelCard:
             raise ValueError("it does not say what its files are")
         px = result.preprocessing.crop_px
         if not isinstance(shape, list) or shape.count(px) < 2:
-            raise ValueError(f"pictures of {px} px do not fit the file's input {shape}")
+            raise ValueError(f"images of {px} px do not fit the file's input {shape}")
     except (ValueError, AttributeError, RecursionError) as error:
         reason = str(error).partition("; use sys.")[0]  # of numbers that are too long
         raise ValueError(f"{facts.name!r} beside it is damaged ({reason})") from error
@@ -140,7 +140,7 @@ def _vouched(path: Path, facts: Path) -> ModelCard:
         beside = path.with_suffix(Path(str(name)).suffix)  # they may have been renamed together
         if not beside.is_file():
             raise ValueError(f"its other half {beside.name!r} is missing")
-        if stamped_sha256(beside) != digest:
+        if cached_sha256(beside) != digest:
             raise ValueError(f"the content of {beside.name!r} is not what {facts.name!r} says")
     check_export(result)
     return result
@@ -179,9 +179,9 @@ def _is_known(path: Path) -> bool:
 
 
 def _remember(path: Path) -> None:
-    with suppress(EffnetError), whole_file(_known(path)) as part:
+    with suppress(EffnetError), atomic_write(_known(path)) as part:
         part.touch()
 
 
 def _known(path: Path) -> Path:
-    return cache_folder() / "checked" / stamped_sha256(path)
+    return cache_dir() / "checked" / cached_sha256(path)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from effnet_cli.models.variants import VARIANTS, Variant
-from effnet_cli.models.weights import State, expected_path, is_intact, state
+from effnet_cli.models.weights import State, expected_path, is_intact, weights_state
 from effnet_cli.system.files import sha256
 
 
@@ -36,7 +36,7 @@ class WeightsListing:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyResult:
     """Whether the weights of one network are the published ones; if not, what to type."""
 
     variant: str
@@ -46,7 +46,7 @@ class Verdict:
     mend: str = ""
 
 
-def variants() -> Iterator[VariantListing]:
+def list_variants() -> Iterator[VariantListing]:
     """Every network of the registry."""
     for row in VARIANTS.values():
         yield VariantListing(
@@ -58,30 +58,34 @@ def variants() -> Iterator[VariantListing]:
             row.top1,
             row.top5,
             row.source.size_mb,
-            state(row),
+            weights_state(row),
         )
 
 
-def weights() -> Iterator[WeightsListing]:
+def list_weights() -> Iterator[WeightsListing]:
     """The weights of every network of the registry."""
     for row in VARIANTS.values():
         path = expected_path(row)
-        yield WeightsListing(row.name, state(row), row.source.size_mb, str(path) if path else None)
+        yield WeightsListing(
+            row.name, weights_state(row), row.source.size_mb, str(path) if path else None
+        )
 
 
-def verified(rows: Iterable[Variant]) -> Iterator[Verdict]:
+def verify_weights(rows: Iterable[Variant]) -> Iterator[VerifyResult]:
     """Compute the digests anew, whatever was known of the files, and compare them with the
     published ones.
     """
     for row in rows:
         path = expected_path(row)
         if path is None or not path.is_file():
-            yield Verdict(row.name, state(row), is_here=False, is_intact=False, mend=_mend(row))
+            yield VerifyResult(
+                row.name, weights_state(row), is_here=False, is_intact=False, mend=_mend(row)
+            )
         elif is_intact(row, path, digest=sha256):
-            yield Verdict(row.name, f"intact: {path}", is_here=True, is_intact=True)
+            yield VerifyResult(row.name, f"intact: {path}", is_here=True, is_intact=True)
         else:
             verdict = f"DAMAGED: {path}"
-            yield Verdict(row.name, verdict, is_here=True, is_intact=False, mend=_mend(row))
+            yield VerifyResult(row.name, verdict, is_here=True, is_intact=False, mend=_mend(row))
 
 
 def _mend(variant: Variant) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.models import build as model
-from effnet_cli.models.variants import VARIANTS, Preprocessing, Variant, find
+from effnet_cli.models import build
+from effnet_cli.models.variants import VARIANTS, Preprocessing, Variant, find_variant
 
 FLOAT_BYTES = 4
 CLASSES = 1000  # of ImageNet, for which the published figures are
@@ -22,8 +22,8 @@ ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What one picture costs: parameters, multiply-adds of convolutions and linear layers, and the
+class ComputeCost:
+    """What one image costs: parameters, multiply-adds of convolutions and linear layers, and the
     values that these read and write, in bytes of float32 (weights not counted).
     """
 
@@ -38,7 +38,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage: layers of one kind, of which only the first may shrink the picture.
+    """One stage: layers of one kind, of which only the first may shrink the image.
 
     `expansion` is the factor of an MBConv's inner channels; `squeeze` the channels of its
     squeeze-and-excitation in the first layer, `None` without. `input_px` is the side of what comes
@@ -81,27 +81,27 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
+class ModelSummary:
     """A variant as its paper explains it; `growth` has an entry for each stage, and like `factors`
     is empty where nothing was published.
     """
 
     variant: str
     resolution_px: int
-    work: Work
+    work: ComputeCost
     stages: tuple[Stage, ...]
     base: str | None
     factors: tuple[Factor, ...]
     growth: tuple[Growth, ...]
 
 
-def explained(name: str) -> Anatomy:
+def summarize(name: str) -> ModelSummary:
     """The anatomy of the variant called `name`.
 
     Raises:
         UsageError: there is none.
     """
-    variant = find(name)
+    variant = find_variant(name)
     stages = tuple(_stages(variant))
     base: str | None = None
     growth: tuple[Growth, ...] = ()
@@ -112,21 +112,23 @@ def explained(name: str) -> Anatomy:
         growth = tuple(_growth(one, other) for one, other in zip(smallest, stages, strict=True))
         factors = tuple(_factors(variant))
     px = variant.preprocessing.crop_px
-    return Anatomy(variant.name, px, work(variant, CLASSES), stages, base, factors, growth)
+    return ModelSummary(
+        variant.name, px, compute_cost(variant, CLASSES), stages, base, factors, growth
+    )
 
 
-def work(variant: Variant, num_classes: int) -> Work:
-    """What one picture of the variant's size costs."""
+def compute_cost(variant: Variant, num_classes: int) -> ComputeCost:
+    """What one image of the variant's size costs."""
     with torch.device("meta"):
-        network = model.build(variant, num_classes).eval()
-    return counted(network, variant.preprocessing)
+        network = build.build(variant, num_classes).eval()
+    return count_cost(network, variant.preprocessing)
 
 
-def counted(network: nn.Module, preprocessing: Preprocessing) -> Work:
-    """What one picture costs a network on the meta device."""
+def count_cost(network: nn.Module, preprocessing: Preprocessing) -> ComputeCost:
+    """What one image costs a network on the meta device."""
     layers = _run(network, preprocessing.crop_px)
     parameters = sum(p.numel() for p in network.parameters())
-    return Work(
+    return ComputeCost(
         parameters,
         sum(layer.multiply_adds for layer in layers),
         sum(layer.moved_bytes for layer in layers),
@@ -147,7 +149,7 @@ class _Layer:
 
 
 def _run(network: nn.Module, crop_px: int) -> list[_Layer]:
-    """Every convolution and linear layer in the order in which one picture meets them."""
+    """Every convolution and linear layer in the order in which one image meets them."""
     layers: list[_Layer] = []
 
     def note(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
@@ -172,7 +174,7 @@ def _is_counted(module: nn.Module) -> bool:
 
 def _stages(variant: Variant) -> Iterator[Stage]:
     with torch.device("meta"):
-        network = model.build(variant, CLASSES).eval()
+        network = build.build(variant, CLASSES).eval()
     layers = {id(layer.module): layer for layer in _run(network, variant.preprocessing.crop_px)}
     for stage in network.get_submodule("features").children():
         yield _stage(list(stage.children()), stage, layers)

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from effnet_cli.models.variants import find
+from effnet_cli.models.variants import find_variant
 
 if TYPE_CHECKING:  # its own imports need torch
-    from effnet_cli.models.summary import Anatomy, Stage
+    from effnet_cli.models.summary import ModelSummary, Stage
 
 
-def headline(anatomy: "Anatomy") -> Iterator[str]:
+def headline(anatomy: "ModelSummary") -> Iterator[str]:
     """Name, size and published accuracy."""
-    row, work = find(anatomy.variant), anatomy.work
+    row, work = find_variant(anatomy.variant), anatomy.work
     yield (
         f"{row.name}: {anatomy.resolution_px} px, {work.parameters:,} parameters, "
         f"{work.multiply_adds / 1e9:.3f} G multiply-adds, "
@@ -20,7 +20,7 @@ def headline(anatomy: "Anatomy") -> Iterator[str]:
     )
 
 
-def table(anatomy: "Anatomy") -> tuple[list[str], list[list[object]]]:
+def table(anatomy: "ModelSummary") -> tuple[list[str], list[list[object]]]:
     """Columns and rows: a stage each; where it is scaled, what it has in the smallest network."""
     columns = ["stage", "operator", "kernel", "squeeze", "activation", "input px", "stride"]
     columns += ["channels", "layers", "parameters", "M multiply-adds"]
@@ -41,12 +41,12 @@ def table(anatomy: "Anatomy") -> tuple[list[str], list[list[object]]]:
     return columns, rows
 
 
-def scaling(anatomy: "Anatomy") -> Iterator[str]:
+def scaling(anatomy: "ModelSummary") -> Iterator[str]:
     """How compound scaling makes it."""
     if not anatomy.factors:
         yield "Not made by compound scaling: found by a search of its own (arXiv 2104.00298)."
         return
-    row = find(anatomy.variant)
+    row = find_variant(anatomy.variant)
     if row.name == anatomy.base:
         yield (
             "The smallest one, from which the others are scaled: depth by 1.2^phi, width by "

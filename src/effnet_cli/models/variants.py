@@ -33,7 +33,7 @@ LITE_STD: Triple = (128 / 255, 128 / 255, 128 / 255)
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a picture becomes the network's input, as the weights were evaluated.
+    """How an image becomes the network's input, as the weights were evaluated.
 
     The shorter side is resized to `resize_px`, the centre `crop_px` x `crop_px` is kept, values are
     scaled to 0..1, then `(value - mean) / std` per channel (red, green, blue).
@@ -80,8 +80,8 @@ class Variant:
     it.
 
     `builder` is `module:function`, called as `function(num_classes=N)`. `weight_set` names the
-    weights in their own library. `giga_multiply_adds` is for one picture of `crop_px`. Top-1 and
-    top-5 are percentages on ImageNet-1k's validation pictures. `paper_px` is the input resolution
+    weights in their own library. `giga_multiply_adds` is for one image of `crop_px`. Top-1 and
+    top-5 are percentages on ImageNet-1k's validation images. `paper_px` is the input resolution
     of the paper, which some weights depart from. `scaling` is `None` where none was published.
     """
 
@@ -211,7 +211,7 @@ _ROWS = (
 VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
 
 
-def find(name: str) -> Variant:
+def find_variant(name: str) -> Variant:
     """The variant called `name`; case and a leading `efficientnet` do not matter (`EfficientNet-B0`
     is `b0`).
 

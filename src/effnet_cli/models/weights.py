@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from effnet_cli.models import checkpoint
-from effnet_cli.models import export_file as exported
+from effnet_cli.models import checkpoint, export_file
 from effnet_cli.models.checkpoint import (
     MODEL_FILE_NAME,
     OPTIONS_FILE_NAME,
     ModelCard,
     imagenet_card,
 )
-from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find
-from effnet_cli.options import SILENT, Kind, Listener, ModelOptions
+from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find_variant
+from effnet_cli.options import FileKind, ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.files import one_process, stamped_sha256
+from effnet_cli.system.files import cached_sha256, process_lock
+from effnet_cli.system.reporter import SILENT, Reporter
 
 State = Literal["here", "not here", "package missing"]
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class Model:
     """What answers: a variant, its card, and the file with its weights.
 
     A network in training brings its torch `module`; then the file is not read and nothing is
@@ -41,12 +41,12 @@ class Network:
     module: Any = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FileKind:
         """What the file holds: tensors, or a whole network that was exported."""
-        return exported.kind_of(self.path) if self.card.export else "tensors"
+        return export_file.file_kind(self.path) if self.card.export else "tensors"
 
 
-def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
+def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
     """The network that a person asked for; downloads its weights if need be.
 
     Raises:
@@ -60,18 +60,18 @@ def resolve(options: ModelOptions, listener: Listener = SILENT) -> Network:
                 "Leave out --variant and --weights.",
             )
         path = _existing(_model_file(options.model))
-        is_exported = exported.kind_of(path) != "tensors"
+        is_exported = export_file.file_kind(path) != "tensors"
         if not is_exported:
             _check_start(path)
-        card = (exported if is_exported else checkpoint).read_card(path)
-        return Network(find(card.variant), card, path, stamped_sha256(path))
-    variant = find(DEFAULT_VARIANT if options.variant is None else options.variant)
+        card = (export_file if is_exported else checkpoint).read_card(path)
+        return Model(find_variant(card.variant), card, path, cached_sha256(path))
+    variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
     if options.weights is not None:
         path = _existing(options.weights)
     else:
-        path = obtain(variant, offline=options.offline, listener=listener)
+        path = fetch_weights(variant, offline=options.offline, reporter=reporter)
     card = imagenet_card(variant.name, variant.preprocessing)
-    return Network(variant, card, path, stamped_sha256(path))
+    return Model(variant, card, path, cached_sha256(path))
 
 
 def _model_file(path: Path) -> Path:
@@ -81,7 +81,7 @@ def _model_file(path: Path) -> Path:
         UsageError: it names what is beside a model, or what is none yet.
     """
     _check_is_meant(path)
-    if path.is_symlink() and not exported.json_of(path).exists():
+    if path.is_symlink() and not export_file.json_path(path).exists():
         path = path.resolve()  # what belongs to it is there
     if not path.is_dir():
         return path
@@ -93,7 +93,7 @@ def _model_file(path: Path) -> Path:
             f"The training in {str(path)!r} has not come to the end of a first epoch.",
             f"Go on with it: effnet finetune --resume {shlex.quote(str(path))}",
         )
-    exports = [one for one in sorted(path.glob("*")) if exported.kind_of(one) != "tensors"]
+    exports = [one for one in sorted(path.glob("*")) if export_file.file_kind(one) != "tensors"]
     raise UsageError(
         f"There is no {MODEL_FILE_NAME} in the folder {str(path)!r}.",
         f"Name the file: --model {shlex.quote(str(exports[0]))}"
@@ -104,13 +104,13 @@ def _model_file(path: Path) -> Path:
 
 def _check_is_meant(path: Path) -> None:
     """Refuse what another option or another file is meant by."""
-    if path.suffix.lower() == exported.COREML_SUFFIX:
+    if path.suffix.lower() == export_file.COREML_SUFFIX:
         raise UsageError(
             f"{str(path)!r} runs on Apple's devices only.", "See docs/export/coreml.md for how."
         )
     if str(path) in VARIANTS and not path.exists():
         raise UsageError(f"There is no file {str(path)!r}.", f"Use --variant {path}.")
-    owner = exported.owner_of(path)
+    owner = export_file.export_owner(path)
     if owner is not None:
         raise UsageError(
             f"{str(path)!r} is a part of the network in {owner.name!r}.",
@@ -169,7 +169,7 @@ def hub_folder() -> Path:
     return Path(home) / "hub" / "checkpoints"
 
 
-def state(variant: Variant) -> State:
+def weights_state(variant: Variant) -> State:
     """Whether the published weights are on this machine (their digest is not checked)."""
     path = expected_path(variant)
     if path is None:
@@ -177,12 +177,12 @@ def state(variant: Variant) -> State:
     return "here" if path.is_file() else "not here"
 
 
-def is_intact(variant: Variant, path: Path, digest: Callable[[Path], str] = stamped_sha256) -> bool:
+def is_intact(variant: Variant, path: Path, digest: Callable[[Path], str] = cached_sha256) -> bool:
     """Whether a file's SHA-256 is the published one, as far as that is known."""
     return digest(path).startswith(variant.source.sha256)
 
 
-def obtain(variant: Variant, *, offline: bool = False, listener: Listener = SILENT) -> Path:
+def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter = SILENT) -> Path:
     """The published weights of a variant: those on this machine, else downloaded.
 
     A file whose digest is not the published one is never used: a packaged one is refused, a cached
@@ -211,22 +211,22 @@ def obtain(variant: Variant, *, offline: bool = False, listener: Listener = SILE
             f"The weights of {variant.name} are {what}.",
             f"Leave out --offline, or {_by_hand(path)}",
         )
-    with one_process(path):
+    with process_lock(path):
         # another process may have fetched it meanwhile
         if not (path.is_file() and is_intact(variant, path)):
             from effnet_cli.models.download import download  # 10 ms, and seldom needed
 
-            download(variant, path, listener, f"Try again, or {_by_hand(path)}")
+            download(variant, path, reporter, f"Try again, or {_by_hand(path)}")
     return path
 
 
-def located(variant: Variant) -> Path | None:
+def find_local_weights(variant: Variant) -> Path | None:
     """The published weights of a variant, if they are here and intact."""
     path = expected_path(variant)
     return path if path is not None and path.is_file() and is_intact(variant, path) else None
 
 
-def how_to_get(variants: Sequence[Variant]) -> str:
+def weights_hint(variants: Sequence[Variant]) -> str:
     """What to do about weights that are not here."""
     pull = f"type: effnet weights pull {' '.join(row.name for row in variants)}"
     files = [row.source.file_name for row in variants if row.source.package is None]

@@ -39,7 +39,7 @@ def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(x=0.1, y=0.12)
-    axes.set_xlabel("milliseconds for one picture", color=SOFT)
+    axes.set_xlabel("milliseconds for one image", color=SOFT)
     axes.set_ylabel("top-1, %", color=SOFT)
     _plain(axes)
     return _svg(figure, "Accuracy against latency")
@@ -76,12 +76,12 @@ def reliability_chart(found: Evaluation) -> Markup:
     figure = _figure((7.0, 4.4))
     axes: Any = figure.add_subplot()
     filled = [one for one in found.bins if one.accuracy is not None]
-    answered = sum(one.pictures for one in filled)
+    answered = sum(one.images for one in filled)
     middles = [100 * (one.low + one.high) / 2 for one in filled]
     width = 100 / len(found.bins)
     axes.bar(middles, [100 * (one.confidence or 0) for one in filled], width * 0.9, color=LINE)
     heights = [100 * (one.accuracy or 0) for one in filled]
-    sizes = [20 + 700 * one.pictures / answered for one in filled]
+    sizes = [20 + 700 * one.images / answered for one in filled]
     axes.plot(middles, heights, color=ACCENT, linewidth=1.5)
     axes.scatter(middles, heights, s=sizes, color=ACCENT, alpha=0.85, zorder=3)
     axes.set_xlim(0, 100)

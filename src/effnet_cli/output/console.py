@@ -28,26 +28,26 @@ from rich.table import Table
 from rich.text import Text
 
 from effnet_cli.bench import formats as bench_rows
-from effnet_cli.bench.records import Change, Measured
+from effnet_cli.bench.records import BenchResult, Change
 from effnet_cli.datasets import Scan
-from effnet_cli.engines.doctor import Sign
+from effnet_cli.engines.doctor import CheckResult
 from effnet_cli.evaluate import formats as evaluation_rows
 from effnet_cli.evaluate.run import Evaluation
 from effnet_cli.finetune.formats import findings_text, scan_rows
 from effnet_cli.models import summary_table as anatomy_rows
-from effnet_cli.options import Unit
-from effnet_cli.output.text import Speaker, label_text, printable
-from effnet_cli.predict.classifier import Prediction
+from effnet_cli.output.text import PlainReporter, label_text, printable
+from effnet_cli.predict.classifier import ImageResult
+from effnet_cli.system.reporter import ProgressUnit
 
 if TYPE_CHECKING:  # their own imports need torch
     import numpy as np
     import numpy.typing as npt
 
     from effnet_cli.evaluate.metrics import ClassMetrics
-    from effnet_cli.finetune import Epoch, Trained
-    from effnet_cli.models.summary import Anatomy
+    from effnet_cli.finetune import Epoch, TrainingResult
+    from effnet_cli.models.summary import ModelSummary
 
-HANDFUL = 12  # pictures that are shown as one table; more of them stream, a line each
+HANDFUL = 12  # images that are shown as one table; more of them stream, a line each
 BAR_WIDTH = 20
 PREVIEW_PX = 28  # columns of a preview, which has half as many lines
 PREVIEW_GAP = 2
@@ -61,8 +61,8 @@ WIDE = 10_000  # columns of a "terminal" that wraps nothing
 # --- predictions -------------------------------------------------------------------------------
 
 
-def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
-    """A table for a handful of pictures; for more, a line each as soon as it is known."""
+def table_text(predictions: Iterable[ImageResult]) -> Iterator[str]:
+    """A table for a handful of images; for more, a line each as soon as it is known."""
     predictions = iter(predictions)
     handful = list(itertools.islice(predictions, HANDFUL + 1))
     if not handful:
@@ -75,27 +75,27 @@ def table_text(predictions: Iterable[Prediction]) -> Iterator[str]:
 
 
 def has_colours() -> bool:
-    """Whether stdout is a terminal that shows pictures as coloured blocks."""
+    """Whether stdout is a terminal that shows images as coloured blocks."""
     terminal = _terminal()
     has_many = terminal.color_system not in (None, "standard")
     return terminal.is_terminal and has_many and not terminal.no_color
 
 
-def preview_text(predictions: Iterable[Prediction]) -> Iterator[str]:
-    """A table for each picture, and what the network saw of it beside the answers."""
+def preview_text(predictions: Iterable[ImageResult]) -> Iterator[str]:
+    """A table for each image, and what the network saw of it beside the answers."""
     left = _terminal().width - PREVIEW_PX - PREVIEW_GAP
     for prediction in predictions:
         page = Table.grid(padding=(0, PREVIEW_GAP))
-        shown = Text() if prediction.square is None else _blocks(prediction.square)
+        shown = Text() if prediction.crop is None else _blocks(prediction.crop)
         page.add_row(shown, _table([prediction], left))
         yield _rendered(page)
 
 
-def _blocks(square: "npt.NDArray[np.uint8]") -> Text:
+def _blocks(crop: "npt.NDArray[np.uint8]") -> Text:
     """Pixels, uint8 [H,W,3], as half blocks: each character shows two, one above the other."""
-    step = len(square) / PREVIEW_PX
+    step = len(crop) / PREVIEW_PX
     places = [int((number + 0.5) * step) for number in range(PREVIEW_PX)]
-    small = square[places][:, places]
+    small = crop[places][:, places]
     lines = []
     for above, below in zip(small[::2], small[1::2], strict=True):
         line = Text()
@@ -129,11 +129,11 @@ def _rendered(content: Table | Text, *, is_folded: bool = True) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _table(predictions: Sequence[Prediction], width: int) -> Table:
-    """Pictures and their answers, in so many columns of a terminal."""
+def _table(predictions: Sequence[ImageResult], width: int) -> Table:
+    """Images and their answers, in so many columns of a terminal."""
     has_bars = not _terminal().is_terminal or width >= BARS_FROM_WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Picture", overflow="fold", min_width=8)
+    table.add_column("Image", overflow="fold", min_width=8)
     table.add_column("Class", overflow="fold", min_width=8)
     if has_bars:
         table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
@@ -167,8 +167,8 @@ def _bar(share: float) -> str:
     return "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
 
 
-def _line(prediction: Prediction) -> Text:
-    """One picture on one line; the columns of fixed width come first, so that lines can stream."""
+def _line(prediction: ImageResult) -> Text:
+    """One image on one line; the columns of fixed width come first, so that lines can stream."""
     name = printable(prediction.path)
     if prediction.error is not None:
         fault = f"{prediction.error.kind}: {printable(prediction.error.message)}"
@@ -208,7 +208,7 @@ def _cell(value: object) -> Text:
     return Text(f"{value:,}" if isinstance(value, int) else printable(str(value)))
 
 
-def signs_text(signs: Iterable[Sign]) -> Iterator[str]:
+def signs_text(signs: Iterable[CheckResult]) -> Iterator[str]:
     """What the doctor has found."""
     columns = ("area", "name", "status", "what is there", "what mends it")
     cells = [(f.area, f.name, f.status, f.detail, f.mend) for f in signs]
@@ -217,7 +217,7 @@ def signs_text(signs: Iterable[Sign]) -> Iterator[str]:
 
 # --- training ----------------------------------------------------------------------------------
 
-TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1  pictures/s  seconds"
+TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1  images/s  seconds"
 CURVE_ROWS = 8
 CURVE_WIDTH = 60
 MAX_CLASS_ROWS = 40
@@ -250,12 +250,12 @@ def _epoch_line(epoch: "Epoch") -> Text:
         f"  {epoch.phase:<8}{f'{epoch.epoch}/{epoch.epochs}':>6}",
         f"{epoch.loss:8.3f}{epoch.val_loss:10.3f}",
         (f"{epoch.top1:8.1%}", "bold green" if epoch.is_best else ""),
-        f"{epoch.macro_f1:10.3f}{epoch.pictures_per_s:12,.1f}{epoch.seconds:9.1f}",
+        f"{epoch.macro_f1:10.3f}{epoch.images_per_s:12,.1f}{epoch.seconds:9.1f}",
         "  best" if epoch.is_best else "",
     )
 
 
-def _end_text(trained: "Trained", top1s: list[float]) -> Iterator[str]:
+def _end_text(trained: "TrainingResult", top1s: list[float]) -> Iterator[str]:
     if len(set(top1s)) > 1:  # one height is no curve
         yield "\n" + "".join(f"{line}\n" for line in _curve(top1s))
     splits = [("validation", trained.val)] + ([("test", trained.test)] if trained.test else [])
@@ -263,12 +263,12 @@ def _end_text(trained: "Trained", top1s: list[float]) -> Iterator[str]:
         yield (
             f"\n{name}: top-1 {metrics.top1:.1%}, balanced accuracy"
             f" {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}"
-            f" ({metrics.pictures:,} pictures)\n"
+            f" ({metrics.images:,} images)\n"
         )
         classes = sorted(metrics.classes, key=lambda row: -1.0 if row.f1 is None else row.f1)
         shown = classes[:MAX_CLASS_ROWS]
         yield from listing_text(
-            ("class", "pictures", "recall", "precision", "F1"),
+            ("class", "images", "recall", "precision", "F1"),
             [_class_cells(c) for c in shown],
         )
         if len(shown) < len(classes):
@@ -276,9 +276,9 @@ def _end_text(trained: "Trained", top1s: list[float]) -> Iterator[str]:
 
 
 def _class_cells(row: "ClassMetrics") -> tuple[str | int, ...]:
-    missing = "no answers" if row.pictures else "no images"
+    missing = "no answers" if row.images else "no images"
     shares = (row.recall, row.precision, row.f1)
-    return row.name, row.pictures, *(missing if s is None else f"{s:.1%}" for s in shares)
+    return row.name, row.images, *(missing if s is None else f"{s:.1%}" for s in shares)
 
 
 def _curve(values: Sequence[float]) -> Iterator[str]:
@@ -317,7 +317,7 @@ def evaluation_text(found: Evaluation) -> Iterator[str]:
 CHART_ROWS, CHART_WIDTH = 12, 64
 
 
-def bench_text(measured: Measured, changes: Sequence[Change] | None) -> Iterator[str]:
+def bench_text(measured: BenchResult, changes: Sequence[Change] | None) -> Iterator[str]:
     """The answer first, then the figures, the chart, what has changed and what was left out."""
     for line in bench_rows.recommendation(measured):
         yield f"{line}\n"
@@ -331,7 +331,7 @@ def bench_text(measured: Measured, changes: Sequence[Change] | None) -> Iterator
         yield "Nothing in the earlier result was measured again.\n"
 
 
-def anatomy_text(anatomy: "Anatomy") -> Iterator[str]:
+def anatomy_text(anatomy: "ModelSummary") -> Iterator[str]:
     """The stages of a variant, and how scaling makes it."""
     for line in anatomy_rows.headline(anatomy):
         yield f"{line}\n"
@@ -362,7 +362,7 @@ def chart_text(points: Sequence[tuple[str, float, float]]) -> Iterator[str]:
     for number, cells in enumerate(grid):
         share = {0: f"{high:6.1f}%", CHART_ROWS - 1: f"{low:6.1f}%"}.get(number, " " * 7)
         yield f"{share} | {''.join(cells)}".rstrip() + "\n"
-    ends = f"{math.exp(left):.1f} ms", f"{math.exp(right):.1f} ms for one picture"
+    ends = f"{math.exp(left):.1f} ms", f"{math.exp(right):.1f} ms for one image"
     yield " " * 8 + "+" + "-" * CHART_WIDTH + "\n"
     yield " " * 10 + ends[0] + ends[1].rjust(CHART_WIDTH - len(ends[0])) + "\n"
 
@@ -370,9 +370,9 @@ def chart_text(points: Sequence[tuple[str, float, float]]) -> Iterator[str]:
 # --- progress ----------------------------------------------------------------------------------
 
 
-class Screen(Speaker):
-    """A `Speaker` for a person at a terminal: progress bars with rate and time left, which vanish
-    at the end.
+class TerminalReporter(PlainReporter):
+    """A `PlainReporter` for a terminal: progress bars with rate and time left, which
+    vanish at the end.
     """
 
     def __init__(self, quiet: bool) -> None:
@@ -389,7 +389,9 @@ class Screen(Speaker):
             sys.stderr.write(WIPE_LINE)
         super().note(text)
 
-    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
+    def progress(
+        self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
+    ) -> None:
         """One bar on the last line, with rate and time left."""
         if self._quiet:
             return
@@ -416,16 +418,16 @@ class Screen(Speaker):
             self._bar = None
 
     def track(
-        self, predictions: Iterator[Prediction], count: Callable[[], int | None]
-    ) -> Iterator[Prediction]:
+        self, predictions: Iterator[ImageResult], count: Callable[[], int | None]
+    ) -> Iterator[ImageResult]:
         """`predictions`, with a bar on stderr; `count` runs beside them to find out how many there
         are.
         """
         return predictions if self._quiet else self._tracked(predictions, count)
 
     def _tracked(
-        self, predictions: Iterator[Prediction], count: Callable[[], int | None]
-    ) -> Iterator[Prediction]:
+        self, predictions: Iterator[ImageResult], count: Callable[[], int | None]
+    ) -> Iterator[ImageResult]:
         # Not rich's live display: rows go to stdout, often the same terminal, while the bar is up.
         # So it is one line, drawn while the next row is waited for and wiped before that row is
         # written.
@@ -466,7 +468,7 @@ class Screen(Speaker):
 
 
 class _RateColumn(ProgressColumn):
-    """Pictures a second."""
+    """Images a second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "")

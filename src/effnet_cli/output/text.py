@@ -13,12 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.images import Finder, is_picture_content
-from effnet_cli.models import export_file as exported
-from effnet_cli.options import Format, Unit
-from effnet_cli.predict.classifier import Answer, Fault, Prediction
+from effnet_cli.images import Finder, is_image_content
+from effnet_cli.models import export_file
+from effnet_cli.options import Format
+from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
 from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
-from effnet_cli.system.files import whole_file
+from effnet_cli.system.files import atomic_write
+from effnet_cli.system.reporter import ProgressUnit
 
 STDOUT = "-"
 PROBABILITY_DIGITS = 6  # an answer moves by 1e-6 between engines; more digits would be noise
@@ -79,7 +80,7 @@ def _csv_cell(value: object) -> object:
 # --- predictions as text -----------------------------------------------------------------------
 
 
-def as_row(prediction: Prediction) -> dict[str, Any]:
+def as_row(prediction: ImageResult) -> dict[str, Any]:
     """The JSON object of one row."""
     row: dict[str, Any] = {"path": prediction.path, "status": prediction.status}
     if prediction.error is not None:
@@ -102,13 +103,13 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
     return row | {"predictions": answers}
 
 
-def from_row(row: Mapping[str, Any]) -> Prediction:
+def from_row(row: Mapping[str, Any]) -> ImageResult:
     """The record that `as_row` made a JSON object of; pixels are in none."""
     fault = row.get("error")
-    return Prediction(
+    return ImageResult(
         row["path"],
-        tuple(Answer(**answer) for answer in row.get("predictions", ())),
-        None if fault is None else Fault(**fault),
+        tuple(Prediction(**answer) for answer in row.get("predictions", ())),
+        None if fault is None else ErrorInfo(**fault),
         row.get("reason"),
         explained=row.get("explained"),
         filed=row.get("moved_to", row.get("copied_to")),
@@ -116,7 +117,7 @@ def from_row(row: Mapping[str, Any]) -> Prediction:
     )
 
 
-def label_text(answer: Answer) -> str:
+def label_text(answer: Prediction) -> str:
     """The class of an answer, for a person: where there is none, that."""
     return "(no answer)" if answer.label is None else answer.label
 
@@ -136,7 +137,7 @@ def json_array(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield "[]\n" if separator == "[\n" else "\n]\n"
 
 
-def csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
+def csv_lines(predictions: Iterable[ImageResult]) -> Iterator[str]:
     """CSV with a header, one line for each rank; text that a spreadsheet would run is
     neutralised.
     """
@@ -175,7 +176,7 @@ def for_terminal(pieces: Iterable[str], format_: Format) -> Iterator[str]:
         yield shown + piece[len(body) :]
 
 
-ENCODERS: Mapping[Format, Callable[[Iterable[Prediction]], Iterator[str]]] = {
+ENCODERS: Mapping[Format, Callable[[Iterable[ImageResult]], Iterator[str]]] = {
     "json": lambda predictions: json_array(map(as_row, predictions)),
     "jsonl": lambda predictions: json_lines(map(as_row, predictions)),
     "csv": csv_lines,
@@ -213,7 +214,7 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
             write_stdout(piece)
         return
     check_output(output, "--output")
-    with whole_file(output.resolve()) as part, part.open("wb") as file:
+    with atomic_write(output.resolve()) as part, part.open("wb") as file:
         for piece in pieces:
             file.write(_encoded(piece))
 
@@ -222,7 +223,7 @@ def check_output(output: Path, option: str) -> None:
     """Whether a file may be written where `option` wants one.
 
     Raises:
-        UsageError: there is something that is no ordinary file, a picture or a network.
+        UsageError: there is something that is no ordinary file, an image or a network.
     """
     named = f"{option} {str(output)!r}"
     if output.is_dir():
@@ -231,9 +232,9 @@ def check_output(output: Path, option: str) -> None:
         raise UsageError(
             f"{named} is no ordinary file.", f"Leave {option} out, or name an ordinary file."
         )
-    if output.is_file() and is_picture_content(str(output)):
-        raise UsageError(f"{named} is a picture, which would be lost.", "Name another file.")
-    if exported.is_network(output):
+    if output.is_file() and is_image_content(str(output)):
+        raise UsageError(f"{named} is an image, which would be lost.", "Name another file.")
+    if export_file.is_model_file(output):
         raise UsageError(
             f"{named} belongs to a network, which would be lost.", "Name another file."
         )
@@ -274,8 +275,8 @@ def _encoded(text: str) -> bytes:
 # --- words on stderr ---------------------------------------------------------------------------
 
 
-class Speaker:
-    """A `Listener` that writes plain lines to stderr; says nothing when `quiet`."""
+class PlainReporter:
+    """A `Reporter` that writes plain lines to stderr; says nothing when `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -290,22 +291,24 @@ class Speaker:
         with suppress(OSError):  # nobody hears it, and the answers are what counts
             print(printable(text), file=sys.stderr)  # noqa: T201
 
-    def progress(self, what: str, done: int, total: int | None, unit: Unit = "pictures") -> None:
+    def progress(
+        self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
+    ) -> None:
         """Not shown: there is nobody at a terminal."""
 
     def close(self) -> None:
         """The work is over, or has failed."""
 
     def track(
-        self, predictions: Iterator[Prediction], count: Callable[[], int | None]
-    ) -> Iterator[Prediction]:
+        self, predictions: Iterator[ImageResult], count: Callable[[], int | None]
+    ) -> Iterator[ImageResult]:
         """`predictions` as they are: there is nobody to show a bar to. `count` would give their
         number.
         """
         return predictions
 
 
-class Tally:
+class RunSummary:
     """Counts rows as they pass, for the closing summary and the exit status; the first `earlier`
     are those of an interrupted run.
     """
@@ -317,7 +320,7 @@ class Tally:
         self._classes: Counter[str] = Counter()
         self._started = time.perf_counter()
 
-    def count(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    def count(self, predictions: Iterable[ImageResult]) -> Iterator[ImageResult]:
         """The same rows, counted."""
         for prediction in predictions:
             if prediction.error is not None:
@@ -328,16 +331,16 @@ class Tally:
             yield prediction
 
     def summary(self, finder: Finder) -> str:
-        """What was done, in words: pictures, rate, failures by kind, frequent classes, what was
+        """What was done, in words: images, rate, failures by kind, frequent classes, what was
         left out.
         """
         seconds = time.perf_counter() - self._started
         total = self.answered + self.failed.total()
-        parts = [f"{_counted(total, 'picture')} in {seconds:.1f} s"]
+        parts = [f"{_counted(total, 'image')} in {seconds:.1f} s"]
         if self.earlier:
             parts[0] += f", {self.earlier:,} of them earlier"
         elif self.answered:
-            parts[0] += f" ({self.answered / seconds:.1f} pictures/s)"
+            parts[0] += f" ({self.answered / seconds:.1f} images/s)"
         if self.failed:
             kinds = ", ".join(f"{number} {kind}" for kind, number in self.failed.most_common())
             parts.append(f"{self.failed.total()} failed: {kinds}")
@@ -346,13 +349,11 @@ class Tally:
                 f"{label} {n}" for label, n in self._classes.most_common(FREQUENT_CLASSES)
             )
             parts.append(f"most frequent: {frequent}")
-        if finder.not_pictures:
-            parts.append(
-                f"{_counted(finder.not_pictures, 'file')} left out for not being a picture"
-            )
+        if finder.not_images:
+            parts.append(f"{_counted(finder.not_images, 'file')} left out for not being an image")
         if finder.linked_twice:
             parts.append(
-                f"{_counted(finder.linked_twice, 'link')} left out whose picture is listed already"
+                f"{_counted(finder.linked_twice, 'link')} left out whose image is listed already"
             )
         return "; ".join(parts)
 

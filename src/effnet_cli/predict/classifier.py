@@ -1,4 +1,4 @@
-"""Pictures -> answers: decoding and inference overlap, answers come in order, one bad file is one
+"""Images -> answers: decoding and inference overlap, answers come in order, one bad file is one
 bad row.
 """
 
@@ -16,22 +16,16 @@ import numpy.typing as npt
 
 from effnet_cli import engines
 from effnet_cli.engines import Engine, Logits, Pixels
-from effnet_cli.images import Found, PictureLoader
-from effnet_cli.images.sources import Source
+from effnet_cli.images import ImageInput, ImageLoader
+from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.models.export_file import kind_of
+from effnet_cli.models.export_file import file_kind
 from effnet_cli.models.variants import Preprocessing
-from effnet_cli.models.weights import resolve
-from effnet_cli.options import (
-    SILENT,
-    EngineOptions,
-    Listener,
-    ModelOptions,
-    PictureOptions,
-    PredictOptions,
-)
-from effnet_cli.system.errors import EffnetError, PictureError, UsageError
-from effnet_cli.system.parallel import in_order, resolve_future
+from effnet_cli.models.weights import resolve_model
+from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions, PredictOptions
+from effnet_cli.system.errors import EffnetError, ImageError, UsageError
+from effnet_cli.system.parallel import map_ordered, resolve_future
+from effnet_cli.system.reporter import SILENT, Reporter
 
 # Chunks of work that each worker may be ahead of the consumer: enough to never wait, few enough to
 # bound the memory.
@@ -42,29 +36,29 @@ Result = TypeVar("Result")
 
 
 class Loader(Protocol):
-    """Opens pictures: in this process, or in others."""
+    """Opens images: in this process, or in others."""
 
-    def squares(self, source: Source) -> npt.NDArray[np.uint8]:
-        """As `PictureLoader.squares`."""
+    def crops(self, source: ImageSource) -> npt.NDArray[np.uint8]:
+        """As `ImageLoader.squares`."""
 
-    def normalise(self, square: npt.NDArray[np.uint8]) -> Pixels:
-        """As `PictureLoader.normalise`."""
+    def normalise(self, crop: npt.NDArray[np.uint8]) -> Pixels:
+        """As `ImageLoader.normalise`."""
 
 
-class Looked(NamedTuple):
-    """What the network saw of a picture, uint8 [V,H,W,3], and what it made of it, float32 [C]."""
+class ImageScores(NamedTuple):
+    """What the network saw of an image, uint8 [V,H,W,3], and what it made of it, float32 [C]."""
 
-    squares: npt.NDArray[np.uint8]
+    crops: npt.NDArray[np.uint8]
     logits: Logits
 
 
-# What is made of pictures and of what came of them, one of each.
-Make = Callable[[list[Found], list[Looked | PictureError]], list[Result]]
+# What is made of images and of what came of them, one of each.
+Make = Callable[[list[ImageInput], list[ImageScores | ImageError]], list[Result]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One class for one picture: its rank from 1, its index among the logits, its name, its
+class Prediction:
+    """One class for one image: its rank from 1, its index among the logits, its name, its
     probability (0..1). `unknown`, and no label at all (see `PredictOptions`), have no index and the
     top probability.
     """
@@ -76,8 +70,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a picture has no answer: `kind` is one of `options.FaultKind`, `message` is for a
+class ErrorInfo:
+    """Why an image has no answer: `kind` is one of `options.FaultKind`, `message` is for a
     person.
     """
 
@@ -86,20 +80,20 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """One row: the picture's name as it was given, and its answers (best first) or the fault.
+class ImageResult:
+    """One row: the image's name as it was given, and its answers (best first) or the fault.
 
-    `reason` says why the first answer has no label; `square` is what the network saw, uint8
+    `reason` says why the first answer has no label; `crop` is what the network saw, uint8
     [H,W,3], where it was asked for, and `overlay` the same with what speaks for the best class
-    reddened; `explained` is the file with both. `filed` is where a copy of the picture lies, or the
-    picture itself if it `is_moved`.
+    reddened; `explained` is the file with both. `filed` is where a copy of the image lies, or the
+    image itself if it `is_moved`.
     """
 
     path: str
-    predictions: tuple[Answer, ...] = ()
-    error: Fault | None = None
+    predictions: tuple[Prediction, ...] = ()
+    error: ErrorInfo | None = None
     reason: str | None = None
-    square: npt.NDArray[np.uint8] | None = None
+    crop: npt.NDArray[np.uint8] | None = None
     overlay: npt.NDArray[np.uint8] | None = None
     explained: str | None = None
     filed: str | None = None
@@ -111,15 +105,15 @@ class Prediction:
 
 
 class Classifier:
-    """Answers what is on pictures; holds one network, loaded at its first use.
+    """Answers what is on images; holds one network, loaded at its first use.
 
     >>> Classifier("lite0")("cat.jpg").predictions[0].label
 
     Args:
         model: the name of a variant, or which model and weights in full.
         engine: device, engine and precision.
-        pictures: how pictures are opened and fitted.
-        options: how many answers a picture gets, and how the work is cut.
+        images: how images are opened and fitted.
+        options: how many answers an image gets, and how the work is cut.
         listener: hears of downloads and compilations.
 
     Raises:
@@ -131,24 +125,26 @@ class Classifier:
         self,
         model: str | ModelOptions = ModelOptions(),
         engine: EngineOptions = EngineOptions(),
-        pictures: PictureOptions = PictureOptions(),
+        images: ImageOptions = ImageOptions(),
         options: PredictOptions = PredictOptions(),
-        listener: Listener = SILENT,
+        reporter: Reporter = SILENT,
     ) -> None:
         self._options = options
-        self._listener = listener
+        self._reporter = reporter
         model = ModelOptions(variant=model) if isinstance(model, str) else model
         # a wish that nothing can fulfil is told before anything is fetched
-        self._plan = engines.plan(engine, kind_of(model.model) if model.model else "tensors")
-        self._network = resolve(model, listener)
+        self._plan = engines.plan_engine(
+            engine, file_kind(model.model) if model.model else "tensors"
+        )
+        self._network = resolve_model(model, reporter)
         self._least = _least(options, self._network.card)
         self._name = self._network.variant.name if model.model is None else str(model.model)
-        self._loader = _loader(self._network.card.preprocessing, pictures)
+        self._loader = _loader(self._network.card.preprocessing, images)
         self._loading: Loading | None = None
 
     @property
     def card(self) -> ModelCard:
-        """The network's class names (in the order of `Answer.index`), preprocessing and
+        """The network's class names (in the order of `Prediction.index`), preprocessing and
         temperature.
         """
         return self._network.card
@@ -174,63 +170,63 @@ class Classifier:
         """The SHA-256 of the file with the weights, hexadecimal."""
         return self._network.sha256
 
-    def __call__(self, picture: str | Path | bytes) -> Prediction:
-        """The answer for one picture: a path, or the bytes of a picture file. A bad picture gives a
+    def __call__(self, image: str | Path | bytes) -> ImageResult:
+        """The answer for one image: a path, or the bytes of an image file. A bad image gives a
         row with `error`.
 
         Raises:
             EffnetError: the engine cannot be loaded.
         """
-        if not isinstance(picture, str | Path | bytes):
-            raise TypeError(f"a picture is a path or bytes, not {type(picture).__name__}")
-        name = "-" if isinstance(picture, bytes) else str(picture)
-        found = Found(name, picture if isinstance(picture, bytes) else name)
+        if not isinstance(image, str | Path | bytes):
+            raise TypeError(f"an image is a path or bytes, not {type(image).__name__}")
+        name = "-" if isinstance(image, bytes) else str(image)
+        found = ImageInput(name, image if isinstance(image, bytes) else name)
         return next(self.predict([found]))
 
     def predict(
-        self, pictures: Iterable[Found], *, are_many: bool | None = None
-    ) -> Iterator[Prediction]:
+        self, images: Iterable[ImageInput], *, are_many: bool | None = None
+    ) -> Iterator[ImageResult]:
         """One row for each input, in order, as soon as it is known; memory is flat however many
         there are.
 
         Args:
-            pictures: what `images.Finder` finds.
-            are_many: whether there are more pictures than cores; `None` looks ahead (which waits
+            images: what `images.Finder` finds.
+            are_many: whether there are more images than cores; `None` looks ahead (which waits
             for a slow source).
 
         Raises:
             EffnetError: the engine cannot be loaded or used.
         """
         return self._each(
-            pictures,
+            images,
             are_many,
             partial(_rows, card=self.card, options=self._options, least=self._least),
         )
 
-    def logits(self, pictures: Iterable[Found]) -> Iterator[Logits | PictureError]:
-        """The logits of each picture, float32 [C], or why there are none; in order.
+    def logits(self, images: Iterable[ImageInput]) -> Iterator[Logits | ImageError]:
+        """The logits of each image, float32 [C], or why there are none; in order.
 
         Raises:
             EffnetError: as `predict`.
         """
-        return self._each(pictures, None, lambda _, looked: [_answer_of(one) for one in looked])
+        return self._each(images, None, lambda _, looked: [_answer_of(one) for one in looked])
 
     def _each(
-        self, pictures: Iterable[Found], are_many: bool | None, make: Make[Result]
+        self, images: Iterable[ImageInput], are_many: bool | None, make: Make[Result]
     ) -> Iterator[Result]:
         workers = self._options.workers or self._plan.workers
-        pictures = iter(pictures)
+        images = iter(images)
         if not are_many:
-            few = list(itertools.islice(pictures, workers))
+            few = list(itertools.islice(images, workers))
             workers = max(1, min(workers, len(few)))
-            pictures = itertools.chain(few, pictures)
+            images = itertools.chain(few, images)
         if self._loading is None:
             callers = min(workers, self._plan.max_callers(self._network.variant))
             self._loading = Loading(
-                lambda: self._plan.load(self._network, callers, self._listener), callers
+                lambda: self._plan.load(self._network, callers, self._reporter), callers
             )
         size = self._options.batch_size or self._plan.batch_size
-        return asked(self._loading, pictures, self._loader, make, size, workers)
+        return asked(self._loading, images, self._loader, make, size, workers)
 
 
 class Loading:
@@ -249,78 +245,78 @@ class Loading:
 
 def predict(
     engine: Callable[[Pixels], Logits],
-    pictures: Iterator[Found],
+    images: Iterator[ImageInput],
     loader: Loader,
     card: ModelCard,
     top_k: int,
     batch_size: int,
     workers: int,
-) -> Iterator[Prediction]:
-    """Rows for `pictures`, in order; `workers` threads each open `batch_size` pictures and ask the
+) -> Iterator[ImageResult]:
+    """Rows for `images`, in order; `workers` threads each open `batch_size` images and ask the
     engine for them.
     """
     make = partial(_rows, card=card, options=PredictOptions(top_k), least=0.0)
-    return asked(engine, pictures, loader, make, batch_size, workers)
+    return asked(engine, images, loader, make, batch_size, workers)
 
 
 def asked(
     engine: Callable[[Pixels], Logits],
-    pictures: Iterator[Found],
+    images: Iterator[ImageInput],
     loader: Loader,
     make: Make[Result],
     batch_size: int,
     workers: int,
 ) -> Iterator[Result]:
-    """What `make` makes of some pictures and their logits, for all of them in order; it is called
+    """What `make` makes of some images and their logits, for all of them in order; it is called
     in the threads that open them.
     """
 
-    def answer(chunk: list[Found]) -> list[Result]:
+    def answer(chunk: list[ImageInput]) -> list[Result]:
         return make(chunk, _looked_at(chunk, engine, loader))
 
-    chunks = iter(lambda: list(itertools.islice(pictures, batch_size)), [])
-    for rows in in_order(answer, chunks, workers, CHUNKS_AHEAD * workers):
+    chunks = iter(lambda: list(itertools.islice(images, batch_size)), [])
+    for rows in map_ordered(answer, chunks, workers, CHUNKS_AHEAD * workers):
         yield from rows
 
 
 def _looked_at(
-    chunk: list[Found], engine: Callable[[Pixels], Logits], loader: Loader
-) -> list[Looked | PictureError]:
-    """What came of some pictures, or their errors; the good ones in one call of the engine.
+    chunk: list[ImageInput], engine: Callable[[Pixels], Logits], loader: Loader
+) -> list[ImageScores | ImageError]:
+    """What came of some images, or their errors; the good ones in one call of the engine.
 
     Raises:
         EffnetError: logits are not finite.
     """
     opened = [_opened(found, loader) for found in chunk]
-    good = [squares for squares in opened if not isinstance(squares, PictureError)]
+    good = [crops for crops in opened if not isinstance(crops, ImageError)]
     answers = iter(_finite(engine(_pixels(good, loader))) if good else ())
     return [
-        squares
-        if isinstance(squares, PictureError)
-        else Looked(squares, _averaged([next(answers) for _ in squares]))
-        for squares in opened
+        crops
+        if isinstance(crops, ImageError)
+        else ImageScores(crops, _averaged([next(answers) for _ in crops]))
+        for crops in opened
     ]
 
 
 def _rows(
-    chunk: list[Found],
-    looked: list[Looked | PictureError],
+    chunk: list[ImageInput],
+    looked: list[ImageScores | ImageError],
     card: ModelCard,
     options: PredictOptions,
     least: float,
-) -> list[Prediction]:
-    good = [one.logits for one in looked if isinstance(one, Looked)]
+) -> list[ImageResult]:
+    good = [one.logits for one in looked if isinstance(one, ImageScores)]
     tops = iter(_top(np.stack(good), card, options.top_k) if good else ())
     return [
-        _judged(found.name, next(tops), one.squares[0], options, least)
-        if isinstance(one, Looked)
-        else Prediction(found.name, error=Fault(one.kind, str(one)))
+        _judged(found.name, next(tops), one.crops[0], options, least)
+        if isinstance(one, ImageScores)
+        else ImageResult(found.name, error=ErrorInfo(one.kind, str(one)))
         for found, one in zip(chunk, looked, strict=True)
     ]
 
 
-def _answer_of(looked: Looked | PictureError) -> Logits | PictureError:
-    return looked.logits if isinstance(looked, Looked) else looked
+def _answer_of(looked: ImageScores | ImageError) -> Logits | ImageError:
+    return looked.logits if isinstance(looked, ImageScores) else looked
 
 
 def _averaged(logits: list[Logits]) -> Logits:
@@ -328,29 +324,29 @@ def _averaged(logits: list[Logits]) -> Logits:
     return logits[0] if len(logits) == 1 else np.mean(logits, axis=0, dtype=np.float32)
 
 
-def _pixels(squares: list[npt.NDArray[np.uint8]], loader: Loader) -> Pixels:
-    """uint8 [V,H,W,3] each -> float32 [N,3,H,W]; one view of one picture, the usual case on a CPU,
+def _pixels(crops: list[npt.NDArray[np.uint8]], loader: Loader) -> Pixels:
+    """uint8 [V,H,W,3] each -> float32 [N,3,H,W]; one view of one image, the usual case on a CPU,
     is not copied.
     """
-    pixels = [loader.normalise(square) for views in squares for square in views]
+    pixels = [loader.normalise(crop) for views in crops for crop in views]
     return pixels[0][None] if len(pixels) == 1 else np.stack(pixels)
 
 
-def _loader(preprocessing: Preprocessing, options: PictureOptions) -> Loader:
+def _loader(preprocessing: Preprocessing, options: ImageOptions) -> Loader:
     if options.isolate or options.timeout_s is not None:
-        from effnet_cli.images.sandbox import IsolatedLoader  # 10 ms that few need
+        from effnet_cli.images.sandbox import SandboxedLoader  # 10 ms that few need
 
-        return IsolatedLoader(preprocessing, options)
-    return PictureLoader(preprocessing, options)
+        return SandboxedLoader(preprocessing, options)
+    return ImageLoader(preprocessing, options)
 
 
-def _opened(found: Found, loader: Loader) -> npt.NDArray[np.uint8] | PictureError:
-    """What the network sees of a picture, uint8 [V,H,W,3], or the error."""
+def _opened(found: ImageInput, loader: Loader) -> npt.NDArray[np.uint8] | ImageError:
+    """What the network sees of an image, uint8 [V,H,W,3], or the error."""
     if found.source is None:
-        return found.error or PictureError("missing", "There is no such file.", "Check the path.")
+        return found.error or ImageError("missing", "There is no such file.", "Check the path.")
     try:
-        return loader.squares(found.source)
-    except PictureError as error:
+        return loader.crops(found.source)
+    except ImageError as error:
         return error.kept()
 
 
@@ -379,11 +375,11 @@ def _least(options: PredictOptions, card: ModelCard) -> float:
 
 def _judged(
     name: str,
-    answers: tuple[Answer, ...],
-    square: npt.NDArray[np.uint8],
+    answers: tuple[Prediction, ...],
+    crop: npt.NDArray[np.uint8],
     options: PredictOptions,
     least: float,
-) -> Prediction:
+) -> ImageResult:
     """The row with the answers as they are, or behind one that says that none is good enough."""
     best = answers[0]
     reason = None
@@ -395,8 +391,8 @@ def _judged(
                 f"threshold of {least:g}."
             )
         others = (replace(a, rank=a.rank + 1) for a in answers[: options.top_k - 1])
-        answers = (Answer(1, None, label, best.probability), *others)
-    return Prediction(name, answers, reason=reason, square=square if options.keep_squares else None)
+        answers = (Prediction(1, None, label, best.probability), *others)
+    return ImageResult(name, answers, reason=reason, crop=crop if options.keep_crops else None)
 
 
 def _finite(logits: Logits) -> Logits:
@@ -408,16 +404,17 @@ def _finite(logits: Logits) -> Logits:
     return logits
 
 
-def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Answer, ...]]:
+def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Prediction, ...]]:
     """The `top_k` most probable classes of each row of `logits`, float32 [N,C]; equal ones in the
     order of classes.
     """
     best = np.array([_best(row, top_k) for row in logits.astype(np.float64)])
     return [
         tuple(
-            Answer(rank, int(i), card.classes[i], float(row[i])) for rank, i in enumerate(order, 1)
+            Prediction(rank, int(i), card.classes[i], float(row[i]))
+            for rank, i in enumerate(order, 1)
         )
-        for row, order in zip(engines.probabilities(logits, card.temperature), best, strict=True)
+        for row, order in zip(engines.softmax(logits, card.temperature), best, strict=True)
     ]
 
 

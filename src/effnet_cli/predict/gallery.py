@@ -1,4 +1,4 @@
-"""What a page of pictures and answers shows, collected as the answers pass."""
+"""What a page of images and answers shows, collected as the answers pass."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,31 +7,31 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.images.thumbnails import smaller, thumbnail, thumbnail_of
-from effnet_cli.predict.classifier import Answer, Fault, Prediction
+from effnet_cli.images.thumbnails import make_thumbnail, shrink_thumbnail, thumbnail_from_pixels
+from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
 
-# What one page can carry: a browser scrolls 2,000 pictures with ease, and mail takes 15 MB (the
-# pictures' bytes grow by a third as text).
-MAX_PICTURES = 2_000
+# What one page can carry: a browser scrolls 2,000 images with ease, and mail takes 15 MB (the
+# images' bytes grow by a third as text).
+MAX_IMAGES = 2_000
 MAX_IMAGE_BYTES = 10_000_000
-# Few pictures are sharp on any screen; as soon as there are more, all become small.
-FEW_PICTURES, SHARP_PX, SMALL_PX = 200, 320, 160
+# Few images are sharp on any screen; as soon as there are more, all become small.
+FEW_IMAGES, SHARP_PX, SMALL_PX = 200, 320, 160
 # Certainty in steps: the least probability of each; what has no class is a step of its own.
 STEPS = (0.9, 0.5, 0.0)
 NO_CLASS = len(STEPS)
-MAX_ANSWERS = 5  # of one picture
+MAX_ANSWERS = 5  # of one image
 MAX_FAILED = 200  # paths of one kind of failure
 MAX_PATH, MAX_LABEL = 400, 120  # characters, so that no name (or message) fills the page
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of the page: its answers, best first, and JPEGs of what the network saw and of
+class GalleryImage:
+    """One image of the page: its answers, best first, and JPEGs of what the network saw and of
     what speaks for the best answer.
     """
 
     path: str
-    answers: tuple[Answer, ...]
+    answers: tuple[Prediction, ...]
     reason: str | None
     image: bytes | None
     overlay: bytes | None
@@ -45,15 +45,17 @@ class Picture:
     def size_bytes(self) -> int:
         return len(self.image or b"") + len(self.overlay or b"")
 
-    def smaller(self, side_px: int) -> "Picture":
+    def smaller(self, side_px: int) -> "GalleryImage":
         """The same with JPEGs of at most `side_px` a side."""
-        image, overlay = (one and smaller(one, side_px) for one in (self.image, self.overlay))
+        image, overlay = (
+            one and shrink_thumbnail(one, side_px) for one in (self.image, self.overlay)
+        )
         return replace(self, image=image, overlay=overlay)
 
 
 @dataclass(slots=True)
 class Failures:
-    """The pictures without an answer, for one reason: how many, and the first paths behind each
+    """The images without an answer, for one reason: how many, and the first paths behind each
     message.
     """
 
@@ -68,7 +70,7 @@ class Failures:
 
 
 class Gallery:
-    """Collects what the page shows; memory is bounded however many pictures there are.
+    """Collects what the page shows; memory is bounded however many images there are.
 
     Args:
         model: the variant, or the model file.
@@ -78,7 +80,7 @@ class Gallery:
 
     def __init__(self, model: str, engine: str, choices: Sequence[tuple[str, str]] = ()) -> None:
         self.model, self.engine, self.choices = model, engine, choices
-        self.pictures: list[Picture] = []
+        self.images: list[GalleryImage] = []
         self.failed: dict[str, Failures] = {}
         # of all that have an answer, shown or not
         self.classes: Counter[str] = Counter()
@@ -87,7 +89,7 @@ class Gallery:
         self._image_bytes = 0
         self._is_full = False
 
-    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    def watch(self, predictions: Iterable[ImageResult]) -> Iterator[ImageResult]:
         """The same rows; what the page shows of each is taken while it passes."""
         for prediction in predictions:
             if prediction.error is None:
@@ -98,37 +100,37 @@ class Gallery:
 
     @property
     def answered(self) -> int:
-        """Pictures with an answer, those without a class among them."""
+        """Images with an answer, those without a class among them."""
         return self.steps.total()
 
-    def _failed(self, path: str, fault: Fault) -> None:
+    def _failed(self, path: str, fault: ErrorInfo) -> None:
         self.failed.setdefault(fault.kind, Failures()).add(path, fault.message)
 
-    def _answered(self, prediction: Prediction) -> None:
+    def _answered(self, prediction: ImageResult) -> None:
         best = prediction.predictions[0]
         self.steps[_step(best)] += 1
         if best.index is not None:
             self.classes[cut(best.label or "", MAX_LABEL)] += 1
-        if len(self.pictures) == FEW_PICTURES and self._side_px == SHARP_PX:
+        if len(self.images) == FEW_IMAGES and self._side_px == SHARP_PX:
             self._shrink()
         if not self._is_full:
             self._show(prediction)
 
-    def _show(self, prediction: Prediction) -> None:
-        """Keep a picture; the page is full from the first one that does not fit, so that what is
+    def _show(self, prediction: ImageResult) -> None:
+        """Keep an image; the page is full from the first one that does not fit, so that what is
         shown has no gaps.
         """
-        picture = _picture(prediction, self._side_px)
-        self._image_bytes += picture.size_bytes
+        image = _image(prediction, self._side_px)
+        self._image_bytes += image.size_bytes
         self._is_full = self._image_bytes > MAX_IMAGE_BYTES
         if not self._is_full:
-            self.pictures.append(picture)
-            self._is_full = len(self.pictures) == MAX_PICTURES
+            self.images.append(image)
+            self._is_full = len(self.images) == MAX_IMAGES
 
     def _shrink(self) -> None:
         self._side_px = SMALL_PX
-        self.pictures = [one.smaller(SMALL_PX) for one in self.pictures]
-        self._image_bytes = sum(one.size_bytes for one in self.pictures)
+        self.images = [one.smaller(SMALL_PX) for one in self.images]
+        self._image_bytes = sum(one.size_bytes for one in self.images)
 
 
 def cut(text: str, size: int) -> str:
@@ -136,22 +138,22 @@ def cut(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[: size // 4]}…{text[1 - size + size // 4 :]}"
 
 
-def _step(best: Answer) -> int:
+def _step(best: Prediction) -> int:
     if best.index is None:
         return NO_CLASS
     return next(step for step, least in enumerate(STEPS) if best.probability >= least)
 
 
-def _picture(prediction: Prediction, side_px: int) -> Picture:
+def _image(prediction: ImageResult, side_px: int) -> GalleryImage:
     answers = prediction.predictions[:MAX_ANSWERS]
-    return Picture(
+    return GalleryImage(
         cut(prediction.path, MAX_PATH),
         tuple(replace(one, label=one.label and cut(one.label, MAX_LABEL)) for one in answers),
         prediction.reason and cut(prediction.reason, MAX_PATH),
-        _small(prediction.square, side_px) or thumbnail(prediction.path, side_px),
+        _small(prediction.crop, side_px) or make_thumbnail(prediction.path, side_px),
         _small(prediction.overlay, side_px),
     )
 
 
-def _small(square: npt.NDArray[np.uint8] | None, side_px: int) -> bytes | None:
-    return None if square is None else thumbnail_of(square, side_px)
+def _small(crop: npt.NDArray[np.uint8] | None, side_px: int) -> bytes | None:
+    return None if crop is None else thumbnail_from_pixels(crop, side_px)

@@ -1,4 +1,4 @@
-"""Pictures into a folder for each class: copied or moved, and nothing that is there replaced."""
+"""Images into a folder for each class: copied or moved, and nothing that is there replaced."""
 
 import errno
 import filecmp
@@ -11,32 +11,32 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from effnet_cli.options import FilingOptions
-from effnet_cli.predict.classifier import UNKNOWN, Prediction
+from effnet_cli.options import OrganizeOptions
+from effnet_cli.predict.classifier import UNKNOWN, ImageResult
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import PART_SUFFIX, cannot_write
+from effnet_cli.system.files import PART_SUFFIX, write_error
 
 MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may come behind
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS)
 
 
 class Filing:
-    """Files pictures by their best class; `warn` hears of each that fails.
+    """Files images by their best class; `warn` hears of each that fails.
 
     Raises:
-        UsageError: the folder is a file, or lies in one of the inputs, whose pictures would be
+        UsageError: the folder is a file, or lies in one of the inputs, whose images would be
             found again.
     """
 
     def __init__(
         self,
-        options: FilingOptions,
+        options: OrganizeOptions,
         inputs: Sequence[str],
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._options = options
         self._warn = warn
-        self.filed = self.there = self.failed = 0  # pictures
+        self.filed = self.there = self.failed = 0  # images
         if options.folder.exists() and not options.folder.is_dir():
             raise UsageError(
                 f"--copy-to {str(options.folder)!r} is no folder.", "Name a folder, or a new one."
@@ -50,8 +50,8 @@ class Filing:
                     "Name one outside of it.",
                 )
 
-    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        """The same rows, which say where their pictures are filed; pictures that failed or have no
+    def watch(self, predictions: Iterable[ImageResult]) -> Iterator[ImageResult]:
+        """The same rows, which say where their images are filed; images that failed or have no
         answer stay where they are.
 
         Raises:
@@ -61,7 +61,7 @@ class Filing:
             is_answered = prediction.error is None and prediction.reason is None
             yield self._filed(prediction) if is_answered else prediction
 
-    def _filed(self, prediction: Prediction) -> Prediction:
+    def _filed(self, prediction: ImageResult) -> ImageResult:
         source = Path(prediction.path)
         folder = self._options.folder
         if self._options.group_by == "class":
@@ -72,7 +72,7 @@ class Filing:
             target, is_new = (moved if self._options.moves else copied)(source, folder)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise cannot_write(folder, error) from error
+                raise write_error(folder, error) from error
             self.failed += 1
             self._warn(f"{prediction.path} stays where it is: {error.strerror}.")
             return prediction
@@ -84,7 +84,7 @@ class Filing:
     def summary(self) -> str:
         """What was done, in words."""
         done = "moved" if self._options.moves else "copied"
-        what = "1 picture is" if self.filed == 1 else f"{self.filed:,} pictures are"
+        what = "1 image is" if self.filed == 1 else f"{self.filed:,} images are"
         there = f", {self.there:,} had the same file there already" if self.there else ""
         failed = f", {self.failed:,} failed and stayed where they were" if self.failed else ""
         return f"{what} {done} into {str(self._options.folder)!r}{there}{failed}."

@@ -1,4 +1,4 @@
-"""The page of `effnet predict`: pictures with their answers, and filters that need no script."""
+"""The page of `effnet predict`: images with their answers, and filters that need no script."""
 
 import base64
 from collections import Counter
@@ -9,12 +9,12 @@ from typing import Any
 from markupsafe import Markup
 
 from effnet_cli.output.html import PAGES
-from effnet_cli.predict.classifier import Answer
-from effnet_cli.predict.gallery import NO_CLASS, Failures, Gallery, Picture
+from effnet_cli.predict.classifier import Prediction
+from effnet_cli.predict.gallery import NO_CLASS, Failures, Gallery, GalleryImage
 
-# The places of a picture's filters: of its class (`None`: it has no class) and of its certainty.
+# The places of an image's filters: of its class (`None`: it has no class) and of its certainty.
 Marks = Sequence[tuple[int | None, int]]
-# The heading, the name of the inputs, and the choices: mark, name and number of pictures.
+# The heading, the name of the inputs, and the choices: mark, name and number of images.
 Filter = tuple[str, str, list[tuple[str, str, int]]]
 
 STEP_NAMES = ("above 90%", "50–90%", "below 50%")
@@ -24,7 +24,7 @@ FREQUENT = 3  # classes in the answer
 KIND_NAMES: Mapping[str, str] = {
     "empty": "Empty files",
     "truncated": "Cut off or damaged",
-    "not_an_image": "Not a picture",
+    "not_an_image": "Not an image",
     "unsupported_format": "In a format not known here",
     "too_large": "Too large",
     "unreadable": "Not readable",
@@ -37,17 +37,17 @@ OPEN_UP_TO = 12  # failures of a kind that are unfolded at once
 
 
 def gallery_page(gallery: Gallery) -> str:
-    """What was on the pictures: the answer in words, the pictures, and what failed."""
-    groups = _groups(gallery.pictures)
-    marks = [(_group(one, groups), one.step) for one in gallery.pictures]
+    """What was on the images: the answer in words, the images, and what failed."""
+    groups = _groups(gallery.images)
+    marks = [(_group(one, groups), one.step) for one in gallery.images]
     return PAGES.get_template("gallery.html").render(
-        title="What is on the pictures?",
+        title="What is on the images?",
         answer=list(_answer(gallery)),
         shares=list(_shares(gallery)),
-        filters=_filters(gallery.pictures, groups, marks),
+        filters=_filters(gallery.images, groups, marks),
         empty=_empty(marks),
-        pictures=list(_shown(gallery.pictures, marks)),
-        has_overlays=any(one.overlay for one in gallery.pictures),
+        images=list(_shown(gallery.images, marks)),
+        has_overlays=any(one.overlay for one in gallery.images),
         answered=gallery.answered,
         failed=[_failure(kind, found) for kind, found in _by_number(gallery.failed)],
         choices=[("model", gallery.model), ("engine", gallery.engine), *gallery.choices],
@@ -61,7 +61,7 @@ def _answer(gallery: Gallery) -> Iterator[str]:
     failed = sum(one.number for one in gallery.failed.values())
     total = gallery.answered + failed
     nameless = gallery.steps[NO_CLASS]
-    words = _step_name(NO_CLASS, gallery.pictures)
+    words = _step_name(NO_CLASS, gallery.images)
     words = f"with {words}" if words == NO_ANSWER else words
     yield _counted_line(total, failed, f", {nameless:,} {words}" if nameless else "")
     if gallery.classes:
@@ -72,8 +72,8 @@ def _answer(gallery: Gallery) -> Iterator[str]:
 
 def _counted_line(total: int, failed: int, nameless: str) -> str:
     if not total:
-        return "No picture was given."
-    words = f"{total:,} picture{'' if total == 1 else 's'}{nameless}"
+        return "No image was given."
+    words = f"{total:,} image{'' if total == 1 else 's'}{nameless}"
     if failed == total:
         return f"{words}: {'it' if total == 1 else 'all'} failed."
     return f"{words}, {failed:,} failed." if failed else f"{words}, none failed."
@@ -91,9 +91,9 @@ def _frequent_line(gallery: Gallery) -> str:
 
 
 def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
-    """How many pictures each step of certainty has, and how many failed: mark, name and number."""
+    """How many images each step of certainty has, and how many failed: mark, name and number."""
     for step, number in sorted(gallery.steps.items()):
-        yield f"s{step}", _step_name(step, gallery.pictures), number
+        yield f"s{step}", _step_name(step, gallery.images), number
     if gallery.failed:
         yield "bad", "failed", sum(one.number for one in gallery.failed.values())
 
@@ -101,54 +101,52 @@ def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
 # --- filters ------------------------------------------------------------------------------------
 
 
-def _groups(pictures: Sequence[Picture]) -> list[str]:
+def _groups(images: Sequence[GalleryImage]) -> list[str]:
     """The classes that have a filter, most frequent first."""
-    counts = Counter(one.answers[0].label for one in pictures if one.step < NO_CLASS)
+    counts = Counter(one.answers[0].label for one in images if one.step < NO_CLASS)
     names = [label or "" for label, _ in counts.most_common()]
     return names if len(names) <= MAX_CLASSES else names[: MAX_CLASSES - 1]
 
 
-def _group(picture: Picture, groups: Sequence[str]) -> int | None:
+def _group(image: GalleryImage, groups: Sequence[str]) -> int | None:
     """The place of its filter: its class, or the others; `None` for what has no class."""
-    if picture.step == NO_CLASS:
+    if image.step == NO_CLASS:
         return None
-    label = picture.answers[0].label or ""
+    label = image.answers[0].label or ""
     return groups.index(label) if label in groups else len(groups)
 
 
-def _step_name(step: int, pictures: Sequence[Picture]) -> str:
+def _step_name(step: int, images: Sequence[GalleryImage]) -> str:
     if step < NO_CLASS:
         return STEP_NAMES[step]
-    return (
-        next((one.answers[0].label for one in pictures if one.step == NO_CLASS), None) or NO_ANSWER
-    )
+    return next((one.answers[0].label for one in images if one.step == NO_CLASS), None) or NO_ANSWER
 
 
-def _filters(pictures: Sequence[Picture], groups: Sequence[str], marks: Marks) -> list[Filter]:
-    """Each filter's heading and choices: the mark of the pictures it leaves, its name, how many."""
+def _filters(images: Sequence[GalleryImage], groups: Sequence[str], marks: Marks) -> list[Filter]:
+    """Each filter's heading and choices: the mark of the images it leaves, its name, how many."""
     by_group = Counter(group for group, _ in marks if group is not None)
     classes = [(f"c{n}", name, by_group[n]) for n, name in enumerate((*groups, OTHERS))]
     by_step = Counter(step for _, step in marks)
-    steps = [(f"s{n}", _step_name(n, pictures), by_step[n]) for n in range(NO_CLASS + 1)]
+    steps = [(f"s{n}", _step_name(n, images), by_step[n]) for n in range(NO_CLASS + 1)]
     filters = [("Class", "class", classes), ("Certainty", "step", steps)]
     used = [(head, name, [one for one in choices if one[2]]) for head, name, choices in filters]
     return [one for one in used if len(one[2]) > 1]
 
 
 def _empty(marks: Marks) -> list[tuple[str, str]]:
-    """Pairs of choices that leave no picture."""
+    """Pairs of choices that leave no image."""
     groups = {group for group, _ in marks if group is not None}
     steps = {step for _, step in marks}
     return [(f"c{g}", f"s{s}") for g, s in sorted(set(product(groups, steps)) - set(marks))]
 
 
-# --- pictures and failures ----------------------------------------------------------------------
+# --- images and failures ----------------------------------------------------------------------
 
 
-def _shown(pictures: Sequence[Picture], marks: Marks) -> Iterator[dict[str, Any]]:
-    surest = sorted(range(len(pictures)), key=lambda n: -pictures[n].answers[0].probability)
+def _shown(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str, Any]]:
+    surest = sorted(range(len(images)), key=lambda n: -images[n].answers[0].probability)
     places = {number: place for place, number in enumerate(surest)}
-    for number, (one, (group, step)) in enumerate(zip(pictures, marks, strict=True)):
+    for number, (one, (group, step)) in enumerate(zip(images, marks, strict=True)):
         folder, name = _parted(one.path)
         best, *others = [_bar(answer) for answer in one.answers]
         yield {
@@ -164,7 +162,7 @@ def _shown(pictures: Sequence[Picture], marks: Marks) -> Iterator[dict[str, Any]
         }
 
 
-def _bar(answer: Answer) -> tuple[str, str]:
+def _bar(answer: Prediction) -> tuple[str, str]:
     """The class and the share of an answer."""
     return answer.label or NO_ANSWER, f"{answer.probability:.1%}"
 

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from effnet_cli.images import Found
-from effnet_cli.options import SILENT, Listener
+from effnet_cli.images import ImageInput
 from effnet_cli.output.text import as_row, from_row, json_text
-from effnet_cli.predict.classifier import Prediction
+from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import cannot_write
+from effnet_cli.system.files import write_error
+from effnet_cli.system.reporter import SILENT, Reporter
 
 SUFFIX = ".part"
 FORMAT_KEY, FORMAT_VERSION = "effnet_rows", 1
@@ -66,15 +66,15 @@ class Journal:
                     "Go on with the same options, or delete that file to start over.",
                 )
 
-    def missing(self, pictures: Iterable[Found]) -> Iterator[Found]:
+    def missing(self, images: Iterable[ImageInput]) -> Iterator[ImageInput]:
         """The inputs that have no row yet.
 
         Raises:
             UsageError: the rows that are here are not those of the first inputs.
         """
-        pictures = iter(pictures)
+        images = iter(images)
         for number, row in enumerate(self._rows(self.earlier), 1):
-            found = next(pictures, None)
+            found = next(images, None)
             if found is None or found.name != row.path:
                 now = "nothing" if found is None else repr(found.name)
                 raise UsageError(
@@ -82,9 +82,9 @@ class Journal:
                     f"{number:,} is {now}: these are other inputs.",
                     "Go on with the same inputs, or delete that file to start over.",
                 )
-        yield from pictures
+        yield from images
 
-    def keep(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    def keep(self, predictions: Iterable[ImageResult]) -> Iterator[ImageResult]:
         """The same rows, each of them written down.
 
         Raises:
@@ -106,17 +106,17 @@ class Journal:
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self._path, start)
-            raise cannot_write(self._path, error) from error
+            raise write_error(self._path, error) from error
 
-    def rows(self) -> Iterator[Prediction]:
+    def rows(self) -> Iterator[ImageResult]:
         """All rows, read back."""
         yield from self._rows(self.count)
 
-    def earlier_rows(self) -> Iterator[Prediction]:
+    def earlier_rows(self) -> Iterator[ImageResult]:
         """Those that were here before."""
         yield from self._rows(self.earlier)
 
-    def _rows(self, count: int) -> Iterator[Prediction]:
+    def _rows(self, count: int) -> Iterator[ImageResult]:
         if count:
             with self._path.open("rb") as file:
                 next(file)
@@ -133,7 +133,7 @@ def journal(
     output: Path,
     common: Mapping[str, object],
     is_resumed: bool = False,
-    listener: Listener = SILENT,
+    reporter: Reporter = SILENT,
 ) -> Iterator[Journal]:
     """The journal of a run that will write `output`; gone when the block ends well, or without a
     row.
@@ -159,16 +159,16 @@ def journal(
             f"Another process writes {str(output)!r} now.", "Wait for it, or name another file."
         ) from error
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     try:
-        yield from _held(path, common, is_resumed, listener)
+        yield from _held(path, common, is_resumed, reporter)
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
 def _held(
-    path: Path, common: Mapping[str, object], is_resumed: bool, listener: Listener
+    path: Path, common: Mapping[str, object], is_resumed: bool, reporter: Reporter
 ) -> Iterator[Journal]:
     if path.exists() and not is_resumed:
         raise UsageError(
@@ -178,7 +178,7 @@ def _held(
     try:
         kept = Journal(path, common)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     is_over = False
     try:
         yield kept
@@ -189,7 +189,7 @@ def _held(
             path.unlink(missing_ok=True)
         elif kept.count > kept.earlier:
             rows = "1 row is" if kept.count == 1 else f"{kept.count:,} rows are"
-            listener.note(f"{rows} kept in {str(path)!r}: the same command with --resume goes on.")
+            reporter.note(f"{rows} kept in {str(path)!r}: the same command with --resume goes on.")
 
 
 def _parsed(line: bytes) -> Mapping[str, Any] | None:

@@ -28,8 +28,8 @@ class UsageError(EffnetError):
     exit_status = 2
 
 
-class PictureError(EffnetError):
-    """One picture that cannot be answered.
+class ImageError(EffnetError):
+    """One image that cannot be answered.
 
     Args:
         kind: one of `effnet_cli.options.FaultKind`, fixed so that programs can rely on it.
@@ -39,11 +39,11 @@ class PictureError(EffnetError):
         super().__init__(message, hint)
         self.kind = kind
 
-    def kept(self) -> "PictureError":
-        """The same, to be kept: not with the frames that raised it, which hold the picture's bytes
+    def kept(self) -> "ImageError":
+        """The same, to be kept: not with the frames that raised it, which hold the image's bytes
         and, through their callers, the error itself.
         """
-        return PictureError(self.kind, self.message, self.hint)
+        return ImageError(self.kind, self.message, self.hint)
 
 
 class OutputClosed(Exception):

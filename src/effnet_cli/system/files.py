@@ -23,13 +23,13 @@ PART_SUFFIX = ".part"
 PART_PREFIX_CHARS = 50  # of the final name: a name may have 255 bytes, and characters up to four
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """`EFFNET_CACHE`, else the platform's folder for a user's caches; may not exist yet."""
     return Path(os.environ.get("EFFNET_CACHE") or user_cache_dir("effnet", appauthor=False))
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` to write into; it becomes `path` when the block ends without
     an error.
 
@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         )
         part.touch(exist_ok=False)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     try:
         yield part
         with part.open("rb+") as file:
@@ -52,12 +52,12 @@ def whole_file(path: Path) -> Iterator[Path]:
             part.chmod(stat.S_IMODE(path.stat().st_mode))
         part.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def discard_parts(folder: Path, prefix: str) -> None:
+def remove_partial_files(folder: Path, prefix: str) -> None:
     """Delete what died while it wrote a file whose name starts with `prefix`; the caller holds the
     lock of that file, so that nobody writes it now.
     """
@@ -66,7 +66,7 @@ def discard_parts(folder: Path, prefix: str) -> None:
             part.unlink()
 
 
-def cannot_write(path: Path, error: OSError) -> EffnetError:
+def write_error(path: Path, error: OSError) -> EffnetError:
     reason = error.strerror or str(error)
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "Make room, or name another place." if is_full else "Name another place."
@@ -74,7 +74,7 @@ def cannot_write(path: Path, error: OSError) -> EffnetError:
 
 
 @contextmanager
-def one_process(path: Path) -> Iterator[None]:
+def process_lock(path: Path) -> Iterator[None]:
     """Hold the lock of `path`: of several processes that want to make it, one does and the others
     wait.
 
@@ -93,7 +93,7 @@ def one_process(path: Path) -> Iterator[None]:
             "End it, or delete the lock.",
         ) from error
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     try:
         yield
     finally:
@@ -106,7 +106,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamped_sha256(path: Path) -> str:
+def cached_sha256(path: Path) -> str:
     """The SHA-256 of a file, computed again only when its size or time has changed.
 
     When the content under a path has changed, what the cache holds for the old content is dropped.
@@ -120,7 +120,7 @@ def stamped_sha256(path: Path) -> str:
         resolved = str(path.resolve())
         identity = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
         key = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:DIGEST_CHARS]
-        stamp = cache_folder() / "stamps" / f"{key}.json"
+        stamp = cache_dir() / "stamps" / f"{key}.json"
         known = _read_stamp(stamp)
         digest = known.get("sha256")
         if isinstance(digest, str) and known == {**identity, "sha256": digest}:
@@ -128,7 +128,7 @@ def stamped_sha256(path: Path) -> str:
         new = sha256(path)
     except PermissionError as error:
         raise EffnetError(f"{str(path)!r} cannot be read.", "Check its permissions.") from error
-    with suppress(EffnetError), whole_file(stamp) as part:
+    with suppress(EffnetError), atomic_write(stamp) as part:
         part.write_text(json.dumps({**identity, "sha256": new}), encoding="ascii")
     if isinstance(digest, str) and digest != new:
         _drop_made_from(digest)
@@ -143,12 +143,12 @@ def _read_stamp(stamp: Path) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
-def artefact_folder() -> Path:
+def compiled_dir() -> Path:
     """Where compiled networks are kept, named `VARIANT-DIGEST OF THE WEIGHTS-OWN DIGEST.onnx`."""
-    return cache_folder() / "artefacts"
+    return cache_dir() / "artefacts"
 
 
 def _drop_made_from(digest: str) -> None:
-    for artefact in artefact_folder().glob(f"*-{digest[:DIGEST_CHARS]}-*"):
+    for artefact in compiled_dir().glob(f"*-{digest[:DIGEST_CHARS]}-*"):
         with suppress(OSError):
             artefact.unlink()

@@ -16,12 +16,12 @@ STALL_SECONDS = 10.0
 MAX_REDIRECTS = 5
 
 
-def opened(url: str, start: int = 0) -> Any:
+def open_url(url: str, start: int = 0) -> Any:
     """The server's answer from byte `start` on, within CONNECT_SECONDS whatever hangs (name
     look-up, connection).
 
     Raises:
-        OSError, ValueError, http.client.HTTPException: there is none; `problem` says why in words.
+        OSError, ValueError, http.client.HTTPException: there is none; `describe_failure` says why.
     """
     headers = {"User-Agent": "effnet", "Accept-Encoding": "identity"}
     if start:
@@ -68,7 +68,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def problem(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """Why there is no answer, in words."""
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code} {str(error.reason).partition(chr(10))[0]}"

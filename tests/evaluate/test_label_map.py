@@ -1,0 +1,87 @@
+"""Classes are brought together by name, whatever their order; what does not fit is said."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effnet_cli.evaluate.label_map import match_labels, wordnet_ids
+from effnet_cli.models.checkpoint import imagenet_card
+from effnet_cli.models.variants import find_variant
+from effnet_cli.system.errors import UsageError
+
+ROW = find_variant("lite0")
+IMAGENET = imagenet_card(ROW.name, ROW.preprocessing).classes
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.randoms())
+def test_order_makes_no_difference(names: list[str], random) -> None:  # noqa: ANN001
+    classes = random.sample(names, len(names))
+    match = match_labels(names, classes)
+    assert [classes[index] for index in match.indexes if index is not None] == names
+    assert not match.unknown
+    assert not match.unused
+    assert match.how == "names"
+
+
+def test_what_only_one_of_them_has_is_named() -> None:
+    match = match_labels(["cat", "dgo", "tractor"], ["bird", "cat", "dog"])
+    assert match.indexes == (1, None, None)
+    assert match.unknown == (("dgo", ("dog",)), ("tractor", ()))
+    assert match.unused == ("bird", "dog")
+
+
+def test_case_and_punctuation_are_no_difference_where_nothing_fits_better() -> None:
+    match = match_labels(["tiger_cat", "Egyptian-Cat"], ["Egyptian cat", "tiger cat"])
+    assert (match.indexes, match.how) == ((1, 0), "names without case and punctuation")
+    assert match_labels(["cat", "?!"], ["cat", "..."]).indexes == (0, None)
+    exact = match_labels(["A", "a"], ["a", "A"])
+    assert (exact.indexes, exact.how) == ((1, 0), "names")
+
+
+def test_name_of_two_classes_is_none() -> None:
+    assert match_labels(["crane", "tabby"], ["crane", "crane", "tabby"]).indexes == (None, 2)
+
+
+def test_pretrained_classes_have_wordnet_ids_and_indexes() -> None:
+    ids = wordnet_ids()
+    assert ids == sorted(set(ids))
+    assert len(ids) == len(IMAGENET) == 1000
+    for name, wordnet_id, index in (
+        ("tench", "n01440764", 0), ("tabby", "n02123045", 281), ("toilet tissue", "n15075141", 999),
+    ):  # fmt: skip
+        assert IMAGENET[index] == name
+        assert match_labels([wordnet_id], IMAGENET).indexes == (index,)
+        assert match_labels([wordnet_id], IMAGENET).how == "WordNet ids"
+        assert match_labels([str(index)], IMAGENET).indexes == (index,)
+        assert match_labels([f"{index:04}"], IMAGENET).indexes == (index,)
+        assert match_labels([name], IMAGENET).indexes == (index,)
+    assert match_labels(["0", "1"], ["1", "0"]).indexes == (1, 0)  # a model's own names come first
+
+
+def test_every_folder_is_matched_for_itself() -> None:
+    folders = ["espresso", "tiger cat", "n02123045", "285", "Golden_Retriever", "expresso"]
+    match = match_labels(folders, IMAGENET)
+    assert match.indexes == (967, 282, 281, 285, 207, None)
+    assert match.how == "names, WordNet ids, indexes and names without case and punctuation"
+    assert match.unknown == (("expresso", ("espresso", "espresso maker")),)
+    assert not match.merged
+    assert match_labels(["espresso", "n02123045"], IMAGENET).how == "names and WordNet ids"
+
+
+def test_the_very_name_is_never_suggested() -> None:
+    match = match_labels(["crane", "tabby"], ["crane", "crane", "cranes", "tabby"])
+    assert match.unknown == (("crane", ("cranes",)),)
+
+
+def test_folders_of_one_class_are_told() -> None:
+    match = match_labels(["tabby", "n02123045", "espresso", "Tabby"], IMAGENET)
+    assert match.indexes == (281, 281, 967, 281)
+    assert match.merged == (("tabby", ("tabby", "n02123045", "Tabby")),)
+    assert len(match.unused) == 998
+
+
+def test_nothing_in_common_is_refused() -> None:
+    with pytest.raises(UsageError, match="Of 2 classes none is the model's: 'x', 'y' against"):
+        match_labels(["x", "y"], ["a", "b", "c", "d"])
+    with pytest.raises(UsageError, match="Of 1 class none is the model's: 'x' against"):
+        match_labels(["x"], ["a"])

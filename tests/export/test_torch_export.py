@@ -1,0 +1,59 @@
+"""The target whose compiler takes half a minute."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effnet_cli import export
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import EffnetError, UsageError
+from helpers import SAMPLES, recipe
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_machine_code_answers_as_torch(tmp_path: Path) -> None:
+    options = ExportOptions("aotinductor", batch=1)
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        with pytest.raises(EffnetError, match="needs a C\\+\\+ compiler"):
+            export.export(ExportTask(options=options, output=tmp_path))
+        return
+    exported = export.export(ExportTask(options=options, output=tmp_path))
+    path = tmp_path / "lite0-aotinductor.pt2"
+    assert exported.objection is None
+    assert exported.path == path
+    assert exported.forms[1].agreement == 1.0
+
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("wrapper_metadata.json")]
+        card = ModelCard.from_json(json.loads(archive.read(name))["effnet"])
+    assert card.classes[285] == "Egyptian cat"
+
+    image = str(SAMPLES / "shuttle.png")
+    (wanted, *_) = Classifier("lite0")(image).predictions
+    (best, *_) = Classifier(ModelOptions(model=path))(image).predictions
+    assert best.label == wanted.label
+    assert abs(best.probability - wanted.probability) < 1e-4
+    with pytest.raises(UsageError, match="onnxruntime does not run .pt2 files"):
+        Classifier(ModelOptions(model=path), EngineOptions("cpu", "onnxruntime"))
+
+    done = subprocess.run(
+        [sys.executable, "-c", recipe("aotinductor"), str(path), image],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    _, label, probability = done.stdout.strip().split("\t")
+    assert label == wanted.label
+    assert np.isclose(float(probability), wanted.probability, atol=1e-4)

@@ -1,0 +1,100 @@
+"""What the tests share: a recording reporter, small images, a fake engine."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.variants import Preprocessing
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "sample_images"
+UNREACHABLE = (
+    "http://127.0.0.1:9"  # the discard port: nothing listens, and nothing leaves the machine
+)
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@dataclass
+class RecordingReporter:
+    """A listener that keeps what it hears; `hook` is called with each note."""
+
+    notes: list[str] = field(default_factory=list)
+    steps: list[tuple[str, int, int | None]] = field(default_factory=list)
+    hook: Callable[[str], object] | None = None
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if self.hook is not None:
+            self.hook(text)
+
+    def progress(self, what: str, done: int, total: int | None, unit: str = "images") -> None:
+        assert total is None or 0 <= done <= total
+        self.steps.append((what, done, total))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.notes)
+
+
+def save_image(path: Path, seed: int, size: tuple[int, int] = (96, 64), **options: object) -> None:
+    """Write soft, seeded blobs of colour in the format that the name says."""
+    blobs = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(blobs).resize(size, Image.Resampling.BICUBIC).save(path, **options)
+
+
+class MeanEngine:
+    """A fake engine: the logits of the classes 0, 1, 2 are the means of red, green and blue."""
+
+    name, device, precision = "fake", "cpu", "fp32"
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        self.batch_sizes.append(len(pixels))
+        return pixels.mean(axis=(2, 3)).astype(np.float32)
+
+
+RGB_CARD = ModelCard(
+    "lite0",
+    ("red", "green", "blue"),
+    Preprocessing(40, 32, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+)
+
+
+def lively(
+    network: nn.Module, seed: int = 0, size_px: int = 64, pixels: torch.Tensor | None = None
+) -> nn.Module:
+    """`network` with seeded weights and with statistics as training on `pixels` leaves them
+    (float32 [N,3,H,W]; noise without), so that logits differ by several; in evaluation mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    if pixels is None:
+        pixels = torch.randn(8, 3, size_px, size_px, generator=generator)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of what training drops
+        for parameter in network.parameters():
+            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
+            offset = 0.0 if parameter.ndim > 1 else 0.1
+            parameter.copy_(offset + spread * torch.randn(parameter.shape, generator=generator))
+        for norm in norms:
+            norm.weight.add_(0.9)
+            norm.momentum = None  # the statistics become those of the next batch
+        network.train()(pixels)
+        head.weight.mul_(3 / network.eval()(pixels).std())
+    return network
+
+
+def recipe(target: str) -> str:
+    """The lines of a target's page."""
+    page = (ROOT / "docs" / "export" / f"{target}.md").read_text(encoding="utf-8")
+    return page.partition("```python\n")[2].partition("```")[0]

@@ -1,0 +1,615 @@
+"""From what a person typed to images: order, lists, links, loops, and names of any bytes."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from effnet_cli.images import Finder, ImageInput, ImageLoader
+from effnet_cli.images.finder import IMAGE_SUFFIXES, SYSTEM_NAMES
+from effnet_cli.models.variants import VARIANTS
+from effnet_cli.system.errors import ImageError, UsageError
+
+LOADER = ImageLoader(VARIANTS["b0"].preprocessing)
+
+
+def encoded(format: str, colour: tuple[int, int, int] = (200, 30, 60)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 12), colour).save(file, format)
+    return file.getvalue()
+
+
+PNG = encoded("PNG")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def put(*names: str, data: bytes = PNG) -> None:
+    for name in names:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def as_stdin(data: bytes) -> io.BufferedReader:
+    return io.BufferedReader(io.BytesIO(data))
+
+
+def find(*inputs: str, stdin: bytes = b"") -> list[ImageInput]:
+    return list(Finder(inputs, as_stdin(stdin)))
+
+
+def names(*inputs: str, stdin: bytes = b"") -> list[str]:
+    """The names found; each of them leads to something to open."""
+    found = find(*inputs, stdin=stdin)
+    assert all(one.error is None and one.source == one.name for one in found)
+    return [one.name for one in found]
+
+
+def only_error(*inputs: str) -> ImageError:
+    (one,) = find(*inputs)
+    assert one.source is None
+    assert one.error is not None
+    return one.error
+
+
+def fault_kind(path: str) -> str:
+    with pytest.raises(ImageError) as caught:
+        LOADER.open(path)
+    return caught.value.kind
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_inputs_keep_their_order_and_may_repeat() -> None:
+    put("b.png", "a.png", "d/c.png")
+    assert names("b.png", "d", "a.png", "b.png", "d") == [
+        "b.png",
+        "d/c.png",
+        "a.png",
+        "b.png",
+        "d/c.png",
+    ]
+
+
+def test_folder_is_searched_in_the_order_of_names() -> None:
+    put(
+        "d/b.png",
+        "d/a/z.png",
+        "d/C.png",
+        "d/10.png",
+        "d/9.png",
+        "d/a/b/c.png",
+        "d/a.png",
+        "d/é.png",
+    )
+    expected = ["10.png", "9.png", "C.png", "a/b/c.png", "a/z.png", "a.png", "b.png", "é.png"]
+    assert names("d") == [f"d/{name}" for name in expected]
+    assert names("d/") == [f"d/{name}" for name in expected]
+    assert names(".") == [f"./d/{name}" for name in expected]
+
+
+def test_every_name_of_a_image_counts_whatever_the_content() -> None:
+    wanted = sorted(f"d/x{suffix}" for suffix in IMAGE_SUFFIXES)
+    put(*wanted, data=b"no image at all")
+    assert names("d") == wanted
+
+
+def test_case_of_a_suffix_does_not_matter() -> None:
+    put("d/a.JPG", "d/b.Jpeg", "d/c.PNG", data=b"no image at all")
+    assert names("d") == ["d/a.JPG", "d/b.Jpeg", "d/c.PNG"]
+
+
+def test_hidden_and_system_names_are_passed_over() -> None:
+    put("d/.hidden.png", "d/.git/a.png", "d/._1.png", "d/sub/.ipynb_checkpoints/a.png")
+    put(*(f"d/{name}/a.png" for name in SYSTEM_NAMES))
+    put(*(f"d/sub/{name.upper()}" for name in SYSTEM_NAMES))
+    put("d/good.png")
+    finder = Finder(["d"])
+    assert [found.name for found in finder] == ["d/good.png"]
+    assert finder.not_images == 0
+
+
+def test_hidden_and_system_names_count_when_they_are_named() -> None:
+    put(".hidden/a.png", ".b.png", "__MACOSX/c.png")
+    assert names(".hidden", ".b.png", "__MACOSX") == [".hidden/a.png", ".b.png", "__MACOSX/c.png"]
+
+
+@pytest.mark.parametrize(
+    "format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
+)
+def test_image_without_a_images_name_is_found(format: str) -> None:
+    put("d/0123abcd", "d/x.bin", data=encoded(format))
+    assert names("d") == ["d/0123abcd", "d/x.bin"]
+
+
+def test_image_that_cannot_be_opened_is_not_passed_over_in_silence() -> None:
+    put("d/photo", data=b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    assert names("d") == ["d/photo"]
+
+
+NO_IMAGES = {
+    "text": b"hello\n",
+    "empty": b"",
+    "PDF": b"%PDF-1.7\n",
+    "HTML": b"<html></html>",
+    "JSON": b"[1, 2]",
+    "LFS": b"version https://git-lfs.github.com/spec/v1\n",
+    "zeros": bytes(600),
+    "text that begins like a BMP": b"BMI of the patients\n1, 22.5\n",
+    "text that begins like a PPM": b"P1 was the first patient.\n",
+}
+
+
+@pytest.mark.parametrize("data", NO_IMAGES.values(), ids=NO_IMAGES)
+def test_file_that_is_no_image_is_counted(data: bytes) -> None:
+    put("d/notes", "d/sub/x.txt", data=data)
+    put("d/a.png")
+    finder = Finder(["d"])
+    assert [found.name for found in finder] == ["d/a.png"]
+    assert finder.not_images == 2
+
+
+def test_file_that_is_named_is_given_whatever_it_is() -> None:
+    put("notes.txt", data=b"hello")
+    finder = Finder(["notes.txt", "missing.png"])
+    assert [found.name for found in finder] == ["notes.txt", "missing.png"]
+    assert finder.not_images == 0
+
+
+def test_folder_without_images_is_a_fault() -> None:
+    Path("empty").mkdir()
+    put("texts/a.txt", "texts/b/c.txt", data=b"hello")
+    for folder in ("empty", "texts"):
+        error = only_error(folder)
+        assert error.kind == "not_a_file"
+        assert "no images" in error.message
+
+
+def test_folder_named_like_a_image_is_a_fault_unless_it_has_images() -> None:
+    Path("d/empty.jpg").mkdir(parents=True)
+    put("d/texts.jpg/a.txt", data=b"hello")
+    put("d/full.jpg/sub.jpg/a.png", "d/z.png")
+    found = find("d")
+    assert [one.name for one in found] == [
+        "d/empty.jpg",
+        "d/full.jpg/sub.jpg/a.png",
+        "d/texts.jpg",
+        "d/z.png",
+    ]
+    kinds = [one.error.kind if one.error else None for one in found]
+    assert kinds == ["not_a_file", None, "not_a_file", None]
+
+
+def test_folder_that_may_not_be_read_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    put("d/a.png", "d/locked/b.png", "d/z.png")
+    scan = os.scandir
+
+    def refuse(path: str):
+        if path == "d/locked":
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    before, locked, after = find("d")
+    assert (before.name, locked.name, after.name) == ("d/a.png", "d/locked", "d/z.png")
+    assert locked.error is not None
+    assert locked.error.kind == "unreadable"
+    assert "Permission denied" in locked.error.message
+
+
+def test_pipe_in_a_folder_does_not_stop_the_search() -> None:
+    put("d/a.png", "d/z.png")
+    os.mkfifo("d/pipe.jpg")
+    os.mkfifo("d/pipe")
+    finder = Finder(["d"])
+    assert [found.name for found in finder] == ["d/a.png", "d/pipe.jpg", "d/z.png"]
+    assert finder.not_images == 1
+    assert fault_kind("d/pipe.jpg") == "not_a_file"
+
+
+def test_images_come_before_all_of_the_folder_is_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put("d/a/1.png", "d/b/2.png")
+    scanned: list[str] = []
+    scan = os.scandir
+
+    def watched(path: str):
+        scanned.append(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
+    assert next(iter(Finder(["d"]))).name == "d/a/1.png"
+    assert scanned == ["d", "d/a"]
+
+
+@contextmanager
+def nested(levels: int, data: bytes = PNG) -> Iterator[None]:
+    """A folder `d` that holds `levels` more, one in the other, with `a.png` in the last."""
+    Path("d").mkdir()
+    folder = os.open("d", os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=folder)
+        folder = entered(folder, "d")
+    file = os.open("a.png", os.O_CREAT | os.O_WRONLY, dir_fd=folder)
+    os.write(file, data)
+    os.close(file)
+    try:
+        yield
+    finally:  # pytest's own clean-up would recurse too deep
+        os.unlink("a.png", dir_fd=folder)
+        for _ in range(levels):
+            folder = entered(folder, "..")
+            os.rmdir("d", dir_fd=folder)
+        os.close(folder)
+
+
+def entered(folder: int, name: str) -> int:
+    inner = os.open(name, os.O_DIRECTORY, dir_fd=folder)
+    os.close(folder)
+    return inner
+
+
+def test_image_below_1500_folders_is_found() -> None:
+    with nested(1500):
+        finder = Finder(["d"])
+        (found,) = finder
+        assert found.name == "d/" * 1501 + "a.png"
+        assert finder.total() == 1
+        assert LOADER.open(found.source).size == (16, 12)
+
+
+def test_folders_deeper_than_a_path_may_be_long_are_one_fault() -> None:
+    put("z.png")
+    with nested(2500):
+        *_, deep, last = find("d", "z.png")
+    assert last.name == "z.png"
+    assert deep.error is not None
+    assert deep.error.kind == "unreadable"
+
+
+# --- links -------------------------------------------------------------------------------------
+
+
+def test_loops_of_links_end_and_every_file_comes_once() -> None:
+    put("d/a.png", "d/sub/b.png")
+    Path("d/loop").symlink_to(".")
+    Path("d/sub/up").symlink_to("..")
+    Path("d/sub/self").symlink_to("self")
+    Path("d/sub/far").symlink_to(Path.cwd())
+    assert names("d") == ["d/a.png", "d/sub/b.png"]
+
+
+def test_link_to_a_file_of_the_same_folder_is_passed_over_and_counted() -> None:
+    put("d/a.png", "d/sub/b.png")
+    Path("d/also_a.png").symlink_to("a.png")
+    Path("d/also_b").symlink_to("sub/b.png")
+    Path("d/sub/again").symlink_to("../also_a.png")
+    finder = Finder(["d"])
+    assert [found.name for found in finder] == ["d/a.png", "d/sub/b.png"]
+    assert finder.linked_twice == 3
+
+
+def test_link_to_a_file_elsewhere_is_followed_once() -> None:
+    put("elsewhere/a.png")
+    Path("d").mkdir()
+    Path("d/1.png").symlink_to("../elsewhere/a.png")
+    Path("d/2.png").symlink_to("../elsewhere/a.png")
+    finder = Finder(["d"])
+    assert [found.name for found in finder] == ["d/1.png"]
+    assert finder.linked_twice == 1
+
+
+def test_link_to_what_the_search_passes_over_is_followed() -> None:
+    put("d/.annex/objects/a", "d/.annex/objects/b")
+    Path("d/a.png").symlink_to(".annex/objects/a")
+    Path("d/b.png").symlink_to(".annex/objects/b")
+    assert names("d") == ["d/a.png", "d/b.png"]
+
+
+def test_link_named_like_a_image_to_what_is_none_is_not_passed_over() -> None:
+    put("d/a.png")
+    put("d/data.bin", data=b"no image at all")
+    Path("d/photo.jpg").symlink_to("data.bin")
+    assert names("d") == ["d/a.png", "d/photo.jpg"]
+    assert fault_kind("d/photo.jpg") == "not_an_image"
+
+
+def test_linked_folder_elsewhere_is_searched_once() -> None:
+    put("elsewhere/a.png", "elsewhere/sub/b.png", "d/z.png")
+    Path("d/one").symlink_to("../elsewhere")
+    Path("d/two").symlink_to("../elsewhere")
+    Path("elsewhere/back").symlink_to("../d")
+    assert names("d") == ["d/one/a.png", "d/one/sub/b.png", "d/z.png"]
+
+
+def test_link_named_itself_is_followed() -> None:
+    put("real/a.png")
+    Path("folder").symlink_to("real")
+    Path("image").symlink_to("real/a.png")
+    assert names("folder", "image") == ["folder/a.png", "image"]
+
+
+def test_dangling_and_looping_links_are_given_to_be_refused() -> None:
+    put("d/a.png")
+    Path("d/dangling.png").symlink_to("nothing")
+    Path("d/loop.png").symlink_to("loop.png")
+    Path("d/nameless").symlink_to("nothing")
+    finder = Finder(["d"])
+    assert [found.name for found in finder] == ["d/a.png", "d/dangling.png", "d/loop.png"]
+    assert finder.not_images == 1
+    assert fault_kind("d/dangling.png") == fault_kind("d/loop.png") == "missing"
+
+
+def test_links_count_anew_for_every_input() -> None:
+    put("elsewhere/a.png")
+    for folder in ("d", "e"):
+        Path(folder).mkdir()
+        Path(folder, "x.png").symlink_to("../elsewhere/a.png")
+    assert names("d", "e") == ["d/x.png", "e/x.png"]
+
+
+# --- patterns ----------------------------------------------------------------------------------
+
+
+def test_pattern_gives_what_it_matches_in_order() -> None:
+    put("b.png", "a.png", "c.jpg", "d/e.png", ".hidden.png")
+    assert names("*.png") == ["a.png", "b.png"]
+    assert names("?.jpg") == ["c.jpg"]
+    assert names("[ab].png") == ["a.png", "b.png"]
+    assert names("**/*.png") == ["a.png", "b.png", "d/e.png"]
+    assert names("?") == ["d/e.png"]
+    assert names("**d/e*") == ["d/e.png"]
+
+
+def test_path_that_exists_comes_before_the_pattern_it_looks_like() -> None:
+    put("a1.jpg")
+    assert names("a[1].jpg") == ["a1.jpg"]
+    put("a[1].jpg", "what?.jpg", "d[x]/b.png")
+    assert names("a[1].jpg", "what?.jpg", "d[x]") == ["a[1].jpg", "what?.jpg", "d[x]/b.png"]
+    Path("b[1].jpg").symlink_to("nothing")
+    assert names("b[1].jpg") == ["b[1].jpg"]
+
+
+def test_pattern_that_matches_nothing_is_a_fault() -> None:
+    error = only_error("no*.png")
+    assert error.kind == "missing"
+    assert "pattern" in error.message
+
+
+def test_pattern_over_folders_gives_every_image_once() -> None:
+    put("d/a.png", "d/sub/b.png", "d/sub/deep/c.png")
+    assert sorted(names("d/**")) == ["d/a.png", "d/sub/b.png", "d/sub/deep/c.png"]
+
+
+@pytest.mark.timeout(20)
+def test_pattern_ends_where_links_loop() -> None:
+    put("d/a.png", "d/sub/b.png")
+    Path("d/loop").symlink_to(".")
+    Path("d/sub/loop").symlink_to("..")
+    assert names("d/**/*.png") == ["d/a.png", "d/sub/b.png"]
+
+
+# --- lists -------------------------------------------------------------------------------------
+
+
+def listed(data: bytes) -> list[str]:
+    """The names of a list, which are the same from a file and from stdin."""
+    Path("list.txt").write_bytes(data)
+    from_file = names("@list.txt")
+    assert names("-", stdin=data) == from_file
+    return from_file
+
+
+def test_list_has_one_path_a_line() -> None:
+    put("d/1.png", "d/2.png")
+    assert listed(b"b.png\nd\na.png\n") == ["b.png", "d/1.png", "d/2.png", "a.png"]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\n", b"\0"])
+def test_end_of_the_last_line_may_lack_or_repeat(end: bytes) -> None:
+    assert listed(b"b.png" + end) == ["b.png"]
+
+
+def test_blank_lines_and_windows_ends_of_lines_do_not_matter() -> None:
+    assert listed(b"\r\nb.png\r\n\r\n\nc d.png\r\n") == ["b.png", "c d.png"]
+
+
+def test_mark_that_windows_editors_put_first_is_no_part_of_a_name() -> None:
+    assert listed(b"\xef\xbb\xbfb.png\na.png\n") == ["b.png", "a.png"]
+
+
+def test_empty_list_gives_nothing() -> None:
+    assert listed(b"") == listed(b"\n\n") == []
+
+
+def test_blanks_belong_to_a_name() -> None:
+    assert listed(b" a.png \n\tb.png\n") == [" a.png ", "\tb.png"]
+
+
+def test_names_of_a_list_are_taken_as_they_stand() -> None:
+    put("a1.png", "x.txt")
+    given = ["a[1].png", "*.png", "@x.txt", "-", "-rf", "~"]
+    assert listed("\n".join(given).encode()) == given
+
+
+def test_names_of_a_list_may_have_any_bytes() -> None:
+    given = b"caf\xe9.png\n\xff\xfe.png\n\xf0\x9f\x90\x88.png\n\x1b[31m.png\n"
+    assert [os.fsencode(name) for name in listed(given)] == given.split(b"\n")[:-1]
+
+
+def test_nul_ends_names_that_may_have_line_ends() -> None:
+    given = ["a.png", "b\nc.png", " \r\n", "é.png", "\n"]
+    assert listed("\0".join(given).encode()) == given
+    assert listed("\0".join([*given, ""]).encode()) == given
+    assert listed(b"a.png\0\0b.png\0") == ["a.png", "b.png"]
+
+
+def test_first_name_that_ends_with_nul_may_have_line_ends_too() -> None:
+    assert listed(b"a\nb.png\0c.png\0") == ["a\nb.png", "c.png"]
+
+
+def test_long_list_is_split_right_wherever_it_is_read() -> None:
+    given = [f"folder/{'x' * (n % 97)}{n}.png" for n in range(4000)]
+    assert listed("\n".join(given).encode()) == given
+    assert listed("\0".join(given).encode()) == given
+
+
+def test_list_that_cannot_be_read_is_wrong_use() -> None:
+    Path("folder").mkdir()
+    for name in ("nothing.txt", "folder"):
+        with pytest.raises(UsageError, match=name):
+            find(f"@{name}")
+
+
+def test_file_named_with_an_at_comes_before_a_list() -> None:
+    put("@x.jpg")
+    put("x.jpg", data=b"a.png\nb.png\n")
+    assert names("@x.jpg") == ["@x.jpg"]
+    Path("@x.jpg").unlink()
+    assert names("@x.jpg") == ["a.png", "b.png"]
+
+
+# --- stdin -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
+)
+def test_images_bytes_come_from_stdin(format: str) -> None:
+    data = encoded(format)
+    assert find("-", stdin=data) == [ImageInput("-", data)]
+    assert LOADER.open(data).size == (16, 12)
+
+
+def test_document_on_stdin_is_refused_as_what_it_is() -> None:
+    for data in (b"<!doctype html><html>\nnot found", b"%PDF-1.7\n%", b'{"error":\n 404}'):
+        assert find("-", stdin=data) == [ImageInput("-", data)]
+
+
+class InPieces(io.RawIOBase):
+    """A pipe whose writer takes its time."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        piece = self.pieces.pop(0) if self.pieces else b""
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def test_image_may_come_from_stdin_in_pieces() -> None:
+    data = encoded("BMP")
+    pipe = io.BufferedReader(InPieces(data[:40], data[40:41], data[41:]))
+    assert list(Finder(["-"], pipe)) == [ImageInput("-", data)]
+
+
+def test_names_are_given_as_soon_as_they_come_from_stdin() -> None:
+    pipe = InPieces(b"a.png\nb.p", b"ng\n", b"c.png\n")
+    found = iter(Finder(["-"], io.BufferedReader(pipe)))
+    assert next(found).name == "a.png"
+    assert len(pipe.pieces) == 2
+    assert [one.name for one in found] == ["b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["BMW.png", "[1].png", "{1}.png", "P1 x.png", "GIF89a.png", "MZ.png"]
+)
+def test_path_that_begins_like_a_image_is_a_path(name: str) -> None:
+    put(name, "z.png")
+    assert names("-", stdin=f"{name}\nz.png\n".encode()) == [name, "z.png"]
+    assert names("-", stdin=f"{name}\0z.png\0".encode()) == [name, "z.png"]
+
+
+def test_dash_is_stdin_only_as_a_whole_word() -> None:
+    put("-", "-a.png")
+    assert names("./-", "-a.png", stdin=b"never.png\n") == ["./-", "-a.png"]
+    assert names("-", stdin=b"a.png\n") == ["a.png"]
+
+
+# --- how many ----------------------------------------------------------------------------------
+
+
+def test_total_is_how_many_come() -> None:
+    put("d/a.png", "d/sub/b.png", "c.png")
+    put("d/notes.txt", data=b"hello")
+    Path("empty").mkdir()
+    put("list.txt", data=b"c.png\nd\n")
+    finder = Finder(["d", "c.png", "missing.png", "empty", "*.png", "no*", "@list.txt"])
+    assert finder.total() == len(list(finder)) == 10
+    assert not finder.is_slow
+
+
+def test_total_is_unknown_where_counting_would_use_the_names_up() -> None:
+    finder = Finder(["-"], as_stdin(b"a.png\n"))
+    assert finder.is_slow
+    assert finder.total() is None
+    assert [found.name for found in finder] == ["a.png"]
+
+
+def test_list_that_is_a_pipe_is_not_used_up_by_counting() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a.png\nb.png\n")
+    os.close(writing)
+    finder = Finder([f"@/dev/fd/{reading}"])
+    total = finder.total()
+    found = [one.name for one in finder]
+    os.close(reading)
+    assert found == ["a.png", "b.png"]
+    assert total is None
+
+
+# --- names -------------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    b"-rf.png",
+    b"--help.png",
+    b"@a.png",
+    b"a\nb.png",
+    b"a\tb\rc.png",
+    b"\x1b[31mred\x1b[0m.png",
+    b"\xff\xfe\xe9.png",
+    b"\xed\xa0\x80.png",
+    "🐈.png".encode(),
+    "\u202egnp.exe.png".encode(),
+    b"[bold]x[].png",
+    b"<script>alert(1)<script>.png",
+    b"=cmd().png",
+    b"%s{}$HOME`id`.png",
+    b"'\".png",
+    b"*?[a].png",
+    b" .png",
+    b"x" * 251 + b".png",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_name_of_any_bytes_is_found_and_opened(name: bytes) -> None:
+    put(f"d/{os.fsdecode(name)}")
+    (found,) = find("d")
+    assert os.fsencode(found.name) == b"d/" + name
+    assert LOADER.open(found.source).size == (16, 12)
+    os.chdir("d")
+    (found,) = find(os.fsdecode(name))
+    assert os.fsencode(found.name) == name
+    assert LOADER.open(found.source).size == (16, 12)
+
+
+def test_name_with_nul_is_one_fault() -> None:
+    put("a.png")
+    found = find("a\0b.png", "a.png")
+    assert [one.name for one in found] == ["a\0b.png", "a.png"]
+    assert fault_kind("a\0b.png") == "missing"

@@ -1,0 +1,96 @@
+"""What a file is, from its first and last bytes."""
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from effnet_cli.images.sniff import HEAD_BYTES, TGA_FOOTER, sniff
+
+FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
+
+
+def encoded(format: str, mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (16, 12)).save(file, format, **options)
+    return file.getvalue()
+
+
+def pillows_name(data: bytes, name: str = "") -> str | None:
+    content = sniff(data[:HEAD_BYTES], name, data[-len(TGA_FOOTER) :])
+    return content.format if content else None
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_signature_of_every_format_is_known(format: str) -> None:
+    assert pillows_name(encoded(format)) == format
+    assert pillows_name(encoded(format), "wrong.tga") == format
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("TIFF", {"big_tiff": True}),
+        ("TIFF", {"mode": "I;16B"}),
+        ("JPEG2000", {"no_jp2": True}),
+        ("PPM", {"mode": "L"}),
+        ("PPM", {"mode": "1"}),
+        ("BMP", {"mode": "1"}),
+        ("AVIF", {"save_all": True, "append_images": [Image.new("RGB", (16, 12), "red")]}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_rarer_kinds_of_a_format_are_known(format: str, options: dict[str, object]) -> None:
+    assert pillows_name(encoded(format, **options)) == format
+
+
+@pytest.mark.parametrize(
+    "head", [b"P5 2 2 255\n", b"P6\n# by GIMP\n2 2\n255\n", b"P1\t2 2\n", b"P2\r\n2 2 9\n"]
+)
+def test_ppm_may_have_any_blanks_and_comments(head: bytes) -> None:
+    assert pillows_name(head) == "PPM"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+@pytest.mark.parametrize("compression", [None, "tga_rle"])
+def test_tga_is_known_by_its_footer_or_its_name(mode: str, compression: str | None) -> None:
+    data = encoded("TGA", mode, compression=compression)
+    assert pillows_name(data) == "TGA"
+    without_footer = data[: -len(TGA_FOOTER)]
+    assert pillows_name(without_footer) != "TGA"
+    assert pillows_name(without_footer, "A.TGA") == "TGA"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"BMI of the patients\n",
+        b"BM",
+        b"P1 was the first patient\n",
+        b"P7\nWIDTH 2\n",
+        b"GIF is a format\n",
+        b"RIFFs of the eighties\n",
+        b"plain words\n",
+    ],
+)
+def test_text_that_begins_like_a_image_is_none(text: bytes) -> None:
+    content = sniff(text)
+    assert content is None or not content.is_image
+
+
+@given(st.binary(max_size=HEAD_BYTES), st.text(max_size=8), st.binary(max_size=20))
+def test_any_bytes_have_an_answer(head: bytes, name: str, tail: bytes) -> None:
+    content = sniff(head, name, tail)
+    assert content is None or content.description
+    assert content is None or content.format is None or content.is_image
+
+
+FILES = [encoded(format) for format in (*FORMATS, "TGA")]
+
+
+@given(st.sampled_from(FILES), st.integers(0, 64))
+def test_any_beginning_of_a_image_is_that_format_or_nothing_yet(data: bytes, end: int) -> None:
+    content = sniff(data[:end])
+    assert content is None or content.format in (*FORMATS, None)

@@ -1,0 +1,25 @@
+"""Which modules a command imports, seen from outside: a check in the tests' own process proves
+nothing.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HEAVY = {"torch", "torchvision", "onnx", "openvino", "safetensors.torch"}
+
+
+def imported_by(*arguments: str | Path) -> set[str]:
+    """The modules that are loaded when the command is over."""
+    code = (
+        "import sys; from effnet_cli import cli; cli.run(); "
+        "sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return set(done.stderr.rpartition("MODULES ")[2].split())

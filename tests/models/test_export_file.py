@@ -1,0 +1,541 @@
+"""Exported files that are damaged, foreign or hostile: refused before a runtime sees them."""
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from effnet_cli import export
+from effnet_cli.engines.exported import AsExported
+from effnet_cli.export import quantize as int8
+from effnet_cli.finetune.run_dir import arrays
+from effnet_cli.images import ImageLoader
+from effnet_cli.models import build, checkpoint, export_file
+from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.variants import HALF, Preprocessing, find_variant
+from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
+from helpers import SAMPLES, lively
+from imports import HEAVY, imported_by
+from training import Done
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+IMAGE = SAMPLES / "cat.jpg"
+CLASSES = ("cat", "dog", "[red]=cmd()")
+Effnet = Callable[..., Done]
+Ship = Callable[[TargetName], Path]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
+    """A network of 64 px and three classes."""
+    card = ModelCard("lite0", CLASSES, Preprocessing(64, 64, "bicubic", HALF, HALF))
+    folder = tmp_path_factory.mktemp("source")
+    network = lively(build.build(find_variant("lite0"), len(CLASSES)))
+    checkpoint.write(folder / "model.safetensors", card, arrays(network.state_dict()))
+    return ModelOptions(model=folder)
+
+
+@pytest.fixture(scope="module")
+def originals(
+    source: ModelOptions, tmp_path_factory: pytest.TempPathFactory, caches: None
+) -> Callable[[TargetName], Path]:
+    """A good export for each target."""
+    made: dict[TargetName, Path] = {}
+
+    def ship(target: TargetName) -> Path:
+        if target not in made:
+            output = tmp_path_factory.mktemp(target)
+            result = export.export(ExportTask(source, ExportOptions(target), output, force=True))
+            assert result.path is not None
+            made[target] = result.path
+        return made[target]
+
+    return ship
+
+
+@pytest.fixture
+def ship(originals: Ship, tmp_path: Path) -> Ship:
+    """A copy of a good export, to be damaged."""
+
+    def copied(target: TargetName) -> Path:
+        path = originals(target)
+        folder = tmp_path / target
+        shutil.copytree(path.parent, folder)
+        return folder / path.name
+
+    return copied
+
+
+def vouch(path: Path) -> None:
+    """Let the JSON say that a changed file is what was exported."""
+    facts = export_file.json_path(path)
+    about = json.loads(facts.read_text())
+    about["files"] = {
+        name: hashlib.sha256(path.with_name(name).read_bytes()).hexdigest()
+        for name in about["files"]
+    }
+    facts.write_text(json.dumps(about))
+
+
+def assert_refused(done: Done, words: str, status: int = 2) -> None:
+    assert done.status == status, done.stderr
+    assert done.stdout == b""
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2
+
+
+# --- files that belong together -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
+def test_flipped_byte_is_found(target: TargetName, ship: Ship, effnet: Effnet) -> None:
+    path = ship(target)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert_refused(
+        effnet("predict", IMAGE, "--model", path), f"the content of '{path.name}' is not what"
+    )
+
+
+def test_weights_of_openvino_are_checked_too(ship: Ship, effnet: Effnet) -> None:
+    path = ship("openvino")
+    weights = path.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert_refused(effnet("predict", IMAGE, "--model", path), weights.name)
+    weights.unlink()
+    assert_refused(
+        effnet("predict", IMAGE, "--model", path), f"its other half '{weights.name}' is missing"
+    )
+
+
+@pytest.mark.parametrize("target", ["onnx", "litert"])
+def test_answers_need_neither_torch_nor_onnx(target: TargetName, ship: Ship) -> None:
+    path = ship(target)
+    imported_by("predict", IMAGE, "--model", path)  # the first time an ONNX file is looked at
+    assert not imported_by("predict", IMAGE, "--model", path) & HEAVY
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
+def test_files_may_be_renamed_together(target: TargetName, ship: Ship, effnet: Effnet) -> None:
+    path = ship(target)
+    names = {path, export_file.json_path(path), path.with_suffix(".bin")}
+    for file in filter(Path.exists, names):
+        file.rename(file.with_name(file.name.replace(path.stem, "other [name]")))
+    done = effnet("predict", IMAGE, "--model", path.with_stem("other [name]"))
+    assert done.status == 0
+
+
+@pytest.mark.parametrize("option", ["--html", "--output"])
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_no_answer_is_written_over_a_network(
+    option: str, target: TargetName, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship(target)
+    parts = [path, export_file.json_path(path), *path.parent.glob("*.bin")]
+    before = [part.read_bytes() for part in parts]
+    for part in parts:
+        done = effnet("predict", IMAGE, "--model", path, option, part)
+        assert_refused(done, "belongs to a network, which would be lost.")
+    assert [part.read_bytes() for part in parts] == before
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
+def test_link_leads_to_the_file_and_its_json(
+    target: TargetName, ship: Ship, effnet: Effnet, tmp_path: Path
+) -> None:
+    path = ship(target)
+    link = tmp_path / f"link{path.suffix}"
+    link.symlink_to(path)
+    assert effnet("predict", IMAGE, "--model", link).status == 0
+
+
+@pytest.mark.parametrize("target", ["openvino", "litert"])
+def test_json_has_to_be_beside_it(target: TargetName, ship: Ship, effnet: Effnet) -> None:
+    path = ship(target)
+    export_file.json_path(path).unlink()
+    assert_refused(effnet("predict", IMAGE, "--model", path), f"'{path.name}.json' is not beside")
+
+
+def test_onnx_file_is_enough_by_itself(ship: Ship, effnet: Effnet) -> None:
+    path = ship("onnx")
+    with_json = effnet("predict", IMAGE, "--model", path, "-f", "json")
+    export_file.json_path(path).unlink()
+    without = effnet("predict", IMAGE, "--model", path, "-f", "json")
+    assert with_json.status == without.status == 0
+    assert with_json.stdout == without.stdout
+    assert json.loads(without.stdout)[0]["predictions"][0]["label"] in CLASSES
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda about: about.update(format_version=2), "its format version is 2"),
+        (
+            lambda about: about.pop("classes"),
+            "is damaged (its header is not complete: it lacks 'classes')",
+        ),
+        (
+            lambda about: about.pop("variant"),
+            "is damaged (its header is not complete: it lacks 'variant')",
+        ),
+        (lambda about: about.update(who=1), "holds 'who', which this effnet does not know"),
+        (
+            lambda about: about.update(preprocessing=None),
+            "its preprocessing is not complete: it is not a JSON object",
+        ),
+        (
+            lambda about: about["preprocessing"].pop("std"),
+            "its preprocessing is not complete: it lacks 'std'",
+        ),
+        (lambda about: about["preprocessing"].update(crop_px=48), "images of 48 px do not fit"),
+        (lambda about: about["preprocessing"].update(resize_px=10**9), "its resize_px is 10000000"),
+        (lambda about: about.update(temperature=1e-320), "its temperature is 1e-320"),
+        (lambda about: about.update(export=None), "its 'export' is not a JSON object"),
+        (lambda about: about.update(input=[]), "is damaged"),
+        (lambda about: about.pop("files"), "is damaged"),
+        (lambda about: about.update(files={}), "speaks of []"),
+        (lambda about: about.update(temperature=0), "its temperature is 0"),
+        (lambda about: about.update(files={"../lite0.onnx": "0"}), "is not what"),
+        (lambda about: about.update(files={"lite0.xml": "0"}), "speaks of"),
+        (lambda about: about.update(files=[1]), "is damaged"),
+        (lambda about: about.update(export={}), "does not say what was exported"),
+        (lambda about: about.update(export={"target": "onnx"}), "does not say what was exported"),
+        (lambda about: about["export"].update(batch="two"), "does not say what was exported"),
+    ],
+)
+def test_damaged_json_is_told(
+    change: Callable[[dict[str, Any]], object], words: str, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship("onnx")
+    facts = export_file.json_path(path)
+    about = json.loads(facts.read_text())
+    change(about)
+    facts.write_text(json.dumps(about))
+    assert_refused(effnet("predict", IMAGE, "--model", path), words)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_json_may_be_edited_in_utf_8(encoding: str, ship: Ship, effnet: Effnet) -> None:
+    path = ship("litert")
+    facts = export_file.json_path(path)
+    about = json.loads(facts.read_text())
+    about["classes"] = [f"{name} 猫" for name in about["classes"]]
+    facts.write_text(json.dumps(about, ensure_ascii=False), encoding=encoding)
+    done = effnet("predict", IMAGE, "--model", path, "-f", "json")
+    assert json.loads(done.stdout)[0]["predictions"][0]["label"].endswith(" 猫")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"files": NaN}', b"[" * 99999]
+)
+def test_json_that_is_none_is_told(content: bytes, ship: Ship, effnet: Effnet) -> None:
+    path = ship("onnx")
+    export_file.json_path(path).write_bytes(content)
+    assert_refused(effnet("predict", IMAGE, "--model", path), ".onnx.json' beside it is damaged")
+
+
+def test_huge_json_is_not_read(ship: Ship, effnet: Effnet) -> None:
+    path = ship("onnx")
+    with export_file.json_path(path).open("r+b") as file:
+        file.truncate(export_file.MAX_JSON_BYTES + 1)
+    assert_refused(effnet("predict", IMAGE, "--model", path), "bytes")
+
+
+def test_more_classes_than_the_network_answers_are_told(ship: Ship, effnet: Effnet) -> None:
+    path = ship("litert")
+    facts = export_file.json_path(path)
+    about = json.loads(facts.read_text())
+    about["classes"].append("wolf")
+    facts.write_text(json.dumps(about))
+    done = effnet("predict", IMAGE, "--model", path)
+    assert done.status == 1
+    assert "[1, 3] where [1, 4] belongs" in done.stderr
+
+
+def test_missing_file_and_wrong_engine_are_told(ship: Ship, effnet: Effnet) -> None:
+    assert_refused(effnet("predict", IMAGE, "--model", "none.onnx"), "'none.onnx'")
+    path = ship("onnx")
+    done = effnet("predict", IMAGE, "--model", path, "--engine", "litert")
+    assert_refused(done, "litert does not run .onnx files")
+    done = effnet("predict", IMAGE, "--model", path, "--precision", "int8")
+    assert_refused(done, "No engine runs int8 on cpu for .onnx files")
+    done = effnet("predict", IMAGE, "--engine", "executorch")
+    assert_refused(done, "executorch does not run model files")
+
+
+def test_exported_network_is_not_trained(ship: Ship, effnet: Effnet, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    done = effnet("finetune", tmp_path / "data", "--model", ship("onnx"))
+    assert done.status == 2
+    assert "holds no weights to build a network from" in done.stderr
+
+
+# --- files that a runtime must not see ------------------------------------------------------------
+
+
+def loop(graph: onnx.ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    graph.graph.node.append(helper.make_node("Loop", ["", ""], ["x"], body=body))
+
+
+def nested(graph: onnx.ModelProto) -> None:
+    graph.graph.node[0].attribute.append(
+        helper.make_attribute("body", helper.make_graph([], "body", [], []))
+    )
+
+
+def foreign_operator(graph: onnx.ModelProto) -> None:
+    graph.graph.node[0].domain = "com.evil"
+
+
+def function(graph: onnx.ModelProto) -> None:
+    graph.functions.append(
+        helper.make_function("", "Conv", ["x"], ["y"], [], [helper.make_opsetid("", 17)])
+    )
+
+
+def other_file(graph: onnx.ModelProto) -> None:
+    tensor = graph.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+def absurd_size(graph: onnx.ModelProto) -> None:
+    graph.graph.initializer[0].dims[0] = 10**15
+
+
+def absurd_attribute(graph: onnx.ModelProto) -> None:
+    tensor = numpy_helper.from_array(np.zeros(1, np.float32))
+    tensor.dims[0] = 10**15
+    graph.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
+
+
+def no_header(graph: onnx.ModelProto) -> None:
+    del graph.metadata_props[:]
+
+
+def two_headers(graph: onnx.ModelProto) -> None:
+    graph.metadata_props.append(graph.metadata_props[0])
+
+
+HOSTILE = [loop, nested, foreign_operator, function, other_file, absurd_size, absurd_attribute,
+           no_header, two_headers]  # fmt: skip
+
+
+@pytest.mark.parametrize("with_json", [False, True])
+@pytest.mark.parametrize("change", HOSTILE)
+def test_onnx_file_that_is_more_than_a_network_is_refused(
+    change: Callable[[onnx.ModelProto], None], with_json: bool, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship("onnx")
+    graph = onnx.load(path)
+    change(graph)
+    path.write_bytes(graph.SerializeToString())
+    if with_json:
+        vouch(path)
+    else:
+        export_file.json_path(path).unlink()
+    assert_refused(effnet("predict", IMAGE, "--model", path), "is not an exported network")
+
+
+@given(st.binary(max_size=300), st.integers(0, 2**32))
+def test_damaged_onnx_files_are_told_from_good_ones(
+    originals: Ship, tmp_path_factory: pytest.TempPathFactory, noise: bytes, place: int
+) -> None:
+    content = bytearray(originals("onnx").read_bytes())
+    start = place % len(content)
+    content[start : start + len(noise)] = noise
+    path = tmp_path_factory.getbasetemp() / "noisy.onnx"
+    path.write_bytes(content)
+    try:
+        card = export_file.read_card(path)
+    except export_file.UsageError as error:
+        assert "noisy.onnx" in error.message
+    else:
+        assert card.classes
+
+
+@pytest.mark.parametrize(
+    ("when", "engine", "library"),
+    [
+        ("loaded", "onnxruntime", "onnxruntime"),
+        ("run", "onnxruntime", "onnxruntime"),
+        ("loaded", "openvino", "OpenVINO"),
+    ],
+)
+def test_network_that_cannot_be_run_is_told_in_a_sentence(
+    when: str, engine: str, library: str, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship("onnx")
+    export_file.json_path(path).unlink()
+    graph = onnx.load(path)
+    conv = [node for node in graph.graph.node if node.op_type == "Conv"][3]
+    conv.input[1] = "nothing" if when == "loaded" else graph.graph.initializer[0].name
+    onnx.save(graph, path)
+    done = effnet("predict", IMAGE, "--model", path, "--engine", engine)
+    assert done.status == 2
+    (first, second) = done.stderr.splitlines()
+    assert f"{library} cannot run {str(path)!r}: the file is damaged" in first
+    assert second == "Export it again."
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "suffix", "whole"),
+    [("onnx", ".onnx.json", ".onnx"), ("openvino", ".bin", ".xml"),
+     ("openvino", ".xml.json", ".xml")],
+)  # fmt: skip
+def test_part_of_an_export_is_told_from_the_whole(
+    target: TargetName, suffix: str, whole: str, ship: Ship, effnet: Effnet
+) -> None:
+    path = ship(target)
+    done = effnet("predict", IMAGE, "--model", path.with_suffix(suffix))
+    assert done.status == 2
+    assert f"Give that: --model {path.with_suffix(whole)}" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["openvino", "litert", "executorch", "onnx"])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage" * 99, b"<net", b"\x1c\0\0\0TFL3" + b"\xff" * 64]
+)
+def test_garbage_with_a_json_that_vouches_for_it_is_an_error_in_words(
+    target: TargetName, content: bytes, originals: Ship, ship: Ship, effnet: Effnet
+) -> None:
+    if target == "executorch":  # the JSON of another file serves: the program is garbage anyway
+        path = ship("litert").rename(ship("onnx").with_name("lite0.pte"))
+        about = json.loads(export_file.json_path(originals("litert")).read_text())
+        about["files"] = {path.name: ""}
+        export_file.json_path(path).write_text(json.dumps(about))
+    else:
+        path = ship(target)
+    path.write_bytes(content)
+    vouch(path)
+    done = effnet("predict", IMAGE, "--model", path)
+    assert done.status == 2
+    assert "Traceback" not in done.stderr
+    assert path.name in done.stderr
+    assert done.stdout == b""
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('code ran')",))
+
+
+@pytest.mark.parametrize("place", ["sample", "weights", "legacy"])
+def test_program_with_pickles_is_refused(
+    place: str, ship: Ship, effnet: Effnet, tmp_path: Path
+) -> None:
+    path = ship("torch-export")
+    changed = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if place == "sample" and name.endswith(".pt"):
+                content = pickle.dumps(Evil())
+            if place == "weights" and name.endswith("model_weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true', 1)
+            if place == "legacy" and name.endswith("archive_format"):
+                continue
+            new.writestr(name, content)
+    path.write_bytes(changed.getvalue())
+    vouch(path)
+    assert_refused(effnet("predict", IMAGE, "--model", path), "it holds pickles, which run code")
+
+
+def test_program_that_is_none_is_told(ship: Ship, effnet: Effnet) -> None:
+    path = ship("torch-export")
+    assert effnet("predict", IMAGE, "--model", path).status == 0
+    path.write_bytes(b"garbage")
+    vouch(path)
+    done = effnet("predict", IMAGE, "--model", path)
+    assert_refused(done, "cannot load", status=1)
+
+
+def test_looked_at_once_means_these_bytes(ship: Ship, effnet: Effnet) -> None:
+    """The cache remembers that an ONNX file was looked at; another content is looked at again."""
+    path = ship("onnx")
+    assert effnet("predict", IMAGE, "--model", path).status == 0
+    graph = onnx.load(path)
+    loop(graph)
+    path.write_bytes(graph.SerializeToString())
+    vouch(path)
+    assert_refused(effnet("predict", IMAGE, "--model", path), "it uses the operator Loop")
+
+
+# --- the arithmetic -------------------------------------------------------------------------------
+
+
+class Echo:
+    """An engine that gives back what it was given."""
+
+    name, device, precision = "echo", "cpu", "fp32"
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        self.seen.append(pixels)
+        shares = pixels.reshape(len(pixels), -1)[:, :3].astype(np.float32) + 1
+        return shares / shares.sum(axis=1, keepdims=True)
+
+
+@given(st.integers(1, 7), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_bytes_and_batches_come_back_exactly(count: int, batch: int, seed: int) -> None:
+    p = Preprocessing(8, 8, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    about = {"batch": batch, "include_preprocessing": True, "precision": "fp32", "quantize": None}
+    card = ModelCard("lite0", CLASSES, p, temperature=2.5, export=about)
+    crops = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    pixels = np.stack([ImageLoader(p).normalise(crop) for crop in crops])
+    engine = Echo()
+    logits = AsExported(engine, card)(pixels)
+    assert all(part.shape == (batch, 8, 8, 3) for part in engine.seen)
+    assert np.array_equal(np.concatenate(engine.seen)[:count], crops)
+    wanted = Echo()(crops)
+    scaled = np.exp(logits / 2.5)
+    np.testing.assert_allclose(scaled / scaled.sum(axis=1, keepdims=True), wanted, rtol=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3), st.sampled_from([0.0, 1e-9, 1.0, 1e6]))
+def test_rounded_weights_are_within_half_a_step(seed: int, input_scale: float, bias: float) -> None:
+    chance = np.random.default_rng(seed)
+    weight = chance.normal(size=(5, 3, 2, 2)) * chance.choice([0, 1e-9, 1, 1e4], size=(5, 1, 1, 1))
+    offsets = chance.normal(size=5) * bias
+    means = chance.normal(size=3)
+    made = int8._weights(weight, offsets, means, input_scale)
+    scales = made.scales.astype(np.float64)[:, None, None, None]
+    assert made.values.dtype == np.int8
+    assert np.abs(made.values).max() <= 127
+    assert (np.abs(made.values * scales - weight) <= 0.5001 * scales).all()
+    # the mean answer is what it was, up to the rounding of the bias
+    wanted = weight.sum(axis=(2, 3)) @ means + offsets
+    rounded = (made.values * scales).sum(axis=(2, 3)) @ means
+    got = rounded + made.bias.astype(np.float64) * made.bias_scales
+    step = made.bias_scales.astype(np.float64) + 1e-6 * np.abs(rounded)
+    assert (np.abs(got - wanted) <= step + 1e-6 * np.abs(offsets)).all()
+
+
+@given(st.floats(-1e6, 0), st.floats(0, 1e6))
+def test_a_scale_covers_its_range_and_holds_zero(low: float, high: float) -> None:
+    made = int8._scale((low, high))
+    assert made.scale > 0
+    assert 0 <= made.zero_point <= 255
+    ends = [made.scale * (q - made.zero_point) for q in (0, 255)]
+    assert ends[0] <= low + 0.51 * made.scale
+    assert ends[1] >= high - 0.51 * made.scale

@@ -1,0 +1,92 @@
+"""Networks explained: counted on themselves, and as the papers' rules make them."""
+
+import json
+import math
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+from effnet_cli.models import summary as anatomy
+from effnet_cli.models.lite import rounded_channels
+from effnet_cli.models.variants import VARIANTS, Variant, find_variant
+from training import Done
+
+explained = cache(anatomy.summarize)  # a second each
+SCALED = [row for row in VARIANTS.values() if row.scaling is not None]
+
+
+@pytest.mark.parametrize("row", VARIANTS.values(), ids=lambda row: row.name)
+def test_counts_are_the_published_ones(row: Variant) -> None:
+    found = explained(row.name)
+    # the authors of EfficientNet-Lite count more: see `variants.py`
+    counted = {"lite0": 0.385, "lite1": 0.600, "lite2": 0.860}
+    published = counted.get(row.name, row.giga_multiply_adds)
+    assert found.work.multiply_adds / 1e9 == pytest.approx(published, rel=0.01)
+    assert found.work.parameters == row.parameters
+    assert sum(stage.parameters for stage in found.stages) == row.parameters
+    assert sum(stage.multiply_adds for stage in found.stages) == found.work.multiply_adds
+    assert found.stages[0].input_px == row.preprocessing.crop_px
+    for before, after in zip(found.stages, found.stages[1:-1], strict=False):
+        assert after.input_px == math.ceil(before.input_px / before.stride)
+
+
+def test_smallest_one_is_table_1_of_the_paper() -> None:
+    rows = [
+        (s.operator, s.expansion, s.kernel_px, s.input_px, s.channels, s.layers)
+        for s in explained("b0").stages
+    ]
+    assert rows[:-1] == [
+        ("Conv", None, 3, 224, 32, 1),
+        ("MBConv", 1, 3, 112, 16, 1),
+        ("MBConv", 6, 3, 112, 24, 2),
+        ("MBConv", 6, 5, 56, 40, 2),
+        ("MBConv", 6, 3, 28, 80, 3),
+        ("MBConv", 6, 5, 14, 112, 3),
+        ("MBConv", 6, 5, 14, 192, 4),
+        ("MBConv", 6, 3, 7, 320, 1),
+        ("Conv", None, 1, 7, 1280, 1),
+    ]
+
+
+@pytest.mark.parametrize("row", SCALED, ids=lambda row: row.name)
+def test_scaling_makes_the_network_that_is_there(row: Variant) -> None:
+    assert row.scaling is not None
+    found = explained(row.name)
+    is_lite = row.scaling.base == "lite0"
+    last = len(found.growth) - 2  # the head; the classifier follows
+    for number, grown in enumerate(found.growth[:-1]):
+        is_end = number in (0, last)
+        wanted = rounded_channels(grown.base_channels * row.scaling.width)
+        assert grown.channels == (grown.base_channels if is_lite and is_end else wanted)
+        if not is_end:
+            is_fixed = is_lite and number in (1, last - 1)
+            layers = math.ceil(grown.base_layers * row.scaling.depth)
+            assert grown.layers == (grown.base_layers if is_fixed else layers)
+    for factor in found.factors:
+        assert factor.base**factor.phi == pytest.approx(factor.coefficient)
+
+
+def test_second_generation_has_fused_blocks_and_no_scaling() -> None:
+    found = explained("v2_s")
+    operators = [stage.operator for stage in found.stages]
+    assert operators == ["Conv", *["FusedMBConv"] * 3, *["MBConv"] * 3, "Conv", "linear"]
+    assert [stage.squeeze is None for stage in found.stages[1:7]] == [True] * 3 + [False] * 3
+    assert not found.factors
+    assert not found.growth
+
+
+def test_command_explains(effnet: Callable[..., Done]) -> None:
+    text = effnet("variants", "EfficientNet-B2").stdout.decode()
+    assert "9,109,994 parameters" in text
+    assert "112 -> 120" in text
+    assert "depth      x 1.2   = 1.2^phi with phi 1.00" in text
+    assert "paper's resolution is 260 px" in text
+    content = json.loads(effnet("variants", "b2", "--format", "json").stdout)
+    assert content["work"]["parameters"] == find_variant("b2").parameters
+    assert len(content["stages"]) == 10
+    assert "search of its own" in effnet("variants", "v2_s").stdout.decode()
+    assert "The smallest one" in effnet("variants", "b0").stdout.decode()
+    wrong = effnet("variants", "b9")
+    assert wrong.status == 2
+    assert "There is no variant 'b9'" in wrong.stderr

@@ -1,0 +1,243 @@
+"""Rows that survive a kill: whole or absent, never twice, never lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effnet_cli.images import ImageInput
+from effnet_cli.output.text import as_row, from_row
+from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.resume import journal
+from effnet_cli.system.errors import EffnetError, UsageError
+from helpers import RecordingReporter, Run, save_image
+
+COMMON = {"model": "lite0", "top_k": 1}
+PATHS = [f"{number}.jpg" for number in range(6)]
+text = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
+probability = st.integers(0, 1_000_000).map(lambda millionths: millionths / 1_000_000)
+answered = st.builds(
+    ImageResult,
+    text,
+    st.lists(
+        st.builds(
+            Prediction, st.integers(1, 5), st.integers(0, 999) | st.none(), text, probability
+        ),
+        min_size=1,
+    ).map(tuple),
+    reason=st.none(),
+    explained=text | st.none(),
+)
+failed = st.builds(ImageResult, text, error=st.builds(ErrorInfo, text, text))
+
+
+class Cut(Exception):
+    """What a kill is to a test."""
+
+
+def row_of(path: str) -> ImageResult:
+    return ImageResult(path, (Prediction(1, 3, "cat", 0.5),))
+
+
+def asked(found: Iterator[ImageInput]) -> Iterator[ImageResult]:
+    return (row_of(one.name) for one in found)
+
+
+def found(paths: list[str] = PATHS) -> list[ImageInput]:
+    return [ImageInput(path, path) for path in paths]
+
+
+def interrupted(output: Path, rows: int, reporter: RecordingReporter | None = None) -> Path:
+    """The file that a run leaves that ends after so many rows."""
+    with (
+        pytest.raises(Cut),
+        journal(output, COMMON, reporter=reporter or RecordingReporter()) as kept,
+    ):
+        for number, _ in enumerate(kept.keep(asked(kept.missing(found()))), 1):
+            if number == rows:
+                raise Cut
+    return output.with_name(output.name + ".part")
+
+
+def finished(output: Path, paths: list[str] = PATHS) -> tuple[list[str], list[str]]:
+    """The paths that are asked by a run that goes on, and those of all its rows."""
+    with journal(output, COMMON, is_resumed=True) as kept:
+        now = [row.path for row in kept.keep(asked(kept.missing(found(paths))))]
+        return now, [row.path for row in kept.rows()]
+
+
+@given(answered | failed)
+def test_rows_come_back_as_they_were(prediction: ImageResult) -> None:
+    row = as_row(prediction)
+    assert as_row(from_row(json.loads(json.dumps(row)))) == row
+
+
+def test_a_run_that_ends_well_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert finished(tmp_path / "a.csv") == (PATHS, PATHS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path, rows: int) -> None:
+    heard = RecordingReporter()
+    part = interrupted(tmp_path / "a.csv", rows, heard)
+    assert len(part.read_bytes().splitlines()) == 1 + rows
+    assert f"kept in {str(part)!r}" in heard.text
+    assert finished(tmp_path / "a.csv") == (PATHS[rows:], PATHS)
+
+
+def test_every_cut_of_the_file_gives_each_row_once(tmp_path: Path) -> None:
+    content = interrupted(tmp_path / "a.csv", 3).read_bytes()
+    ends = [at for at, byte in enumerate(content, 1) if byte == ord("\n")]
+    for size in range(1, len(content) + 1):
+        (tmp_path / "a.csv.part").write_bytes(content[:size])
+        kept = max(0, sum(end <= size for end in ends) - 1)
+        assert finished(tmp_path / "a.csv") == (PATHS[kept:], PATHS)
+
+
+def test_zeros_that_a_lost_disk_block_leaves_are_no_rows(tmp_path: Path) -> None:
+    part = interrupted(tmp_path / "a.csv", 2)
+    part.write_bytes(part.read_bytes() + bytes(500))
+    assert finished(tmp_path / "a.csv") == (PATHS[2:], PATHS)
+
+
+def test_interrupted_rows_are_never_lost_by_a_new_run(tmp_path: Path) -> None:
+    part = interrupted(tmp_path / "a.csv", 2)
+    before = part.read_bytes()
+    with (
+        pytest.raises(UsageError, match="interrupted.*--resume"),
+        journal(part.with_suffix(""), COMMON),
+    ):
+        pass
+    assert part.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (["x.jpg", *PATHS], "Row 1 .* input 1 is 'x.jpg'"),
+        ([PATHS[0], *PATHS[2:]], "Row 2 .* input 2 is '2.jpg'"),
+        (PATHS[:1], "Row 2 .* input 2 is nothing"),
+    ],
+)
+def test_other_inputs_are_refused(tmp_path: Path, paths: list[str], words: str) -> None:
+    part = interrupted(tmp_path / "a.csv", 2)
+    before = part.read_bytes()
+    with pytest.raises(UsageError, match=words):
+        finished(tmp_path / "a.csv", paths)
+    assert part.read_bytes() == before
+
+
+def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
+    interrupted(tmp_path / "a.csv", 2)
+    with (
+        pytest.raises(UsageError, match="are of top k 1, not 5"),
+        journal(tmp_path / "a.csv", {**COMMON, "top_k": 5}, is_resumed=True),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", b"{}\n", b'["a"]', b"\0\0\0\0"])
+def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, content: bytes) -> None:
+    part = tmp_path / "a.csv.part"
+    part.write_bytes(content)
+    with pytest.raises(UsageError):
+        finished(tmp_path / "a.csv")
+    assert part.read_bytes() == content
+
+
+def test_two_runs_into_one_file_are_refused(tmp_path: Path) -> None:
+    with (
+        journal(tmp_path / "a.csv", COMMON),
+        pytest.raises(UsageError, match="Another process writes"),
+        journal(tmp_path / "a.csv", COMMON),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_with_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "a.csv"
+    with pytest.raises(EffnetError, match="No space left"), journal(output, COMMON) as kept:
+        rows = kept.keep(asked(kept.missing(found())))
+        next(rows)
+        kept._file = Full(kept._file)  # type: ignore[assignment]
+        next(rows)
+    assert len((tmp_path / "a.csv.part").read_bytes().splitlines()) == 2
+    assert finished(output) == (PATHS[1:], PATHS)
+
+
+class Full:
+    """A file on a disk that has room for ten more bytes."""
+
+    def __init__(self, file: object) -> None:
+        self._file, self._left = file, 10
+
+    def write(self, data: bytes) -> int:
+        if not self._left:
+            raise OSError(28, os.strerror(28))
+        written, self._left = self._file.write(data[: self._left]), 0  # type: ignore[attr-defined]
+        return written
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+# --- the command --------------------------------------------------------------------------------
+
+COMMAND = [sys.executable, "-m", "effnet_cli", "predict", "-"]
+
+
+def test_killed_and_resumed_it_writes_what_it_would_have_written(run: Run, tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", seed=1)
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    names = b"a.png\ncut.jpg\n" * 20
+    outputs = ["-o", "rows.jsonl", "-o", "rows.csv", "--html", "page.html"]
+    with subprocess.Popen(
+        [*COMMAND, *outputs], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        assert process.stdin
+        process.stdin.write(names[: len(names) // 2])
+        process.stdin.flush()  # and stays open: the command waits for more
+        part = tmp_path / "rows.jsonl.part"
+        while not part.exists() or part.read_bytes().count(b"\n") < 15:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not any((tmp_path / name).exists() for name in ("rows.jsonl", "rows.csv", "page.html"))
+    done = run("predict", "-", *outputs, "--resume", stdin=names, cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"of them earlier; 20 failed: 20 truncated" in done.stderr
+    for name, format_ in (("rows.jsonl", "jsonl"), ("rows.csv", "csv")):
+        plain = run("predict", "-", "-f", format_, stdin=names, cwd=tmp_path)
+        assert (tmp_path / name).read_bytes() == plain.stdout
+    assert (tmp_path / "page.html").read_text("utf-8").count("<figure") >= 20
+    left = {"a.png", "cut.jpg", "rows.jsonl", "rows.csv", "page.html"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_interrupted_by_a_signal_it_says_how_to_go_on(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", seed=1)
+    with subprocess.Popen(
+        [*COMMAND, "-o", "rows.csv"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        assert process.stdin and process.stderr
+        process.stdin.write(b"a.png\n")
+        process.stdin.flush()
+        part = tmp_path / "rows.csv.part"
+        while not part.exists() or part.read_bytes().count(b"\n") < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        words = process.stderr.read()
+        assert process.wait(timeout=20) == 130
+    assert b"1 row is kept in 'rows.csv.part': the same command with --resume goes on." in words
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "rows.csv.part"}
