@@ -174,7 +174,7 @@ def _evaluate(
     if html is not None:
         from effnet_cli.evaluate.page import evaluation_page
 
-        rows.write([evaluation_page(found, overlay)], html)
+        rows.write([evaluation_page(found, overlay=overlay)], html)
         reporter.note(f"{html} is written.")
     broken = list(check_limits(found, limits))
     for line in broken:

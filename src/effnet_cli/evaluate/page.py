@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,19 @@ Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
 MAX_IMAGES = 60  # in a gallery
 MAX_MATRIX_CLASSES = 40
 MAX_CONFUSED = 12  # pairs of classes
+CURVE_NOTE = (
+    "Top-1 on the validation images after each epoch: first the classifier alone, then the whole "
+    "model."
+)
 
 
-def evaluation_page(found: Evaluation, overlay: Overlay | None = None) -> str:
-    """How good a model is on labelled images, and where it errs; `overlay` draws into the
-    images what speaks for a class.
-    """
-    return _evaluation_page("How good is it?", found, None, (), (), overlay=overlay)
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page: its heading, a sentence about it, and its HTML."""
+
+    heading: str
+    note: str
+    content: Markup
 
 
 def run_page(found: Evaluation, folder: Path) -> str:
@@ -51,9 +58,15 @@ def run_page(found: Evaluation, folder: Path) -> str:
         )
     about = card.dataset
     choices.append(("training images", f"{about['train']:,}"))
-    next_commands = list(commands(folder))
-    return _evaluation_page(
-        "What the training has come to", found, curve_chart(epochs), choices, next_commands, more
+    curve = curve_chart(epochs)
+    sections = [] if curve is None else [Section("Training", CURVE_NOTE, curve)]
+    return evaluation_page(
+        found,
+        title="What the training has come to",
+        summary=more,
+        sections=sections,
+        settings=choices,
+        commands=list(commands(folder)),
     )
 
 
@@ -66,23 +79,33 @@ def _in_words(value: object, name: str) -> str:
     return str(value)
 
 
-def _evaluation_page(
-    title: str,
+def evaluation_page(
     found: Evaluation,
-    curve: Markup | None,
-    choices: Sequence[tuple[str, str]],
-    commands: Sequence[str],
-    more: Sequence[str] = (),
+    *,
+    title: str = "Evaluation",
     overlay: Overlay | None = None,
+    summary: Sequence[str] = (),
+    sections: Sequence[Section] = (),
+    settings: Sequence[tuple[str, str]] = (),
+    commands: Sequence[str] = (),
 ) -> str:
-    sections = dict(formats.sections(found))
-    failed, confused = sections["Could not be opened"], sections["ConfusedPair most often"]
-    label_note = "Sorted by how little the model believes in the label."
-    mistake_note = "" if overlay is None else "Red is what speaks for the answer (Grad-CAM)."
+    """The HTML page of an evaluation.
+
+    Args:
+        overlay: draws a Grad-CAM overlay into the images.
+        summary: lines to add to the summary at the top.
+        sections: sections to insert before the table of classes.
+        settings: names and values to add to the settings at the end.
+        commands: shell commands to show at the end.
+    """
+    tables = dict(formats.sections(found))
+    failed, confused = tables["Could not be opened"], tables["ConfusedPair most often"]
+    label_note = "Sorted by the model's probability for the label, lowest first."
+    mistake_note = "" if overlay is None else "Red: what the prediction is based on (Grad-CAM)."
     return PAGES.get_template("evaluation.html").render(
         title=title,
-        answer=[*formats.answer(found), *more],
-        curve=curve,
+        answer=[*formats.answer(found), *summary],
+        sections=sections,
         classes=sortable(*formats.classes_table(found)),
         matrix=_matrix(found),
         confused=(confused[0], confused[1][:MAX_CONFUSED]) if found.confused else None,
@@ -96,7 +119,7 @@ def _evaluation_page(
             ),
         ],
         failed=(failed[0], failed[1][:MAX_ROWS]) if found.failed else None,
-        choices=[*formats.choices(found), *choices],
+        choices=[*formats.choices(found), *settings],
         commands=commands,
         grid=grid,
     )
