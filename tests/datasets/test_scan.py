@@ -922,7 +922,8 @@ def test_scan_changes_nothing() -> None:
 def test_scan_imports_no_torch_and_draws_nothing() -> None:
     two_classes()
     code = (
-        "import sys; from pathlib import Path; from effnet_cli.datasets import require_dataset, scan; "
+        "import sys; from pathlib import Path; "
+        "from effnet_cli.datasets import require_dataset, scan; "
         "require_dataset(scan(Path('d'))); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
