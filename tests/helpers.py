@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.models.variants import Preprocessing
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_images"

@@ -33,9 +33,10 @@ from effnet_cli.finetune.phases import HeadPhase, NetworkPhase
 from effnet_cli.finetune.signals import Stop, TrainingStopped, listening
 from effnet_cli.images import ImageLoader
 from effnet_cli.images.augment import RECIPES, Augmentation
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.models.variants import Preprocessing, find_variant
+from effnet_cli.models.variants import find_variant
 from effnet_cli.options import (
     DatasetOptions,
     EngineOptions,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from effnet_cli.images import ImageLoader
 from effnet_cli.images.augment import LUMA, RECIPES, Augmentation, Recipe, augment_image
-from effnet_cli.models.variants import Preprocessing
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.options import Augment
 
 MEAN = (0.485, 0.456, 0.406)

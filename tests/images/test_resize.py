@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effnet_cli.images import ImageLoader
+from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.images.resize import EXTREME_ASPECT, FILTERS, place, resize_and_crop
-from effnet_cli.models.variants import VARIANTS, Interpolation, Preprocessing
+from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import Fit, ImageOptions
 
 MAX_SIDE = 5000

@@ -24,9 +24,10 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint
 from effnet_cli.models.checkpoint import CARD_KEY, DIGEST_KEY, MODEL_FILE_NAME, ModelCard
-from effnet_cli.models.variants import Preprocessing, find_variant
+from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import expected_path
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import lively

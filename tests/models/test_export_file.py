@@ -22,9 +22,10 @@ from effnet_cli.engines.exported import AsExported
 from effnet_cli.export import quantize as int8
 from effnet_cli.finetune.run_dir import arrays
 from effnet_cli.images import ImageLoader
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint, export_file
 from effnet_cli.models.checkpoint import ModelCard
-from effnet_cli.models.variants import HALF, Preprocessing, find_variant
+from effnet_cli.models.variants import HALF, find_variant
 from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
 from helpers import SAMPLES, lively
 from imports import HEAVY, imported_by

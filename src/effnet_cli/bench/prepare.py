@@ -15,13 +15,13 @@ from torch import nn
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.engines import onnx_writer
 from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build
 from effnet_cli.models.summary import ComputeCost, count_cost
 from effnet_cli.models.variants import (
     DEFAULT_VARIANT,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Preprocessing,
     Variant,
     WeightsSource,
     find_variant,

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import FILTERS
-from effnet_cli.models.variants import Preprocessing
 from effnet_cli.options import Augment
 
 # Luma of red, green, blue (ITU-R BT.601), as Pillow's own conversion to gray weighs them.

@@ -10,12 +10,12 @@ from PIL import Image, PngImagePlugin
 
 from effnet_cli.images.decode import count_of, has_many_scans, opened_by_pillow, translated
 from effnet_cli.images.finder import Url
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import place, resize_and_crop
 from effnet_cli.images.sniff import Content
 from effnet_cli.images.sources import ImageSource, identified, opened
 from effnet_cli.images.upright import first, flattened, turn_upright, widen_clear_colour
 from effnet_cli.images.views import VIEWS
-from effnet_cli.models.variants import Preprocessing
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
 

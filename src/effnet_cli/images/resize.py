@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.models.variants import Interpolation, Preprocessing
+from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.options import Fit
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

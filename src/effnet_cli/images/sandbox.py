@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.images.loader import ImageLoader
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.sources import ImageSource
-from effnet_cli.models.variants import Preprocessing
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
 

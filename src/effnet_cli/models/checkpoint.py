@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from effnet_cli.models.variants import Interpolation, Preprocessing
+from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build
-from effnet_cli.models.variants import VARIANTS, Preprocessing, Variant, find_variant
+from effnet_cli.models.variants import VARIANTS, Variant, find_variant
 
 FLOAT_BYTES = 4
 CLASSES = 1000  # of ImageNet, for which the published figures are

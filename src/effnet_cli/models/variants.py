@@ -15,12 +15,9 @@ Sources of the numbers:
 
 import difflib
 from dataclasses import dataclass
-from typing import Literal
 
+from effnet_cli.images.preprocessing import Interpolation, Preprocessing, Triple
 from effnet_cli.system.errors import UsageError
-
-Interpolation = Literal["bilinear", "bicubic"]
-Triple = tuple[float, float, float]
 
 DEFAULT_VARIANT = "lite0"
 
@@ -29,21 +26,6 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 HALF: Triple = (0.5, 0.5, 0.5)
 LITE_MEAN: Triple = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD: Triple = (128 / 255, 128 / 255, 128 / 255)
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """How an image becomes the network's input, as the weights were evaluated.
-
-    The shorter side is resized to `resize_px`, the centre `crop_px` x `crop_px` is kept, values are
-    scaled to 0..1, then `(value - mean) / std` per channel (red, green, blue).
-    """
-
-    resize_px: int
-    crop_px: int
-    interpolation: Interpolation
-    mean: Triple
-    std: Triple
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,22 @@
+"""How a model's weights expect their input."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Interpolation = Literal["bilinear", "bicubic"]
+Triple = tuple[float, float, float]  # red, green, blue
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an image becomes the model's input, as the weights were evaluated.
+
+    The shorter side is resized to `resize_px`, the centre `crop_px` x `crop_px` is kept, values are
+    scaled to 0..1, then `(value - mean) / std` per channel (red, green, blue).
+    """
+
+    resize_px: int
+    crop_px: int
+    interpolation: Interpolation
+    mean: Triple
+    std: Triple
