@@ -39,7 +39,7 @@ from torch import nn
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.images import ImageLoader
 from effnet_cli.models import build
-from effnet_cli.models.checkpoint import imagenet_card
+from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.models.weights import weights_state
 

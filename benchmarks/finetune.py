@@ -49,7 +49,7 @@ from effnet_cli.finetune.inference import Answering
 from effnet_cli.finetune.loader import Memory, SubsetImages, chunks
 from effnet_cli.images import ImageLoader
 from effnet_cli.models import build
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, ModelOptions
 from effnet_cli.system.parallel import usable_cores

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from effnet_cli.images.preprocessing import Preprocessing
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_images"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from effnet_cli.finetune import Epoch, TrainingResult, finetune, restore_task
 from effnet_cli.models import checkpoint
+from effnet_cli.models.card import ModelCard
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
 from effnet_cli.system.reporter import SILENT, Reporter
 
@@ -73,7 +74,7 @@ class Ran:
         return (self.folder / "model.safetensors").read_bytes()
 
     @property
-    def card(self) -> checkpoint.ModelCard:
+    def card(self) -> ModelCard:
         return checkpoint.read_card(self.folder / "model.safetensors")
 
     @property

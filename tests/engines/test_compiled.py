@@ -19,7 +19,7 @@ from effnet_cli.engines.compiled import MAX_PROBABILITY_DIFFERENCE
 from effnet_cli.engines.onnxruntime_engine import OnnxRuntimeEngine
 from effnet_cli.engines.torch_engine import TorchEngine
 from effnet_cli.models import build, checkpoint
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import Model
 from effnet_cli.system import files as cache

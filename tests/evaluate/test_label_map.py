@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_cli.evaluate.label_map import match_labels, wordnet_ids
-from effnet_cli.models.checkpoint import imagenet_card
+from effnet_cli.evaluate.label_map import match_labels
+from effnet_cli.models.imagenet import imagenet_card, wordnet_ids
 from effnet_cli.models.variants import find_variant
 from effnet_cli.system.errors import UsageError
 
@@ -44,7 +44,7 @@ def test_name_of_two_classes_is_none() -> None:
 
 def test_pretrained_classes_have_wordnet_ids_and_indexes() -> None:
     ids = wordnet_ids()
-    assert ids == sorted(set(ids))
+    assert list(ids) == sorted(set(ids))
     assert len(ids) == len(IMAGENET) == 1000
     for name, wordnet_id, index in (
         ("tench", "n01440764", 0), ("tabby", "n02123045", 281), ("toilet tissue", "n15075141", 999),

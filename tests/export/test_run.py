@@ -26,8 +26,9 @@ from effnet_cli.export.targets import TARGETS
 from effnet_cli.finetune.run_dir import arrays
 from effnet_cli.images import Finder, ImageLoader
 from effnet_cli.models import build, checkpoint
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.export_file import json_path
+from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import (
@@ -734,7 +735,7 @@ def test_few_images_are_looked_at_from_many_sides(tmp_path: Path) -> None:
     root = images_in(tmp_path, ["a/1.jpg"])
     _, checking = choose_images(None, root, CAT_DOG)
     assert checking.labels is None
-    card = checkpoint.imagenet_card("lite0", find_variant("lite0").preprocessing)
+    card = imagenet_card("lite0", find_variant("lite0").preprocessing)
     heard = RecordingReporter()
     looked = list(checking.looked_at(card, ImageOptions(), heard, "Comparing"))
     assert len({one.pixels.tobytes() for one in looked}) == len(looked) == 32

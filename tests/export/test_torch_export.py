@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from effnet_cli import export
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import EffnetError, UsageError

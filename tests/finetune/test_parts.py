@@ -35,7 +35,7 @@ from effnet_cli.images import ImageLoader
 from effnet_cli.images.augment import RECIPES, Augmentation
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.variants import find_variant
 from effnet_cli.options import (
     DatasetOptions,

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint
-from effnet_cli.models.checkpoint import CARD_KEY, DIGEST_KEY, MODEL_FILE_NAME, ModelCard
+from effnet_cli.models.card import CARD_KEY, CARD_VERSION, ModelCard
+from effnet_cli.models.checkpoint import DIGEST_KEY, MODEL_FILE_NAME
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import expected_path
 from effnet_cli.system.errors import EffnetError, UsageError
@@ -34,7 +35,7 @@ from helpers import lively
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SRC = Path(checkpoint.__file__).parent
+SRC = Path(checkpoint.__file__).parents[1]
 LITE0 = find_variant("lite0")
 CLASSES = 7
 TEXT = st.text(st.characters(codec=None), max_size=12)  # lone surrogates too
@@ -100,7 +101,7 @@ def test_header_is_json_that_other_tools_can_read(path: Path) -> None:
     checkpoint.write(path, CARD, ARRAYS)
     with safe_open(path, framework="np") as file:
         content = json.loads(file.metadata()[CARD_KEY])
-    assert content["format_version"] == checkpoint.FORMAT_VERSION
+    assert content["format_version"] == CARD_VERSION
     assert content["classes"] == list(CARD.classes)
     assert content["preprocessing"]["crop_px"] == 57
     assert content["temperature"] == 1.75

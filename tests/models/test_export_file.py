@@ -24,7 +24,7 @@ from effnet_cli.finetune.run_dir import arrays
 from effnet_cli.images import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint, export_file
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.variants import HALF, find_variant
 from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
 from helpers import SAMPLES, lively

@@ -20,7 +20,8 @@ import torch
 
 import weight_server as serve
 from effnet_cli.models import checkpoint, download, listing, weights
-from effnet_cli.models.checkpoint import ModelCard, imagenet_card
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import VARIANTS, Variant, WeightsSource, find_variant
 from effnet_cli.options import ModelOptions
 from effnet_cli.system import http
@@ -44,13 +45,13 @@ def row_for(content: bytes) -> Variant:
 
 ROW = row_for(PAYLOAD)
 
-# `obtain` for a row that the registry does not have, in a process of its own.
-OBTAIN = f"""
+# `fetch_weights` for a row that the registry does not have, in a process of its own.
+FETCH = f"""
 from dataclasses import replace
 from effnet_cli.models import weights
-from effnet_cli.models.variants import WeightsSource, find
+from effnet_cli.models.variants import WeightsSource, find_variant
 source = WeightsSource({ROW.source.file_name!r}, {ROW.source.sha256!r}, 1.0)
-print(weights.obtain(replace(find("b0"), name="test", source=source)))
+print(weights.fetch_weights(replace(find_variant("b0"), name="test", source=source)))
 """
 
 
@@ -476,7 +477,7 @@ def started(code: str) -> "subprocess.Popen[str]":
 
 def test_eight_processes_make_one_download(mirror: Mirror) -> None:
     server = mirror()
-    processes = [started(OBTAIN) for _ in range(8)]
+    processes = [started(FETCH) for _ in range(8)]
     ends = [process.communicate(timeout=60) for process in processes]
     assert [end.strip() for end, _ in ends] == [str(place())] * 8, ends
     assert len(server.requests) == 1
@@ -501,7 +502,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 def test_what_a_killed_download_left_is_removed_by_the_next(mirror: Mirror) -> None:
     server = mirror(serve.stalled(CUT), serve.whole)
-    process = started(OBTAIN)
+    process = started(FETCH)
     wait_until(lambda: server.requests and left_over())
     process.kill()
     process.communicate()

@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from effnet_cli.engines import ENGINES
-from effnet_cli.models.checkpoint import ModelCard, imagenet_card
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineName, FileKind, ModelOptions, Precision

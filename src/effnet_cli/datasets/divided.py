@@ -5,7 +5,7 @@ from pathlib import Path
 from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.scan import scan
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import SILENT, Reporter

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.engines.base import Engine, Logits, Pixels
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.system.errors import EffnetError
 
 # Softmax gives 0 for what float32 cannot hold; its logarithm is to stay finite.

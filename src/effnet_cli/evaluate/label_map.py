@@ -5,12 +5,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from effnet_cli.datasets.records import pluralize
-from effnet_cli.models import checkpoint
-from effnet_cli.models.checkpoint import imagenet_card
-from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
+from effnet_cli.models.imagenet import class_names, wordnet_ids
 from effnet_cli.system.errors import UsageError
 
 # What a dataset's name may be, the most certain first.
@@ -77,7 +74,7 @@ def _found(names: Sequence[str], classes: Sequence[str]) -> list[tuple[int | Non
 def _readings(classes: Sequence[str]) -> Iterator[Callable[[str], int | None]]:
     """What a name may be, as in `WAYS`."""
     yield _unique(classes).get
-    ids = wordnet_ids() if is_imagenet(classes) else []
+    ids = wordnet_ids() if is_imagenet(classes) else ()
     yield {name: index for index, name in enumerate(ids)}.get
     indexes = {str(index): index for index in range(len(ids))}
     yield lambda name: indexes.get(name.lstrip("0") or name[-1:])  # 007 too
@@ -99,15 +96,7 @@ def in_words(words: Sequence[str]) -> str:
 
 def is_imagenet(classes: Sequence[str]) -> bool:
     """Whether a model answers with ImageNet-1k's classes."""
-    row = find_variant(DEFAULT_VARIANT)
-    return tuple(classes) == imagenet_card(row.name, row.preprocessing).classes
-
-
-def wordnet_ids() -> list[str]:
-    """The WordNet ids of ImageNet-1k's classes, by index."""
-    return (
-        Path(checkpoint.__file__).with_name("imagenet_wordnet_ids.txt").read_text("ascii").split()
-    )
+    return tuple(classes) == class_names()
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:

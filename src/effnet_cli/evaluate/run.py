@@ -29,7 +29,7 @@ from effnet_cli.evaluate.metrics import (
     share_interval,
 )
 from effnet_cli.images import ImageInput
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.options import (
     EngineOptions,
     EvaluateTask,

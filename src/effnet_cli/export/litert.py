@@ -22,7 +22,7 @@ from effnet_cli.export.litert_file import LiteRtFile, quantisation
 from effnet_cli.export.onnx_edits import initializers, readers
 from effnet_cli.export.quantize import Recipe, Scale, folded_into
 from effnet_cli.export.source import ExportSource
-from effnet_cli.models.checkpoint import CARD_KEY
+from effnet_cli.models.card import CARD_KEY
 
 IMAGE, PROBABILITIES = "image", "probabilities"
 INT8_OFFSET = 128  # LiteRT counts from -128, a recipe from 0

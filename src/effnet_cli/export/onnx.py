@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from effnet_cli.export.source import ExportSource
-from effnet_cli.models.checkpoint import CARD_KEY
+from effnet_cli.models.card import CARD_KEY
 
 
 def write_onnx(source: ExportSource, path: Path) -> None:

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 
 IMAGE, PROBABILITIES = "image", "probabilities"
 BATCH = "batch"

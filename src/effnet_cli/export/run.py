@@ -20,7 +20,7 @@ from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS, Target
 from effnet_cli.export.validate import destination, validate_task
 from effnet_cli.models import build
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
 from effnet_cli.system.errors import EffnetError

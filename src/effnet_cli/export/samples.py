@@ -12,7 +12,7 @@ from effnet_cli.datasets.records import TRAIN, VAL, Subset
 from effnet_cli.engines import Pixels
 from effnet_cli.images import VIEWS, Finder, ImageLoader
 from effnet_cli.images.samples import sample_images_dir
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import SILENT, Reporter

@@ -8,7 +8,7 @@ from torch import nn
 from effnet_cli.engines import onnx_writer
 from effnet_cli.export import onnx_edits
 from effnet_cli.export.quantize import Recipe, as_onnx
-from effnet_cli.models.checkpoint import CARD_KEY, ModelCard
+from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ExportOptions
 

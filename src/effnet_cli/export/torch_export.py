@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from effnet_cli.engines.quiet import silence_output
 from effnet_cli.export.source import ExportSource
-from effnet_cli.models.checkpoint import CARD_KEY, ModelCard
+from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.system.errors import EffnetError, UsageError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from effnet_cli import __version__
 from effnet_cli.models import checkpoint
-from effnet_cli.models.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME, Arrays, ModelCard
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME, Arrays
 from effnet_cli.options import (
     DatasetOptions,
     FinetuneOptions,

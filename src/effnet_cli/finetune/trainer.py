@@ -30,7 +30,9 @@ from effnet_cli.finetune.run_dir import RunFolder, State
 from effnet_cli.finetune.signals import Stop, TrainingStopped, ending, listening
 from effnet_cli.images import ImageLoader
 from effnet_cli.models import build
-from effnet_cli.models.checkpoint import Arrays, ModelCard, imagenet_card
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.checkpoint import Arrays
+from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, FinetuneTask, ModelOptions, TrainingPrecision

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.options import ExportPrecision, FileKind, Quantization, TargetName
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import atomic_write, cache_dir, cached_sha256

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
-from effnet_cli.models.checkpoint import CARD_KEY, ModelCard
+from effnet_cli.models.card import CARD_KEY, ModelCard
 
 MAX_ONNX_BYTES = 2**31 - 1  # more than a protobuf message can have
 ONNX_OPERATORS = frozenset(

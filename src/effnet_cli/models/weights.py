@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effnet_cli.models import checkpoint, export_file
-from effnet_cli.models.checkpoint import (
-    MODEL_FILE_NAME,
-    OPTIONS_FILE_NAME,
-    ModelCard,
-    imagenet_card,
-)
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME
+from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find_variant
 from effnet_cli.options import FileKind, ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError

@@ -19,7 +19,7 @@ from effnet_cli.engines import Engine, Logits, Pixels
 from effnet_cli.images import ImageInput, ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.sources import ImageSource
-from effnet_cli.models.checkpoint import ModelCard
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.export_file import file_kind
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions, PredictOptions

@@ -1,0 +1,26 @@
+"""The classes of ImageNet-1k, by index: their names and WordNet ids."""
+
+from pathlib import Path
+
+from effnet_cli.images.preprocessing import Preprocessing
+from effnet_cli.models.card import ModelCard
+
+
+def class_names() -> tuple[str, ...]:
+    """The 1,000 names, as in the `meta["categories"]` of torchvision's weights."""
+    return _read("imagenet_classes.txt")
+
+
+def wordnet_ids() -> tuple[str, ...]:
+    """The 1,000 ids, such as `n01440764`: the folder names of the published dataset."""
+    return _read("imagenet_wordnet_ids.txt")
+
+
+def imagenet_card(variant: str, preprocessing: Preprocessing) -> ModelCard:
+    """The card of published ImageNet-1k weights."""
+    return ModelCard(variant, class_names(), preprocessing)
+
+
+def _read(file_name: str) -> tuple[str, ...]:
+    text = Path(__file__).with_name(file_name).read_text(encoding="utf-8")
+    return tuple(text.splitlines())
