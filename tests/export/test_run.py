@@ -17,9 +17,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from effnet_cli import engines, export
-from effnet_cli.export import ExportResult, onnx_edits
+from effnet_cli import engines
+from effnet_cli.export import onnx_edits
 from effnet_cli.export.files import written
+from effnet_cli.export.run import ExportResult, export
 from effnet_cli.export.samples import VIEWS, choose_images, samples
 from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS
@@ -66,7 +67,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, caches: None) -> Ship:
     def ship(target: TargetName) -> ExportResult:
         if target not in made:
             folder = tmp_path_factory.mktemp(target)
-            made[target] = export.export(ExportTask(options=ExportOptions(target), output=folder))
+            made[target] = export(ExportTask(options=ExportOptions(target), output=folder))
         return made[target]
 
     return ship
@@ -274,7 +275,7 @@ def test_families_answer_as_torch(
     tmp_path: Path,
 ) -> None:
     task = ExportTask(families(name), ExportOptions(target), tmp_path)
-    exported = export.export(task)
+    exported = export(task)
     assert exported.objection is None
     assert exported.confident > 0
     assert exported.forms[1].agreement == 1.0
@@ -296,7 +297,7 @@ def test_forms_answer_as_torch(
     options: ExportOptions, families: Callable[[str], ModelOptions], tmp_path: Path
 ) -> None:
     source = families("b0")
-    exported = export.export(ExportTask(source, options, tmp_path))
+    exported = export(ExportTask(source, options, tmp_path))
     assert exported.objection is None
     path = exported.path
     assert path is not None
@@ -342,7 +343,7 @@ def test_core_ml_says_that_it_was_not_run(
     assert "Apple's devices only" in again.stderr
     with pytest.raises(UsageError, match="one image at a time"):
         options = ExportOptions("coreml", batch=2, include_preprocessing=True)
-        export.export(ExportTask(families("b0"), options, tmp_path))
+        export(ExportTask(families("b0"), options, tmp_path))
 
 
 class Gate(nn.Module):
@@ -392,7 +393,7 @@ def labelled(folder: Path, images: list[Path]) -> Path:
 @pytest.mark.parametrize("target", GRAPHS)
 def test_int8_keeps_the_answers(target: TargetName, fifty: list[Path], tmp_path: Path) -> None:
     images = labelled(tmp_path / "images", fifty[:32])
-    exported = export.export(
+    exported = export(
         ExportTask(
             options=ExportOptions(target, quantize="int8"),
             output=tmp_path,
@@ -518,7 +519,7 @@ def test_missing_library_is_said_with_the_line_that_installs_it(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EffnetError, match="is not installed") as caught:
-        export.export(ExportTask(options=ExportOptions(target)))
+        export(ExportTask(options=ExportOptions(target)))
     assert TARGETS[target].install in caught.value.hint
     assert TARGETS[target].library in caught.value.message
 
@@ -539,7 +540,7 @@ def test_missing_compiler_is_said(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(EffnetError, match="no-such-compiler"):
-        export.export(ExportTask(families("b0"), ExportOptions("aotinductor"), tmp_path))
+        export(ExportTask(families("b0"), ExportOptions("aotinductor"), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -562,17 +563,17 @@ def test_missing_compiler_is_said(
 )
 def test_impossible_wishes_are_refused(task: ExportTask, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        export.export(task)
+        export(task)
     assert words in caught.value.message
     assert caught.value.hint
 
 
 def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no image"):
-        export.export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
+        export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(UsageError, match="can be opened"):
-        export.export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
+        export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg"]
 
 
@@ -585,7 +586,7 @@ def test_images_that_cannot_be_opened_are_told(
     (folder / "cut.jpg").write_bytes((SAMPLES / "cat.jpg").read_bytes()[:9000])
     heard = RecordingReporter()
     task = ExportTask(families("b0"), output=tmp_path / "b0.onnx", check=folder)
-    assert export.export(task, heard).images == 32
+    assert export(task, heard).images == 32
     assert heard.text.count("cut.jpg' is left out: ") == 1
 
 
@@ -596,7 +597,7 @@ def test_only_an_export_is_ever_replaced(
     path.write_bytes(b"precious")
     task = ExportTask(families("b0"), output=path)
     with pytest.raises(UsageError, match="is there already"):
-        export.export(task)
+        export(task)
     assert path.read_bytes() == b"precious"
     path.unlink()
     for name in ("mine.onnx.json", "mine.bin"):
@@ -607,12 +608,12 @@ def test_only_an_export_is_ever_replaced(
             options=ExportOptions("openvino" if name == "mine.bin" else "onnx"),
         )
         with pytest.raises(UsageError, match=f"{name}' is there already"):
-            export.export(goal)
+            export(goal)
         assert (tmp_path / name).read_bytes() == b"precious"
         (tmp_path / name).unlink()
-    export.export(task)
+    export(task)
     first = path.read_bytes()
-    export.export(task)
+    export(task)
     assert path.read_bytes() == first
     assert {file.name for file in tmp_path.iterdir()} == {"mine.onnx", "mine.onnx.json"}
 
@@ -650,7 +651,7 @@ def test_full_disk_leaves_nothing(
     families("b0")
     with monkeypatch.context() as patch, pytest.raises(EffnetError, match="No space left"):
         patch.setattr(Path, "write_bytes", full)
-        export.export(task)
+        export(task)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -660,7 +661,7 @@ def test_default_names_tell_the_form(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "cache"))
     heard = RecordingReporter()
-    export.export(ExportTask(families("b0"), ExportOptions("onnx", "fp16")), heard)
+    export(ExportTask(families("b0"), ExportOptions("onnx", "fp16")), heard)
     assert (tmp_path / "family-b0-fp16.onnx").is_file()
     assert "Writing b0 for onnx, fp16" in heard.text
     assert ("Comparing", 32, 32) in heard.steps

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_cli import export
+from effnet_cli.export.run import export
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
 from effnet_cli.predict.classifier import Classifier
@@ -26,9 +26,9 @@ def test_machine_code_answers_as_torch(tmp_path: Path) -> None:
     options = ExportOptions("aotinductor", batch=1)
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         with pytest.raises(EffnetError, match="needs a C\\+\\+ compiler"):
-            export.export(ExportTask(options=options, output=tmp_path))
+            export(ExportTask(options=options, output=tmp_path))
         return
-    exported = export.export(ExportTask(options=options, output=tmp_path))
+    exported = export(ExportTask(options=options, output=tmp_path))
     path = tmp_path / "lite0-aotinductor.pt2"
     assert exported.objection is None
     assert exported.path == path

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from effnet_cli import export
 from effnet_cli.engines.exported import AsExported
 from effnet_cli.export import quantize as int8
+from effnet_cli.export.run import export
 from effnet_cli.finetune.run_dir import arrays
 from effnet_cli.images import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
@@ -59,7 +59,7 @@ def originals(
     def ship(target: TargetName) -> Path:
         if target not in made:
             output = tmp_path_factory.mktemp(target)
-            result = export.export(ExportTask(source, ExportOptions(target), output, force=True))
+            result = export(ExportTask(source, ExportOptions(target), output, force=True))
             assert result.path is not None
             made[target] = result.path
         return made[target]

@@ -143,7 +143,8 @@ def export(
 
 def _export(task: ExportTask, format_: ListFormat, reporter: "PlainReporter") -> int:
     """Export, and write how it compares; the exit status."""
-    from effnet_cli.export import export, formats
+    from effnet_cli.export import formats
+    from effnet_cli.export.run import export
     from effnet_cli.output import text as rows
 
     try:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # its own imports need torch
-    from effnet_cli.export import ExportResult, Form
+    from effnet_cli.export.agreement import Form
+    from effnet_cli.export.run import ExportResult
 
 
 def as_row(exported: "ExportResult") -> dict[str, Any]:
