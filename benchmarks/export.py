@@ -52,7 +52,7 @@ GRAPHS = [name for name, row in TARGETS.items() if row.quantizes]
 def seeded(name: str, folder: Path, photos: Path) -> list[str]:
     """The options that name a variant: with its own weights if they are here, else seeded ones."""
     variant = VARIANTS[name]
-    if weights_state(variant) == "here":
+    if weights_state(variant) == "available":
         return ["--variant", name]
     path = folder / f"{name}.pth"
     if not path.exists():

@@ -343,7 +343,7 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--variant", "b9"], "There is no variant 'b9'"),
+        (["--variant", "b9"], "Unknown variant 'b9'"),
         (["--engine", "tensorrt"], "'tensorrt' is no engine"),
         (["--precision", "fp8"], "'fp8' is no precision"),
         (["--batch-size", "0"], "'0' is no batch size"),

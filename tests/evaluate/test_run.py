@@ -173,7 +173,7 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
         (["DATA", "--fail-under", "f1=0.5"], "--fail-under 'f1=0.5' is no limit"),
         (["DATA", "--fail-under", "1.5"], "--fail-under '1.5' is no limit"),
         (["DATA", "--split", "val"], "has no folder for the split 'val'"),
-        (["DATA", "--compare", "b9"], "There is no variant 'b9'"),
+        (["DATA", "--compare", "b9"], "Unknown variant 'b9'"),
         ([SAMPLES], "straight in"),
         (["DATA", "--html", "."], "--html '.' is a folder"),
     ],

@@ -370,7 +370,7 @@ def test_means_over_large_maps_keep_their_digits(target: TargetName, tmp_path: P
     source = ExportSource(Model(row, card, Path(), ""), card, options, network)
     path = written(source, TARGETS[target], tmp_path / f"gate{TARGETS[target].suffix}")
     found = resolve_model(ModelOptions(model=path))
-    run = engines.plan_engine(EngineOptions("cpu"), found.kind).load(found)
+    run = engines.plan_engine(EngineOptions("cpu"), found.file_kind).load(found)
     pixels = 0.7 + torch.randn(1, 3, 380, 380) / 1000  # alike: errors do not cancel
     with torch.inference_mode():
         wanted = network.double()(pixels.double()).numpy()

@@ -89,4 +89,4 @@ def test_command_explains(effnet: Callable[..., Done]) -> None:
     assert "The smallest one" in effnet("variants", "b0").stdout.decode()
     wrong = effnet("variants", "b9")
     assert wrong.status == 2
-    assert "There is no variant 'b9'" in wrong.stderr
+    assert "Unknown variant 'b9'" in wrong.stderr

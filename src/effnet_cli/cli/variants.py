@@ -68,13 +68,13 @@ def verify_weights(names: VerifiedNamesArgument = None) -> None:
     from effnet_cli.output import text as rows
 
     names, reporter = names or ["all"], new_reporter(quiet=False)
-    is_all = names == ["all"]  # then what is not here is no fault
-    verdicts = [v for v in listing.verify_weights(named(names)) if v.is_here or not is_all]
-    for verdict in verdicts:
-        rows.write_stdout(f"{verdict.variant}: {verdict.verdict}\n")
-        if verdict.mend:
-            reporter.note(f"Mend {verdict.variant}: {verdict.mend}")
-    raise typer.Exit(0 if all(verdict.is_intact for verdict in verdicts) else 1)
+    is_all = names == ["all"]  # then missing weights are no failure
+    results = [r for r in listing.verify_weights(named(names)) if r.path or not is_all]
+    for result in results:
+        rows.write_stdout(f"{result.variant}: {result}\n")
+        if result.fix:
+            reporter.note(f"To fix {result.variant}: {result.fix}")
+    raise typer.Exit(0 if all(result.status == "intact" for result in results) else 1)
 
 
 @weights_app.command("path")

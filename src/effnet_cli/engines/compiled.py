@@ -35,7 +35,7 @@ def get_compiled(network: Model, reporter: Reporter) -> Path | bytes:
         UsageError: the weights are not the network's.
         EffnetError: what was made answers differently from torch.
     """
-    if network.kind != "tensors":  # an exported network is compiled already
+    if network.file_kind != "tensors":  # an exported network is compiled already
         return network.path
     if network.module is not None:
         return _made(network)

@@ -183,14 +183,14 @@ def caches() -> Iterator[CheckResult]:
 
 def weights() -> Iterator[CheckResult]:
     """Whether the weights that are here are the published ones."""
-    for verdict in listing.verify_weights(VARIANTS.values()):
-        is_needed = verdict.variant == DEFAULT_VARIANT
-        if verdict.is_intact:
-            yield CheckResult("weights", verdict.variant, "ok", verdict.verdict)
+    for result in listing.verify_weights(VARIANTS.values()):
+        is_needed = result.variant == DEFAULT_VARIANT
+        if result.status == "intact":
+            yield CheckResult("weights", result.variant, "ok", str(result))
         else:
-            status: Status = "broken" if verdict.is_here or is_needed else "absent"
-            name, mend = verdict.variant, verdict.mend
-            yield CheckResult("weights", name, status, verdict.verdict, mend, is_needed)
+            status: Status = "broken" if result.path or is_needed else "absent"
+            name, fix = result.variant, result.fix
+            yield CheckResult("weights", name, status, str(result), fix, is_needed)
 
 
 def all_ok(findings: list[CheckResult]) -> bool:

@@ -65,6 +65,6 @@ def _told(network: Model) -> Iterator[None]:
     try:
         yield
     except RUNTIME_ERRORS as error:
-        if network.kind == "tensors":
+        if network.file_kind == "tensors":
             raise
         raise cannot_run_error("onnxruntime", network.path) from error

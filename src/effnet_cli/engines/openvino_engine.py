@@ -61,7 +61,7 @@ class OpenVinoEngine:
         try:
             self._model = self._core.read_model(model if isinstance(model, bytes) else str(model))
         except RuntimeError as error:
-            if network.kind == "tensors":  # our own graph: a bug
+            if network.file_kind == "tensors":  # our own graph: a bug
                 raise
             raise cannot_run_error("OpenVINO", network.path) from error
         self._settings = {

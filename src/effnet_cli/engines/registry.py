@@ -137,7 +137,7 @@ class EnginePlan:
         engine: Engine = getattr(module, name)(
             network, self.device, self.precision, callers, reporter
         )
-        return AsExported(engine, network.card) if network.kind != "tensors" else engine
+        return AsExported(engine, network.card) if network.file_kind != "tensors" else engine
 
 
 def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePlan:

@@ -41,10 +41,12 @@ class TorchEngine:
         else:
             _check_is_usable(self._device)
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 keeps 10 bits of 23
-        self._layout = torch.contiguous_format if network.kind == "pt2" else torch.channels_last
+        self._layout = (
+            torch.contiguous_format if network.file_kind == "pt2" else torch.channels_last
+        )
         self._module: Callable[[torch.Tensor], torch.Tensor] = (
             _program(network, device)
-            if network.kind == "pt2"
+            if network.file_kind == "pt2"
             else build.load_module(network).to(self._device).to(memory_format=self._layout)
         )
         self._passes: dict[int, Callable[[], object]] = {}  # by batch size

