@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli.evaluate.label_map import match_labels
+from effnet_cli.evaluate.records import MergedClass, UnknownClass
 from effnet_cli.models.imagenet import imagenet_card, wordnet_ids
 from effnet_cli.models.variants import find_variant
 from effnet_cli.system.errors import UsageError
@@ -20,22 +21,22 @@ def test_order_makes_no_difference(names: list[str], random) -> None:  # noqa: A
     assert [classes[index] for index in match.indexes if index is not None] == names
     assert not match.unknown
     assert not match.unused
-    assert match.how == "names"
+    assert match.matching == "names"
 
 
 def test_what_only_one_of_them_has_is_named() -> None:
     match = match_labels(["cat", "dgo", "tractor"], ["bird", "cat", "dog"])
     assert match.indexes == (1, None, None)
-    assert match.unknown == (("dgo", ("dog",)), ("tractor", ()))
+    assert match.unknown == (UnknownClass("dgo", ("dog",)), UnknownClass("tractor", ()))
     assert match.unused == ("bird", "dog")
 
 
 def test_case_and_punctuation_are_no_difference_where_nothing_fits_better() -> None:
     match = match_labels(["tiger_cat", "Egyptian-Cat"], ["Egyptian cat", "tiger cat"])
-    assert (match.indexes, match.how) == ((1, 0), "names without case and punctuation")
+    assert (match.indexes, match.matching) == ((1, 0), "names without case and punctuation")
     assert match_labels(["cat", "?!"], ["cat", "..."]).indexes == (0, None)
     exact = match_labels(["A", "a"], ["a", "A"])
-    assert (exact.indexes, exact.how) == ((1, 0), "names")
+    assert (exact.indexes, exact.matching) == ((1, 0), "names")
 
 
 def test_name_of_two_classes_is_none() -> None:
@@ -51,7 +52,7 @@ def test_pretrained_classes_have_wordnet_ids_and_indexes() -> None:
     ):  # fmt: skip
         assert IMAGENET[index] == name
         assert match_labels([wordnet_id], IMAGENET).indexes == (index,)
-        assert match_labels([wordnet_id], IMAGENET).how == "WordNet ids"
+        assert match_labels([wordnet_id], IMAGENET).matching == "WordNet ids"
         assert match_labels([str(index)], IMAGENET).indexes == (index,)
         assert match_labels([f"{index:04}"], IMAGENET).indexes == (index,)
         assert match_labels([name], IMAGENET).indexes == (index,)
@@ -62,26 +63,30 @@ def test_every_folder_is_matched_for_itself() -> None:
     folders = ["espresso", "tiger cat", "n02123045", "285", "Golden_Retriever", "expresso"]
     match = match_labels(folders, IMAGENET)
     assert match.indexes == (967, 282, 281, 285, 207, None)
-    assert match.how == "names, WordNet ids, indexes and names without case and punctuation"
-    assert match.unknown == (("expresso", ("espresso", "espresso maker")),)
+    assert match.matching == "names, WordNet ids, indexes and names without case and punctuation"
+    assert match.unknown == (UnknownClass("expresso", ("espresso", "espresso maker")),)
     assert not match.merged
-    assert match_labels(["espresso", "n02123045"], IMAGENET).how == "names and WordNet ids"
+    assert match_labels(["espresso", "n02123045"], IMAGENET).matching == "names and WordNet ids"
 
 
 def test_the_very_name_is_never_suggested() -> None:
     match = match_labels(["crane", "tabby"], ["crane", "crane", "cranes", "tabby"])
-    assert match.unknown == (("crane", ("cranes",)),)
+    assert match.unknown == (UnknownClass("crane", ("cranes",)),)
 
 
 def test_folders_of_one_class_are_told() -> None:
     match = match_labels(["tabby", "n02123045", "espresso", "Tabby"], IMAGENET)
     assert match.indexes == (281, 281, 967, 281)
-    assert match.merged == (("tabby", ("tabby", "n02123045", "Tabby")),)
+    assert match.merged == (MergedClass("tabby", ("tabby", "n02123045", "Tabby")),)
     assert len(match.unused) == 998
 
 
 def test_nothing_in_common_is_refused() -> None:
-    with pytest.raises(UsageError, match="Of 2 classes none is the model's: 'x', 'y' against"):
+    with pytest.raises(
+        UsageError, match=r"No class in common: the dataset has 2 classes \('x', 'y'\), the"
+    ):
         match_labels(["x", "y"], ["a", "b", "c", "d"])
-    with pytest.raises(UsageError, match="Of 1 class none is the model's: 'x' against"):
+    with pytest.raises(
+        UsageError, match=r"No class in common: the dataset has 1 class \('x'\), the model"
+    ):
         match_labels(["x"], ["a"])

@@ -20,8 +20,6 @@ from sklearn.metrics import (
 )
 
 from effnet_cli.evaluate.metrics import (
-    ClassMetrics,
-    Metrics,
     area_under_roc,
     calibration,
     compute_metrics,
@@ -32,6 +30,7 @@ from effnet_cli.evaluate.metrics import (
     paired_difference,
     share_interval,
 )
+from effnet_cli.evaluate.records import ClassMetrics, Metrics
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
 
@@ -60,7 +59,7 @@ def numbers(metrics: Metrics) -> list[float]:
 @given(cases())
 def test_metrics_equal_scikit_learns(case: Case) -> None:
     logits, labels, failed, names = case
-    metrics = compute_metrics(logits, labels, failed, names)
+    metrics = compute_metrics(logits, labels, failed, names=names)
     # to scikit-learn an unopened image is one with an answer that is no class
     nothing = len(names)
     wanted = np.concatenate([labels, failed])
@@ -87,7 +86,7 @@ def test_metrics_equal_scikit_learns(case: Case) -> None:
 @given(cases())
 def test_classes_without_images_or_answers_have_no_figures(case: Case) -> None:
     logits, labels, failed, names = case
-    metrics = compute_metrics(logits, labels, failed, names)
+    metrics = compute_metrics(logits, labels, failed, names=names)
     answers = set(logits.argmax(axis=1).tolist())
     for index, row in enumerate(metrics.classes):
         assert row.name == names[index]
@@ -97,7 +96,7 @@ def test_classes_without_images_or_answers_have_no_figures(case: Case) -> None:
 
 @given(cases())
 def test_no_figure_is_nan_and_shares_are_shares(case: Case) -> None:
-    metrics = compute_metrics(*case)
+    metrics = compute_metrics(*case[:3], names=case[3])
     assert all(math.isfinite(value) for value in numbers(metrics))
     assert all(0 <= value <= 1 for value in numbers(metrics)[1:])
     assert metrics.loss >= 0
@@ -105,7 +104,7 @@ def test_no_figure_is_nan_and_shares_are_shares(case: Case) -> None:
 
 @given(cases())
 def test_metrics_survive_json(case: Case) -> None:
-    metrics = compute_metrics(*case)
+    metrics = compute_metrics(*case[:3], names=case[3])
     again = Metrics.from_dict(json.loads(json.dumps(asdict(metrics), allow_nan=False)))
     assert again == metrics
     assert isinstance(again.classes, tuple)
@@ -117,7 +116,7 @@ def test_loss_and_balanced_accuracy_equal_scikit_learns(seed: int, classes: int,
     logits = rng.normal(0, 3, (n, classes)).astype(np.float32)
     labels = rng.integers(0, classes, n).astype(np.int32)
     metrics = compute_metrics(
-        logits, labels, np.empty(0, np.int32), [str(k) for k in range(classes)]
+        logits, labels, np.empty(0, np.int32), names=[str(k) for k in range(classes)]
     )
     shares = np.exp(logits.astype(np.float64))
     shares /= shares.sum(axis=1, keepdims=True)
@@ -133,8 +132,8 @@ def test_unopened_images_count_as_wrong_but_have_no_loss() -> None:
     logits = np.float32([[9, 0], [9, 0], [0, 9]])
     labels = np.int32([0, 0, 1])
     names = ["a", "b"]
-    whole = compute_metrics(logits, labels, np.empty(0, np.int32), names)
-    metrics = compute_metrics(logits, labels, np.int32([1]), names)
+    whole = compute_metrics(logits, labels, np.empty(0, np.int32), names=names)
+    metrics = compute_metrics(logits, labels, np.int32([1]), names=names)
     assert (whole.top1, metrics.top1) == (1.0, 0.75)
     assert metrics.loss == whole.loss
     assert metrics.classes == (
@@ -145,7 +144,7 @@ def test_unopened_images_count_as_wrong_but_have_no_loss() -> None:
 
 def test_nothing_could_be_opened() -> None:
     metrics = compute_metrics(
-        np.empty((0, 2), np.float32), np.empty(0, np.int32), np.int32([0, 0]), ["a", "b"]
+        np.empty((0, 2), np.float32), np.empty(0, np.int32), np.int32([0, 0]), names=["a", "b"]
     )
     assert (metrics.images, metrics.failed, metrics.top1) == (2, 2, 0.0)
     assert metrics.classes[1] == ClassMetrics("b", 0, None, None, None)

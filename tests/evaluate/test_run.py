@@ -17,13 +17,16 @@ from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.evaluate import formats
 from effnet_cli.evaluate import run as evaluation
 from effnet_cli.evaluate.page import evaluation_page
-from effnet_cli.evaluate.run import (
+from effnet_cli.evaluate.records import (
     ConfusedPair,
+    ConfusionMatrix,
     Evaluation,
     FailedImage,
     LabelledPrediction,
-    evaluate,
+    MergedClass,
+    UnknownClass,
 )
+from effnet_cli.evaluate.run import evaluate
 from effnet_cli.options import (
     EvaluateTask,
     FinetuneOptions,
@@ -69,12 +72,12 @@ def test_figures_are_those_of_the_answers(photos: Path, found: Evaluation) -> No
     known = [(label, row) for label, row in pairs if label != "gizmo"]
     answers = [(label, row.predictions[0].label) for label, row in known if row.status == "ok"]
     right = sum(label == answer for label, answer in answers)
-    assert (found.images, found.metrics.failed, found.unlabelled) == (len(known), 1, 1)
-    assert found.metrics.top1 == right / len(known)
+    assert (found.images, found.failed, found.unlabelled) == (len(known), 1, 1)
+    assert found.top1 == right / len(known)
     among = sum(label in [a.label for a in row.predictions] for label, row in known)
     assert found.top5 == among / len(known)
-    assert found.top1_interval[0] < found.metrics.top1 < found.top1_interval[1]
-    (failed,) = found.failed
+    assert found.top1_interval[0] < found.top1 < found.top1_interval[1]
+    (failed,) = found.failures
     assert (failed.label, failed.kind) == ("tabby", "truncated")
     assert ConfusedPair("tabby", "espresso", 1) in found.confused
     best = max((row.predictions[0].probability, label != row.predictions[0].label)
@@ -83,7 +86,7 @@ def test_figures_are_those_of_the_answers(photos: Path, found: Evaluation) -> No
         str(photos / "tabby" / "coffee.jpg"), "tabby", "espresso", pytest.approx(best[0]),
         pytest.approx(found.mistakes[0].label_probability),
     )  # fmt: skip
-    assert found.unknown_classes[0][0] == "gizmo"
+    assert found.unknown_classes[0].label == "gizmo"
     assert len(found.unused_classes) == 1000 - 4
     assert found.confusion is None  # a thousand classes
     assert found.label_errors is not None
@@ -92,7 +95,7 @@ def test_figures_are_those_of_the_answers(photos: Path, found: Evaluation) -> No
 def test_words_say_what_does_not_fit(photos: Path) -> None:
     heard = RecordingReporter()
     evaluate(EvaluateTask(photos), heard)
-    assert "'gizmo' is no class of the model" in heard.text
+    assert "Skipping 'gizmo': not a class of this model" in heard.text
     assert "996 of the model's 1,000 classes have no images here" in heard.text
     assert heard.steps[-1] == ("Evaluation", 5, 5)
 
@@ -106,9 +109,9 @@ def test_names_and_ids_can_stand_side_by_side(tmp_path: Path) -> None:
     found = evaluate(EvaluateTask(root), heard)
     assert found.images == 4
     assert not found.unlabelled
-    assert "The folders are taken for names and WordNet ids." in heard.text
-    assert "'espresso' and 'n07920052' mean one class, 'espresso'" in heard.text
-    assert found.merged_classes == (("espresso", ("espresso", "n07920052")),)
+    assert "Matched folders by names and WordNet ids" in heard.text
+    assert "'espresso' and 'n07920052' both map to 'espresso' and were merged" in heard.text
+    assert found.merged_classes == (MergedClass("espresso", ("espresso", "n07920052")),)
 
 
 def test_one_is_said_in_the_singular(photos: Path, tmp_path: Path) -> None:
@@ -120,21 +123,21 @@ def test_one_is_said_in_the_singular(photos: Path, tmp_path: Path) -> None:
         evaluate(EvaluateTask(tmp_path / "one"))
     shutil.copy(SAMPLES / "cat.jpg", tmp_path / "one" / "test" / "tabby")
     words = " ".join(formats.answer(evaluate(EvaluateTask(tmp_path / "one"))))
-    assert "of 2 images right" in words
+    assert "of 2 images correctly" in words
     assert "1 image could not be opened and counts as wrong." in words
-    assert "Left out: 1 image of what is no class of the model." in words
+    assert "Skipped 1 image of unknown classes." in words
     (tmp_path / "one" / "test" / "tabby" / "broken.jpg").unlink()
     words = " ".join(formats.answer(evaluate(EvaluateTask(tmp_path / "one"))))
-    assert "of 1 image right" in words
+    assert "of 1 image correctly" in words
 
 
 def test_command_has_formats_and_limits(photos: Path, tmp_path: Path, effnet: Effnet) -> None:
     page, before = tmp_path / "page.html", tree(photos)
     done = effnet("evaluate", photos, "--html", page, "--fail-under", "0.9,macro_f1=0.01")
     assert done.status == 3
-    assert "It does not hold: top1 is 0.4000, below 0.9." in done.stderr
+    assert "Check failed: top1 is 0.4000, below 0.9." in done.stderr
     assert "macro_f1 is" not in done.stderr
-    assert done.stdout.decode().startswith("lite0 answers 40.0% of 5 images right")
+    assert done.stdout.decode().startswith("lite0 classifies 40.0% of 5 images correctly")
     assert page.stat().st_size > 10_000
     done = effnet("evaluate", photos, "-f", "json", "-q", "--fail-under", "top5=0.1")
     content = json.loads(done.stdout)
@@ -201,11 +204,11 @@ def test_model_is_judged_on_what_it_has_not_seen(
     found = evaluate(EvaluateTask(colours, ModelOptions(model=ran.folder)), heard)
     assert "it is judged on the other 6." in heard.text
     assert found.images == 6
-    assert found.metrics.top1 == ran.end.val.top1
-    assert found.metrics.classes == ran.end.val.classes
+    assert found.top1 == ran.end.val.top1
+    assert found.per_class == ran.end.val.classes
     assert found.temperature == ran.card.temperature
     assert found.confusion is not None
-    counts = np.array(found.confusion)
+    counts = np.array(found.confusion.counts)
     assert counts.sum() == 6
     other = tmp_path / "other"
     make_classes(other, first_seed=100)
@@ -324,10 +327,10 @@ def test_page_hides_nothing_and_runs_nothing(found: Evaluation, photos: Path) ->
             model=hostile,
             mistakes=(judged, *found.mistakes),
             label_errors=(judged,),
-            failed=(FailedImage(hostile, hostile, "truncated", hostile),),
-            classes=(hostile, "b"),
-            confusion=((3, 1), (0, 2)),
-            unknown_classes=((hostile, (hostile,)),),
+            failures=(FailedImage(hostile, hostile, "truncated", hostile),),
+            per_class=[replace(found.per_class[0], name=name, images=1) for name in (hostile, "b")],
+            confusion=ConfusionMatrix((hostile, "b"), ((3, 1), (0, 2))),
+            unknown_classes=(UnknownClass(hostile, (hostile,)),),
         )
     )
     assert "<img src=x" not in page
@@ -384,11 +387,10 @@ def test_table_of_classes_sorts_without_a_script() -> None:
 def test_ten_thousand_rows_stay_small(found: Evaluation) -> None:
     rows = tuple(
         replace(row, name=f"class {number}", images=1, recall=0.5, f1=0.5)
-        for row in found.metrics.classes[:1]
+        for row in found.per_class[:1]
         for number in range(10_000)
     )
     mistakes = tuple(replace(found.mistakes[0], label=str(i)) for i in range(10_000))
     failed = tuple(FailedImage(f"{i}.jpg", "x", "truncated", "cut") for i in range(10_000))
-    metrics = replace(found.metrics, classes=rows)
-    page = evaluation_page(replace(found, metrics=metrics, mistakes=mistakes, failed=failed))
+    page = evaluation_page(replace(found, per_class=rows, mistakes=mistakes, failures=failed))
     assert len(page) < 3_000_000

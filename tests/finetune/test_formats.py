@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from effnet_cli.datasets import ClassCount, Finding, Scan
-from effnet_cli.evaluate.metrics import ClassMetrics, Metrics
+from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune import Epoch, TrainingResult, formats
 from effnet_cli.output import console
 

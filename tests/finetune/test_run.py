@@ -160,7 +160,7 @@ def test_default_run_ends_with_a_page_about_its_model(
 ) -> None:
     here, _ = default_run
     page = (here / "runs" / "colours-lite0" / "report.html").read_text(encoding="utf-8")
-    assert "answers 100.0% of 6 images right" in page
+    assert "classifies 100.0% of 6 images correctly" in page
     assert "The classifier alone, before the whole network learned" in page
     assert page.count("<svg") == 2  # the curve and the reliability
     assert "effnet evaluate FOLDER --model runs/colours-lite0" in page

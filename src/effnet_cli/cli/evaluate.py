@@ -178,10 +178,10 @@ def _evaluate(
         reporter.note(f"{html} is written.")
     broken = list(check_limits(found, limits))
     for line in broken:
-        reporter.note(f"It does not hold: {line}.")
+        reporter.note(f"Check failed: {line}.")
     if broken:
         return CHECK_FAILED_STATUS
-    return 1 if found.failed else 0
+    return 1 if found.failures else 0
 
 
 def _model_named(text: str, offline: bool) -> ModelOptions:

@@ -1,97 +1,73 @@
-"""How good answers are: the one place where accuracy, recall, precision, F1 and calibration are
-counted.
+"""Metrics, calibration and temperature, computed from arrays.
+
+`compute_metrics` does without scikit-learn: it runs in every training, whose start the import would
+delay by a second, and classes without images must stay undefined.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.evaluate.records import CalibrationBin, ClassMetrics, Interval, Metrics
 
-@dataclass(frozen=True, slots=True)
-class ClassMetrics:
-    """One class: its images, and its recall, precision and F1 (0..1).
+Logits = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.integer]
+Probabilities = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
-    `None` where there is nothing to divide by: no images (recall, F1), no such answer
-    (precision).
-    """
-
-    name: str
-    images: int
-    recall: float | None
-    precision: float | None
-    f1: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Answers against labels; shares are 0..1.
-
-    `loss` is the mean cross-entropy (natural logarithm) of the images that could be opened.
-    `top1` counts those that could not (`failed`) as wrong. `balanced_accuracy` is the mean of the
-    recalls and `macro_f1` that of the F1 scores, over the classes that have images.
-    """
-
-    images: int
-    failed: int
-    loss: float
-    top1: float
-    balanced_accuracy: float
-    macro_f1: float
-    classes: tuple[ClassMetrics, ...]
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Metrics":
-        """What `dataclasses.asdict` made of some metrics."""
-        classes = tuple(ClassMetrics(**row) for row in content["classes"])
-        return cls(**{**content, "classes": classes})
+CONFIDENCE_Z = 1.959964  # standard deviations that hold 95 % of a normal distribution
+CALIBRATION_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
+FITTED_TEMPERATURES = 0.05, 20.0  # least and greatest
+TEMPERATURE_STEPS = 40  # of the golden-section search; each narrows it to 0.62
+TEMPERATURE_PRIOR = 0.5  # standard deviation of the logarithm of the temperature
+GOLDEN = (math.sqrt(5) - 1) / 2
+AUTO_PRECISION = 0.95  # of validation predictions above the threshold of --unknown-below auto
 
 
 def compute_metrics(
-    logits: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int32],
-    failed: npt.NDArray[np.int32],
-    names: Sequence[str],
+    logits: Logits, labels: Labels, failed: Labels, *, names: Sequence[str]
 ) -> Metrics:
-    """The metrics of `logits` [N,C] for `labels` [N]; `failed` [F] are the labels of images that
-    have no answer. There is at least one image.
+    """The metrics of `logits` [N,C] for `labels` [N].
+
+    `failed` [F] are the labels of images without logits; N + F must be positive.
     """
-    num_classes = len(names)
-    scaled = logits.astype(np.float64)
-    scaled -= scaled.max(axis=1, keepdims=True, initial=-np.inf) if scaled.size else 0
-    log_sums = np.log(np.exp(scaled).sum(axis=1))
-    losses = log_sums - scaled[np.arange(len(labels)), labels]
-    answers = logits.argmax(axis=1) if len(logits) else np.empty(0, dtype=np.intp)
-    right = np.bincount(labels[answers == labels], minlength=num_classes)
+    num_classes, total = len(names), len(labels) + len(failed)
+    losses = _cross_entropy(logits.astype(np.float64), labels) if len(labels) else np.zeros(1)
+    predictions = logits.argmax(axis=1) if len(labels) else np.empty(0, dtype=np.intp)
+    right = np.bincount(labels[predictions == labels], minlength=num_classes)
     images = np.bincount(np.concatenate([labels, failed]), minlength=num_classes)
-    answered = np.bincount(answers, minlength=num_classes)
+    predicted = np.bincount(predictions, minlength=num_classes)
     classes = tuple(
-        _class_metrics(name, int(n), int(r), int(a))
-        for name, n, r, a in zip(names, images, right, answered, strict=True)
+        ClassMetrics(
+            name=name,
+            images=n,
+            recall=hits / n if n else None,
+            precision=hits / guesses if guesses else None,
+            f1=2 * hits / (n + guesses) if n else None,
+        )
+        for name, n, hits, guesses in zip(
+            names, images.tolist(), right.tolist(), predicted.tolist(), strict=True
+        )
     )
-    total = len(labels) + len(failed)
     return Metrics(
         images=total,
         failed=len(failed),
-        loss=float(losses.mean()) if len(losses) else 0.0,
+        loss=float(losses.mean()),
         top1=float(right.sum() / total),
-        balanced_accuracy=_mean([c.recall for c in classes]),
-        macro_f1=_mean([c.f1 for c in classes]),
+        balanced_accuracy=_mean([row.recall for row in classes]),
+        macro_f1=_mean([row.f1 for row in classes]),
         classes=classes,
     )
 
 
-def _class_metrics(name: str, images: int, right: int, answered: int) -> ClassMetrics:
-    return ClassMetrics(
-        name,
-        images,
-        recall=right / images if images else None,
-        precision=right / answered if answered else None,
-        f1=2 * right / (images + answered) if images else None,
-    )
+def _cross_entropy(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
+    """The loss of each row [N]; not scikit-learn's, which clips it at 36."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_sums: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1))
+    losses: npt.NDArray[np.float64] = log_sums - shifted[np.arange(len(labels)), labels]
+    return losses
 
 
 def _mean(values: Sequence[float | None]) -> float:
@@ -99,27 +75,11 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / len(known)
 
 
-# --- certainty ----------------------------------------------------------------------------------
-
-CONFIDENCE_Z = 1.959964  # standard deviations that hold 95 % of a normal distribution
-CALIBRATION_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
+# --- intervals and calibration ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Images whose top probability lies from `low` to `high`: how many, its mean there, and the
-    share of right answers; `None` where there are no images.
-    """
-
-    low: float
-    high: float
-    images: int
-    confidence: float | None
-    accuracy: float | None
-
-
-def share_interval(right: int, total: int) -> tuple[float, float]:
-    """Where the true share is with 95 % confidence, by `right` of `total` (Wilson 1927)."""
+def share_interval(right: int, total: int) -> Interval:
+    """The 95 % interval of the share `right` of `total` (Wilson 1927)."""
     z, share = CONFIDENCE_Z, right / total
     centre = share + z**2 / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
@@ -127,51 +87,55 @@ def share_interval(right: int, total: int) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def paired_difference(
-    one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]
-) -> tuple[float, tuple[float, float]]:
-    """The share of right answers of `one` less that of `other` on the same images [N], and its
-    95 % interval (normal approximation for matched pairs).
+def paired_difference(one: Flags, other: Flags) -> tuple[float, Interval]:
+    """The accuracy of `one` minus that of `other` on the same images [N], and its 95 % interval
+    (normal approximation for matched pairs).
     """
     gains = one.astype(np.float64) - other.astype(np.float64)
     difference, half = float(gains.mean()), CONFIDENCE_Z * float(gains.std() / len(gains) ** 0.5)
     return difference, (difference - half, difference + half)
 
 
-def is_among_top(
-    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.intp], k: int
-) -> npt.NDArray[np.bool_]:
-    """Whether the label of each row of `logits` [N,C] is among its `k` best; of equal ones the
-    first is the better, as in `predict`.
+def is_among_top(logits: Logits, labels: Labels, k: int) -> Flags:
+    """Whether the label of each row of `logits` [N,C] is among its `k` highest.
+
+    Equal logits rank in the order of the classes, as in `predict`; scikit-learn ranks them
+    otherwise.
     """
-    mine = logits[np.arange(len(labels)), labels][:, None]
+    own = logits[np.arange(len(labels)), labels][:, None]
     is_before = np.arange(logits.shape[1]) < labels[:, None]
-    better = (logits > mine) | ((logits == mine) & is_before)
-    result: npt.NDArray[np.bool_] = better.sum(axis=1) < k
+    better = (logits > own) | ((logits == own) & is_before)
+    result: Flags = better.sum(axis=1) < k
     return result
 
 
 def calibration(
-    confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
-) -> tuple[float, tuple[Bin, ...]]:
-    """The expected calibration error, 0..1, and the bins of equal width that it is the mean of:
-    how far confidence and accuracy lie apart, weighted by images.
+    confidences: Probabilities, right: Flags
+) -> tuple[float, tuple[CalibrationBin, ...]]:
+    """The expected calibration error, and its bins of equal width: the mean of the gaps between
+    confidence and accuracy, weighted by images.
     """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     places = np.clip(np.digitize(confidences, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
     bins, error = [], 0.0
     for place in range(CALIBRATION_BINS):
-        inside = places == place
-        count = int(inside.sum())
+        inside, count = places == place, int((places == place).sum())
         confidence = float(confidences[inside].mean()) if count else None
         accuracy = float(right[inside].mean()) if count else None
         if confidence is not None and accuracy is not None:
             error += count / len(right) * abs(confidence - accuracy)
-        bins.append(Bin(float(edges[place]), float(edges[place + 1]), count, confidence, accuracy))
+        low, high = float(edges[place]), float(edges[place + 1])
+        bins.append(CalibrationBin(low, high, count, confidence=confidence, accuracy=accuracy))
     return error, tuple(bins)
 
 
-def area_under_roc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> float:
+def confusion(labels: Labels, predictions: Labels, num_classes: int) -> npt.NDArray[np.intp]:
+    """How often class `i` was predicted as `j`, [C,C]."""
+    counts = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def area_under_roc(scores: Probabilities, positive: Flags) -> float:
     """The chance that a positive image has a higher score than a negative one, equal scores
     counting half (Mann and Whitney 1947); there is at least one of each.
     """
@@ -182,39 +146,20 @@ def area_under_roc(scores: npt.NDArray[np.float64], positive: npt.NDArray[np.boo
     return float(above / (num_positive * num_negative))
 
 
-def confusion(
-    labels: npt.NDArray[np.intp], answers: npt.NDArray[np.intp], num_classes: int
-) -> npt.NDArray[np.intp]:
-    """How often class `i` was answered with `j`, [C,C]."""
-    places = labels * num_classes + answers
-    counts = np.bincount(places, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
+def fit_temperature(logits: Logits, labels: Labels) -> float:
+    """The temperature with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599), by golden
+    section.
 
-
-# --- temperature --------------------------------------------------------------------------------
-
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-TEMPERATURE_STEPS = 40  # of a golden-section search; each narrows it to 0.62
-TEMPERATURE_PRIOR = 0.5  # standard deviation of its logarithm
-GOLDEN = (math.sqrt(5) - 1) / 2
-AUTO_PRECISION = 0.95  # that answers above the threshold had on validation
-
-
-def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> float:
-    """The temperature with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599).
-
-    A prior (normal on the logarithm, about 1) decides where images are few: a handful that are
-    all right would else make every later answer certain. It is searched for by golden section.
+    A prior (normal on the logarithm, mean 0) dominates where images are few: a handful that are all
+    right would otherwise make every later prediction certain.
     """
-    scaled, rows = logits.astype(np.float64), np.arange(len(labels))
+    scaled = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        values = scaled / math.exp(log_temperature)
-        values -= values.max(axis=1, keepdims=True)
-        entropy = float((np.log(np.exp(values).sum(axis=1)) - values[rows, labels]).sum())
+        entropy = float(_cross_entropy(scaled / math.exp(log_temperature), labels).sum())
         return entropy + 0.5 * (log_temperature / TEMPERATURE_PRIOR) ** 2
 
-    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    low, high = map(math.log, FITTED_TEMPERATURES)
     for _ in range(TEMPERATURE_STEPS):
         left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
         if loss(left) <= loss(right):
@@ -224,16 +169,13 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int3
     return math.exp((low + high) / 2)
 
 
-def fit_unknown_threshold(
-    confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
-) -> float | None:
-    """The least top probability from which on `AUTO_PRECISION` of the answers are right; `None` if
-    there is none.
+def fit_unknown_threshold(confidences: Probabilities, right: Flags) -> float | None:
+    """The least top probability at and above which `AUTO_PRECISION` of the predictions are right;
+    `None` if there is none.
     """
     order = np.argsort(-confidences, kind="stable")
     precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    # equal confidences stand or fall together
-    sorted_confidences = confidences[order]
-    is_last = np.append(sorted_confidences[1:] != sorted_confidences[:-1], True)
-    held = np.flatnonzero((precision >= AUTO_PRECISION) & is_last)
-    return float(sorted_confidences[held[-1]]) if len(held) else None
+    descending = confidences[order]
+    is_last = np.append(descending[1:] != descending[:-1], True)  # of equal confidences
+    passing = np.flatnonzero((precision >= AUTO_PRECISION) & is_last)
+    return float(descending[passing[-1]]) if len(passing) else None

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from effnet_cli.evaluate import formats
-from effnet_cli.evaluate.run import Evaluation, LabelledPrediction
+from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.finetune.formats import commands
 from effnet_cli.images.thumbnails import make_thumbnail, thumbnail_from_pixels
 from effnet_cli.models.checkpoint import MODEL_FILE_NAME, read_card
@@ -99,7 +99,7 @@ def evaluation_page(
         commands: shell commands to show at the end.
     """
     tables = dict(formats.sections(found))
-    failed, confused = tables["Could not be opened"], tables["ConfusedPair most often"]
+    failed, confused = tables["Could not be opened"], tables["Most confused classes"]
     label_note = "Sorted by the model's probability for the label, lowest first."
     mistake_note = "" if overlay is None else "Red: what the prediction is based on (Grad-CAM)."
     return PAGES.get_template("evaluation.html").render(
@@ -113,12 +113,12 @@ def evaluation_page(
         galleries=[
             ("Most confident mistakes", mistake_note, _gallery(found.mistakes, overlay)),
             (
-                "Labels that are likely wrong",
+                "Likely label errors",
                 label_note,
                 _gallery(found.label_errors or (), overlay),
             ),
         ],
-        failed=(failed[0], failed[1][:MAX_ROWS]) if found.failed else None,
+        failed=(failed[0], failed[1][:MAX_ROWS]) if found.failures else None,
         choices=[*formats.choices(found), *settings],
         commands=commands,
         grid=grid,
@@ -129,7 +129,7 @@ def _gallery(rows: Sequence[LabelledPrediction], overlay: Overlay | None) -> lis
     """What is shown of some images, their thumbnails in base64."""
     shown = []
     for one in rows[:MAX_IMAGES]:
-        drawn = None if overlay is None else overlay(one.path, one.answer)
+        drawn = None if overlay is None else overlay(one.path, one.prediction)
         content = make_thumbnail(one.path, THUMBNAIL_PX)
         if drawn is not None:
             content = thumbnail_from_pixels(drawn, THUMBNAIL_PX)
@@ -137,7 +137,7 @@ def _gallery(rows: Sequence[LabelledPrediction], overlay: Overlay | None) -> lis
             {
                 "path": one.path,
                 "label": one.label,
-                "answer": one.answer,
+                "prediction": one.prediction,
                 "probability": f"{one.probability:.1%}",
                 "label_probability": f"{one.label_probability:.1%}",
                 "image": base64.b64encode(content).decode() if content else "",
@@ -147,12 +147,12 @@ def _gallery(rows: Sequence[LabelledPrediction], overlay: Overlay | None) -> lis
 
 
 def _matrix(found: Evaluation) -> dict[str, Any] | None:
-    """The confusion matrix of a handful of classes: counts, and shares of their row in percent."""
-    if found.confusion is None or not 2 <= len(found.classes) <= MAX_MATRIX_CLASSES:
+    """Counts of the confusion matrix, each with its share of the row in percent."""
+    if found.confusion is None or not 2 <= len(found.per_class) <= MAX_MATRIX_CLASSES:
         return None
-    rows = []
-    for index, (name, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
+    names, rows = found.confusion.labels, []
+    for index, (name, counts) in enumerate(zip(names, found.confusion.counts, strict=True)):
         total = sum(counts) or 1
         cells = [(n, round(100 * n / total), place == index) for place, n in enumerate(counts)]
         rows.append((name, cells))
-    return {"names": found.classes, "rows": rows}
+    return {"names": names, "rows": rows}

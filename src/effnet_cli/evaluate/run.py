@@ -16,10 +16,8 @@ from effnet_cli.datasets.divided import restore_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.records import pluralize
 from effnet_cli.engines import Logits
-from effnet_cli.evaluate.label_map import LabelMap, in_words, match_labels
+from effnet_cli.evaluate.label_map import LabelMap, join_words, match_labels
 from effnet_cli.evaluate.metrics import (
-    Bin,
-    Metrics,
     area_under_roc,
     calibration,
     compute_metrics,
@@ -27,6 +25,14 @@ from effnet_cli.evaluate.metrics import (
     is_among_top,
     paired_difference,
     share_interval,
+)
+from effnet_cli.evaluate.records import (
+    Comparison,
+    ConfusedPair,
+    ConfusionMatrix,
+    Evaluation,
+    FailedImage,
+    LabelledPrediction,
 )
 from effnet_cli.images import ImageInput
 from effnet_cli.models.card import ModelCard
@@ -48,94 +54,6 @@ MAX_CONFUSION_CLASSES = 200  # of which the whole matrix is given
 LABEL_ERROR_LIBRARY = "cleanlab"
 INSTALL_LIBRARY = "pip install 'effnet-cli[labels]'"
 TOP_K = 5
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledPrediction:
-    """One image: the class it is labelled with, the answer, and the probabilities (0..1) of the
-    answer and of the label.
-    """
-
-    path: str
-    label: str
-    answer: str
-    probability: float
-    label_probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class FailedImage:
-    """An image that could not be answered, and why."""
-
-    path: str
-    label: str
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConfusedPair:
-    """How many images of the class `label` were answered with `answer`."""
-
-    label: str
-    answer: str
-    images: int
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Another model on the same images: its top-1, and this one's less that, with the 95 %
-    interval.
-    """
-
-    name: str
-    top1: float
-    difference: float
-    interval: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """All figures; shares are 0..1, intervals hold the true value with 95 % confidence.
-
-    `metrics` counts images that failed as wrong, and so do top-1 and top-5. `auroc` is there for
-    two classes, the second one being positive. `ece` is the expected calibration error over the
-    images with an answer, `bins` what it is made of. `confusion` [C,C] has the labels in rows,
-    and is there up to 200 classes. `unlabelled` counts images of classes that the model does not
-    have: they are in no figure. `label_errors` is `None` where the library is missing.
-    """
-
-    data: str
-    split: str | None
-    model: str
-    engine: str
-    precision: str
-    temperature: float
-    metrics: Metrics
-    top1_interval: Interval
-    top5: float
-    top5_interval: Interval
-    auroc: float | None
-    ece: float
-    bins: tuple[Bin, ...]
-    classes: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...] | None
-    confused: tuple[ConfusedPair, ...]
-    mistakes: tuple[LabelledPrediction, ...]
-    label_errors: tuple[LabelledPrediction, ...] | None
-    failed: tuple[FailedImage, ...]
-    matching: str
-    unknown_classes: tuple[tuple[str, tuple[str, ...]], ...]
-    unused_classes: tuple[str, ...]
-    merged_classes: tuple[tuple[str, tuple[str, ...]], ...]
-    unlabelled: int
-    comparison: Comparison | None = None
-
-    @property
-    def images(self) -> int:
-        return self.metrics.images
 
 
 @dataclass(slots=True)
@@ -207,24 +125,24 @@ def describe_label_map(match: LabelMap, data: LabelledImages, card: ModelCard) -
     """How the classes were brought together, and what was left out."""
     if data.split is not None:
         yield f"{pluralize(len(data.labels), 'image')} of the split {data.split}"
-    if match.how != "names":
-        yield f"The folders are taken for {match.how}."
-    for name, near in match.unknown[:TOP_K]:
-        hint = f" (is it {' or '.join(map(repr, near))}?)" if near else ""
-        yield f"{name!r} is no class of the model{hint}: its images are left out."
+    if match.matching != "names":
+        yield f"Matched folders by {match.matching}"
+    for unknown in match.unknown[:TOP_K]:
+        hint = f"; did you mean {' or '.join(map(repr, unknown.near))}?" if unknown.near else ""
+        yield f"Skipping {unknown.label!r}: not a class of this model{hint}"
     if len(match.unknown) > TOP_K:
-        yield f"... and {len(match.unknown) - TOP_K:,} more classes that the model does not have."
-    for name, several in match.merged[:TOP_K]:
-        yield f"{in_words(list(map(repr, several)))} mean one class, {name!r}: it has them all."
+        yield f"... and {len(match.unknown) - TOP_K:,} more unknown classes"
+    for one in match.merged[:TOP_K]:
+        both = "both" if len(one.folders) == 2 else "all"
+        folders = join_words(list(map(repr, one.folders)))
+        yield f"{folders} {both} map to {one.label!r} and were merged"
     if len(match.merged) > TOP_K:
-        yield f"... and {len(match.merged) - TOP_K:,} more classes that several folders mean."
+        yield f"... and {len(match.merged) - TOP_K:,} more merged classes"
     if match.unused:
         shown = ", ".join(map(repr, match.unused[:TOP_K]))
         more = ", ..." if len(match.unused) > TOP_K else ""
-        yield (
-            f"{len(match.unused):,} of the model's {len(card.classes):,} classes have no images "
-            f"here: {shown}{more}"
-        )
+        counts = f"{len(match.unused):,} of the model's {len(card.classes):,} classes"
+        yield f"{counts} have no images here: {shown}{more}"
 
 
 def _answers(
@@ -260,9 +178,7 @@ def _evaluation(
     card = classifier.card
     mine, total = labels[answers.places], len(labels)
     failed = np.delete(labels, answers.places)
-    metrics = compute_metrics(
-        answers.logits, mine.astype(np.int32), failed.astype(np.int32), card.classes
-    )
+    metrics = compute_metrics(answers.logits, mine, failed, names=card.classes)
     probabilities = engines.softmax(answers.logits, card.temperature)
     given = answers.logits.argmax(axis=1)
     right = given == mine
@@ -278,23 +194,30 @@ def _evaluation(
         engine=classifier.engine,
         precision=classifier.precision,
         temperature=card.temperature,
-        metrics=metrics,
+        images=metrics.images,
+        failed=metrics.failed,
+        top1=metrics.top1,
         top1_interval=share_interval(int(right.sum()), total),
         top5=among / total,
         top5_interval=share_interval(among, total),
+        balanced_accuracy=metrics.balanced_accuracy,
+        macro_f1=metrics.macro_f1,
         auroc=area_under_roc(probabilities[:, 1], mine == 1) if is_binary else None,
+        loss=metrics.loss,
         ece=error,
-        bins=bins,
-        classes=card.classes,
-        confusion=_whole(counts) if len(card.classes) <= MAX_CONFUSION_CLASSES else None,
+        calibration=bins,
+        per_class=metrics.classes,
+        confusion=_whole(counts, card.classes),
         confused=tuple(_confused(counts, card.classes)),
         mistakes=_mistakes(judged, right, probabilities),
         label_errors=_label_errors(judged, mine, probabilities),
-        failed=tuple(
-            FailedImage(paths[place], card.classes[labels[place]], fault.kind, str(fault))
+        failures=tuple(
+            FailedImage(
+                paths[place], card.classes[labels[place]], kind=fault.kind, message=str(fault)
+            )
             for place, fault in sorted(answers.faults.items())
         ),
-        matching=match.how,
+        matching=match.matching,
         unknown_classes=match.unknown,
         unused_classes=match.unused,
         merged_classes=match.merged,
@@ -302,8 +225,10 @@ def _evaluation(
     )
 
 
-def _whole(counts: npt.NDArray[np.intp]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(map(int, row)) for row in counts)
+def _whole(counts: npt.NDArray[np.intp], names: tuple[str, ...]) -> ConfusionMatrix | None:
+    if len(names) > MAX_CONFUSION_CLASSES:
+        return None
+    return ConfusionMatrix(names, tuple(tuple(row) for row in counts.tolist()))
 
 
 def _confused(counts: npt.NDArray[np.intp], names: Sequence[str]) -> Iterator[ConfusedPair]:
@@ -330,11 +255,11 @@ def _judge(
     def judged(index: int) -> LabelledPrediction:
         row = probabilities[index]
         return LabelledPrediction(
-            paths[int(places[index])],
-            names[labels[index]],
-            names[given[index]],
-            float(row[given[index]]),
-            float(row[labels[index]]),
+            path=paths[int(places[index])],
+            label=names[labels[index]],
+            prediction=names[given[index]],
+            probability=float(row[given[index]]),
+            label_probability=float(row[labels[index]]),
         )
 
     return judged
@@ -384,34 +309,24 @@ def _compared(
     reporter: Reporter,
 ) -> Evaluation:
     """`found` beside another model on the same images; its classes, too, are matched by name."""
-    match = match_labels(found.classes, other.card.classes)
+    match = match_labels([row.name for row in found.per_class], other.card.classes)
     theirs = _answers(other, paths, f"Evaluation of {other.name}", reporter)
     wanted = np.array([-1 if index is None else index for index in match.indexes])[labels]
     mine_right, other_right = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
     mine_right[answers.places] = answers.logits.argmax(axis=1) == labels[answers.places]
     other_right[theirs.places] = theirs.logits.argmax(axis=1) == wanted[theirs.places]
     difference, interval = paired_difference(mine_right, other_right)
-    comparison = Comparison(other.name, float(other_right.mean()), difference, interval)
+    comparison = Comparison(
+        other.name, float(other_right.mean()), difference=difference, interval=interval
+    )
     return replace(found, comparison=comparison)
 
 
 def check_limits(found: Evaluation, limits: Mapping[str, float]) -> Iterator[str]:
-    """What does not reach its limit, in words."""
-    values = figures(found)
+    """The limits that are not met: `top1 is 0.8000, below 0.9`."""
     for name, limit in limits.items():
-        if name not in values:
-            yield f"{name} needs two classes, and there are {len(found.classes):,}"
-        elif values[name] < limit:
-            yield f"{name} is {values[name]:.4f}, below {limit:g}"
-
-
-def figures(found: Evaluation) -> dict[str, float]:
-    """The figures that a limit can be set for."""
-    metrics = found.metrics
-    known = {
-        "top1": metrics.top1,
-        "top5": found.top5,
-        "balanced_accuracy": metrics.balanced_accuracy,
-        "macro_f1": metrics.macro_f1,
-    }
-    return known if found.auroc is None else {**known, "auroc": found.auroc}
+        value = getattr(found, name)
+        if value is None:
+            yield f"{name} needs two classes; the model has {len(found.per_class):,}"
+        elif value < limit:
+            yield f"{name} is {value:.4f}, below {limit:g}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from effnet_cli.evaluate.metrics import Metrics
+from effnet_cli.evaluate.records import Metrics
 
 PhaseName = Literal["head", "network"]
 

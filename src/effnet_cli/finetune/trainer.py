@@ -13,12 +13,8 @@ from torch import Tensor, nn
 
 from effnet_cli import engines
 from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset, scan
-from effnet_cli.evaluate.metrics import (
-    Metrics,
-    compute_metrics,
-    fit_temperature,
-    fit_unknown_threshold,
-)
+from effnet_cli.evaluate.metrics import compute_metrics, fit_temperature, fit_unknown_threshold
+from effnet_cli.evaluate.records import Metrics
 from effnet_cli.finetune import run_dir
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import keep_freed_memory
@@ -363,7 +359,7 @@ class Training:
         is_answered = np.zeros(len(subset.labels), dtype=bool)
         is_answered[indexes] = True
         failed = np.concatenate([subset.failed, subset.labels[~is_answered]])
-        return compute_metrics(logits, subset.labels[indexes], failed, self._dataset.classes)
+        return compute_metrics(logits, subset.labels[indexes], failed, names=self._dataset.classes)
 
     def end(self) -> TrainingResult:
         """What came of it; the test split, if there is one, is asked now and never before."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from effnet_cli.evaluate.run import Evaluation
+from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.output.text import printable
 
 # Colours of a chart, which the page's style sheet replaces: they follow the reader's scheme.
@@ -75,10 +75,10 @@ def reliability_chart(found: Evaluation) -> Markup:
     """The share of right answers against the top probability."""
     figure = _figure((7.0, 4.4))
     axes: Any = figure.add_subplot()
-    filled = [one for one in found.bins if one.accuracy is not None]
+    filled = [one for one in found.calibration if one.accuracy is not None]
     answered = sum(one.images for one in filled)
     middles = [100 * (one.low + one.high) / 2 for one in filled]
-    width = 100 / len(found.bins)
+    width = 100 / len(found.calibration)
     axes.bar(middles, [100 * (one.confidence or 0) for one in filled], width * 0.9, color=LINE)
     heights = [100 * (one.accuracy or 0) for one in filled]
     sizes = [20 + 700 * one.images / answered for one in filled]

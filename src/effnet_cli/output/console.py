@@ -32,7 +32,7 @@ from effnet_cli.bench.records import BenchResult, Change
 from effnet_cli.datasets import Scan
 from effnet_cli.engines.doctor import CheckResult
 from effnet_cli.evaluate import formats as evaluation_rows
-from effnet_cli.evaluate.run import Evaluation
+from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.finetune.formats import findings_text, scan_rows
 from effnet_cli.models import summary_table as anatomy_rows
 from effnet_cli.output.text import PlainReporter, label_text, printable
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # their own imports need torch
     import numpy as np
     import numpy.typing as npt
 
-    from effnet_cli.evaluate.metrics import ClassMetrics
+    from effnet_cli.evaluate.records import ClassMetrics
     from effnet_cli.finetune import Epoch, TrainingResult
     from effnet_cli.models.summary import ModelSummary
 

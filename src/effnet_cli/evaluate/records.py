@@ -1,0 +1,165 @@
+"""Records of an evaluation. Shares are 0..1; intervals are 95 % confidence intervals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """The metrics of one class; `None` where undefined: no images (recall, F1) or no predictions
+    (precision).
+    """
+
+    name: str
+    images: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The metrics that training and evaluation share.
+
+    `loss` is the mean cross-entropy (natural logarithm) over the images that could be opened.
+    `top1` counts the `failed` ones as wrong. `balanced_accuracy` and `macro_f1` are the means of
+    recall and F1 over the classes that have images.
+    """
+
+    images: int
+    failed: int
+    loss: float
+    top1: float
+    balanced_accuracy: float
+    macro_f1: float
+    classes: tuple[ClassMetrics, ...]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Metrics":
+        """Undo `dataclasses.asdict`."""
+        classes = tuple(ClassMetrics(**row) for row in content["classes"])
+        return cls(**{**content, "classes": classes})
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """Images with a top probability between `low` and `high`: its mean, and their accuracy; `None`
+    without images.
+    """
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPrediction:
+    """One image: its label, the predicted class, and the probability of each."""
+
+    path: str
+    label: str
+    prediction: str
+    probability: float
+    label_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImage:
+    """An image without a prediction, and why."""
+
+    path: str
+    label: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusedPair:
+    """How many images of class `label` were predicted as `prediction`."""
+
+    label: str
+    prediction: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionMatrix:
+    """Numbers of images by label (rows) and prediction (columns), both in the order of `labels`."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownClass:
+    """A class of the dataset that the model does not have, and the most similar names it has."""
+
+    label: str
+    near: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergedClass:
+    """A class of the model that several classes of the dataset map to."""
+
+    label: str
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Another model on the same images: its top-1 accuracy, and the `difference` that the evaluated
+    model's is above it.
+    """
+
+    name: str
+    top1: float
+    difference: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's performance on labelled images; its fields are the keys of the JSON output.
+
+    Images that failed count as wrong in every accuracy, recall and F1. `auroc` takes the second
+    class as positive; `None` unless there are two classes, both with images. `ece` is the expected
+    calibration error, over the bins of `calibration`. `confusion` is `None` above 200 classes,
+    `label_errors` without cleanlab. `unlabelled` images, of `unknown_classes`, count nowhere.
+    """
+
+    data: str
+    split: str | None
+    model: str
+    engine: str
+    precision: str
+    temperature: float
+    images: int
+    failed: int
+    top1: float
+    top1_interval: Interval
+    top5: float
+    top5_interval: Interval
+    balanced_accuracy: float
+    macro_f1: float
+    auroc: float | None
+    loss: float
+    ece: float
+    calibration: tuple[CalibrationBin, ...]
+    per_class: tuple[ClassMetrics, ...]
+    confusion: ConfusionMatrix | None
+    confused: tuple[ConfusedPair, ...]
+    mistakes: tuple[LabelledPrediction, ...]
+    label_errors: tuple[LabelledPrediction, ...] | None
+    failures: tuple[FailedImage, ...]
+    matching: str
+    unknown_classes: tuple[UnknownClass, ...]
+    unused_classes: tuple[str, ...]
+    merged_classes: tuple[MergedClass, ...]
+    unlabelled: int
+    comparison: Comparison | None = None
