@@ -37,7 +37,7 @@ SQUARE = crop()
 def answered(path: str, label: str | None, probability: float, **more: object) -> ImageResult:
     index = None if label in (None, UNKNOWN) else 7
     others = Prediction(2, 8, "runner-up", (1 - probability) / 2)
-    given = {"square": SQUARE, **more}
+    given = {"crop": SQUARE, **more}
     return ImageResult(path, (Prediction(1, index, label, probability), others), **given)  # type: ignore[arg-type]
 
 

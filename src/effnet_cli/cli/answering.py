@@ -223,7 +223,7 @@ class Answering:
             offline=whatever.offline,
         )
         options = asdict(self.options)
-        for name in ("batch_size", "workers", "keep_squares"):
+        for name in ("batch_size", "workers", "keep_crops"):
             del options[name]
         return {
             "effnet": __version__,
