@@ -12,7 +12,7 @@ HEAVY = {"torch", "torchvision", "onnx", "openvino", "safetensors.torch"}
 def imported_by(*arguments: str | Path) -> set[str]:
     """The modules that are loaded when the command is over."""
     code = (
-        "import sys; from effnet_cli import cli; cli.run(); "
+        "import sys; from effnet_cli.cli.main import run; run(); "
         "sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules))"
     )
     done = subprocess.run(

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from effnet_cli.finetune import Epoch, TrainingResult, finetune, restore_task
+from effnet_cli.finetune.records import Epoch, TrainingResult
+from effnet_cli.finetune.run import finetune
+from effnet_cli.finetune.run_dir import restore_task
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
@@ -137,6 +139,7 @@ def script(code: str = "") -> str:
     """`effnet` with the quick classifier, after running `code`."""
     settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
     imports = (
-        "from effnet_cli import cli\nfrom effnet_cli.finetune import phases, trainer as training\n"
+        "from effnet_cli.cli.main import main\n"
+        "from effnet_cli.finetune import phases, trainer as training\n"
     )
-    return f"{imports}{settings}{code}\ncli.main()"
+    return f"{imports}{settings}{code}\nmain()"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_cli import cli
+from effnet_cli.cli import main
 from effnet_cli.finetune import phases
 from effnet_cli.finetune.run_dir import arrays
 from effnet_cli.models import build, checkpoint
@@ -94,7 +94,7 @@ def effnet(
     def run_effnet(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["effnet", *map(str, arguments)])
         capfdbinary.readouterr()
-        status = cli.run()
+        status = main.run()
         sys.stdout.flush()
         sys.stderr.flush()
         heard = capfdbinary.readouterr()

@@ -15,7 +15,7 @@ def main() -> NoReturn:
     # makes the small steps of training ten times as slow.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from effnet_cli.cli import main as run_command_line
+        from effnet_cli.cli.main import main as run_command_line
     except KeyboardInterrupt:  # somebody changed their mind at once
         os._exit(130)
     run_command_line()

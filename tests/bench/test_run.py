@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli import engines
-from effnet_cli.bench import formats, prepare, rounds, worker
+from effnet_cli.bench import formats, prepare, rounds, table, worker
 from effnet_cli.bench.page import bench_page
 from effnet_cli.bench.records import FASTER, SAME, SLOWER, BenchResult, Change, LeftOut, Timing
 from effnet_cli.bench.rounds import measured
@@ -31,7 +31,6 @@ from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import BenchTask, ModelOptions
-from effnet_cli.output.console import chart_text
 from effnet_cli.system import machine
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import SILENT
@@ -590,26 +589,10 @@ def test_answer_names_the_fastest_and_the_most_accurate(result: BenchResult, row
         "For both: b1 on onnxruntime, 79.8 % top-1, 10.0 ms (2.5 times the fastest).",
         "For accuracy: b4 on openvino, 83.4 % top-1, 60.0 ms.",
     ]
-    points = formats.chart_points(replace(result, timings=rows))
+    points = table.chart_points(replace(result, timings=rows))
     assert points == [
         ("lite0", 4.0, 75.1), ("b1", 10.0, 79.8), ("b4", 60.0, 83.4), ("resnet18", 1.0, 99.0),
     ]  # fmt: skip
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["b0", "a long name", "v2_s"]), st.floats(0.1, 1e5),
-                  st.floats(50, 90)),
-        min_size=2, max_size=12,
-    )
-)  # fmt: skip
-def test_chart_shows_every_network(points: list[tuple[str, float, float]]) -> None:
-    text = "".join(chart_text(points))
-    if len({(ms, top1) for _, ms, top1 in points}) < 2:
-        assert not text
-        return
-    assert text.count("•") + text.count("*") == len(points)
-    assert all(len(line) < 80 for line in text.splitlines())
 
 
 def test_page_loads_nothing_and_hides_nothing(result: BenchResult, row: Timing) -> None:

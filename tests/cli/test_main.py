@@ -330,7 +330,7 @@ def test_image_is_never_overwritten_by_answers(run: Run, photo: Path) -> None:
     before = photo.read_bytes()
     done = run("predict", photo, "--output", photo)
     assert done.returncode == 2
-    assert b"is an image, which would be lost" in done.stderr
+    assert b"is an image and would be overwritten" in done.stderr
     assert photo.read_bytes() == before
 
 
@@ -373,17 +373,17 @@ def test_list_in_another_encoding_or_a_image_is_refused(run: Run, album: Path) -
 def test_rows_and_words_come_through_where_native_code_is_silenced() -> None:
     code = """
 import os, sys
-from effnet_cli.cli import edge
-from effnet_cli.engines.quiet import no_chatter
+from effnet_cli.cli import main
+from effnet_cli.engines.quiet import silence_output
 def run():
-    with no_chatter():
+    with silence_output():
         os.write(1, b"of a library")
         os.write(2, b"of a library")
         print("a row", flush=True)
         print("a word", file=sys.stderr)
     return 7
-edge.run = run
-edge.main()
+main.run = run
+main.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (7, "a row\n", "a word\n")

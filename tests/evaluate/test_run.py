@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
 from effnet_cli.datasets.labelled import load_labelled
-from effnet_cli.evaluate import formats
+from effnet_cli.evaluate import formats, table
 from effnet_cli.evaluate import run as evaluation
 from effnet_cli.evaluate.page import evaluation_page
 from effnet_cli.evaluate.records import (
@@ -122,12 +122,12 @@ def test_one_is_said_in_the_singular(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Of 1 image none can be opened"):
         evaluate(EvaluateTask(tmp_path / "one"))
     shutil.copy(SAMPLES / "cat.jpg", tmp_path / "one" / "test" / "tabby")
-    words = " ".join(formats.answer(evaluate(EvaluateTask(tmp_path / "one"))))
+    words = " ".join(table.headline(evaluate(EvaluateTask(tmp_path / "one"))))
     assert "of 2 images correctly" in words
     assert "1 image could not be opened and counts as wrong." in words
     assert "Skipped 1 image of unknown classes." in words
     (tmp_path / "one" / "test" / "tabby" / "broken.jpg").unlink()
-    words = " ".join(formats.answer(evaluate(EvaluateTask(tmp_path / "one"))))
+    words = " ".join(table.headline(evaluate(EvaluateTask(tmp_path / "one"))))
     assert "of 1 image correctly" in words
 
 
@@ -165,7 +165,7 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
     table.write_text(content := f"path,label\n{SAMPLES / 'cat.jpg'},tiger cat\n")
     done = effnet("evaluate", table, "--html", table)
     assert done.status == 2
-    assert "is an input, and would be replaced by its answers." in done.stderr
+    assert "is an input and would be overwritten." in done.stderr
     assert table.read_text() == content
 
 

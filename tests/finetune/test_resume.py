@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effnet_cli.finetune import TrainingStopped, finetune, restore_task
 from effnet_cli.finetune import trainer as training
 from effnet_cli.finetune.phases import NetworkPhase
+from effnet_cli.finetune.run import finetune
+from effnet_cli.finetune.run_dir import restore_task
+from effnet_cli.finetune.signals import TrainingStopped
 from effnet_cli.models import checkpoint
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
@@ -82,13 +84,13 @@ NetworkPhase.after_step = signalled
 # Sends itself a signal while features are computed.
 IN_FIRST_PHASE = """
 import os
-from effnet_cli.output.text import Speaker
-progress = Speaker.progress
+from effnet_cli.output.progress import PlainReporter
+progress = PlainReporter.progress
 def signalled(self, what, *rest):
     if what == "{what}":
         os.kill(os.getpid(), {number})
     progress(self, what, *rest)
-Speaker.progress = signalled
+PlainReporter.progress = signalled
 """
 
 

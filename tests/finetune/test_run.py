@@ -21,7 +21,8 @@ from torch import nn
 
 from effnet_cli import engines
 from effnet_cli.datasets import DatasetRefused, require_dataset, scan
-from effnet_cli.finetune import finetune, phases
+from effnet_cli.finetune import phases
+from effnet_cli.finetune.run import finetune
 from effnet_cli.images import ImageLoader
 from effnet_cli.models import checkpoint
 from effnet_cli.models.lite import EfficientNetLite
@@ -815,7 +816,7 @@ def test_dataset_is_asked_for(effnet: Callable[..., Done]) -> None:
 # --- the check --------------------------------------------------------------------------------
 
 CHECK = (
-    "import sys; from effnet_cli import cli; status = cli.run(); "
+    "import sys; from effnet_cli.cli.main import run; status = run(); "
     "sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules)); sys.exit(status)"
 )
 

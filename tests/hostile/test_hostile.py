@@ -22,7 +22,7 @@ from corpus import Input
 from effnet_cli.images import Finder, ImageLoader
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, ImageOptions
-from effnet_cli.output import text as rows
+from effnet_cli.predict import formats
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import ImageError
 from good import ODD_NAMES, Good
@@ -73,7 +73,8 @@ def of_twins(session_folder: Path) -> dict[bytes, Row]:
         patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
         classifier = Classifier("lite0")
         return {
-            data: rows.as_row(classifier(data)) for data in {twin_of(one) for one in good_inputs()}
+            data: formats.as_row(classifier(data))
+            for data in {twin_of(one) for one in good_inputs()}
         }
 
 
@@ -240,7 +241,7 @@ def test_spreadsheet_finds_every_name_and_no_formula(folder: Path) -> None:
     assert done.returncode == 0
     text = done.stdout.decode("utf-8", "surrogateescape")
     header, *lines = csv.reader(io.StringIO(text, newline=""))
-    assert tuple(header) == rows.CSV_COLUMNS
+    assert tuple(header) == formats.CSV_COLUMNS
     assert [os.fsencode(line[0].removeprefix("'")) for line in lines] == [
         name.removeprefix(b"'") for name in odd_names()
     ]

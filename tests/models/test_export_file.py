@@ -151,7 +151,7 @@ def test_no_answer_is_written_over_a_network(
     before = [part.read_bytes() for part in parts]
     for part in parts:
         done = effnet("predict", IMAGE, "--model", path, option, part)
-        assert_refused(done, "belongs to a network, which would be lost.")
+        assert_refused(done, "belongs to a model and would be overwritten.")
     assert [part.read_bytes() for part in parts] == before
 
 

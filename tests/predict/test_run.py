@@ -151,7 +151,7 @@ def test_a_list_is_not_replaced_by_its_answers(effnet: Effnet, tmp_path: Path) -
     for output in (("-o", listing), ("--html", listing)):
         done = effnet("predict", f"@{listing}", *output)
         assert done.status == 2
-        assert "is an input, and would be replaced" in done.stderr
+        assert "is an input and would be overwritten" in done.stderr
     assert listing.read_text() == f"{CAT}\n"
 
 
@@ -187,5 +187,5 @@ def test_a_page_over_a_image_is_refused(effnet: Effnet, tmp_path: Path) -> None:
     before = (tmp_path / "a.jpg").read_bytes()
     done = effnet("predict", CAT, "--html", tmp_path / "a.jpg")
     assert done.status == 2
-    assert re.search("is an image, which would be lost", done.stderr)
+    assert re.search("is an image and would be overwritten", done.stderr)
     assert (tmp_path / "a.jpg").read_bytes() == before

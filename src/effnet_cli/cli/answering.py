@@ -21,7 +21,7 @@ from effnet_cli.options import (
 from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import PlainReporter
+    from effnet_cli.output.progress import PlainReporter
     from effnet_cli.predict.classifier import Classifier, ImageResult
     from effnet_cli.predict.gallery import Gallery
     from effnet_cli.predict.gradcam import Explainer
@@ -62,11 +62,11 @@ class Wish:
             if is_fault:
                 raise UsageError(message, hint)
         if self.outputs:
-            from effnet_cli.output.text import check_output, chosen_format  # these import NumPy
+            from effnet_cli.output.writers import check_output, choose_format  # these import NumPy
 
             for path in self.outputs:
                 check_output(path, "--output")
-                chosen_format(self.format, path)
+                choose_format(self.format, path)
 
     def _faults(self) -> Iterator[tuple[bool, str, str]]:
         files = [path.resolve() for path in (*self.outputs, self.html) if path]
@@ -116,8 +116,8 @@ class Answering:
     def __call__(self, reporter: "PlainReporter") -> int:
         """Answer, and write the rows where they are wanted; the exit status."""
         from effnet_cli.images import Finder
-        from effnet_cli.output.text import RunSummary
         from effnet_cli.predict.classifier import Classifier
+        from effnet_cli.predict.summary import RunSummary
 
         self._check_inputs()
         classifier = Classifier(self.model, self.engine, self.images, self.options, reporter)
@@ -156,7 +156,7 @@ class Answering:
         Raises:
             UsageError: a file is an input, or a list of them, and is to be written.
         """
-        from effnet_cli.output.text import check_not_read
+        from effnet_cli.output.writers import check_not_read
 
         for output in filter(None, (*self.wish.outputs, self.wish.html)):
             read = (Path(path) for text in self.inputs for path in (text, text.removeprefix("@")))
@@ -239,39 +239,40 @@ class Answering:
         self, answers: "Iterator[ImageResult]", journal: "Journal | None", reporter: "PlainReporter"
     ) -> None:
         """The rows to stdout as they come, or to files when all are there."""
-        from effnet_cli.output import text as rows
+        from effnet_cli.output.writers import choose_format, write
 
         wish = self.wish
         if journal is None:
-            format_ = rows.chosen_format(wish.format, None)
+            format_ = choose_format(wish.format, None)
             pieces = self._encoder(format_, reporter)(answers)
             if format_ == "table":
-                rows.write(pieces, None)
+                write(pieces, None)
             else:
                 show_data(pieces, format_)
             return
         for _ in answers:
             pass
         for output in wish.outputs:
-            encode = self._encoder(rows.chosen_format(wish.format, output), reporter)
-            rows.write(encode(journal.rows()), output)
+            encode = self._encoder(choose_format(wish.format, output), reporter)
+            write(encode(journal.rows()), output)
 
     def _encoder(self, format_: Format, reporter: "PlainReporter") -> "Encode":
         """What makes text of predictions; only the table needs rich."""
         if format_ != "table":
-            from effnet_cli.output.text import ENCODERS
+            from effnet_cli.predict.formats import ENCODERS
 
             return ENCODERS[format_]
-        from effnet_cli.output import console
+        from effnet_cli.output.terminal import can_draw_images, render
+        from effnet_cli.predict.table import blocks, preview_blocks
 
         if self.wish.has_preview and not self.wish.outputs:
-            if console.has_colours():
-                return console.preview_text
-            reporter.note("--preview needs a terminal with colours; there is none.")
-        return console.table_text
+            if can_draw_images():
+                return lambda results: render(preview_blocks(results))
+            reporter.note("--preview needs a terminal with colors.")
+        return lambda results: render(blocks(results))
 
     def _write_page(self, gallery: "Gallery") -> None:
-        from effnet_cli.output import text as rows
+        from effnet_cli.output.writers import write
         from effnet_cli.predict.page import gallery_page
 
-        rows.write([gallery_page(gallery)], self.wish.html)
+        write([gallery_page(gallery)], self.wish.html)

@@ -15,12 +15,19 @@ from effnet_cli.cli.options import (
     positive,
     share,
 )
-from effnet_cli.cli.out import CHECK_FAILED_STATUS, named, new_reporter, show_data, show_json
+from effnet_cli.cli.out import (
+    CHECK_FAILED_STATUS,
+    named,
+    new_reporter,
+    show_blocks,
+    show_data,
+    show_json,
+)
 from effnet_cli.options import BenchMode, BenchTask, EngineChoice, Precision
 from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import PlainReporter
+    from effnet_cli.output.progress import PlainReporter
 
 
 def _listed(text: str | None, known: Iterable[str] | None, what: str) -> tuple[str, ...]:
@@ -176,10 +183,10 @@ def _bench(
 ) -> int:
     """Measure, and write the figures; the exit status."""
     from effnet_cli.bench import formats
-    from effnet_cli.output import text as rows
+    from effnet_cli.output.writers import check_not_read, write
 
     if html is not None and compare is not None:
-        rows.check_not_read(html, [compare])
+        check_not_read(html, [compare])
     old = None if compare is None else formats.earlier(compare)
     from effnet_cli.bench.run import bench
 
@@ -197,13 +204,13 @@ def _bench(
     elif format_ == "csv":
         show_data(formats.csv_lines(measured), "csv")
     else:
-        from effnet_cli.output.console import bench_text
+        from effnet_cli.bench.table import blocks
 
-        rows.write(bench_text(measured, changes), None)
+        show_blocks(blocks(measured, changes))
     if html is not None:
         from effnet_cli.bench.page import bench_page
 
-        rows.write([bench_page(measured, changes)], html)
+        write([bench_page(measured, changes)], html)
         reporter.note(f"{html} is written.")
     if changes is not None and formats.is_slower(changes):
         return CHECK_FAILED_STATUS

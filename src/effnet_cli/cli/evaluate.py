@@ -23,7 +23,7 @@ from effnet_cli.cli.options import (
     WeightsOption,
     WorkersOption,
 )
-from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_data, show_json
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_blocks, show_data, show_json
 from effnet_cli.options import (
     EngineOptions,
     EvaluateTask,
@@ -34,7 +34,7 @@ from effnet_cli.options import (
 from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import PlainReporter
+    from effnet_cli.output.progress import PlainReporter
 
 LIMITS = ("top1", "top5", "balanced_accuracy", "macro_f1", "auroc")
 
@@ -148,10 +148,10 @@ def _evaluate(
     """Judge, and write the figures; the exit status."""
     from effnet_cli.evaluate import formats
     from effnet_cli.evaluate.run import check_limits, evaluate
-    from effnet_cli.output import text as rows
+    from effnet_cli.output.writers import check_not_read, write
 
     if html is not None:
-        rows.check_not_read(html, [task.root])
+        check_not_read(html, [task.root])
     overlay = None
     if has_overlays:
         if html is None:
@@ -168,13 +168,13 @@ def _evaluate(
     elif format_ == "csv":
         show_data(formats.csv_lines(found), "csv")
     else:
-        from effnet_cli.output.console import evaluation_text
+        from effnet_cli.evaluate.table import blocks
 
-        rows.write(evaluation_text(found), None)
+        show_blocks(blocks(found))
     if html is not None:
         from effnet_cli.evaluate.page import evaluation_page
 
-        rows.write([evaluation_page(found, overlay=overlay)], html)
+        write([evaluation_page(found, overlay=overlay)], html)
         reporter.note(f"{html} is written.")
     broken = list(check_limits(found, limits))
     for line in broken:

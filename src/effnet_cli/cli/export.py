@@ -18,7 +18,7 @@ from effnet_cli.cli.options import (
     count,
     from_zero,
 )
-from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_json
+from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_blocks, show_json
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.options import (
     ExportOptions,
@@ -31,7 +31,7 @@ from effnet_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from effnet_cli.output.text import PlainReporter
+    from effnet_cli.output.progress import PlainReporter
 
 
 def _open_or_count(text: str) -> int | None:
@@ -145,7 +145,6 @@ def _export(task: ExportTask, format_: ListFormat, reporter: "PlainReporter") ->
     """Export, and write how it compares; the exit status."""
     from effnet_cli.export import formats
     from effnet_cli.export.run import export
-    from effnet_cli.output import text as rows
 
     try:
         exported = export(task, reporter)
@@ -154,9 +153,9 @@ def _export(task: ExportTask, format_: ListFormat, reporter: "PlainReporter") ->
     if format_ == "json":
         show_json(formats.as_row(exported))
     elif exported.forms:
-        from effnet_cli.output.console import listing_text
+        from effnet_cli.output.tables import Table
 
-        rows.write(listing_text(*formats.table(exported)), None)
+        show_blocks([Table(*formats.table(exported))])
     for line in formats.farewell(exported):
         reporter.note(line)
     return 0 if exported.objection is None else CHECK_FAILED_STATUS

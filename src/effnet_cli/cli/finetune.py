@@ -1,6 +1,5 @@
 """`effnet finetune`."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +23,7 @@ from effnet_cli.cli.options import (
     share,
     whole,
 )
-from effnet_cli.cli.out import new_reporter, show_data, show_json
+from effnet_cli.cli.out import new_reporter, show_blocks, show_data, show_json
 from effnet_cli.options import (
     Augment,
     DatasetOptions,
@@ -39,10 +38,7 @@ from effnet_cli.options import (
 from effnet_cli.system.errors import EffnetError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from effnet_cli.finetune import Epoch, TrainingResult
-    from effnet_cli.output.text import PlainReporter
+    from effnet_cli.output.progress import PlainReporter
 
 DatasetArgument = Annotated[
     Path | None,
@@ -263,7 +259,6 @@ def finetune(
 def _check_dataset(task: FinetuneTask, format_: Format, reporter: "PlainReporter") -> int:
     """Write what is found in a dataset; the exit status."""
     from effnet_cli.datasets import scan
-    from effnet_cli.output import text as rows
 
     try:
         found = scan(task.root, task.dataset, task.images, reporter, task.workers)
@@ -272,9 +267,9 @@ def _check_dataset(task: FinetuneTask, format_: Format, reporter: "PlainReporter
     if format_ != "table":
         show_json(found.to_json())
     else:
-        from effnet_cli.output.console import scan_text
+        from effnet_cli.finetune.table import scan_blocks
 
-        rows.write(scan_text(found), None)
+        show_blocks(scan_blocks(found))
     return 0 if found.dataset is not None else UsageError.exit_status
 
 
@@ -282,11 +277,11 @@ def _report(task: FinetuneTask, folder: Path, reporter: "PlainReporter") -> None
     """Judge the model of a run on its validation images, and write the page about it."""
     from effnet_cli.evaluate.page import REPORT_FILE_NAME, run_page
     from effnet_cli.evaluate.run import evaluate, validation_of
-    from effnet_cli.output import text as rows
+    from effnet_cli.output.writers import write
 
     try:
         found = evaluate(validation_of(task, folder))
-        rows.write([run_page(found, folder)], folder / REPORT_FILE_NAME)
+        write([run_page(found, folder)], folder / REPORT_FILE_NAME)
     except EffnetError as error:  # the model is there all the same
         reporter.note(f"There is no report: {error.message}")
     else:
@@ -303,8 +298,11 @@ def _train(
     reporter: "PlainReporter",
 ) -> None:
     """Train, and write the epochs as they come."""
-    from effnet_cli.finetune import Epoch, TrainingResult, finetune, formats, restore_task
-    from effnet_cli.output import text as rows
+    from effnet_cli.finetune import formats
+    from effnet_cli.finetune.records import Epoch, TrainingResult
+    from effnet_cli.finetune.run import finetune
+    from effnet_cli.finetune.run_dir import restore_task
+    from effnet_cli.finetune.table import blocks
 
     if task.resume is not None:
         task = restore_task(task, typed)
@@ -312,7 +310,7 @@ def _train(
     passing = formats.remembered(finetune(task, reporter), records)
     try:
         if format_ == "table":
-            rows.write(_training_table()(passing), None)
+            show_blocks(blocks(passing))
         else:
             show_data(formats.ENCODERS[format_](passing), format_)
     finally:
@@ -322,12 +320,6 @@ def _train(
             _report(task, records[-1].model.parent, reporter)
         for line in formats.farewell(records[-1]):
             reporter.note(line)
-
-
-def _training_table() -> "Callable[[Iterable[Epoch | TrainingResult]], Iterator[str]]":
-    from effnet_cli.output.console import training_text
-
-    return training_text
 
 
 def _typed(context: typer.Context) -> frozenset[str]:

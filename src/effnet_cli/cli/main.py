@@ -15,6 +15,11 @@ from typing import NoReturn, TextIO
 
 import typer
 
+# isort: off
+# each of these adds its commands to the application, in the order of the help
+from effnet_cli.cli import predict, finetune, evaluate, export, bench, variants, doctor  # noqa: F401
+
+# isort: on
 from effnet_cli.cli.app import app
 from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 

@@ -72,7 +72,7 @@ def whole(text: str | int) -> int:
 
 def page(text: str) -> Path:
     """A file that a page may be written to: told at once, and not when the work is done."""
-    from effnet_cli.output.text import STDOUT, check_output  # NumPy, which `--help` does without
+    from effnet_cli.output.writers import STDOUT, check_output  # NumPy, which `--help` does without
 
     if text == STDOUT:
         raise UsageError(f"--html {text!r} is no file.", "Name one: stdout has the answers.")

@@ -7,54 +7,58 @@ from typing import TYPE_CHECKING
 
 from effnet_cli.cli.options import ListFormat
 from effnet_cli.options import Format
+from effnet_cli.output.progress import PlainReporter, TerminalReporter
+from effnet_cli.output.text import escape_csv, escape_json, json_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from effnet_cli.models.variants import Variant
-    from effnet_cli.output.text import PlainReporter
+    from effnet_cli.output.tables import Block
 
 CHECK_FAILED_STATUS = 3  # something that was to hold does not
 
 
-def new_reporter(quiet: bool) -> "PlainReporter":
+def new_reporter(quiet: bool) -> PlainReporter:
     """Bars for a person at a terminal, plain lines for everyone else."""
     if sys.stderr.isatty():
-        from effnet_cli.output.console import TerminalReporter
-
         return TerminalReporter(quiet)
-    from effnet_cli.output.text import PlainReporter
-
     return PlainReporter(quiet)
+
+
+def show_blocks(blocks: "Iterable[Block]") -> None:
+    """Tables and lines on stdout."""
+    from effnet_cli.output.terminal import render
+    from effnet_cli.output.writers import write
+
+    write(render(blocks), None)
 
 
 def show_data(pieces: Iterable[str], format_: Format) -> None:
     """Rows for a program on stdout; if a person reads them there, nothing in them commands the
     terminal.
     """
-    from effnet_cli.output import text as rows
+    from effnet_cli.output.writers import write
 
-    rows.write(rows.for_terminal(pieces, format_) if sys.stdout.isatty() else pieces, None)
+    if sys.stdout.isatty():
+        pieces = (escape_csv if format_ == "csv" else escape_json)(pieces)
+    write(pieces, None)
 
 
 def show_json(value: object) -> None:
     """One JSON value on stdout."""
-    from effnet_cli.output.text import json_text
-
     show_data([json_text(value, indent=2) + "\n"], "json")
 
 
 def print_listing(records: Iterable["DataclassInstance"], format_: ListFormat) -> None:
-    from effnet_cli.output import text as rows
+    from effnet_cli.output.tables import Table
 
     listed = [asdict(record) for record in records]
     if format_ == "json":
         show_json(listed)
         return
-    from effnet_cli.output.console import listing_text
-
     columns = [name.replace("_", " ") for name in listed[0]]
-    rows.write(listing_text(columns, [list(record.values()) for record in listed]), None)
+    show_blocks([Table(columns, [list(record.values()) for record in listed])])
 
 
 def named(names: list[str]) -> "list[Variant]":

@@ -13,7 +13,7 @@ from effnet_cli.cli.options import (
     OfflineOption,
     QuietOption,
 )
-from effnet_cli.cli.out import named, new_reporter, print_listing, show_json
+from effnet_cli.cli.out import named, new_reporter, print_listing, show_blocks, show_json
 from effnet_cli.system.errors import EffnetError
 
 VariantArgument = Annotated[
@@ -65,13 +65,13 @@ def pull_weights(
 def verify_weights(names: VerifiedNamesArgument = None) -> None:
     """Compute the digests of weights anew and compare them with the published ones."""
     from effnet_cli.models import listing
-    from effnet_cli.output import text as rows
+    from effnet_cli.output.writers import write_stdout
 
     names, reporter = names or ["all"], new_reporter(quiet=False)
     is_all = names == ["all"]  # then missing weights are no failure
     results = [r for r in listing.verify_weights(named(names)) if r.path or not is_all]
     for result in results:
-        rows.write_stdout(f"{result.variant}: {result}\n")
+        write_stdout(f"{result.variant}: {result}\n")
         if result.fix:
             reporter.note(f"To fix {result.variant}: {result.fix}")
     raise typer.Exit(0 if all(result.status == "intact" for result in results) else 1)
@@ -81,7 +81,7 @@ def verify_weights(names: VerifiedNamesArgument = None) -> None:
 def path_of_weights(names: NamesArgument) -> None:
     """Print the paths of weights that are here; fails for those that are not."""
     from effnet_cli.models import weights
-    from effnet_cli.output import text as rows
+    from effnet_cli.output.writers import write_stdout
 
     missing = []
     for row in named(names):
@@ -89,7 +89,7 @@ def path_of_weights(names: NamesArgument) -> None:
         if path is None:
             missing.append(row)
         else:
-            rows.write_stdout(f"{path}\n")
+            write_stdout(f"{path}\n")
     if missing:
         words = ", ".join(row.name for row in missing)
         raise EffnetError(
@@ -100,12 +100,18 @@ def path_of_weights(names: NamesArgument) -> None:
 def _explain(name: str, format_: ListFormat) -> None:
     """Write what a variant consists of."""
     from effnet_cli.models.summary import summarize
-    from effnet_cli.output import text as rows
 
     anatomy = summarize(name)
     if format_ == "json":
         show_json(asdict(anatomy))
         return
-    from effnet_cli.output.console import anatomy_text
+    from effnet_cli.models import summary_table
+    from effnet_cli.output.tables import Table
 
-    rows.write(anatomy_text(anatomy), None)
+    show_blocks(
+        [
+            *summary_table.headline(anatomy),
+            Table(*summary_table.table(anatomy)),
+            *summary_table.scaling(anatomy),
+        ]
+    )

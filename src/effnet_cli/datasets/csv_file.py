@@ -11,9 +11,10 @@ import numpy as np
 
 from effnet_cli.datasets.listing import SPLIT_BY_NAME, FileList, LayoutError, unknown_classes
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding, Tally, pluralize
+from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding, Tally
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.options import DatasetOptions
+from effnet_cli.output.text import pluralize
 
 if TYPE_CHECKING:
     import _csv

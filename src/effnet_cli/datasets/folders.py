@@ -17,9 +17,10 @@ from effnet_cli.datasets.layout import (
 )
 from effnet_cli.datasets.listing import FileList, unknown_classes
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import EXAMPLES, TRAIN, VAL, Finding, Tally, pluralize, quote_names
+from effnet_cli.datasets.records import EXAMPLES, TRAIN, VAL, Finding, Tally
 from effnet_cli.images.finder import Finder, SkipReason
 from effnet_cli.options import DatasetOptions
+from effnet_cli.output.text import pluralize, quote_names
 from effnet_cli.system.errors import ImageError
 
 HIDDEN = ("hidden or system entry", "hidden or system entries")

@@ -12,8 +12,9 @@ from effnet_cli.datasets.folders import Walk
 from effnet_cli.datasets.layout import EnginePlan, roles_of, splits_folder
 from effnet_cli.datasets.listing import SPLIT_BY_NAME, FileList, LayoutError
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding, quote_names
+from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding
 from effnet_cli.options import DatasetOptions
+from effnet_cli.output.text import quote_names
 from effnet_cli.system.errors import ImageError, UsageError
 
 # The split to judge on where a person names none: what training has never seen comes first.

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLITS, Finding, pluralize, quote_names
+from effnet_cli.datasets.records import SPLITS, Finding
+from effnet_cli.output.text import pluralize, quote_names
 from effnet_cli.system.errors import ImageError
 
 SPLIT_NAMES = (

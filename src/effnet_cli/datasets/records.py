@@ -61,18 +61,6 @@ class Tally:
         return [Finding(level, kind, message, hint, self.count, tuple(self.examples))]
 
 
-def pluralize(count: int, one: str, many: str = "") -> str:
-    """`1 image`, `1,200 images`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def quote_names(names: Sequence[str]) -> str:
-    """`'cat', 'dog' and 3 more`."""
-    shown = ", ".join(f"'{name}'" for name in names[:EXAMPLES])
-    more = len(names) - EXAMPLES
-    return f"{shown} and {more:,} more" if more > 0 else shown
-
-
 @dataclass(frozen=True, slots=True)
 class Subset:
     """The images of one split, in the order of classes and paths.

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from effnet_cli.datasets.records import pluralize
 from effnet_cli.evaluate.records import MergedClass, UnknownClass
 from effnet_cli.models.imagenet import class_names, wordnet_ids
+from effnet_cli.output.text import pluralize
 from effnet_cli.system.errors import UsageError
 
 # How a name can match, in order of preference.

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from effnet_cli.evaluate import formats
+from effnet_cli.evaluate import table
 from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.finetune.formats import commands
 from effnet_cli.images.thumbnails import make_thumbnail, thumbnail_from_pixels
@@ -98,18 +98,17 @@ def evaluation_page(
         settings: names and values to add to the settings at the end.
         commands: shell commands to show at the end.
     """
-    tables = dict(formats.sections(found))
-    failed, confused = tables["Could not be opened"], tables["Most confused classes"]
+    failed, confused = table.failed_table(found), table.confused_table(found)
     label_note = "Sorted by the model's probability for the label, lowest first."
     mistake_note = "" if overlay is None else "Red: what the prediction is based on (Grad-CAM)."
     return PAGES.get_template("evaluation.html").render(
         title=title,
-        answer=[*formats.answer(found), *summary],
+        answer=[*table.headline(found), *summary],
         sections=sections,
-        classes=sortable(*formats.classes_table(found)),
+        classes=sortable(table.classes_table(found)),
         matrix=_matrix(found),
-        confused=(confused[0], confused[1][:MAX_CONFUSED]) if found.confused else None,
-        reliability=reliability_chart(found),
+        confused=replace(confused, rows=confused.rows[:MAX_CONFUSED]) if found.confused else None,
+        reliability=reliability_chart(found.calibration),
         galleries=[
             ("Most confident mistakes", mistake_note, _gallery(found.mistakes, overlay)),
             (
@@ -118,8 +117,8 @@ def evaluation_page(
                 _gallery(found.label_errors or (), overlay),
             ),
         ],
-        failed=(failed[0], failed[1][:MAX_ROWS]) if found.failures else None,
-        choices=[*formats.choices(found), *settings],
+        failed=replace(failed, rows=failed.rows[:MAX_ROWS]) if found.failures else None,
+        choices=[*table.choices(found), *settings],
         commands=commands,
         grid=grid,
     )

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from effnet_cli import engines
 from effnet_cli.datasets.divided import restore_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.datasets.records import pluralize
 from effnet_cli.engines import Logits
 from effnet_cli.evaluate.label_map import LabelMap, join_words, match_labels
 from effnet_cli.evaluate.metrics import (
@@ -43,6 +42,7 @@ from effnet_cli.options import (
     ModelOptions,
     PredictOptions,
 )
+from effnet_cli.output.text import pluralize
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import SILENT, Reporter

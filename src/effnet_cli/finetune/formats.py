@@ -1,23 +1,20 @@
-"""A training's records as JSON, JSON lines and CSV, and a dataset's scan as text."""
+"""A training's records as JSON and CSV, and the commands that use its model."""
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from effnet_cli.datasets import Finding, Scan
+from effnet_cli.datasets import Scan
+from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.options import Format
-from effnet_cli.output.text import csv_line, json_array, json_lines, printable
-
-if TYPE_CHECKING:  # its own imports need torch
-    from effnet_cli.finetune import Epoch, TrainingResult
+from effnet_cli.output.text import csv_line, json_array, json_lines
 
 PHASES = {"head": "classifier", "network": "whole network"}
-LEVELS = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
-def as_row(record: "Epoch | TrainingResult") -> dict[str, Any]:
+def as_row(record: Epoch | TrainingResult) -> dict[str, Any]:
     """The JSON object of one record; `row` tells which it is."""
     content = asdict(record)
     if "model" not in content:
@@ -25,7 +22,7 @@ def as_row(record: "Epoch | TrainingResult") -> dict[str, Any]:
     return {"row": "trained", **content, "model": str(content["model"])}
 
 
-def _csv_lines(records: "Iterable[Epoch | TrainingResult]") -> Iterator[str]:
+def _csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
     """The epochs; the record at the end has no place in a table of them."""
     is_first = True
     for record in records:
@@ -37,7 +34,7 @@ def _csv_lines(records: "Iterable[Epoch | TrainingResult]") -> Iterator[str]:
             yield csv_line(row.values())
 
 
-ENCODERS: "Mapping[Format, Callable[[Iterable[Epoch | TrainingResult]], Iterator[str]]]" = {
+ENCODERS: Mapping[Format, Callable[[Iterable[Epoch | TrainingResult]], Iterator[str]]] = {
     "json": lambda records: json_array(map(as_row, records)),
     "jsonl": lambda records: json_lines(map(as_row, records)),
     "csv": _csv_lines,
@@ -51,7 +48,7 @@ def remembered(records: Iterator[Any], last: list[Any]) -> Iterator[Any]:
         yield record
 
 
-def farewell(trained: "TrainingResult") -> Iterator[str]:
+def farewell(trained: TrainingResult) -> Iterator[str]:
     """Where the model is, and the commands that use it."""
     yield (
         f"{trained.model} holds epoch {trained.epoch} of the {PHASES[trained.phase]} "
@@ -76,20 +73,3 @@ def scan_rows(scan: Scan) -> list[list[object]]:
     rows: list[list[object]] = [[row.name, row.train, row.val, row.test] for row in scan.classes]
     sums = [sum(count or 0 for count in column) for column in list(zip(*rows, strict=True))[1:]]
     return [*rows, ["all", *sums]] if rows else rows
-
-
-def findings_text(scan: Scan) -> Iterator[str]:
-    """What was found, the gravest first, each with its first paths."""
-    for level, title in LEVELS.items():
-        found = [finding for finding in scan.findings if finding.level == level]
-        if found:
-            yield f"{title}\n"
-        for finding in found:
-            yield from _finding_text(finding)
-
-
-def _finding_text(finding: Finding) -> Iterator[str]:
-    yield f"  {printable(f'{finding.message} {finding.hint}'.strip())}\n"
-    reasons = finding.reasons or ("",) * len(finding.paths)
-    for path, reason in zip(finding.paths, reasons, strict=True):
-        yield f"    {printable(path)}{printable(f': {reason}' if reason else '')}\n"

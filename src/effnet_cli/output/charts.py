@@ -4,11 +4,10 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from markupsafe import Markup
 
-from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.output.text import printable
 
 # Colours of a chart, which the page's style sheet replaces: they follow the reader's scheme.
@@ -71,23 +70,38 @@ def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
     return _svg(figure, "Training")
 
 
-def reliability_chart(found: Evaluation) -> Markup:
-    """The share of right answers against the top probability."""
+class ReliabilityBin(Protocol):
+    """The images whose top probability is between `low` and `high`, and the means over them."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def images(self) -> int: ...
+    @property
+    def confidence(self) -> float | None: ...
+    @property
+    def accuracy(self) -> float | None: ...
+
+
+def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
+    """Accuracy against the top probability."""
     figure = _figure((7.0, 4.4))
     axes: Any = figure.add_subplot()
-    filled = [one for one in found.calibration if one.accuracy is not None]
-    answered = sum(one.images for one in filled)
+    filled = [one for one in bins if one.accuracy is not None]
+    total = sum(one.images for one in filled)
     middles = [100 * (one.low + one.high) / 2 for one in filled]
-    width = 100 / len(found.calibration)
+    width = 100 / len(bins)
     axes.bar(middles, [100 * (one.confidence or 0) for one in filled], width * 0.9, color=LINE)
     heights = [100 * (one.accuracy or 0) for one in filled]
-    sizes = [20 + 700 * one.images / answered for one in filled]
+    sizes = [20 + 700 * one.images / total for one in filled]
     axes.plot(middles, heights, color=ACCENT, linewidth=1.5)
     axes.scatter(middles, heights, s=sizes, color=ACCENT, alpha=0.85, zorder=3)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 105)
     axes.set_xlabel("top probability, %", color=SOFT)
-    axes.set_ylabel("right answers, %", color=SOFT)
+    axes.set_ylabel("accuracy, %", color=SOFT)
     _plain(axes)
     return _svg(figure, "Reliability")
 

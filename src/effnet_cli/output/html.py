@@ -1,11 +1,11 @@
 """What the pages share: how a template is filled, and tables."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from effnet_cli.output.tables import Table
 from effnet_cli.output.text import printable
 
 MAX_ROWS = 1_000  # in a table
@@ -21,9 +21,9 @@ PAGES = Environment(
 )
 
 
-def sortable(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Any]:
+def sortable(table: Table) -> dict[str, Any]:
     """A table whose rows know their place by each column: a page needs no script to sort it."""
-    rows = rows[:MAX_ROWS]
+    columns, rows = table.columns, table.rows[:MAX_ROWS]
     places = []
     for column in range(len(columns)):
         keys = [_sort_key(row[column]) for row in rows]
@@ -46,9 +46,9 @@ def _sort_key(cell: object) -> tuple[int, float, str]:
         return 2, 0.0, str(cell)
 
 
-def grid(content: tuple[Sequence[str], Sequence[Sequence[object]]]) -> Markup:
-    """A table; text stands on the left, numbers on the right."""
-    columns, rows = content
+def grid(table: Table) -> Markup:
+    """A table; text is aligned to the left, numbers to the right."""
+    columns, rows = table.columns, table.rows
     texts = [any(_is_text(row[i]) for row in rows) for i in range(len(columns))]
     cells = [
         [(_shown(cell), _kind(cell, is_text)) for cell, is_text in zip(row, texts, strict=True)]

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from effnet_cli.images import ImageInput
-from effnet_cli.output.text import as_row, from_row, json_text
+from effnet_cli.output.text import json_text
 from effnet_cli.predict.classifier import ImageResult
+from effnet_cli.predict.formats import as_row, from_row
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import write_error
 from effnet_cli.system.reporter import SILENT, Reporter

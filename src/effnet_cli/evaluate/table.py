@@ -1,0 +1,127 @@
+"""An evaluation as text and tables."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
+from effnet_cli.output.tables import Block, Table
+from effnet_cli.output.text import pluralize
+
+MAX_CLASS_ROWS = 40
+MAX_ROWS = 10  # in every other table; JSON and the page have more
+
+
+def blocks(found: Evaluation) -> Iterator[Block]:
+    """The headline figures, the classes, and what is wrong."""
+    yield from headline(found)
+    classes = classes_table(found)
+    yield replace(classes, rows=classes.rows[:MAX_CLASS_ROWS])
+    if len(classes.rows) > MAX_CLASS_ROWS:
+        yield f"... and {len(classes.rows) - MAX_CLASS_ROWS:,} classes with a better F1"
+    for table in (confused_table(found), *mistake_tables(found), failed_table(found)):
+        if table.rows:
+            yield replace(table, rows=table.rows[:MAX_ROWS])
+
+
+def headline(found: Evaluation) -> Iterator[str]:
+    """How good it is, on what, and how far its probabilities can be trusted."""
+    low, high = found.top1_interval
+    what = pluralize(found.images, "image")
+    yield (
+        f"{found.model} classifies {found.top1:.1%} of {what} correctly (95 % interval {low:.1%} "
+        f"to {high:.1%}); always predicting the largest class: {_majority(found):.1%}."
+    )
+    top5 = "" if len(found.per_class) <= 5 else f", top-5 {found.top5:.1%}"
+    auroc = "" if found.auroc is None else f", AUROC {found.auroc:.3f}"
+    yield (
+        f"Balanced accuracy {found.balanced_accuracy:.1%}, macro F1 {found.macro_f1:.3f}{top5}"
+        f"{auroc}."
+    )
+    yield (
+        f"Expected calibration error {found.ece:.1%}"
+        f"{'' if found.temperature == 1 else f' at temperature {found.temperature:.2f}'}."
+    )
+    if found.comparison is not None:
+        other = found.comparison
+        low, high = other.interval
+        verdict = "not significant" if low <= 0 <= high else "significant"
+        yield (
+            f"{other.name}: {other.top1:.1%}; difference {100 * other.difference:+.1f} points "
+            f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}), {verdict}."
+        )
+    if found.failed:
+        words = pluralize(found.failed, "image")
+        yield f"{words} could not be opened and count{'s' * (found.failed == 1)} as wrong."
+    if found.unlabelled:
+        yield f"Skipped {pluralize(found.unlabelled, 'image')} of unknown classes."
+
+
+def _majority(found: Evaluation) -> float:
+    """The accuracy of always predicting the largest class."""
+    return max(row.images for row in found.per_class) / found.images
+
+
+def classes_table(found: Evaluation) -> Table:
+    """Every class that has images or predictions, the worst first."""
+    rows = [row for row in found.per_class if row.images or row.precision is not None]
+    rows.sort(key=lambda row: -1.0 if row.f1 is None else row.f1)
+    cells = [
+        (row.name, row.images, _share(row.recall), _share(row.precision), _share(row.f1))
+        for row in rows
+    ]
+    return Table(("class", "images", "recall", "precision", "F1"), cells)
+
+
+def confused_table(found: Evaluation) -> Table:
+    """Pairs of classes, the most often confused first."""
+    cells = [(one.label, one.prediction, one.images) for one in found.confused]
+    return Table(("class", "predicted as", "images"), cells, title="Most confused classes")
+
+
+def mistake_tables(found: Evaluation) -> Iterator[Table]:
+    """Wrong predictions and, where they were searched for, wrong labels."""
+    yield _labelled_table("Most confident mistakes", found.mistakes)
+    if found.label_errors is not None:
+        yield _labelled_table("Likely label errors", found.label_errors)
+
+
+def failed_table(found: Evaluation) -> Table:
+    """The images that could not be opened."""
+    cells = [(one.path, one.label, f"{one.kind}: {one.message}") for one in found.failures]
+    return Table(("image", "class", "reason"), cells, title="Could not be opened")
+
+
+def _labelled_table(title: str, rows: Sequence[LabelledPrediction]) -> Table:
+    cells = [
+        (
+            one.path,
+            one.label,
+            one.prediction,
+            f"{one.probability:.1%}",
+            f"{one.label_probability:.1%}",
+        )
+        for one in rows
+    ]
+    columns = ("image", "label", "prediction", "probability", "label's probability")
+    return Table(columns, cells, title=title)
+
+
+def choices(found: Evaluation) -> Iterator[tuple[str, str]]:
+    """What was judged, and by what."""
+    split = "" if found.split is None else f", split {found.split}"
+    yield "images", f"{found.data}{split}"
+    yield "model", found.model
+    yield "engine", f"{found.engine}, {found.precision}"
+    yield "temperature", f"{found.temperature:.3f}"
+    yield "classes matched by", found.matching
+    for unknown in found.unknown_classes:
+        hint = f", nearest: {', '.join(unknown.near)}" if unknown.near else ""
+        yield "unknown class", f"{unknown.label}{hint}"
+    for merged in found.merged_classes:
+        yield "merged folders", f"{merged.label}: {', '.join(merged.folders)}"
+    if found.unused_classes:
+        yield "classes without images", f"{len(found.unused_classes):,}"
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1%}"

@@ -1,0 +1,92 @@
+"""A training and a dataset's scan as tables and lines."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from effnet_cli.datasets import Finding, Scan
+from effnet_cli.finetune.formats import scan_rows
+from effnet_cli.finetune.records import Epoch, TrainingResult
+from effnet_cli.output.tables import Block, Line, Styled, Table
+
+if TYPE_CHECKING:
+    from effnet_cli.evaluate.records import ClassMetrics, Metrics
+
+TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1    images/s  seconds"
+MAX_CLASS_ROWS = 40
+LEVELS = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
+
+
+def blocks(records: "Iterable[Epoch | TrainingResult]") -> Iterator[Block]:
+    """One line per epoch as soon as it is over; at the end the classes."""
+    is_first = True
+    for record in records:
+        if isinstance(record, TrainingResult):
+            yield from _result_blocks(record)
+            continue
+        if is_first:
+            yield TRAINING_COLUMNS
+            is_first = False
+        yield _epoch_line(record)
+
+
+def _epoch_line(epoch: Epoch) -> Line:
+    return Line(
+        (
+            f"  {epoch.phase:<8}{f'{epoch.epoch}/{epoch.epochs}':>6}",
+            f"{epoch.loss:8.3f}{epoch.val_loss:10.3f}",
+            Styled(f"{epoch.top1:8.1%}", "bold green" if epoch.is_best else ""),
+            f"{epoch.macro_f1:10.3f}{epoch.images_per_s:12,.1f}{epoch.seconds:9.1f}",
+            "  best" if epoch.is_best else "",
+        )
+    )
+
+
+def _result_blocks(result: TrainingResult) -> Iterator[Block]:
+    yield from _split_blocks("validation", result.val)
+    if result.test:
+        yield from _split_blocks("test", result.test)
+
+
+def _split_blocks(name: str, metrics: "Metrics") -> Iterator[Block]:
+    yield ""
+    yield (
+        f"{name}: top-1 {metrics.top1:.1%}, balanced accuracy"
+        f" {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}"
+        f" ({metrics.images:,} images)"
+    )
+    classes = sorted(metrics.classes, key=lambda row: -1.0 if row.f1 is None else row.f1)
+    shown = classes[:MAX_CLASS_ROWS]
+    yield Table(("class", "images", "recall", "precision", "F1"), [*map(_class_cells, shown)])
+    if len(shown) < len(classes):
+        yield f"... and {len(classes) - len(shown):,} classes with a better F1"
+
+
+def _class_cells(row: "ClassMetrics") -> tuple[str | int, ...]:
+    missing = "no predictions" if row.images else "no images"
+    shares = (row.recall, row.precision, row.f1)
+    return row.name, row.images, *(missing if s is None else f"{s:.1%}" for s in shares)
+
+
+def scan_blocks(scan: Scan) -> Iterator[Block]:
+    """A dataset's layout, its classes, and what was found in it."""
+    yield f"{scan.root}: {scan.layout}"
+    if scan.classes:
+        yield Table(("class", "train", "validation", "test"), scan_rows(scan))
+    yield from findings_blocks(scan)
+
+
+def findings_blocks(scan: Scan) -> Iterator[Block]:
+    """What was found, errors first, each with its first paths."""
+    for level, title in LEVELS.items():
+        found = [finding for finding in scan.findings if finding.level == level]
+        if found:
+            yield title
+        for finding in found:
+            yield from _finding_blocks(finding)
+
+
+def _finding_blocks(finding: Finding) -> Iterator[str]:
+    yield f"  {finding.message} {finding.hint}".rstrip()
+    reasons = finding.reasons or ("",) * len(finding.paths)
+    for path, reason in zip(finding.paths, reasons, strict=True):
+        yield f"    {path}{f': {reason}' if reason else ''}"

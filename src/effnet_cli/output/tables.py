@@ -1,0 +1,51 @@
+"""Blocks: text and tables as data, which `terminal.render` turns into lines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Styled:
+    """Text in a style of rich, such as "green" or "bold"."""
+
+    text: str
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A share (0..1) drawn as a bar; a column of bars is left out of narrow terminals."""
+
+    share: float
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line with styled parts."""
+
+    parts: tuple[str | Styled, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under column names; numbers are aligned to the right, `None` is shown as "-" and an
+    empty row separates sections.
+
+    `is_wrapped` folds long cells to the width of the terminal; otherwise the table is as wide as
+    its cells, so that paths can be copied. `image`, uint8 [H,W,3], is drawn to the left.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    title: str | None = None
+    is_wrapped: bool = False
+    image: "npt.NDArray[np.uint8] | None" = None
+
+
+Block = str | Line | Table  # a string is one line

@@ -1,0 +1,103 @@
+"""Where text goes: stdout, or a file that appears whole or not at all."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from effnet_cli.images import is_image_content
+from effnet_cli.models import export_file
+from effnet_cli.options import Format
+from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
+from effnet_cli.system.files import atomic_write
+
+STDOUT = "-"
+SUFFIX_FORMATS: Mapping[str, Format] = {
+    **{".json": "json", ".jsonl": "jsonl", ".csv": "csv"},
+    **dict.fromkeys(("", ".txt", ".log"), "table"),
+}
+
+
+def choose_format(given: Format | None, output: Path | None) -> Format:
+    """The format that was given, else the one of the output's suffix, else the table.
+
+    Raises:
+        UsageError: the suffix is unknown.
+    """
+    if given is not None or output is None:
+        return given or "table"
+    format_ = SUFFIX_FORMATS.get(output.suffix.lower())
+    if format_ is None:
+        raise UsageError(
+            f"Unsupported output format {output.suffix!r}.",
+            f"Use {', '.join(filter(None, SUFFIX_FORMATS))}, or choose one with --format.",
+        )
+    return format_
+
+
+def write(pieces: Iterable[str], output: Path | None) -> None:
+    """Write text, piece by piece, to stdout or to a file.
+
+    Raises:
+        EffnetError: it cannot be written.
+    """
+    if output is None or str(output) == STDOUT:
+        for piece in pieces:
+            write_stdout(piece)
+        return
+    check_output(output, "--output")
+    with atomic_write(output.resolve()) as part, part.open("wb") as file:
+        for piece in pieces:
+            file.write(_encode(piece))
+
+
+def check_output(output: Path, option: str) -> None:
+    """Check that a file may be written where `option` wants one.
+
+    Raises:
+        UsageError: there is something else than an ordinary file, an image or a model.
+    """
+    named = f"{option} {str(output)!r}"
+    if output.is_dir():
+        raise UsageError(f"{named} is a folder.", "Name a file in it.")
+    if output.exists() and not output.is_file():
+        raise UsageError(
+            f"{named} is not a regular file.", f"Omit {option}, or name a regular file."
+        )
+    if output.is_file() and is_image_content(str(output)):
+        raise UsageError(f"{named} is an image and would be overwritten.", "Name another file.")
+    if export_file.is_model_file(output):
+        raise UsageError(
+            f"{named} belongs to a model and would be overwritten.", "Name another file."
+        )
+
+
+def check_not_read(output: Path, read: Iterable[Path]) -> None:
+    """Check that no input would be overwritten.
+
+    Raises:
+        UsageError: `output` is one of the files that are `read`.
+    """
+    for path in read:
+        if path.is_file() and output.exists() and path.samefile(output):
+            raise UsageError(
+                f"{str(output)!r} is an input and would be overwritten.", "Name another file."
+            )
+
+
+def write_stdout(text: str) -> None:
+    """Write and flush, so that the next program in a pipe gets each row as soon as it is known."""
+    try:
+        sys.stdout.buffer.write(_encode(text))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+    except OSError as error:
+        raise EffnetError(
+            f"Standard output cannot be written: {error.strerror}.",
+            "Free some space, or use --output.",
+        ) from error
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8 whatever the locale; invalid bytes in names come out unchanged."""
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,36 @@
+"""The closing summary."""
+
+from pathlib import Path
+
+from effnet_cli.images import Finder
+from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.summary import RunSummary
+
+
+def good(path: str, label: str = "cat", probability: float = 0.75) -> ImageResult:
+    return ImageResult(path, (Prediction(1, 3, label, probability), Prediction(2, 0, "dog", 0.125)))
+
+
+def bad(path: str) -> ImageResult:
+    return ImageResult(path, error=ErrorInfo("truncated", "It is cut off."))
+
+
+def test_summary_counts_everything(tmp_path: Path) -> None:
+    tally = RunSummary()
+    passed = list(tally.count([*(good(str(n)) for n in range(5)), bad("x"), bad("y")]))
+    finder = Finder([], not_images=2, linked_twice=1)
+    assert len(passed) == 7
+    assert (tally.answered, tally.failed.total()) == (5, 2)
+    summary = tally.summary(finder)
+    for words in (
+        "7 images in ",
+        "2 failed: 2 truncated",
+        "most frequent: cat 5",
+        "2 files left out for not being an image",
+        "1 link left out",
+    ):
+        assert words in summary
+
+
+def test_summary_of_nothing() -> None:
+    assert RunSummary().summary(Finder([])).startswith("0 images in ")
