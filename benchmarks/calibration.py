@@ -27,7 +27,7 @@ from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.evaluate.label_map import match_labels
 from effnet_cli.evaluate.metrics import calibration
 from effnet_cli.finetune.run import finetune
-from effnet_cli.images import ImageInput
+from effnet_cli.images.finder import ImageInput
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
 from effnet_cli.predict.classifier import Classifier
 

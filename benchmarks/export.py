@@ -37,7 +37,7 @@ import torch
 from torch import nn
 
 from effnet_cli.export.targets import TARGETS
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import VARIANTS

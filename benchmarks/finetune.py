@@ -47,7 +47,7 @@ from effnet_cli.datasets import Subset, require_dataset, scan
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Answering
 from effnet_cli.finetune.loader import Memory, SubsetImages, chunks
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.weights import Model, resolve_model

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError

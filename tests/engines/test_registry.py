@@ -10,7 +10,7 @@ import pytest
 
 from effnet_cli import engines
 from effnet_cli.engines import AUTO, BATCH_SIZE, ENGINES, EnginePlan
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import Model, resolve_model

@@ -25,7 +25,8 @@ from effnet_cli.export.samples import VIEWS, choose_images, samples
 from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.finetune.run_dir import arrays
-from effnet_cli.images import Finder, ImageLoader
+from effnet_cli.images.finder import Finder
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build, checkpoint
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.export_file import json_path

@@ -31,8 +31,8 @@ from effnet_cli.finetune.loader import Memory, SubsetImages, chunks
 from effnet_cli.finetune.optim import LABEL_SMOOTHING, Learner, Schedule, parameter_groups
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase
 from effnet_cli.finetune.signals import Stop, TrainingStopped, listening
-from effnet_cli.images import ImageLoader
 from effnet_cli.images.augment import RECIPES, Augmentation
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint
 from effnet_cli.models.card import ModelCard

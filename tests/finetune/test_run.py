@@ -23,7 +23,7 @@ from effnet_cli import engines
 from effnet_cli.datasets import DatasetRefused, require_dataset, scan
 from effnet_cli.finetune import phases
 from effnet_cli.finetune.run import finetune
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import checkpoint
 from effnet_cli.models.lite import EfficientNetLite
 from effnet_cli.models.weights import resolve_model

@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from effnet_cli.images import Finder, ImageLoader, remote
-from effnet_cli.images.finder import Url
+from effnet_cli.images import remote
+from effnet_cli.images.finder import Finder, Url
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ImageOptions
 from effnet_cli.system import http

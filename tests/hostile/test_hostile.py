@@ -19,7 +19,8 @@ from PIL import Image
 import corpus
 from bad import Bad
 from corpus import Input
-from effnet_cli.images import Finder, ImageLoader
+from effnet_cli.images.finder import Finder
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, ImageOptions
 from effnet_cli.predict import formats

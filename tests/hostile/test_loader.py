@@ -20,7 +20,8 @@ from PIL import Image
 import bad
 import good
 import written
-from effnet_cli.images import ImageLoader, loader
+from effnet_cli.images import loader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_BYTES, SandboxedLoader
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, ImageOptions
@@ -79,7 +80,7 @@ def test_mutated_images_are_answered_or_refused_and_nothing_else() -> None:
 OPEN_THEM = """
 import resource, sys, warnings
 from effnet_cli.system.errors import ImageError
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
 opener = ImageLoader(VARIANTS["lite0"].preprocessing)
 warnings.simplefilter("ignore")

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effnet_cli.images import ImageLoader
 from effnet_cli.images.augment import LUMA, RECIPES, Augmentation, Recipe, augment_image
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.options import Augment
 

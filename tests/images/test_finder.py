@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from effnet_cli.images import Finder, ImageInput, ImageLoader
-from effnet_cli.images.finder import IMAGE_SUFFIXES, SYSTEM_NAMES
+from effnet_cli.images.finder import IMAGE_SUFFIXES, SYSTEM_NAMES, Finder, ImageInput
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.system.errors import ImageError, UsageError
 

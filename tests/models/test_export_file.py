@@ -21,7 +21,7 @@ from effnet_cli.engines.exported import AsExported
 from effnet_cli.export import quantize as int8
 from effnet_cli.export.run import export
 from effnet_cli.finetune.run_dir import arrays
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint, export_file
 from effnet_cli.models.card import ModelCard

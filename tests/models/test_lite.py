@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from effnet_cli.engines import plan_engine
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build, weights
 from effnet_cli.models.lite import SameConv2d
 from effnet_cli.models.variants import find_variant

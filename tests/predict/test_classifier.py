@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_cli.images import Finder, ImageInput, ImageLoader
+from effnet_cli.images.finder import Finder, ImageInput
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.options import EngineOptions, ModelOptions, PredictOptions
 from effnet_cli.predict.classifier import Classifier, ImageResult, predict
 from effnet_cli.system.errors import EffnetError, ImageError, UsageError

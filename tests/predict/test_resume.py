@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_cli.images import ImageInput
+from effnet_cli.images.finder import ImageInput
 from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
 from effnet_cli.predict.formats import as_row, from_row
 from effnet_cli.predict.resume import journal

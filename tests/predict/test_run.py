@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_cli.images import ImageInput
+from effnet_cli.images.finder import ImageInput
 from effnet_cli.options import ImageOptions
 from effnet_cli.predict.classifier import Classifier
 from helpers import SAMPLES, save_image

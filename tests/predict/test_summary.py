@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from effnet_cli.images import Finder
+from effnet_cli.images.finder import Finder
 from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
 from effnet_cli.predict.summary import RunSummary
 

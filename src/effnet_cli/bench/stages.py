@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from effnet_cli.engines import EnginePlan
-from effnet_cli.images import ImageInput, ImageLoader
+from effnet_cli.images.finder import ImageInput
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ImageOptions
 from effnet_cli.predict.classifier import Loading, predict

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from effnet_cli.bench import prepare
 from effnet_cli.engines import ENGINES
-from effnet_cli.images import Finder, ImageLoader
+from effnet_cli.images.finder import Finder
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir
 from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.options import BenchTask

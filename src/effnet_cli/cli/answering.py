@@ -115,7 +115,7 @@ class Answering:
 
     def __call__(self, reporter: "PlainReporter") -> int:
         """Answer, and write the rows where they are wanted; the exit status."""
-        from effnet_cli.images import Finder
+        from effnet_cli.images.finder import Finder
         from effnet_cli.predict.classifier import Classifier
         from effnet_cli.predict.summary import RunSummary
 

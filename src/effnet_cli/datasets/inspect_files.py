@@ -15,7 +15,7 @@ from PIL import Image
 
 from effnet_cli.datasets.listing import FileList
 from effnet_cli.datasets.records import EXAMPLES
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models.variants import HALF
 from effnet_cli.options import ImageOptions

@@ -33,7 +33,7 @@ from effnet_cli.evaluate.records import (
     FailedImage,
     LabelledPrediction,
 )
-from effnet_cli.images import ImageInput
+from effnet_cli.images.finder import ImageInput
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import (
     EngineOptions,

@@ -10,8 +10,10 @@ from effnet_cli.datasets.divided import restore_split
 from effnet_cli.datasets.listing import SPLIT_BY_NAME
 from effnet_cli.datasets.records import TRAIN, VAL, Subset
 from effnet_cli.engines import Pixels
-from effnet_cli.images import VIEWS, Finder, ImageLoader
+from effnet_cli.images.finder import Finder
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir
+from effnet_cli.images.views import VIEWS
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError

@@ -14,8 +14,8 @@ from torch import nn
 from effnet_cli import engines
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.loader import Crops, Indexes, SubsetImages, chunks
-from effnet_cli.images import ImageLoader
 from effnet_cli.images.augment import Augmentation
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model

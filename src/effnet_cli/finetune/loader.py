@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from effnet_cli.datasets import Subset
-from effnet_cli.images import ImageLoader
 from effnet_cli.images.augment import Augmentation, augment_image
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.resize import FILTERS
 from effnet_cli.system.errors import ImageError
 from effnet_cli.system.parallel import map_ordered

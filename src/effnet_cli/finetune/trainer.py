@@ -24,7 +24,7 @@ from effnet_cli.finetune.phases import HeadPhase, NetworkPhase, Phase
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.finetune.run_dir import RunFolder, State
 from effnet_cli.finetune.signals import Stop, TrainingStopped, ending, listening
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.checkpoint import Arrays

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from effnet_cli.images import is_image_content
+from effnet_cli.images.finder import is_image_content
 from effnet_cli.models import export_file
 from effnet_cli.options import Format
 from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError

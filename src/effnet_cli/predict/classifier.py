@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from effnet_cli import engines
 from effnet_cli.engines import Engine, Logits, Pixels
-from effnet_cli.images import ImageInput, ImageLoader
+from effnet_cli.images.finder import ImageInput
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.card import ModelCard

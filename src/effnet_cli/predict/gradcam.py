@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from effnet_cli.images import ImageLoader
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.thumbnails import thumbnail_from_pixels
 from effnet_cli.models import build
 from effnet_cli.models.weights import resolve_model

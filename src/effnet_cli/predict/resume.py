@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from effnet_cli.images import ImageInput
+from effnet_cli.images.finder import ImageInput
 from effnet_cli.output.text import json_text
 from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.predict.formats import as_row, from_row

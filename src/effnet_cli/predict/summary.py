@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from effnet_cli.images import Finder
+from effnet_cli.images.finder import Finder
 from effnet_cli.output.text import pluralize
 from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.predict.formats import label_text
