@@ -35,6 +35,7 @@ from effnet_cli.options import (
 )
 from effnet_cli.output.charts import curve_chart
 from effnet_cli.output.html import sortable
+from effnet_cli.output.tables import Table
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gradcam import Explainer
 from effnet_cli.system.errors import UsageError
@@ -379,7 +380,7 @@ def test_curve_ends_at_a_hundred_percent(tops: tuple[float, float]) -> None:
 
 def test_table_of_classes_sorts_without_a_script() -> None:
     rows = [["b", 2, "5.0%"], ["a", 10, None], ["c", 1, "40.0%"]]
-    table = sortable(["class", "images", "F1"], rows)
+    table = sortable(Table(["class", "images", "F1"], rows))
     assert [places for _, places in table["rows"]] == [[1, 1, 1], [0, 2, 0], [2, 0, 2]]
     assert table["rows"][1][0] == ["a", "10", "–"]
 
