@@ -47,7 +47,7 @@ class Commands:
         return [PYTHON, str(HERE / "peer_timm.py"), str(folder), out]
 
     def bare(self, folder: Path, runtime: str) -> list[str]:
-        (model,) = (Path(os.environ["EFFNET_CACHE"]) / "artefacts").glob("lite0-*.onnx")
+        (model,) = (Path(os.environ["EFFNET_CACHE"]) / "compiled").glob("lite0-*.onnx")
         return [PYTHON, str(HERE / "bare_loop.py"), str(folder), str(model), runtime]
 
 

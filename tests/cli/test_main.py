@@ -313,7 +313,7 @@ def test_eight_first_starts_at_once_make_one_artefact(photo: Path, tmp_path: Pat
     assert [process.returncode for process in started] == [0] * 8
     assert len({stdout for stdout, _ in done}) == 1
     assert sum(b"Compiling lite0" in stderr for _, stderr in done) == 1
-    assert len(list((tmp_path / "cache" / "artefacts").glob("*.onnx"))) == 1
+    assert len(list((tmp_path / "cache" / "compiled").glob("*.onnx"))) == 1
 
 
 def test_version(run: Run) -> None:

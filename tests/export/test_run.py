@@ -103,7 +103,7 @@ def fifty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     loader = ImageLoader(find_variant("lite0").preprocessing)
     opened = [loader.open(path) for path in samples().paths]
     for number in range(50):
-        image = VIEWS[number // len(opened)].of(opened[number % len(opened)])
+        image = VIEWS[number // len(opened)].apply(opened[number % len(opened)])
         image.save(folder / f"{number:02}.png", compress_level=1)
     return sorted(folder.iterdir())
 

@@ -31,7 +31,7 @@ from effnet_cli.finetune.loader import Memory, SubsetImages, chunks
 from effnet_cli.finetune.optim import LABEL_SMOOTHING, Learner, Schedule, parameter_groups
 from effnet_cli.finetune.phases import HeadPhase, NetworkPhase
 from effnet_cli.finetune.signals import Stop, TrainingStopped, listening
-from effnet_cli.images.augment import RECIPES, Augmentation
+from effnet_cli.images.augment import POLICIES, Augmentation
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint
@@ -429,7 +429,7 @@ def test_batches_do_not_depend_on_threads_or_memory(
     def epochs(images: SubsetImages) -> list[tuple[bytes, list[int]]]:
         found = []
         for epoch in (1, 2, 1):
-            views = Augmentation(RECIPES["strong"], crop_px, (7, epoch))
+            views = Augmentation(POLICIES["strong"], crop_px, (7, epoch))
             for batch in images.batches(chunks(order, 4), views):
                 assert batch.crops.shape[1:] == (crop_px, crop_px, 3)
                 found.append((batch.crops.tobytes(), batch.indexes.tolist()))
@@ -442,7 +442,7 @@ def test_batches_do_not_depend_on_threads_or_memory(
 
 
 def test_view_of_a_image_depends_on_nothing_but_seeds_and_its_index(folder: Path) -> None:
-    views = Augmentation(RECIPES["strong"], CROP_PX, (1, 2))
+    views = Augmentation(POLICIES["strong"], CROP_PX, (1, 2))
     together = images_of(folder).batch(np.arange(6), views)
     for index in range(6):
         alone = images_of(folder).batch(np.array([index]), views)
@@ -456,7 +456,7 @@ def test_images_that_have_gone_are_left_out_and_said_once(folder: Path, tmp_path
     images = images_of(tmp_path, reporter=heard)
     (tmp_path / "03.png").unlink()
     (tmp_path / "05.png").write_bytes((tmp_path / "05.png").read_bytes()[:60])
-    everyone, views = np.arange(14), Augmentation(RECIPES["light"], CROP_PX, (0,))
+    everyone, views = np.arange(14), Augmentation(POLICIES["light"], CROP_PX, (0,))
     for look in (None, views, None, views):
         batches = list(images.batches(chunks(everyone, 5), look))
         indexes = np.concatenate([batch.indexes for batch in batches])
@@ -473,7 +473,7 @@ def test_batch_of_nothing_but_lost_images_is_empty(folder: Path, tmp_path: Path)
     save_image(tmp_path / "x.png", 0)
     images = images_of(tmp_path)
     (tmp_path / "x.png").unlink()
-    for look, size in ((None, CROP_PX), (Augmentation(RECIPES["light"], 16, (0,)), 16)):
+    for look, size in ((None, CROP_PX), (Augmentation(POLICIES["light"], 16, (0,)), 16)):
         batch = images.batch(np.array([0]), look)
         assert batch.crops.shape == (0, size, size, 3)
         assert batch.crops.dtype == np.uint8
@@ -719,7 +719,7 @@ def test_inputs_are_normalised_as_validations(folder: Path, answering: Answering
     assert inputs.is_contiguous(memory_format=torch.channels_last)
     order = np.random.default_rng((0, 1, 1)).permutation(14)
     assert labels.tolist() == [int(index) % 3 for index in order]
-    views = Augmentation(RECIPES["none"], CROP_PX, (0, 1, 1))
+    views = Augmentation(POLICIES["none"], CROP_PX, (0, 1, 1))
     crops = images_of(folder).batch(order, views).crops
     wanted = np.stack([LOADER.normalise(crop) for crop in crops])
     np.testing.assert_allclose(inputs.numpy(), wanted, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Training views: always the network's square, within their recipe, and the same for a seed."""
+"""Training views: always the network's square, within their policy, and the same for a seed."""
 
 from typing import Any, get_args
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effnet_cli.images.augment import LUMA, RECIPES, Augmentation, Recipe, augment_image
+from effnet_cli.images.augment import LUMA, POLICIES, Augmentation, AugmentPolicy, augment_image
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.options import Augment
@@ -30,13 +30,13 @@ def flat(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> Imag
     return Image.new("RGB", size, colour)
 
 
-def seen(image: Any, recipe: Recipe, seed: int = 0, crop_px: int = 24) -> np.ndarray:
-    return augment_image(image, preprocessing(), Augmentation(recipe, crop_px, (seed,)), 0)
+def seen(image: Any, policy: AugmentPolicy, seed: int = 0, crop_px: int = 24) -> np.ndarray:
+    return augment_image(image, preprocessing(), Augmentation(policy, crop_px, (seed,)), 0)
 
 
 shares = st.floats(0, 1)
-recipes = st.sampled_from(list(RECIPES.values())) | st.builds(
-    Recipe,
+policies = st.sampled_from(list(POLICIES.values())) | st.builds(
+    AugmentPolicy,
     area=st.floats(0.01, 1),
     aspect=st.floats(1, 4),
     flip_chance=shares,
@@ -53,23 +53,23 @@ sides = st.integers(1, 70) | st.sampled_from([1, 2, 1000])
 seeds = st.integers(0, 2**32)
 
 
-@given(sides, sides, recipes, seeds, st.integers(1, 40), st.sampled_from(["bilinear", "bicubic"]))
+@given(sides, sides, policies, seeds, st.integers(1, 40), st.sampled_from(["bilinear", "bicubic"]))
 def test_view_is_the_networks_square_whatever_the_image(
-    width: int, height: int, recipe: Recipe, seed: int, crop_px: int, interpolation: str
+    width: int, height: int, policy: AugmentPolicy, seed: int, crop_px: int, interpolation: str
 ) -> None:
-    views = Augmentation(recipe, crop_px, (seed, 1))
+    views = Augmentation(policy, crop_px, (seed, 1))
     made = augment_image(noise(width, height), preprocessing(24, interpolation), views, 2)
     assert made.shape == (crop_px, crop_px, 3)
     assert made.dtype == np.uint8
 
 
-@given(sides, sides, recipes, seeds)
+@given(sides, sides, policies, seeds)
 def test_same_seed_gives_the_same_bytes_and_leaves_the_image(
-    width: int, height: int, recipe: Recipe, seed: int
+    width: int, height: int, policy: AugmentPolicy, seed: int
 ) -> None:
     image = noise(width, height)
     before = image.tobytes()
-    first, second = seen(image, recipe, seed), seen(image, recipe, seed)
+    first, second = seen(image, policy, seed), seen(image, policy, seed)
     assert first.tobytes() == second.tobytes()
     assert image.tobytes() == before
 
@@ -77,8 +77,8 @@ def test_same_seed_gives_the_same_bytes_and_leaves_the_image(
 @pytest.mark.parametrize("name", ["light", "strong"])
 def test_seeds_give_different_views(name: Augment) -> None:
     image = noise(64, 48)
-    assert len({seen(image, RECIPES[name], seed).tobytes() for seed in range(50)}) == 50
-    views = Augmentation(RECIPES[name], 24, (0, 1))
+    assert len({seen(image, POLICIES[name], seed).tobytes() for seed in range(50)}) == 50
+    views = Augmentation(POLICIES[name], 24, (0, 1))
     assert (
         len({augment_image(image, preprocessing(), views, index).tobytes() for index in range(50)})
         == 50
@@ -105,37 +105,37 @@ class Watched:
 @given(
     st.integers(1, 5000),
     st.integers(1, 5000),
-    st.builds(Recipe, area=st.floats(0.01, 1), aspect=st.floats(1, 4)),
+    st.builds(AugmentPolicy, area=st.floats(0.01, 1), aspect=st.floats(1, 4)),
     seeds,
 )
 def test_box_lies_in_the_image_and_keeps_its_share(
-    width: int, height: int, recipe: Recipe, seed: int
+    width: int, height: int, policy: AugmentPolicy, seed: int
 ) -> None:
     watched = Watched(width, height)
-    seen(watched, recipe, seed)
+    seen(watched, policy, seed)
     left, upper, right, lower = watched.box
     assert 0 <= left < right <= width
     assert 0 <= upper < lower <= height
     area, side = (right - left) * (lower - upper), min(width, height)
-    # what is too long for any box of the recipe is seen through a square of its shorter side
+    # what is too long for any box of the policy is seen through a square of its shorter side
     is_square = right - left == pytest.approx(lower - upper) == pytest.approx(side)
-    assert is_square or area >= recipe.area * width * height * (1 - 1e-9)
+    assert is_square or area >= policy.area * width * height * (1 - 1e-9)
     if not is_square:
         shape = (right - left) / (lower - upper)
-        assert 1 / recipe.aspect * (1 - 1e-9) <= shape <= recipe.aspect * (1 + 1e-9)
+        assert 1 / policy.aspect * (1 - 1e-9) <= shape <= policy.aspect * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", ["light", "strong"])
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (500, 500)])
 def test_boxes_of_photographs_use_the_whole_range(name: Augment, size: tuple[int, int]) -> None:
-    recipe, watched = RECIPES[name], Watched(*size)
+    policy, watched = POLICIES[name], Watched(*size)
     shares, lefts = [], []
     for seed in range(400):
-        seen(watched, recipe, seed)
+        seen(watched, policy, seed)
         left, upper, right, lower = watched.box
         shares.append((right - left) * (lower - upper) / (size[0] * size[1]))
         lefts.append(left / max(size[0] - (right - left), 1e-9))
-    assert min(shares) == pytest.approx(recipe.area, abs=0.02)
+    assert min(shares) == pytest.approx(policy.area, abs=0.02)
     assert max(shares) > 0.9
     assert np.mean(lefts) == pytest.approx(0.5, abs=0.1)
     assert np.std(lefts) > 0.2
@@ -151,7 +151,7 @@ def test_no_augmentation_of_a_square_is_what_validation_sees(
     side: int, crop_px: int, interpolation: str, seed: int
 ) -> None:
     image, given_ = noise(side, side, seed), preprocessing(crop_px, interpolation)
-    made = augment_image(image, given_, Augmentation(RECIPES["none"], crop_px, (seed,)), 0)
+    made = augment_image(image, given_, Augmentation(POLICIES["none"], crop_px, (seed,)), 0)
     assert np.array_equal(made, ImageLoader(given_).fit(image))
 
 
@@ -162,7 +162,7 @@ def test_no_augmentation_is_validations_square_but_for_part_of_a_pixel(
     # soft, so that the crop's rounding to whole pixels moves no value far
     image = noise(3, 3).resize((width, height), Image.Resampling.BICUBIC)
     wanted = ImageLoader(preprocessing()).fit(image).astype(int)
-    made = seen(image, RECIPES["none"]).astype(int)
+    made = seen(image, POLICIES["none"]).astype(int)
     assert np.abs(made - wanted).mean() < 12
     assert np.abs(made[::-1, ::-1] - wanted).mean() > np.abs(made - wanted).mean()
 
@@ -172,31 +172,31 @@ def test_no_augmentation_is_validations_square_but_for_part_of_a_pixel(
 
 def test_flip_mirrors_left_and_right() -> None:
     image = noise(40, 30)
-    plain = seen(image, Recipe())
-    assert np.array_equal(seen(image, Recipe(flip_chance=1)), plain[:, ::-1])
+    plain = seen(image, AugmentPolicy())
+    assert np.array_equal(seen(image, AugmentPolicy(flip_chance=1)), plain[:, ::-1])
     assert not np.array_equal(plain, plain[:, ::-1])
 
 
 def test_flip_comes_as_often_as_its_chance_says() -> None:
     image = noise(24, 24)
-    plain = seen(image, Recipe()).tobytes()
+    plain = seen(image, AugmentPolicy()).tobytes()
     kept = sum(
-        seen(image, Recipe(flip_chance=0.25), seed).tobytes() == plain for seed in range(400)
+        seen(image, AugmentPolicy(flip_chance=0.25), seed).tobytes() == plain for seed in range(400)
     )
     assert 260 < kept < 340
 
 
 def test_turn_without_an_angle_changes_nothing() -> None:
     image = noise(40, 40)
-    assert np.array_equal(seen(image, Recipe(turn_chance=1)), seen(image, Recipe()))
+    assert np.array_equal(seen(image, AugmentPolicy(turn_chance=1)), seen(image, AugmentPolicy()))
 
 
 def test_turn_keeps_the_centre_and_fills_corners_with_the_mean() -> None:
     image = Image.new("RGB", (41, 41), (255, 0, 0))
-    recipe = Recipe(turn_chance=1, turn_degrees=45)
+    policy = AugmentPolicy(turn_chance=1, turn_degrees=45)
     corners = set()
     for seed in range(30):
-        made = seen(image, recipe, seed, crop_px=41)
+        made = seen(image, policy, seed, crop_px=41)
         assert tuple(made[20, 20]) == (255, 0, 0)
         corners.add(tuple(int(value) for value in made[0, 0]))
     assert tuple(round(255 * value) for value in MEAN) in corners
@@ -207,7 +207,7 @@ def test_turn_goes_both_ways_up_to_its_angle() -> None:
     line[50] = 255  # horizontal, through the centre
     angles = []
     for seed in range(60):
-        made = seen(Image.fromarray(line), Recipe(turn_chance=1, turn_degrees=15), seed, 101)
+        made = seen(Image.fromarray(line), AugmentPolicy(turn_chance=1, turn_degrees=15), seed, 101)
         row = int(made[:, 90, 0].argmax())
         angles.append(np.degrees(np.arctan((row - 50) / 40)))
     assert min(angles) < -10
@@ -220,14 +220,14 @@ def test_turn_goes_both_ways_up_to_its_angle() -> None:
 
 @given(st.integers(0, 255), st.integers(0, 9))
 def test_grays_stay_as_they_are_when_colours_change(value: int, seed: int) -> None:
-    recipe = Recipe(colour=1, hue_degrees=180)
-    made = seen(flat((value,) * 3), recipe, seed).astype(int)
+    policy = AugmentPolicy(colour=1, hue_degrees=180)
+    made = seen(flat((value,) * 3), policy, seed).astype(int)
     assert np.abs(made - value).max() <= 1
 
 
 @given(st.tuples(*[st.integers(110, 145)] * 3), st.integers(0, 50))
 def test_hue_and_saturation_keep_the_luma(colour: tuple[int, int, int], seed: int) -> None:
-    made = seen(flat(colour), Recipe(colour=1, hue_degrees=180), seed)
+    made = seen(flat(colour), AugmentPolicy(colour=1, hue_degrees=180), seed)
     luma = LUMA @ np.array(colour)
     assert np.abs(made @ LUMA - luma).max() < 1.5
 
@@ -240,9 +240,9 @@ def test_hue_turns_colours_within_its_angle() -> None:
         i, q = yiq @ colour
         return float(np.degrees(np.arctan2(q, i)))
 
+    policy = AugmentPolicy(hue_degrees=20)
     turned = [
-        angle(seen(flat((160, 110, 120)), Recipe(hue_degrees=20), seed)[0, 0]) - angle(before)
-        for seed in range(60)
+        angle(seen(flat((160, 110, 120)), policy, seed)[0, 0]) - angle(before) for seed in range(60)
     ]
     assert min(turned) < -14
     assert max(turned) > 14
@@ -250,10 +250,10 @@ def test_hue_turns_colours_within_its_angle() -> None:
 
 
 def test_lost_colour_is_gray() -> None:
-    recipe = Recipe(colour=0.4, gray_chance=1)
-    made = seen(noise(40, 40), recipe).astype(int)
+    policy = AugmentPolicy(colour=0.4, gray_chance=1)
+    made = seen(noise(40, 40), policy).astype(int)
     assert np.ptp(made, axis=2).max() <= 1
-    assert np.ptp(seen(noise(40, 40), Recipe(colour=0.4)).astype(int), axis=2).max() > 50
+    assert np.ptp(seen(noise(40, 40), AugmentPolicy(colour=0.4)).astype(int), axis=2).max() > 50
 
 
 @pytest.mark.parametrize("bound", ["light", "contrast", "colour"])
@@ -274,7 +274,8 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
     before = figures(pixels)
     factors: list[dict[str, float]] = []
     for seed in range(80):
-        after = figures(seen(Image.fromarray(pixels), Recipe(**{bound: 0.4}), seed, crop_px=40))
+        policy = AugmentPolicy(**{bound: 0.4})
+        after = figures(seen(Image.fromarray(pixels), policy, seed, crop_px=40))
         factors.append({name: after[name] / before[name] for name in before})
     drawn = [row[bound] for row in factors]
     assert 0.57 < min(drawn) < 0.68
@@ -285,5 +286,5 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
 
 
 def test_recipes_are_those_that_can_be_asked_for() -> None:
-    assert set(RECIPES) == set(get_args(Augment))
-    assert RECIPES["none"] == Recipe()
+    assert set(POLICIES) == set(get_args(Augment))
+    assert POLICIES["none"] == AugmentPolicy()

@@ -264,7 +264,7 @@ def test_image_below_1500_folders_is_found() -> None:
         finder = Finder(["d"])
         (found,) = finder
         assert found.name == "d/" * 1501 + "a.png"
-        assert finder.total() == 1
+        assert finder.count() == 1
         assert LOADER.open(found.source).size == (16, 12)
 
 
@@ -296,7 +296,7 @@ def test_link_to_a_file_of_the_same_folder_is_passed_over_and_counted() -> None:
     Path("d/sub/again").symlink_to("../also_a.png")
     finder = Finder(["d"])
     assert [found.name for found in finder] == ["d/a.png", "d/sub/b.png"]
-    assert finder.linked_twice == 3
+    assert finder.duplicate_links == 3
 
 
 def test_link_to_a_file_elsewhere_is_followed_once() -> None:
@@ -306,7 +306,7 @@ def test_link_to_a_file_elsewhere_is_followed_once() -> None:
     Path("d/2.png").symlink_to("../elsewhere/a.png")
     finder = Finder(["d"])
     assert [found.name for found in finder] == ["d/1.png"]
-    assert finder.linked_twice == 1
+    assert finder.duplicate_links == 1
 
 
 def test_link_to_what_the_search_passes_over_is_followed() -> None:
@@ -549,14 +549,14 @@ def test_total_is_how_many_come() -> None:
     Path("empty").mkdir()
     put("list.txt", data=b"c.png\nd\n")
     finder = Finder(["d", "c.png", "missing.png", "empty", "*.png", "no*", "@list.txt"])
-    assert finder.total() == len(list(finder)) == 10
-    assert not finder.is_slow
+    assert finder.count() == len(list(finder)) == 10
+    assert not finder.is_stream
 
 
 def test_total_is_unknown_where_counting_would_use_the_names_up() -> None:
     finder = Finder(["-"], as_stdin(b"a.png\n"))
-    assert finder.is_slow
-    assert finder.total() is None
+    assert finder.is_stream
+    assert finder.count() is None
     assert [found.name for found in finder] == ["a.png"]
 
 
@@ -565,7 +565,7 @@ def test_list_that_is_a_pipe_is_not_used_up_by_counting() -> None:
     os.write(writing, b"a.png\nb.png\n")
     os.close(writing)
     finder = Finder([f"@/dev/fd/{reading}"])
-    total = finder.total()
+    total = finder.count()
     found = [one.name for one in finder]
     os.close(reading)
     assert found == ["a.png", "b.png"]

@@ -18,7 +18,7 @@ def bad(path: str) -> ImageResult:
 def test_summary_counts_everything(tmp_path: Path) -> None:
     tally = RunSummary()
     passed = list(tally.count([*(good(str(n)) for n in range(5)), bad("x"), bad("y")]))
-    finder = Finder([], not_images=2, linked_twice=1)
+    finder = Finder([], not_images=2, duplicate_links=1)
     assert len(passed) == 7
     assert (tally.answered, tally.failed.total()) == (5, 2)
     summary = tally.summary(finder)

@@ -60,7 +60,7 @@ def no_room(*_: object) -> None:
 
 def test_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.cache_dir() == tmp_path / "cache"
-    assert cache.compiled_dir() == tmp_path / "cache" / "artefacts"
+    assert cache.compiled_dir() == tmp_path / "cache" / "compiled"
     monkeypatch.setenv("EFFNET_CACHE", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

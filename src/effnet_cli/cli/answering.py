@@ -132,7 +132,7 @@ class Answering:
             tally = RunSummary(journal.earlier if journal else 0)
             # from here on the engine loads, while what draws tables is imported
             answers = classifier.predict(
-                journal.missing(finder) if journal else finder, are_many=finder.is_slow or None
+                journal.missing(finder) if journal else finder, are_many=finder.is_stream or None
             )
             if explainer and self.wish.explain:
                 answers = explainer.watch(answers, self.wish.explain)
@@ -142,7 +142,7 @@ class Answering:
                 answers = chain(journal.earlier_rows(), journal.keep(answers))
             if gallery:
                 answers = gallery.watch(answers)
-            self._write(reporter.track(tally.count(answers), finder.total), journal, reporter)
+            self._write(reporter.track(tally.count(answers), finder.count), journal, reporter)
             if gallery:
                 self._write_page(gallery)
         reporter.note(tally.summary(finder))

@@ -52,7 +52,7 @@ class Walk:
         self.passed_over: dict[SkipReason, Tally] = {
             "ignored": Tally(),
             "not_image": Tally(),
-            "seen_again": Tally(),
+            "already_visited": Tally(),
         }
         self.loose = Tally()
         self.nested = Tally()
@@ -66,7 +66,7 @@ class Walk:
         """Count what lies beside class folders or splits without being one."""
         self.loose.join(look.images)
         self.passed_over["ignored"].join(look.ignored)
-        self.passed_over["seen_again"].join(look.loops)
+        self.passed_over["already_visited"].join(look.loops)
 
     def listing(self, options: DatasetOptions) -> FileList:
         classes, empty = self._collect_train(options)
@@ -124,7 +124,7 @@ class Walk:
         folder = str(self.plan.bases[split] / name)
         around = folders_around(Path(folder)) - {identity_of(folder)}
         before = len(self.paths)
-        for found in Finder([folder], heard=self._heard, above=around):
+        for found in Finder([folder], on_skip=self._heard, outer_folders=around):
             if found.error is not None:
                 if found.name == folder and found.error.kind == "not_a_file":
                     return False
@@ -144,7 +144,7 @@ class Walk:
     def _tell(self) -> None:
         """Findings for what was counted on the way."""
         ignored, others, again = (
-            self.passed_over[why] for why in ("ignored", "not_image", "seen_again")
+            self.passed_over[why] for why in ("ignored", "not_image", "already_visited")
         )
         self.findings += self.loose.finding(
             "warning",

@@ -145,7 +145,7 @@ def _look(path: str, fault: ImageError | None, loader: ImageLoader) -> _Seen | _
         digest = bytes(DIGEST_BYTES)
         with suppress(ImageError):
             digest = _digest(path) if is_file else digest
-        return _Unseen(digest, error.kept())
+        return _Unseen(digest, error.without_traceback())
     small = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return _Seen(
         digest,

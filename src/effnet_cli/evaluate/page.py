@@ -14,7 +14,7 @@ from markupsafe import Markup
 from effnet_cli.evaluate import table
 from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.finetune.formats import commands
-from effnet_cli.images.thumbnails import make_thumbnail, thumbnail_from_pixels
+from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail
 from effnet_cli.models.checkpoint import MODEL_FILE_NAME, read_card
 from effnet_cli.output.charts import curve_chart, reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, grid, sortable
@@ -131,7 +131,7 @@ def _gallery(rows: Sequence[LabelledPrediction], overlay: Overlay | None) -> lis
         drawn = None if overlay is None else overlay(one.path, one.prediction)
         content = make_thumbnail(one.path, THUMBNAIL_PX)
         if drawn is not None:
-            content = thumbnail_from_pixels(drawn, THUMBNAIL_PX)
+            content = encode_thumbnail(drawn, THUMBNAIL_PX)
         shown.append(
             {
                 "path": one.path,

@@ -13,7 +13,7 @@ from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS, Target
 from effnet_cli.models.export_file import ExportInfo, json_path
 from effnet_cli.system.errors import EffnetError
-from effnet_cli.system.files import sha256, write_error
+from effnet_cli.system.files import cannot_write, sha256
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def scratch_folder(final: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         yield scratch
     except OSError as error:
-        raise write_error(final, error) from error
+        raise cannot_write(final, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

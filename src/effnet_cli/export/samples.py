@@ -64,10 +64,10 @@ class ImageSet:
             try:
                 image = loader.open(self.paths[index])
             except ImageError as error:
-                faults[index] = error.kept()
+                faults[index] = error.without_traceback()
                 reporter.note(f"{self.paths[index]!r} is left out: {error}")
                 continue
-            pixels = loader.normalise(loader.fit(view.of(image)))
+            pixels = loader.normalise(loader.fit(view.apply(image)))
             yield LabelledPixels(
                 pixels[None], self.labels[index] if self.labels is not None else None
             )

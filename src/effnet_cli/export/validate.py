@@ -10,7 +10,7 @@ from effnet_cli.models.export_file import is_export, json_path
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ExportTask
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.files import write_error
+from effnet_cli.system.files import cannot_write
 
 
 def validate_task(task: ExportTask) -> ExportTask:
@@ -63,7 +63,7 @@ def destination(task: ExportTask, target: Target, network: Model) -> Path:
     try:
         return _destination(task, target, network)
     except OSError as error:
-        raise write_error(Path(error.filename), error) from error
+        raise cannot_write(Path(error.filename), error) from error
 
 
 def _destination(task: ExportTask, target: Target, network: Model) -> Path:

@@ -22,7 +22,7 @@ from effnet_cli.finetune.inference import Answering
 from effnet_cli.finetune.loader import Indexes, SubsetImages
 from effnet_cli.finetune.optim import Learner, Schedule, parameter_groups
 from effnet_cli.finetune.records import PhaseName
-from effnet_cli.images.augment import RECIPES, Augmentation, Recipe
+from effnet_cli.images.augment import POLICIES, Augmentation, AugmentPolicy
 from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.options import Augment, FinetuneOptions
 from effnet_cli.system.errors import UsageError
@@ -41,7 +41,10 @@ MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
 VIEWED_IMAGES = 4000  # small datasets get more views, until there are about so many
 MAX_VIEWS = 8
 # What the classifier's views are made by: on fixed features stronger ones cost it accuracy.
-HEAD_RECIPES: Mapping[Augment, Recipe] = {**RECIPES, "strong": RECIPES["light"]}
+HEAD_POLICIES: Mapping[Augment, AugmentPolicy] = {
+    **POLICIES,
+    "strong": POLICIES["light"],
+}
 # The whole network's training.
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 64
 MIN_UPDATES = 40  # in an epoch; small datasets are learned in smaller batches
@@ -178,7 +181,7 @@ def _features(
     for number in range(views):
         what = f"Features of view {number + 1} of {views}"
         crop_px = answering.card.preprocessing.crop_px
-        look = Augmentation(HEAD_RECIPES[options.augment], crop_px, (options.seed, 0, number))
+        look = Augmentation(HEAD_POLICIES[options.augment], crop_px, (options.seed, 0, number))
         found.append(answering.outputs(backbone, train, what, look))
     labels = np.concatenate([train.labels[indexes] for indexes, _ in found])
     return np.concatenate([values for _, values in found]), labels
@@ -225,7 +228,7 @@ class NetworkPhase:
             fuse_batch_norm(self._learning)
         preprocessing = answering.loader.preprocessing
         shape = (1, 3, 1, 1)
-        self._crop_px = _view_px(preprocessing.crop_px, RECIPES[options.augment])
+        self._crop_px = _view_px(preprocessing.crop_px, POLICIES[options.augment])
         self._mean = torch.tensor(preprocessing.mean, device=device).view(shape) * 255
         self._std = torch.tensor(preprocessing.std, device=device).view(shape) * 255
         module: Any = torch.compile(self._learning) if options.compile else self._learning
@@ -249,7 +252,7 @@ class NetworkPhase:
         order = np.random.default_rng((seed, 1, epoch)).permutation(len(self._train))
         parts = np.array_split(order, self.steps)[first_step:]
         mine = (self._processes.part(part) for part in parts)
-        views = Augmentation(RECIPES[self._options.augment], self._crop_px, (seed, 1, epoch))
+        views = Augmentation(POLICIES[self._options.augment], self._crop_px, (seed, 1, epoch))
         batches = self._train.batches(mine, views)
         for part, batch in zip(parts, batches, strict=True):
             labels = torch.from_numpy(self._train.labels[batch.indexes].astype(np.int64))
@@ -344,8 +347,8 @@ def _batches(num_images: int, size: int | None, num_processes: int) -> tuple[int
     return min(max(1, round(num_images / size)), num_images // num_processes), size
 
 
-def _view_px(crop_px: int, recipe: Recipe) -> int:
-    return VIEW_MULTIPLE_PX * round(recipe.side * crop_px / VIEW_MULTIPLE_PX)
+def _view_px(crop_px: int, policy: AugmentPolicy) -> int:
+    return VIEW_MULTIPLE_PX * round(policy.crop_scale * crop_px / VIEW_MULTIPLE_PX)
 
 
 def _thaw(network: nn.Module, options: FinetuneOptions) -> None:

@@ -25,20 +25,20 @@ YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What is made of images: views by `recipe`, `crop_px` wide and high, drawn by `seeds`."""
+    """What is made of images: views by `policy`, `crop_px` wide and high, drawn by `seeds`."""
 
-    recipe: "Recipe"
+    policy: "AugmentPolicy"
     crop_px: int
     seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class AugmentPolicy:
     """How far a view may be from the image.
 
-    `side` is the share of the network's own resolution at which the whole network learns: views are
-    parts of images, blown up, and smaller squares undo that, so that things are about as large as
-    in validation (Touvron et al. 2019, arXiv 1906.06423), and learned from faster.
+    `crop_scale` is the share of the model's own resolution at which the whole model learns: views
+    are parts of images, blown up, and smaller squares undo that, so that things are about as large
+    as in validation (Touvron et al. 2019, arXiv 1906.06423), and learned from faster.
     `area` and `aspect` are the least share of the image's area and the largest change of its
     shape that a box keeps (Inception's crop, but with a much larger least share than the 0.08 of
     training from scratch). `turn_degrees` and `shear` bound the affine transform, which is done
@@ -47,7 +47,7 @@ class Recipe:
     of losing all colour.
     """
 
-    side: float = 1.0
+    crop_scale: float = 1.0
     area: float = 1.0
     aspect: float = 1.0
     flip_chance: float = 0.0
@@ -61,10 +61,10 @@ class Recipe:
     gray_chance: float = 0.0
 
 
-RECIPES: Mapping[Augment, Recipe] = {
-    "none": Recipe(),
-    "light": Recipe(
-        side=0.86,
+POLICIES: Mapping[Augment, AugmentPolicy] = {
+    "none": AugmentPolicy(),
+    "light": AugmentPolicy(
+        crop_scale=0.86,
         area=0.5,
         aspect=4 / 3,
         flip_chance=0.5,
@@ -74,8 +74,8 @@ RECIPES: Mapping[Augment, Recipe] = {
         hue_degrees=10,
         gray_chance=0.05,
     ),
-    "strong": Recipe(
-        side=0.8,
+    "strong": AugmentPolicy(
+        crop_scale=0.8,
         area=0.35,
         aspect=4 / 3,
         flip_chance=0.5,
@@ -98,42 +98,42 @@ def augment_image(
 
     `preprocessing` gives the interpolation and the neutral colour.
     """
-    recipe, crop_px = views.recipe, views.crop_px
+    policy, crop_px = views.policy, views.crop_px
     rng = np.random.default_rng((*views.seeds, index))
     resample = FILTERS[preprocessing.interpolation]
-    box = _box(image.width, image.height, recipe, rng)
+    box = _box(image.width, image.height, policy, rng)
     crop = image.resize((crop_px, crop_px), resample, box=box)
-    if rng.random() < recipe.flip_chance:
+    if rng.random() < policy.flip_chance:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if rng.random() < recipe.turn_chance:
+    if rng.random() < policy.turn_chance:
         fill = tuple(round(255 * mean) for mean in preprocessing.mean)
         crop = crop.transform(
             crop.size,
             Image.Transform.AFFINE,
-            _turn(crop_px, recipe, rng),
+            _turn(crop_px, policy, rng),
             Image.Resampling.BILINEAR,
             fillcolor=fill,
         )
-    matrix = _colours(crop, recipe, rng)
+    matrix = _colours(crop, policy, rng)
     if matrix is not None:
         crop = crop.convert("RGB", matrix)
     return np.asarray(crop)
 
 
 def _box(
-    width: int, height: int, recipe: Recipe, rng: np.random.Generator
+    width: int, height: int, policy: AugmentPolicy, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
     """A box (left, upper, right, lower) of the image, in pixels and fractions of them.
 
     Without randomness it is the centre square, as the network sees it.
     """
     side = min(width, height)
-    if recipe.area == 1.0:
+    if policy.area == 1.0:
         left, upper = (width - side) / 2, (height - side) / 2
         return left, upper, left + side, upper + side
     for _ in range(10):
-        area = width * height * rng.uniform(recipe.area, 1.0)
-        aspect = math.exp(rng.uniform(-1, 1) * math.log(recipe.aspect))
+        area = width * height * rng.uniform(policy.area, 1.0)
+        aspect = math.exp(rng.uniform(-1, 1) * math.log(policy.aspect))
         box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if box_width <= width and box_height <= height:
             left = rng.uniform(0, width - box_width)
@@ -144,11 +144,11 @@ def _box(
 
 
 def _turn(
-    crop_px: int, recipe: Recipe, rng: np.random.Generator
+    crop_px: int, policy: AugmentPolicy, rng: np.random.Generator
 ) -> tuple[float, float, float, float, float, float]:
     """Pillow's affine coefficients (output -> input) of a turn and a shear about the centre."""
-    angle = math.radians(rng.uniform(-1, 1) * recipe.turn_degrees)
-    shear = rng.uniform(-1, 1) * recipe.shear
+    angle = math.radians(rng.uniform(-1, 1) * policy.turn_degrees)
+    shear = rng.uniform(-1, 1) * policy.shear
     a, b = math.cos(angle), math.sin(angle) + shear
     d, e = -math.sin(angle), math.cos(angle)
     centre = crop_px / 2
@@ -156,17 +156,17 @@ def _turn(
 
 
 def _colours(
-    crop: Image.Image, recipe: Recipe, rng: np.random.Generator
+    crop: Image.Image, policy: AugmentPolicy, rng: np.random.Generator
 ) -> tuple[float, ...] | None:
     """Brightness, contrast, saturation and hue as one matrix [3,4], row by row; `None` for none."""
-    if not (recipe.light or recipe.contrast or recipe.colour or recipe.hue_degrees):
+    if not (policy.light or policy.contrast or policy.colour or policy.hue_degrees):
         return None
     light, contrast, colour = (
-        1 + rng.uniform(-1, 1) * bound for bound in (recipe.light, recipe.contrast, recipe.colour)
+        1 + rng.uniform(-1, 1) * bound for bound in (policy.light, policy.contrast, policy.colour)
     )
-    if rng.random() < recipe.gray_chance:
+    if rng.random() < policy.gray_chance:
         colour = 0.0
-    angle = math.radians(rng.uniform(-1, 1) * recipe.hue_degrees)
+    angle = math.radians(rng.uniform(-1, 1) * policy.hue_degrees)
     turn = np.array(
         [
             [1, 0, 0],

@@ -38,7 +38,7 @@ SYSTEM_NAMES = frozenset(
     )
 )
 STDIN = "-"
-SkipReason = Literal["ignored", "not_image", "seen_again"]
+SkipReason = Literal["ignored", "not_image", "already_visited"]
 Identity = tuple[int, int]  # the device and number of a file or folder, whatever its name
 
 
@@ -85,17 +85,17 @@ class Finder:
     address (http or https), a glob pattern, `@LIST` (a file with one path a line, or paths ended by
     NUL), or `-` (such a list, or one image's bytes, on stdin). A path that exists comes before
     every other meaning. What is named itself always gives an `ImageInput`; in folders, files that
-    are images neither by name nor by content are only counted in `not_images`. `heard` is told of
-    everything that is passed over; links to the folders `above` (those around a folder that is an
+    are images neither by name nor by content are only counted in `not_images`. `on_skip` is called
+    for everything that is passed over; links to `outer_folders` (those around a folder that is an
     input) are not entered.
     """
 
     inputs: Sequence[str]
     stdin: io.BufferedReader | None = None
     not_images: int = 0
-    linked_twice: int = 0
-    heard: Callable[[SkipReason, str], None] = lambda why, path: None
-    above: frozenset[Identity] = frozenset()
+    duplicate_links: int = 0
+    on_skip: Callable[[SkipReason, str], None] = lambda why, path: None
+    outer_folders: frozenset[Identity] = frozenset()
     _folders: set[Identity] = field(default_factory=set)
     _linked: set[Identity] = field(default_factory=set)
 
@@ -104,13 +104,13 @@ class Finder:
             raise TypeError(f"Finder takes a list of inputs, not the text {self.inputs!r}")
 
     @property
-    def is_slow(self) -> bool:
+    def is_stream(self) -> bool:
         """Whether the inputs come from a program: it may take its time, and says them once."""
         return any(text == STDIN or _is_piped_list(text) for text in self.inputs)
 
-    def total(self) -> int | None:
+    def count(self) -> int | None:
         """How many there are, found out by looking for them once more; unknown for stdin."""
-        if self.is_slow:
+        if self.is_stream:
             return None
         return sum(1 for _ in Finder(self.inputs))
 
@@ -179,8 +179,8 @@ class Finder:
         try:
             status = os.stat(folder)
             identity = (status.st_dev, status.st_ino)
-            if identity in self._folders or identity in self.above:
-                self.heard("seen_again", folder)
+            if identity in self._folders or identity in self.outer_folders:
+                self.on_skip("already_visited", folder)
                 return
             self._folders.add(identity)
             with os.scandir(folder) as scan:
@@ -198,7 +198,7 @@ class Finder:
 
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
         if is_ignored(entry.name):
-            self.heard("ignored", entry.path)
+            self.on_skip("ignored", entry.path)
             return False
         return True
 
@@ -206,7 +206,7 @@ class Finder:
         if is_image_name(path) or is_image_content(path):
             return True
         self.not_images += 1
-        self.heard("not_image", path)
+        self.on_skip("not_image", path)
         return False
 
     def _is_seen_link(self, path: str, root: str) -> bool:
@@ -225,7 +225,7 @@ class Finder:
             and (is_image_name(target) or is_image_content(target))
         )
         if listed or identity in self._linked:
-            self.linked_twice += 1
+            self.duplicate_links += 1
             return True
         self._linked.add(identity)
         return False

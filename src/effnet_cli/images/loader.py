@@ -71,7 +71,7 @@ class ImageLoader:
         image = self.open(source)
         if self.options.views == 1:
             return self.fit(image)[None]
-        return np.stack([self.fit(view.of(image)) for view in VIEWS[: self.options.views]])
+        return np.stack([self.fit(view.apply(image)) for view in VIEWS[: self.options.views]])
 
     def open(self, source: ImageSource) -> Image.Image:
         """The image as RGB: first frame, upright by its EXIF orientation, transparency over

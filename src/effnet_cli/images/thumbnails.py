@@ -25,7 +25,7 @@ def make_thumbnail(source: ImageSource, side_px: int) -> bytes | None:
     return _jpeg(image, side_px)
 
 
-def thumbnail_from_pixels(crop: npt.NDArray[np.uint8], side_px: int) -> bytes:
+def encode_thumbnail(crop: npt.NDArray[np.uint8], side_px: int) -> bytes:
     """Pixels, uint8 [H,W,3], as a JPEG of at most `side_px` a side."""
     return _jpeg(Image.fromarray(crop), side_px)
 

@@ -15,7 +15,7 @@ class View:
     left: float = 0.0
     top: float = 0.0
 
-    def of(self, image: Image.Image) -> Image.Image:
+    def apply(self, image: Image.Image) -> Image.Image:
         """The part of an upright RGB image."""
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.is_mirrored else image
         if self.share == 1.0:

@@ -348,7 +348,7 @@ def _opened(found: ImageInput, loader: Loader) -> npt.NDArray[np.uint8] | ImageE
     try:
         return loader.crops(found.source)
     except ImageError as error:
-        return error.kept()
+        return error.without_traceback()
 
 
 def _least(options: PredictOptions, card: ModelCard) -> float:

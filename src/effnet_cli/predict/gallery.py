@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.images.thumbnails import make_thumbnail, shrink_thumbnail, thumbnail_from_pixels
+from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail, shrink_thumbnail
 from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
 
 # What one page can carry: a browser scrolls 2,000 images with ease, and mail takes 15 MB (the
@@ -156,4 +156,4 @@ def _image(prediction: ImageResult, side_px: int) -> GalleryImage:
 
 
 def _small(crop: npt.NDArray[np.uint8] | None, side_px: int) -> bytes | None:
-    return None if crop is None else thumbnail_from_pixels(crop, side_px)
+    return None if crop is None else encode_thumbnail(crop, side_px)

@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 
 from effnet_cli.images.loader import ImageLoader
-from effnet_cli.images.thumbnails import thumbnail_from_pixels
+from effnet_cli.images.thumbnails import encode_thumbnail
 from effnet_cli.models import build
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ImageOptions, ModelOptions
 from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.predict.organize import new_file
 from effnet_cli.system.errors import EffnetError, ImageError
-from effnet_cli.system.files import write_error
+from effnet_cli.system.files import cannot_write
 
 LIBRARY, INSTALL = "pytorch_grad_cam", "pip install 'effnet-cli[explain]'"
 MAX_STEM_CHARS = 50  # of an image's name, in that of its overlay
@@ -85,10 +85,10 @@ class Explainer:
                 continue
             overlay = self.drawn(prediction.crop, best)
             pair = np.hstack((prediction.crop, overlay))
-            content = thumbnail_from_pixels(pair, max(pair.shape))
+            content = encode_thumbnail(pair, max(pair.shape))
             name = f"{Path(prediction.path).stem[-MAX_STEM_CHARS:]}.jpg"
             try:
                 file, _ = new_file(folder, name, lambda part: part.write_bytes(content))  # noqa: B023 (called at once)
             except OSError as error:
-                raise write_error(folder, error) from error
+                raise cannot_write(folder, error) from error
             yield replace(prediction, overlay=overlay, explained=str(file))

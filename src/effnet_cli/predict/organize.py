@@ -14,7 +14,7 @@ from pathlib import Path
 from effnet_cli.options import OrganizeOptions
 from effnet_cli.predict.classifier import UNKNOWN, ImageResult
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import PART_SUFFIX, write_error
+from effnet_cli.system.files import PART_SUFFIX, cannot_write
 
 MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may come behind
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS)
@@ -72,7 +72,7 @@ class Filing:
             target, is_new = (moved if self._options.moves else copied)(source, folder)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise write_error(folder, error) from error
+                raise cannot_write(folder, error) from error
             self.failed += 1
             self._warn(f"{prediction.path} stays where it is: {error.strerror}.")
             return prediction

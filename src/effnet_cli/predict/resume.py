@@ -16,7 +16,7 @@ from effnet_cli.output.text import json_text
 from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.predict.formats import as_row, from_row
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import write_error
+from effnet_cli.system.files import cannot_write
 from effnet_cli.system.reporter import SILENT, Reporter
 
 SUFFIX = ".part"
@@ -107,7 +107,7 @@ class Journal:
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self._path, start)
-            raise write_error(self._path, error) from error
+            raise cannot_write(self._path, error) from error
 
     def rows(self) -> Iterator[ImageResult]:
         """All rows, read back."""
@@ -160,7 +160,7 @@ def journal(
             f"Another process writes {str(output)!r} now.", "Wait for it, or name another file."
         ) from error
     except OSError as error:
-        raise write_error(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield from _held(path, common, is_resumed, reporter)
     finally:
@@ -179,7 +179,7 @@ def _held(
     try:
         kept = Journal(path, common)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise cannot_write(path, error) from error
     is_over = False
     try:
         yield kept

@@ -55,8 +55,7 @@ class RunSummary:
             parts.append(f"most frequent: {frequent}")
         if finder.not_images:
             parts.append(f"{pluralize(finder.not_images, 'file')} left out for not being an image")
-        if finder.linked_twice:
-            parts.append(
-                f"{pluralize(finder.linked_twice, 'link')} left out whose image is listed already"
-            )
+        if finder.duplicate_links:
+            links = pluralize(finder.duplicate_links, "link")
+            parts.append(f"{links} left out whose image is listed already")
         return "; ".join(parts)

@@ -39,7 +39,7 @@ class ImageError(EffnetError):
         super().__init__(message, hint)
         self.kind = kind
 
-    def kept(self) -> "ImageError":
+    def without_traceback(self) -> "ImageError":
         """The same, to be kept: not with the frames that raised it, which hold the image's bytes
         and, through their callers, the error itself.
         """

@@ -43,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         )
         part.touch(exist_ok=False)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield part
         with part.open("rb+") as file:
@@ -52,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             part.chmod(stat.S_IMODE(path.stat().st_mode))
         part.replace(path)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -66,7 +66,7 @@ def remove_partial_files(folder: Path, prefix: str) -> None:
             part.unlink()
 
 
-def write_error(path: Path, error: OSError) -> EffnetError:
+def cannot_write(path: Path, error: OSError) -> EffnetError:
     reason = error.strerror or str(error)
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "Make room, or name another place." if is_full else "Name another place."
@@ -93,7 +93,7 @@ def process_lock(path: Path) -> Iterator[None]:
             "End it, or delete the lock.",
         ) from error
     except OSError as error:
-        raise write_error(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield
     finally:
@@ -145,7 +145,7 @@ def _read_stamp(stamp: Path) -> dict[str, object]:
 
 def compiled_dir() -> Path:
     """Where compiled networks are kept, named `VARIANT-DIGEST OF THE WEIGHTS-OWN DIGEST.onnx`."""
-    return cache_dir() / "artefacts"
+    return cache_dir() / "compiled"
 
 
 def _drop_made_from(digest: str) -> None:
