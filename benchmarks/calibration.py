@@ -96,10 +96,15 @@ def save(image: Image.Image, path: Path) -> None:
 
 
 def answers(model: Path, paths: list[str]) -> tuple[Any, Classifier]:
-    """Logits [N,C] of images."""
+    """The scores of images, [N,C]."""
     classifier = Classifier(ModelOptions(model=model))
-    rows: Iterator[Any] = classifier.logits(ImageInput(path, path) for path in paths)
+    rows: Iterator[Any] = classifier.scores(ImageInput(path, path) for path in paths)
     return np.stack(list(rows)), classifier
+
+
+def probabilities(logits: Any, temperature: float) -> Any:
+    """softmax(logits / temperature) of each row, [N,C]."""
+    return engines.to_probabilities(logits, "logits", temperature)
 
 
 def main() -> None:
@@ -127,17 +132,17 @@ def main() -> None:
         own = np.array(match_labels(data.classes, card.classes).indexes)[data.labels]
         right = logits.argmax(axis=1) == own
         before, after = (
-            calibration(engines.softmax(logits, t).max(axis=1), right)[0]
+            calibration(probabilities(logits, t).max(axis=1), right)[0]
             for t in (1.0, card.temperature)
         )
         limit = 2.0 if card.unknown_below is None else card.unknown_below
-        is_sure = engines.softmax(logits, card.temperature).max(axis=1) >= limit
+        is_sure = probabilities(logits, card.temperature).max(axis=1) >= limit
         rejected = []
         for other, theirs in tests.items():
             if other != name:
                 paths = list(theirs.paths)[:: max(1, len(theirs.paths) // OTHERS)]
                 strange, _ = answers(run, paths)
-                top = engines.softmax(strange, card.temperature).max(axis=1)
+                top = probabilities(strange, card.temperature).max(axis=1)
                 rejected.append((other, float((top < limit).mean())))
         print(
             f"{name}: {len(own)} test images, top-1 {right.mean():.1%}, ECE {before:.3f} -> "

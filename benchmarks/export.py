@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from effnet_cli.engines import normalise
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
@@ -67,7 +68,8 @@ def seeded(name: str, folder: Path, photos: Path) -> list[str]:
                 layer.momentum = None  # the statistics become the mean of those of all batches
         with torch.no_grad():
             for number in range(num_batches):
-                pixels = np.stack([loader.load(path) for path in paths[number::num_batches]])
+                crops = [loader.fit(loader.open(path)) for path in paths[number::num_batches]]
+                pixels = normalise(np.stack(crops), card.preprocessing)
                 network.train()(torch.from_numpy(pixels))
             spread = network.eval()(torch.from_numpy(pixels)).std()
             head: Any = network.get_submodule("classifier.1")

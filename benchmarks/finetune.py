@@ -282,7 +282,7 @@ def eager(module: nn.Module, loader: ImageLoader, images: SubsetImages) -> np.nd
     module = module.to(memory_format=torch.channels_last)
     values = []
     for batch in images.batches(chunks(np.arange(len(images)), EAGER_BATCH_SIZE), None):
-        pixels = torch.from_numpy(np.stack([loader.normalise(s) for s in batch.crops]))
+        pixels = torch.from_numpy(engines.normalise(batch.crops, loader.preprocessing))
         values.append(module(pixels.to(memory_format=torch.channels_last)).numpy())
     return np.concatenate(values)
 

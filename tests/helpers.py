@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from effnet_cli.engines import normalise
+from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
+from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.card import ModelCard
 
 ROOT = Path(__file__).parents[1]
@@ -50,16 +53,24 @@ def save_image(path: Path, seed: int, size: tuple[int, int] = (96, 64), **option
 
 
 class MeanEngine:
-    """A fake engine: the logits of the classes 0, 1, 2 are the means of red, green and blue."""
+    """A fake engine: the logits of the classes 0, 1, 2 are the means of red, green and blue,
+    0 to 1.
+    """
 
-    name, device, precision = "fake", "cpu", "fp32"
+    precision, scores_are = "fp32", "logits"
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        self.batch_sizes.append(len(pixels))
-        return pixels.mean(axis=(2, 3)).astype(np.float32)
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        self.batch_sizes.append(len(crops))
+        return (crops / 255).mean(axis=(1, 2)).astype(np.float32)
+
+
+def load_pixels(loader: ImageLoader, source: ImageSource) -> np.ndarray:
+    """The model's input for one image, float32 [3,crop_px,crop_px]."""
+    crop = loader.fit(loader.open(source))
+    return normalise(crop[None], loader.preprocessing)[0]
 
 
 RGB_CARD = ModelCard(

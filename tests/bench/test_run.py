@@ -26,7 +26,7 @@ from effnet_cli.bench.rounds import measured
 from effnet_cli.bench.run import Row, _Run, bench
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, changed, figures
 from effnet_cli.bench.worker import Asked, EngineCaller, Warm, Worker
-from effnet_cli.engines import DeviceClock, EnginePlan, Logits, Pixels
+from effnet_cli.engines import Crops, DeviceClock, EnginePlan, Scores
 from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import resolve_model
@@ -66,15 +66,14 @@ class Slow:
     delays_ms: Sequence[float]
     calls: int = 0
     sizes: list[int] = field(default_factory=list)
-    name: str = "fake"
-    device: str = "cpu"
     precision: str = "fp32"
+    scores_are: str = "logits"
 
-    def __call__(self, pixels: Pixels) -> Logits:
+    def __call__(self, crops: Crops) -> Scores:
         self.clock.ms += self.delays_ms[self.calls % len(self.delays_ms)]
         self.calls += 1
-        self.sizes.append(len(pixels))
-        return np.zeros((len(pixels), 3), np.float32)
+        self.sizes.append(len(crops))
+        return np.zeros((len(crops), 3), np.float32)
 
 
 @dataclass
@@ -87,7 +86,7 @@ class Fake:
 
     def turn(self, seconds: float) -> Turn:
         self.order.append(self)
-        caller = EngineCaller(self.engine, (3, 4, 4))  # type: ignore[arg-type]
+        caller = EngineCaller(self.engine, (4, 4, 3))  # type: ignore[arg-type]
         return worker._turn(caller, None, self.batch_size, seconds)  # type: ignore[arg-type]
 
 
@@ -545,14 +544,14 @@ def test_peer_with_other_operators_is_measured_on_torch_only(tmp_path: Path) -> 
 def test_yardstick_is_the_same_product_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(prepare.YARDSTICK_FEATURES, "cpu", 16)
+    monkeypatch.setitem(prepare.YARDSTICK_PX, "cpu", 2)
     subject = prepare.yardstick("cpu", tmp_path).subject
-    pixels = np.random.default_rng(0).standard_normal((16, 16, 1, 1), dtype=np.float32)
+    crops = np.random.default_rng(0).integers(0, 256, (16, *subject.shape), dtype=np.uint8)
     shapes = []
     for engine in ("onnxruntime", "torch"):
         loaded = EnginePlan(engine, "cpu", "fp32").load(subject.network(engine))  # type: ignore[arg-type]
-        shapes.append(loaded(pixels).shape)
-    assert shapes == [(16, 16), (16, 16)]
+        shapes.append(loaded(crops).shape)
+    assert shapes == [(16, 12), (16, 12)]
 
 
 # --- the answer ---------------------------------------------------------------------------------
@@ -631,13 +630,13 @@ def test_run_without_a_listener_is_silent(
 def test_gpu_is_timed_by_its_own_clock() -> None:
     network = resolve_model(ModelOptions("lite0"))
     engine = EnginePlan("torch", "cuda", "fp16").load(network)
-    pixels = np.zeros((4, 3, 224, 224), np.float32)
+    crops = np.zeros((4, 224, 224, 3), np.uint8)
     assert isinstance(engine, DeviceClock)
-    times = engine.device_times_ms(pixels, 20)
+    times = engine.device_times_ms(crops, 20)
     assert times is not None
     assert len(times) == 20
     assert 0 < min(times) <= max(times) < 1000
-    assert engine(pixels).shape == (4, 1000)
+    assert engine(crops).shape == (4, 1000)
     task = BenchTask(
         ("lite0",), device="cuda", engines=("torch",), precisions=("fp32", "fp16"), seconds=1
     )

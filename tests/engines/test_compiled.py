@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from effnet_cli.engines import Pixels, compiled, onnx_writer
+from effnet_cli.engines import Crops, compiled, onnx_writer
 from effnet_cli.engines.compiled import MAX_PROBABILITY_DIFFERENCE
+from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnxruntime_engine import OnnxRuntimeEngine
 from effnet_cli.engines.torch_engine import TorchEngine
 from effnet_cli.models import build, checkpoint
@@ -48,6 +49,11 @@ def lively_variant(name: str, seed: int = 0) -> nn.Module:
 
 def seeded_pixels(number: int, size: int = SIZE) -> Pixels:
     return np.random.default_rng(number).standard_normal((number, 3, size, size), np.float32)
+
+
+def seeded_crops(number: int) -> Crops:
+    chance = np.random.default_rng(number)
+    return chance.integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8)
 
 
 def probabilities_in_torch(network: nn.Module, pixels: Pixels) -> np.ndarray:
@@ -427,21 +433,21 @@ def test_engines_answer_alike(network: Model) -> None:
     given = OnnxRuntimeEngine(network, "cpu", "fp32", callers, SILENT)
     wanted = TorchEngine(network, "cpu", "fp32", callers, SILENT)
     for batch in (1, 3):
-        pixels = seeded_pixels(batch)
-        logits = given(pixels)
+        crops = seeded_crops(batch)
+        logits = given(crops)
         assert logits.dtype == np.float32
         assert logits.shape == (batch, len(CLASSES))
-        difference = probabilities(logits) - probabilities(wanted(pixels))
+        difference = probabilities(logits) - probabilities(wanted(crops))
         assert np.abs(difference).max() < MAX_DIFFERENCE
 
 
 def test_engine_answers_where_nothing_can_be_kept(
     network: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept_answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_pixels(2))
+    kept_answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_crops(2))
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
-    answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_pixels(2))
+    answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_crops(2))
     assert np.array_equal(answers, kept_answers)
 
 

@@ -34,12 +34,12 @@ def network() -> Model:
 
 
 @pytest.fixture(scope="module")
-def pixels(network: Model, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+def crops(network: Model, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     folder = tmp_path_factory.mktemp("images")
     loader = ImageLoader(network.card.preprocessing)
     for seed in range(5):
         save_image(folder / f"{seed}.png", seed, (300, 260))
-    return np.stack([loader.load(folder / f"{seed}.png") for seed in range(5)])
+    return np.concatenate([loader.crops(folder / f"{seed}.png") for seed in range(5)])
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -53,16 +53,18 @@ def loaded(network: Model, engine: EngineName, precision: Precision = "fp32", ca
 
 @pytest.mark.parametrize(("name", "precision"), CPU)
 def test_answers_as_torch_in_fp32(
-    network: Model, pixels: np.ndarray, name: EngineName, precision: Precision
+    network: Model, crops: np.ndarray, name: EngineName, precision: Precision
 ) -> None:
-    wanted = probabilities(loaded(network, "torch")(pixels))
+    wanted = probabilities(loaded(network, "torch")(crops))
+    plan = engines.plan_engine(EngineOptions("cpu", name, precision))
     try:
-        engine = loaded(network, name, precision)
+        engine = plan.load(network)
     except EffnetError as error:
         assert precision in error.message  # this processor has no such arithmetic
         return
-    logits = engine(pixels)
-    assert (engine.name, engine.device, engine.precision) == (name, "cpu", precision)
+    logits = engine(crops)
+    assert (plan.engine, plan.device, engine.precision) == (name, "cpu", precision)
+    assert engine.scores_are == "logits"
     assert (logits.shape, logits.dtype) == ((5, 1000), np.float32)
     tolerance = 1e-5 if precision == "fp32" else 0.1
     assert np.abs(probabilities(logits) - wanted).max() < tolerance
@@ -70,32 +72,32 @@ def test_answers_as_torch_in_fp32(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batches_answer_as_each_image_alone(
-    network: Model, pixels: np.ndarray, name: EngineName
+    network: Model, crops: np.ndarray, name: EngineName
 ) -> None:
     engine = loaded(network, name)
-    alone = np.concatenate([engine(pixels[i : i + 1]) for i in range(5)])
-    together = engine(pixels)
+    alone = np.concatenate([engine(crops[i : i + 1]) for i in range(5)])
+    together = engine(crops)
     np.testing.assert_allclose(together, alone, atol=2e-5)
 
 
 def test_default_engine_answers_the_same_bits_in_any_batch_and_thread(
-    network: Model, pixels: np.ndarray
+    network: Model, crops: np.ndarray
 ) -> None:
     one, several = loaded(network, "onnxruntime"), loaded(network, "onnxruntime", callers=2)
-    alone = np.concatenate([one(pixels[i : i + 1]) for i in range(5)])
-    assert np.array_equal(several(pixels), alone)
-    assert np.array_equal(one(pixels), alone)
+    alone = np.concatenate([one(crops[i : i + 1]) for i in range(5)])
+    assert np.array_equal(several(crops), alone)
+    assert np.array_equal(one(crops), alone)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_several_threads_may_call_at_once(
-    network: Model, pixels: np.ndarray, name: EngineName
+    network: Model, crops: np.ndarray, name: EngineName
 ) -> None:
     engine = loaded(network, name, callers=4)
-    alone = [engine(pixels[i : i + 1]) for i in range(5)]
+    alone = [engine(crops[i : i + 1]) for i in range(5)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            answers = list(pool.map(engine, [pixels[i : i + 1] for i in range(5)]))
+            answers = list(pool.map(engine, [crops[i : i + 1] for i in range(5)]))
             for given, wanted in zip(answers, alone, strict=True):
                 np.testing.assert_allclose(given, wanted, atol=2e-5)
 
@@ -191,10 +193,10 @@ def test_tables_agree() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ENGINES["torch"].precisions["cuda"])
-def test_cuda_answers_as_the_cpu(network: Model, pixels: np.ndarray, precision: Precision) -> None:
-    wanted = probabilities(loaded(network, "torch")(pixels))
+def test_cuda_answers_as_the_cpu(network: Model, crops: np.ndarray, precision: Precision) -> None:
+    wanted = probabilities(loaded(network, "torch")(crops))
     given = probabilities(
-        engines.plan_engine(EngineOptions("cuda", "torch", precision)).load(network)(pixels)
+        engines.plan_engine(EngineOptions("cuda", "torch", precision)).load(network)(crops)
     )
     tolerance = 1e-4 if precision == "fp32" else 0.1
     assert np.abs(given - wanted).max() < tolerance

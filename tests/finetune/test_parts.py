@@ -47,7 +47,7 @@ from effnet_cli.options import (
 )
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import SILENT
-from helpers import SAMPLES, RecordingReporter, lively, save_image
+from helpers import SAMPLES, RecordingReporter, lively, load_pixels, save_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -534,7 +534,7 @@ def learned(phase: HeadPhase | NetworkPhase, epoch: int = 1, start: int = 0) -> 
 
 
 def logits_of(network: nn.Module, folder: Path) -> np.ndarray:
-    pixels = np.stack([LOADER.load(path) for path in subset(folder).paths])
+    pixels = np.stack([load_pixels(LOADER, path) for path in subset(folder).paths])
     with torch.inference_mode():
         logits: np.ndarray = network(torch.from_numpy(pixels)).numpy()
     return logits
@@ -721,7 +721,7 @@ def test_inputs_are_normalised_as_validations(folder: Path, answering: Answering
     assert labels.tolist() == [int(index) % 3 for index in order]
     views = Augmentation(POLICIES["none"], CROP_PX, (0, 1, 1))
     crops = images_of(folder).batch(order, views).crops
-    wanted = np.stack([LOADER.normalise(crop) for crop in crops])
+    wanted = engines.normalise(crops, PREPROCESSING)
     np.testing.assert_allclose(inputs.numpy(), wanted, atol=1e-5)
 
 

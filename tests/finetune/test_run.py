@@ -272,9 +272,9 @@ def test_validation_and_predict_see_the_same_bits(
     def spied(plan: engines.EnginePlan, *arguments: Any) -> engines.Engine:
         engine = load(plan, *arguments)
 
-        def answer(pixels: np.ndarray) -> np.ndarray:
-            logits = engine(pixels)
-            seen.extend((p.tobytes(), q.tobytes()) for p, q in zip(pixels, logits, strict=True))
+        def answer(crops: np.ndarray) -> np.ndarray:
+            logits = engine(crops)
+            seen.extend((p.tobytes(), q.tobytes()) for p, q in zip(crops, logits, strict=True))
             return logits
 
         return answer  # type: ignore[return-value]
@@ -288,12 +288,12 @@ def test_validation_and_predict_see_the_same_bits(
     card = checkpoint.read_card(tmp_path / "run" / "model.safetensors")
     loader = ImageLoader(card.preprocessing)
     val = require_dataset(scan(colours)).val
-    pixels = [loader.load(val.paths[i]) for i in range(len(val.labels))]
-    assert [p.tobytes() for p in pixels] == [given for given, _ in asked]
+    crops = [loader.crops(val.paths[i])[0] for i in range(len(val.labels))]
+    assert [crop.tobytes() for crop in crops] == [given for given, _ in asked]
     assert card.metrics["phase"] == "network"
     network = resolve_model(ModelOptions(model=tmp_path / "run"))
     engine = load(engines.plan_engine(EngineOptions()), network)
-    for given, (_, logits) in zip(pixels, asked, strict=True):
+    for given, (_, logits) in zip(crops, asked, strict=True):
         assert engine(given[None])[0].tobytes() == logits
 
 

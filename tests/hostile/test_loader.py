@@ -84,11 +84,11 @@ from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
 opener = ImageLoader(VARIANTS["lite0"].preprocessing)
 warnings.simplefilter("ignore")
-opener.load(sys.argv[1])
+opener.crops(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:
     try:
-        opener.load(path)
+        opener.crops(path)
     except ImageError:
         continue
     sys.exit(f"{path} was opened")
@@ -118,10 +118,10 @@ def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch)
     opener = ImageLoader(LITE0)
     seeds = bad.seeds()
     for name in ("baseline.jpg", "inks.jpg", "two.mpo", "rgba.png", "lossy.webp"):
-        opener.load(seeds[name])
-    opener.load(written.encoded(good.gray(), "JPEG"))
+        opener.crops(seeds[name])
+    opener.crops(written.encoded(good.gray(), "JPEG"))
     assert not counted
-    opener.load(seeds["progressive.jpg"])
+    opener.crops(seeds["progressive.jpg"])
     assert len(counted) == 1
 
 

@@ -21,11 +21,13 @@ from torchvision.models import get_weight
 from torchvision.transforms.functional import pil_to_tensor
 
 import heic
+from effnet_cli.engines import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.resize import place
 from effnet_cli.models.variants import VARIANTS, Variant
 from effnet_cli.options import MAX_PIXELS, ErrorKind, ImageOptions
 from effnet_cli.system.errors import ImageError
+from helpers import load_pixels
 
 TORCHVISION = [row for row in VARIANTS.values() if row.source.package is None]
 LITE = [row for row in VARIANTS.values() if row.source.package is not None]
@@ -102,7 +104,7 @@ def assert_same(source: bytes | str | Path, expected: Image.Image, tolerance: fl
 
 def fault(source: bytes | str | Path, options: ImageOptions = ImageOptions()) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        ImageLoader(B0, options).load(source)
+        ImageLoader(B0, options).crops(source)
     assert caught.value.kind in get_args(ErrorKind)
     assert caught.value.message.endswith(".")
     assert caught.value.hint.endswith(".")
@@ -127,7 +129,7 @@ def test_input_equals_torchvisions_transforms_to_the_bit(row: Variant, size: Siz
     data = encoded(source_image(*size), "JPEG", quality=92)
     loader = ImageLoader(row.preprocessing, EXACT)
     expected = get_weight(row.weight_set).transforms()(loader.open(data))
-    np.testing.assert_array_equal(bits(loader.load(data)), bits(expected))
+    np.testing.assert_array_equal(bits(load_pixels(loader, data)), bits(expected))
 
 
 @pytest.mark.parametrize("size", SHAPES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -149,7 +151,7 @@ def test_input_of_lite_networks_equals_pillow_and_torch(row: Variant, size: Size
     values = pil_to_tensor(resized.crop((left, top, left + crop_px, top + crop_px)))
     expected = values.to(torch.float32).div(255)
     expected = expected.sub(127 / 255).div(128 / 255)
-    np.testing.assert_array_equal(bits(loader.load(data)), bits(expected))
+    np.testing.assert_array_equal(bits(load_pixels(loader, data)), bits(expected))
 
 
 def published_mean_and_std(row: Variant) -> tuple[list[float], list[float]]:
@@ -165,7 +167,7 @@ def test_every_value_is_normalised_as_torch_does(row: Variant) -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     channels = torch.from_numpy(values).permute(2, 0, 1).to(torch.float32).div(255)
     expected = channels.sub(torch.tensor(mean)[:, None, None]).div(torch.tensor(std)[:, None, None])
-    got = ImageLoader(row.preprocessing).normalise(values)
+    (got,) = normalise(values[None], row.preprocessing)
     assert got.flags.c_contiguous
     np.testing.assert_array_equal(bits(got), bits(expected))
 
@@ -175,17 +177,17 @@ def test_path_text_and_bytes_give_the_same_input(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(data)
     loader = ImageLoader(B0)
-    expected = loader.load(data)
-    np.testing.assert_array_equal(loader.load(path), expected)
-    np.testing.assert_array_equal(loader.load(str(path)), expected)
+    expected = load_pixels(loader, data)
+    np.testing.assert_array_equal(load_pixels(loader, path), expected)
+    np.testing.assert_array_equal(load_pixels(loader, str(path)), expected)
 
 
 def test_threads_get_what_one_alone_gets() -> None:
     files = [encoded(source_image(300, 200, seed), "JPEG") for seed in range(24)]
     loader = ImageLoader(B0)
-    alone = [loader.load(data) for data in files]
+    alone = [load_pixels(loader, data) for data in files]
     with ThreadPoolExecutor(8) as threads:
-        together = list(threads.map(loader.load, files))
+        together = list(threads.map(lambda data: load_pixels(loader, data), files))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -249,7 +251,7 @@ def test_scaled_decode_serves_every_fit(fit: str) -> None:
     loader = ImageLoader(B0, ImageOptions(fit=fit))
     exact = ImageLoader(B0, ImageOptions(fit=fit, exact_decode=True))
     assert loader.open(data).width < 3600
-    difference = loader.load(data) - exact.load(data)
+    difference = load_pixels(loader, data) - load_pixels(exact, data)
     assert np.abs(difference).mean() < 1 / 255 / min(B0.std)
 
 
@@ -723,7 +725,7 @@ CUT_SOURCES = {
 @pytest.mark.parametrize("source", CUT_SOURCES.values(), ids=CUT_SOURCES)
 def test_cut_file_is_a_fault_wherever_it_is_cut(source) -> None:
     data = source()
-    ImageLoader(B0).load(data)
+    ImageLoader(B0).crops(data)
     for share in (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95):
         error = fault(data[: int(len(data) * share)])
         assert error.kind == "truncated", share
@@ -1023,7 +1025,7 @@ def test_mutated_files_are_answered_or_refused_and_nothing_else() -> None:
     for data in sources_of_mutations().values():
         for _ in range(40):
             try:
-                values = loader.load(mutated(data, chance))
+                values = load_pixels(loader, mutated(data, chance))
             except ImageError as error:
                 assert error.kind in get_args(ErrorKind)
                 refused += 1

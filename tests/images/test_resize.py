@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from effnet_cli.engines import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.images.resize import EXTREME_ASPECT, FILTERS, place, resize_and_crop
@@ -84,7 +85,7 @@ def test_any_image_becomes_the_finite_input_of_any_variant(row, size: Size, fit:
     crop_px = row.preprocessing.crop_px
     crop = loader.fit(noise(size))
     assert (crop.shape, crop.dtype) == ((crop_px, crop_px, 3), np.uint8)
-    values = loader.normalise(crop)
+    values = normalise(crop[None], loader.preprocessing)[0]
     assert (values.shape, values.dtype) == ((3, crop_px, crop_px), np.float32)
     assert np.isfinite(values).all()
 
@@ -243,7 +244,7 @@ def test_padding_is_the_mean_which_the_network_sees_as_nothing(size: Size) -> No
             -placed.top : placed.height - placed.top, -placed.left : placed.width - placed.left
         ] = True
         assert (crop[inside] == 255).all()
-        padding = loader.normalise(crop)[:, ~inside]
+        padding = normalise(crop[None], loader.preprocessing)[0][:, ~inside]
         half_a_step = 0.5 / 255 / np.array(preprocessing.std)
         assert padding.size
         assert (np.abs(padding) <= half_a_step[:, None] + 1e-6).all()

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from effnet_cli.engines.exported import AsExported
+from effnet_cli import engines
+from effnet_cli.engines.exported import ExportedEngine
 from effnet_cli.export import quantize as int8
 from effnet_cli.export.run import export
 from effnet_cli.finetune.run_dir import arrays
-from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint, export_file
 from effnet_cli.models.card import ModelCard
@@ -265,7 +265,7 @@ def test_more_classes_than_the_network_answers_are_told(ship: Ship, effnet: Effn
     facts.write_text(json.dumps(about))
     done = effnet("predict", IMAGE, "--model", path)
     assert done.status == 1
-    assert "[1, 3] where [1, 4] belongs" in done.stderr
+    assert "[1, 3] instead of [1, 4]" in done.stderr
 
 
 def test_missing_file_and_wrong_engine_are_told(ship: Ship, effnet: Effnet) -> None:
@@ -486,14 +486,14 @@ def test_looked_at_once_means_these_bytes(ship: Ship, effnet: Effnet) -> None:
 class Echo:
     """An engine that gives back what it was given."""
 
-    name, device, precision = "echo", "cpu", "fp32"
+    precision, scores_are = "fp32", "probabilities"
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        self.seen.append(pixels)
-        shares = pixels.reshape(len(pixels), -1)[:, :3].astype(np.float32) + 1
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        self.seen.append(crops)
+        shares = crops.reshape(len(crops), -1)[:, :3].astype(np.float32) + 1
         return shares / shares.sum(axis=1, keepdims=True)
 
 
@@ -503,14 +503,14 @@ def test_bytes_and_batches_come_back_exactly(count: int, batch: int, seed: int) 
     about = {"batch": batch, "include_preprocessing": True, "precision": "fp32", "quantize": None}
     card = ModelCard("lite0", CLASSES, p, temperature=2.5, export=about)
     crops = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    pixels = np.stack([ImageLoader(p).normalise(crop) for crop in crops])
     engine = Echo()
-    logits = AsExported(engine, card)(pixels)
+    exported = ExportedEngine(engine, card)
+    given = exported(crops)
     assert all(part.shape == (batch, 8, 8, 3) for part in engine.seen)
     assert np.array_equal(np.concatenate(engine.seen)[:count], crops)
     wanted = Echo()(crops)
-    scaled = np.exp(logits / 2.5)
-    np.testing.assert_allclose(scaled / scaled.sum(axis=1, keepdims=True), wanted, rtol=1e-5)
+    probabilities = engines.to_probabilities(given, exported.scores_are, card.temperature)
+    np.testing.assert_allclose(probabilities, wanted, rtol=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3), st.sampled_from([0.0, 1e-9, 1.0, 1e6]))

@@ -35,11 +35,11 @@ def test_logits_are_the_originals(
 ) -> None:
     variant = find_variant(name)
     loader = ImageLoader(variant.preprocessing, ImageOptions(exact_decode=True))
-    pixels = loader.load(SAMPLES / image)[None]
+    crops = loader.crops(SAMPLES / image)
     engine = plan_engine(EngineOptions("cpu")).load(
         weights.resolve_model(ModelOptions(variant=name))
     )
-    logits = engine(pixels)[0]
+    logits = engine(crops)[0]
     assert [int(index) for index in np.argsort(-logits)[:3]] == list(largest)
     assert [float(logits[index]) for index in largest] == pytest.approx(
         list(largest.values()), abs=2e-4

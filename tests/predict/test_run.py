@@ -99,7 +99,7 @@ def test_two_views_are_the_mean_of_a_image_and_its_mirror_image(
 
     def logits(*paths: Path, views: int) -> list[np.ndarray]:
         classifier = Classifier("lite0", images=ImageOptions(views=views))
-        return list(classifier.logits([ImageInput(str(path), str(path)) for path in paths]))
+        return list(classifier.scores([ImageInput(str(path), str(path)) for path in paths]))
 
     both = logits(tmp_path / "a.png", tmp_path / "mirrored.png", views=1)
     (averaged,) = logits(tmp_path / "a.png", views=2)

@@ -20,7 +20,6 @@ AS_EXPORTED = {
     "precision": "fp32",
     "quantize": None,
     "batch": None,
-    "include_preprocessing": False,
 }
 
 
@@ -30,8 +29,8 @@ class BenchModel:
 
     `options` name its file; without them it is seeded, and `graph` is its ONNX file for engines
     that need one (`None` where it cannot be written). `builder` is `module:function`, which makes
-    the torch module of what is seeded from its variant. `shape` is that of one input, `outputs` the
-    number of logits.
+    the torch module of what is seeded from its variant. `shape` is that of one crop, `outputs` the
+    number of scores. `takes_bytes`: its graph and its module take crops as they are.
     """
 
     name: str
@@ -43,6 +42,7 @@ class BenchModel:
     options: ModelOptions | None = None
     graph: Path | None = None
     builder: str = "effnet_cli.bench.prepare:seeded"
+    takes_bytes: bool = False
 
     def network(self, engine: EngineName) -> Model:
         """What `engine` loads.
@@ -55,13 +55,17 @@ class BenchModel:
         if "onnx" not in ENGINES[engine].kinds:
             module, function = self.builder.split(":")
             built = getattr(import_module(module), function)(self.variant)
-            return Model(self.variant, self._card(), Path(), "", module=built)
+            card = self._card()
+            if self.takes_bytes:
+                card = replace(card, export={"include_preprocessing": True})
+            return Model(self.variant, card, Path(), "", module=built)
         if self.graph is None:
             raise EffnetError(
                 f"{self.name} has operators that are not written as a graph here.",
                 "Use --engine torch.",
             )
-        return Model(self.variant, replace(self._card(), export=AS_EXPORTED), self.graph, "")
+        about = {**AS_EXPORTED, "include_preprocessing": self.takes_bytes}
+        return Model(self.variant, replace(self._card(), export=about), self.graph, "")
 
     @property
     def fixed_batch(self) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.engines import onnx_writer
@@ -33,8 +33,9 @@ from effnet_cli.system.reporter import Reporter
 
 CLASSES = 1000
 SEED = 0
-# Features of the yardstick's matrices: on a CPU their product takes a twentieth of a second.
-YARDSTICK_FEATURES = {"cpu": 2048, "cuda": 8192, "mps": 4096}
+# Side of the yardstick's crops, whose values are the features of its matrices (2,028, 8,112 and
+# 4,107): on a CPU their product takes a twentieth of a second.
+YARDSTICK_PX = {"cpu": 26, "cuda": 52, "mps": 37}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +128,24 @@ def check_peer(name: str) -> None:
 
 
 def yardstick(device: str, folder: Path) -> Prepared:
-    """A product of two square matrices as a network: `n` features of `n` images to `n` logits."""
-    features = YARDSTICK_FEATURES[device.partition(":")[0]]
-    preprocessing = Preprocessing(features, features, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
+    """A product of two square matrices as a model: `n` values of `n` crops to `n` scores."""
+    px = YARDSTICK_PX[device.partition(":")[0]]
+    features = 3 * px**2
+    preprocessing = Preprocessing(px, px, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
     row = replace(find_variant(DEFAULT_VARIANT), name="matrix product", preprocessing=preprocessing)
-    shape = (features, 1, 1)
     path = folder / f"product-{features}.onnx"
     if not path.exists():
-        path.write_bytes(_product_graph(features))
+        path.write_bytes(_product_graph(px))
     subject = BenchModel(
-        row.name, row, "seeded", "onnx", shape, features, None, path, f"{__name__}:product"
+        row.name,
+        row,
+        "seeded",
+        "onnx",
+        _shape(preprocessing),
+        features,
+        graph=path,
+        builder=f"{__name__}:product",
+        takes_bytes=True,
     )
     return Prepared(subject, ComputeCost(features**2, features**2, 0), None)
 
@@ -161,7 +170,7 @@ def _seeded_subject(row: Variant, folder: Path) -> Prepared:
 
 
 def _shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
-    return 3, preprocessing.crop_px, preprocessing.crop_px
+    return preprocessing.crop_px, preprocessing.crop_px, 3
 
 
 def _work(row: Variant, num_classes: int = CLASSES) -> ComputeCost:
@@ -172,26 +181,35 @@ def _work(row: Variant, num_classes: int = CLASSES) -> ComputeCost:
 # --- the yardstick ------------------------------------------------------------------------------
 
 
+class _Values(nn.Module):
+    """uint8 [N,H,W,3] -> float32 [N,3*H*W]."""
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return crops.float().flatten(1)
+
+
 def product(row: Variant) -> nn.Module:
-    """float32 [N,n,1,1] -> [N,n]: a linear layer with n features."""
-    features = row.preprocessing.crop_px
+    """uint8 [N,H,W,3] -> [N,n]: a linear layer with n = 3*H*W features."""
+    features = 3 * row.preprocessing.crop_px**2
     generator = torch.Generator().manual_seed(SEED)
     layer = nn.Linear(features, features, bias=False)
     with torch.no_grad():
         layer.weight.normal_(generator=generator)
-    return nn.Sequential(nn.Flatten(), layer).eval().requires_grad_(False)
+    return nn.Sequential(_Values(), layer).eval().requires_grad_(False)
 
 
-def _product_graph(features: int) -> bytes:
-    """The bytes of an ONNX file with one matrix product, float32 [batch,n,1,1] -> [batch,n]."""
+def _product_graph(px: int) -> bytes:
+    """An ONNX file with one matrix product, uint8 [batch,px,px,3] -> float32 [batch,3*px*px]."""
+    features = 3 * px**2
     weight = np.random.default_rng(SEED).standard_normal((features, features), dtype=np.float32)
     graph = helper.make_graph(
         [
-            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("Flatten", ["crops"], ["bytes"]),
+            helper.make_node("Cast", ["bytes"], ["flat"], to=TensorProto.FLOAT),
             helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
         ],
         "product",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", features, 1, 1])],
+        [helper.make_tensor_value_info("crops", TensorProto.UINT8, ["batch", px, px, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", features])],
         [numpy_helper.from_array(weight, "weight")],
     )

@@ -55,9 +55,9 @@ class StagesCaller:
         times = [time.perf_counter_ns()]
         image = self._loader.open(path)
         times.append(time.perf_counter_ns())
-        pixels = self._loader.normalise(self._loader.fit(image))
+        crop = self._loader.fit(image)
         times.append(time.perf_counter_ns())
-        self._engine(pixels[None])
+        self._engine(crop[None])
         times.append(time.perf_counter_ns())
         decode, resize, network = ((b - a) / 1e6 for a, b in itertools.pairwise(times))
         self._stages.append((decode, resize, network))

@@ -28,7 +28,7 @@ except ImportError:  # Windows
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.stages import StagesCaller
 from effnet_cli.bench.statistics import Turn
-from effnet_cli.engines import DeviceClock, Engine, EnginePlan, Pixels
+from effnet_cli.engines import Crops, DeviceClock, Engine, EnginePlan
 from effnet_cli.engines.quiet import silence_output
 from effnet_cli.options import BenchMode, ImageOptions, Precision
 from effnet_cli.system.errors import EffnetError
@@ -224,18 +224,18 @@ class EngineCaller:
     def __init__(self, engine: Engine, shape: tuple[int, int, int]) -> None:
         self.precision = engine.precision
         self._engine, self._shape = engine, shape
-        self._pixels: Pixels = np.empty((0, *shape), dtype=np.float32)
+        self._crops: Crops = np.empty((0, *shape), dtype=np.uint8)
 
     def times_ms(self, batch_size: int, calls: int) -> list[float]:
         """See `Caller`."""
-        if len(self._pixels) != batch_size:
+        if len(self._crops) != batch_size:
             rng = np.random.default_rng(0)
-            self._pixels = rng.standard_normal((batch_size, *self._shape), dtype=np.float32)
+            self._crops = rng.integers(0, 256, (batch_size, *self._shape), dtype=np.uint8)
         if isinstance(self._engine, DeviceClock):
-            times = self._engine.device_times_ms(self._pixels, calls)
+            times = self._engine.device_times_ms(self._crops, calls)
             if times is not None:
                 return times
-        return timed(lambda: self._engine(self._pixels), calls)
+        return timed(lambda: self._engine(self._crops), calls)
 
 
 def timed(call: Callable[[], object], calls: int) -> list[float]:

@@ -1,6 +1,15 @@
 """Runtimes that run a model, behind one protocol."""
 
-from effnet_cli.engines.base import DeviceClock, Engine, Logits, Pixels, softmax
+from effnet_cli.engines.base import (
+    Crops,
+    DeviceClock,
+    Engine,
+    Scores,
+    ScoresAre,
+    scores_of,
+    to_probabilities,
+)
+from effnet_cli.engines.normalise import normalise
 from effnet_cli.engines.registry import (
     AUTO,
     BATCH_SIZE,
@@ -15,13 +24,16 @@ __all__ = [
     "AUTO",
     "BATCH_SIZE",
     "ENGINES",
+    "Crops",
     "DeviceClock",
     "Engine",
     "EngineRow",
-    "Logits",
-    "Pixels",
     "EnginePlan",
+    "Scores",
+    "ScoresAre",
     "list_installed",
+    "normalise",
     "plan_engine",
-    "softmax",
+    "scores_of",
+    "to_probabilities",
 ]

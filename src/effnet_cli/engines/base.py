@@ -1,40 +1,42 @@
-"""The seam behind which engines are swapped: what goes in, what comes out."""
+"""The protocol that all engines share: crops in, scores out."""
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.models.card import ModelCard
 from effnet_cli.options import Precision
 from effnet_cli.system.errors import UsageError
 
-Pixels = npt.NDArray[np.float32]
-Logits = npt.NDArray[np.float32]
+Crops = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+ScoresAre = Literal["logits", "probabilities"]
 
 
 class Engine(Protocol):
-    """`float32 [N,3,H,W]` -> logits `float32 [N,C]`; may be called from as many threads as it was
-    made for.
+    """Runs a model: crops, `uint8 [N,H,W,3]`, in; scores, `float32 [N,C]`, out.
+
+    Safe to call from as many threads at once as it was loaded for.
 
     Raises:
-        EffnetError: when called, if the device cannot do it (out of memory).
+        EffnetError: when called, if the device cannot run it (out of memory).
     """
 
-    name: str
-    device: str
     precision: Precision
+    scores_are: ScoresAre
 
-    def __call__(self, pixels: Pixels) -> Logits: ...
+    def __call__(self, crops: Crops) -> Scores: ...
 
 
 @runtime_checkable
 class DeviceClock(Protocol):
-    """What an engine also has whose device works on its own: its time by that device's clock."""
+    """An engine that can time its passes by the clock of its device."""
 
-    def device_times_ms(self, pixels: Pixels, calls: int) -> list[float] | None:
-        """Milliseconds of each of `calls` passes through the network, the images being on the
-        device before; `None` where calls are over when they return.
+    def device_times_ms(self, crops: Crops, calls: int) -> list[float] | None:
+        """Milliseconds of each of `calls` passes through the model, with its input already on the
+        device; `None` if the device works synchronously.
         """
 
 
@@ -43,16 +45,29 @@ class CannotRunError(UsageError):
 
 
 def cannot_run_error(library: str, path: Path) -> CannotRunError:
-    """What a person is told of a file that `library` refuses; its own words are for its authors."""
+    """The error for a file that `library` refuses; its own message is written for developers."""
     return CannotRunError(
         f"{library} cannot run {str(path)!r}: the file is damaged, or made for a newer {library}.",
         "Export it again.",
     )
 
 
-def softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """softmax(`logits` / `temperature`) of each row [N,C], in float64."""
-    scaled = logits.astype(np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+def scores_of(card: ModelCard) -> ScoresAre:
+    """What a model gives: a file exported with its preprocessing ends in a softmax."""
+    return "probabilities" if card.export.get("include_preprocessing") else "logits"
+
+
+def to_probabilities(
+    scores: Scores, scores_are: ScoresAre, temperature: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """Probabilities, float64 [N,C]: softmax(logits / `temperature`) of each row.
+
+    Scores that are probabilities already include the temperature.
+    """
+    values = scores.astype(np.float64)
+    if scores_are == "probabilities":
+        return values
+    values /= temperature
+    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
     result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
     return result

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.base import Crops, Scores, cannot_run_error, scores_of
+from effnet_cli.engines.normalise import model_input
 from effnet_cli.engines.quiet import silence_output
 from effnet_cli.models.weights import Model
 from effnet_cli.options import Precision
@@ -30,12 +31,11 @@ def _runtime() -> Any:
 class ExecuTorchEngine:
     """An `Engine` for the fixed number of images that a program was made for."""
 
-    name = "executorch"
-
     def __init__(
         self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
-        self.device, self.precision = device, precision
+        self.precision, self.scores_are = precision, scores_of(network.card)
+        self._card = network.card
         self._lock = threading.Lock()  # a method has one set of buffers
         try:
             with silence_output():
@@ -44,8 +44,10 @@ class ExecuTorchEngine:
         except (RuntimeError, ValueError) as error:
             raise cannot_run_error("ExecuTorch", network.path) from error
 
-    def __call__(self, pixels: Pixels) -> Logits:
+    def __call__(self, crops: Crops) -> Scores:
+        values = torch.from_numpy(
+            np.require(model_input(crops, self._card), requirements=["C", "W"])
+        )
         with self._lock:
-            given = self._method.execute([torch.from_numpy(np.ascontiguousarray(pixels))])
-            logits: Logits = given[0].numpy().copy()
-        return logits
+            scores: Scores = self._method.execute([values])[0].numpy().copy()
+        return scores

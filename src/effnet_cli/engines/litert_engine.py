@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.base import Crops, Scores, cannot_run_error, scores_of
+from effnet_cli.engines.normalise import model_input
 from effnet_cli.engines.quiet import silence_output
 from effnet_cli.models.weights import Model
 from effnet_cli.options import Precision
@@ -20,29 +21,29 @@ class LiteRtEngine:
     Files take images as [N,H,W,3], as everywhere in LiteRT.
     """
 
-    name = "litert"
-
     def __init__(
         self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
-        self.device, self.precision = device, precision
+        self.precision, self.scores_are = precision, scores_of(network.card)
+        self._card = network.card
         self._content = network.path.read_bytes()
         self._path = network.path
         self._threads = max(1, usable_cores() // callers)
         self._local = threading.local()  # each thread's interpreters, by batch size
         self._interpreter(network.card.export["batch"] or 1)
 
-    def __call__(self, pixels: Pixels) -> Logits:
-        if pixels.dtype == np.float32:
-            pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-        interpreter = self._interpreter(len(pixels))
+    def __call__(self, crops: Crops) -> Scores:
+        values = model_input(crops, self._card)
+        if values is not crops:
+            values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+        interpreter = self._interpreter(len(crops))
         try:
-            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values)
             interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise cannot_run_error("LiteRT", self._path) from error
-        logits: Logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-        return logits
+        scores: Scores = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        return scores
 
     def _interpreter(self, size: int) -> Any:
         interpreters: dict[int, Any] = self._local.__dict__.setdefault("interpreters", {})

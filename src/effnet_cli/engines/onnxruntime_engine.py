@@ -8,8 +8,9 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.base import Crops, Scores, cannot_run_error, scores_of
 from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.engines.normalise import model_input
 from effnet_cli.models.weights import Model
 from effnet_cli.options import Precision
 from effnet_cli.system.errors import EffnetError
@@ -30,8 +31,6 @@ RUNTIME_ERRORS = (
 class OnnxRuntimeEngine:
     """An `Engine`; the cores are shared out between the callers."""
 
-    name = "onnxruntime"
-
     def __init__(
         self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
@@ -42,7 +41,7 @@ class OnnxRuntimeEngine:
                 "The installed onnxruntime cannot use CUDA.",
                 "pip install onnxruntime-gpu, or use --engine torch.",
             )
-        self.device, self.precision = device, precision
+        self.precision, self.scores_are = precision, scores_of(network.card)
         model = get_compiled(network, reporter)
         self._network = network
         with _told(network):
@@ -53,10 +52,11 @@ class OnnxRuntimeEngine:
             )
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, pixels: Pixels) -> Logits:
+    def __call__(self, crops: Crops) -> Scores:
+        given = {self._input: model_input(crops, self._network.card)}
         with _told(self._network):
-            logits: Logits = self._session.run(None, {self._input: pixels})[0]
-        return logits.astype(np.float32, copy=False)
+            scores: Scores = self._session.run(None, given)[0]
+        return scores.astype(np.float32, copy=False)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines.base import Logits, Pixels, cannot_run_error
+from effnet_cli.engines.base import Crops, Scores, cannot_run_error, scores_of
 from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.engines.normalise import model_input
 from effnet_cli.models.weights import Model
 from effnet_cli.options import Precision
 from effnet_cli.system.errors import EffnetError
@@ -45,12 +46,11 @@ class OpenVinoEngine:
     a dynamic one.
     """
 
-    name = "openvino"
-
     def __init__(
         self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
-        self.device, self.precision = device, precision
+        self.precision, self.scores_are = precision, scores_of(network.card)
+        self._card = network.card
         self._core = openvino.Core()
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if CAPABILITIES[precision] not in able:
@@ -75,18 +75,17 @@ class OpenVinoEngine:
         self._local = threading.local()  # each thread's requests, by batch size
         # Also before any other thread calls: two first calls at the same time deadlock in OpenVINO
         # 2026.4 (one holds the lock of a C++ static, the other the interpreter's).
-        _, *shape = (side.get_max_length() for side in self._model.input(0).partial_shape)
-        kind = self._model.input(0).element_type.to_dtype()
-        self(np.zeros((network.card.export.get("batch") or 1, *shape), dtype=kind))
+        side = self._card.preprocessing.crop_px
+        self(np.zeros((self._card.export.get("batch") or 1, side, side, 3), dtype=np.uint8))
 
-    def __call__(self, pixels: Pixels) -> Logits:
-        count = len(pixels)
+    def __call__(self, crops: Crops) -> Scores:
+        count = len(crops)
         size = self._batch_size_for(count)
         if size != count:
-            padding = np.zeros((size - count, *pixels.shape[1:]), dtype=pixels.dtype)
-            pixels = np.concatenate([pixels, padding])
+            padding = np.zeros((size - count, *crops.shape[1:]), dtype=crops.dtype)
+            crops = np.concatenate([crops, padding])
         request = self._request(size)
-        request.infer([pixels], share_inputs=True)
+        request.infer([model_input(crops, self._card)], share_inputs=True)
         return np.array(request.get_output_tensor(0).data[:count], dtype=np.float32)
 
     def _batch_size_for(self, count: int) -> int:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from effnet_cli.engines.base import Engine
-from effnet_cli.engines.exported import AsExported
+from effnet_cli.engines.exported import ExportedEngine
 from effnet_cli.models.export_file import FILE_KINDS
 from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model
@@ -137,7 +137,7 @@ class EnginePlan:
         engine: Engine = getattr(module, name)(
             network, self.device, self.precision, callers, reporter
         )
-        return AsExported(engine, network.card) if network.file_kind != "tensors" else engine
+        return ExportedEngine(engine, network.card) if network.file_kind != "tensors" else engine
 
 
 def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePlan:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.engines import Scores, ScoresAre
 from effnet_cli.evaluate.records import CalibrationBin, ClassMetrics, Interval, Metrics
 
-Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer]
 Probabilities = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -27,15 +27,20 @@ AUTO_PRECISION = 0.95  # of validation predictions above the threshold of --unkn
 
 
 def compute_metrics(
-    logits: Logits, labels: Labels, failed: Labels, *, names: Sequence[str]
+    scores: Scores,
+    labels: Labels,
+    failed: Labels,
+    *,
+    names: Sequence[str],
+    scores_are: ScoresAre = "logits",
 ) -> Metrics:
-    """The metrics of `logits` [N,C] for `labels` [N].
+    """The metrics of `scores` [N,C] for `labels` [N].
 
-    `failed` [F] are the labels of images without logits; N + F must be positive.
+    `failed` [F] are the labels of images without scores; N + F must be positive.
     """
     num_classes, total = len(names), len(labels) + len(failed)
-    losses = _cross_entropy(logits.astype(np.float64), labels) if len(labels) else np.zeros(1)
-    predictions = logits.argmax(axis=1) if len(labels) else np.empty(0, dtype=np.intp)
+    losses = _losses(scores, labels, scores_are) if len(labels) else np.zeros(1)
+    predictions = scores.argmax(axis=1) if len(labels) else np.empty(0, dtype=np.intp)
     right = np.bincount(labels[predictions == labels], minlength=num_classes)
     images = np.bincount(np.concatenate([labels, failed]), minlength=num_classes)
     predicted = np.bincount(predictions, minlength=num_classes)
@@ -62,7 +67,16 @@ def compute_metrics(
     )
 
 
-def _cross_entropy(logits: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
+def _losses(scores: Scores, labels: Labels, scores_are: ScoresAre) -> Probabilities:
+    """The cross-entropy of each row [N]; of logits, at temperature 1."""
+    values = scores.astype(np.float64)
+    if scores_are == "logits":
+        return _cross_entropy(values, labels)
+    # probabilities below float32's smallest are 0
+    return -np.log(np.maximum(values[np.arange(len(labels)), labels], np.finfo(np.float32).tiny))
+
+
+def _cross_entropy(logits: npt.NDArray[np.float64], labels: Labels) -> Probabilities:
     """The loss of each row [N]; not scikit-learn's, which clips it at 36."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sums: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1))
@@ -96,15 +110,15 @@ def paired_difference(one: Flags, other: Flags) -> tuple[float, Interval]:
     return difference, (difference - half, difference + half)
 
 
-def is_among_top(logits: Logits, labels: Labels, k: int) -> Flags:
-    """Whether the label of each row of `logits` [N,C] is among its `k` highest.
+def is_among_top(scores: Scores, labels: Labels, k: int) -> Flags:
+    """Whether the label of each row of `scores` [N,C] is among its `k` highest.
 
-    Equal logits rank in the order of the classes, as in `predict`; scikit-learn ranks them
+    Equal scores rank in the order of the classes, as in `predict`; scikit-learn ranks them
     otherwise.
     """
-    own = logits[np.arange(len(labels)), labels][:, None]
-    is_before = np.arange(logits.shape[1]) < labels[:, None]
-    better = (logits > own) | ((logits == own) & is_before)
+    own = scores[np.arange(len(labels)), labels][:, None]
+    is_before = np.arange(scores.shape[1]) < labels[:, None]
+    better = (scores > own) | ((scores == own) & is_before)
     result: Flags = better.sum(axis=1) < k
     return result
 
@@ -146,7 +160,7 @@ def area_under_roc(scores: Probabilities, positive: Flags) -> float:
     return float(above / (num_positive * num_negative))
 
 
-def fit_temperature(logits: Logits, labels: Labels) -> float:
+def fit_temperature(logits: Scores, labels: Labels) -> float:
     """The temperature with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599), by golden
     section.
 

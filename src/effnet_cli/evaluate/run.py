@@ -14,7 +14,7 @@ import numpy.typing as npt
 from effnet_cli import engines
 from effnet_cli.datasets.divided import restore_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.engines import Logits
+from effnet_cli.engines import Scores
 from effnet_cli.evaluate.label_map import LabelMap, join_words, match_labels
 from effnet_cli.evaluate.metrics import (
     area_under_roc,
@@ -58,9 +58,9 @@ TOP_K = 5
 
 @dataclass(slots=True)
 class _Answers:
-    """Logits of the images that could be opened, and which those are."""
+    """Scores of the images that could be opened, and which those are."""
 
-    logits: npt.NDArray[np.float32]
+    scores: Scores
     places: npt.NDArray[np.intp]
     faults: dict[int, ImageError] = field(default_factory=dict)
 
@@ -149,9 +149,9 @@ def _answers(
     classifier: Classifier, paths: Sequence[str], what: str, reporter: Reporter
 ) -> _Answers:
     found = (ImageInput(path, path) for path in paths)
-    rows: list[Logits] = []
+    rows: list[Scores] = []
     faults: dict[int, ImageError] = {}
-    for place, values in enumerate(classifier.logits(found)):
+    for place, values in enumerate(classifier.scores(found)):
         if isinstance(values, ImageError):
             faults[place] = values
         else:
@@ -178,11 +178,15 @@ def _evaluation(
     card = classifier.card
     mine, total = labels[answers.places], len(labels)
     failed = np.delete(labels, answers.places)
-    metrics = compute_metrics(answers.logits, mine, failed, names=card.classes)
-    probabilities = engines.softmax(answers.logits, card.temperature)
-    given = answers.logits.argmax(axis=1)
+    metrics = compute_metrics(
+        answers.scores, mine, failed, names=card.classes, scores_are=classifier.scores_are
+    )
+    probabilities = engines.to_probabilities(
+        answers.scores, classifier.scores_are, card.temperature
+    )
+    given = answers.scores.argmax(axis=1)
     right = given == mine
-    among = int(is_among_top(answers.logits, mine, TOP_K).sum())
+    among = int(is_among_top(answers.scores, mine, TOP_K).sum())
     error, bins = calibration(probabilities.max(axis=1), right)
     counts = confusion(mine, given, len(card.classes))
     judged = _judge(paths, answers.places, mine, given, probabilities, card.classes)
@@ -313,8 +317,8 @@ def _compared(
     theirs = _answers(other, paths, f"Evaluation of {other.name}", reporter)
     wanted = np.array([-1 if index is None else index for index in match.indexes])[labels]
     mine_right, other_right = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
-    mine_right[answers.places] = answers.logits.argmax(axis=1) == labels[answers.places]
-    other_right[theirs.places] = theirs.logits.argmax(axis=1) == wanted[theirs.places]
+    mine_right[answers.places] = answers.scores.argmax(axis=1) == labels[answers.places]
+    other_right[theirs.places] = theirs.scores.argmax(axis=1) == wanted[theirs.places]
     difference, interval = paired_difference(mine_right, other_right)
     comparison = Comparison(
         other.name, float(other_right.mean()), difference=difference, interval=interval

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from effnet_cli import engines
 from effnet_cli.engines import Engine
-from effnet_cli.export.samples import LabelledPixels
+from effnet_cli.export.samples import LabelledCrop
 
 CONFIDENT = 0.5  # a top probability from which an answer is clear
 
@@ -75,7 +75,7 @@ class Candidate:
 
 def compared(
     candidates: Sequence[Candidate],
-    images: Iterable[LabelledPixels],
+    images: Iterable[LabelledCrop],
     batch: int,
     temperature: float,
 ) -> Compared:
@@ -87,13 +87,15 @@ def compared(
     times: list[list[float]] = [[] for _ in candidates]
     labels: list[int | None] = []
     for chunk in _chunks(images, batch):
-        pixels = np.concatenate([looked.pixels for looked in chunk])
+        crops = np.concatenate([looked.crop for looked in chunk])
         labels += [looked.label for looked in chunk]
         for number, candidate in enumerate(candidates):
             started = time.perf_counter()
-            logits = candidate.engine(pixels)
+            scores = candidate.engine(crops)
             times[number].append(1000 * (time.perf_counter() - started) / len(chunk))
-            answers[number].append(engines.softmax(logits, temperature))
+            answers[number].append(
+                engines.to_probabilities(scores, candidate.engine.scores_are, temperature)
+            )
     known = None if None in labels else np.array(labels)
     probabilities = [np.concatenate(rows) for rows in answers]
     confident = probabilities[0].max(axis=1) >= CONFIDENT
@@ -104,8 +106,8 @@ def compared(
     return Compared(forms, len(labels), int(confident.sum()))
 
 
-def _chunks(images: Iterable[LabelledPixels], size: int) -> Iterable[list[LabelledPixels]]:
-    chunk: list[LabelledPixels] = []
+def _chunks(images: Iterable[LabelledCrop], size: int) -> Iterable[list[LabelledCrop]]:
+    chunk: list[LabelledCrop] = []
     for looked in images:
         chunk.append(looked)
         if len(chunk) == size:

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.base import Pixels
+from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 
 # How the range of a value follows from what was seen: all of it; the mean of each image's lowest

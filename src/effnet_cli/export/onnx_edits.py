@@ -18,7 +18,7 @@ def with_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
     """Let `model` take `image`, uint8 [batch,H,W,3] (red, green, blue), and give `probabilities`,
     float32 [batch,classes]: softmax(logits / temperature).
 
-    The arithmetic is that of `ImageLoader.normalise`, step by step.
+    The arithmetic is that of `engines.normalise`, step by step.
     """
     p, graph = card.preprocessing, model.graph
     before: list[onnx.NodeProto] = [

@@ -19,7 +19,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.base import Logits, Pixels, softmax
+from effnet_cli.engines.base import Scores, to_probabilities
+from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 from effnet_cli.export.calibration import CALIBRATORS, Calibration, Calibrator
 from effnet_cli.export.onnx_edits import initializers, readers
@@ -238,5 +239,5 @@ def best_recipe(
 
 def _answers(model: onnx.ModelProto, images: Sequence[Pixels]) -> npt.NDArray[np.float64]:
     session = onnx_session.open_session(model.SerializeToString())
-    logits: Logits = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in images])
-    return softmax(logits)
+    logits: Scores = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in images])
+    return to_probabilities(logits, "logits")

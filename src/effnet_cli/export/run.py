@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli import __version__, engines
-from effnet_cli.engines import Pixels
 from effnet_cli.engines.base import CannotRunError
+from effnet_cli.engines.normalise import Pixels, normalise
 from effnet_cli.export import agreement
 from effnet_cli.export.agreement import Candidate, Compared, Form
 from effnet_cli.export.calibration import calibrated
@@ -114,9 +114,10 @@ def _quantised(
 
     def shown() -> Iterator[Pixels]:
         for one in images.looked_at(source.card, task.images, reporter, "Calibrating"):
+            pixels = normalise(one.crop, source.card.preprocessing)
             if len(to_choose_by) < CHOICE_IMAGES:
-                to_choose_by.append(one.pixels)
-            yield one.pixels
+                to_choose_by.append(pixels)
+            yield pixels
 
     graph = source.plain_graph()
     recipe = best_recipe(graph, calibrated(graph, shown()), to_choose_by)

@@ -9,7 +9,7 @@ from pathlib import Path
 from effnet_cli.datasets.divided import restore_split
 from effnet_cli.datasets.listing import SPLIT_BY_NAME
 from effnet_cli.datasets.records import TRAIN, VAL, Subset
-from effnet_cli.engines import Pixels
+from effnet_cli.engines import Crops
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir
@@ -25,10 +25,10 @@ MAX_CALIBRATION = 128  # more of them change no answer
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPixels:
-    """One image for the network, float32 [1,3,H,W], and the class it is labelled with."""
+class LabelledCrop:
+    """One crop, uint8 [1,H,W,3], and the class it is labelled with."""
 
-    pixels: Pixels
+    crop: Crops
     label: int | None
 
 
@@ -47,7 +47,7 @@ class ImageSet:
 
     def looked_at(
         self, card: ModelCard, options: ImageOptions, reporter: Reporter, what: str
-    ) -> Iterator[LabelledPixels]:
+    ) -> Iterator[LabelledCrop]:
         """Each image as `predict` would show it to the network; where there are few, also parts
         and mirror images of them. Those that cannot be opened are left out, and told.
 
@@ -67,10 +67,8 @@ class ImageSet:
                 faults[index] = error.without_traceback()
                 reporter.note(f"{self.paths[index]!r} is left out: {error}")
                 continue
-            pixels = loader.normalise(loader.fit(view.apply(image)))
-            yield LabelledPixels(
-                pixels[None], self.labels[index] if self.labels is not None else None
-            )
+            label = None if self.labels is None else self.labels[index]
+            yield LabelledCrop(loader.fit(view.apply(image))[None], label)
             good += 1
         reporter.progress(what, self.views, self.views)
         if not good:

@@ -1,6 +1,6 @@
 """What a network in training answers, asked through the engine that `predict` would use.
 
-The engine sees bit for bit the tensors that `predict` gives it, and on a CPU it is four times as
+The engine sees bit for bit the crops that `predict` gives it, and on a CPU it is four times as
 fast as torch: that pays for the features of the first phase and for the validation of each epoch.
 """
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from effnet_cli import engines
 from effnet_cli.finetune.distributed import ProcessGroup
-from effnet_cli.finetune.loader import Crops, Indexes, SubsetImages, chunks
+from effnet_cli.finetune.loader import Indexes, SubsetImages, chunks
 from effnet_cli.images.augment import Augmentation
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.card import ModelCard
@@ -71,7 +71,7 @@ class Answering:
         def asked(part: Indexes) -> tuple[int, Indexes, list[Floats]]:
             batch = images.batch(part, views)
             values = [
-                engine(self._normalised(batch.crops[start : start + size]))
+                engine(batch.crops[start : start + size])
                 for start in range(0, len(batch.crops), size)
             ]
             return len(part), batch.indexes, values
@@ -87,10 +87,6 @@ class Answering:
             done += looked_at
             self.reporter.progress(what, done, len(mine))
         return self._together(indexes, values)
-
-    def _normalised(self, crops: Crops) -> Floats:
-        """uint8 [N,H,W,3] -> float32 [N,3,H,W], each as `ImageLoader.load` gives it."""
-        return np.stack([self.loader.normalise(crop) for crop in crops])
 
     def _together(self, indexes: list[Indexes], values: list[Floats]) -> tuple[Indexes, Floats]:
         """All processes' answers in the order of the images."""

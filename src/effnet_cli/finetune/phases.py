@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.engines import Engine
+from effnet_cli.engines.normalise import normalise_for_training
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm
 from effnet_cli.finetune.inference import Answering
@@ -226,11 +227,8 @@ class NetworkPhase:
         _thaw(self._learning, options)
         if device.type == "cpu" and not options.from_scratch:
             fuse_batch_norm(self._learning)
-        preprocessing = answering.loader.preprocessing
-        shape = (1, 3, 1, 1)
-        self._crop_px = _view_px(preprocessing.crop_px, POLICIES[options.augment])
-        self._mean = torch.tensor(preprocessing.mean, device=device).view(shape) * 255
-        self._std = torch.tensor(preprocessing.std, device=device).view(shape) * 255
+        self._preprocessing = answering.loader.preprocessing
+        self._crop_px = _view_px(self._preprocessing.crop_px, POLICIES[options.augment])
         module: Any = torch.compile(self._learning) if options.compile else self._learning
         self.learner = Learner(
             processes.wrapped(module, device),
@@ -263,8 +261,8 @@ class NetworkPhase:
         values = torch.from_numpy(crops)
         if self.device.type == "cuda":
             values = values.pin_memory()
-        pixels = values.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        return pixels.sub_(self._mean).div_(self._std)
+        values = values.to(self.device, non_blocking=True)
+        return normalise_for_training(values, self._preprocessing)
 
     def __len__(self) -> int:
         return len(self._train)

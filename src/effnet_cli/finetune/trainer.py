@@ -344,7 +344,7 @@ class Training:
             return
         labels = self._dataset.val.labels[indexes]
         temperature = fit_temperature(logits, labels)
-        confidences = engines.softmax(logits, temperature).max(axis=1)
+        confidences = engines.to_probabilities(logits, "logits", temperature).max(axis=1)
         best = self._state.best
         card = replace(
             self._card,

@@ -32,9 +32,9 @@ TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
 
 @dataclass(frozen=True, slots=True)
 class ImageLoader:
-    """Opens images and makes the network's input of them.
+    """Opens images and makes crops of them.
 
-    With the options' defaults, `load(source)` equals torchvision's `weights.transforms()` on the
+    With the options' defaults, normalised crops equal torchvision's `weights.transforms()` on the
     same decoded image, to the last bit. Safe to use from several threads.
     """
 
@@ -50,23 +50,12 @@ class ImageLoader:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT_BYTES)
 
-    def load(self, source: ImageSource) -> npt.NDArray[np.float32]:
-        """The network's input for one image: float32 [3,crop_px,crop_px].
-
-        Args:
-            source: a path, or the bytes of an image file.
-
-        Raises:
-            ImageError: the image cannot be answered; `kind` says why.
-        """
-        return self.normalise(self.fit(self.open(source)))
-
     def crops(self, source: ImageSource) -> npt.NDArray[np.uint8]:
         """What the network sees of one image, a square for each view: uint8
         [V,crop_px,crop_px,3].
 
         Raises:
-            ImageError: as `load`.
+            ImageError: the image cannot be opened; `kind` says why.
         """
         image = self.open(source)
         if self.options.views == 1:
@@ -78,7 +67,7 @@ class ImageLoader:
         white, 8 bits a channel.
 
         Raises:
-            ImageError: as `load`.
+            ImageError: as `crops`.
         """
         if isinstance(source, Url):
             return self.open(self._fetched(source))
@@ -148,15 +137,3 @@ class ImageLoader:
         crop = Image.new("RGB", (crop_px, crop_px), neutral)
         crop.paste(part, (-placement.left, -placement.top))
         return np.asarray(crop)
-
-    def normalise(self, crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 [H,W,3] -> float32 [3,H,W]: scaled to 0..1, then (value - mean) / std.
-
-        Each step rounds to float32 as torchvision's does, so that no bit differs.
-        """
-        values = np.true_divide(
-            np.ascontiguousarray(crop.transpose(2, 0, 1)), np.float32(255), dtype=np.float32
-        )
-        values -= np.array(self.preprocessing.mean, dtype=np.float32)[:, None, None]
-        values /= np.array(self.preprocessing.std, dtype=np.float32)[:, None, None]
-        return values

@@ -58,10 +58,6 @@ class SandboxedLoader:
             raise ImageError(*answer)
         return answer
 
-    def normalise(self, crop: Crops) -> npt.NDArray[np.float32]:
-        """As `ImageLoader.normalise`: numbers are no danger."""
-        return self._loader.normalise(crop)
-
 
 class _Worker:
     """One process that opens images, and the line to it."""

@@ -9,13 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from effnet_cli import engines
-from effnet_cli.engines import Engine, Logits, Pixels
+from effnet_cli.engines import Crops, Engine, Scores, ScoresAre
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
@@ -39,22 +39,28 @@ Result = TypeVar("Result")
 class Loader(Protocol):
     """Opens images: in this process, or in others."""
 
-    def crops(self, source: ImageSource) -> npt.NDArray[np.uint8]:
-        """As `ImageLoader.squares`."""
+    def crops(self, source: ImageSource) -> Crops:
+        """See `ImageLoader.crops`."""
 
-    def normalise(self, crop: npt.NDArray[np.uint8]) -> Pixels:
-        """As `ImageLoader.normalise`."""
+
+class Scorer(Protocol):
+    """The part of an `Engine` that classification needs."""
+
+    @property
+    def scores_are(self) -> ScoresAre: ...
+
+    def __call__(self, crops: Crops) -> Scores: ...
 
 
 class ImageScores(NamedTuple):
-    """What the network saw of an image, uint8 [V,H,W,3], and what it made of it, float32 [C]."""
+    """The crops of an image, uint8 [V,H,W,3], and the mean of their scores, float32 [C]."""
 
-    crops: npt.NDArray[np.uint8]
-    logits: Logits
+    crops: Crops
+    scores: Scores
 
 
-# What is made of images and of what came of them, one of each.
-Make = Callable[[list[ImageInput], list[ImageScores | ImageError]], list[Result]]
+# Makes one result of each image and its scores.
+Make = Callable[[list[ImageInput], list[ImageScores | ImageError], ScoresAre], list[Result]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +210,22 @@ class Classifier:
             partial(_rows, card=self.card, options=self._options, least=self._least),
         )
 
-    def logits(self, images: Iterable[ImageInput]) -> Iterator[Logits | ImageError]:
-        """The logits of each image, float32 [C], or why there are none; in order.
+    @property
+    def scores_are(self) -> ScoresAre:
+        """What `scores` yields."""
+        return engines.scores_of(self.card)
+
+    def scores(self, images: Iterable[ImageInput]) -> Iterator[Scores | ImageError]:
+        """The scores of each image, float32 [C], or why there are none; in order.
 
         Raises:
             EffnetError: as `predict`.
         """
-        return self._each(images, None, lambda _, looked: [_answer_of(one) for one in looked])
+
+        def scores_only(_: object, opened: list[ImageScores | ImageError], __: object) -> list[Any]:
+            return [one.scores if isinstance(one, ImageScores) else one for one in opened]
+
+        return self._each(images, None, scores_only)
 
     def _each(
         self, images: Iterable[ImageInput], are_many: bool | None, make: Make[Result]
@@ -238,14 +253,18 @@ class Loading:
         self._engine: Future[Engine] = Future()
         threading.Thread(target=resolve_future, args=(self._engine, load), daemon=True).start()
 
-    def __call__(self, pixels: Pixels) -> Logits:
+    @property
+    def scores_are(self) -> ScoresAre:
+        return self._engine.result().scores_are
+
+    def __call__(self, crops: Crops) -> Scores:
         engine = self._engine.result()
         with self._turns:
-            return engine(pixels)
+            return engine(crops)
 
 
 def predict(
-    engine: Callable[[Pixels], Logits],
+    engine: Scorer,
     images: Iterator[ImageInput],
     loader: Loader,
     card: ModelCard,
@@ -261,19 +280,19 @@ def predict(
 
 
 def asked(
-    engine: Callable[[Pixels], Logits],
+    engine: Scorer,
     images: Iterator[ImageInput],
     loader: Loader,
     make: Make[Result],
     batch_size: int,
     workers: int,
 ) -> Iterator[Result]:
-    """What `make` makes of some images and their logits, for all of them in order; it is called
+    """What `make` makes of some images and their scores, for all of them in order; it is called
     in the threads that open them.
     """
 
     def answer(chunk: list[ImageInput]) -> list[Result]:
-        return make(chunk, _looked_at(chunk, engine, loader))
+        return make(chunk, _looked_at(chunk, engine, loader), engine.scores_are)
 
     chunks = iter(lambda: list(itertools.islice(images, batch_size)), [])
     for rows in map_ordered(answer, chunks, workers, CHUNKS_AHEAD * workers):
@@ -281,16 +300,16 @@ def asked(
 
 
 def _looked_at(
-    chunk: list[ImageInput], engine: Callable[[Pixels], Logits], loader: Loader
+    chunk: list[ImageInput], engine: Scorer, loader: Loader
 ) -> list[ImageScores | ImageError]:
     """What came of some images, or their errors; the good ones in one call of the engine.
 
     Raises:
-        EffnetError: logits are not finite.
+        EffnetError: scores are not finite.
     """
     opened = [_opened(found, loader) for found in chunk]
     good = [crops for crops in opened if not isinstance(crops, ImageError)]
-    answers = iter(_finite(engine(_pixels(good, loader))) if good else ())
+    answers = iter(_finite(engine(_stack(good))) if good else ())
     return [
         crops
         if isinstance(crops, ImageError)
@@ -302,12 +321,13 @@ def _looked_at(
 def _rows(
     chunk: list[ImageInput],
     looked: list[ImageScores | ImageError],
+    scores_are: ScoresAre,
     card: ModelCard,
     options: PredictOptions,
     least: float,
 ) -> list[ImageResult]:
-    good = [one.logits for one in looked if isinstance(one, ImageScores)]
-    tops = iter(_top(np.stack(good), card, options.top_k) if good else ())
+    good = [one.scores for one in looked if isinstance(one, ImageScores)]
+    tops = iter(_top(np.stack(good), scores_are, card, options.top_k) if good else ())
     return [
         _judged(found.name, next(tops), one.crops[0], options, least)
         if isinstance(one, ImageScores)
@@ -316,21 +336,16 @@ def _rows(
     ]
 
 
-def _answer_of(looked: ImageScores | ImageError) -> Logits | ImageError:
-    return looked.logits if isinstance(looked, ImageScores) else looked
-
-
-def _averaged(logits: list[Logits]) -> Logits:
+def _averaged(scores: list[Scores]) -> Scores:
     """The mean over the views, float32 [C]; the only view, bit for bit."""
-    return logits[0] if len(logits) == 1 else np.mean(logits, axis=0, dtype=np.float32)
+    return scores[0] if len(scores) == 1 else np.mean(scores, axis=0, dtype=np.float32)
 
 
-def _pixels(crops: list[npt.NDArray[np.uint8]], loader: Loader) -> Pixels:
-    """uint8 [V,H,W,3] each -> float32 [N,3,H,W]; one view of one image, the usual case on a CPU,
-    is not copied.
+def _stack(crops: list[Crops]) -> Crops:
+    """The crops of all images, uint8 [N,H,W,3]; a single image's, the usual case on a CPU, are not
+    copied.
     """
-    pixels = [loader.normalise(crop) for views in crops for crop in views]
-    return pixels[0][None] if len(pixels) == 1 else np.stack(pixels)
+    return crops[0] if len(crops) == 1 else np.concatenate(crops)
 
 
 def _loader(preprocessing: Preprocessing, options: ImageOptions) -> Loader:
@@ -341,7 +356,7 @@ def _loader(preprocessing: Preprocessing, options: ImageOptions) -> Loader:
     return ImageLoader(preprocessing, options)
 
 
-def _opened(found: ImageInput, loader: Loader) -> npt.NDArray[np.uint8] | ImageError:
+def _opened(found: ImageInput, loader: Loader) -> Crops | ImageError:
     """What the network sees of an image, uint8 [V,H,W,3], or the error."""
     if found.source is None:
         return found.error or ImageError("missing", "There is no such file.", "Check the path.")
@@ -396,26 +411,29 @@ def _judged(
     return ImageResult(name, answers, reason=reason, crop=crop if options.keep_crops else None)
 
 
-def _finite(logits: Logits) -> Logits:
-    if not np.isfinite(logits).all():
+def _finite(scores: Scores) -> Scores:
+    if not np.isfinite(scores).all():
         raise EffnetError(
             "The network answers with NaN or infinite values.",
             "Use --precision fp32, or other weights.",
         )
-    return logits
+    return scores
 
 
-def _top(logits: Logits, card: ModelCard, top_k: int) -> list[tuple[Prediction, ...]]:
-    """The `top_k` most probable classes of each row of `logits`, float32 [N,C]; equal ones in the
+def _top(
+    scores: Scores, scores_are: ScoresAre, card: ModelCard, top_k: int
+) -> list[tuple[Prediction, ...]]:
+    """The `top_k` most probable classes of each row of `scores`, float32 [N,C]; equal ones in the
     order of classes.
     """
-    best = np.array([_best(row, top_k) for row in logits.astype(np.float64)])
+    best = np.array([_best(row, top_k) for row in scores.astype(np.float64)])
+    probabilities = engines.to_probabilities(scores, scores_are, card.temperature)
     return [
         tuple(
             Prediction(rank, int(i), card.classes[i], float(row[i]))
             for rank, i in enumerate(order, 1)
         )
-        for row, order in zip(engines.softmax(logits, card.temperature), best, strict=True)
+        for row, order in zip(probabilities, best, strict=True)
     ]
 
 

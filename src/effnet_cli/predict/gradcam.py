@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from effnet_cli.engines import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.thumbnails import encode_thumbnail
 from effnet_cli.models import build
@@ -63,8 +64,8 @@ class Explainer:
 
     def drawn(self, crop: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.uint8]:
         """The square, uint8 [H,W,3], reddened where it speaks for the class of this index."""
-        pixels = torch.from_numpy(self._loader.normalise(crop))[None].requires_grad_()
-        (heat,) = self._map(input_tensor=pixels, targets=[self._target(index)])
+        pixels = torch.from_numpy(normalise(crop[None], self._loader.preprocessing))
+        (heat,) = self._map(input_tensor=pixels.requires_grad_(), targets=[self._target(index)])
         share = crop.astype(np.float32) / 255
         drawn: npt.NDArray[np.uint8] = self._draw(
             share, heat, use_rgb=True, image_weight=IMAGE_WEIGHT
