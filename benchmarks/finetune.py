@@ -293,7 +293,7 @@ def compiling_seconds(
     """What an engine costs before its first answer."""
     started = time.perf_counter()
     variant = network.variant
-    plan.load(Model(variant, card, Path(), "", module), plan.max_callers(variant))
+    plan.load(Model(variant, card, module=module), plan.max_callers(variant))
     return time.perf_counter() - started
 
 

@@ -119,7 +119,7 @@ def test_table_of_networks_says_what_the_registry_says() -> None:
         assert cells is not None
         text = cells.group()
         assert f"| {row.preprocessing.crop_px} |" in text
-        assert f"| {row.parameters / 1e6:.1f} M |" in text
+        assert f"| {row.architecture.parameters / 1e6:.1f} M |" in text
         assert f"| {row.giga_multiply_adds:.2f} G |" in text
         assert f"| {row.top1:.1f} |" in text
 

@@ -161,7 +161,7 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def network_in(path: Path) -> Model:
     card = checkpoint.read_card(path)
-    return Model(find_variant(card.variant), card, path, cached_sha256(path))
+    return Model(find_variant(card.variant), card, path, sha256=cached_sha256(path))
 
 
 @pytest.fixture

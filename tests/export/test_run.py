@@ -368,7 +368,7 @@ def test_means_over_large_maps_keep_their_digits(target: TargetName, tmp_path: P
     options = ExportOptions(target, batch=1)
     about = asdict(options) | {"source_sha256": "0" * 64, "effnet": "0"}
     card = ModelCard("b4", ("a", "b", "c"), row.preprocessing, export=about)
-    source = ExportSource(Model(row, card, Path(), ""), card, options, network)
+    source = ExportSource(Model(row, card), card, options, network)
     path = written(source, TARGETS[target], tmp_path / f"gate{TARGETS[target].suffix}")
     found = resolve_model(ModelOptions(model=path))
     run = engines.plan_engine(EngineOptions("cpu"), found.file_kind).load(found)
@@ -677,7 +677,7 @@ def test_exported_network_is_not_exported_or_trained_again(
     path = shipped("onnx").path
     done = effnet("export", "--to", "openvino", "--model", path, "-o", tmp_path)
     assert done.status == 2
-    assert "holds no weights" in done.stderr
+    assert "has no weights" in done.stderr
 
 
 # --- images -------------------------------------------------------------------------------------

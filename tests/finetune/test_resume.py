@@ -281,7 +281,7 @@ def test_signal_before_the_network_learns_says_how_to_go_on(
     assert "Error: Stopped by SIGINT; the classifier begins anew.\n" in done.stderr
     assert f"Go on with: effnet finetune --resume '{folder}'" in done.stderr
     assert "Traceback" not in done.stderr
-    with pytest.raises(UsageError, match="has not come to the end of a first epoch") as caught:
+    with pytest.raises(UsageError, match="has no checkpoint yet") as caught:
         resolve_model(ModelOptions(model=folder))
     assert caught.value.hint == f"Go on with it: effnet finetune --resume '{folder}'"
     assert_alike(go_on(folder), unbroken)

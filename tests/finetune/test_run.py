@@ -744,7 +744,7 @@ def test_variant_without_weights_is_refused_with_the_way_out(
     )
     assert done.status == 1
     assert done.stdout == b""
-    assert "The weights of b0 are not here" in done.stderr
+    assert "The weights of b0 are missing" in done.stderr
     assert "--weights FILE" in done.stderr
     assert not (tmp_path / "run").exists()
 

@@ -137,7 +137,7 @@ def test_input_equals_torchvisions_transforms_to_the_bit(row: Variant, size: Siz
 def test_input_of_lite_networks_equals_pillow_and_torch(row: Variant, size: Size) -> None:
     data = encoded(source_image(*size), "JPEG", quality=92)
     loader = ImageLoader(row.preprocessing, EXACT)
-    crop_px = row.paper_px
+    crop_px = row.architecture.paper_px
     resize_px = crop_px + 32
     image = loader.open(data)
     short, long = sorted(image.size)

@@ -416,12 +416,12 @@ def test_every_truncated_state_is_refused(state: Path) -> None:
     content = state.read_bytes()
     for end in range(len(content)):
         state.write_bytes(content[:end])
-        with pytest.raises(UsageError, match="is not the state of a training"):
+        with pytest.raises(UsageError, match="is not a training state"):
             checkpoint.read_state(state)
 
 
 def test_state_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not the state of a training: No such file"):
+    with pytest.raises(UsageError, match="is not a training state: No such file"):
         checkpoint.read_state(tmp_path / "state.safetensors")
 
 
@@ -440,13 +440,13 @@ def test_other_files_are_no_states(write: Callable[[Path], object], path: Path) 
     write(path)
     with pytest.raises(UsageError) as caught:
         checkpoint.read_state(path)
-    assert f"{str(path)!r} is not the state of a training: " in caught.value.message
+    assert f"{str(path)!r} is not a training state: " in caught.value.message
     assert not re.search(r"NoneType|effnet_state", caught.value.message)  # words, no Python
 
 
 def test_state_is_no_model_file(state: Path) -> None:
     for read in (checkpoint.read_card, checkpoint.read_arrays):
-        with pytest.raises(UsageError, match="has no header of effnet"):
+        with pytest.raises(UsageError, match="has no effnet header"):
             read(state)
 
 

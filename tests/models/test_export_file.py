@@ -209,10 +209,10 @@ def test_onnx_file_is_enough_by_itself(ship: Ship, effnet: Effnet) -> None:
         (lambda about: about.update(export=None), "its 'export' is not a JSON object"),
         (lambda about: about.update(input=[]), "is damaged"),
         (lambda about: about.pop("files"), "is damaged"),
-        (lambda about: about.update(files={}), "speaks of []"),
+        (lambda about: about.update(files={}), "describes []"),
         (lambda about: about.update(temperature=0), "its temperature is 0"),
         (lambda about: about.update(files={"../lite0.onnx": "0"}), "is not what"),
-        (lambda about: about.update(files={"lite0.xml": "0"}), "speaks of"),
+        (lambda about: about.update(files={"lite0.xml": "0"}), "describes"),
         (lambda about: about.update(files=[1]), "is damaged"),
         (lambda about: about.update(export={}), "does not say what was exported"),
         (lambda about: about.update(export={"target": "onnx"}), "does not say what was exported"),
@@ -253,7 +253,7 @@ def test_json_that_is_none_is_told(content: bytes, ship: Ship, effnet: Effnet) -
 def test_huge_json_is_not_read(ship: Ship, effnet: Effnet) -> None:
     path = ship("onnx")
     with export_file.json_path(path).open("r+b") as file:
-        file.truncate(export_file.MAX_JSON_BYTES + 1)
+        file.truncate(export_file.MAX_EXPORT_JSON_BYTES + 1)
     assert_refused(effnet("predict", IMAGE, "--model", path), "bytes")
 
 
@@ -283,7 +283,7 @@ def test_exported_network_is_not_trained(ship: Ship, effnet: Effnet, tmp_path: P
     (tmp_path / "data").mkdir()
     done = effnet("finetune", tmp_path / "data", "--model", ship("onnx"))
     assert done.status == 2
-    assert "holds no weights to build a network from" in done.stderr
+    assert "has no weights to load" in done.stderr
 
 
 # --- files that a runtime must not see ------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_onnx_file_that_is_more_than_a_network_is_refused(
         vouch(path)
     else:
         export_file.json_path(path).unlink()
-    assert_refused(effnet("predict", IMAGE, "--model", path), "is not an exported network")
+    assert_refused(effnet("predict", IMAGE, "--model", path), "is not an exported model")
 
 
 @given(st.binary(max_size=300), st.integers(0, 2**32))
@@ -408,7 +408,7 @@ def test_part_of_an_export_is_told_from_the_whole(
     path = ship(target)
     done = effnet("predict", IMAGE, "--model", path.with_suffix(suffix))
     assert done.status == 2
-    assert f"Give that: --model {path.with_suffix(whole)}" in done.stderr
+    assert f"Use --model {path.with_suffix(whole)}" in done.stderr
 
 
 @pytest.mark.parametrize("target", ["openvino", "litert", "executorch", "onnx"])

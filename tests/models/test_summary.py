@@ -8,12 +8,12 @@ from functools import cache
 import pytest
 
 from effnet_cli.models import summary as anatomy
-from effnet_cli.models.lite import rounded_channels
+from effnet_cli.models.lite import round_channels
 from effnet_cli.models.variants import VARIANTS, Variant, find_variant
 from training import Done
 
 explained = cache(anatomy.summarize)  # a second each
-SCALED = [row for row in VARIANTS.values() if row.scaling is not None]
+SCALED = [row for row in VARIANTS.values() if row.architecture.scaling is not None]
 
 
 @pytest.mark.parametrize("row", VARIANTS.values(), ids=lambda row: row.name)
@@ -22,10 +22,10 @@ def test_counts_are_the_published_ones(row: Variant) -> None:
     # the authors of EfficientNet-Lite count more: see `variants.py`
     counted = {"lite0": 0.385, "lite1": 0.600, "lite2": 0.860}
     published = counted.get(row.name, row.giga_multiply_adds)
-    assert found.work.multiply_adds / 1e9 == pytest.approx(published, rel=0.01)
-    assert found.work.parameters == row.parameters
-    assert sum(stage.parameters for stage in found.stages) == row.parameters
-    assert sum(stage.multiply_adds for stage in found.stages) == found.work.multiply_adds
+    assert found.cost.multiply_adds / 1e9 == pytest.approx(published, rel=0.01)
+    assert found.cost.parameters == row.architecture.parameters
+    assert sum(stage.parameters for stage in found.stages) == row.architecture.parameters
+    assert sum(stage.multiply_adds for stage in found.stages) == found.cost.multiply_adds
     assert found.stages[0].input_px == row.preprocessing.crop_px
     for before, after in zip(found.stages, found.stages[1:-1], strict=False):
         assert after.input_px == math.ceil(before.input_px / before.stride)
@@ -51,17 +51,17 @@ def test_smallest_one_is_table_1_of_the_paper() -> None:
 
 @pytest.mark.parametrize("row", SCALED, ids=lambda row: row.name)
 def test_scaling_makes_the_network_that_is_there(row: Variant) -> None:
-    assert row.scaling is not None
+    assert row.architecture.scaling is not None
     found = explained(row.name)
-    is_lite = row.scaling.base == "lite0"
+    is_lite = row.architecture.scaling.base == "lite0"
     last = len(found.growth) - 2  # the head; the classifier follows
     for number, grown in enumerate(found.growth[:-1]):
         is_end = number in (0, last)
-        wanted = rounded_channels(grown.base_channels * row.scaling.width)
+        wanted = round_channels(grown.base_channels * row.architecture.scaling.width)
         assert grown.channels == (grown.base_channels if is_lite and is_end else wanted)
         if not is_end:
             is_fixed = is_lite and number in (1, last - 1)
-            layers = math.ceil(grown.base_layers * row.scaling.depth)
+            layers = math.ceil(grown.base_layers * row.architecture.scaling.depth)
             assert grown.layers == (grown.base_layers if is_fixed else layers)
     for factor in found.factors:
         assert factor.base**factor.phi == pytest.approx(factor.coefficient)
@@ -83,10 +83,10 @@ def test_command_explains(effnet: Callable[..., Done]) -> None:
     assert "depth      x 1.2   = 1.2^phi with phi 1.00" in text
     assert "paper's resolution is 260 px" in text
     content = json.loads(effnet("variants", "b2", "--format", "json").stdout)
-    assert content["work"]["parameters"] == find_variant("b2").parameters
+    assert content["cost"]["parameters"] == find_variant("b2").architecture.parameters
     assert len(content["stages"]) == 10
-    assert "search of its own" in effnet("variants", "v2_s").stdout.decode()
-    assert "The smallest one" in effnet("variants", "b0").stdout.decode()
+    assert "architecture search" in effnet("variants", "v2_s").stdout.decode()
+    assert "The smallest of its family" in effnet("variants", "b0").stdout.decode()
     wrong = effnet("variants", "b9")
     assert wrong.status == 2
     assert "Unknown variant 'b9'" in wrong.stderr

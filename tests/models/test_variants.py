@@ -36,7 +36,7 @@ def test_row_says_what_torchvision_says(row: Variant) -> None:
     assert row.preprocessing.interpolation == transforms.interpolation.value
     assert row.preprocessing.mean == tuple(transforms.mean)
     assert row.preprocessing.std == tuple(transforms.std)
-    assert row.parameters == weights.meta["num_params"]
+    assert row.architecture.parameters == weights.meta["num_params"]
     assert row.giga_multiply_adds == weights.meta["_ops"]
     assert row.source.size_mb == weights.meta["_file_size"]
     assert (row.top1, row.top5) == (figures["acc@1"], figures["acc@5"])
@@ -58,13 +58,13 @@ def test_lite_rows_say_what_their_authors_published(
     row = find_variant(name)
     assert row.preprocessing.crop_px == crop_px
     assert row.preprocessing.crop_px / row.preprocessing.resize_px == crop_px / (crop_px + 32)
-    assert (row.parameters, row.top1) == (parameters, top1)
+    assert (row.architecture.parameters, row.top1) == (parameters, top1)
     assert round(row.giga_multiply_adds * 1000) == mega_multiply_adds
 
 
 @pytest.mark.parametrize("row", LITE, ids=by_name)
 def test_lite_has_the_published_multiply_adds(row: Variant) -> None:
-    """Of the others `test_anatomy.py` counts what their authors count."""
+    """Of the others `test_summary.py` counts what their authors count."""
     with torch.device("meta"):
         network = build.build(row, 1000).eval()
         crop_px = row.preprocessing.crop_px

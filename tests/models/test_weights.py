@@ -39,7 +39,9 @@ HANG_SECONDS = 8  # the tool gives up after 5 s at most; a guard, not a measurem
 def row_for(content: bytes) -> Variant:
     """A row as the registry's, of a network whose weights are `content`."""
     digest = hashlib.sha256(content).hexdigest()[:8]
-    source = WeightsSource(f"efficientnet_test-{digest}.pth", digest, len(content) / 1e6)
+    source = WeightsSource(
+        file_name=f"efficientnet_test-{digest}.pth", sha256=digest, size_mb=len(content) / 1e6
+    )
     return replace(find_variant("b0"), name="test", source=source)
 
 
@@ -50,7 +52,9 @@ FETCH = f"""
 from dataclasses import replace
 from effnet_cli.models import weights
 from effnet_cli.models.variants import WeightsSource, find_variant
-source = WeightsSource({ROW.source.file_name!r}, {ROW.source.sha256!r}, 1.0)
+source = WeightsSource(
+    file_name={ROW.source.file_name!r}, sha256={ROW.source.sha256!r}, size_mb=1.0
+)
 print(weights.fetch_weights(replace(find_variant("b0"), name="test", source=source)))
 """
 
@@ -452,7 +456,7 @@ def test_offline_makes_no_connection(content: bytes | None, mirror: Mirror) -> N
     server = mirror()
     if content is not None:
         put(content)
-    with pytest.raises(EffnetError, match="Leave out --offline, or put") as caught:
+    with pytest.raises(EffnetError, match="Remove --offline, or put") as caught:
         weights.fetch_weights(ROW, offline=True)
     assert ROW.source.file_name in caught.value.hint
     assert str(place().parent) in caught.value.hint
@@ -640,7 +644,7 @@ def test_model_file_excludes_variant_and_weights(
     options: dict[str, object], tmp_path: Path
 ) -> None:
     path = model_file(tmp_path / "model.safetensors")
-    with pytest.raises(UsageError, match="brings its own"):
+    with pytest.raises(UsageError, match="has its own variant and weights"):
         weights.resolve_model(ModelOptions(model=path, **options))
 
 
@@ -657,8 +661,8 @@ def test_file_that_is_not_there_is_named(option: str, tmp_path: Path) -> None:
     [
         ((SAMPLES / "cat.jpg").read_bytes(), "it is a JPEG image."),
         (b'{"a": 1}', "it is a JSON document."),
-        (b"# notes\n", "it does not begin as one."),
-        (b"", "it does not begin as one."),
+        (b"# notes\n", "its format is unknown."),
+        (b"", "its format is unknown."),
     ],
     ids=["image", "JSON", "text", "empty"],
 )
@@ -776,10 +780,10 @@ def test_path_prints_what_is_here_and_fails_for_the_rest() -> None:
     end = effnet("weights", "path", "b0", "lite0", "b1")
     assert end.returncode == 1
     assert end.stdout == f"{weights.expected_path(find_variant('lite0'))}\n"
-    assert "The weights of b0, b1 are not here, or damaged." in end.stderr
+    assert "The weights of b0, b1 are missing or damaged." in end.stderr
     folder, files = weights.hub_folder(), [find_variant(n).source.file_name for n in ("b0", "b1")]
-    assert f"Put {', '.join(files)} into {folder}, or type: effnet weights pull b0 b1" in end.stderr
-    assert weights.weights_hint([find_variant("lite1")]) == "Type: effnet weights pull lite1"
+    assert f"Put {', '.join(files)} into {folder}, or run: effnet weights pull b0 b1" in end.stderr
+    assert weights.weights_hint([find_variant("lite1")]) == "Run: effnet weights pull lite1"
 
 
 def test_verify_looks_again_at_what_the_cache_believes(mirror: Mirror) -> None:

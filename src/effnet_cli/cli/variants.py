@@ -93,7 +93,7 @@ def path_of_weights(names: NamesArgument) -> None:
     if missing:
         words = ", ".join(row.name for row in missing)
         raise EffnetError(
-            f"The weights of {words} are not here, or damaged.", weights.weights_hint(missing)
+            f"The weights of {words} are missing or damaged.", weights.weights_hint(missing)
         )
 
 
@@ -101,17 +101,13 @@ def _explain(name: str, format_: ListFormat) -> None:
     """Write what a variant consists of."""
     from effnet_cli.models.summary import summarize
 
-    anatomy = summarize(name)
+    summary = summarize(name)
     if format_ == "json":
-        show_json(asdict(anatomy))
+        show_json(asdict(summary))
         return
     from effnet_cli.models import summary_table
     from effnet_cli.output.tables import Table
 
-    show_blocks(
-        [
-            *summary_table.headline(anatomy),
-            Table(*summary_table.table(anatomy)),
-            *summary_table.scaling(anatomy),
-        ]
-    )
+    stages = Table(*summary_table.stages_table(summary))
+    scaling = summary_table.scaling_lines(summary)
+    show_blocks([summary_table.headline(summary), stages, *scaling])

@@ -11,7 +11,7 @@ class ExportedEngine:
     """An `Engine` around the one that runs the file; checks what it gives."""
 
     def __init__(self, engine: Engine, card: ModelCard) -> None:
-        self.precision = card.export.get("quantize") or card.export["precision"]
+        self.precision = card.precision or engine.precision
         self.scores_are = engine.scores_are
         self._engine = engine
         self._batch: int | None = card.export["batch"]

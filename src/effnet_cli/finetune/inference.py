@@ -5,7 +5,6 @@ fast as torch: that pays for the features of the first phase and for the validat
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +44,7 @@ class Answering:
         Raises:
             EffnetError: the engine cannot run it.
         """
-        network = Model(self.variant, self.card, Path(), "", module)
+        network = Model(self.variant, self.card, module=module)
         return self.plan.load(network, self._callers)
 
     @property

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from effnet_cli import engines
 from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset, scan
-from effnet_cli.datasets.saved_split import load_split, save_split
 from effnet_cli.evaluate.metrics import compute_metrics, fit_temperature, fit_unknown_threshold
 from effnet_cli.evaluate.records import Metrics
 from effnet_cli.finetune import run_dir
@@ -82,8 +81,6 @@ class Training:
         self._tensors: Arrays | None = None
         if task.resume is not None:
             self._go_on()
-        if processes.is_first:
-            save_split(self._dataset, self._folder.path)
 
     # --- setting up ---
 
@@ -400,9 +397,7 @@ def _device(name: str, processes: ProcessGroup) -> str:
 
 
 def _scanned(task: FinetuneTask, reporter: Reporter) -> Dataset:
-    saved = None if task.resume is None else load_split(task.resume)
-    known = {} if saved is None else saved.contents
-    found = scan(task.root, task.dataset, task.images, reporter, task.workers, known)
+    found = scan(task.root, task.dataset, task.images, reporter, task.workers)
     for finding in found.findings:
         if finding.level != "error":
             reporter.note(f"{finding.message} {finding.hint}".strip())
@@ -425,7 +420,7 @@ def _untrained(options: ModelOptions) -> Model:
             "Leave one of them out.",
         )
     variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
-    return Model(variant, imagenet_card(variant.name, variant.preprocessing), Path(), "")
+    return Model(variant, imagenet_card(variant.name, variant.preprocessing))
 
 
 def _card(task: FinetuneTask, network: Model, dataset: Dataset) -> ModelCard:

@@ -1,4 +1,4 @@
-"""The model card: all that a prediction needs besides the weights, and how the model was made."""
+"""The model card: everything a prediction needs besides the weights, and how the model was made."""
 
 import json
 import math
@@ -7,22 +7,24 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
+from effnet_cli.options import ExportPrecision, Precision, Quantization, TargetName
 
 CARD_VERSION = 1
-CARD_KEY = "effnet"  # the card's key in the metadata of a model file or of an export
-MAX_SIDE_PX = 10_000  # far beyond any model: an image of that side would fill the memory
-STORED_TEMPERATURES = (1e-3, 1e3)  # plausible range; fitted ones stay well within
+CARD_KEY = "effnet"  # in the metadata of a model file or an exported file
+MAX_SIDE_PX = 10_000  # far beyond any model: an input of that size would exhaust the memory
+STORED_TEMPERATURES = (1e-3, 1e3)  # plausible range; `evaluate.metrics` searches a narrower one
+RECORDS = ("options", "dataset", "metrics", "export")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """All that a network's answers need besides its weights, and how it was made.
+    """What a model predicts and how it was made; the same JSON is in its file and its exports.
 
     `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
-    `options`, `dataset` and `metrics` record the training: the options, a fingerprint of the data,
-    the figures of the best epoch. Below the top probability `unknown_below` validation had too many
-    wrong answers, so that they can be called unknown; `None` where nobody knows. `export` says what
-    an exported file is; it is empty elsewhere.
+    Predictions below the probability `unknown_below` are best called unknown, as validation found
+    too many wrong ones there; `None` if that was not determined. `options`, `dataset` and `metrics`
+    record the training: its options, a fingerprint of the data, the figures of the best epoch.
+    `export` describes an exported file and is empty otherwise.
     """
 
     variant: str
@@ -35,89 +37,111 @@ class ModelCard:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     export: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def precision(self) -> Precision | None:
+        """What an exported file computes in; `None` for a model file."""
+        precision: Precision | None = self.export.get("quantize") or self.export.get("precision")
+        return precision
+
     def to_json(self) -> str:
         """ASCII JSON without NaN; class names of any bytes survive as surrogate escapes."""
-        return json.dumps(
-            {"format_version": CARD_VERSION, **asdict(self)}, allow_nan=False, sort_keys=True
-        )
+        content = {"format_version": CARD_VERSION, **asdict(self)}
+        return json.dumps(content, allow_nan=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelCard":
-        """The card that `to_json` wrote.
+        """Parse what `to_json` wrote.
 
         Raises:
-            ValueError: the text is no such card; the message names the first difference.
+            ValueError: the text is not a valid card; the message names the first difference.
         """
-        content = json.loads(text, parse_constant=_refuse)
+        content = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(content, dict):
             raise ValueError("its header is not a JSON object")
         version = content.pop("format_version", None)
         if version != CARD_VERSION:
             raise ValueError(f"its format version is {version!r}; this effnet reads {CARD_VERSION}")
-        _check_names(cls, content, "its header")
-        if not isinstance(content["classes"], list):
-            raise ValueError("its class names are not a list of text")
-        given = content["preprocessing"]
-        _check_names(Preprocessing, given, "its preprocessing")
-        preprocessing = Preprocessing(**{name: _hashable(value) for name, value in given.items()})
-        classes = tuple(content["classes"])
-        card = cls(**{**content, "classes": classes, "preprocessing": preprocessing})
-        card._check()
+        _check_fields(cls, content, "its header")
+        names, given = content["classes"], content["preprocessing"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its class names are not a list of strings")
+        _check_fields(Preprocessing, given, "its preprocessing")
+        given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+        preprocessing = Preprocessing(**given)
+        card = cls(**{**content, "classes": tuple(names), "preprocessing": preprocessing})
+        card._check_values()
         return card
 
-    def _check(self) -> None:
-        if not self.classes or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError("its class names are not a list of text")
-        temperature = self.temperature
-        if not (
-            isinstance(temperature, int | float)
-            and STORED_TEMPERATURES[0] <= temperature <= STORED_TEMPERATURES[1]
-        ):
-            raise ValueError(f"its temperature is {temperature!r}")
-        limit = self.unknown_below
-        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit <= 1):
-            raise ValueError(f"its threshold unknown_below is {limit!r}")
-        if not isinstance(self.variant, str):
-            raise ValueError(f"its variant is {self.variant!r}")
-        for name in ("options", "dataset", "metrics", "export"):
+    def _check_values(self) -> None:
+        limit, p = self.unknown_below, self.preprocessing
+        checks = [
+            ("class names", self.classes, bool(self.classes)),
+            ("variant", self.variant, isinstance(self.variant, str)),
+            ("temperature", self.temperature, _is_number(self.temperature, *STORED_TEMPERATURES)),
+            ("unknown_below", limit, limit is None or _is_number(limit, 0, 1)),
+            ("resize_px", p.resize_px, _is_side(p.resize_px)),
+            ("crop_px", p.crop_px, _is_side(p.crop_px)),
+            ("interpolation", p.interpolation, p.interpolation in get_args(Interpolation)),
+            ("mean", p.mean, _is_triple(p.mean)),
+            ("std", p.std, _is_triple(p.std) and min(p.std) > 0),
+        ]
+        for name, value, is_valid in checks:
+            if not is_valid:
+                raise ValueError(f"its {name} is {value!r:.100}")
+        for name in RECORDS:
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"its {name!r} is not a JSON object")
-        p = self.preprocessing
-        faults = {
-            "resize_px": not (isinstance(p.resize_px, int) and 0 < p.resize_px <= MAX_SIDE_PX),
-            "crop_px": not (isinstance(p.crop_px, int) and 0 < p.crop_px <= MAX_SIDE_PX),
-            "interpolation": p.interpolation not in get_args(Interpolation),
-            "mean": not _numbers(p.mean),
-            "std": not _numbers(p.std, above=0),
-        }
-        for name, is_fault in faults.items():
-            if is_fault:
-                raise ValueError(f"its {name} is {getattr(p, name)!r}")
+
+    def check_export(self) -> None:
+        """Check that `export` describes an exported file.
+
+        Raises:
+            ValueError: it does not.
+        """
+        about = self.export
+        batch = about.get("batch", 0)
+        if (
+            about.get("target") not in get_args(TargetName)
+            or not isinstance(about.get("include_preprocessing"), bool)
+            or not (batch is None or (type(batch) is int and batch > 0))
+            or about.get("precision") not in get_args(ExportPrecision)
+            or about.get("quantize", 0) not in (None, *get_args(Quantization))
+        ):
+            raise ValueError("its header does not say what was exported")
 
 
-def _check_names(kind: type, content: object, what: str) -> None:
-    """Whether `content` has the names of a dataclass, those without a default at least."""
+def describe_read_error(error: Exception) -> str:
+    """Why a file cannot be read, to be put into a sentence."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+
+
+def _check_fields(kind: type, content: object, what: str) -> None:
+    """Check that `content` has the fields of a dataclass: all without a default, and no others."""
     if not isinstance(content, dict):
         raise ValueError(f"{what} is not complete: it is not a JSON object")
-    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
-    lacking = ", ".join(repr(name) for name in needed if name not in content)
-    if lacking:
-        raise ValueError(f"{what} is not complete: it lacks {lacking}")
-    for name in content.keys() - {one.name for one in fields(kind)}:
+    required = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    missing = ", ".join(repr(name) for name in required if name not in content)
+    if missing:
+        raise ValueError(f"{what} is not complete: it lacks {missing}")
+    for name in content.keys() - {f.name for f in fields(kind)}:
         raise ValueError(f"{what} holds {name!r}, which this effnet does not know")
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"its header holds {constant}")
 
 
-def _numbers(values: object, above: float = -math.inf) -> bool:
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and low <= value <= high
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and 0 < value <= MAX_SIDE_PX
+
+
+def _is_triple(values: object) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) == 3
-        and all(isinstance(v, int | float) and above < v < math.inf for v in values)
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
     )
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -1,8 +1,8 @@
-"""What `effnet export` writes: a file for a runtime, and a JSON beside it that says all the rest.
+"""Exported files: one for a runtime, and a JSON beside it that holds the card.
 
-The JSON (`model.onnx.json` for `model.onnx`) holds the card, what goes in and comes out, and the
-SHA-256 of the file: a runtime is not to see bytes that were not written by an export. Only an ONNX
-file may come without it, as it carries the card itself, and can be checked before it is run.
+The JSON (`model.onnx.json` for `model.onnx`) also describes input and output, and has the SHA-256
+of the file: a runtime must only see bytes that an export wrote. An ONNX file may come without it,
+as it holds the card itself and can be checked before it runs.
 """
 
 import json
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from effnet_cli.models.card import ModelCard
-from effnet_cli.options import ExportPrecision, FileKind, Quantization, TargetName
+from effnet_cli.models.card import ModelCard, describe_read_error
+from effnet_cli.options import FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import atomic_write, cache_dir, cached_sha256
 
@@ -26,16 +26,16 @@ FILE_KINDS: Mapping[str, FileKind] = {
 }
 COREML_SUFFIX = ".mlpackage"
 JSON_SUFFIX = ".json"
-MAX_JSON_BYTES = 64 * 2**20
-AGAIN = "Export it again."
+MAX_EXPORT_JSON_BYTES = 64 * 2**20
+JSON_FIELDS = ("input", "output", "files", "check")  # of the JSON, besides those of the card
 
 
 @dataclass(frozen=True, slots=True)
 class ExportInfo:
     """The JSON beside an exported file.
 
-    `input` and `output` name the tensors, their types, shapes and meaning. `files` has the SHA-256
-    of each file by its name. `check` is what was found when the file was compared with its source.
+    `input` and `output` name the tensors, their dtypes, shapes and meaning. `files` maps file names
+    to their SHA-256. `check` is the comparison with the source model.
     """
 
     card: ModelCard
@@ -46,20 +46,24 @@ class ExportInfo:
 
     def write(self, path: Path) -> None:
         """Write the JSON beside `path`, whole or not at all."""
-        extra = {n: getattr(self, n) for n in ("input", "output", "files", "check")}
-        content = json.loads(self.card.to_json()) | extra
+        content = json.loads(self.card.to_json()) | {n: getattr(self, n) for n in JSON_FIELDS}
         text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
         with atomic_write(json_path(path)) as part:
             part.write_text(text + "\n", encoding="ascii")
 
 
+def file_kind(path: Path) -> FileKind:
+    """What a file holds, by its name."""
+    return FILE_KINDS.get(path.suffix.lower(), "tensors")
+
+
 def json_path(path: Path) -> Path:
-    """Where the JSON of an exported file is."""
+    """The JSON that belongs to an exported file."""
     return path.with_name(path.name + JSON_SUFFIX)
 
 
 def export_owner(path: Path) -> Path | None:
-    """The exported file that the JSON or the weights at `path` were written beside."""
+    """The exported file that the JSON or the weights at `path` belong to."""
     suffix = path.suffix.lower()
     if suffix == ".bin":
         owner = path.with_suffix(".xml")
@@ -71,7 +75,7 @@ def export_owner(path: Path) -> Path | None:
 
 
 def is_export(path: Path) -> bool:
-    """Whether what is at `path` was exported, as its JSON says; the file may be damaged or gone."""
+    """Whether `path` was exported, according to its JSON; the file may be damaged or gone."""
     try:
         return "export" in json.loads(json_path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -79,109 +83,90 @@ def is_export(path: Path) -> bool:
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether the file at `path` is an export, a part of one, or called as weights are."""
+    """Whether the file at `path` is an export, a part of one, or named like weights."""
     if not path.is_file():
         return False
-    is_called_so = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
-    return is_called_so or is_export(path) or export_owner(path) is not None
-
-
-def file_kind(path: Path) -> FileKind:
-    """What a file holds, by its name."""
-    return FILE_KINDS.get(path.suffix.lower(), "tensors")
+    is_named_so = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
+    return is_named_so or is_export(path) or export_owner(path) is not None
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of an exported file, once the file is known to be what was written.
+    """The card of an exported file, after checking that the file is as it was written.
 
     Raises:
         UsageError: the file or its JSON is missing, damaged or foreign; the message names the
-        difference.
+            difference.
     """
-    facts = json_path(path)
+    json_file = json_path(path)
     try:
-        if facts.is_file():
-            card = _vouched(path, facts)
-            if file_kind(path) == "onnx" and not _is_known(path):
-                _card_of_onnx(path)
-                _remember(path)
+        if json_file.is_file():
+            card = _read_json(path, json_file)
+            if file_kind(path) == "onnx":
+                _check_onnx_once(path)
             return card
         if file_kind(path) != "onnx":
-            raise ValueError(f"{facts.name!r} is not beside it, which says what the classes are")
-        return _card_of_onnx(path)
+            raise ValueError(f"{json_file.name!r}, which has its classes, is not beside it")
+        return _read_onnx(path)
     except (OSError, ValueError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
-        raise UsageError(f"{str(path)!r} is not an exported network: {reason}.", AGAIN) from error
+        raise UsageError(
+            f"{str(path)!r} is not an exported model: {describe_read_error(error)}.",
+            "Export it again.",
+        ) from error
 
 
-def _vouched(path: Path, facts: Path) -> ModelCard:
-    """The card of a file whose digest its JSON tells."""
-    if facts.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{facts.name!r} has {facts.stat().st_size:,} bytes")
+def _read_json(path: Path, json_file: Path) -> ModelCard:
+    """The card in the JSON, after comparing the digests of all files of the export."""
+    if json_file.stat().st_size > MAX_EXPORT_JSON_BYTES:
+        raise ValueError(f"{json_file.name!r} has {json_file.stat().st_size:,} bytes")
     try:
-        # UTF-8 too, as an editor may leave it
-        content = json.loads(facts.read_text(encoding="utf-8-sig"))
-        if not isinstance(content, dict):
-            raise ValueError("it is not a JSON object")
-        card = {k: v for k, v in content.items() if k not in ("input", "output", "files", "check")}
-        result = ModelCard.from_json(json.dumps(card))
-        files, shape = content.get("files"), content.get("input", {}).get("shape")
-        if not isinstance(files, dict):
-            raise ValueError("it does not say what its files are")
-        px = result.preprocessing.crop_px
-        if not isinstance(shape, list) or shape.count(px) < 2:
-            raise ValueError(f"images of {px} px do not fit the file's input {shape}")
+        card, files = _parse_json(json_file.read_text(encoding="utf-8-sig"))
     except (ValueError, AttributeError, RecursionError) as error:
-        reason = str(error).partition("; use sys.")[0]  # of numbers that are too long
-        raise ValueError(f"{facts.name!r} beside it is damaged ({reason})") from error
-    if path.suffix.lower() not in {Path(str(name)).suffix.lower() for name in files}:
-        raise ValueError(f"{facts.name!r} beside it speaks of {sorted(map(str, files))}")
+        reason = str(error).partition("; use sys.")[0]  # Python's advice on very long integers
+        raise ValueError(f"{json_file.name!r} beside it is damaged ({reason})") from error
+    if path.suffix.lower() not in {Path(name).suffix.lower() for name in files}:
+        raise ValueError(f"{json_file.name!r} beside it describes {sorted(files)}")
     for name, digest in files.items():
-        beside = path.with_suffix(Path(str(name)).suffix)  # they may have been renamed together
-        if not beside.is_file():
-            raise ValueError(f"its other half {beside.name!r} is missing")
-        if cached_sha256(beside) != digest:
-            raise ValueError(f"the content of {beside.name!r} is not what {facts.name!r} says")
-    check_export(result)
-    return result
-
-
-def check_export(card: ModelCard) -> None:
-    """Whether a card says what its exported file is.
-
-    Raises:
-        ValueError: it does not.
-    """
-    about = card.export
-    batch = about.get("batch", 0)
-    if (
-        about.get("target") not in get_args(TargetName)
-        or not isinstance(about.get("include_preprocessing"), bool)
-        or not (batch is None or (type(batch) is int and batch > 0))
-        or about.get("precision") not in get_args(ExportPrecision)
-        or about.get("quantize", 0) not in (None, *get_args(Quantization))
-    ):
-        raise ValueError("its header does not say what was exported")
-
-
-def _card_of_onnx(path: Path) -> ModelCard:
-    """The card in an ONNX file, once the whole file has been looked at."""
-    from effnet_cli.models.onnx_file import checked_card
-
-    card = checked_card(path)
-    check_export(card)
+        part = path.with_suffix(Path(name).suffix)  # all may have been renamed together
+        if not part.is_file():
+            raise ValueError(f"its other half {part.name!r} is missing")
+        if cached_sha256(part) != digest:
+            raise ValueError(f"the content of {part.name!r} is not what {json_file.name!r} says")
+    card.check_export()
     return card
 
 
-def _is_known(path: Path) -> bool:
-    """Whether these very bytes were looked at before: it takes as long as all else of a start."""
-    return _known(path).is_file()
+def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
+    """The card and the digests by file name."""
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    card = ModelCard.from_json(
+        json.dumps({name: v for name, v in content.items() if name not in JSON_FIELDS})
+    )
+    files, shape = content.get("files"), content.get("input", {}).get("shape")
+    if not isinstance(files, dict):
+        raise ValueError("it does not say what its files are")
+    px = card.preprocessing.crop_px
+    if not isinstance(shape, list) or shape.count(px) < 2:
+        raise ValueError(f"images of {px} px do not fit the file's input {shape}")
+    return card, files
 
 
-def _remember(path: Path) -> None:
-    with suppress(EffnetError), atomic_write(_known(path)) as part:
+def _check_onnx_once(path: Path) -> None:
+    """Check an ONNX file, unless these bytes were checked before: it would double the start-up
+    time.
+    """
+    stamp = cache_dir() / "checked" / cached_sha256(path)
+    if stamp.is_file():
+        return
+    _read_onnx(path)
+    with suppress(EffnetError), atomic_write(stamp) as part:
         part.touch()
 
 
-def _known(path: Path) -> Path:
-    return cache_dir() / "checked" / cached_sha256(path)
+def _read_onnx(path: Path) -> ModelCard:
+    from effnet_cli.models.onnx_file import read_checked_card
+
+    card = read_checked_card(path)
+    card.check_export()
+    return card

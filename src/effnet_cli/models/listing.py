@@ -1,4 +1,4 @@
-"""What effnet knows and has, as records: the networks, their weights, whether these are intact."""
+"""The registry and the weights on this machine, as records."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from effnet_cli.models.weights import WeightsState, expected_path, is_intact, we
 from effnet_cli.system.files import sha256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantListing:
-    """One network; accuracies in percent on ImageNet-1k, `size_mb` of the published file."""
+    """A variant; accuracies are percentages on ImageNet-1k, `size_mb` is that of the weights."""
 
     variant: str
     resolution_px: int
@@ -25,11 +25,9 @@ class VariantListing:
     weights: WeightsState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsListing:
-    """Where the weights of one network are, or would be; no path if their package is not
-    installed.
-    """
+    """Where the weights of a variant belong; no path if their package is not installed."""
 
     variant: str
     weights: WeightsState
@@ -39,13 +37,14 @@ class WeightsListing:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """Whether the weights of one variant are the published ones; if not, the command that fixes
-    them.
+    """Whether the weights of a variant are the published ones; if not, the command that fixes them.
+
+    `path` is that of a file, `None` if there is none.
     """
 
     variant: str
     status: Literal["intact", "damaged", "missing", "package not installed"]
-    path: Path | None
+    path: Path | None = None
     fix: str = ""
 
     def __str__(self) -> str:
@@ -53,44 +52,47 @@ class VerifyResult:
 
 
 def list_variants() -> Iterator[VariantListing]:
-    """Every network of the registry."""
-    for row in VARIANTS.values():
+    """Every variant of the registry."""
+    for variant in VARIANTS.values():
         yield VariantListing(
-            row.name,
-            row.preprocessing.crop_px,
-            row.paper_px,
-            row.parameters,
-            row.giga_multiply_adds,
-            row.top1,
-            row.top5,
-            row.source.size_mb,
-            weights_state(row),
+            variant=variant.name,
+            resolution_px=variant.preprocessing.crop_px,
+            paper_px=variant.architecture.paper_px,
+            parameters=variant.architecture.parameters,
+            giga_multiply_adds=variant.giga_multiply_adds,
+            top1=variant.top1,
+            top5=variant.top5,
+            size_mb=variant.source.size_mb,
+            weights=weights_state(variant),
         )
 
 
 def list_weights() -> Iterator[WeightsListing]:
-    """The weights of every network of the registry."""
-    for row in VARIANTS.values():
-        path = expected_path(row)
+    """The weights of every variant of the registry."""
+    for variant in VARIANTS.values():
+        path = expected_path(variant)
         yield WeightsListing(
-            row.name, weights_state(row), row.source.size_mb, str(path) if path else None
+            variant=variant.name,
+            weights=weights_state(variant),
+            size_mb=variant.source.size_mb,
+            path=None if path is None else str(path),
         )
 
 
-def verify_weights(rows: Iterable[Variant]) -> Iterator[VerifyResult]:
-    """Compute the SHA-256 of the weights, ignoring the cached ones, and compare it with the
-    published one.
+def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:
+    """Compute the SHA-256 of the weights, ignoring cached ones, and compare it with the published
+    one.
     """
-    for row in rows:
-        path = expected_path(row)
+    for variant in variants:
+        path, fix = expected_path(variant), _fix(variant)
         if path is None:
-            yield VerifyResult(row.name, "package not installed", None, _fix(row))
+            yield VerifyResult(variant.name, "package not installed", fix=fix)
         elif not path.is_file():
-            yield VerifyResult(row.name, "missing", None, _fix(row))
-        elif is_intact(row, path, digest=sha256):
-            yield VerifyResult(row.name, "intact", path)
+            yield VerifyResult(variant.name, "missing", fix=fix)
+        elif is_intact(variant, path, digest=sha256):
+            yield VerifyResult(variant.name, "intact", path)
         else:
-            yield VerifyResult(row.name, "damaged", path, _fix(row))
+            yield VerifyResult(variant.name, "damaged", path, fix=fix)
 
 
 def _fix(variant: Variant) -> str:

@@ -1,7 +1,7 @@
-"""ONNX files from anywhere, looked at before a runtime sees them.
+"""ONNX files of unknown origin, checked before a runtime sees them.
 
-An ONNX file can be a program: it can loop, read other files, and make gigabytes of a few bytes. One
-that effnet runs has nothing but the operators of its networks, and all of its tensors in itself.
+An ONNX file can be a program: it can loop, read other files, and make gigabytes from a few bytes.
+One that effnet runs has only the operators of its models, and all of its tensors in itself.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from effnet_cli.models.card import CARD_KEY, ModelCard
 
-MAX_ONNX_BYTES = 2**31 - 1  # more than a protobuf message can have
+MAX_ONNX_BYTES = 2**31 - 1  # the limit of a protobuf message
 ONNX_OPERATORS = frozenset(
     {
         "Add", "Cast", "Clip", "Conv", "DequantizeLinear", "Div", "Flatten", "Gemm",
@@ -23,11 +23,11 @@ ONNX_OPERATORS = frozenset(
 )  # fmt: skip
 
 
-def checked_card(path: Path) -> ModelCard:
-    """The card in an ONNX file, if the file can do no harm.
+def read_checked_card(path: Path) -> ModelCard:
+    """The card in an ONNX file that is safe to run.
 
     Raises:
-        ValueError: it is damaged, foreign, or more than a network; the message names what.
+        ValueError: the file is damaged, foreign, or more than a model; the message says why.
     """
     size = path.stat().st_size
     if size > MAX_ONNX_BYTES:
@@ -35,16 +35,16 @@ def checked_card(path: Path) -> ModelCard:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
-        raise ValueError("it is no ONNX file, or damaged") from error
+        raise ValueError("it is not an ONNX file, or damaged") from error
     cards = [entry.value for entry in model.metadata_props if entry.key == CARD_KEY]
     if len(cards) != 1:
-        raise ValueError("it holds no header of effnet")
+        raise ValueError("it has no effnet header")
     card = ModelCard.from_json(cards[0])
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in ONNX_OPERATORS:
             raise ValueError(f"it uses the operator {node.domain}{node.op_type}")
     if model.functions or model.training_info:
-        raise ValueError("it brings functions of its own")
+        raise ValueError("it defines functions of its own")
     for tensor in _tensors(model):
         _check_tensor(tensor)
     return card
@@ -63,7 +63,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
     if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
-        raise ValueError(f"the tensor {tensor.name} lies in another file")
+        raise ValueError(f"the tensor {tensor.name} is in another file")
     try:
         numpy_helper.to_array(tensor)
     except Exception as error:

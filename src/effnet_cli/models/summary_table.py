@@ -1,75 +1,105 @@
-"""What a variant consists of, as text."""
+"""The summary of a variant, and the registry, as text and tables that fit 80 columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from effnet_cli.models.listing import VariantListing, WeightsListing
 from effnet_cli.models.variants import find_variant
 
-if TYPE_CHECKING:  # its own imports need torch
+if TYPE_CHECKING:  # imports torch
     from effnet_cli.models.summary import ModelSummary, Stage
 
-
-def headline(anatomy: "ModelSummary") -> Iterator[str]:
-    """Name, size and published accuracy."""
-    row, work = find_variant(anatomy.variant), anatomy.work
-    yield (
-        f"{row.name}: {anatomy.resolution_px} px, {work.parameters:,} parameters, "
-        f"{work.multiply_adds / 1e9:.3f} G multiply-adds, "
-        f"{sum(stage.layers for stage in anatomy.stages)} layers in "
-        f"{len(anatomy.stages)} stages, {row.top1:.1f} % top-1"
-    )
+Cells = tuple[list[str], list[list[object]]]  # column names and rows
 
 
-def table(anatomy: "ModelSummary") -> tuple[list[str], list[list[object]]]:
-    """Columns and rows: a stage each; where it is scaled, what it has in the smallest network."""
-    columns = ["stage", "operator", "kernel", "squeeze", "activation", "input px", "stride"]
-    columns += ["channels", "layers", "parameters", "M multiply-adds"]
-    rows = []
-    for number, stage in enumerate(anatomy.stages, 1):
-        channels, layers = str(stage.channels), str(stage.layers)
-        if anatomy.growth:
-            grown = anatomy.growth[number - 1]
-            channels = _grown(grown.base_channels, grown.channels)
-            layers = _grown(grown.base_layers, grown.layers)
-        kernel = "" if stage.operator == "linear" else f"{stage.kernel_px}x{stage.kernel_px}"
-        squeeze = None if stage.squeeze is None else str(stage.squeeze)
-        rows.append(
-            [number, _operator(stage), kernel, squeeze, stage.activation, stage.input_px]
-            + [stage.stride, channels, layers, stage.parameters]
-            + [f"{stage.multiply_adds / 1e6:,.1f}"]
-        )
+def variants_table(listings: Iterable[VariantListing]) -> Cells:
+    """A row for each variant."""
+    columns = ["variant", "px", "params", "multiply-adds", "top-1", "top-5", "size", "weights"]
+    rows: list[list[object]] = [
+        [
+            one.variant,
+            one.resolution_px,
+            f"{one.parameters / 1e6:.1f} M",
+            f"{one.giga_multiply_adds:.2f} G",
+            f"{one.top1:.1f} %",
+            None if one.top5 is None else f"{one.top5:.1f} %",
+            f"{one.size_mb:.0f} MB",
+            one.weights,
+        ]
+        for one in listings
+    ]
     return columns, rows
 
 
-def scaling(anatomy: "ModelSummary") -> Iterator[str]:
-    """How compound scaling makes it."""
-    if not anatomy.factors:
-        yield "Not made by compound scaling: found by a search of its own (arXiv 2104.00298)."
+def weights_table(listings: Iterable[WeightsListing]) -> Cells:
+    """A row for each variant; the last column is the path."""
+    columns = ["variant", "weights", "size", "path"]
+    return columns, [
+        [one.variant, one.weights, f"{one.size_mb:.0f} MB", one.path] for one in listings
+    ]
+
+
+def headline(summary: "ModelSummary") -> str:
+    """Name, size and published accuracy."""
+    variant, cost = find_variant(summary.variant), summary.cost
+    return (
+        f"{variant.name}: {summary.resolution_px} px, {cost.parameters:,} parameters, "
+        f"{cost.multiply_adds / 1e9:.3f} G multiply-adds, "
+        f"{sum(stage.layers for stage in summary.stages)} layers in "
+        f"{len(summary.stages)} stages, {variant.top1:.1f} % top-1"
+    )
+
+
+def stages_table(summary: "ModelSummary") -> Cells:
+    """A row for each stage; `16 -> 24` is what scaling made of the smallest variant's 16."""
+    columns = ["stage", "operator", "px", "channels", "layers", "squeeze", "params", "MACs"]
+    rows: list[list[object]] = []
+    for number, stage in enumerate(summary.stages, 1):
+        channels, layers = str(stage.channels), str(stage.layers)
+        if summary.growth:
+            growth = summary.growth[number - 1]
+            channels = _change(growth.base_channels, growth.channels)
+            layers = _change(growth.base_layers, growth.layers)
+        cost = [f"{stage.parameters / 1e3:,.0f} K", f"{stage.multiply_adds / 1e6:,.0f} M"]
+        operator = _operator(stage)
+        rows.append([number, operator, stage.input_px, channels, layers, stage.squeeze, *cost])
+    return columns, rows
+
+
+def scaling_lines(summary: "ModelSummary") -> Iterator[str]:
+    """How compound scaling makes the variant."""
+    if not summary.factors:
+        yield "Not made by compound scaling: found by architecture search (arXiv 2104.00298)."
         return
-    row = find_variant(anatomy.variant)
-    if row.name == anatomy.base:
+    variant = find_variant(summary.variant)
+    if variant.name == summary.base:
         yield (
-            "The smallest one, from which the others are scaled: depth by 1.2^phi, width by "
-            "1.1^phi, resolution by 1.15^phi (arXiv 1905.11946)."
+            "The smallest of its family, from which the others are scaled: depth by 1.2^phi, "
+            "width by 1.1^phi, resolution by 1.15^phi (arXiv 1905.11946)."
         )
         return
-    yield f"Scaled from {anatomy.base}:"
-    for factor in anatomy.factors:
+    yield f"Scaled from {summary.base}:"
+    for factor in summary.factors:
         yield (
             f"  {factor.dimension:<11}x {factor.coefficient:<6.4g}"
             f"= {factor.base:g}^phi with phi {factor.phi:.2f}"
         )
     yield "Channels are rounded to multiples of 8 (never more than 10 % down), layers up."
-    if row.paper_px != anatomy.resolution_px:
+    if variant.architecture.paper_px != summary.resolution_px:
         yield (
-            f"The paper's resolution is {row.paper_px} px; these weights were evaluated at "
-            f"{anatomy.resolution_px} px."
+            f"The paper's resolution is {variant.architecture.paper_px} px; these weights were "
+            f"evaluated at {summary.resolution_px} px."
         )
 
 
-def _grown(base: int, here: int) -> str:
-    return str(here) if base == here else f"{base} -> {here}"
+def _change(before: int, after: int) -> str:
+    return str(after) if before == after else f"{before} -> {after}"
 
 
 def _operator(stage: "Stage") -> str:
-    return stage.operator if stage.expansion is None else f"{stage.operator}{stage.expansion}"
+    """`MBConv6 5x5 /2`: kind with expansion, kernel, stride."""
+    if stage.operator == "linear":
+        return "linear"
+    stride = "" if stage.stride == 1 else f" /{stage.stride}"
+    expansion = "" if stage.expansion is None else stage.expansion
+    return f"{stage.operator}{expansion} {stage.kernel_px}x{stage.kernel_px}{stride}"

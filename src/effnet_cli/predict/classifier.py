@@ -169,8 +169,7 @@ class Classifier:
     @property
     def precision(self) -> str:
         """What the network computes in, as far as that is known before it is loaded."""
-        export = self.card.export
-        return str(export.get("quantize") or export.get("precision") or self._plan.precision)
+        return self.card.precision or self._plan.precision
 
     @property
     def digest(self) -> str:
