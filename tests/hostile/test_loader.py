@@ -244,14 +244,14 @@ def test_memory_of_a_decoder_is_limited() -> None:
 
 WITH_A_WORKER = """
 import os, sys, time
-from effnet_cli.images.sandbox import IsolatedLoader
+from effnet_cli.images.sandbox import SandboxedLoader
 from effnet_cli.options import ImageOptions
 from effnet_cli.models.variants import VARIANTS
 import multiprocessing
 
 if __name__ == "__main__":
-    opener = IsolatedLoader(VARIANTS["lite0"].preprocessing, ImageOptions(isolate=True))
-    opener.squares(sys.argv[1])
+    opener = SandboxedLoader(VARIANTS["lite0"].preprocessing, ImageOptions(isolate=True))
+    opener.crops(sys.argv[1])
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(60)
 """

@@ -241,8 +241,8 @@ def test_stalled_connection_is_given_up_and_resumed(
         ((serve.unsized,), "SHA-256", 1),
         ((serve.cut(CUT), serve.other(OTHER)), "SHA-256", 2),
         ((serve.cut(CUT), serve.shifted), "SHA-256", 2),
-        ((serve.too_short(10),), "broke off after 1,000,003 of 1,000,013 bytes", 4),
-        ((serve.cut(0),), "broke off after 0 of 1,000,003 bytes", 4),
+        ((serve.too_short(10),), "closed after 1,000,003 of 1,000,013 bytes", 4),
+        ((serve.cut(0),), "closed after 0 of 1,000,003 bytes", 4),
         ((serve.status(404),), "404", 1),
         ((serve.status(403),), "403", 1),
         ((serve.status(416),), "416", 4),
@@ -287,7 +287,7 @@ def test_failed_download_can_be_tried_again(mirror: Mirror) -> None:
 
 def test_server_that_never_answers_is_given_up_soon(mirror: Mirror) -> None:
     server, begin = mirror(serve.silent), time.monotonic()
-    with pytest.raises(EffnetError, match="does not answer") as caught:
+    with pytest.raises(EffnetError, match="does not respond") as caught:
         weights.fetch_weights(ROW)
     assert time.monotonic() - begin < HANG_SECONDS
     assert_refused_in_words(caught.value, server.url)
@@ -307,7 +307,7 @@ def test_closed_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_name_that_cannot_be_looked_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFNET_MIRROR", "http://no-such-host.invalid")
-    with pytest.raises(EffnetError, match="cannot be looked up|does not answer") as caught:
+    with pytest.raises(EffnetError, match="cannot be resolved|does not respond") as caught:
         weights.fetch_weights(ROW)
     assert_refused_in_words(caught.value, "http://no-such-host.invalid")
     assert left_over() == set()
@@ -319,7 +319,7 @@ def test_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(http, "CONNECT_SECONDS", 0.3)
     monkeypatch.setenv("EFFNET_MIRROR", "http://models.invalid")
     try:
-        with pytest.raises(EffnetError, match="does not answer"):
+        with pytest.raises(EffnetError, match="does not respond"):
             weights.fetch_weights(ROW)
     finally:
         never.set()

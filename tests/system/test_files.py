@@ -218,8 +218,8 @@ def test_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from effnet_cli.system.files import whole_file
-with whole_file(Path({str(path)!r})) as part:
+from effnet_cli.system.files import atomic_write
+with atomic_write(Path({str(path)!r})) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -236,10 +236,10 @@ def test_processes_take_turns(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from effnet_cli.system.files import one_process
+from effnet_cli.system.files import process_lock
 count = Path({str(count)!r})
 for _ in range(10):
-    with one_process(count):
+    with process_lock(count):
         number = int(count.read_text())
         time.sleep(0.002)
         count.write_text(str(number + 1))
@@ -283,8 +283,8 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path, monkeypatch: pytest.Mo
     code = f"""
 import os, signal
 from pathlib import Path
-from effnet_cli.system.files import one_process
-with one_process(Path({str(tmp_path / "file")!r})):
+from effnet_cli.system.files import process_lock
+with process_lock(Path({str(tmp_path / "file")!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == -9

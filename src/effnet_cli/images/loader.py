@@ -70,20 +70,20 @@ class ImageLoader:
             ImageError: as `crops`.
         """
         if isinstance(source, Url):
-            return self.open(self._fetched(source))
+            return self.open(self._fetch(source))
         with opened(source) as file:
             content = identified(file, "" if isinstance(source, bytes) else str(source))
             with translated(content):
                 return self._decoded(file, content)
 
-    def _fetched(self, url: Url) -> bytes:
+    def _fetch(self, url: Url) -> bytes:
         if self.options.offline:
             raise ImageError(
-                "unreadable", "With --offline no address is asked.", "Leave out --offline."
+                "unreadable", "URLs are not downloaded with --offline.", "Remove --offline."
             )
-        from effnet_cli.images.remote import fetched  # 40 ms that few need
+        from effnet_cli.images.remote import fetch_image  # 150 ms that few need
 
-        return fetched(url, self.options.timeout_s)
+        return fetch_image(url, self.options.timeout_s)
 
     def _decoded(self, file: BinaryIO, content: Content) -> Image.Image:
         with opened_by_pillow(file, content) as image:

@@ -1,24 +1,20 @@
 """Fetching weights: resumed, checked, whole or not at all."""
 
-import http.client
 import os
 import time
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from effnet_cli.models.variants import Variant
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import atomic_write, remove_partial_files, sha256
-from effnet_cli.system.http import describe_failure, open_url
+from effnet_cli.system.http import Body, HttpError, open_url
 from effnet_cli.system.reporter import Reporter
 
 MODELS_URL = "https://download.pytorch.org/models"  # torchvision's
 MIRROR_VARIABLE = "EFFNET_MIRROR"
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts
-CHUNK_BYTES = 1 << 18
 
 
 def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> None:
@@ -62,59 +58,34 @@ def download_url(variant: Variant) -> str:
 
 
 def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) -> str | None:
-    """Fetch `url` into `part`, going on where a broken connection stopped; the problem in words if
-    it fails.
+    """Download `url` into `part`, resuming where a connection closed; the reason if it fails.
 
-    A server that cannot be reached is not tried again; one that breaks off is.
+    A server that never responded is not tried again; one that failed or closed the connection is.
     """
-    problem: str | None = None
+    reason: str | None = None
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE_SECONDS * attempt)
         done = part.stat().st_size
         try:
-            response = open_url(url, done)
-        except urllib.error.HTTPError as error:
-            error.close()
-            problem = describe_failure(error)
-            if error.code == 416:  # what we have is not the start of what it has
-                part.write_bytes(b"")
-            elif error.code < 500:
-                return problem
-            continue
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            problem = describe_failure(error)
-            if done == 0:
-                return problem
-            continue
-        with response:
-            problem = _append(response, part, done if response.status == 206 else 0, progress)
-        if problem is None:
+            with open_url(url, done) as body:
+                _append(body, part, progress)
             return None
-    return problem
+        except HttpError as error:
+            reason = str(error)
+            if error.status == 416:  # what is here is not the start of the server's file
+                part.write_bytes(b"")
+            elif done == 0 if error.status is None else 300 <= error.status < 500:
+                return reason
+    return reason
 
 
-def _append(
-    response: Any, part: Path, start: int, progress: Callable[[int, int | None], None]
-) -> str | None:
-    """Write the answer's body to `part` from byte `start` on; the problem in words if it breaks
-    off.
-    """
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length and length.isdigit() else None
-    done = start
+def _append(body: Body, part: Path, progress: Callable[[int, int | None], None]) -> None:
+    """Write a response's body to `part`, from its byte `body.start` on."""
+    done = body.start
     with part.open("rb+") as file:
-        file.truncate(start)
-        file.seek(start)
-        while True:
-            try:
-                chunk = response.read(CHUNK_BYTES)
-            except (OSError, http.client.HTTPException) as error:
-                return describe_failure(error)
-            if not chunk:
-                break
+        file.truncate(body.start)
+        file.seek(body.start)
+        for chunk in body.chunks():
             file.write(chunk)
             done += len(chunk)
-            progress(done, total)
-    if total is not None and done != total:
-        return f"the connection broke off after {done:,} of {total:,} bytes"
-    return None
+            progress(done, body.total)

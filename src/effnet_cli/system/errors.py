@@ -1,14 +1,12 @@
-"""The errors a person can cause: one sentence with the offending value, one with what to do
-next.
-"""
+"""Errors that are shown to the user: one sentence with the offending value, one instruction."""
 
 
 class EffnetError(Exception):
-    """An error shown to a person without a traceback.
+    """An error that is shown without a traceback.
 
     Args:
         message: one sentence that holds the offending value.
-        hint: one sentence with the next thing to type.
+        hint: one sentence that says what to do next.
     """
 
     exit_status = 1
@@ -29,10 +27,10 @@ class UsageError(EffnetError):
 
 
 class ImageError(EffnetError):
-    """One image that cannot be answered.
+    """An image that has no prediction.
 
     Args:
-        kind: one of `effnet_cli.options.FaultKind`, fixed so that programs can rely on it.
+        kind: one of `effnet_cli.options.ErrorKind`, a fixed list that programs can rely on.
     """
 
     def __init__(self, kind: str, message: str, hint: str) -> None:
@@ -40,11 +38,9 @@ class ImageError(EffnetError):
         self.kind = kind
 
     def without_traceback(self) -> "ImageError":
-        """The same, to be kept: not with the frames that raised it, which hold the image's bytes
-        and, through their callers, the error itself.
-        """
+        """A copy to keep: the original's frames hold the image's bytes and the error itself."""
         return ImageError(self.kind, self.message, self.hint)
 
 
 class OutputClosed(Exception):
-    """The reader of stdout has gone (`| head -1`): stop at once and in silence."""
+    """The reader of stdout is gone (`| head -1`): stop at once, in silence."""
