@@ -17,9 +17,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from effnet_cli.bench import prepare
-from effnet_cli.bench.rounds import measured
-from effnet_cli.bench.statistics import Turn, figures
-from effnet_cli.bench.worker import Asked, Worker
+from effnet_cli.bench.rounds import measure_rounds
+from effnet_cli.bench.statistics import Turn, summarize
+from effnet_cli.bench.worker import Worker, WorkerRequest
 from effnet_cli.engines import EnginePlan
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.models.weights import resolve_model
@@ -58,7 +58,7 @@ for line in sys.stdin:
 
 
 class Bare:
-    """A runtime's own loop: a `Candidate`."""
+    """A runtime's own loop: a `Measurable`."""
 
     def __init__(self, engine: EngineName, path: Path, crop_px: int) -> None:
         command = [sys.executable, "-c", BARE, engine, str(path), str(crop_px)]
@@ -67,7 +67,7 @@ class Bare:
         )
 
     def turn(self, seconds: float) -> Turn:
-        """See `Candidate`."""
+        """See `Measurable`."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{seconds}\n")
@@ -77,13 +77,13 @@ class Bare:
 
 
 class Ours:
-    """A process of `effnet bench`: a `Candidate`."""
+    """A process of `effnet bench`: a `Measurable`."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
     def turn(self, seconds: float) -> Turn:
-        """See `Candidate`."""
+        """See `Measurable`."""
         return self.worker.turn(1, seconds)
 
 
@@ -92,18 +92,20 @@ def loop(variants: list[str], seconds: float) -> None:
     for name in variants:
         for engine in ENGINES:
             with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-                subject = prepare.of_variant(name, Path(folder), SILENT).subject
-                path = subject.graph
+                model = prepare.prepare_variant(name, Path(folder), SILENT).model
+                path = model.graph
                 if path is None:
-                    made = get_compiled(resolve_model(subject.options), SILENT)  # type: ignore[arg-type]
+                    made = get_compiled(resolve_model(model.options), SILENT)  # type: ignore[arg-type]
                     assert isinstance(made, Path)
                     path = made
-                worker = Worker(Asked(subject, EnginePlan(engine, "cpu", "fp32"), "inference"))
+                worker = Worker(
+                    WorkerRequest(model, EnginePlan(engine, "cpu", "fp32"), "inference")
+                )
                 stack.callback(worker.close)
-                worker.warm(1)
-                bare = Bare(engine, path, subject.shape[-1])
+                worker.warm_up(1)
+                bare = Bare(engine, path, model.shape[0])
                 stack.callback(bare.process.kill)
-                ours, theirs = map(figures, measured([Ours(worker), bare], seconds))
+                ours, theirs = map(summarize, measure_rounds([Ours(worker), bare], seconds))
             print(
                 f"{name} {engine}: effnet {ours.p50_ms:.3f} ms, bare loop {theirs.p50_ms:.3f} ms,"
                 f" ratio {ours.p50_ms / theirs.p50_ms:.3f} ({ours.turns} turns each)",

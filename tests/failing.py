@@ -31,4 +31,4 @@ def fails(_: object) -> None:
 def silences(row: Variant) -> nn.Module:
     """Builds, in silence of its own as the libraries of some engines do."""
     with silence_output():
-        return prepare.product(row)
+        return prepare.build_product(row)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,13 +18,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli import engines
-from effnet_cli.bench import formats, prepare, rounds, table, worker
-from effnet_cli.bench.page import bench_page
-from effnet_cli.bench.records import FASTER, SAME, SLOWER, BenchResult, Change, LeftOut, Timing
-from effnet_cli.bench.rounds import measured
-from effnet_cli.bench.run import Row, _Run, bench
-from effnet_cli.bench.statistics import MIN_TURNS, Turn, changed, figures
-from effnet_cli.bench.worker import Asked, EngineCaller, Warm, Worker
+from effnet_cli.bench import formats, prepare, rounds, start, table, worker
+from effnet_cli.bench.page import bench_page, chart_points
+from effnet_cli.bench.records import (
+    FASTER,
+    SLOWER,
+    UNCHANGED,
+    BenchResult,
+    Change,
+    Median,
+    Skipped,
+    Timing,
+)
+from effnet_cli.bench.rounds import measure_rounds
+from effnet_cli.bench.run import bench
+from effnet_cli.bench.start import Case
+from effnet_cli.bench.statistics import MIN_TURNS, Turn, compare_medians, summarize
+from effnet_cli.bench.worker import EngineCaller, WarmUp, Worker, WorkerRequest
 from effnet_cli.engines import Crops, DeviceClock, EnginePlan, Scores
 from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
@@ -87,7 +96,7 @@ class Fake:
     def turn(self, seconds: float) -> Turn:
         self.order.append(self)
         caller = EngineCaller(self.engine, (4, 4, 3))  # type: ignore[arg-type]
-        return worker._turn(caller, None, self.batch_size, seconds)  # type: ignore[arg-type]
+        return worker.take_turn(caller, self.batch_size, seconds)
 
 
 @pytest.fixture
@@ -100,8 +109,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_percentiles_and_throughput_are_those_of_the_delays(clock: Clock) -> None:
     delays = [float(ms) for ms in range(1, 101)]
     candidate = Fake(Slow(clock, delays), [], batch_size=4)
-    (turns,) = measured([candidate], 10.0, clock=clock.monotonic)
-    found = figures(turns)
+    (turns,) = measure_rounds([candidate], 10.0, clock=clock.monotonic)
+    found = summarize(turns)
     kept = [ms for turn in turns for ms in turn.times_ms]
     assert set(kept) <= set(delays)
     assert len(kept) == found.calls > 100
@@ -110,7 +119,7 @@ def test_percentiles_and_throughput_are_those_of_the_delays(clock: Clock) -> Non
     ):  # fmt: skip
         assert value == pytest.approx(np.percentile(kept, percent))
     assert found.images_per_s == pytest.approx(4 * len(kept) / (sum(kept) / 1000))
-    assert found.interval_ms[0] <= found.p50_ms <= found.interval_ms[1]
+    assert found.p50_low_ms <= found.p50_ms <= found.p50_high_ms
     assert set(candidate.engine.sizes) == {4}
     assert found.verdict.startswith("unstable (spread ")
 
@@ -125,22 +134,22 @@ def test_first_call_of_a_turn_counts_only_where_a_turn_is_one_call(clock: Clock)
 def test_same_delays_are_stable_and_drifting_ones_are_not(clock: Clock) -> None:
     steady, drifting = Fake(Slow(clock, [5.0]), []), Fake(Slow(clock, [5.0]), [])
     turns = [steady.turn(0.15) for _ in range(8)]
-    assert figures(turns).verdict == "stable"
-    assert figures(turns).interval_ms == (5.0, 5.0)
-    assert figures(turns[: MIN_TURNS - 1]).verdict == f"unstable (only {MIN_TURNS - 1} turns)"
+    assert summarize(turns).verdict == "stable"
+    assert summarize(turns).median == (5.0, 5.0, 5.0)
+    assert summarize(turns[: MIN_TURNS - 1]).verdict == f"unstable (only {MIN_TURNS - 1} turns)"
     drift = []
     for number in range(8):
         drifting.engine.delays_ms = [5.0 + number / 10]
         drift.append(drifting.turn(0.15))
-    assert figures(drift).spread == pytest.approx((5.63 - 5.07) / 5.35, abs=0.01)
-    assert figures(drift).verdict == "unstable (spread 11%)"
+    assert summarize(drift).spread == pytest.approx((5.63 - 5.07) / 5.35, abs=0.01)
+    assert summarize(drift).verdict == "unstable (spread 11%)"
 
 
 def test_candidates_take_turns_in_every_round(clock: Clock) -> None:
     order: list[Fake] = []
     fakes = [Fake(Slow(clock, [ms]), order) for ms in (1.0, 2.0, 50.0)]
     heard: list[float] = []
-    turns = measured(fakes, 20.0, heard.append, clock.monotonic)
+    turns = measure_rounds(fakes, 20.0, on_turn=heard.append, clock=clock.monotonic)
     assert [len(each) for each in turns] == [len(order) // 3] * 3
     rounds = [tuple(map(id, order[i : i + 3])) for i in range(0, len(order), 3)]
     assert all(len(set(one)) == 3 for one in rounds)
@@ -150,7 +159,7 @@ def test_candidates_take_turns_in_every_round(clock: Clock) -> None:
 
 
 def test_there_are_enough_rounds_for_a_verdict(clock: Clock) -> None:
-    (turns,) = measured([Fake(Slow(clock, [9000.0]), [])], 1.0, clock=clock.monotonic)
+    (turns,) = measure_rounds([Fake(Slow(clock, [9000.0]), [])], 1.0, clock=clock.monotonic)
     assert len(turns) == MIN_TURNS
 
 
@@ -161,23 +170,27 @@ def test_there_are_enough_rounds_for_a_verdict(clock: Clock) -> None:
 def test_change_is_the_same_seen_from_either_side(
     old: float, new: float, wide: float, wider: float, tolerance: float
 ) -> None:
-    spans = (old / wide, old * wide), (new / wider, new * wider)
-    ratio, (low, high), verdict = changed(old, spans[0], new, spans[1], tolerance)
-    back, (back_low, back_high), reverse = changed(new, spans[1], old, spans[0], tolerance)
+    before, after = Median(old, old / wide, old * wide), Median(new, new / wider, new * wider)
+    ratio, (low, high), verdict = compare_medians(before, after, tolerance)
+    back, (back_low, back_high), reverse = compare_medians(after, before, tolerance)
     assert ratio == pytest.approx(new / old)
     assert low <= ratio * (1 + 1e-9)
     assert ratio <= high * (1 + 1e-9)
     assert (back, back_low, back_high) == pytest.approx((1 / ratio, 1 / high, 1 / low))
     if abs(ratio - 1 - tolerance) > 1e-9 and abs(1 / ratio - 1 - tolerance) > 1e-9:
-        assert {verdict: reverse}[verdict] == {FASTER: SLOWER, SLOWER: FASTER, SAME: SAME}[verdict]
+        assert {verdict: reverse}[verdict] == {
+            FASTER: SLOWER,
+            SLOWER: FASTER,
+            UNCHANGED: UNCHANGED,
+        }[verdict]
 
 
 def test_change_needs_certainty_and_size() -> None:
-    sure = (99.0, 101.0)
-    assert changed(100, sure, 120, (119, 121), 0.05)[2] == SLOWER
-    assert changed(100, sure, 104, (103.5, 104.5), 0.05)[2] == SAME  # within the tolerance
-    assert changed(100, (80, 125), 120, (96, 150), 0.05)[2] == SAME  # nobody knows
-    assert changed(100, sure, 80, (79, 81), 0.05)[2] == FASTER
+    sure, unsure = Median(100, 99, 101), Median(100, 80, 125)
+    assert compare_medians(sure, Median(120, 119, 121), 0.05)[2] == SLOWER
+    assert compare_medians(sure, Median(104, 103.5, 104.5), 0.05)[2] == UNCHANGED  # tolerated
+    assert compare_medians(unsure, Median(120, 96, 150), 0.05)[2] == UNCHANGED  # uncertain
+    assert compare_medians(sure, Median(80, 79, 81), 0.05)[2] == FASTER
 
 
 # --- real runs ----------------------------------------------------------------------------------
@@ -187,10 +200,10 @@ def test_change_needs_certainty_and_size() -> None:
 def short() -> Iterator[None]:
     """Less of everything that only makes figures better."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(prepare.YARDSTICK_FEATURES, "cpu", 512)
+        patch.setitem(prepare.PRODUCT_PX, "cpu", 13)
         patch.setattr(machine, "COPY_MB", 16)
         patch.setattr(rounds, "TURN_SECONDS", 0.03)
-        patch.setattr("effnet_cli.bench.run.MAX_CALL_SECONDS", 0.3)
+        patch.setattr("effnet_cli.bench.start.MAX_CALL_SECONDS", 0.3)
         patch.setattr(worker, "WARM_UP_SECONDS", 0.1)
         yield
 
@@ -201,7 +214,7 @@ def result(caches: None, tmp_path_factory: pytest.TempPathFactory) -> BenchResul
     heard = RecordingReporter()
     task = BenchTask(("lite0", "b0"), against=("resnet18",), engines=("onnxruntime",), seconds=0.5)
     result = bench(task, heard)
-    assert "Measures lite0, b0, resnet18" in heard.text
+    assert "Measuring lite0, b0, resnet18" in heard.text
     assert heard.steps[-1][1] == heard.steps[-1][2]
     return result
 
@@ -213,10 +226,9 @@ def test_rows_say_what_was_measured(result: BenchResult) -> None:
         "pretrained", "seeded", "seeded",
     ]  # fmt: skip
     for timing in result.timings:
-        found = timing.figures
-        assert 0 < found.p5_ms <= found.p50_ms <= found.p90_ms <= found.p99_ms
-        assert found.turns >= MIN_TURNS
-        assert found.images_per_s > 0
+        assert 0 < timing.p5_ms <= timing.p50_ms <= timing.p90_ms <= timing.p99_ms
+        assert timing.turns >= MIN_TURNS
+        assert timing.images_per_s > 0
         assert timing.cold_ms > timing.load_ms > 0
         assert timing.peak_memory_mb is not None
         assert 40 < timing.peak_memory_mb < 600  # of onnxruntime alone: torch has more
@@ -229,7 +241,7 @@ def test_rows_say_what_was_measured(result: BenchResult) -> None:
     assert rows["resnet18", 1].top1 == pytest.approx(69.758)
     assert set(result.limits) == {"onnxruntime fp32", "copy"}
     assert result.machine["cores"] == 1
-    assert not result.left_out
+    assert not result.skipped
 
 
 def test_json_has_the_documented_keys(result: BenchResult) -> None:
@@ -258,43 +270,41 @@ def test_command_answers_and_compares(result: BenchResult, tmp_path: Path, effne
     content = formats.as_json(result)
     for factor, status, verdict in ((0.1, 3, "slower"), (10, 0, "faster")):
         for row in content["results"]:
-            p50_ms = factor * result.timings[0].figures.p50_ms
+            p50_ms = factor * result.timings[0].p50_ms
             row |= {"p50_ms": p50_ms, "p50_low_ms": p50_ms, "p50_high_ms": p50_ms}
         old.write_text(json.dumps(content))
         done = effnet(*words, "--seconds", "0.2", "--compare", old, "--html", page)
         text = done.stdout.decode()
         assert done.status == status
-        assert text.startswith("For one image at a time here: lite0 on onnxruntime, ")
+        assert text.startswith("Lowest latency: lite0 on onnxruntime, ")
         assert f" {verdict}\n" in text
-        assert "The limit onnxruntime fp32 is " in done.stderr
+        assert "Limit onnxruntime fp32: " in done.stderr
     assert f">{verdict}</td>" in page.read_text(encoding="utf-8")
 
 
-def test_best_batch_is_the_one_with_the_highest_throughput(tmp_path: Path) -> None:
+def test_best_batch_is_the_one_with_the_highest_throughput() -> None:
     class Warming:
-        def warm(self, size: int) -> Warm:
+        def warm_up(self, size: int) -> WarmUp:
             if size > 16:
                 raise EffnetError("There is no memory.", "Use less.")
-            return Warm({1: 10, 2: 12, 4: 20, 8: 39, 16: 60}[size], None, None)
+            return WarmUp({1: 10, 2: 12, 4: 20, 8: 39, 16: 60}[size], None, None)
 
-    with ExitStack() as stack:
-        run = _Run(BenchTask(), tmp_path, stack, SILENT)
-        ((size, warm),) = run._best_batch(Warming(), 10.0)  # type: ignore[arg-type]
-        assert (size, warm.call_ms) == (16, 60)
-        assert list(run._best_batch(Warming(), 3.0)) == []  # type: ignore[arg-type]
+    ((size, warm),) = start.best_batch(Warming(), "cpu", 10.0)  # type: ignore[arg-type]
+    assert (size, warm.call_ms) == (16, 60)
+    assert list(start.best_batch(Warming(), "cpu", 3.0)) == []  # type: ignore[arg-type]
 
 
-def test_variant_that_does_not_fit_the_time_is_left_out_and_said(
+def test_variant_that_does_not_fit_the_time_is_skipped_with_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "effnet_cli.bench.run.VARIANTS", {n: find_variant(n) for n in ("lite0", "b7")}
+        "effnet_cli.bench.start.VARIANTS", {n: find_variant(n) for n in ("lite0", "b7")}
     )
     result = bench(BenchTask(engines=("onnxruntime",), seconds=1, batch_sizes=(1,)))
     assert [timing.variant for timing in result.timings] == ["lite0"]
-    (left_out,) = result.left_out
-    assert (left_out.variant, left_out.is_fault) == ("b7", False)
-    assert "--seconds" in left_out.reason
+    (skipped,) = result.skipped
+    assert (skipped.variant, skipped.is_failure) == ("b7", False)
+    assert "--seconds" in skipped.reason
 
 
 def test_training_step_and_whole_way(effnet: Effnet, tmp_path: Path) -> None:
@@ -313,7 +323,7 @@ def test_training_step_and_whole_way(effnet: Effnet, tmp_path: Path) -> None:
         "-e", "onnxruntime", "-f", "json",
     )  # fmt: skip
     (row,) = json.loads(done.stdout)["results"]
-    parts = [row[f"{name}_ms"] for name in ("decode", "resize", "network")]
+    parts = [row[f"{name}_ms"] for name in ("decode", "resize", "model")]
     assert all(part > 0 for part in parts)
     assert sum(parts) == pytest.approx(row["p50_ms"], rel=0.3)
     assert row["share_of_peak"] is None
@@ -332,7 +342,7 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
     assert (row["variant"], row["weights"], row["batch_size"]) == (path.name, "yours", "2")
     done = effnet("bench", "--model", path, "--precision", "bf16")
     assert done.status == 2
-    assert "runs in fp32, as it was exported, not in bf16." in done.stderr
+    assert "was exported in fp32 and does not run in bf16." in done.stderr
     text = page.read_text(encoding="utf-8")
     assert "<b>&" not in text
     assert "&lt;b&gt;&amp;.onnx" in text
@@ -346,20 +356,20 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--precision", "fp8"], "'fp8' is no precision"),
         (["--batch-size", "0"], "'0' is no batch size"),
         (["--against", "resnet51", "-V", "lite0"], "torchvision has no classifier 'resnet51'"),
-        (["--model", "nothing.onnx"], "There is no file 'nothing.onnx'"),
+        (["--model", "nothing.onnx"], "No such file: 'nothing.onnx'"),
         (["--mode", "train", "--engine", "openvino"], "runs on torch"),
-        (["--images", "."], "--images are for --mode end-to-end"),
+        (["--images", "."], "--images needs --mode end-to-end"),
         (["--mode", "end-to-end", "--batch-size", "2"], "one image at a time"),
         (["--engine", "onnxruntime", "--precision", "bf16"], "does not run bf16"),
-        (["-V", "lite0", "--precision", "int8"], "exported as int8 run in int8"),
-        (["-V", "lite0", "--precision", "fp32,int8", "-e", "openvino"], "exported as int8"),
+        (["-V", "lite0", "--precision", "int8"], "exported in int8 run in int8"),
+        (["-V", "lite0", "--precision", "fp32,int8", "-e", "openvino"], "exported in int8"),
         (["--precision", "fp16", "--mode", "train"], "torch does not run fp16 on cpu"),
-        (["--mode", "end-to-end", "--images", "nosuch"], "There is no folder 'nosuch'."),
-        (["--mode", "end-to-end", "--images", "benchmarks"], "There is no image in 'benchmarks'"),
-        (["--mode", "end-to-end", "--images", "README.md"], "None of 1 images in 'README.md'"),
+        (["--mode", "end-to-end", "--images", "nosuch"], "No such folder: 'nosuch'."),
+        (["--mode", "end-to-end", "--images", "benchmarks"], "No images found in 'benchmarks'"),
+        (["--mode", "end-to-end", "--images", "README.md"], "None of the 1 images in 'README.md'"),
         (["--device", "cuda:x"], "There is no device 'cuda:x'"),
-        (["--compare", "README.md"], "is no result of `effnet bench`"),
-        (["--compare", "nothing.json"], "cannot be read"),
+        (["--compare", "README.md"], "is not a result of `effnet bench`"),
+        (["--compare", "nothing.json"], "Cannot read"),
         (["-V", "lite0", "--html", "."], "--html '.' is a folder"),
         (["--html", "-"], "--html '-' is no file"),
         (["--compare", "README.md", "--html", "README.md"], "'README.md' is an input"),
@@ -373,17 +383,14 @@ def test_wrong_use_is_said(words: list[str], said: str, effnet: Effnet) -> None:
     assert len(done.stderr.strip().splitlines()) == 2
 
 
-def test_engine_that_no_file_finds_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_engine_that_no_file_finds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.registry, "_is_installed", lambda name: name == "torch")
-    with ExitStack() as stack:
-        run = _Run(BenchTask(), tmp_path, stack, SILENT)
-        assert list(run._pairs("tensors")) == [("torch", "fp32")]
-        with pytest.raises(EffnetError, match=".tflite files needs ai_edge_litert, which is not"):
-            list(run._pairs("litert"))
-        with pytest.raises(EffnetError, match="fp16 on cpu needs openvino, which is not installed"):
-            _Run(BenchTask(precisions=("fp16",)), tmp_path, stack, SILENT)
+    task = BenchTask(device="cpu")
+    assert list(start.engine_precisions(task, "tensors")) == [("torch", "fp32")]
+    with pytest.raises(EffnetError, match=".tflite files needs ai_edge_litert, which is not"):
+        list(start.engine_precisions(task, "litert"))
+    with pytest.raises(EffnetError, match="fp16 on cpu needs openvino, which is not installed"):
+        bench(BenchTask(precisions=("fp16",)))
 
 
 @pytest.mark.parametrize(
@@ -397,20 +404,22 @@ def test_engine_that_no_file_finds_is_named(
         ("[" * 100_000, "it is not JSON"),
         ('{"schema": 2}', "its schema is 2, not 1"),
         ('{"schema": null}', "its schema is null, not 1"),
-        ('{"schema": 1}', 'its "results" or "limits" are missing'),
-        ('{"schema": 1, "results": 7, "limits": {}}', 'its "results" or "limits" are missing'),
-        ('{"schema": 1, "results": [[]], "limits": {}}', "a row of it lacks one of variant, "),
-        ('{"schema": 1, "results": [{}], "limits": {}}', "a row of it lacks one of variant, "),
-        ('{"schema": 1, "results": [], "limits": {"copy": 0}}', "a limit in it is not above zero"),
-        ('{"schema": 1, "results": [], "limits": {"copy": "1"}}', "a limit in it is not above"),
+        ('{"schema": 1}', 'it lacks "results" or "limits"'),
+        ('{"schema": 1, "results": 7, "limits": {}}', 'it lacks "results" or "limits"'),
+        ('{"schema": 1, "results": [[]], "limits": {}}', "a row lacks one of variant, "),
+        ('{"schema": 1, "results": [{}], "limits": {}}', "a row lacks one of variant, "),
+        ('{"schema": 1, "results": [], "limits": {"copy": 0}}', "a limit is not positive"),
+        ('{"schema": 1, "results": [], "limits": {"copy": "1"}}', "a limit is not positive"),
     ],
 )
 def test_earlier_result_that_is_none_is_refused(content: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError) as caught:
-        formats.earlier(path)
-    assert caught.value.message.startswith(f"{str(path)!r} is no result of `effnet bench`: {said}")
+        formats.load_result(path)
+    assert caught.value.message.startswith(
+        f"{str(path)!r} is not a result of `effnet bench`: {said}"
+    )
 
 
 @pytest.mark.parametrize("value", [0, -1, "1", None, float("nan"), float("inf")])
@@ -420,11 +429,11 @@ def test_earlier_result_with_an_impossible_time_is_refused(
     path = tmp_path / "old.json"
     content = formats.as_json(result)
     path.write_text(json.dumps(content))
-    assert formats.earlier(path) == json.loads(path.read_text())
+    assert formats.load_result(path) == json.loads(path.read_text())
     content["results"][-1]["p50_low_ms"] = value
     path.write_text(json.dumps(content))
-    with pytest.raises(UsageError, match="has no time above zero in one of p50_ms"):
-        formats.earlier(path)
+    with pytest.raises(UsageError, match="has no positive time in one of p50_ms"):
+        formats.load_result(path)
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -438,43 +447,43 @@ def test_earlier_result_with_an_impossible_time_is_refused(
 def test_process_that_fails_is_told(
     function: str, error: type[Exception], said: str, tmp_path: Path
 ) -> None:
-    subject = replace(prepare.yardstick("cpu", tmp_path).subject, builder=f"failing:{function}")
+    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder=f"failing:{function}")
     with pytest.raises(error, match=said):
-        Worker(Asked(subject, EnginePlan("torch", "cpu", "fp32"), "inference"))
+        Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
 
 
 def test_process_that_gives_no_answer_is_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 1)
-    subject = replace(prepare.yardstick("cpu", tmp_path).subject, builder="failing:hangs")
-    with pytest.raises(EffnetError, match="gave no answer for 1 s"):
-        Worker(Asked(subject, EnginePlan("torch", "cpu", "fp32"), "inference"))
+    monkeypatch.setattr(worker, "SILENCE_SECONDS", 1)
+    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder="failing:hangs")
+    with pytest.raises(EffnetError, match="did not respond for 1 s"):
+        Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="nothing can be made to hang")
 @pytest.mark.parametrize("name", ["lite0", "matrix product"])
 def test_hang_between_turns_leaves_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Row.turn
+    whole = Case.turn
 
-    def hanging(row: Row, seconds: float) -> Turn:
-        process = row.worker._process
-        if row.prepared.subject.name == name and process.is_alive():
+    def hanging(case: Case, seconds: float) -> Turn:
+        process = case.worker._process
+        if case.prepared.model.name == name and process.is_alive():
             assert process.pid
             os.kill(process.pid, signal.SIGSTOP)
-            monkeypatch.setattr(worker, "PATIENCE_SECONDS", 3)
-            monkeypatch.setattr(worker, "CALLS_WITHOUT_ANSWER", 0)
-        return whole(row, seconds)
+            monkeypatch.setattr(worker, "SILENCE_SECONDS", 3)
+            monkeypatch.setattr(worker, "SILENT_CALLS", 0)
+        return whole(case, seconds)
 
-    monkeypatch.setattr(Row, "turn", hanging)
+    monkeypatch.setattr(Case, "turn", hanging)
     task = BenchTask(("lite0", "b0"), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1, 2))
     heard = RecordingReporter()
     result = bench(task, heard)
-    (left_out,) = result.left_out
-    assert (left_out.variant, left_out.engine, left_out.is_fault) == (name, "onnxruntime", True)
-    assert "gave no answer for" in left_out.reason
-    assert f"{name} on onnxruntime is left out: " in heard.text
+    (skipped,) = result.skipped
+    assert (skipped.variant, skipped.engine, skipped.is_failure) == (name, "onnxruntime", True)
+    assert "did not respond for" in skipped.reason
+    assert f"Skipping {name} on onnxruntime: " in heard.text
     names = {timing.variant for timing in result.timings}
     assert names == {"lite0", "b0"} - {name}
     is_known = name == "lite0"
@@ -482,10 +491,10 @@ def test_hang_between_turns_leaves_the_others(name: str, monkeypatch: pytest.Mon
 
 
 def test_nothing_that_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(row: Row, seconds: float) -> Turn:
-        raise EffnetError("It is gone.", "FolderContents for it.")
+    def gone(case: Case, seconds: float) -> Turn:
+        raise EffnetError("It is gone.", "Look for it.")
 
-    monkeypatch.setattr(Row, "turn", gone)
+    monkeypatch.setattr(Case, "turn", gone)
     task = BenchTask(("lite0",), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1,))
     with pytest.raises(EffnetError, match=r"Nothing could be measured: It is gone. Look for it."):
         bench(task)
@@ -493,63 +502,63 @@ def test_nothing_that_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.timeout(60)
 def test_engine_that_loads_its_library_in_silence_is_measured(tmp_path: Path) -> None:
-    subject = prepare.yardstick("cpu", tmp_path).subject
-    asked = Asked(
-        replace(subject, builder="failing:silences"),
+    model = prepare.prepare_product("cpu", tmp_path).model
+    request = WorkerRequest(
+        replace(model, builder="failing:silences"),
         EnginePlan("torch", "cpu", "fp32"),
         "inference",
     )
-    silent = Worker(asked)
+    silent = Worker(request)
     try:
-        assert silent.warm(1).call_ms > 0
+        assert silent.warm_up(1).call_ms > 0
     finally:
         silent.close()
 
 
 def test_fault_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    of_variant = prepare.of_variant
+    prepare_variant = prepare.prepare_variant
 
-    def broken(name: str, folder: Path, reporter: RecordingReporter) -> prepare.Prepared:
-        prepared = of_variant(name, folder, reporter)
-        missing = replace(prepared.subject, options=None, graph=None)
-        return replace(prepared, subject=missing) if name == "lite0" else prepared
+    def broken(name: str, folder: Path, reporter: RecordingReporter) -> prepare.PreparedModel:
+        prepared = prepare_variant(name, folder, reporter)
+        missing = replace(prepared.model, options=None, graph=None)
+        return replace(prepared, model=missing) if name == "lite0" else prepared
 
-    monkeypatch.setattr(prepare, "of_variant", broken)
+    monkeypatch.setattr(prepare, "prepare_variant", broken)
     task = BenchTask(("lite0", "b0"), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1,))
     result = bench(task)
     assert [timing.variant for timing in result.timings] == ["b0"]
-    assert [(one.variant, one.is_fault) for one in result.left_out] == [("lite0", True)]
+    assert [(one.variant, one.is_failure) for one in result.skipped] == [("lite0", True)]
 
 
 # --- what is prepared ---------------------------------------------------------------------------
 
 
 def test_peer_answers_as_in_torch(tmp_path: Path, one_thread: None) -> None:
-    subject = prepare.of_peer("resnet18", tmp_path).subject
+    model = prepare.prepare_torchvision("resnet18", tmp_path).model
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        wanted = prepare.seeded(subject.variant)(pixels).numpy()
-    given = onnxruntime.InferenceSession(str(subject.graph)).run(None, {"pixels": pixels.numpy()})
+        wanted = prepare.build_seeded(model.variant)(pixels).numpy()
+    given = onnxruntime.InferenceSession(str(model.graph)).run(None, {"pixels": pixels.numpy()})
     np.testing.assert_allclose(given[0], wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_peer_with_other_operators_is_measured_on_torch_only(tmp_path: Path) -> None:
-    subject = prepare.of_peer("densenet121", tmp_path).subject
-    assert subject.graph is None
-    with pytest.raises(EffnetError, match="not written as a graph"):
-        subject.network("onnxruntime")
-    assert isinstance(build.load_module(subject.network("torch")), torch.nn.Module)
+    model = prepare.prepare_torchvision("densenet121", tmp_path).model
+    assert model.graph is None
+    with pytest.raises(EffnetError, match="cannot write as a graph"):
+        model.resolve("onnxruntime")
+    assert isinstance(build.load_module(model.resolve("torch")), torch.nn.Module)
 
 
 def test_yardstick_is_the_same_product_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(prepare.YARDSTICK_PX, "cpu", 2)
-    subject = prepare.yardstick("cpu", tmp_path).subject
-    crops = np.random.default_rng(0).integers(0, 256, (16, *subject.shape), dtype=np.uint8)
+    monkeypatch.setitem(prepare.PRODUCT_PX, "cpu", 2)
+    model = prepare.prepare_product("cpu", tmp_path).model
+    crops = np.random.default_rng(0).integers(0, 256, (16, *model.shape), dtype=np.uint8)
     shapes = []
     for engine in ("onnxruntime", "torch"):
-        loaded = EnginePlan(engine, "cpu", "fp32").load(subject.network(engine))  # type: ignore[arg-type]
+        loaded = EnginePlan(engine, "cpu", "fp32").load(model.resolve(engine))  # type: ignore[arg-type]
         shapes.append(loaded(crops).shape)
     assert shapes == [(16, 12), (16, 12)]
 
@@ -565,10 +574,9 @@ def row(result: BenchResult) -> Timing:
 def timing(
     row: Timing, variant: str, engine: str, ms: float, top1: float | None, batch_size: int = 1
 ) -> Timing:
-    figures = replace(row.figures, p50_ms=ms, images_per_s=1000 * batch_size / ms)
     return replace(
-        row, variant=variant, engine=engine, figures=figures, top1=top1, batch_size=batch_size,
-        weights="seeded",
+        row, variant=variant, engine=engine, p50_ms=ms, images_per_s=1000 * batch_size / ms,
+        top1=top1, batch_size=batch_size, weights="seeded",
     )  # fmt: skip
 
 
@@ -582,13 +590,13 @@ def test_answer_names_the_fastest_and_the_most_accurate(result: BenchResult, row
         timing(row, "lite0", "torch", 20.0, 75.1, batch_size=8),
         timing(row, "resnet18", "openvino", 1.0, 99.0),  # not one of ours
     )
-    assert list(formats.recommendation(replace(result, timings=rows))) == [
-        "For one image at a time here: lite0 on openvino, 4.0 ms.",
-        "For folders: lite0 on torch, 8 at a time, 400 images/s.",
-        "For both: b1 on onnxruntime, 79.8 % top-1, 10.0 ms (2.5 times the fastest).",
-        "For accuracy: b4 on openvino, 83.4 % top-1, 60.0 ms.",
+    assert list(table.recommendation(replace(result, timings=rows))) == [
+        "Lowest latency: lite0 on openvino, 4.0 ms per image.",
+        "Highest throughput: lite0 on torch, batch size 8, 400 images/s.",
+        "Best trade-off: b1 on onnxruntime, 79.8 % top-1, 10.0 ms (2.5 times the fastest).",
+        "Most accurate: b4 on openvino, 83.4 % top-1, 60.0 ms.",
     ]
-    points = table.chart_points(replace(result, timings=rows))
+    points = chart_points(replace(result, timings=rows))
     assert points == [
         ("lite0", 4.0, 75.1), ("b1", 10.0, 79.8), ("b4", 60.0, 83.4), ("resnet18", 1.0, 99.0),
     ]  # fmt: skip
@@ -598,8 +606,8 @@ def test_page_loads_nothing_and_hides_nothing(result: BenchResult, row: Timing) 
     hostile = "<script>alert(1)</script>$x$\x1b[31m"
     rows = (replace(row, variant=hostile, top1=1.0), *result.timings)
     change = Change(hostile, "torch", "cpu", "fp32", 1, "inference", 1, 2, 2, (1.9, 2.1), SLOWER)
-    left_out = (LeftOut(hostile, "torch", hostile),)
-    page = bench_page(replace(result, timings=rows, left_out=left_out), [change])
+    skipped = (Skipped(hostile, "torch", hostile),)
+    page = bench_page(replace(result, timings=rows, skipped=skipped), [change])
     assert "<script" not in page
     assert "\x1b" not in page
     assert page.count("&lt;script&gt;alert(1)") >= 4
@@ -607,7 +615,7 @@ def test_page_loads_nothing_and_hides_nothing(result: BenchResult, row: Timing) 
     assert "https://" not in page
     assert "src=" not in page
     for one in result.timings:
-        assert f"{one.figures.p99_ms:.2f}" in page
+        assert f"{one.p99_ms:.2f}" in page
     assert "<svg" in page
     # fifteen columns fit a laptop's window only where their text may break, and scroll on a phone
     style = page.partition("</style>")[0]

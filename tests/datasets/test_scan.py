@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dataset_files import fill, png, put, seeds, splits, truncated_png, two_classes
 from effnet_cli.datasets import (
     Dataset,
     DatasetRefused,
@@ -38,42 +39,10 @@ from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import UsageError
 from helpers import save_image
 
-seeds = iter(range(10**9))
-
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def png(seed: int, px: int = 32) -> bytes:
-    blobs = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(blobs).resize((px, px), Image.Resampling.BICUBIC).save(file, "PNG")
-    return file.getvalue()
-
-
-def put(name: str | bytes, data: bytes | None = None) -> Path:
-    """A file; an image unlike all others unless its bytes are given."""
-    path = Path(os.fsdecode(name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(next(seeds)) if data is None else data)
-    return path
-
-
-def fill(folder: str | bytes, count: int = 10) -> None:
-    for number in range(count):
-        put(b"%s/%d.png" % (os.fsencode(folder), number))
-
-
-def two_classes(root: str = "d", count: int = 10) -> None:
-    fill(f"{root}/cat", count)
-    fill(f"{root}/dog", count)
-
-
-def splits(root: str = "d", val: str = "val", count: int = 10) -> None:
-    two_classes(f"{root}/train", count)
-    two_classes(f"{root}/{val}", count)
 
 
 def found(result: Scan, kind: str) -> Finding:
@@ -381,13 +350,9 @@ def test_case_16_what_systems_leave_is_ignored_in_one_line() -> None:
     assert kinds(result) == ["few_images"]
 
 
-def cut(seed: int) -> bytes:
-    return png(seed)[:-40]
-
-
 def test_case_17_corrupt_files_are_found_by_opening_them() -> None:
     two_classes(count=150)
-    put("d/cat/bad.png", cut(next(seeds)))
+    put("d/cat/bad.png", truncated_png(next(seeds)))
     put("d/dog/empty.png", b"")
     result = scan(Path("d"))
     broken = found(result, "broken_files")
@@ -401,9 +366,9 @@ def test_case_17_corrupt_files_are_found_by_opening_them() -> None:
 
 def test_case_17_more_than_a_hundredth_is_refused_unless_allowed() -> None:
     two_classes(count=50)
-    put("d/cat/bad.png", cut(1))
+    put("d/cat/bad.png", truncated_png(1))
     assert dataset().classes == ("cat", "dog")  # 1 of 101 is under 1 %
-    put("d/cat/bad2.png", cut(2))
+    put("d/cat/bad2.png", truncated_png(2))
     error = refused()
     assert "2 of 102 images" in error.message
     assert "--allow-bad" in error.hint
@@ -413,7 +378,7 @@ def test_case_17_more_than_a_hundredth_is_refused_unless_allowed() -> None:
 def test_case_17_more_than_a_tenth_of_a_class_is_refused() -> None:
     fill("d/cat", 8)
     fill("d/dog", 150)
-    put("d/cat/bad.png", cut(1))
+    put("d/cat/bad.png", truncated_png(1))
     error = refused()
     assert kinds(error.scan, "error") == ["broken_files"]
     assert "over 10 % of 'cat'" in error.message
@@ -421,7 +386,7 @@ def test_case_17_more_than_a_tenth_of_a_class_is_refused() -> None:
 
 def test_case_17_class_without_a_good_image_is_refused_in_any_case() -> None:
     two_classes()
-    put("d/owl/1.png", cut(1))
+    put("d/owl/1.png", truncated_png(1))
     error = refused(allow_bad=True)
     assert kinds(error.scan, "error") == ["no_good_images"]
     assert "'owl'" in error.message
@@ -430,7 +395,7 @@ def test_case_17_class_without_a_good_image_is_refused_in_any_case() -> None:
 def test_case_18_files_of_validation_that_fail_are_counted_not_dropped() -> None:
     splits(count=100)
     for number in range(3):
-        put(f"d/val/dog/bad{number}.png", cut(number))
+        put(f"d/val/dog/bad{number}.png", truncated_png(number))
     result = scan(Path("d"))
     val = require_dataset(result).val
     assert val.failed.tolist() == [1, 1, 1]
@@ -716,7 +681,7 @@ def test_all_errors_are_told_at_once() -> None:
     splits()
     Path("d/train/fox").mkdir()
     fill("d/val/owl")
-    put("d/train/cat/bad.png", cut(1))
+    put("d/train/cat/bad.png", truncated_png(1))
     put("d/val/dog/leak.png", Path("d/train/dog/1.png").read_bytes())
     error = refused()
     expected = ["empty_class", "unknown_in_val", "broken_files", "leak"]
@@ -912,7 +877,7 @@ def tree_digest(root: Path) -> str:
 
 def test_scan_changes_nothing() -> None:
     splits()
-    put("d/train/cat/bad.png", cut(1))
+    put("d/train/cat/bad.png", truncated_png(1))
     Path("d/train/cat/up").symlink_to("..")
     before = tree_digest(Path("d"))
     scan(Path("d"))

@@ -203,7 +203,7 @@ def test_model_is_judged_on_what_it_has_not_seen(
     ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
     heard = RecordingReporter()
     found = evaluate(EvaluateTask(colours, ModelOptions(model=ran.folder)), heard)
-    assert "it is judged on the other 6." in heard.text
+    assert "6 validation images; 18 images from training excluded" in heard.text
     assert found.images == 6
     assert found.top1 == ran.end.val.top1
     assert found.per_class == ran.end.val.classes

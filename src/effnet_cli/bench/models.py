@@ -1,10 +1,12 @@
-"""A network to measure, as it travels to the process that measures it: nothing here imports torch,
-so that an engine that needs none is measured without.
+"""A model to measure, as it travels to a worker process; imports no torch, so that engines which
+need none are measured without it.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from effnet_cli.engines import ENGINES
 from effnet_cli.models.card import ModelCard
@@ -14,83 +16,72 @@ from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineName, FileKind, ModelOptions, Precision
 from effnet_cli.system.errors import EffnetError
 
-# What an ONNX graph that was written for a measurement says of itself.
-AS_EXPORTED = {
-    "target": "onnx",
-    "precision": "fp32",
-    "quantize": None,
-    "batch": None,
-}
+ONNX_EXPORT = {"target": "onnx", "precision": "fp32", "quantize": None, "batch": None}
 
 
 @dataclass(frozen=True, slots=True)
 class BenchModel:
-    """What is measured.
+    """A model to measure.
 
-    `options` name its file; without them it is seeded, and `graph` is its ONNX file for engines
-    that need one (`None` where it cannot be written). `builder` is `module:function`, which makes
-    the torch module of what is seeded from its variant. `shape` is that of one crop, `outputs` the
-    number of scores. `takes_bytes`: its graph and its module take crops as they are.
+    With `options` it is a file, and `export` the record of an exported one. Without, it has seeded
+    weights: `graph` is its ONNX file for the engines that need one (`None` if it cannot be
+    written), and `builder`, as `module:function`, makes its torch module from the variant; both
+    take crops as they are if it `takes_bytes`. `outputs` is the number of scores.
     """
 
     name: str
     variant: Variant
     weights: str
-    kind: FileKind
-    shape: tuple[int, int, int]
     outputs: int
+    kind: FileKind = "tensors"
     options: ModelOptions | None = None
+    export: Mapping[str, Any] = field(default_factory=dict)
     graph: Path | None = None
-    builder: str = "effnet_cli.bench.prepare:seeded"
+    builder: str = "effnet_cli.bench.prepare:build_seeded"
     takes_bytes: bool = False
 
-    def network(self, engine: EngineName) -> Model:
-        """What `engine` loads.
-
-        Raises:
-            EffnetError: there is nothing for it.
-        """
-        if self.options is not None:
-            return resolve_model(self.options)
-        if "onnx" not in ENGINES[engine].kinds:
-            module, function = self.builder.split(":")
-            built = getattr(import_module(module), function)(self.variant)
-            card = self._card()
-            if self.takes_bytes:
-                card = replace(card, export={"include_preprocessing": True})
-            return Model(self.variant, card, module=built)
-        if self.graph is None:
-            raise EffnetError(
-                f"{self.name} has operators that are not written as a graph here.",
-                "Use --engine torch.",
-            )
-        about = {**AS_EXPORTED, "include_preprocessing": self.takes_bytes}
-        return Model(self.variant, replace(self._card(), export=about), self.graph)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a crop."""
+        px = self.variant.preprocessing.crop_px
+        return px, px, 3
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only number of images in a call that an exported file takes, if there is one."""
-        if self.options is None or self.kind == "tensors":
-            return None
-        batch: int | None = resolve_model(self.options).card.export["batch"]
-        return batch
+        """The only batch size that an exported file takes, if there is one."""
+        return self.export.get("batch")
 
     @property
     def exported_precision(self) -> Precision | None:
-        """What an exported file computes in, if it is one."""
-        if self.options is None or self.kind == "tensors":
-            return None
-        export = resolve_model(self.options).card.export
-        precision: Precision = export.get("quantize") or export["precision"]
-        return precision
+        return self.export.get("quantize") or self.export.get("precision")
 
     def runs_on(self, engine: EngineName) -> bool:
-        """Whether an engine runs what it is in."""
-        kinds = ENGINES[engine].kinds
-        return self.kind in kinds if self.options is not None else "tensors" in kinds
+        """Whether an engine runs this kind of model."""
+        return self.kind in ENGINES[engine].kinds
 
-    def _card(self) -> ModelCard:
-        card = imagenet_card(self.variant.name, self.variant.preprocessing)
-        if self.outputs == len(card.classes):
-            return card
-        return replace(card, classes=tuple(map(str, range(self.outputs))))
+    def resolve(self, engine: EngineName) -> Model:
+        """What `engine` loads.
+
+        Raises:
+            EffnetError: there is no file for it.
+        """
+        if self.options is not None:
+            return resolve_model(self.options)
+        export = {"include_preprocessing": True} if self.takes_bytes else {}
+        if "onnx" not in ENGINES[engine].kinds:
+            module, function = self.builder.split(":")
+            built = getattr(import_module(module), function)(self.variant)
+            return Model(self.variant, self._card(export), module=built)
+        if self.graph is None:
+            raise EffnetError(
+                f"{self.name} has operators that effnet cannot write as a graph.",
+                "Use --engine torch.",
+            )
+        card = self._card({"include_preprocessing": False, **ONNX_EXPORT, **export})
+        return Model(self.variant, card, self.graph)
+
+    def _card(self, export: Mapping[str, Any]) -> ModelCard:
+        card = replace(imagenet_card(self.variant.name, self.variant.preprocessing), export=export)
+        if self.outputs != len(card.classes):
+            card = replace(card, classes=tuple(map(str, range(self.outputs))))
+        return card

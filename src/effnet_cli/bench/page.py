@@ -1,23 +1,35 @@
-"""The page of `effnet bench`."""
+"""The HTML page of a benchmark."""
 
 from collections.abc import Sequence
 
 from effnet_cli.bench import table
-from effnet_cli.bench.formats import recommendation
-from effnet_cli.bench.records import BenchResult, Change
+from effnet_cli.bench.records import BenchResult, Change, Timing
 from effnet_cli.output.charts import latency_chart
 from effnet_cli.output.html import PAGES, grid
 
 
-def bench_page(measured: BenchResult, changes: Sequence[Change] | None) -> str:
-    """What `effnet bench` has measured: the answer, the chart, the figures."""
+def bench_page(result: BenchResult, changes: Sequence[Change] | None) -> str:
+    """The recommendation, the chart, all figures, and the changes since an earlier result."""
     return PAGES.get_template("bench.html").render(
-        title="How fast is it here?",
-        answer=list(recommendation(measured)),
-        chart=latency_chart(table.chart_points(measured)),
-        figures=table.figures_table(measured),
+        title="Benchmark",
+        answer=list(table.recommendation(result)),
+        chart=latency_chart(chart_points(result)),
+        figures=table.timings_table(result),
         changes=None if changes is None else table.changes_table(changes),
-        machine=list(table.machine_lines(measured)),
-        left_out=measured.left_out,
+        machine=list(table.machine_lines(result)),
+        skipped=result.skipped,
         grid=grid,
     )
+
+
+def chart_points(result: BenchResult) -> list[tuple[str, float, float]]:
+    """Each model's name, milliseconds for one image on its fastest engine, and published top-1 in
+    percent.
+    """
+    best: dict[str, Timing] = {}
+    for timing in result.timings:
+        if timing.batch_size == 1 and timing.top1 is not None and timing.mode != "train":
+            before = best.setdefault(timing.variant, timing)
+            if timing.p50_ms < before.p50_ms:
+                best[timing.variant] = timing
+    return [(name, t.p50_ms, float(t.top1 or 0)) for name, t in best.items()]

@@ -1,6 +1,4 @@
-"""What a run of measurements needs before it: networks in the form that engines load, and what one
-image costs them.
-"""
+"""Prepare models in the form that engines load, and count what one image costs them."""
 
 import difflib
 from dataclasses import dataclass, replace
@@ -32,68 +30,70 @@ from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import Reporter
 
-CLASSES = 1000
+OUTPUTS = 1000  # of ImageNet-1k
 SEED = 0
-# Side of the yardstick's crops, whose values are the features of its matrices (2,028, 8,112 and
-# 4,107): on a CPU their product takes a twentieth of a second.
-YARDSTICK_PX = {"cpu": 26, "cuda": 52, "mps": 37}
+# Side of the matrix product's crops, whose values are the features of its matrices (2,028, 8,112
+# and 4,107): on a CPU it takes a twentieth of a second.
+PRODUCT_PX = {"cpu": 26, "cuda": 52, "mps": 37}
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A subject, what one image costs it, and its published top-1 in percent."""
+class PreparedModel:
+    """A model, what one image costs it, and its published top-1 in percent."""
 
-    subject: BenchModel
-    work: ComputeCost
+    model: BenchModel
+    cost: ComputeCost
     top1: float | None
 
 
-def of_variant(name: str, folder: Path, reporter: Reporter) -> Prepared:
-    """A variant with its published weights if they are here, else with seeded ones.
+def prepare_variant(name: str, folder: Path, reporter: Reporter) -> PreparedModel:
+    """A variant with its published weights if they are available, else with seeded ones.
 
     Raises:
         UsageError: there is no such variant.
     """
-    row = find_variant(name)
-    if weights_state(row) != "available":
-        return _seeded_subject(row, folder)
-    options = ModelOptions(row.name)
-    get_compiled(resolve_model(options), reporter)  # so that no process to be measured makes it
-    subject = BenchModel(
-        row.name, row, "pretrained", "tensors", _shape(row.preprocessing), CLASSES, options
-    )
-    return Prepared(subject, compute_cost(row, CLASSES), row.top1)
+    variant = find_variant(name)
+    if weights_state(variant) != "available":
+        return _prepare_seeded(variant, folder)
+    options = ModelOptions(variant.name)
+    get_compiled(resolve_model(options), reporter)  # so that no measured process compiles it
+    model = BenchModel(variant.name, variant, "pretrained", outputs=OUTPUTS, options=options)
+    return PreparedModel(model, compute_cost(variant, OUTPUTS), variant.top1)
 
 
-def of_model(path: Path, reporter: Reporter) -> Prepared:
+def prepare_file(path: Path, reporter: Reporter) -> PreparedModel:
     """A model file or an exported one.
 
     Raises:
         UsageError: it cannot be used.
     """
     options = ModelOptions(model=path)
-    network = resolve_model(options)
-    if network.file_kind == "tensors":
-        get_compiled(network, reporter)
-    preprocessing, outputs = network.card.preprocessing, len(network.card.classes)
-    row = replace(network.variant, preprocessing=preprocessing)
-    name = path.name if path.is_file() else path.resolve().name
-    subject = BenchModel(
-        name, row, "yours", network.file_kind, _shape(preprocessing), outputs, options
+    resolved = resolve_model(options)
+    card, kind = resolved.card, resolved.file_kind
+    if kind == "tensors":
+        get_compiled(resolved, reporter)
+    model = BenchModel(
+        path.name if path.is_file() else path.resolve().name,
+        replace(resolved.variant, preprocessing=card.preprocessing),
+        "yours",
+        outputs=len(card.classes),
+        kind=kind,
+        options=options,
+        export=card.export,
     )
-    return Prepared(subject, compute_cost(row, outputs), None)
+    return PreparedModel(model, compute_cost(model.variant, model.outputs), None)
 
 
-def of_peer(name: str, folder: Path) -> Prepared:
-    """A classifier of torchvision, seeded.
+def prepare_torchvision(name: str, folder: Path) -> PreparedModel:
+    """A classifier of torchvision, with seeded weights.
 
     Raises:
-        UsageError: torchvision has none of that name.
+        UsageError: torchvision has no such classifier.
     """
-    check_peer(name)
+    check_torchvision(name)
     weights: Any = build.import_torchvision("torchvision.models").get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
-    row = Variant(
+    variant = Variant(
         name=name,
         architecture=Architecture(
             name=name,
@@ -103,98 +103,93 @@ def of_peer(name: str, folder: Path) -> Prepared:
         ),
         weight_set=str(weights),
         preprocessing=Preprocessing(
-            transforms.resize_size[0],
-            transforms.crop_size[0],
-            "bilinear",
-            IMAGENET_MEAN,
-            IMAGENET_STD,
+            resize_px=transforms.resize_size[0],
+            crop_px=transforms.crop_size[0],
+            interpolation="bilinear",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         ),
         giga_multiply_adds=meta["_ops"],
         top1=meta["_metrics"]["ImageNet-1K"]["acc@1"],
         top5=meta["_metrics"]["ImageNet-1K"]["acc@5"],
         source=WeightsSource(file_name="", sha256="", size_mb=0.0),
     )
-    return _seeded_subject(row, folder)
+    return _prepare_seeded(variant, folder)
 
 
-def check_peer(name: str) -> None:
-    """Refuse what torchvision does not have.
-
+def check_torchvision(name: str) -> None:
+    """
     Raises:
-        UsageError: it has no classifier of that name.
+        UsageError: torchvision has no such classifier.
     """
     models = build.import_torchvision("torchvision.models")
     known = models.list_models(models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "Name one such as resnet50."
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Use one such as resnet50."
         raise UsageError(f"torchvision has no classifier {name!r}.", hint)
 
 
-def yardstick(device: str, folder: Path) -> Prepared:
+def build_seeded(variant: Variant) -> nn.Module:
+    """The untrained module of a variant, always with the same weights, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return build.build(variant, OUTPUTS).eval().requires_grad_(False)
+
+
+def _prepare_seeded(variant: Variant, folder: Path) -> PreparedModel:
+    path = folder / f"{variant.name}.onnx"
+    crop_px = variant.preprocessing.crop_px
+    try:
+        path.write_bytes(onnx_writer.build_graph(build_seeded(variant), crop_px, {}))
+    except (NotImplementedError, torch.fx.proxy.TraceError):  # torchvision's other architectures
+        path.unlink(missing_ok=True)
+    graph = path if path.exists() else None
+    model = BenchModel(variant.name, variant, "seeded", outputs=OUTPUTS, graph=graph)
+    return PreparedModel(model, compute_cost(variant, OUTPUTS), variant.top1)
+
+
+# --- the matrix product -------------------------------------------------------------------------
+
+
+def prepare_product(device: str, folder: Path) -> PreparedModel:
     """A product of two square matrices as a model: `n` values of `n` crops to `n` scores."""
-    px = YARDSTICK_PX[device.partition(":")[0]]
+    px = PRODUCT_PX[device.partition(":")[0]]
     features = 3 * px**2
-    preprocessing = Preprocessing(px, px, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
-    row = replace(find_variant(DEFAULT_VARIANT), name="matrix product", preprocessing=preprocessing)
+    preprocessing = Preprocessing(
+        resize_px=px, crop_px=px, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
     path = folder / f"product-{features}.onnx"
     if not path.exists():
         path.write_bytes(_product_graph(px))
-    subject = BenchModel(
-        row.name,
-        row,
+    name = "matrix product"
+    model = BenchModel(
+        name,
+        replace(find_variant(DEFAULT_VARIANT), name=name, preprocessing=preprocessing),
         "seeded",
-        "onnx",
-        _shape(preprocessing),
-        features,
+        outputs=features,
         graph=path,
-        builder=f"{__name__}:product",
+        builder=f"{__name__}:build_product",
         takes_bytes=True,
     )
-    return Prepared(subject, ComputeCost(features**2, features**2, 0), None)
+    return PreparedModel(model, ComputeCost(features**2, features**2, 0), None)
 
 
-def seeded(row: Variant) -> nn.Module:
-    """The untrained network of a variant, always with the same values, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return build.build(row, CLASSES).eval().requires_grad_(False)
-
-
-def _seeded_subject(row: Variant, folder: Path) -> Prepared:
-    module, path = seeded(row), folder / f"{row.name}.onnx"
-    try:
-        path.write_bytes(onnx_writer.build_graph(module, row.preprocessing.crop_px, {}))
-    except (NotImplementedError, torch.fx.proxy.TraceError):  # a peer of another kind
-        path.unlink(missing_ok=True)
-    graph = path if path.exists() else None
-    shape = _shape(row.preprocessing)
-    subject = BenchModel(row.name, row, "seeded", "tensors", shape, CLASSES, graph=graph)
-    return Prepared(subject, compute_cost(row, CLASSES), row.top1)
-
-
-def _shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
-    return preprocessing.crop_px, preprocessing.crop_px, 3
-
-
-# --- the yardstick ------------------------------------------------------------------------------
-
-
-class _Values(nn.Module):
+class _Flatten(nn.Module):
     """uint8 [N,H,W,3] -> float32 [N,3*H*W]."""
 
     def forward(self, crops: Tensor) -> Tensor:
         return crops.float().flatten(1)
 
 
-def product(row: Variant) -> nn.Module:
+def build_product(variant: Variant) -> nn.Module:
     """uint8 [N,H,W,3] -> [N,n]: a linear layer with n = 3*H*W features."""
-    features = 3 * row.preprocessing.crop_px**2
+    features = 3 * variant.preprocessing.crop_px**2
     generator = torch.Generator().manual_seed(SEED)
     layer = nn.Linear(features, features, bias=False)
     with torch.no_grad():
         layer.weight.normal_(generator=generator)
-    return nn.Sequential(_Values(), layer).eval().requires_grad_(False)
+    return nn.Sequential(_Flatten(), layer).eval().requires_grad_(False)
 
 
 def _product_graph(px: int) -> bytes:
@@ -213,6 +208,6 @@ def _product_graph(px: int) -> bytes:
         [numpy_helper.from_array(weight, "weight")],
     )
     opset = helper.make_opsetid("", onnx_writer.OPSET)
-    model_proto = helper.make_model(graph, opset_imports=[opset], ir_version=onnx_writer.IR_VERSION)
-    content: bytes = model_proto.SerializeToString()
+    proto = helper.make_model(graph, opset_imports=[opset], ir_version=onnx_writer.IR_VERSION)
+    content: bytes = proto.SerializeToString()
     return content

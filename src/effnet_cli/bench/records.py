@@ -1,52 +1,60 @@
-"""What comes of a measurement."""
+"""Records of a benchmark. Times are in milliseconds, memory in megabytes (10^6 bytes)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from effnet_cli.options import BenchMode, Precision
 
+COPY = "copy"  # the limit that is a bandwidth
+FASTER, SLOWER, UNCHANGED = "faster", "slower", "unchanged"
+
+
+class Median(NamedTuple):
+    """A median and its 95 % confidence interval."""
+
+    ms: float
+    low_ms: float
+    high_ms: float
+
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Times of one call, in milliseconds, and what they are worth.
+class CallStatistics:
+    """Times of one call.
 
-    `interval_ms` holds the true median with 95 % confidence (bootstrap over the turns). `spread` is
-    the range of the turns' own medians, from the 10th to the 90th percentile, by `p50_ms`.
-    `images_per_s` is all images by all time.
+    `p50_low_ms` to `p50_high_ms` is the 95 % confidence interval of the median (bootstrap over
+    turns). `images_per_s` is all images by all time. `spread` is the range of the turns' medians,
+    from the 10th to the 90th percentile, by `p50_ms`; it decides the `verdict`.
     """
 
     p5_ms: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
-    interval_ms: tuple[float, float]
+    p50_low_ms: float
+    p50_high_ms: float
     images_per_s: float
     calls: int
     turns: int
     spread: float
     verdict: str
 
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """Medians for one image, one after the other in one thread, in milliseconds."""
-
-    decode_ms: float
-    resize_ms: float
-    network_ms: float
+    @property
+    def median(self) -> Median:
+        return Median(self.p50_ms, self.p50_low_ms, self.p50_high_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """One network on one engine, with so many images in a call.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing(CallStatistics):
+    """The speed of one model on one engine at one batch size; its fields are the JSON keys.
 
     `weights` are `pretrained`, `yours` or `seeded`. `cold_ms` is from the start of a process to its
-    first answer, `load_ms` the part of it that loads the engine. `peak_memory_mb` is the largest
-    resident set of a process that does only this, `device_memory_mb` the largest allocation on the
-    device. `share_of_peak` is of the multiply-adds in a large matrix product by the same engine in
-    the same precision, `share_of_bandwidth` of what a large copy moves; `None` where there is
-    nothing to compare with. `top1` is published, in percent.
+    first prediction, `load_ms` the part of it that loads the engine. `peak_memory_mb` is the
+    largest resident set of the process, `device_memory_mb` the largest allocation on the device.
+    `share_of_peak` compares the multiply-adds per second with those of a large matrix product on
+    the same engine in the same precision, `share_of_bandwidth` the bytes per second with those of a
+    large copy; `None` without such a limit. `top1` is published, in percent. The last three are
+    medians for one image, in mode `end-to-end`.
     """
 
     variant: str
@@ -56,7 +64,6 @@ class Timing:
     batch_size: int
     mode: BenchMode
     weights: str
-    figures: Figures
     load_ms: float
     cold_ms: float
     peak_memory_mb: float | None
@@ -66,36 +73,38 @@ class Timing:
     share_of_peak: float | None
     share_of_bandwidth: float | None
     top1: float | None
-    stages: Stages | None = None
+    decode_ms: float | None = None
+    resize_ms: float | None = None
+    model_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """What was not measured, and why; `is_fault`: it was to be, and failed."""
+class Skipped:
+    """A model, or a model on one engine, that was not measured; `is_failure` if it was tried."""
 
     variant: str
     engine: str
     reason: str
-    is_fault: bool = False
+    is_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """All that a run has measured. `limits` are this machine's: billions of multiply-adds a second
-    by engine and precision ("torch fp32"), and gigabytes a second that a copy moves (`COPY`).
+    """A benchmark. `limits` of the machine are billions of multiply-adds per second by engine and
+    precision (`torch fp32`), and gigabytes per second under `COPY`.
     """
 
     machine: Mapping[str, Any]
     timings: tuple[Timing, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row beside an earlier one: `ratio` of the medians, new by old, within `interval` with
-    95 % confidence.
+    """A timing beside an earlier one: `ratio` is the new median by the old one, and `interval` its
+    95 % confidence interval.
     """
 
     variant: str
@@ -109,7 +118,3 @@ class Change:
     ratio: float
     interval: tuple[float, float]
     verdict: str
-
-
-COPY = "copy"
-FASTER, SLOWER, SAME = "faster", "slower", "the same"

@@ -1,4 +1,4 @@
-"""Who is measured when: candidates take turns, so that what the machine does beside hits all."""
+"""Measure several cases in alternation, so that disturbances of the machine hit all alike."""
 
 import random
 import time
@@ -11,42 +11,43 @@ from effnet_cli.system.errors import EffnetError
 TURN_SECONDS = 0.15  # long enough that caches are warm for most of it
 
 
-class Candidate(Protocol):
-    """Something that can be timed."""
+class Measurable(Protocol):
+    """Something whose calls can be timed."""
 
     def turn(self, seconds: float) -> Turn:
-        """Some calls in a row, for about so long.
+        """Time calls for about `seconds`.
 
         Raises:
-            EffnetError: it cannot be called any more.
+            EffnetError: it failed and cannot be called again.
         """
 
 
-def measured(
-    candidates: Sequence[Candidate],
+def measure_rounds(
+    cases: Sequence[Measurable],
     seconds: float,
-    hear: Callable[[float], object] = lambda _: None,
+    *,
+    on_turn: Callable[[float], object] = lambda _: None,
+    on_failure: Callable[[int, EffnetError], object] = lambda _, __: None,
     clock: Callable[[], float] = time.monotonic,
-    failed: Callable[[int, EffnetError], object] = lambda _, __: None,
 ) -> list[list[Turn]]:
-    """The turns of each candidate: round after round, each in another order, for `seconds`, and
-    for as many rounds as a verdict needs.
+    """The turns of each case: one per round, in random order, for `seconds` and at least as many
+    rounds as a verdict needs.
 
-    `hear` is told after each turn how many seconds have passed, `failed` which candidate has failed
-    and why: it has no turns then, and the others go on.
+    `on_turn` receives the seconds passed, `on_failure` the index of a case that failed, which has
+    no turns then.
     """
-    turns: list[list[Turn]] = [[] for _ in candidates]
-    order, rng, started = list(range(len(candidates))), random.Random(0), clock()  # noqa: S311
+    turns: list[list[Turn]] = [[] for _ in cases]
+    order, rng, started = list(range(len(cases))), random.Random(0), clock()  # noqa: S311
     rounds = 0
     while order and (rounds < MIN_TURNS or clock() - started < seconds):
         rng.shuffle(order)
         for index in tuple(order):
             try:
-                turns[index].append(candidates[index].turn(TURN_SECONDS))
+                turns[index].append(cases[index].turn(TURN_SECONDS))
             except EffnetError as error:
                 order.remove(index)
                 turns[index].clear()
-                failed(index, error)
-            hear(clock() - started)
+                on_failure(index, error)
+            on_turn(clock() - started)
         rounds += 1
     return turns

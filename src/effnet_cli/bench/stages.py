@@ -1,5 +1,5 @@
-"""End to end: an image's way through decoding, resizing and the network, one after the other in
-one thread; and the throughput of `predict`, where they overlap.
+"""Time images end to end: decoding, resizing and inference one after the other, and the throughput
+of `predict`, where they overlap.
 """
 
 import itertools
@@ -15,50 +15,49 @@ from effnet_cli.models.weights import Model
 from effnet_cli.options import ImageOptions
 from effnet_cli.predict.classifier import Loading, predict
 
+STAGES = ("decode_ms", "resize_ms", "model_ms")
 TURN_IMAGES = 64  # that go through `predict` in one turn, at most
 
 
 class StagesCaller:
-    """A `Caller` whose calls are images in turn, one in each call; all of them can be opened."""
+    """A `worker.Caller` whose calls take one image of `paths` each, in turn, in one thread."""
 
     def __init__(
-        self, network: Model, plan: EnginePlan, paths: tuple[str, ...], options: ImageOptions
+        self, model: Model, plan: EnginePlan, *, paths: tuple[str, ...], options: ImageOptions
     ) -> None:
-        self._loader = ImageLoader(network.card.preprocessing, options)
-        self._card, self._workers = network.card, plan.workers
-        self._engine = plan.load(network)
+        self._loader = ImageLoader(model.card.preprocessing, options)
+        self._card, self._workers = model.card, plan.workers
+        self._engine = plan.load(model)
         self.precision = self._engine.precision
-        callers = min(self._workers, plan.max_callers(network.variant))
-        self._shared = Loading(lambda: plan.load(network, callers), callers)
-        self._paths = paths
+        callers = min(self._workers, plan.max_callers(model.variant))
+        self._shared = Loading(lambda: plan.load(model, callers), callers)
+        self._turn_images = min(TURN_IMAGES, len(paths))
         self._next = itertools.cycle(paths)
-        self._stages: list[tuple[float, float, float]] = []
+        self._times: list[list[float]] = []
 
     def times_ms(self, batch_size: int, calls: int) -> list[float]:
-        """See `Caller`."""
-        return [self._one(next(self._next)) for _ in range(calls)]
+        """See `worker.Caller`."""
+        return [self._time(next(self._next)) for _ in range(calls)]
 
-    def medians_ms(self) -> tuple[float, float, float]:
-        """Decoding, resizing and network."""
-        decode, resize, network = np.median(np.array(self._stages), axis=0)
-        return float(decode), float(resize), float(network)
+    def medians_ms(self) -> dict[str, float]:
+        """The median of each of `STAGES`, over all calls so far."""
+        return dict(zip(STAGES, np.median(np.array(self._times), axis=0).tolist(), strict=True))
 
     def throughput(self) -> tuple[int, float]:
-        """Images that went through `predict`, and the seconds they took."""
-        paths = list(itertools.islice(self._next, min(TURN_IMAGES, len(self._paths))))
+        """A number of images that went through `predict`, and the seconds they took."""
+        paths = itertools.islice(self._next, self._turn_images)
         found: Iterator[ImageInput] = iter([ImageInput(path, path) for path in paths])
         started = time.perf_counter()
         rows = list(predict(self._shared, found, self._loader, self._card, 1, 1, self._workers))
         return len(rows), time.perf_counter() - started
 
-    def _one(self, path: str) -> float:
-        times = [time.perf_counter_ns()]
+    def _time(self, path: str) -> float:
+        moments = [time.perf_counter_ns()]
         image = self._loader.open(path)
-        times.append(time.perf_counter_ns())
+        moments.append(time.perf_counter_ns())
         crop = self._loader.fit(image)
-        times.append(time.perf_counter_ns())
+        moments.append(time.perf_counter_ns())
         self._engine(crop[None])
-        times.append(time.perf_counter_ns())
-        decode, resize, network = ((b - a) / 1e6 for a, b in itertools.pairwise(times))
-        self._stages.append((decode, resize, network))
-        return decode + resize + network
+        moments.append(time.perf_counter_ns())
+        self._times.append([(b - a) / 1e6 for a, b in itertools.pairwise(moments)])
+        return sum(self._times[-1])

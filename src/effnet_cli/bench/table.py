@@ -1,105 +1,128 @@
 """A benchmark as text and tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
-from effnet_cli.bench.formats import recommendation
 from effnet_cli.bench.records import COPY, BenchResult, Change, Timing
+from effnet_cli.models.variants import VARIANTS
+from effnet_cli.options import BenchMode
 from effnet_cli.output.tables import Block, Table
 
+# A model is a good trade-off up to this multiple of the fastest model's time.
+MODERATE = 3.0
 
-def blocks(measured: BenchResult, changes: Sequence[Change] | None) -> Iterator[Block]:
-    """The recommendation, the figures, the machine, what was left out and what has changed."""
-    yield from recommendation(measured)
-    yield figures_table(measured)
-    yield from notes(measured)
+
+def blocks(result: BenchResult, changes: Sequence[Change] | None) -> Iterator[Block]:
+    """The recommendation, the timings, the machine, what was skipped and what has changed."""
+    yield from recommendation(result)
+    yield timings_table(result, TERMINAL_COLUMNS[result.timings[0].mode])
+    yield from notes(result)
     if changes:
         yield changes_table(changes)
     elif changes is not None:
-        yield "Nothing in the earlier result was measured again."
+        yield "The earlier result has none of these timings."
 
 
-def figures_table(measured: BenchResult) -> Table:
-    """All timings, the fastest first within each variant."""
-    mode = measured.timings[0].mode
-    columns = ["network", "top-1", "engine", "batch", "ms a call", "p5", "p90", "p99"]
-    columns += ["images/s"]
-    if mode == "end-to-end":
-        columns += ["decode", "resize", "network ms"]
-    else:
-        columns += ["of peak", "of copy"]
-    columns += ["MB", "load ms", "cold ms", "verdict"]
-    return Table(columns, [_cells(timing) for timing in measured.timings])
+# --- recommendation -------------------------------------------------------------------------------
 
 
-def _cells(timing: Timing) -> list[object]:
-    figures, stages = timing.figures, timing.stages
-    engine = timing.engine if timing.precision == "fp32" else f"{timing.engine} {timing.precision}"
-    parts = [_share(timing.share_of_peak), _share(timing.share_of_bandwidth)]
-    if stages is not None:
-        parts = [f"{v:.2f}" for v in (stages.decode_ms, stages.resize_ms, stages.network_ms)]
-    memory = timing.device_memory_mb or timing.peak_memory_mb
-    return [
-        timing.variant,
-        None if timing.top1 is None else f"{timing.top1:.1f}",
-        engine,
-        timing.batch_size,
-        *(f"{v:.2f}" for v in (figures.p50_ms, figures.p5_ms, figures.p90_ms, figures.p99_ms)),
-        f"{figures.images_per_s:,.1f}",
-        *parts,
-        None if memory is None else f"{memory:,.0f}",
-        f"{timing.load_ms:,.0f}",
-        f"{timing.cold_ms:,.0f}",
-        figures.verdict,
-    ]
+def recommendation(result: BenchResult) -> Iterator[str]:
+    """Which model to use on this machine, for speed and for accuracy."""
+    ours = [t for t in result.timings if t.variant in VARIANTS or t.weights == "yours"]
+    if not ours:
+        return
+    mode, busiest = ours[0].mode, max(ours, key=lambda t: t.images_per_s)
+    rate = busiest.images_per_s
+    if mode == "train":
+        yield (
+            f"Fastest training: {_name(busiest)}, {rate:,.1f} images/s, {1000 / rate:,.0f} s per "
+            "1,000 images."
+        )
+        return
+    single = [t for t in ours if t.batch_size == 1]
+    if mode == "inference" and single:
+        fastest = min(single, key=lambda t: t.p50_ms)
+        yield f"Lowest latency: {_name(fastest)}, {_ms(fastest)} per image."
+    batch = f", batch size {busiest.batch_size}" if busiest.batch_size > 1 else ""
+    yield f"Highest throughput: {_name(busiest)}{batch}, {rate:,.0f} images/s."
+    known = [t for t in single if t.top1 is not None]
+    if known:
+        yield from _accurate(known)
 
 
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.0%}"
+def _accurate(known: Sequence[Timing]) -> Iterator[str]:
+    """The most accurate model, and the most accurate of those that are not much slower than the
+    fastest.
+    """
+    least_ms = min(t.p50_ms for t in known)
+    near = [t for t in known if t.p50_ms <= MODERATE * least_ms]
+    best, balanced = (max(ts, key=lambda t: (t.top1 or 0, -t.p50_ms)) for ts in (known, near))
+    if balanced.variant != best.variant and balanced.p50_ms > least_ms:
+        yield (
+            f"Best trade-off: {_name(balanced)}, {balanced.top1:.1f} % top-1, {_ms(balanced)} "
+            f"({balanced.p50_ms / least_ms:.1f} times the fastest)."
+        )
+    yield f"Most accurate: {_name(best)}, {best.top1:.1f} % top-1, {_ms(best)}."
 
 
-def notes(measured: BenchResult) -> Iterator[str]:
-    """What it was measured on, against which limits, and what is missing."""
-    for name, value in machine_lines(measured):
-        yield f"{name}: {value}"
-    for one in measured.left_out:
-        yield f"left out: {one.variant}{f' on {one.engine}' if one.engine else ''}: {one.reason}"
+def _name(timing: Timing) -> str:
+    precision = "" if timing.precision == "fp32" else f" in {timing.precision}"
+    return f"{timing.variant} on {timing.engine}{precision}"
 
 
-def machine_lines(measured: BenchResult) -> Iterator[tuple[str, str]]:
-    """What it was measured on, and the limits that were measured there."""
-    machine = measured.machine
-    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']:g} GB"
-    yield "processor", f"{machine['cpu']}, {machine['cores']} cores{memory}"
-    yield "instruction sets", ", ".join(machine["instruction_sets"])
-    if machine["gpu"] is not None:
-        yield "GPU", f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}"
-    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
-    yield "versions", f"effnet {machine['effnet']}, Python {machine['python']}, {libraries}"
-    yield "system", machine["os"]
-    for name, value in measured.limits.items():
-        what = "gigabytes" if name == COPY else "billion multiply-adds"
-        yield f"limit, {name}", f"{value:,.0f} {what} a second"
+def _ms(timing: Timing) -> str:
+    return f"{timing.p50_ms:,.1f} ms"
 
 
-def chart_points(measured: BenchResult) -> list[tuple[str, float, float]]:
-    """Name, milliseconds for one image on its fastest engine, and published top-1 in percent."""
-    best: dict[str, Timing] = {}
-    for timing in measured.timings:
-        if timing.batch_size != 1 or timing.top1 is None or timing.mode == "train":
-            continue
-        before = best.get(timing.variant)
-        if before is None or timing.figures.p50_ms < before.figures.p50_ms:
-            best[timing.variant] = timing
-    return [(name, t.figures.p50_ms, float(t.top1 or 0)) for name, t in best.items()]
+# --- tables ---------------------------------------------------------------------------------------
+
+COLUMNS: tuple[tuple[str, Callable[[Timing], object]], ...] = (
+    ("model", lambda t: t.variant),
+    ("top-1", lambda t: _number(t.top1, ".1f")),
+    ("engine", lambda t: _engine(t.engine, t.precision)),
+    ("batch", lambda t: t.batch_size),
+    ("ms", lambda t: _number(t.p50_ms, ".2f")),
+    ("p5", lambda t: _number(t.p5_ms, ".2f")),
+    ("p90", lambda t: _number(t.p90_ms, ".2f")),
+    ("p99", lambda t: _number(t.p99_ms, ".2f")),
+    ("images/s", lambda t: _number(t.images_per_s, ",.1f")),
+    ("decode", lambda t: _number(t.decode_ms, ".2f")),
+    ("resize", lambda t: _number(t.resize_ms, ".2f")),
+    ("inference", lambda t: _number(t.model_ms, ".2f")),
+    ("of peak", lambda t: _number(t.share_of_peak, ".0%")),
+    ("of copy", lambda t: _number(t.share_of_bandwidth, ".0%")),
+    ("MB", lambda t: _number(t.device_memory_mb or t.peak_memory_mb, ",.0f")),
+    ("load ms", lambda t: _number(t.load_ms, ",.0f")),
+    ("cold ms", lambda t: _number(t.cold_ms, ",.0f")),
+    ("spread", lambda t: _number(t.spread, ".0%")),
+    ("verdict", lambda t: t.verdict.partition(" ")[0]),
+)
+TERMINAL_COLUMNS: Mapping[BenchMode, tuple[str, ...]] = {  # they fit 80 characters
+    "inference": ("model", "top-1", "engine", "batch", "ms", "images/s", "MB", "verdict"),
+    "train": ("model", "engine", "batch", "ms", "images/s", "MB", "verdict"),
+    "end-to-end": ("model", "engine", "ms", "decode", "resize", "inference", "images/s"),
+}
+CHANGE_COLUMNS = ("model", "engine", "batch", "old ms", "new ms", "ratio", "interval", "verdict")
+
+
+def timings_table(result: BenchResult, names: Container[str] | None = None) -> Table:
+    """All columns that have figures, or those of some `names`; the fastest timing first within
+    each model.
+    """
+    columns = {
+        name: [cell(timing) for timing in result.timings]
+        for name, cell in COLUMNS
+        if names is None or name in names
+    }
+    known = {name: cells for name, cells in columns.items() if set(cells) != {None}}
+    return Table(tuple(known), list(zip(*known.values(), strict=True)))
 
 
 def changes_table(changes: Sequence[Change]) -> Table:
-    """Each change against the earlier result."""
-    columns = "network", "engine", "batch", "old ms", "new ms", "ratio", "95 % interval", "verdict"
+    """Old and new medians side by side."""
     rows = [
         (
             change.variant,
-            change.engine if change.precision == "fp32" else f"{change.engine} {change.precision}",
+            _engine(change.engine, change.precision),
             change.batch_size,
             f"{change.old_ms:.2f}",
             f"{change.new_ms:.2f}",
@@ -109,4 +132,39 @@ def changes_table(changes: Sequence[Change]) -> Table:
         )
         for change in changes
     ]
-    return Table(columns, rows)
+    return Table(CHANGE_COLUMNS, rows)
+
+
+def _engine(engine: str, precision: str) -> str:
+    return engine if precision == "fp32" else f"{engine} {precision}"
+
+
+def _number(value: float | None, format_: str) -> str | None:
+    return None if value is None else format(value, format_)
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def notes(result: BenchResult) -> Iterator[str]:
+    """The machine, its limits, and what was skipped."""
+    for name, value in machine_lines(result):
+        yield f"{name}: {value}"
+    for one in result.skipped:
+        yield f"skipped: {one.variant}{f' on {one.engine}' if one.engine else ''}: {one.reason}"
+
+
+def machine_lines(result: BenchResult) -> Iterator[tuple[str, str]]:
+    """The machine and its limits, by name."""
+    machine = result.machine
+    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']:g} GB"
+    yield "processor", f"{machine['cpu']}, {machine['cores']} cores{memory}"
+    yield "instruction sets", ", ".join(machine["instruction_sets"])
+    if machine["gpu"] is not None:
+        yield "GPU", f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}"
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    yield "versions", f"effnet {machine['effnet']}, Python {machine['python']}, {libraries}"
+    yield "system", machine["os"]
+    for name, value in result.limits.items():
+        unit = "GB" if name == COPY else "billion multiply-adds"
+        yield f"limit, {name}", f"{value:,.0f} {unit} per second"

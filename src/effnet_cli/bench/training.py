@@ -1,9 +1,10 @@
-"""The step of `finetune`, for the time that it takes."""
+"""Time the training step of `finetune`."""
 
 import time
 
 import torch
 
+from effnet_cli.bench.prepare import OUTPUTS
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm, keep_freed_memory
 from effnet_cli.finetune.optim import Learner, Schedule, parameter_groups
@@ -13,31 +14,31 @@ from effnet_cli.options import Precision
 from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT
 
-CLASSES = 1000
-LR = 1e-5  # nothing is to be learned from noise
-MANY_STEPS = 1_000_000
+LEARNING_RATE = 1e-5  # the images are noise
 WEIGHT_DECAY = 0.05
+STEPS = 1_000_000  # of the schedule: more than are taken
 
 
 class TrainingCaller:
-    """A `Caller` whose calls are updates of the whole network with frozen BatchNorm statistics."""
+    """A `worker.Caller` whose calls update the whole model, with frozen BatchNorm statistics."""
 
     def __init__(self, variant: Variant, device: str, precision: Precision) -> None:
         self.precision: Precision = precision
         self._device, self._crop_px = torch.device(device), variant.preprocessing.crop_px
-        if self._device.type == "cpu":
+        is_cpu = self._device.type == "cpu"
+        if is_cpu:
             torch.set_num_threads(usable_cores())
             keep_freed_memory()
         torch.manual_seed(0)
-        network = build.build(variant, CLASSES).to(self._device).eval()
-        network.to(memory_format=torch.channels_last)
-        if self._device.type == "cpu":
-            fuse_batch_norm(network)
+        module = build.build(variant, OUTPUTS).to(self._device).eval()
+        module.to(memory_format=torch.channels_last)
+        if is_cpu:
+            fuse_batch_norm(module)
         self._learner = Learner(
-            network,
-            parameter_groups(network, LR, WEIGHT_DECAY),
-            Schedule(MANY_STEPS),
-            torch.ones(CLASSES),
+            module,
+            parameter_groups(module, LEARNING_RATE, WEIGHT_DECAY),
+            Schedule(STEPS),
+            torch.ones(OUTPUTS),
             ProcessGroup(),
             SILENT,
             precision,
@@ -45,11 +46,11 @@ class TrainingCaller:
         self._inputs, self._labels = torch.empty(0), torch.empty(0)
 
     def times_ms(self, batch_size: int, calls: int) -> list[float]:
-        """See `Caller`."""
+        """See `worker.Caller`."""
         if len(self._labels) != batch_size:
             shape = (batch_size, 3, self._crop_px, self._crop_px)
             self._inputs = torch.randn(shape).to(self._device, memory_format=torch.channels_last)
-            self._labels = torch.randint(CLASSES, (batch_size,)).to(self._device)
+            self._labels = torch.randint(OUTPUTS, (batch_size,)).to(self._device)
         return [self._step(batch_size) for _ in range(calls)]
 
     def _step(self, batch_size: int) -> float:

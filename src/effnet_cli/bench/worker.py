@@ -1,13 +1,11 @@
-"""The process that measures one network on one engine, and the handle on it.
+"""The process that measures one model on one engine, and its handle.
 
-Each has a process of its own, so that its memory is its own, its start is a start, and a failure
-ends nothing else.
+A process of its own gives each its own memory and start, and a failure ends nothing else.
 """
 
 import math
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import time
@@ -15,15 +13,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.stages import StagesCaller
@@ -32,19 +24,22 @@ from effnet_cli.engines import Crops, DeviceClock, Engine, EnginePlan
 from effnet_cli.engines.quiet import silence_output
 from effnet_cli.options import BenchMode, ImageOptions, Precision
 from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.machine import peak_memory_bytes
 
-# Warm is who needs no less time than the calls before.
+# The warm-up ends when calls get no faster from one window to the next.
 WARM_WINDOW_SECONDS, WARM_CHANGE, WARM_UP_SECONDS = 0.1, 0.03, 2.0
 MB = 1e6
-GONE = "the process that measured it ended ({}); it may have had too little memory"
-# No answer for so long is a hang: besides the calls, which take as long as the network is large.
-PATIENCE_SECONDS = 120
-CALLS_WITHOUT_ANSWER = 10  # times the first call with one image, for each image of a batch
+# A process hangs if it is silent for this long, besides the calls, whose length depends on the
+# model.
+SILENCE_SECONDS = 120
+SILENT_CALLS = 10  # times the first call with one image, for each image of a batch
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """What the start of a process has shown."""
+class WorkerStart:
+    """The times of a worker's start; `cold_ms` is from the start of the process to the end of the
+    first call.
+    """
 
     precision: Precision
     load_ms: float
@@ -53,8 +48,8 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Warm:
-    """What the first calls with a batch size have shown."""
+class WarmUp:
+    """The time of a call once warm, and the peaks of memory so far."""
 
     call_ms: float
     memory_mb: float | None
@@ -62,10 +57,10 @@ class Warm:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a process is to measure; `images` are the paths for end-to-end."""
+class WorkerRequest:
+    """What a worker measures; `images` are paths, for mode `end-to-end`."""
 
-    subject: BenchModel
+    model: BenchModel
     plan: EnginePlan
     mode: BenchMode
     images: tuple[str, ...] = ()
@@ -73,52 +68,53 @@ class Asked:
 
 
 class Caller(Protocol):
-    """What is called again and again in the process."""
+    """What a worker calls and times."""
 
     precision: Precision
 
     def times_ms(self, batch_size: int, calls: int) -> list[float]:
-        """Milliseconds of each of some calls."""
+        """The time of each of some calls."""
 
 
-# --- this side ----------------------------------------------------------------------------------
+# --- the handle -----------------------------------------------------------------------------------
 
 
 class Worker:
-    """The handle on a process that measures.
+    """The handle of a worker process, started by the constructor.
 
     Raises:
-        EffnetError: it cannot measure that, has ended, or gives no answer.
+        EffnetError: it cannot measure that, has ended, or hangs.
     """
 
-    def __init__(self, asked: Asked) -> None:
-        self._end: EffnetError | None = None
+    def __init__(self, request: WorkerRequest) -> None:
+        self.request = request
+        self._failure: EffnetError | None = None
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(asked, other, time.time()), daemon=True
+            target=_serve, args=(request, other, time.time()), daemon=True
         )
         self._process.start()
         other.close()
         try:
-            self.started: Started = self._received(PATIENCE_SECONDS)
+            self.started: WorkerStart = self._receive(SILENCE_SECONDS)
         except BaseException:
             self.close()
             raise
 
-    def warm(self, batch_size: int) -> Warm:
-        """Call until it gets no faster."""
-        warm: Warm = self._ask(batch_size, "warm", batch_size, WARM_UP_SECONDS)
-        return warm
+    def warm_up(self, batch_size: int) -> WarmUp:
+        """Call until calls get no faster."""
+        warm_up: WarmUp = self._request(batch_size, "warm_up", batch_size, WARM_UP_SECONDS)
+        return warm_up
 
     def turn(self, batch_size: int, seconds: float) -> Turn:
-        """Some calls in a row, for about so long."""
-        turn: Turn = self._ask(batch_size, "turn", batch_size, seconds)
+        """Time calls for about `seconds`."""
+        turn: Turn = self._request(batch_size, "turn", batch_size, seconds)
         return turn
 
-    def stages(self) -> tuple[float, float, float]:
-        """Medians of decoding, resizing and network, in milliseconds, of all turns so far."""
-        medians: tuple[float, float, float] = self._ask(1, "stages")
+    def stage_medians_ms(self) -> dict[str, Any]:
+        """The median of each stage of mode `end-to-end`, over all turns so far."""
+        medians: dict[str, Any] = self._request(1, "stages")
         return medians
 
     def close(self) -> None:
@@ -127,99 +123,98 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def _ask(self, batch_size: int, *words: object) -> Any:
-        if self._end is not None:
-            raise self._end
-        calls_ms = CALLS_WITHOUT_ANSWER * batch_size * self.started.first_call_ms
+    def _request(self, batch_size: int, *command: object) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        calls_ms = SILENT_CALLS * batch_size * self.started.first_call_ms
         try:
-            self._connection.send(words)
+            self._connection.send(command)
         except OSError as error:
-            raise self._gone() from error
-        return self._received(PATIENCE_SECONDS + calls_ms / 1000)
+            raise self._fail_ended() from error
+        return self._receive(SILENCE_SECONDS + calls_ms / 1000)
 
-    def _received(self, seconds: float) -> Any:
+    def _receive(self, seconds: float) -> Any:
         try:
-            if not self._has_answer(seconds):
-                raise self._hung(seconds)
+            # One second at a time: of a pause of both processes (Ctrl+Z) only one second counts.
+            if not any(self._connection.poll(1) for _ in range(math.ceil(seconds))):
+                raise self._fail_hung(seconds)
             kind, *content = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise self._gone() from error
-        if kind == "refused":
+            raise self._fail_ended() from error
+        if kind == "error":
             raise EffnetError(*content)
         if kind == "bug":
             raise RuntimeError(content[0])
         return content[0]
 
-    def _has_answer(self, seconds: float) -> bool:
-        """Whether one comes in time. Time in which we are stopped (Ctrl+Z) is no more than a
-        second of it: the process is stopped with us.
-        """
-        return any(self._connection.poll(1) for _ in range(math.ceil(seconds)))
-
-    def _hung(self, seconds: float) -> EffnetError:
+    def _fail_hung(self, seconds: float) -> EffnetError:
         self.close()
-        self._end = EffnetError(
-            f"the process that measured it gave no answer for {seconds:.0f} s.",
-            "Try another --engine.",
+        self._failure = EffnetError(
+            f"The worker process did not respond for {seconds:.0f} s.", "Try another --engine."
         )
-        return self._end
+        return self._failure
 
-    def _gone(self) -> EffnetError:
+    def _fail_ended(self) -> EffnetError:
         self._process.join()
         code = self._process.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        self._end = EffnetError(f"{GONE.format(how)}.", "Use a smaller --batch-size or --variant.")
-        return self._end
+        status = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        self._failure = EffnetError(
+            f"The worker process ended ({status}); it may have run out of memory.",
+            "Use a smaller --batch-size or --variant.",
+        )
+        return self._failure
 
 
-# --- the process --------------------------------------------------------------------------------
+# --- the process ----------------------------------------------------------------------------------
 
 
-def _serve(asked: Asked, connection: Connection, started_at: float) -> None:
-    """Load, answer once, then do what is asked until nobody asks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us ends us
+def _serve(request: WorkerRequest, connection: Connection, started_at: float) -> None:
+    """Load the model, call it once, then execute commands until the connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if asked.mode == "inference":  # nothing else works meanwhile: see `__main__`
+    if request.mode == "inference":  # no other threads to leave the cores to: see `__main__`
         os.environ.pop("OMP_WAIT_POLICY", None)
     try:
         with silence_output():
             loading = time.perf_counter()
-            caller = _caller(asked)
+            caller = _load_caller(request)
             load_ms = 1000 * (time.perf_counter() - loading)
             (first_call_ms,) = caller.times_ms(1, 1)
-        cold_ms = 1000 * (time.time() - started_at)  # two processes share no other clock
-        connection.send(("done", Started(caller.precision, load_ms, first_call_ms, cold_ms)))
+        cold_ms = 1000 * (time.time() - started_at)  # the only clock that two processes share
+        start = WorkerStart(caller.precision, load_ms, first_call_ms=first_call_ms, cold_ms=cold_ms)
+        connection.send(("done", start))
         while True:
-            word, *arguments = connection.recv()
+            command, *arguments = connection.recv()
             try:
-                answer: tuple[Any, ...] = "done", _DO[word](caller, asked, *arguments)
-            except EffnetError as error:  # so many images are too many; fewer were not
-                answer = "refused", error.message, error.hint
-            connection.send(answer)
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # nobody listens any more
+                response: tuple[Any, ...] = "done", COMMANDS[command](caller, *arguments)
+            except EffnetError as error:  # a smaller batch may still work
+                response = "error", error.message, error.hint
+            connection.send(response)
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has closed it
         os._exit(0)
     except EffnetError as error:
-        connection.send(("refused", error.message, error.hint))
+        connection.send(("error", error.message, error.hint))
     except MemoryError:
-        connection.send(("refused", "There is too little memory.", "Use a smaller --batch-size."))
+        connection.send(("error", "Out of memory.", "Use a smaller --batch-size."))
     except BaseException:
         connection.send(("bug", traceback.format_exc()))
     os._exit(1)
 
 
-def _caller(asked: Asked) -> Caller:
-    if asked.mode == "train":
+def _load_caller(request: WorkerRequest) -> Caller:
+    plan = request.plan
+    if request.mode == "train":
         from effnet_cli.bench.training import TrainingCaller  # imports torch
 
-        return TrainingCaller(asked.subject.variant, asked.plan.device, asked.plan.precision)
-    network = asked.subject.network(asked.plan.engine)
-    if asked.mode == "end-to-end":
-        return StagesCaller(network, asked.plan, asked.images, asked.options)
-    return EngineCaller(asked.plan.load(network), asked.subject.shape)
+        return TrainingCaller(request.model.variant, plan.device, plan.precision)
+    model = request.model.resolve(plan.engine)
+    if request.mode == "end-to-end":
+        return StagesCaller(model, plan, paths=request.images, options=request.options)
+    return EngineCaller(plan.load(model), request.model.shape)
 
 
 class EngineCaller:
-    """An engine and images of noise."""
+    """Calls an engine with crops of noise of a `shape`."""
 
     def __init__(self, engine: Engine, shape: tuple[int, int, int]) -> None:
         self.precision = engine.precision
@@ -235,21 +230,16 @@ class EngineCaller:
             times = self._engine.device_times_ms(self._crops, calls)
             if times is not None:
                 return times
-        return timed(lambda: self._engine(self._crops), calls)
+        times = []
+        for _ in range(calls):
+            started = time.perf_counter_ns()
+            self._engine(self._crops)
+            times.append((time.perf_counter_ns() - started) / 1e6)
+        return times
 
 
-def timed(call: Callable[[], object], calls: int) -> list[float]:
-    """Milliseconds of each of some calls."""
-    times = []
-    for _ in range(calls):
-        started = time.perf_counter_ns()
-        call()
-        times.append((time.perf_counter_ns() - started) / 1e6)
-    return times
-
-
-def _warm(caller: Caller, _: Asked, batch_size: int, seconds: float) -> Warm:
-    """Calls in windows until one is not faster than the one before, or `seconds` are over."""
+def warm_up(caller: Caller, batch_size: int, seconds: float) -> WarmUp:
+    """Windows of calls until one is not faster than the one before, or `seconds` are over."""
     before, deadline = float("inf"), time.monotonic() + seconds
     while True:
         window: list[float] = []
@@ -257,13 +247,13 @@ def _warm(caller: Caller, _: Asked, batch_size: int, seconds: float) -> Warm:
             window += caller.times_ms(batch_size, 1)
         median = float(np.median(window))
         if median > (1 - WARM_CHANGE) * before or time.monotonic() > deadline:
-            return Warm(median, _peak_memory_mb(), _device_memory_mb())
+            return WarmUp(median, _megabytes(peak_memory_bytes()), _megabytes(_device_bytes()))
         before = median
 
 
-def _turn(caller: Caller, _: Asked, batch_size: int, seconds: float) -> Turn:
-    """Calls for about `seconds`; the first one finds cold caches, and counts only where one call
-    takes longer than the turn.
+def take_turn(caller: Caller, batch_size: int, seconds: float) -> Turn:
+    """Calls for about `seconds`; the first has cold caches and counts only if it alone takes longer
+    than that.
     """
     times: list[float] = []
     deadline = time.monotonic() + seconds
@@ -272,35 +262,27 @@ def _turn(caller: Caller, _: Asked, batch_size: int, seconds: float) -> Turn:
         if times[0] > 1000 * seconds:
             break
     kept = times if len(times) == 1 else times[1:]
-    throughput = getattr(caller, "throughput", None)  # of many images at the same time
-    images, took = throughput() if throughput else (batch_size * len(kept), sum(kept) / 1000)
+    images, took = batch_size * len(kept), sum(kept) / 1000
+    if isinstance(caller, StagesCaller):
+        images, took = caller.throughput()
     return Turn(tuple(kept), images, took)
 
 
-def _stages(caller: Any, _: Asked) -> tuple[float, float, float]:
-    medians: tuple[float, float, float] = caller.medians_ms()
-    return medians
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "warm_up": warm_up,
+    "turn": take_turn,
+    "stages": StagesCaller.medians_ms,
+}
 
 
-_DO: dict[str, Callable[..., Any]] = {"warm": _warm, "turn": _turn, "stages": _stages}
-
-
-def _peak_memory_mb() -> float | None:
-    """The largest resident set of this process; `None` where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux: its getrusage also counts the process that started this one
-        return (
-            int(re.findall(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)[0]) * 1024 / MB
-        )
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, else KiB
-    return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
-
-
-def _device_memory_mb() -> float | None:
+def _device_bytes() -> int | None:
+    """The most memory that was allocated on a CUDA device."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
     allocated: int = torch.cuda.max_memory_allocated()
-    return allocated / MB
+    return allocated
+
+
+def _megabytes(size: int | None) -> float | None:
+    return None if size is None else size / MB

@@ -187,31 +187,32 @@ def _bench(
 
     if html is not None and compare is not None:
         check_not_read(html, [compare])
-    old = None if compare is None else formats.earlier(compare)
+    old = None if compare is None else formats.load_result(compare)
+    from effnet_cli.bench.records import SLOWER
     from effnet_cli.bench.run import bench
 
     try:
-        measured = bench(task, reporter)
+        result = bench(task, reporter)
     finally:
         reporter.close()
     changes = None
     if old is not None:
-        changes = formats.compared(measured, old, task.tolerance)
-        for line in formats.drift(measured, old):
+        changes = formats.compare_results(result, old, task.tolerance)
+        for line in formats.compare_limits(result, old):
             reporter.note(line)
     if format_ == "json":
-        show_json(formats.as_json(measured, changes))
+        show_json(formats.as_json(result, changes))
     elif format_ == "csv":
-        show_data(formats.csv_lines(measured), "csv")
+        show_data(formats.csv_lines(result), "csv")
     else:
         from effnet_cli.bench.table import blocks
 
-        show_blocks(blocks(measured, changes))
+        show_blocks(blocks(result, changes))
     if html is not None:
         from effnet_cli.bench.page import bench_page
 
-        write([bench_page(measured, changes)], html)
+        write([bench_page(result, changes)], html)
         reporter.note(f"{html} is written.")
-    if changes is not None and formats.is_slower(changes):
+    if any(change.verdict == SLOWER for change in changes or ()):
         return CHECK_FAILED_STATUS
-    return 1 if any(one.is_fault for one in measured.left_out) else 0
+    return 1 if any(one.is_failure for one in result.skipped) else 0

@@ -274,13 +274,15 @@ def _check_dataset(task: FinetuneTask, format_: Format, reporter: "PlainReporter
 
 
 def _report(task: FinetuneTask, folder: Path, reporter: "PlainReporter") -> None:
-    """Judge the model of a run on its validation images, and write the page about it."""
+    """Evaluate the model of a run on its validation images, and write the page about it."""
+    from dataclasses import replace
+
     from effnet_cli.evaluate.page import REPORT_FILE_NAME, run_page
     from effnet_cli.evaluate.run import evaluate, validation_of
     from effnet_cli.output.writers import write
 
     try:
-        found = evaluate(validation_of(task, folder))
+        found = replace(evaluate(validation_of(task, folder)), data=str(task.root))
         write([run_page(found, folder)], folder / REPORT_FILE_NAME)
     except EffnetError as error:  # the model is there all the same
         reporter.note(f"There is no report: {error.message}")

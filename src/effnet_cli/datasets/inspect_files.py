@@ -3,11 +3,11 @@
 import hashlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
 from effnet_cli.system.parallel import map_ordered, usable_cores
 from effnet_cli.system.reporter import Reporter
+
+Result = TypeVar("Result")
 
 DIGEST_BYTES = 32  # SHA-256
 THUMBNAIL_PX = 16
@@ -80,19 +82,32 @@ def inspect_files(
     loader = ImageLoader(_SMALL, images)
     total = len(listing.paths)
 
-    def look(indexes: list[int]) -> list[_Seen | _Unseen]:
-        return [_look(listing.paths[i], listing.faults.get(i), loader) for i in indexes]
+    def look(index: int) -> _Seen | _Unseen:
+        return _look(listing.paths[index], listing.faults.get(index), loader)
+
+    result = _blank(total)
+    report = _reporter(reporter, total)
+    for index, one in enumerate(map_files(look, total, workers)):
+        _store(result, index, one)
+        report(index + 1)
+    return result
+
+
+def map_files(
+    work: Callable[[int], Result], total: int, workers: int | None = None
+) -> Iterator[Result]:
+    """`work(index)` for each of `total` files, in order, by `workers` threads (default: one a
+    core).
+    """
+
+    def work_on(indexes: list[int]) -> list[Result]:
+        return [work(index) for index in indexes]
 
     places = iter(range(total))
     chunks = iter(lambda: list(itertools.islice(places, CHUNK)), [])
     workers = workers or usable_cores()
-    looked = map_ordered(look, chunks, workers, CHUNKS_AHEAD * workers)
-    result = _blank(total)
-    report = _reporter(reporter, total)
-    for index, one in enumerate(itertools.chain.from_iterable(looked)):
-        _store(result, index, one)
-        report(index + 1)
-    return result
+    done = map_ordered(work_on, chunks, workers, CHUNKS_AHEAD * workers)
+    return itertools.chain.from_iterable(done)
 
 
 def _reporter(reporter: Reporter, total: int) -> Callable[[int], None]:
@@ -139,12 +154,12 @@ def _look(path: str, fault: ImageError | None, loader: ImageLoader) -> _Seen | _
         return _Unseen(bytes(DIGEST_BYTES), fault)
     try:
         image = loader.open(path)
-        digest = _digest(path)
+        digest = hash_file(path)
     except ImageError as error:
         is_file = error.kind not in ("missing", "not_a_file", "unreadable")
         digest = bytes(DIGEST_BYTES)
         with suppress(ImageError):
-            digest = _digest(path) if is_file else digest
+            digest = hash_file(path) if is_file else digest
         return _Unseen(digest, error.without_traceback())
     small = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return _Seen(
@@ -156,7 +171,7 @@ def _look(path: str, fault: ImageError | None, loader: ImageLoader) -> _Seen | _
     )
 
 
-def _digest(path: str) -> bytes:
+def hash_file(path: str) -> bytes:
     """SHA-256 of a regular file's bytes."""
     digest = hashlib.sha256()
     try:

@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,17 @@ class Subset:
         return np.bincount(self.labels, minlength=num_classes)
 
 
+class SplitTable(NamedTuple):
+    """Every image that takes part, those that cannot be opened included, in the order of classes
+    and paths: index of its class, index of SPLITS, SHA-256 (uint8 [N,32]; zeros if unreadable).
+    """
+
+    paths: Paths
+    labels: npt.NDArray[np.int32]
+    splits: npt.NDArray[np.int8]
+    digests: npt.NDArray[np.uint8]
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A checked, split dataset.
@@ -94,6 +105,7 @@ class Dataset:
     findings: tuple[Finding, ...]
     file_keys: npt.NDArray[np.uint64]
     fingerprint: str
+    files: SplitTable
 
 
 @dataclass(frozen=True, slots=True)

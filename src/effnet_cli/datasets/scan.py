@@ -1,8 +1,9 @@
 """A folder or a CSV file -> a checked, split dataset, or all that is wrong with it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from effnet_cli.datasets.records import (
     Dataset,
     Finding,
     Scan,
+    SplitTable,
     Subset,
     fingerprint,
 )
@@ -39,6 +41,7 @@ def scan(
     images: ImageOptions = ImageOptions(),
     reporter: Reporter = SILENT,
     workers: int | None = None,
+    known: Mapping[bytes, int] = MappingProxyType({}),
 ) -> Scan:
     """Read, open and split a dataset; what is wrong with it is in the result, nothing is written.
 
@@ -49,6 +52,8 @@ def scan(
         images: how large an image may be.
         listener: hears how far the scan is.
         workers: threads that open images; `None` is one a core.
+        known: the split of images by the SHA-256 of their bytes: images that were trained on
+            before are never validated on.
 
     Raises:
         UsageError: an option's value is wrong.
@@ -62,7 +67,7 @@ def scan(
         listing = _listed(root, options)
     except LayoutError as refused:
         return Scan(str(root), "not recognised", (), (refused.finding,), None)
-    data = _sifted(listing, inspect_files(listing, images, reporter, workers), options)
+    data = _sifted(listing, inspect_files(listing, images, reporter, workers), options, known)
     return _result(root, data, options)
 
 
@@ -81,7 +86,12 @@ def _listed(root: Path, options: DatasetOptions) -> FileList:
     )
 
 
-def _sifted(listing: FileList, looked: FileInspection, options: DatasetOptions) -> CheckedFiles:
+def _sifted(
+    listing: FileList,
+    looked: FileInspection,
+    options: DatasetOptions,
+    known: Mapping[bytes, int],
+) -> CheckedFiles:
     """Leave out what is broken or in two classes, find copies, and split where that is to do."""
     good = np.flatnonzero(looked.is_good)
     conflicts = np.zeros(len(looked.is_good), dtype=np.bool_)
@@ -94,7 +104,7 @@ def _sifted(listing: FileList, looked: FileInspection, options: DatasetOptions) 
     near = near_pairs(looked, first)
     data = CheckedFiles(listing, looked, listing.splits.copy(), kept, conflicts, contents, near)
     if listing.is_automatic:
-        _split(data, first, options)
+        _split(data, first, options, known)
     return data
 
 
@@ -111,7 +121,12 @@ def _in_several_classes(
     return differs
 
 
-def _split(data: CheckedFiles, first: npt.NDArray[np.intp], options: DatasetOptions) -> None:
+def _split(
+    data: CheckedFiles,
+    first: npt.NDArray[np.intp],
+    options: DatasetOptions,
+    known: Mapping[bytes, int],
+) -> None:
     """Move a share of the training images to validation; `first` has a file of each content."""
     of_class = data.listing.labels[first]
     same_class = of_class[data.near[:, 0]] == of_class[data.near[:, 1]]
@@ -121,13 +136,15 @@ def _split(data: CheckedFiles, first: npt.NDArray[np.intp], options: DatasetOpti
         if len(np.unique(groups[members])) == 1:  # all alike: rather split these than refuse
             groups[members] = members
     files = np.flatnonzero(data.kept & (data.splits == TRAIN))
+    group_of = groups[data.contents[files]]
+    digests = data.survey.digests[first]
     chosen = held_out(
-        data.listing.labels[files],
-        groups[data.contents[files]],
-        data.survey.digests[first],
-        options.val_fraction,
-        options.seed,
+        data.listing.labels[files], group_of, digests, options.val_fraction, options.seed
     )
+    before = np.array([known.get(digest.tobytes(), -1) for digest in digests], dtype=np.int8)
+    for split in (VAL, TRAIN):  # a group with an image that was trained on stays in training
+        is_known = np.isin(group_of, groups[before == split])
+        chosen[is_known] = split == VAL
     data.splits[files[chosen]] = VAL
 
 
@@ -172,6 +189,17 @@ def _dataset(root: Path, data: CheckedFiles, found: tuple[Finding, ...]) -> Data
         found,
         keys,
         fingerprint(classes, keys),
+        _split_table(data),
+    )
+
+
+def _split_table(data: CheckedFiles) -> SplitTable:
+    files = np.flatnonzero(~data.conflicts)
+    return SplitTable(
+        data.listing.paths.take(files),
+        data.listing.labels[files],
+        data.splits[files],
+        data.survey.digests[files],
     )
 
 

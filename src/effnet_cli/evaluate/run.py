@@ -12,8 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli import engines
-from effnet_cli.datasets.divided import restore_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
+from effnet_cli.datasets.saved_split import (
+    SPLIT_FILE_NAME,
+    exclude_training_images,
+    locate_images,
+)
 from effnet_cli.engines import Scores
 from effnet_cli.evaluate.label_map import LabelMap, join_words, match_labels
 from effnet_cli.evaluate.metrics import (
@@ -74,7 +78,10 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     """
     classifier = _classifier(task, task.model, reporter)
     other = None if task.compare is None else _classifier(task, task.compare, reporter)
-    data = _held_out(task, classifier.card, reporter) or load_labelled(task.root, task.split)
+    data = load_labelled(task.root, task.split)
+    data = _exclude_training_images(task, task.model, classifier.card, data, reporter)
+    if other is not None and task.compare is not None:
+        data = _exclude_training_images(task, task.compare, other.card, data, reporter)
     match = match_labels(data.classes, classifier.card.classes)
     for line in describe_label_map(match, data, classifier.card):
         reporter.note(line)
@@ -90,35 +97,29 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
 
 
 def validation_of(task: FinetuneTask, folder: Path) -> EvaluateTask:
-    """What judges the model in a run's folder on the validation images of its training."""
-    root, split = task.root, None
-    if task.dataset.val is not None:
-        beside = root / task.dataset.val
-        root = beside if beside.is_dir() else task.dataset.val
-    elif load_labelled(root).split is not None:
-        split = "val"
+    """What evaluates the model in a run folder on the validation images of its training."""
     model, engine = ModelOptions(model=folder), EngineOptions(task.device)
     options = PredictOptions(workers=task.workers)
-    return EvaluateTask(root, model, engine, task.images, options, split)
+    return EvaluateTask(folder / SPLIT_FILE_NAME, model, engine, task.images, options, "val")
 
 
 def _classifier(task: EvaluateTask, model: ModelOptions, reporter: Reporter) -> Classifier:
     return Classifier(model, task.engine, task.images, task.options, reporter)
 
 
-def _held_out(task: EvaluateTask, card: ModelCard, reporter: Reporter) -> LabelledImages | None:
-    """The validation images of the dataset that the model was trained on, if `task.root` is that
-    dataset and has no splits of its own: on the others every model is good.
-    """
-    found = None if task.split else restore_split(task.root, card, task.images, reporter)
-    if found is None:
-        return None
-    reporter.note(
-        "The model was trained on a part of these images: "
-        f"it is judged on the other {len(found.val.labels):,}."
-    )
-    val = found.val
-    return LabelledImages(str(task.root), "val", found.classes, val.paths, val.labels, {}, ())
+def _exclude_training_images(
+    task: EvaluateTask,
+    model: ModelOptions,
+    card: ModelCard,
+    data: LabelledImages,
+    reporter: Reporter,
+) -> LabelledImages:
+    """`data` without the images that `model` was trained on, unless they are what --split names."""
+    if task.split is not None and data.split == "train":
+        reporter.note("Evaluating training images: the figures say little about other images.")
+        return data
+    places = locate_images(data, card, model.model, task.images, reporter)
+    return data if places is None else exclude_training_images(data, places, reporter)
 
 
 def describe_label_map(match: LabelMap, data: LabelledImages, card: ModelCard) -> Iterator[str]:

@@ -65,7 +65,7 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
     network = resolve_model(task.model, reporter)
     final = destination(task, target, network)
     calibration, images = choose_images(
-        task.calibrate, task.check, network.card, task.images, reporter
+        task.calibrate, task.check, network.card, task.images, reporter, task.model.model
     )
     module = build.load_module(
         network

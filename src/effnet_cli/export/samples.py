@@ -1,14 +1,18 @@
 """The images that an export is calibrated on and held against: a person's, else the samples."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from effnet_cli.datasets.divided import restore_split
+import numpy as np
+import numpy.typing as npt
+
+from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.listing import SPLIT_BY_NAME
-from effnet_cli.datasets.records import TRAIN, VAL, Subset
+from effnet_cli.datasets.records import TRAIN, VAL
+from effnet_cli.datasets.saved_split import AMBIGUOUS, Places, locate_images
 from effnet_cli.engines import Crops
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
@@ -87,6 +91,7 @@ def choose_images(
     card: ModelCard,
     options: ImageOptions = ImageOptions(),
     reporter: Reporter = SILENT,
+    model: Path | None = None,
 ) -> tuple[ImageSet | None, ImageSet]:
     """The images to calibrate with, and those to compare on: without `check` the validation
     images beside the former, else those that are not used for it, else the samples.
@@ -95,11 +100,15 @@ def choose_images(
         UsageError: a folder is missing or holds no image.
     """
     to_check = None
+
+    def locate(data: LabelledImages) -> Places | None:
+        return locate_images(data, card, model, options, reporter)
+
     if check is not None:
-        to_check = _parts(check, card, options, reporter)[1] or _found(check, str(check), card)
+        to_check = _parts(check, card, locate)[1] or _found(check, str(check), card)
     if calibrate is None:
         return None, _spread(to_check or samples(), MAX_CHECKED)
-    found, validation = _parts(calibrate, card, options, reporter)
+    found, validation = _parts(calibrate, card, locate)
     learning = _spread(found, MAX_CALIBRATION)
     if to_check is None:
         others = _without(found, learning)
@@ -109,26 +118,41 @@ def choose_images(
 
 
 def _parts(
-    root: Path, card: ModelCard, options: ImageOptions, reporter: Reporter
+    root: Path, card: ModelCard, locate: Callable[[LabelledImages], Places | None]
 ) -> tuple[ImageSet, ImageSet | None]:
-    """The images to learn from, and those for validation where `root` has folders for both, or
-    where the network's training has divided it.
+    """The images to calibrate with, and those to compare on where `root` has folders for both, or
+    where the training of the model has split it.
     """
-    validation = _split(root, VAL)
+    train, validation = _split(root, TRAIN) or root, _split(root, VAL)
     if validation is not None:
-        train = _split(root, TRAIN) or root
         return _found(train, str(root), card), _found(validation, str(validation), card)
-    found = restore_split(root, card, options, reporter)
-    if found is None:
-        return _found(_split(root, TRAIN) or root, str(root), card), None
-    return (
-        _of_subset(found.train, f"the training images of {root}"),
-        _of_subset(found.val, f"the images of {root} that its training had set aside"),
+    data = _labelled(train)
+    places = None if data is None else locate(data)
+    if data is None or places is None or not (places == TRAIN).any():
+        return _found(train, str(root), card), None
+    others = np.isin(places, (TRAIN, AMBIGUOUS), invert=True)
+    learning = _of_labelled(data, places == TRAIN, f"the training images of {root}", card)
+    return learning, (
+        _of_labelled(data, others, f"the images of {root} that its training had set aside", card)
+        if others.any()
+        else None
     )
 
 
-def _of_subset(subset: Subset, name: str) -> ImageSet:
-    return ImageSet(name, tuple(subset.paths), tuple(map(int, subset.labels)))
+def _labelled(root: Path) -> LabelledImages | None:
+    try:
+        return load_labelled(root)
+    except UsageError:  # images without classes
+        return None
+
+
+def _of_labelled(
+    data: LabelledImages, chosen: npt.NDArray[np.bool_], name: str, card: ModelCard
+) -> ImageSet:
+    indexes = [card.classes.index(name) for name in data.classes if name in card.classes]
+    has_labels = len(indexes) == len(data.classes)
+    labels = tuple(indexes[label] for label in data.labels[chosen]) if has_labels else None
+    return ImageSet(name, tuple(data.paths.take(np.flatnonzero(chosen))), labels)
 
 
 def _split(root: Path, split: int) -> Path | None:

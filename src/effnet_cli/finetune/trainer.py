@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from effnet_cli import engines
 from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset, scan
+from effnet_cli.datasets.saved_split import load_split, save_split
 from effnet_cli.evaluate.metrics import compute_metrics, fit_temperature, fit_unknown_threshold
 from effnet_cli.evaluate.records import Metrics
 from effnet_cli.finetune import run_dir
@@ -81,6 +82,8 @@ class Training:
         self._tensors: Arrays | None = None
         if task.resume is not None:
             self._go_on()
+        if processes.is_first:
+            save_split(self._dataset, self._folder.path)
 
     # --- setting up ---
 
@@ -397,7 +400,9 @@ def _device(name: str, processes: ProcessGroup) -> str:
 
 
 def _scanned(task: FinetuneTask, reporter: Reporter) -> Dataset:
-    found = scan(task.root, task.dataset, task.images, reporter, task.workers)
+    saved = None if task.resume is None else load_split(task.resume)
+    known = {} if saved is None else saved.contents
+    found = scan(task.root, task.dataset, task.images, reporter, task.workers, known)
     for finding in found.findings:
         if finding.level != "error":
             reporter.note(f"{finding.message} {finding.hint}".strip())

@@ -64,6 +64,22 @@ def measure_copy_gb_per_s() -> float:
     return best
 
 
+def peak_memory_bytes() -> int | None:
+    """The largest resident set of this process so far."""
+    if sys.platform == "win32":
+        import psutil  # noqa: PLC0415 (needed only here)
+
+        peak: int = psutil.Process().memory_info().peak_wset
+        return peak
+    if sys.platform == "linux":  # where getrusage counts the process that started this one, too
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    import resource  # noqa: PLC0415 (not on Windows)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
 def _processor() -> tuple[str | None, set[str]]:
     """Its name, and what it can do."""
     if sys.platform == "darwin":

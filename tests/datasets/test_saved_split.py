@@ -1,0 +1,297 @@
+"""The saved split: written by a training, matched by content, never an image decoded for it."""
+
+import collections
+import csv
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset_files import fill, png, put, splits, truncated_png, two_classes
+from effnet_cli.datasets import require_dataset, scan
+from effnet_cli.datasets.labelled import LabelledImages, load_labelled
+from effnet_cli.datasets.records import TRAIN, VAL, Dataset
+from effnet_cli.datasets.saved_split import (
+    AMBIGUOUS,
+    SPLIT_FILE_NAME,
+    exclude_training_images,
+    load_split,
+    locate_images,
+    save_split,
+)
+from effnet_cli.images.loader import ImageLoader
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.imagenet import imagenet_card
+from effnet_cli.models.variants import find_variant
+from effnet_cli.options import DatasetOptions, FinetuneOptions, ModelOptions
+from effnet_cli.system.errors import UsageError
+from helpers import RecordingReporter
+from training import Done, task_of, train
+
+RUN = Path("run")
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def forbid() -> None:
+        monkeypatch.setattr(ImageLoader, "open", None)
+
+    return forbid
+
+
+def saved(root: str = "d", **options: object) -> Dataset:
+    """Scan a dataset and save its split into `run`."""
+    dataset = require_dataset(scan(Path(root), DatasetOptions(**options)))  # type: ignore[arg-type]
+    RUN.mkdir(exist_ok=True)
+    save_split(dataset, RUN)
+    return dataset
+
+
+def absolute(paths: Iterable[str]) -> list[str]:
+    return [str(Path(path).absolute()) for path in paths]
+
+
+def card(*classes: str) -> ModelCard:
+    base = imagenet_card("lite0", find_variant("lite0").preprocessing)
+    return replace(base, classes=classes or ("cat", "dog"), dataset={"train": 1})
+
+
+def located(root: str = "d", model: Path = RUN) -> tuple[LabelledImages, np.ndarray]:
+    data = load_labelled(Path(root))
+    places = locate_images(data, card(*data.classes), model)
+    assert places is not None
+    return data, places
+
+
+def evaluated(root: str = "d") -> tuple[set[str], str]:
+    """The images of `root` that a model may be evaluated on, and the note."""
+    heard = RecordingReporter()
+    data = exclude_training_images(*located(root), heard)
+    return set(data.paths), heard.text
+
+
+def test_file_has_each_image_and_is_a_dataset_itself() -> None:
+    splits(count=100)
+    fill("d/test/cat")
+    put("d/val/dog/bad.png", truncated_png(1))
+    Path("d/val/cat/missing.png").symlink_to("nowhere.png")
+    dataset = saved()
+    with (RUN / SPLIT_FILE_NAME).open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert list(rows[0]) == ["path", "label", "split", "sha256"]
+    assert [row["path"] for row in rows] == absolute(dataset.files.paths)
+    assert collections.Counter(row["split"] for row in rows) == {
+        "train": 200,
+        "val": 202,
+        "test": 10,
+    }
+    hashes = {Path(row["path"]).name: row["sha256"] for row in rows}
+    assert hashes["missing.png"] == ""
+    assert len(hashes["bad.png"]) == 64
+    again = require_dataset(scan(RUN / SPLIT_FILE_NAME))
+    assert again.classes == dataset.classes
+    for one, other in ((again.train, dataset.train), (again.val, dataset.val)):
+        assert sorted(one.paths) == sorted(absolute(other.paths))
+        assert sorted(one.failed) == sorted(other.failed)
+    assert len(load_labelled(RUN / SPLIT_FILE_NAME, "val").labels) == 202
+
+
+def test_names_of_any_bytes_survive() -> None:
+    names = [b"caf\xe9", b"a,b\nc\rd", b'"quoted"', b"=cmd()", "é".encode()]
+    for name in names:
+        fill(b"d/" + name, 5)
+    dataset = saved()
+    again = load_labelled(RUN / SPLIT_FILE_NAME, "train")
+    assert sorted(map(os.fsencode, again.classes)) == sorted(names)
+    assert sorted(again.paths) == sorted(absolute(dataset.train.paths))
+    assert (located()[1] == VAL).sum() == len(names)
+
+
+def test_unchanged_dataset_is_located_without_decoding(no_decoding: Callable[[], None]) -> None:
+    two_classes()
+    dataset = saved()
+    no_decoding()
+    for model in (RUN, RUN / "model.safetensors"):
+        data, places = located(model=model)
+        for split, subset in ((TRAIN, dataset.train), (VAL, dataset.val)):
+            assert set(data.paths.take(np.flatnonzero(places == split))) == set(subset.paths)
+    assert evaluated() == (
+        set(dataset.val.paths),
+        "4 validation images; 16 images from training excluded",
+    )
+
+
+def test_training_images_are_recognised_after_any_change(no_decoding: Callable[[], None]) -> None:
+    two_classes()
+    dataset = saved()
+    no_decoding()
+    train = [Path(path) for path in dataset.train.paths]
+    train[0].rename("d/cat/renamed.png")
+    shutil.copy(train[1], "d/cat/copy.png")
+    train[2].write_bytes(png(900))  # edited in place
+    put("d/cat/new.png")
+    put("d/dog/new.png")
+    Path(dataset.val.paths[0]).unlink()
+    shutil.move("d", "moved")
+    kept, note = evaluated("moved")
+    val = {path.replace("d/", "moved/", 1) for path in dataset.val.paths[1:]}
+    edited = str(train[2]).replace("d/", "moved/", 1)
+    assert kept == {*val, "moved/cat/new.png", "moved/dog/new.png", edited}
+    assert note == "3 validation images; 3 new images included; 16 images from training excluded"
+    shutil.move("moved", "d")
+    kept, note = evaluated()
+    assert str(train[2]) not in kept  # an edited training image in its old place
+    assert note == "3 validation images; 2 new images included; 17 images from training excluded"
+
+
+def test_image_in_two_classes_is_excluded() -> None:
+    two_classes()
+    saved()
+    shutil.copy(put("d/cat/new.png"), "d/dog/new.png")
+    _, places = located()
+    assert (places == AMBIGUOUS).sum() == 2
+    assert evaluated()[1].endswith("; 2 images in several classes excluded")
+
+
+def test_other_dataset_is_left_as_it_is() -> None:
+    two_classes()
+    two_classes("other")
+    saved()
+    data = load_labelled(Path("other"))
+    assert locate_images(data, card(), RUN) is None
+    assert locate_images(load_labelled(Path("d")), replace(card(), dataset={}), RUN) is None
+
+
+def test_train_folder_without_validation_is_split_too() -> None:
+    two_classes("d/train")
+    dataset = saved()
+    heard = RecordingReporter()
+    data = exclude_training_images(*located(), heard)
+    assert (data.split, set(data.paths)) == ("val", set(dataset.val.paths))
+
+
+def test_training_images_alone_are_refused() -> None:
+    splits()
+    saved()
+    data = load_labelled(Path("d/train"))
+    places = locate_images(data, card(), RUN)
+    assert places is not None
+    with pytest.raises(UsageError, match="trained on all images in 'd/train'"):
+        exclude_training_images(data, places)
+
+
+def test_image_of_both_training_and_validation_counts_as_training() -> None:
+    splits()
+    copied = put("d/val/cat/copy.png", Path("d/train/cat/1.png").read_bytes())
+    saved(allow_leak=True)
+    data, places = located()
+    assert places[list(data.paths).index(str(copied))] == TRAIN
+    assert (places == VAL).sum() == 20
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"path,label\na,b\n", b"path,label,split,sha256\na,b,c,d\n"]
+)
+def test_damaged_file_is_named(content: bytes) -> None:
+    RUN.mkdir()
+    (RUN / SPLIT_FILE_NAME).write_bytes(content)
+    if not content:
+        assert load_split(RUN) is not None  # a split without images
+        return
+    with pytest.raises(UsageError, match="'run/split.csv'"):
+        load_split(RUN)
+
+
+def test_model_apart_from_its_run_is_split_again_or_says_so() -> None:
+    two_classes()
+    dataset = saved()
+    about = {"fingerprint": dataset.fingerprint, "seed": 0, "val_fraction": 0.2}
+    data = load_labelled(Path("d"))
+    apart = replace(card(), dataset=about)
+    places = locate_images(data, apart, Path("elsewhere/model.safetensors"))
+    assert places is not None
+    assert set(data.paths.take(np.flatnonzero(places == VAL))) == set(dataset.val.paths)
+    put("d/cat/new.png")
+    heard = RecordingReporter()
+    data = load_labelled(Path("d"))
+    assert locate_images(data, apart, Path("elsewhere/model.safetensors"), reporter=heard) is None
+    assert "images that it was trained on cannot be recognised" in heard.text
+
+
+# --- resumed runs --------------------------------------------------------------------------------
+
+
+def rescanned(**options: object) -> Dataset:
+    split = load_split(RUN)
+    assert split is not None
+    return require_dataset(scan(Path("d"), DatasetOptions(**options), known=split.contents))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resumed_run_never_validates_on_what_it_trained_on(seed: int) -> None:
+    two_classes(count=20)
+    before = saved(seed=seed)
+    for number in range(30):
+        put(f"d/cat/new{number}.png")
+    after = rescanned(seed=seed)
+    for one, other in ((after.train, before.train), (after.val, before.val)):
+        assert set(one.paths) > set(other.paths)
+    Path(before.train.paths[0]).unlink()
+    gone = rescanned(seed=seed)
+    save_split(gone, RUN)
+    split = load_split(RUN)
+    assert split is not None
+    counts = collections.Counter(split.contents.values())
+    assert counts == {TRAIN: len(after.train.paths), VAL: len(after.val.paths)}
+
+
+# --- one scan ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_core", "caches", "quick")
+def test_finetune_decodes_each_image_for_one_scan(
+    colours: Path,
+    small: ModelOptions,
+    effnet: Callable[..., Done],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scanned: collections.Counter[str] = collections.Counter()
+    others: collections.Counter[str] = collections.Counter()
+    really_open = ImageLoader.open
+
+    def counted_open(self: ImageLoader, source: object) -> object:
+        is_scan = self.preprocessing.crop_px == 64 and self.preprocessing.mean == (0.5, 0.5, 0.5)
+        (scanned if is_scan else others)[str(source)] += 1
+        return really_open(self, source)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageLoader, "open", counted_open)
+    done = effnet("finetune", colours, "--model", small.model, "--head-only", "-o", RUN)
+    assert done.status == 0
+    assert (RUN / "report.html").exists()
+    images = {str(path) for path in colours.glob("*/*")}
+    assert scanned == dict.fromkeys(images, 1)
+    assert set(others) == images
+
+
+@pytest.mark.usefixtures("one_core", "caches", "quick")
+def test_report_has_the_validation_images_of_the_run_whatever_the_folder_holds_now(
+    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., Done]
+) -> None:
+    shutil.copytree(colours, "d")
+    put("d/red/bad.png", truncated_png(1))
+    options = FinetuneOptions(head_only=True)
+    ran = train(task_of(Path("d"), small, RUN, options, dataset=DatasetOptions(allow_bad=True)))
+    assert ran.end.val.images == len(load_labelled(RUN / SPLIT_FILE_NAME, "val").labels)
+    put("d/green/new.png")
+    done = effnet("evaluate", "d", "--model", RUN / "model.safetensors", "-f", "json")
+    note = "6 validation images; 1 new image included; 19 images from training excluded"
+    assert note in done.stderr
