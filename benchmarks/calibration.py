@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 from effnet_cli import engines
 from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.evaluate.label_map import match_labels
-from effnet_cli.evaluate.metrics import calibration
+from effnet_cli.evaluate.metrics import calibrate
 from effnet_cli.finetune.run import finetune
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
@@ -132,7 +132,7 @@ def main() -> None:
         own = np.array(match_labels(data.classes, card.classes).indexes)[data.labels]
         right = logits.argmax(axis=1) == own
         before, after = (
-            calibration(probabilities(logits, t).max(axis=1), right)[0]
+            calibrate(probabilities(logits, t).max(axis=1), right)[0]
             for t in (1.0, card.temperature)
         )
         limit = 2.0 if card.unknown_below is None else card.unknown_below

@@ -20,17 +20,17 @@ from sklearn.metrics import (
 )
 
 from effnet_cli.evaluate.metrics import (
-    area_under_roc,
-    calibration,
+    calibrate,
     compute_metrics,
-    confusion,
     fit_temperature,
     fit_unknown_threshold,
     is_among_top,
     paired_difference,
     share_interval,
 )
+from effnet_cli.evaluate.predictions import LabelledPaths, Predictions
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
+from effnet_cli.evaluate.run import _auroc, _confusion_counts
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
 
@@ -154,6 +154,21 @@ def test_nothing_could_be_opened() -> None:
 # --- certainty ------------------------------------------------------------------------------------
 
 
+def predictions_of(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> Predictions:
+    """The predictions for images that all could be opened."""
+    places = np.arange(len(labels))
+    return Predictions(
+        images=LabelledPaths([f"{place}.jpg" for place in places], labels),
+        classes=tuple(names),
+        places=places,
+        labels=labels,
+        predicted=logits.argmax(axis=1),
+        scores=logits,
+        probabilities=logits.astype(np.float64),
+        errors={},
+    )
+
+
 @given(cases())
 def test_top_k_confusion_and_roc_equal_scikit_learns(case: Case) -> None:
     logits, labels, _, names = case
@@ -165,13 +180,15 @@ def test_top_k_confusion_and_roc_equal_scikit_learns(case: Case) -> None:
         order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
         wanted = (order == labels[:, None]).any(axis=1)
         assert is_among_top(logits, places, k).tolist() == wanted.tolist()
+    predictions = predictions_of(logits, places, names)
+    counts = _confusion_counts(predictions)
     answers = logits.argmax(axis=1)
-    counts = confusion(places, answers, len(names))
     assert counts.tolist() == confusion_matrix(labels, answers, labels=range(len(names))).tolist()
     positive = labels == labels[0]
     if not positive.all():
-        scores = logits[:, 0].astype(np.float64)
-        assert area_under_roc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+        scores = np.stack([-logits[:, 0], logits[:, 0]], axis=1)
+        found = _auroc(predictions_of(scores, positive.astype(np.intp), ["no", "yes"]))
+        assert found == pytest.approx(roc_auc_score(positive, logits[:, 0]))
 
 
 def test_intervals_are_the_known_ones() -> None:
@@ -189,7 +206,7 @@ def test_intervals_are_the_known_ones() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
 def test_calibration_error_is_the_mean_distance(rows: list[tuple[float, bool]]) -> None:
     confidences, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
-    error, bins = calibration(confidences, right)
+    error, bins = calibrate(confidences, right)
     assert sum(one.images for one in bins) == len(rows)
     wanted = 0.0
     for one in bins:

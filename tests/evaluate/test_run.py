@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.evaluate import formats, table
-from effnet_cli.evaluate import run as evaluation
+from effnet_cli.evaluate.figures import check_limits
 from effnet_cli.evaluate.page import evaluation_page
 from effnet_cli.evaluate.records import (
     ConfusedPair,
@@ -120,7 +120,7 @@ def test_one_is_said_in_the_singular(photos: Path, tmp_path: Path) -> None:
         (tmp_path / "one" / "test" / folder).mkdir(parents=True)
         shutil.copy(photos / folder / name, tmp_path / "one" / "test" / folder / name)
     (tmp_path / "one" / "train").mkdir()
-    with pytest.raises(UsageError, match="Of 1 image none can be opened"):
+    with pytest.raises(UsageError, match="None of the 1 image can be opened"):
         evaluate(EvaluateTask(tmp_path / "one"))
     shutil.copy(SAMPLES / "cat.jpg", tmp_path / "one" / "test" / "tabby")
     words = " ".join(table.headline(evaluate(EvaluateTask(tmp_path / "one"))))
@@ -174,8 +174,8 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
     ("words", "said"),
     [
         (["nowhere"], "There is no folder or file 'nowhere'"),
-        (["DATA", "--fail-under", "f1=0.5"], "--fail-under 'f1=0.5' is no limit"),
-        (["DATA", "--fail-under", "1.5"], "--fail-under '1.5' is no limit"),
+        (["DATA", "--fail-under", "f1=0.5"], "Invalid --fail-under 'f1=0.5'"),
+        (["DATA", "--fail-under", "1.5"], "Invalid --fail-under '1.5'"),
         (["DATA", "--split", "val"], "has no folder for the split 'val'"),
         (["DATA", "--compare", "b9"], "Unknown variant 'b9'"),
         ([SAMPLES], "straight in"),
@@ -190,7 +190,7 @@ def test_wrong_use_is_said(words: list[str], said: str, photos: Path, effnet: Ef
 
 
 def test_limit_on_what_is_not_there_does_not_hold(found: Evaluation) -> None:
-    (words,) = evaluation.check_limits(found, {"auroc": 0.1})
+    (words,) = check_limits(found, {"auroc": 0.1})
     assert "needs two classes" in words
 
 

@@ -24,6 +24,7 @@ from effnet_cli.cli.options import (
     WorkersOption,
 )
 from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_blocks, show_data, show_json
+from effnet_cli.evaluate.figures import LIMITS
 from effnet_cli.options import (
     EngineOptions,
     EvaluateTask,
@@ -36,14 +37,12 @@ from effnet_cli.system.errors import UsageError
 if TYPE_CHECKING:
     from effnet_cli.output.progress import PlainReporter
 
-LIMITS = ("top1", "top5", "balanced_accuracy", "macro_f1", "auroc")
-
 
 def _limits(texts: list[str] | None) -> dict[str, float]:
-    """Figures and the least that each must reach: `0.9` (top-1), `macro_f1=0.8`.
+    """The least value of some figures: `0.9` (top1), `macro_f1=0.8`.
 
     Raises:
-        UsageError: a name or a number is none.
+        UsageError: a name or a value is invalid.
     """
     limits = {}
     for part in ",".join(texts or []).split(",") if texts else ():
@@ -55,7 +54,7 @@ def _limits(texts: list[str] | None) -> dict[str, float]:
             limit = -1.0
         if name not in LIMITS or not 0 <= limit <= 1:
             raise UsageError(
-                f"--fail-under {part!r} is no limit.",
+                f"Invalid --fail-under {part!r}.",
                 f"Use a share such as 0.9, or NAME=SHARE with one of {', '.join(LIMITS)}.",
             )
         limits[name] = limit
@@ -147,7 +146,8 @@ def _evaluate(
 ) -> int:
     """Judge, and write the figures; the exit status."""
     from effnet_cli.evaluate import formats
-    from effnet_cli.evaluate.run import check_limits, evaluate
+    from effnet_cli.evaluate.figures import check_limits
+    from effnet_cli.evaluate.run import evaluate
     from effnet_cli.output.writers import check_not_read, write
 
     if html is not None:

@@ -278,11 +278,11 @@ def _report(task: FinetuneTask, folder: Path, reporter: "PlainReporter") -> None
     from dataclasses import replace
 
     from effnet_cli.evaluate.page import REPORT_FILE_NAME, run_page
-    from effnet_cli.evaluate.run import evaluate, validation_of
+    from effnet_cli.evaluate.run import evaluate, validation_task
     from effnet_cli.output.writers import write
 
     try:
-        found = replace(evaluate(validation_of(task, folder)), data=str(task.root))
+        found = replace(evaluate(validation_task(task, folder)), data=str(task.root))
         write([run_page(found, folder)], folder / REPORT_FILE_NAME)
     except EffnetError as error:  # the model is there all the same
         reporter.note(f"There is no report: {error.message}")

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from effnet_cli.evaluate.records import MergedClass, UnknownClass
 from effnet_cli.models.imagenet import class_names, wordnet_ids
 from effnet_cli.output.text import pluralize
@@ -13,6 +16,8 @@ from effnet_cli.system.errors import UsageError
 
 # How a name can match, in order of preference.
 WAYS = ("names", "WordNet ids", "indexes", "names without case and punctuation")
+
+MAX_NOTES = 5  # about classes, of each kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,11 @@ class LabelMap:
     unknown: tuple[UnknownClass, ...]
     unused: tuple[str, ...]
     merged: tuple[MergedClass, ...]
+
+    def apply(self, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
+        """The model's classes for a dataset's `labels` [N]; -1 for unknown ones."""
+        indexes = np.array([-1 if index is None else index for index in self.indexes], np.intp)
+        return indexes.take(labels)
 
 
 def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
@@ -91,6 +101,27 @@ def _near(name: str, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(difflib.get_close_matches(name, others, n=2, cutoff=0.6))
 
 
+def describe_label_map(label_map: LabelMap, num_classes: int) -> Iterator[str]:
+    """Notes on what does not match one to one; the model has `num_classes`."""
+    unknown, merged, unused = label_map.unknown, label_map.merged, label_map.unused
+    if label_map.matching != "names":
+        yield f"Matched folders by {label_map.matching}"
+    for row in unknown[:MAX_NOTES]:
+        hint = f"; did you mean {' or '.join(map(repr, row.near))}?" if row.near else ""
+        yield f"Skipping {row.label!r}: not a class of this model{hint}"
+    if len(unknown) > MAX_NOTES:
+        yield f"... and {len(unknown) - MAX_NOTES:,} more unknown classes"
+    for one in merged[:MAX_NOTES]:
+        folders = join_words(list(map(repr, one.folders)))
+        both = "both" if len(one.folders) == 2 else "all"
+        yield f"{folders} {both} map to {one.label!r} and were merged"
+    if len(merged) > MAX_NOTES:
+        yield f"... and {len(merged) - MAX_NOTES:,} more merged classes"
+    if unused:
+        counts = f"{len(unused):,} of the model's {num_classes:,} classes"
+        yield f"{counts} have no images here: {_examples(unused, MAX_NOTES)}"
+
+
 def join_words(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
@@ -108,6 +139,6 @@ def _simplify(name: str) -> str:
     return "".join(character for character in folded if character.isalnum())
 
 
-def _examples(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return f"{shown}, ..." if len(names) > 3 else shown
+def _examples(names: Sequence[str], count: int = 3) -> str:
+    shown = ", ".join(map(repr, names[:count]))
+    return f"{shown}, ..." if len(names) > count else shown

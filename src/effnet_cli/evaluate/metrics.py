@@ -123,9 +123,7 @@ def is_among_top(scores: Scores, labels: Labels, k: int) -> Flags:
     return result
 
 
-def calibration(
-    confidences: Probabilities, right: Flags
-) -> tuple[float, tuple[CalibrationBin, ...]]:
+def calibrate(confidences: Probabilities, right: Flags) -> tuple[float, tuple[CalibrationBin, ...]]:
     """The expected calibration error, and its bins of equal width: the mean of the gaps between
     confidence and accuracy, weighted by images.
     """
@@ -141,23 +139,6 @@ def calibration(
         low, high = float(edges[place]), float(edges[place + 1])
         bins.append(CalibrationBin(low, high, count, confidence=confidence, accuracy=accuracy))
     return error, tuple(bins)
-
-
-def confusion(labels: Labels, predictions: Labels, num_classes: int) -> npt.NDArray[np.intp]:
-    """How often class `i` was predicted as `j`, [C,C]."""
-    counts = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
-
-
-def area_under_roc(scores: Probabilities, positive: Flags) -> float:
-    """The chance that a positive image has a higher score than a negative one, equal scores
-    counting half (Mann and Whitney 1947); there is at least one of each.
-    """
-    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    above = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
-    return float(above / (num_positive * num_negative))
 
 
 def fit_temperature(logits: Scores, labels: Labels) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from effnet_cli.evaluate.figures import FIGURES
 from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.output.tables import Block, Table
 from effnet_cli.output.text import pluralize
@@ -14,6 +15,7 @@ MAX_ROWS = 10  # in every other table; JSON and the page have more
 def blocks(found: Evaluation) -> Iterator[Block]:
     """The headline figures, the classes, and what is wrong."""
     yield from headline(found)
+    yield figures_table(found)
     classes = classes_table(found)
     yield replace(classes, rows=classes.rows[:MAX_CLASS_ROWS])
     if len(classes.rows) > MAX_CLASS_ROWS:
@@ -24,22 +26,12 @@ def blocks(found: Evaluation) -> Iterator[Block]:
 
 
 def headline(found: Evaluation) -> Iterator[str]:
-    """How good it is, on what, and how far its probabilities can be trusted."""
+    """The accuracy, how it compares, and what was left out of it."""
     low, high = found.top1_interval
     what = pluralize(found.images, "image")
     yield (
         f"{found.model} classifies {found.top1:.1%} of {what} correctly (95 % interval {low:.1%} "
         f"to {high:.1%}); always predicting the largest class: {_majority(found):.1%}."
-    )
-    top5 = "" if len(found.per_class) <= 5 else f", top-5 {found.top5:.1%}"
-    auroc = "" if found.auroc is None else f", AUROC {found.auroc:.3f}"
-    yield (
-        f"Balanced accuracy {found.balanced_accuracy:.1%}, macro F1 {found.macro_f1:.3f}{top5}"
-        f"{auroc}."
-    )
-    yield (
-        f"Expected calibration error {found.ece:.1%}"
-        f"{'' if found.temperature == 1 else f' at temperature {found.temperature:.2f}'}."
     )
     if found.comparison is not None:
         other = found.comparison
@@ -59,6 +51,18 @@ def headline(found: Evaluation) -> Iterator[str]:
 def _majority(found: Evaluation) -> float:
     """The accuracy of always predicting the largest class."""
     return max(row.images for row in found.per_class) / found.images
+
+
+def figures_table(found: Evaluation) -> Table:
+    """All figures that are defined, with their intervals."""
+    rows = []
+    for figure in FIGURES:
+        value = getattr(found, figure.name)
+        low, high = getattr(found, f"{figure.name}_interval", (None, None))
+        interval = "" if low is None else f"{low:{figure.format}} to {high:{figure.format}}"
+        if value is not None:
+            rows.append((figure.label, format(value, figure.format), interval))
+    return Table(("figure", "value", "95 % interval"), rows)
 
 
 def classes_table(found: Evaluation) -> Table:
@@ -102,7 +106,7 @@ def _labelled_table(title: str, rows: Sequence[LabelledPrediction]) -> Table:
         )
         for one in rows
     ]
-    columns = ("image", "label", "prediction", "probability", "label's probability")
+    columns = ("image", "label", "prediction", "probability", "of label")
     return Table(columns, cells, title=title)
 
 

@@ -1,0 +1,147 @@
+"""Predict labelled images, and find what is worth a look among the predictions."""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from effnet_cli.engines import Scores, to_probabilities
+from effnet_cli.evaluate.metrics import Flags, Labels, Probabilities
+from effnet_cli.evaluate.records import ConfusedPair, FailedImage, LabelledPrediction
+from effnet_cli.images.finder import ImageInput
+from effnet_cli.output.text import pluralize
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import ImageError, UsageError
+from effnet_cli.system.reporter import Reporter
+
+MAX_CONFUSED_PAIRS = 50
+MAX_MISTAKES = 100
+MAX_LABEL_ERRORS = 100
+LABEL_ERROR_LIBRARY = "cleanlab"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPaths:
+    """N images and their labels [N], as indexes of a model's classes; -1 for a class it lacks."""
+
+    paths: Sequence[str]
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """A model's predictions for the M of N images that could be opened, those at `places` [M].
+
+    `labels` and `predicted` [M] index `classes`; `scores` and `probabilities` are [M,C].
+    """
+
+    images: LabelledPaths
+    classes: tuple[str, ...]
+    places: npt.NDArray[np.intp]
+    labels: Labels
+    predicted: npt.NDArray[np.intp]
+    scores: Scores
+    probabilities: Probabilities
+    errors: Mapping[int, ImageError]
+
+    @property
+    def failed_labels(self) -> Labels:
+        """The labels of the images that could not be opened."""
+        return np.delete(self.images.labels, self.places)
+
+    @property
+    def is_right(self) -> Flags:
+        """Whether each of the N images is predicted as labelled; not if it could not be opened."""
+        result = np.zeros(len(self.images.labels), dtype=np.bool_)
+        result[self.places] = self.predicted == self.labels
+        return result
+
+    def failures(self) -> Iterator[FailedImage]:
+        """The images that could not be opened."""
+        for place, error in sorted(self.errors.items()):
+            path, label = self.images.paths[place], self.classes[self.images.labels[place]]
+            yield FailedImage(path, label, kind=error.kind, message=str(error))
+
+    def confused_pairs(self, counts: npt.NDArray[np.intp]) -> Iterator[ConfusedPair]:
+        """The most frequent wrong cells of the confusion matrix `counts` [C,C]."""
+        wrong = counts.copy()
+        np.fill_diagonal(wrong, 0)
+        rows, columns = np.nonzero(wrong)
+        for i in np.argsort(-wrong[rows, columns], kind="stable")[:MAX_CONFUSED_PAIRS]:
+            label, prediction = self.classes[rows[i]], self.classes[columns[i]]
+            yield ConfusedPair(label, prediction, int(wrong[rows[i], columns[i]]))
+
+    def mistakes(self) -> Iterator[LabelledPrediction]:
+        """The wrong predictions, the most confident first."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        order = np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")
+        return map(self._record, wrong[order[:MAX_MISTAKES]])
+
+    def label_errors(self) -> tuple[LabelledPrediction, ...] | None:
+        """Images whose label is likely wrong, the likeliest first (confident learning: Northcutt et
+        al. 2021, arXiv 1911.00068); `None` without the library.
+        """
+        if importlib.util.find_spec(LABEL_ERROR_LIBRARY) is None:
+            return None
+        present, own = np.unique(self.labels, return_inverse=True)
+        if len(present) < 2:
+            return ()
+        shares = self.probabilities[:, present]
+        shares = shares / shares.sum(axis=1, keepdims=True)
+        library: Any = import_module(f"{LABEL_ERROR_LIBRARY}.filter")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about classes with few images
+            found = library.find_label_issues(
+                own, shares, return_indices_ranked_by="self_confidence", n_jobs=1
+            )
+        return tuple(map(self._record, found[:MAX_LABEL_ERRORS]))
+
+    def _record(self, index: int) -> LabelledPrediction:
+        label, predicted = self.labels[index], self.predicted[index]
+        return LabelledPrediction(
+            path=self.images.paths[int(self.places[index])],
+            label=self.classes[label],
+            prediction=self.classes[predicted],
+            probability=float(self.probabilities[index, predicted]),
+            label_probability=float(self.probabilities[index, label]),
+        )
+
+
+def predict_labelled(
+    classifier: Classifier, images: LabelledPaths, what: str, reporter: Reporter
+) -> Predictions:
+    """The predictions for `images`; `what` names the work in the progress bar.
+
+    Raises:
+        UsageError: none can be opened.
+    """
+    total = len(images.paths)
+    rows: list[Scores] = []
+    errors: dict[int, ImageError] = {}
+    for place, row in enumerate(classifier.scores(ImageInput(p, p) for p in images.paths)):
+        if isinstance(row, ImageError):
+            errors[place] = row
+        else:
+            rows.append(row)
+        reporter.progress(what, place + 1, total)
+    if not rows:
+        raise UsageError(
+            f"None of the {pluralize(total, 'image')} can be opened.", "Use other images."
+        )
+    scores, places = np.stack(rows), np.delete(np.arange(total), list(errors))
+    card = classifier.card
+    return Predictions(
+        images=images,
+        classes=card.classes,
+        places=places,
+        labels=images.labels[places],
+        predicted=scores.argmax(axis=1),
+        scores=scores,
+        probabilities=to_probabilities(scores, classifier.scores_are, card.temperature),
+        errors=errors,
+    )
