@@ -132,7 +132,6 @@ class DatasetOptions:
 
     val: Path | None = None
     val_fraction: float = 0.2
-    seed: int = 0
     skip_empty: bool = False
     allow_bad: bool = False
     allow_leak: bool = False

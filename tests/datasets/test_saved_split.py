@@ -48,9 +48,9 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return forbid
 
 
-def saved(root: str = "d", **options: object) -> Dataset:
+def saved(root: str = "d", seed: int = 0, **options: object) -> Dataset:
     """Scan a dataset and save its split into `run`."""
-    dataset = require_dataset(scan(Path(root), DatasetOptions(**options)))  # type: ignore[arg-type]
+    dataset = require_dataset(scan(Path(root), DatasetOptions(**options), seed=seed))  # type: ignore[arg-type]
     RUN.mkdir(exist_ok=True)
     save_split(dataset, RUN)
     return dataset
@@ -230,10 +230,10 @@ def test_model_apart_from_its_run_is_split_again_or_says_so() -> None:
 # --- resumed runs --------------------------------------------------------------------------------
 
 
-def rescanned(**options: object) -> Dataset:
+def rescanned(seed: int) -> Dataset:
     split = load_split(RUN)
     assert split is not None
-    return require_dataset(scan(Path("d"), DatasetOptions(**options), known=split.contents))  # type: ignore[arg-type]
+    return require_dataset(scan(Path("d"), seed=seed, known=split.contents))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -242,11 +242,11 @@ def test_resumed_run_never_validates_on_what_it_trained_on(seed: int) -> None:
     before = saved(seed=seed)
     for number in range(30):
         put(f"d/cat/new{number}.png")
-    after = rescanned(seed=seed)
+    after = rescanned(seed)
     for one, other in ((after.train, before.train), (after.val, before.val)):
         assert set(one.paths) > set(other.paths)
     Path(before.train.paths[0]).unlink()
-    gone = rescanned(seed=seed)
+    gone = rescanned(seed)
     save_split(gone, RUN)
     split = load_split(RUN)
     assert split is not None

@@ -64,8 +64,8 @@ def counts(result: Scan) -> dict[str, tuple[int, int, int | None]]:
     return {row.name: (row.train, row.val, row.test) for row in result.classes}
 
 
-def dataset(root: str = "d", **options: object) -> Dataset:
-    return require_dataset(scan(Path(root), DatasetOptions(**options)))  # type: ignore[arg-type]
+def dataset(root: str = "d", seed: int = 0, **options: object) -> Dataset:
+    return require_dataset(scan(Path(root), DatasetOptions(**options), seed=seed))  # type: ignore[arg-type]
 
 
 def refused(root: str = "d", **options: object) -> DatasetRefused:
@@ -815,7 +815,7 @@ def test_split_is_stratified_whole_and_the_same_in_every_order(
             groups += [len(set(groups))] * size
     keys = np.random.default_rng(0).integers(0, 256, (len(set(groups)), 32), dtype=np.uint8)
     label_row, group_row = np.array(labels, dtype=np.int32), np.array(groups)
-    chosen = held_out(label_row, group_row, keys, fraction, seed)
+    chosen = held_out(label_row, group_row, keys, fraction=fraction, seed=seed)
     for label, sizes in enumerate(classes):
         share = chosen[label_row == label]
         assert 0 < share.sum() < len(share)
@@ -825,7 +825,7 @@ def test_split_is_stratified_whole_and_the_same_in_every_order(
         assert len(np.unique(chosen[group_row == group])) == 1
     mixed = list(range(len(labels)))
     order.shuffle(mixed)  # type: ignore[attr-defined]
-    again = held_out(label_row[mixed], group_row[mixed], keys, fraction, seed)
+    again = held_out(label_row[mixed], group_row[mixed], keys, fraction=fraction, seed=seed)
     assert np.array_equal(again, chosen[mixed])
 
 

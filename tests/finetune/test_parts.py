@@ -902,7 +902,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 BEGUN = FinetuneTask(
     Path("/data/birds"),
     ModelOptions(variant="lite1", weights=Path("/w/lite1.pth")),
-    DatasetOptions(val=Path("/data/val"), val_fraction=0.25, seed=7),
+    DatasetOptions(val=Path("/data/val"), val_fraction=0.25),
     ImageOptions(max_pixels=1234),
     FinetuneOptions(epochs=9, lr=1e-3, hidden=0, augment="light", minutes=2.5, seed=7),
 )
@@ -943,7 +943,7 @@ def test_what_was_typed_and_may_change_changes(here: Path) -> None:
         ("weight_decay", {"options": FinetuneOptions(weight_decay=0.5)}, "0.05"),
         ("augment", {"options": FinetuneOptions(augment="none")}, "'light'"),
         ("head_only", {"options": FinetuneOptions(head_only=True)}, "False"),
-        ("seed", {"options": FinetuneOptions(seed=1), "dataset": DatasetOptions(seed=1)}, "7"),
+        ("seed", {"options": FinetuneOptions(seed=1)}, "7"),
         ("variant", {"model": ModelOptions(variant="b0")}, "'lite1'"),
         ("weights", {"model": ModelOptions(weights=Path("/other.pth"))}, "'/w/lite1.pth'"),
         ("model", {"model": ModelOptions(model=Path("/m"))}, "not given"),

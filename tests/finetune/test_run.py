@@ -324,7 +324,7 @@ def test_seed_draws_the_split_too(
     colours: Path, tmp_path: Path, effnet: Callable[..., Done]
 ) -> None:
     def names(seed: int) -> set[str]:
-        val = require_dataset(scan(colours, DatasetOptions(seed=seed))).val
+        val = require_dataset(scan(colours, seed=seed)).val
         return {str(val.paths[i]) for i in range(len(val.labels))}
 
     assert names(0) == names(0) != names(1)

@@ -223,7 +223,7 @@ def finetune(
     task = FinetuneTask(
         root or Path(),
         ModelOptions(variant, model, weights, offline),
-        DatasetOptions(val, val_fraction, seed, skip_empty, allow_bad, allow_leak),
+        DatasetOptions(val, val_fraction, skip_empty, allow_bad, allow_leak),
         ImageOptions(max_pixels=max_pixels),
         FinetuneOptions(
             epochs,
@@ -261,7 +261,14 @@ def _check_dataset(task: FinetuneTask, format_: Format, reporter: "PlainReporter
     from effnet_cli.datasets import scan
 
     try:
-        found = scan(task.root, task.dataset, task.images, reporter, task.workers)
+        found = scan(
+            task.root,
+            task.dataset,
+            seed=task.options.seed,
+            images=task.images,
+            workers=task.workers,
+            reporter=reporter,
+        )
     finally:
         reporter.close()
     if format_ != "table":

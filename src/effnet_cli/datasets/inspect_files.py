@@ -76,7 +76,7 @@ class _Unseen(NamedTuple):
 
 
 def inspect_files(
-    listing: FileList, images: ImageOptions, reporter: Reporter, workers: int | None
+    listing: FileList, images: ImageOptions, *, reporter: Reporter, workers: int | None
 ) -> FileInspection:
     """Open every file of `listing`, by `workers` threads (default: one a core)."""
     loader = ImageLoader(_SMALL, images)

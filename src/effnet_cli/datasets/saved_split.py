@@ -145,8 +145,9 @@ def _split_again(
         return None
     if data.split not in (None, SPLITS[TRAIN]) or set(data.classes) != set(card.classes):
         return None  # a scan decodes every image: only if it may be the dataset
-    options = DatasetOptions(None, about["val_fraction"], about["seed"], True, True, True)
-    dataset = scan(Path(data.root), options, images, reporter).dataset
+    options = DatasetOptions(None, about["val_fraction"], True, True, True)
+    found = scan(Path(data.root), options, seed=about["seed"], images=images, reporter=reporter)
+    dataset = found.dataset
     if dataset is None or dataset.fingerprint != about["fingerprint"]:
         reporter.note(
             f"The model is not in its run folder, which has {SPLIT_FILE_NAME}: images that it was "

@@ -1,7 +1,8 @@
 """A folder or a CSV file -> a checked, split dataset, or all that is wrong with it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,10 +39,12 @@ ORDER = ("error", "warning", "note")
 def scan(
     root: Path,
     options: DatasetOptions = DatasetOptions(),
+    *,
+    seed: int = 0,
     images: ImageOptions = ImageOptions(),
-    reporter: Reporter = SILENT,
-    workers: int | None = None,
     known: Mapping[bytes, int] = MappingProxyType({}),
+    workers: int | None = None,
+    reporter: Reporter = SILENT,
 ) -> Scan:
     """Read, open and split a dataset; what is wrong with it is in the result, nothing is written.
 
@@ -49,6 +52,7 @@ def scan(
         root: a folder of class folders, a folder of splits (train, val, test) with class folders,
             or a CSV file with the columns path, label and perhaps split.
         options: how it is split, and what is let pass.
+        seed: of the automatic split.
         images: how large an image may be.
         listener: hears how far the scan is.
         workers: threads that open images; `None` is one a core.
@@ -67,7 +71,9 @@ def scan(
         listing = _listed(root, options)
     except LayoutError as refused:
         return Scan(str(root), "not recognised", (), (refused.finding,), None)
-    data = _sifted(listing, inspect_files(listing, images, reporter, workers), options, known)
+    looked = inspect_files(listing, images, reporter=reporter, workers=workers)
+    choose = partial(_split, fraction=options.val_fraction, seed=seed, known=known)
+    data = _sifted(listing, looked, choose)
     return _result(root, data, options)
 
 
@@ -89,8 +95,7 @@ def _listed(root: Path, options: DatasetOptions) -> FileList:
 def _sifted(
     listing: FileList,
     looked: FileInspection,
-    options: DatasetOptions,
-    known: Mapping[bytes, int],
+    split: Callable[[CheckedFiles, npt.NDArray[np.intp]], None],
 ) -> CheckedFiles:
     """Leave out what is broken or in two classes, find copies, and split where that is to do."""
     good = np.flatnonzero(looked.is_good)
@@ -104,7 +109,7 @@ def _sifted(
     near = near_pairs(looked, first)
     data = CheckedFiles(listing, looked, listing.splits.copy(), kept, conflicts, contents, near)
     if listing.is_automatic:
-        _split(data, first, options, known)
+        split(data, first)
     return data
 
 
@@ -124,7 +129,9 @@ def _in_several_classes(
 def _split(
     data: CheckedFiles,
     first: npt.NDArray[np.intp],
-    options: DatasetOptions,
+    *,
+    fraction: float,
+    seed: int,
     known: Mapping[bytes, int],
 ) -> None:
     """Move a share of the training images to validation; `first` has a file of each content."""
@@ -138,9 +145,7 @@ def _split(
     files = np.flatnonzero(data.kept & (data.splits == TRAIN))
     group_of = groups[data.contents[files]]
     digests = data.survey.digests[first]
-    chosen = held_out(
-        data.listing.labels[files], group_of, digests, options.val_fraction, options.seed
-    )
+    chosen = held_out(data.listing.labels[files], group_of, digests, fraction=fraction, seed=seed)
     before = np.array([known.get(digest.tobytes(), -1) for digest in digests], dtype=np.int8)
     for split in (VAL, TRAIN):  # a group with an image that was trained on stays in training
         is_known = np.isin(group_of, groups[before == split])

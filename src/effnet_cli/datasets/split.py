@@ -10,6 +10,7 @@ def held_out(
     labels: npt.NDArray[np.int32],
     groups: npt.NDArray[np.intp],
     keys: npt.NDArray[np.uint8],
+    *,
     fraction: float,
     seed: int,
 ) -> npt.NDArray[np.bool_]:

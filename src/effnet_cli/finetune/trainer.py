@@ -402,7 +402,15 @@ def _device(name: str, processes: ProcessGroup) -> str:
 def _scanned(task: FinetuneTask, reporter: Reporter) -> Dataset:
     saved = None if task.resume is None else load_split(task.resume)
     known = {} if saved is None else saved.contents
-    found = scan(task.root, task.dataset, task.images, reporter, task.workers, known)
+    found = scan(
+        task.root,
+        task.dataset,
+        seed=task.options.seed,
+        images=task.images,
+        known=known,
+        workers=task.workers,
+        reporter=reporter,
+    )
     for finding in found.findings:
         if finding.level != "error":
             reporter.note(f"{finding.message} {finding.hint}".strip())
@@ -442,7 +450,7 @@ def _card(task: FinetuneTask, network: Model, dataset: Dataset) -> ModelCard:
         options={**asdict(task.options), "base_sha256": network.sha256},
         dataset={
             "fingerprint": dataset.fingerprint,
-            "seed": task.dataset.seed,
+            "seed": task.options.seed,
             "val_fraction": task.dataset.val_fraction,
             "train": len(dataset.train.labels),
             "val": len(dataset.val.labels),
