@@ -20,7 +20,7 @@ from effnet_cli.datasets.records import (
     Finding,
 )
 from effnet_cli.options import DatasetOptions
-from effnet_cli.output.text import pluralize, quote_names
+from effnet_cli.system.text import pluralize, quote_names
 
 BAD_SHARE = 0.01  # of all files that may be broken
 BAD_CLASS_SHARE = 0.1  # of the files of one class

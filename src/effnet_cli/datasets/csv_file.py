@@ -14,7 +14,7 @@ from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding, Tally
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.options import DatasetOptions
-from effnet_cli.output.text import pluralize
+from effnet_cli.system.text import pluralize
 
 if TYPE_CHECKING:
     import _csv

@@ -20,8 +20,8 @@ from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import EXAMPLES, TRAIN, VAL, Finding, Tally
 from effnet_cli.images.finder import Finder, SkipReason
 from effnet_cli.options import DatasetOptions
-from effnet_cli.output.text import pluralize, quote_names
 from effnet_cli.system.errors import ImageError
+from effnet_cli.system.text import pluralize, quote_names
 
 HIDDEN = ("hidden or system entry", "hidden or system entries")
 

@@ -14,8 +14,8 @@ from effnet_cli.datasets.listing import SPLIT_BY_NAME, FileList, LayoutError
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Finding
 from effnet_cli.options import DatasetOptions
-from effnet_cli.output.text import quote_names
 from effnet_cli.system.errors import ImageError, UsageError
+from effnet_cli.system.text import quote_names
 
 # The split to judge on where a person names none: what training has never seen comes first.
 BEST_SPLITS = (TEST, VAL, TRAIN)

@@ -15,7 +15,7 @@ from effnet_cli.datasets.records import (
 )
 from effnet_cli.images.finder import Identity, is_ignored, is_image_content, is_image_name
 from effnet_cli.options import DatasetOptions
-from effnet_cli.output.text import pluralize, quote_names
+from effnet_cli.system.text import pluralize, quote_names
 
 WANTED_CLASSES = "Give each class a folder, e.g. {0}/cat/1.jpg and {0}/dog/2.jpg"
 WANTED_SPLITS = ", or {0}/train/cat/1.jpg and {0}/val/cat/2.jpg"

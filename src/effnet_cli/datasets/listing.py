@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import SPLITS, Finding
-from effnet_cli.output.text import pluralize, quote_names
 from effnet_cli.system.errors import ImageError
+from effnet_cli.system.text import pluralize, quote_names
 
 SPLIT_NAMES = (
     ("train", "training"),

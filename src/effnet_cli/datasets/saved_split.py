@@ -18,10 +18,10 @@ from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Dataset
 from effnet_cli.datasets.scan import scan
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import DatasetOptions, ImageOptions
-from effnet_cli.output.text import pluralize
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.files import atomic_write
 from effnet_cli.system.reporter import SILENT, Reporter
+from effnet_cli.system.text import pluralize
 
 SPLIT_FILE_NAME = "split.csv"
 # Beside the indexes of SPLITS: an image that the training has not seen, and one that lies in more

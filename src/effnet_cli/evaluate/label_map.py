@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from effnet_cli.evaluate.records import MergedClass, UnknownClass
 from effnet_cli.models.imagenet import class_names, wordnet_ids
-from effnet_cli.output.text import pluralize
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.text import pluralize
 
 # How a name can match, in order of preference.
 WAYS = ("names", "WordNet ids", "indexes", "names without case and punctuation")

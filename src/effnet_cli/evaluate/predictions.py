@@ -14,10 +14,10 @@ from effnet_cli.engines import Scores, to_probabilities
 from effnet_cli.evaluate.metrics import Flags, Labels, Probabilities
 from effnet_cli.evaluate.records import ConfusedPair, FailedImage, LabelledPrediction
 from effnet_cli.images.finder import ImageInput
-from effnet_cli.output.text import pluralize
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import Reporter
+from effnet_cli.system.text import pluralize
 
 MAX_CONFUSED_PAIRS = 50
 MAX_MISTAKES = 100

@@ -29,9 +29,9 @@ from effnet_cli.options import (
     ModelOptions,
     PredictOptions,
 )
-from effnet_cli.output.text import pluralize
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.reporter import SILENT, Reporter
+from effnet_cli.system.text import pluralize
 
 MAX_MATRIX_CLASSES = 200  # of a confusion matrix that is kept whole
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from effnet_cli.evaluate.figures import FIGURES
 from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.output.tables import Block, Table
-from effnet_cli.output.text import pluralize
+from effnet_cli.system.text import pluralize
 
 MAX_CLASS_ROWS = 40
 MAX_ROWS = 10  # in every other table; JSON and the page have more

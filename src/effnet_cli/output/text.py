@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-MAX_NAMES = 5  # quoted in one sentence
+from collections.abc import Iterable, Iterator, Mapping
 
 
 def printable(text: str) -> str:
@@ -20,18 +18,6 @@ def _escape(character: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def pluralize(count: int, one: str, many: str = "") -> str:
-    """`1 image`, `1,200 images`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def quote_names(names: Sequence[str]) -> str:
-    """`'cat', 'dog' and 3 more`."""
-    shown = ", ".join(f"'{name}'" for name in names[:MAX_NAMES])
-    more = len(names) - MAX_NAMES
-    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def json_text(value: object, indent: int | None = None) -> str:

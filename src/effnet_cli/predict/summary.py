@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from effnet_cli.images.finder import Finder
-from effnet_cli.output.text import pluralize
 from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.predict.formats import label_text
+from effnet_cli.system.text import pluralize
 
 FREQUENT_CLASSES = 3  # in the closing summary
 
