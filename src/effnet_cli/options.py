@@ -100,7 +100,6 @@ class PredictOptions:
     batch_size: int | None = None
     workers: int | None = None
     unknown_below: float | Literal["auto"] | None = None
-    threshold: float | None = None
     keep_crops: bool = False
 
     def __post_init__(self) -> None:

@@ -43,7 +43,8 @@ from effnet_cli.options import (
     PredictOptions,
     TargetName,
 )
-from effnet_cli.predict.classifier import Classifier, ImageResult
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import SILENT
 from helpers import SAMPLES, RecordingReporter, lively, recipe

@@ -13,7 +13,10 @@ from PIL import Image
 from effnet_cli.images.finder import Finder, ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.options import EngineOptions, ModelOptions, PredictOptions
-from effnet_cli.predict.classifier import Classifier, ImageResult, predict
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.predict.pipeline import Pipeline
+from effnet_cli.predict.ranking import Ranking
+from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import EffnetError, ImageError, UsageError
 from helpers import RGB_CARD, MeanEngine, save_image
 
@@ -23,7 +26,8 @@ LOADER = ImageLoader(RGB_CARD.preprocessing)
 def predicted(
     images: Iterator[ImageInput], engine: MeanEngine, batch_size: int = 1, workers: int = 2
 ) -> list[ImageResult]:
-    return list(predict(engine, images, LOADER, RGB_CARD, 3, batch_size, workers))
+    pipeline = Pipeline(engine, LOADER, batch_size=batch_size, workers=workers)
+    return list(pipeline.run(images, Ranking(RGB_CARD, top_k=3)))
 
 
 def plain_image(folder: Path, name: str, colour: tuple[int, int, int]) -> Path:
@@ -104,7 +108,7 @@ def test_work_is_done_as_it_is_consumed_and_not_far_ahead(tmp_path: Path) -> Non
         while True:
             yield ImageInput(str(next(taken)), path)
 
-    rows = predict(MeanEngine(), endless(), LOADER, RGB_CARD, 1, 1, 2)
+    rows = Pipeline(MeanEngine(), LOADER, workers=2).run(endless(), Ranking(RGB_CARD, top_k=1))
     assert [row.path for row in itertools.islice(rows, 500)] == [str(n) for n in range(500)]
     assert next(taken) < 600
     rows.close()
@@ -113,9 +117,8 @@ def test_work_is_done_as_it_is_consumed_and_not_far_ahead(tmp_path: Path) -> Non
 def test_threads_end_when_the_consumer_stops(tmp_path: Path) -> None:
     path = str(plain_image(tmp_path, "a.png", (9, 9, 9)))
     before = set(threading.enumerate())
-    rows = predict(
-        MeanEngine(), iter([ImageInput("a", path)] * 1000), LOADER, RGB_CARD, 1, 1, workers=4
-    )
+    inputs = iter([ImageInput("a", path)] * 1000)
+    rows = Pipeline(MeanEngine(), LOADER, workers=4).run(inputs, Ranking(RGB_CARD, top_k=1))
     next(rows)
     rows.close()
     for thread in set(threading.enumerate()) - before:
@@ -136,9 +139,8 @@ def test_an_error_of_the_engine_ends_the_run(tmp_path: Path) -> None:
 
 def test_an_error_of_the_source_comes_after_the_rows_before_it(tmp_path: Path) -> None:
     path = plain_image(tmp_path, "a.png", (9, 9, 9))
-    rows = predict(
-        MeanEngine(), iter(Finder([str(path), "@no-list"])), LOADER, RGB_CARD, 1, 1, workers=2
-    )
+    inputs = iter(Finder([str(path), "@no-list"]))
+    rows = Pipeline(MeanEngine(), LOADER, workers=2).run(inputs, Ranking(RGB_CARD, top_k=1))
     assert next(rows).status == "ok"
     with pytest.raises(UsageError, match="no-list"):
         next(rows)
@@ -188,3 +190,36 @@ def test_classifier_refuses_in_words(model: ModelOptions, engine: EngineOptions)
         Classifier(model, engine)
     assert caught.value.message
     assert caught.value.hint
+
+
+def test_paths_folders_images_and_arrays_are_classified_alike(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "a.png"
+    path.parent.mkdir()
+    save_image(path, seed=3)
+    with Image.open(path) as image:
+        image.load()
+    pixels = np.asarray(image)
+    classifier = Classifier("lite0")
+    results = list(
+        classifier.predict([path, str(path.parent), path.read_bytes(), image, pixels, "no.jpg"])
+    )
+    assert [result.path for result in results] == [str(path), str(path), "-", "-", "-", "no.jpg"]
+    assert all(result.predictions == results[0].predictions for result in results[:5])
+    assert results[5].error is not None and results[5].error.kind == "missing"
+    assert list(classifier.predict(path)) == [results[0]]
+    assert classifier(pixels).predictions == results[0].predictions
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "I;16", "CMYK"])
+def test_images_in_memory_of_any_mode_are_classified(mode: str) -> None:
+    image = Image.new("RGB", (40, 30), (200, 100, 50)).convert("L" if mode == "I;16" else mode)
+    result = Classifier("lite0")(image.convert(mode) if mode == "I;16" else image)
+    assert result.status == "ok"
+
+
+@pytest.mark.parametrize(
+    "wrong", [3, None, np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8)]
+)
+def test_what_is_no_image_is_a_type_error(wrong: object) -> None:
+    with pytest.raises(TypeError, match="Expected"):
+        list(Classifier("lite0").predict([wrong]))  # type: ignore[list-item]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from effnet_cli.output.text import json_array, json_lines
 from effnet_cli.predict import formats
-from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 
 # Any name that a file can have, bytes that are no UTF-8 included.
 NAMES = st.binary(max_size=30).map(lambda b: b.decode("utf-8", "surrogateescape")) | st.text(

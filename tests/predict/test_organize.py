@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli.options import OrganizeOptions
-from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
 from effnet_cli.predict.organize import Filing, folder_name, new_file
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import RecordingReporter, Run, save_image
 
@@ -117,11 +117,9 @@ def test_unknown_images_and_one_folder_for_all(tmp_path: Path) -> None:
     assert filed(path, together).filed == f"{tmp_path}/t/a.jpg"
 
 
-def test_a_image_without_an_answer_stays_where_it_is(tmp_path: Path) -> None:
+def test_failed_images_stay_where_they_are(tmp_path: Path) -> None:
     path = image(tmp_path, "a.jpg")
-    row = ImageResult(
-        str(path), (Prediction(1, None, None, 0.4),), reason="It is below the threshold."
-    )
+    row = ImageResult(str(path), error=ErrorInfo("truncated", "It is cut off."))
     filing = Filing(OrganizeOptions(tmp_path / "s", moves=True), [str(path)])
     assert list(filing.watch([row])) == [row]
     assert path.exists() and not (tmp_path / "s").exists()

@@ -16,9 +16,10 @@ from PIL import Image
 
 from effnet_cli.options import ErrorKind
 from effnet_cli.predict import gallery as room
-from effnet_cli.predict.classifier import UNKNOWN, ErrorInfo, ImageResult, Prediction
 from effnet_cli.predict.gallery import MAX_FAILED, MAX_PATH, SHARP_PX, SMALL_PX, Gallery
 from effnet_cli.predict.page import KIND_NAMES, MAX_CLASSES, OTHERS, gallery_page
+from effnet_cli.predict.ranking import UNKNOWN
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\x1b[31m\u202e\udcff"
@@ -34,8 +35,8 @@ def crop(side_px: int = 224, red: int = 200) -> npt.NDArray[np.uint8]:
 SQUARE = crop()
 
 
-def answered(path: str, label: str | None, probability: float, **more: object) -> ImageResult:
-    index = None if label in (None, UNKNOWN) else 7
+def answered(path: str, label: str, probability: float, **more: object) -> ImageResult:
+    index = None if label == UNKNOWN else 7
     others = Prediction(2, 8, "runner-up", (1 - probability) / 2)
     given = {"crop": SQUARE, **more}
     return ImageResult(path, (Prediction(1, index, label, probability), others), **given)  # type: ignore[arg-type]
@@ -96,15 +97,12 @@ def test_answer_tells_what_is_frequent_and_what_failed() -> None:
     assert "failed: 1" in page
 
 
-def test_what_has_no_answer_says_why() -> None:
-    page = page_of(
-        answered("a.jpg", None, 0.4, reason="The best answer is below 0.5."),
-        answered("b.jpg", "tabby", 0.9),
-    )
-    assert "2 images, 1 with no answer, none failed." in page
-    assert "The best answer is below 0.5." in figures(page)[0]
-    assert chips(page)["s3"] == ("no answer", 1)
-    assert 'class="s3"' in figures(page)[0]  # in no class
+def test_unknown_images_belong_to_no_class() -> None:
+    page = page_of(answered("a.jpg", UNKNOWN, 0.4), answered("b.jpg", "tabby", 0.9))
+    assert "2 images, 1 unknown, none failed." in page
+    assert "40.0%" in figures(page)[0]
+    assert chips(page)["s3"] == ("unknown", 1)
+    assert 'class="s3"' in figures(page)[0]
 
 
 def test_one_image_none_and_only_failures_need_no_filters() -> None:
@@ -204,7 +202,7 @@ def test_every_kind_of_failure_has_a_name() -> None:
 
 def test_page_runs_and_loads_nothing() -> None:
     page = page_of(
-        answered(f"{HOSTILE}/{HOSTILE}", HOSTILE, 0.9, overlay=SQUARE, reason=HOSTILE),
+        answered(f"{HOSTILE}/{HOSTILE}", HOSTILE, 0.9, overlay=SQUARE),
         answered("b", "tabby", 0.2),
         failed(HOSTILE, HOSTILE, HOSTILE),
     )

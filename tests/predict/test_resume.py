@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli.images.finder import ImageInput
-from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
 from effnet_cli.predict.formats import as_row, from_row
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 from effnet_cli.predict.resume import journal
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import RecordingReporter, Run, save_image
@@ -33,7 +33,6 @@ answered = st.builds(
         ),
         min_size=1,
     ).map(tuple),
-    reason=st.none(),
     explained=text | st.none(),
 )
 failed = st.builds(ImageResult, text, error=st.builds(ErrorInfo, text, text))

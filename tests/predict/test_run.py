@@ -81,13 +81,13 @@ def test_a_preview_without_a_terminal_is_a_table(effnet: Effnet) -> None:
     assert "--preview needs a terminal with colours" in done.stderr
 
 
-def test_below_the_threshold_there_is_no_answer_and_a_reason(effnet: Effnet) -> None:
-    cat, coffee = rows_of(effnet("predict", CAT, COFFEE, "--threshold", "0.6", "-f", "jsonl"))
-    assert cat["label"] is None
-    assert cat["reason"].startswith("The best answer, 'tiger cat' with 0.3879, is below")
-    assert cat["predictions"][0]["label"] is None
-    assert cat["predictions"][1]["label"] == "tiger cat"
-    assert "label" not in coffee and coffee["predictions"][0]["label"] == "espresso"
+def test_below_the_threshold_the_label_is_unknown(effnet: Effnet) -> None:
+    cat, coffee = rows_of(effnet("predict", CAT, COFFEE, "--unknown-below", "0.6", "-f", "jsonl"))
+    unknown, best, *others = cat["predictions"]
+    assert unknown == {"rank": 1, "index": None, "label": "unknown", "probability": 0.387941}
+    assert (best["rank"], best["label"], best["probability"]) == (2, "tiger cat", 0.387941)
+    assert len(others) == 3
+    assert coffee["predictions"][0]["label"] == "espresso"
 
 
 def test_two_views_are_the_mean_of_a_image_and_its_mirror_image(
@@ -127,8 +127,7 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
         (["--tta", "33"], "'33' is more than 32"),
         (["--tta", "0"], "'0'"),
         (["--timeout", "0"], "'0'"),
-        (["--threshold", "1.1"], "'1.1'"),
-        (["--threshold", "0.5", "--unknown-below", "0.4"], "two things"),
+        (["--unknown-below", "1.1"], "'1.1'"),
         (["--html", "."], "--html '.' is a folder"),
         (["-o", "a.xlsx"], "'a.xlsx' ends in '.xlsx', which is no format"),
         (["-o", "a.csv", "--html", "a.csv"], "is named for two things"),

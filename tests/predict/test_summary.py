@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from effnet_cli.images.finder import Finder
-from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 from effnet_cli.predict.summary import RunSummary
 
 

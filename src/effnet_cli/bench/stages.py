@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from effnet_cli.engines import EnginePlan
+from effnet_cli.engines.base import scores_of
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ImageOptions
-from effnet_cli.predict.classifier import Loading, predict
+from effnet_cli.predict.pipeline import BackgroundEngine, Pipeline
+from effnet_cli.predict.ranking import Ranking
 
 STAGES = ("decode_ms", "resize_ms", "model_ms")
 TURN_IMAGES = 64  # that go through `predict` in one turn, at most
@@ -26,11 +28,12 @@ class StagesCaller:
         self, model: Model, plan: EnginePlan, *, paths: tuple[str, ...], options: ImageOptions
     ) -> None:
         self._loader = ImageLoader(model.card.preprocessing, options)
-        self._card, self._workers = model.card, plan.workers
+        self._ranking = Ranking(model.card, scores_are=scores_of(model.card), top_k=1)
         self._engine = plan.load(model)
         self.precision = self._engine.precision
-        callers = min(self._workers, plan.max_callers(model.variant))
-        self._shared = Loading(lambda: plan.load(model, callers), callers)
+        callers = min(plan.workers, plan.max_callers(model.variant))
+        engine = BackgroundEngine(lambda: plan.load(model, callers), callers)
+        self._pipeline = Pipeline(engine, self._loader, workers=plan.workers)
         self._turn_images = min(TURN_IMAGES, len(paths))
         self._next = itertools.cycle(paths)
         self._times: list[list[float]] = []
@@ -48,8 +51,8 @@ class StagesCaller:
         paths = itertools.islice(self._next, self._turn_images)
         found: Iterator[ImageInput] = iter([ImageInput(path, path) for path in paths])
         started = time.perf_counter()
-        rows = list(predict(self._shared, found, self._loader, self._card, 1, 1, self._workers))
-        return len(rows), time.perf_counter() - started
+        results = list(self._pipeline.run(found, self._ranking))
+        return len(results), time.perf_counter() - started
 
     def _time(self, path: str) -> float:
         moments = [time.perf_counter_ns()]

@@ -22,10 +22,11 @@ from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
     from effnet_cli.output.progress import PlainReporter
-    from effnet_cli.predict.classifier import Classifier, ImageResult
+    from effnet_cli.predict.classifier import Classifier
     from effnet_cli.predict.gallery import Gallery
     from effnet_cli.predict.gradcam import Explainer
     from effnet_cli.predict.organize import Filing
+    from effnet_cli.predict.records import ImageResult
     from effnet_cli.predict.resume import Journal
 
     Encode = Callable[[Iterable[ImageResult]], Iterator[str]]
@@ -132,7 +133,7 @@ class Answering:
             tally = RunSummary(journal.earlier if journal else 0)
             # from here on the engine loads, while what draws tables is imported
             answers = classifier.predict(
-                journal.missing(finder) if journal else finder, are_many=finder.is_stream or None
+                journal.missing(finder) if journal else finder, has_lookahead=not finder.is_stream
             )
             if explainer and self.wish.explain:
                 answers = explainer.watch(answers, self.wish.explain)

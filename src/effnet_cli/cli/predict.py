@@ -25,7 +25,6 @@ from effnet_cli.cli.options import (
     auto_or_share,
     count,
     positive,
-    share,
 )
 from effnet_cli.cli.out import new_reporter
 from effnet_cli.options import (
@@ -113,15 +112,6 @@ ViewsOption = Annotated[
         help=f"Average the answers for N looks at each image (1 to {MAX_VIEWS}).",
     ),
 ]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(
-        "--threshold",
-        metavar="P",
-        parser=share,
-        help="Below this probability there is no answer, and the row says why.",
-    ),
-]
 ExplainOption = Annotated[
     Path | None,
     typer.Option(
@@ -167,7 +157,6 @@ def predict(
     batch_size: BatchSizeOption = PredictOptions.batch_size,
     workers: WorkersOption = PredictOptions.workers,
     unknown_below: UnknownOption = None,
-    threshold: ThresholdOption = PredictOptions.threshold,
     format_: FormatOption = None,
     output: OutputsOption = None,
     resume: ResumeOption = False,
@@ -197,7 +186,7 @@ def predict(
     )
     wish.check()
     options = PredictOptions(
-        top_k, batch_size, workers, auto_or_share(unknown_below), threshold, wish.needs_crops
+        top_k, batch_size, workers, auto_or_share(unknown_below), wish.needs_crops
     )
     answering = Answering(
         inputs,

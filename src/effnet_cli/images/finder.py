@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
+from PIL import Image
+
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.system.errors import ImageError, UsageError
 
@@ -56,7 +58,7 @@ class ImageInput(NamedTuple):
     """
 
     name: str
-    source: str | bytes | None
+    source: str | bytes | Image.Image | None
     error: ImageError | None = None
 
 

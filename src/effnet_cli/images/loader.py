@@ -69,6 +69,8 @@ class ImageLoader:
         Raises:
             ImageError: as `crops`.
         """
+        if isinstance(source, Image.Image):
+            return flattened(source)
         if isinstance(source, Url):
             return self.open(self._fetch(source))
         with opened(source) as file:

@@ -11,10 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
 from effnet_cli.images.sniff import HEAD_BYTES, HEIC, TGA_FOOTER, Content, is_text, sniff
 from effnet_cli.system.errors import ImageError
 
-ImageSource = Path | str | bytes
+ImageSource = Path | str | bytes | Image.Image  # an image that is decoded already
 
 HEIC_LIBRARY, HEIC_INSTALL = "pi_heif", "pip install 'effnet-cli[heic]'"
 CONVERT = "Convert it to JPEG or PNG."
@@ -22,7 +24,7 @@ REPLACE = "Give the image itself."
 
 
 @contextmanager
-def opened(source: ImageSource) -> Iterator[BinaryIO]:
+def opened(source: Path | str | bytes) -> Iterator[BinaryIO]:
     """A readable, seekable file of the source; only regular files are opened, so that nothing can
     hang.
     """

@@ -5,7 +5,7 @@ from typing import Any
 
 from effnet_cli.options import Format
 from effnet_cli.output.text import csv_line, json_array, json_lines
-from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 
 PROBABILITY_DIGITS = 6  # probabilities differ by 1e-6 between engines; more digits would be noise
 CSV_COLUMNS = ("path", "status", "rank", "index", "label", "probability", "error_kind", "error")
@@ -25,8 +25,6 @@ def as_row(result: ImageResult) -> dict[str, Any]:
         }
         for one in result.predictions
     ]
-    if result.reason is not None:
-        row |= {"label": None, "reason": result.reason}
     if result.filed is not None:
         row["moved_to" if result.is_moved else "copied_to"] = result.filed
     if result.explained is not None:
@@ -41,16 +39,10 @@ def from_row(row: Mapping[str, Any]) -> ImageResult:
         row["path"],
         tuple(Prediction(**one) for one in row.get("predictions", ())),
         None if error is None else ErrorInfo(**error),
-        row.get("reason"),
         explained=row.get("explained"),
         filed=row.get("moved_to", row.get("copied_to")),
         is_moved="moved_to" in row,
     )
-
-
-def label_text(prediction: Prediction) -> str:
-    """The label for people."""
-    return "(no answer)" if prediction.label is None else prediction.label
 
 
 def csv_lines(results: Iterable[ImageResult]) -> Iterator[str]:
@@ -64,8 +56,7 @@ def csv_lines(results: Iterable[ImageResult]) -> Iterator[str]:
                 (row["path"], row["status"], "", "", "", "", error["kind"], error["message"])
             )
         for one in row.get("predictions", ()):
-            reason = result.reason if one["rank"] == 1 else ""
-            yield csv_line((row["path"], row["status"], *one.values(), "", reason or ""))
+            yield csv_line((row["path"], row["status"], *one.values(), "", ""))
 
 
 ENCODERS: Mapping[Format, Callable[[Iterable[ImageResult]], Iterator[str]]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail, shrink_thumbnail
-from effnet_cli.predict.classifier import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 
 # What one page can carry: a browser scrolls 2,000 images with ease, and mail takes 15 MB (the
 # images' bytes grow by a third as text).
@@ -32,7 +32,6 @@ class GalleryImage:
 
     path: str
     answers: tuple[Prediction, ...]
-    reason: str | None
     image: bytes | None
     overlay: bytes | None
 
@@ -110,7 +109,7 @@ class Gallery:
         best = prediction.predictions[0]
         self.steps[_step(best)] += 1
         if best.index is not None:
-            self.classes[cut(best.label or "", MAX_LABEL)] += 1
+            self.classes[cut(best.label, MAX_LABEL)] += 1
         if len(self.images) == FEW_IMAGES and self._side_px == SHARP_PX:
             self._shrink()
         if not self._is_full:
@@ -148,8 +147,7 @@ def _image(prediction: ImageResult, side_px: int) -> GalleryImage:
     answers = prediction.predictions[:MAX_ANSWERS]
     return GalleryImage(
         cut(prediction.path, MAX_PATH),
-        tuple(replace(one, label=one.label and cut(one.label, MAX_LABEL)) for one in answers),
-        prediction.reason and cut(prediction.reason, MAX_PATH),
+        tuple(replace(one, label=cut(one.label, MAX_LABEL)) for one in answers),
         _small(prediction.crop, side_px) or make_thumbnail(prediction.path, side_px),
         _small(prediction.overlay, side_px),
     )

@@ -19,8 +19,8 @@ from effnet_cli.images.thumbnails import encode_thumbnail
 from effnet_cli.models import build
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ImageOptions, ModelOptions
-from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.predict.organize import new_file
+from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import EffnetError, ImageError
 from effnet_cli.system.files import cannot_write
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from effnet_cli.options import OrganizeOptions
-from effnet_cli.predict.classifier import UNKNOWN, ImageResult
+from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import PART_SUFFIX, cannot_write
 
@@ -58,14 +58,13 @@ class Filing:
             EffnetError: there is no room.
         """
         for prediction in predictions:
-            is_answered = prediction.error is None and prediction.reason is None
-            yield self._filed(prediction) if is_answered else prediction
+            yield self._filed(prediction) if prediction.error is None else prediction
 
     def _filed(self, prediction: ImageResult) -> ImageResult:
         source = Path(prediction.path)
         folder = self._options.folder
         if self._options.group_by == "class":
-            folder = folder / folder_name(prediction.predictions[0].label or UNKNOWN)
+            folder = folder / folder_name(prediction.predictions[0].label)
         try:
             if not source.is_file():  # from an address, or stdin
                 raise FileNotFoundError(errno.ENOENT, "it is no file here")

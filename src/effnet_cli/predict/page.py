@@ -9,8 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from effnet_cli.output.html import PAGES
-from effnet_cli.predict.classifier import Prediction
 from effnet_cli.predict.gallery import NO_CLASS, Failures, Gallery, GalleryImage
+from effnet_cli.predict.ranking import UNKNOWN
+from effnet_cli.predict.records import Prediction
 
 # The places of an image's filters: of its class (`None`: it has no class) and of its certainty.
 Marks = Sequence[tuple[int | None, int]]
@@ -19,7 +20,7 @@ Filter = tuple[str, str, list[tuple[str, str, int]]]
 
 STEP_NAMES = ("above 90%", "50–90%", "below 50%")
 MAX_CLASSES = 12  # that have a filter of their own
-OTHERS, NO_ANSWER = "others", "no answer"
+OTHERS = "others"
 FREQUENT = 3  # classes in the answer
 KIND_NAMES: Mapping[str, str] = {
     "empty": "Empty files",
@@ -61,9 +62,7 @@ def _answer(gallery: Gallery) -> Iterator[str]:
     failed = sum(one.number for one in gallery.failed.values())
     total = gallery.answered + failed
     nameless = gallery.steps[NO_CLASS]
-    words = _step_name(NO_CLASS, gallery.images)
-    words = f"with {words}" if words == NO_ANSWER else words
-    yield _counted_line(total, failed, f", {nameless:,} {words}" if nameless else "")
+    yield _counted_line(total, failed, f", {nameless:,} {UNKNOWN}" if nameless else "")
     if gallery.classes:
         yield _frequent_line(gallery)
     if gallery.answered:
@@ -93,7 +92,7 @@ def _frequent_line(gallery: Gallery) -> str:
 def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
     """How many images each step of certainty has, and how many failed: mark, name and number."""
     for step, number in sorted(gallery.steps.items()):
-        yield f"s{step}", _step_name(step, gallery.images), number
+        yield f"s{step}", _step_name(step), number
     if gallery.failed:
         yield "bad", "failed", sum(one.number for one in gallery.failed.values())
 
@@ -104,7 +103,7 @@ def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
 def _groups(images: Sequence[GalleryImage]) -> list[str]:
     """The classes that have a filter, most frequent first."""
     counts = Counter(one.answers[0].label for one in images if one.step < NO_CLASS)
-    names = [label or "" for label, _ in counts.most_common()]
+    names = [label for label, _ in counts.most_common()]
     return names if len(names) <= MAX_CLASSES else names[: MAX_CLASSES - 1]
 
 
@@ -112,14 +111,12 @@ def _group(image: GalleryImage, groups: Sequence[str]) -> int | None:
     """The place of its filter: its class, or the others; `None` for what has no class."""
     if image.step == NO_CLASS:
         return None
-    label = image.answers[0].label or ""
+    label = image.answers[0].label
     return groups.index(label) if label in groups else len(groups)
 
 
-def _step_name(step: int, images: Sequence[GalleryImage]) -> str:
-    if step < NO_CLASS:
-        return STEP_NAMES[step]
-    return next((one.answers[0].label for one in images if one.step == NO_CLASS), None) or NO_ANSWER
+def _step_name(step: int) -> str:
+    return STEP_NAMES[step] if step < NO_CLASS else UNKNOWN
 
 
 def _filters(images: Sequence[GalleryImage], groups: Sequence[str], marks: Marks) -> list[Filter]:
@@ -127,7 +124,7 @@ def _filters(images: Sequence[GalleryImage], groups: Sequence[str], marks: Marks
     by_group = Counter(group for group, _ in marks if group is not None)
     classes = [(f"c{n}", name, by_group[n]) for n, name in enumerate((*groups, OTHERS))]
     by_step = Counter(step for _, step in marks)
-    steps = [(f"s{n}", _step_name(n, images), by_step[n]) for n in range(NO_CLASS + 1)]
+    steps = [(f"s{n}", _step_name(n), by_step[n]) for n in range(NO_CLASS + 1)]
     filters = [("Class", "class", classes), ("Certainty", "step", steps)]
     used = [(head, name, [one for one in choices if one[2]]) for head, name, choices in filters]
     return [one for one in used if len(one[2]) > 1]
@@ -156,7 +153,6 @@ def _shown(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str, A
             "overlay": _base64(one.overlay),
             "best": best,
             "others": others,
-            "reason": one.reason,
             "folder": folder,
             "name": name,
         }
@@ -164,7 +160,7 @@ def _shown(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str, A
 
 def _bar(answer: Prediction) -> tuple[str, str]:
     """The class and the share of an answer."""
-    return answer.label or NO_ANSWER, f"{answer.probability:.1%}"
+    return answer.label, f"{answer.probability:.1%}"
 
 
 def _parted(path: str) -> tuple[str, str]:

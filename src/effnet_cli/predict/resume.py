@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.output.text import json_text
-from effnet_cli.predict.classifier import ImageResult
 from effnet_cli.predict.formats import as_row, from_row
+from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import cannot_write
 from effnet_cli.system.reporter import SILENT, Reporter

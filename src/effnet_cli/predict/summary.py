@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from effnet_cli.images.finder import Finder
-from effnet_cli.predict.classifier import ImageResult
-from effnet_cli.predict.formats import label_text
+from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.text import pluralize
 
 FREQUENT_CLASSES = 3  # in the closing summary
@@ -31,7 +30,7 @@ class RunSummary:
                 self.failed[prediction.error.kind] += 1
             else:
                 self.answered += 1
-                self._classes[label_text(prediction.predictions[0])] += 1
+                self._classes[prediction.predictions[0].label] += 1
             yield prediction
 
     def summary(self, finder: Finder) -> str:

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from effnet_cli.output.tables import Bar, Block, Line, Styled, Table
 from effnet_cli.output.text import printable
-from effnet_cli.predict.classifier import ImageResult
-from effnet_cli.predict.formats import label_text
+from effnet_cli.predict.records import ImageResult
 
 MAX_TABLE_IMAGES = 12  # shown as one table; more images are streamed, one line each
 LABEL_WIDTH = 30
@@ -42,7 +41,7 @@ def _rows(result: ImageResult) -> Iterator[tuple[object, ...]]:
         is_best = one.rank == 1
         yield (
             name if is_best else "",
-            Styled(label_text(one), "" if is_best else "dim"),
+            Styled(one.label, "" if is_best else "dim"),
             Bar(one.probability, "green" if is_best else "dim"),
             f"{one.probability:.1%}",
         )
@@ -55,5 +54,5 @@ def _line(result: ImageResult) -> Line:
         message = f"{result.error.kind}: {result.error.message}"
         return Line((Styled("  error  ", "red"), name, "  ", Styled(message, "red")))
     best = result.predictions[0]
-    label = printable(label_text(best))
+    label = printable(best.label)
     return Line((Styled(f"{best.probability:7.1%}", "green"), f"  {label:<{LABEL_WIDTH}}  ", name))

@@ -1,0 +1,72 @@
+"""Scores to the most probable classes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from effnet_cli.engines.base import Scores, ScoresAre, to_probabilities
+from effnet_cli.images.finder import ImageInput
+from effnet_cli.models.card import ModelCard
+from effnet_cli.options import PredictOptions
+from effnet_cli.predict.pipeline import ScoredImage
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
+from effnet_cli.system.errors import ImageError, UsageError
+
+UNKNOWN = "unknown"  # the label where the model abstains
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Turns scored images into results with the `top_k` most probable classes of `card`.
+
+    Below the top probability `min_probability` the first prediction is `unknown`.
+    """
+
+    card: ModelCard
+    scores_are: ScoresAre = "logits"
+    top_k: int = 5
+    min_probability: float = 0.0
+    keep_crops: bool = False
+
+    def __call__(self, image: ImageInput, scored: ScoredImage | ImageError) -> ImageResult:
+        if isinstance(scored, ImageError):
+            return ImageResult(image.name, error=ErrorInfo(scored.kind, str(scored)))
+        crop = scored.crops[0] if self.keep_crops else None
+        return ImageResult(image.name, self._rank(scored.scores), crop=crop)
+
+    def _rank(self, scores: Scores) -> tuple[Prediction, ...]:
+        """The classes of `scores`, float32 [C], best first."""
+        (probabilities,) = to_probabilities(scores[None], self.scores_are, self.card.temperature)
+        best = [
+            Prediction(rank, int(index), self.card.classes[index], float(probabilities[index]))
+            for rank, index in enumerate(_top(scores.astype(np.float64), self.top_k), start=1)
+        ]
+        if best[0].probability < self.min_probability:
+            unknown = Prediction(1, None, UNKNOWN, best[0].probability)
+            best = [unknown, *(replace(one, rank=one.rank + 1) for one in best[: self.top_k - 1])]
+        return tuple(best)
+
+
+def min_probability(options: PredictOptions, card: ModelCard) -> float:
+    """The top probability below which the model abstains; 0 for never.
+
+    Raises:
+        UsageError: `auto`, and the model has no threshold of its own.
+    """
+    if options.unknown_below != "auto":
+        return options.unknown_below or 0.0
+    if card.unknown_below is None:
+        raise UsageError(
+            "--unknown-below auto needs a model that was fine-tuned by effnet.",
+            "Give a probability, such as --unknown-below 0.5.",
+        )
+    return card.unknown_below
+
+
+def _top(scores: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:
+    """The indexes of the `top_k` largest of `scores` [C], best first, ties in class order."""
+    top_k = min(top_k, len(scores))
+    least = np.partition(scores, -top_k)[-top_k]
+    candidates = np.flatnonzero(scores >= least)
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:top_k]

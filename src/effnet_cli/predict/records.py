@@ -1,0 +1,51 @@
+"""What `predict` yields: one result per image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class of one image.
+
+    `rank` counts from 1; `index` is the class's place among the scores, `None` for `unknown`;
+    `probability` is 0..1.
+    """
+
+    rank: int
+    index: int | None
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """Why an image has no predictions: `kind` is one of `options.ErrorKind`."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """The predictions for one image, best first, or the error.
+
+    `path` is the input as given. `crop` is what the model saw, uint8 [H,W,3], where it was kept
+    (`PredictOptions.keep_crops`).
+    """
+
+    path: str
+    predictions: tuple[Prediction, ...] = ()
+    error: ErrorInfo | None = None
+    crop: npt.NDArray[np.uint8] | None = None
+    overlay: npt.NDArray[np.uint8] | None = None
+    explained: str | None = None
+    filed: str | None = None
+    is_moved: bool = False
+
+    @property
+    def status(self) -> str:
+        """`ok` or `error`."""
+        return "ok" if self.error is None else "error"
