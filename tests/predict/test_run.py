@@ -72,20 +72,20 @@ def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
         assert re.search(r"\d\.\d%", text)
     env["NO_COLOR"] = "1"
     text = in_a_terminal("predict", "a.png", "--preview", "-k", "1", cwd=tmp_path, env=env)
-    assert "▀" not in text and "needs a terminal with colours" in text
+    assert "▀" not in text and "needs a terminal with colors" in text
 
 
 def test_a_preview_without_a_terminal_is_a_table(effnet: Effnet) -> None:
     done = effnet("predict", CAT, "--preview")
     assert b"tiger cat" in done.stdout and b"\x1b" not in done.stdout
-    assert "--preview needs a terminal with colours" in done.stderr
+    assert "--preview needs a terminal with colors" in done.stderr
 
 
 def test_below_the_threshold_the_label_is_unknown(effnet: Effnet) -> None:
     cat, coffee = rows_of(effnet("predict", CAT, COFFEE, "--unknown-below", "0.6", "-f", "jsonl"))
     unknown, best, *others = cat["predictions"]
-    assert unknown == {"rank": 1, "index": None, "label": "unknown", "probability": 0.387941}
-    assert (best["rank"], best["label"], best["probability"]) == (2, "tiger cat", 0.387941)
+    assert unknown == {"rank": 1, "index": None, "label": "unknown", "probability": best["probability"]}
+    assert (best["rank"], best["label"]) == (2, "tiger cat")
     assert len(others) == 3
     assert coffee["predictions"][0]["label"] == "espresso"
 
@@ -129,7 +129,7 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
         (["--timeout", "0"], "'0'"),
         (["--unknown-below", "1.1"], "'1.1'"),
         (["--html", "."], "--html '.' is a folder"),
-        (["-o", "a.xlsx"], "'a.xlsx' ends in '.xlsx', which is no format"),
+        (["-o", "a.xlsx"], "Unsupported output format '.xlsx'"),
         (["-o", "a.csv", "--html", "a.csv"], "is named for two things"),
         (["--explain", "README.md"], "--explain 'README.md' is no folder"),
         (["--copy-to", "README.md"], "--copy-to 'README.md' is no folder"),

@@ -26,6 +26,7 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 # A path, the bytes of an image file, a Pillow image, or uint8 [H,W], [H,W,3] or [H,W,4].
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
+ONE_IMAGE = (str, Path, bytes, Image.Image, np.ndarray)
 Result = TypeVar("Result")
 
 
@@ -176,9 +177,8 @@ def _new_loader(preprocessing: Preprocessing, options: ImageOptions) -> Loader:
 
 
 def _find_inputs(images: ImageLike | Iterable[ImageLike | ImageInput]) -> Iterator[ImageInput]:
-    if isinstance(images, ImageLike):
-        images = [images]
-    for image in images:
+    many = [images] if isinstance(images, ONE_IMAGE) else images
+    for image in many:
         if isinstance(image, str | Path):
             yield from Finder([str(image)])
         else:
