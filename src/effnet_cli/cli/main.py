@@ -25,6 +25,7 @@ from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 
 DEBUG_VARIABLE = "EFFNET_DEBUG"
 SIGNAL_STATUS = 128  # plus the number of the signal that ended a program is its exit status
+CLOSED_STATUS = 141  # as of SIGPIPE, which Windows does not have
 
 
 class _Terminated(BaseException):
@@ -84,7 +85,7 @@ def run() -> int:
         _tell(message, _way_out(context.command_path if context else "effnet"))
         return UsageError.exit_status
     except (OutputClosed, BrokenPipeError):
-        return SIGNAL_STATUS + signal.SIGPIPE
+        return CLOSED_STATUS
     except (typer.Abort, KeyboardInterrupt):
         return SIGNAL_STATUS + signal.SIGINT
     except _Terminated:

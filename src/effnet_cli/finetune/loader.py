@@ -3,10 +3,8 @@ allows.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +15,7 @@ from effnet_cli.images.augment import Augmentation, augment_image
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.resize import FILTERS
 from effnet_cli.system.errors import ImageError
+from effnet_cli.system.machine import available_memory_bytes
 from effnet_cli.system.parallel import map_ordered
 from effnet_cli.system.reporter import Reporter
 
@@ -28,7 +27,6 @@ MEMORY_SHARE = 0.25
 # Larger images are kept at this many times the network's input per side: a view of a third of
 # the area still has a pixel for each of its own.
 KEPT_OVERSAMPLING = 2
-UNKNOWN_FREE_BYTES = 4 << 30  # where the system does not tell
 # Batches that wait for the network.
 BATCHES_AHEAD = 4
 
@@ -48,7 +46,7 @@ class Memory:
 
     def __init__(self, num_bytes: int | None = None) -> None:
         if num_bytes is None:
-            num_bytes = int(_free_bytes() * MEMORY_SHARE)
+            num_bytes = int(available_memory_bytes() * MEMORY_SHARE)
         self._left = num_bytes
 
     def takes(self, num_bytes: int) -> bool:
@@ -57,15 +55,6 @@ class Memory:
             return False
         self._left -= num_bytes
         return True
-
-
-def _free_bytes() -> int:
-    """Memory that new data may take without swapping."""
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
-    return UNKNOWN_FREE_BYTES
 
 
 class SubsetImages:

@@ -17,7 +17,15 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import PART_SUFFIX, cannot_write
 
 MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may come behind
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS)
+# EINVAL: Windows, on file systems without links.
+NO_LINKS = (
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EXDEV,
+    errno.EMLINK,
+    errno.ENOSYS,
+    errno.EINVAL,
+)
 
 
 class Filing:

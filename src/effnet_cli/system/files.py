@@ -1,6 +1,4 @@
-"""What effnet keeps on disk: files that appear whole or not at all, and digests that are not
-computed twice.
-"""
+"""Files that appear whole or not at all, locks between processes, and digests that are cached."""
 
 import errno
 import glob
@@ -18,23 +16,27 @@ from platformdirs import user_cache_dir
 from effnet_cli.system.errors import EffnetError
 
 DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
-LOCK_SECONDS = 600  # how long to wait for another process that makes or fetches the same file
+LOCK_SECONDS = 600  # how long to wait for another process that makes or downloads the same file
 PART_SUFFIX = ".part"
 PART_PREFIX_CHARS = 50  # of the final name: a name may have 255 bytes, and characters up to four
 
 
 def cache_dir() -> Path:
-    """`EFFNET_CACHE`, else the platform's folder for a user's caches; may not exist yet."""
+    """`EFFNET_CACHE`, else the platform's cache folder of the user; may not exist yet."""
     return Path(os.environ.get("EFFNET_CACHE") or user_cache_dir("effnet", appauthor=False))
+
+
+def compiled_dir() -> Path:
+    """The folder of compiled models, named `VARIANT-DIGEST OF THE WEIGHTS-OWN DIGEST.onnx`."""
+    return cache_dir() / "compiled"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write into; it becomes `path` when the block ends without
-    an error.
+    """A temporary file beside `path`, which replaces `path` when the block ends without an error.
 
     Raises:
-        EffnetError: the folder or the file cannot be written (no room, no permission).
+        EffnetError: the folder or the file cannot be written (no space, no permission).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,8 +60,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path, prefix: str) -> None:
-    """Delete what died while it wrote a file whose name starts with `prefix`; the caller holds the
-    lock of that file, so that nobody writes it now.
+    """Delete what killed processes left of files whose names start with `prefix`; the caller holds
+    the lock of that file.
     """
     for part in folder.glob(f".{glob.escape(prefix[:PART_PREFIX_CHARS])}*{PART_SUFFIX}"):
         with suppress(OSError):
@@ -67,21 +69,20 @@ def remove_partial_files(folder: Path, prefix: str) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> EffnetError:
-    reason = error.strerror or str(error)
+    """`error` as one for the user."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "Make room, or name another place." if is_full else "Name another place."
-    return EffnetError(f"{str(path)!r} cannot be written: {reason}.", hint)
+    hint = "Free some space, or choose another location." if is_full else "Choose another location."
+    return EffnetError(f"Cannot write {str(path)!r}: {error.strerror or error}.", hint)
 
 
 @contextmanager
 def process_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`: of several processes that want to make it, one does and the others
-    wait.
+    """Hold the lock of `path`, so that only one process makes it while the others wait.
 
     Raises:
-        EffnetError: the folder cannot be written, or the lock's holder does not end.
+        EffnetError: the folder cannot be written, or the lock stays taken for LOCK_SECONDS.
     """
-    from filelock import FileLock, Timeout  # 8 ms, and only what is made or fetched needs it
+    from filelock import FileLock, Timeout  # 8 ms, and only new files need it
 
     lock = FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
     try:
@@ -89,8 +90,8 @@ def process_lock(path: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise EffnetError(
-            f"Another process has held {str(path)!r}.lock for {LOCK_SECONDS} s.",
-            "End it, or delete the lock.",
+            f"Another process has held {lock.lock_file!r} for {LOCK_SECONDS} s.",
+            "Stop that process, or delete the lock file.",
         ) from error
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -109,8 +110,8 @@ def sha256(path: Path) -> str:
 def cached_sha256(path: Path) -> str:
     """The SHA-256 of a file, computed again only when its size or time has changed.
 
-    When the content under a path has changed, what the cache holds for the old content is dropped.
-    Works, only slower, where the cache cannot be written.
+    A changed digest deletes the compiled models of the old one. Where the cache cannot be written,
+    the digest is computed each time.
 
     Raises:
         EffnetError: the file cannot be read.
@@ -127,11 +128,13 @@ def cached_sha256(path: Path) -> str:
             return digest
         new = sha256(path)
     except PermissionError as error:
-        raise EffnetError(f"{str(path)!r} cannot be read.", "Check its permissions.") from error
+        raise EffnetError(f"Cannot read {str(path)!r}.", "Check its permissions.") from error
     with suppress(EffnetError), atomic_write(stamp) as part:
         part.write_text(json.dumps({**identity, "sha256": new}), encoding="ascii")
     if isinstance(digest, str) and digest != new:
-        _drop_made_from(digest)
+        for compiled in compiled_dir().glob(f"*-{digest[:DIGEST_CHARS]}-*"):
+            with suppress(OSError):
+                compiled.unlink()
     return new
 
 
@@ -141,14 +144,3 @@ def _read_stamp(stamp: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def compiled_dir() -> Path:
-    """Where compiled networks are kept, named `VARIANT-DIGEST OF THE WEIGHTS-OWN DIGEST.onnx`."""
-    return cache_dir() / "compiled"
-
-
-def _drop_made_from(digest: str) -> None:
-    for artefact in compiled_dir().glob(f"*-{digest[:DIGEST_CHARS]}-*"):
-        with suppress(OSError):
-            artefact.unlink()

@@ -20,26 +20,21 @@ SCHEMES = ("http", "https")
 CONNECT_SECONDS = 4.0
 STALL_SECONDS = 10.0  # between two parts of a body
 MAX_REDIRECTS = 5
-MAX_REASON_CHARS = 200
+MAX_REASON_CHARS = 200  # servers and libraries may have more to say, and on several lines
 
 Kind = Literal["failed", "timeout", "incomplete"]
 
 
 class HttpError(Exception):
-    """A request that failed; its text is the reason, without a full stop.
-
-    Args:
-        status: that of the response, if there was one.
-    """
+    """A failed request; its text is the reason, `status` the response's if there was one."""
 
     def __init__(self, reason: str, status: int | None = None, kind: Kind = "failed") -> None:
-        super().__init__(reason)
-        self.status = status
-        self.kind = kind
+        super().__init__(" ".join(reason.split())[:MAX_REASON_CHARS].rstrip(" ."))
+        self.status, self.kind = status, kind
 
 
 class Body(NamedTuple):
-    """The body of a response: a file from byte `start` on, of `total` bytes if the server says."""
+    """A file from byte `start` on, of `total` bytes if the server says."""
 
     response: "httpx.Response"
     start: int
@@ -49,7 +44,7 @@ class Body(NamedTuple):
         """The bytes as they arrive.
 
         Raises:
-            HttpError: the connection closed early or stalled.
+            HttpError: the connection stalled or closed early.
         """
         import httpx
 
@@ -58,18 +53,17 @@ class Body(NamedTuple):
             for chunk in self.response.iter_raw():
                 received += len(chunk)
                 yield chunk
+        except httpx.TimeoutException as error:
+            raise _translate(error, self.response.status_code) from error
         except httpx.HTTPError as error:
-            failure = _failure(error)
-            if isinstance(error, httpx.RemoteProtocolError) and self.total is not None:
-                reason = f"the connection closed after {received:,} of {self.total:,} bytes"
-                failure = HttpError(reason, kind="incomplete")
-            failure.status = self.response.status_code
-            raise failure from error
+            of = "" if self.total is None else f" of {self.total:,}"
+            reason = f"the connection closed after {received:,}{of} bytes"
+            raise HttpError(reason, self.response.status_code, "incomplete") from error
 
 
 @contextmanager
 def open_url(url: str, start: int = 0) -> Iterator[Body]:
-    """Request a file from byte `start` on; headers arrive within CONNECT_SECONDS.
+    """Request a file from byte `start` on; its headers arrive within CONNECT_SECONDS.
 
     Raises:
         HttpError: there is no such file, or no response.
@@ -79,20 +73,24 @@ def open_url(url: str, start: int = 0) -> Iterator[Body]:
     headers = {"User-Agent": "effnet", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    future: Future[httpx.Response] = Future()
+    timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
     try:
-        timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
         client = httpx.Client(headers=headers, timeout=timeout, verify=_tls_context())
     except (ImportError, ValueError) as error:  # a proxy in the environment that httpx cannot use
-        raise _failure(error) from error
+        raise _translate(error) from error
     with client:
+        future: Future[httpx.Response] = Future()
         args = (future, lambda: _follow(client, url))
         threading.Thread(target=resolve_future, args=args, daemon=True).start()
         try:
             response = future.result(CONNECT_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError) as error:
-            raise _failure(error) from error
-        yield _check(response, start)
+            raise _translate(error) from error
+        if response.status_code not in (200, 206):
+            raise _refusal(response)
+        start = start if response.status_code == 206 else 0
+        length = response.headers.get("Content-Length", "")
+        yield Body(response, start, start + int(length) if length.isdecimal() else None)
 
 
 def _follow(client: "httpx.Client", url: str) -> "httpx.Response":
@@ -108,19 +106,6 @@ def _follow(client: "httpx.Client", url: str) -> "httpx.Response":
     return client.send(request, stream=True)
 
 
-def _check(response: "httpx.Response", start: int) -> Body:
-    status = response.status_code
-    if status not in (200, 206):
-        reason = f"the server returned {status} {_shorten(response.reason_phrase)}".rstrip()
-        following = response.next_request
-        if following is not None and following.url.scheme not in SCHEMES:
-            reason = f"{reason}, a redirect to a URL that is not http:// or https://"
-        raise HttpError(reason, status)
-    start = start if status == 206 else 0
-    length = response.headers.get("Content-Length", "")
-    return Body(response, start, start + int(length) if length.isdecimal() else None)
-
-
 @cache
 def _tls_context() -> ssl.SSLContext:
     """The system's certificates, which may include a company's own, and those of certifi."""
@@ -131,19 +116,21 @@ def _tls_context() -> ssl.SSLContext:
     return context
 
 
-def _failure(error: Exception) -> HttpError:
-    """`error` as one sentence, by the system's reason where there is one."""
-    reason: BaseException | None = error
-    while reason is not None and not isinstance(reason, OSError):
-        reason = reason.__cause__ or reason.__context__
-    if isinstance(reason, TimeoutError):
-        return HttpError("the server does not respond", kind="timeout")
-    if isinstance(reason, socket.gaierror):
+def _refusal(response: "httpx.Response") -> HttpError:
+    reason = f"the server returned {response.status_code} {response.reason_phrase}"
+    following = response.next_request
+    if following is not None and following.url.scheme not in SCHEMES:
+        reason += ", a redirect to a URL that is not http:// or https://"
+    return HttpError(reason, response.status_code)
+
+
+def _translate(error: Exception, status: int | None = None) -> HttpError:
+    """`error` as one of ours, with the system's reason where there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, TimeoutError):
+        return HttpError("the server does not respond", status, "timeout")
+    if isinstance(cause, socket.gaierror):
         return HttpError("the host name cannot be resolved (no internet connection?)")
-    words = getattr(reason, "strerror", None) or str(error) or type(error).__name__
-    return HttpError(_shorten(words))
-
-
-def _shorten(text: str) -> str:
-    """A server's or library's words, which may be long and have several lines."""
-    return " ".join(text.split())[:MAX_REASON_CHARS].rstrip(".")
+    return HttpError(getattr(cause, "strerror", None) or str(error) or type(error).__name__, status)

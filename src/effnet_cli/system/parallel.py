@@ -1,4 +1,4 @@
-"""An ordered map over threads: work overlaps, results come in the order of the items."""
+"""Threads whose results come in order."""
 
 import os
 import threading
@@ -24,52 +24,48 @@ def map_ordered(
 ) -> Iterator[Result]:
     """`work(item)` for each item, in the order of the items, by `workers` threads.
 
-    A thread takes an item and its place in the order in one step; at most `ahead` places wait for
-    the consumer. An error of `work` or of `items` is raised at its place. The threads are daemons:
-    an interrupted program ends at once.
+    At most `ahead` results wait for the consumer. An error of `work` or of `items` is raised in its
+    turn. The threads are daemons, so that an interrupted program ends at once.
     """
-    places: Queue[Future[Result] | None] = Queue(ahead)
-    turn = threading.Lock()
+    futures: Queue[Future[Result] | None] = Queue(ahead)
+    lock = threading.Lock()
     ended = threading.Event()
 
     def take() -> tuple[Item, Future[Result]] | None:
-        with turn:
+        """The next item, and its future, queued in one step so that the order holds."""
+        with lock:
             if ended.is_set():
                 return None
-            place: Future[Result] = Future()
+            future: Future[Result] = Future()
             try:
                 item = next(items)
-            except StopIteration:
-                ended.set()
-                places.put(None)
-                return None
             except BaseException as error:
                 ended.set()
-                place.set_exception(error)
-                places.put(place)
+                future.set_exception(error)
+                futures.put(None if isinstance(error, StopIteration) else future)
                 return None
-            places.put(place)
-            return item, place
+            futures.put(future)
+            return item, future
 
-    def serve() -> None:
+    def run() -> None:
         while taken := take():
-            item, place = taken
-            resolve_future(place, partial(work, item))
+            item, future = taken
+            resolve_future(future, partial(work, item))
 
     for _ in range(workers):
-        threading.Thread(target=serve, daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
     try:
-        while place := places.get():
-            yield place.result()
+        while future := futures.get():
+            yield future.result()
     finally:
         ended.set()
-        while not places.empty():  # frees a thread that waits for room, so that it sees the end
-            places.get_nowait()
+        while not futures.empty():  # frees a thread that waits for room, so that it sees the end
+            futures.get_nowait()
 
 
-def resolve_future(place: Future[Result], make: Callable[[], Result]) -> None:
-    """Put what `make` gives, or the error that it raises, into `place`."""
+def resolve_future(future: Future[Result], make: Callable[[], Result]) -> None:
+    """Put the result of `make`, or the error it raises, into `future`."""
     try:
-        place.set_result(make())
+        future.set_result(make())
     except BaseException as error:
-        place.set_exception(error)
+        future.set_exception(error)

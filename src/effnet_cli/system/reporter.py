@@ -1,4 +1,4 @@
-"""How long-running work reports to whoever started it."""
+"""How long-running work reports to its caller."""
 
 from typing import Literal, Protocol
 
@@ -9,7 +9,7 @@ class Reporter(Protocol):
     """Receives notes and progress from long-running work."""
 
     def note(self, text: str) -> None:
-        """Show one line about what is being done."""
+        """Show one line about the work."""
 
     def progress(
         self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
@@ -18,13 +18,11 @@ class Reporter(Protocol):
 
 
 class _Silent:
-    def note(self, text: str) -> None:
-        """Discard."""
+    """Discards everything."""
 
-    def progress(
-        self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
-    ) -> None:
-        """Discard."""
+    def note(self, text: str) -> None: ...
+
+    def progress(self, *args: object, **kwargs: object) -> None: ...
 
 
 SILENT: Reporter = _Silent()
