@@ -56,7 +56,7 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
     done = shell(line)
     if "# downloads" in line:
         assert done.returncode == 1  # the tests have no network; that is said, and what to do
-        assert "cannot be fetched" in done.stderr
+        assert "Cannot download" in done.stderr
     elif "# needs an NVIDIA GPU" in line and "no CUDA device" in done.stderr:
         assert done.returncode == 1
     else:

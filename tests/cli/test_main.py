@@ -201,7 +201,9 @@ def test_variants_lists_the_registry(run: Run) -> None:
     assert [row["variant"] for row in listed][:4] == ["lite0", "lite1", "lite2", "b0"]
     assert listed[0]["weights"] == "available"
     assert listed[3]["weights"] == "missing"
-    assert all(row["variant"] in table and f"{row['parameters']:,}" in table for row in listed)
+    for row in listed:
+        assert row["variant"] in table and f"{row['parameters'] / 1e6:.1f}" in table
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_weights_commands_tell_and_check(run: Run) -> None:

@@ -767,7 +767,7 @@ def test_mirror_of_another_kind_ends_with_status_2(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EFFNET_MIRROR", "ftp://127.0.0.1")
     end = effnet("weights", "pull", "b0")
     assert end.returncode == 2
-    assert "EFFNET_MIRROR is 'ftp://127.0.0.1'" in end.stderr
+    assert "EFFNET_MIRROR is 'ftp://127.0.0.1', not a URL" in end.stderr
 
 
 def test_path_prints_where_packaged_weights_are() -> None:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from effnet_cli.cli.options import ListFormat
@@ -11,8 +10,6 @@ from effnet_cli.output.progress import PlainReporter, TerminalReporter
 from effnet_cli.output.text import escape_csv, escape_json, json_text
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from effnet_cli.models.variants import Variant
     from effnet_cli.output.tables import Block
 
@@ -50,15 +47,18 @@ def show_json(value: object) -> None:
     show_data([json_text(value, indent=2) + "\n"], "json")
 
 
-def print_listing(records: Iterable["DataclassInstance"], format_: ListFormat) -> None:
+def print_listing(
+    rows: list[dict[str, object]],
+    table: tuple[list[str], list[list[object]]],
+    format_: ListFormat,
+) -> None:
+    """The rows as JSON, or the columns and cells as a table."""
     from effnet_cli.output.tables import Table
 
-    listed = [asdict(record) for record in records]
     if format_ == "json":
-        show_json(listed)
-        return
-    columns = [name.replace("_", " ") for name in listed[0]]
-    show_blocks([Table(columns, [list(record.values()) for record in listed])])
+        show_json(rows)
+    else:
+        show_blocks([Table(*table)])
 
 
 def named(names: list[str]) -> "list[Variant]":

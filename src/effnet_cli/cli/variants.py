@@ -37,7 +37,7 @@ def variants(name: VariantArgument = None, format_: ListFormatOption = "table") 
         return
     from effnet_cli.models import listing
 
-    print_listing(listing.list_variants(), format_)
+    print_listing(listing.list_variants(), listing.variants_table(), format_)
 
 
 @weights_app.command("list")
@@ -45,7 +45,7 @@ def list_weights(format_: ListFormatOption = "table") -> None:
     """List where the weights of each network are, or would be."""
     from effnet_cli.models import listing
 
-    print_listing(listing.list_weights(), format_)
+    print_listing(listing.list_weights(), listing.weights_table(), format_)
 
 
 @weights_app.command("pull")
@@ -109,5 +109,5 @@ def _explain(name: str, format_: ListFormat) -> None:
     from effnet_cli.output.tables import Table
 
     stages = Table(*summary_table.stages_table(summary))
-    scaling = summary_table.scaling_lines(summary)
-    show_blocks([summary_table.headline(summary), stages, *scaling])
+    headline, scaling = summary_table.headline(summary), summary_table.scaling_lines(summary)
+    show_blocks([*headline, stages, *scaling])

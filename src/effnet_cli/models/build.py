@@ -31,8 +31,8 @@ COUNTER = "num_batches_tracked"  # of training steps, in BatchNorm; some files l
 class _Naming(NamedTuple):
     """What another library calls the submodules.
 
-    `block` is the name of a block by its stage, its index in the stage and its number in the model.
-    `units` are its convolutions with their BatchNorms, by which of the convolutions are depthwise.
+    `block` is the name of a block by its stage, its index there and its number in the model.
+    `units` has the names of its convolutions and BatchNorms, by which convolutions are depthwise.
     """
 
     stem: tuple[str, str]
@@ -40,7 +40,7 @@ class _Naming(NamedTuple):
     classifier: str
     block: str
     squeeze: tuple[str, str]
-    units: dict[tuple[bool, ...], tuple[tuple[str, str], ...]]
+    units: dict[tuple[bool, ...], str]
 
 
 TIMM = _Naming(
@@ -50,16 +50,11 @@ TIMM = _Naming(
     block="blocks.{stage}.{index}",
     squeeze=("se.conv_reduce", "se.conv_expand"),
     units={
-        (False, True, False): (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
-        (True, False): (("conv_dw", "bn1"), ("conv_pw", "bn2")),
-        (False, False): (("conv_exp", "bn1"), ("conv_pwl", "bn2")),
-        (False,): (("conv", "bn1"),),
+        (False, True, False): "conv_pw bn1 conv_dw bn2 conv_pwl bn3",
+        (True, False): "conv_dw bn1 conv_pw bn2",
+        (False, False): "conv_exp bn1 conv_pwl bn2",
+        (False,): "conv bn1",
     },
-)
-_EXPAND, _DEPTHWISE, _PROJECT = (
-    ("_expand_conv", "_bn0"),
-    ("_depthwise_conv", "_bn1"),
-    ("_project_conv", "_bn2"),
 )
 PYTORCH_PORT = _Naming(
     stem=("_conv_stem", "_bn0"),
@@ -68,8 +63,8 @@ PYTORCH_PORT = _Naming(
     block="_blocks.{number}",
     squeeze=("_se_reduce", "_se_expand"),
     units={
-        (False, True, False): (_EXPAND, _DEPTHWISE, _PROJECT),
-        (True, False): (_DEPTHWISE, _PROJECT),
+        (False, True, False): "_expand_conv _bn0 _depthwise_conv _bn1 _project_conv _bn2",
+        (True, False): "_depthwise_conv _bn1 _project_conv _bn2",
     },
 )
 
@@ -223,33 +218,30 @@ def _rename(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _prefixes(module: nn.Module, naming: _Naming) -> Iterator[tuple[str, str]]:
     """Pairs of a submodule's name in `naming` and its name here."""
-    stages = list(module.get_submodule("features").children())
-    last = len(stages) - 1
-    for index, (conv, norm) in ((0, naming.stem), (last, naming.head)):
-        yield conv, f"features.{index}.0"
-        yield norm, f"features.{index}.1"
-    yield naming.classifier, "classifier.1"
+    *stages, _ = module.get_submodule("features").children()
+    yield from zip(naming.stem, ("features.0.0", "features.0.1"), strict=True)
     number = 0
-    for stage in range(1, last):
-        for index, block in enumerate(stages[stage].children()):
-            there = naming.block.format(stage=stage - 1, index=index, number=number)
+    for stage, blocks in enumerate(stages[1:]):
+        for index, block in enumerate(blocks.children()):
+            there = naming.block.format(stage=stage, index=index, number=number)
             for name, name_here in _block_prefixes(block, naming):
-                yield f"{there}.{name}", f"features.{stage}.{index}.block.{name_here}"
+                yield f"{there}.{name}", f"features.{stage + 1}.{index}.block.{name_here}"
             number += 1
+    last = f"features.{len(stages)}"
+    yield from zip(naming.head, (f"{last}.0", f"{last}.1"), strict=True)
+    yield naming.classifier, "classifier.1"
 
 
 def _block_prefixes(block: nn.Module, naming: _Naming) -> Iterator[tuple[str, str]]:
-    units: dict[str, Any] = {}
-    for key, layer in block.get_submodule("block").named_children():
-        if isinstance(layer, nn.Sequential):
-            units[key] = layer[0]
-        else:  # squeeze-and-excitation
-            yield naming.squeeze[0], f"{key}.fc1"
-            yield naming.squeeze[1], f"{key}.fc2"
-    names = naming.units.get(tuple(conv.groups > 1 for conv in units.values()), ())
-    for key, (conv_name, norm_name) in zip(units, names, strict=False):
-        yield conv_name, f"{key}.0"
-        yield norm_name, f"{key}.1"
+    modules = dict(block.get_submodule("block").named_modules())
+    units = [name for name in modules if isinstance(modules[name], nn.Sequential) and name]
+    convs: list[Any] = [modules[f"{unit}.0"] for unit in units]
+    here = (f"{unit}.{index}" for unit in units for index in (0, 1))
+    there = naming.units.get(tuple(conv.groups > 1 for conv in convs), "").split()
+    yield from zip(there, here, strict=False)
+    for name in modules:  # squeeze-and-excitation
+        if name.endswith((".fc1", ".fc2")):
+            yield naming.squeeze[name.endswith("2")], name
 
 
 def _first_difference(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:

@@ -1,4 +1,4 @@
-"""Fetching weights: resumed, checked, whole or not at all."""
+"""Download published weights: resumed, checked, whole or not at all."""
 
 import os
 import time
@@ -14,45 +14,44 @@ from effnet_cli.system.reporter import Reporter
 MODELS_URL = "https://download.pytorch.org/models"  # torchvision's
 MIRROR_VARIABLE = "EFFNET_MIRROR"
 ATTEMPTS = 4
-PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts
+PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts so far
 
 
 def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> None:
-    """Fetch the published weights of a variant to `path`; the caller holds the lock of `path`.
+    """Download the weights of a variant to `path`, whose lock the caller holds.
 
     Args:
-        hint: what a person can do if it fails.
+        hint: what to do if it fails, for the error.
 
     Raises:
-        EffnetError: they cannot be had, or are not the published ones; nothing is left at `path`
-            that was not there before.
+        EffnetError: the download failed or is not the published file; whatever was at `path`
+            before is still there.
     """
-    url = download_url(variant)
+    url, source = download_url(variant), variant.source
     remove_partial_files(path.parent, path.name)
-    size_mb = variant.source.size_mb
-    reporter.note(f"Fetching the weights of {variant.name} ({size_mb:.0f} MB) from {url}")
+    reporter.note(f"Downloading the weights of {variant.name} ({source.size_mb:.0f} MB) from {url}")
     with atomic_write(path) as part:
-        problem = _fetch(
-            url, part, lambda done, total: reporter.progress(path.name, done, total, "bytes")
+        reason = _fetch(
+            url, part, lambda done, total: reporter.progress(path.name, done, total, unit="bytes")
         )
-        if problem:
-            raise EffnetError(f"{url} cannot be fetched: {problem}.", hint)
+        if reason:
+            raise EffnetError(f"Cannot download {url}: {reason}.", hint)
         digest = sha256(part)
-        if not digest.startswith(variant.source.sha256):
+        if not digest.startswith(source.sha256):
             raise EffnetError(
-                f"{url} gave a wrong file: its SHA-256 starts with {digest[:8]}, "
-                f"not {variant.source.sha256[:8]}.",
+                f"{url} is the wrong file: its SHA-256 starts with {digest[:8]}, "
+                f"not {source.sha256[:8]}.",
                 hint,
             )
 
 
 def download_url(variant: Variant) -> str:
-    """The address of a variant's weights; `EFFNET_MIRROR` replaces torchvision's folder."""
+    """The URL of a variant's weights; `EFFNET_MIRROR` replaces torchvision's folder."""
     base = os.environ.get(MIRROR_VARIABLE) or MODELS_URL
     if not base.startswith(("https://", "http://")):
         raise UsageError(
-            f"{MIRROR_VARIABLE} is {base!r}.",
-            "Give an address that starts with https:// or http://.",
+            f"{MIRROR_VARIABLE} is {base!r}, not a URL.",
+            "Set it to a URL that starts with https:// or http://.",
         )
     return f"{base.rstrip('/')}/{variant.source.file_name}"
 

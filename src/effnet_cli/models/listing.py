@@ -1,4 +1,4 @@
-"""The registry and the weights on this machine, as records."""
+"""The registry and the weights on this machine, as JSON-able rows and as tables of 80 columns."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -6,33 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from effnet_cli.models.variants import VARIANTS, Variant
-from effnet_cli.models.weights import WeightsState, expected_path, is_intact, weights_state
+from effnet_cli.models.weights import expected_path, is_intact, weights_state
 from effnet_cli.system.files import sha256
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantListing:
-    """A variant; accuracies are percentages on ImageNet-1k, `size_mb` is that of the weights."""
-
-    variant: str
-    resolution_px: int
-    paper_px: int
-    parameters: int
-    giga_multiply_adds: float
-    top1: float
-    top5: float | None
-    size_mb: float
-    weights: WeightsState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsListing:
-    """Where the weights of a variant belong; no path if their package is not installed."""
-
-    variant: str
-    weights: WeightsState
-    size_mb: float
-    path: str | None
+Cells = tuple[list[str], list[list[object]]]  # column names and rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +28,58 @@ class VerifyResult:
         return self.status if self.path is None else f"{self.status}: {self.path}"
 
 
-def list_variants() -> Iterator[VariantListing]:
-    """Every variant of the registry."""
-    for variant in VARIANTS.values():
-        yield VariantListing(
-            variant=variant.name,
-            resolution_px=variant.preprocessing.crop_px,
-            paper_px=variant.architecture.paper_px,
-            parameters=variant.architecture.parameters,
-            giga_multiply_adds=variant.giga_multiply_adds,
-            top1=variant.top1,
-            top5=variant.top5,
-            size_mb=variant.source.size_mb,
-            weights=weights_state(variant),
-        )
+def list_variants() -> list[dict[str, object]]:
+    """Every variant; accuracies are percentages on ImageNet-1k, sizes those of the weights."""
+    return [
+        {
+            "variant": variant.name,
+            "resolution_px": variant.preprocessing.crop_px,
+            "paper_px": variant.architecture.paper_px,
+            "parameters": variant.architecture.parameters,
+            "giga_multiply_adds": variant.giga_multiply_adds,
+            "top1": variant.top1,
+            "top5": variant.top5,
+            "size_mb": variant.source.size_mb,
+            "weights": weights_state(variant),
+        }
+        for variant in VARIANTS.values()
+    ]
 
 
-def list_weights() -> Iterator[WeightsListing]:
-    """The weights of every variant of the registry."""
+def variants_table() -> Cells:
+    """The figures of `list_variants`, rounded; MACs are multiply-adds."""
+    columns = ["variant", "px", "M params", "G MACs", "top-1 %", "top-5 %", "MB", "weights"]
+    return columns, [
+        [
+            variant.name,
+            variant.preprocessing.crop_px,
+            f"{variant.architecture.parameters / 1e6:.1f}",
+            f"{variant.giga_multiply_adds:.2f}",
+            f"{variant.top1:.1f}",
+            None if variant.top5 is None else f"{variant.top5:.1f}",
+            round(variant.source.size_mb),
+            weights_state(variant),
+        ]
+        for variant in VARIANTS.values()
+    ]
+
+
+def list_weights() -> list[dict[str, object]]:
+    """Where the weights of every variant belong; no path if their package is not installed."""
+    rows: list[dict[str, object]] = []
     for variant in VARIANTS.values():
-        path = expected_path(variant)
-        yield WeightsListing(
-            variant=variant.name,
-            weights=weights_state(variant),
-            size_mb=variant.source.size_mb,
-            path=None if path is None else str(path),
-        )
+        path, state = expected_path(variant), weights_state(variant)
+        row = {"variant": variant.name, "weights": state, "size_mb": variant.source.size_mb}
+        rows.append({**row, "path": None if path is None else str(path)})
+    return rows
+
+
+def weights_table() -> Cells:
+    """The rows of `list_weights`; the paths come last, as they may be long."""
+    return ["variant", "weights", "MB", "path"], [
+        [row["variant"], row["weights"], f"{row['size_mb']:.0f}", row["path"]]
+        for row in list_weights()
+    ]
 
 
 def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:

@@ -7,6 +7,7 @@ padding, and BatchNorm with epsilon 1e-3 and momentum 0.01.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -118,13 +119,6 @@ def round_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def efficientnet_lite0(num_classes: int) -> EfficientNetLite:
-    return EfficientNetLite(width=1.0, depth=1.0, dropout=0.2, num_classes=num_classes)
-
-
-def efficientnet_lite1(num_classes: int) -> EfficientNetLite:
-    return EfficientNetLite(width=1.0, depth=1.1, dropout=0.2, num_classes=num_classes)
-
-
-def efficientnet_lite2(num_classes: int) -> EfficientNetLite:
-    return EfficientNetLite(width=1.1, depth=1.2, dropout=0.3, num_classes=num_classes)
+efficientnet_lite0 = partial(EfficientNetLite, width=1.0, depth=1.0, dropout=0.2)
+efficientnet_lite1 = partial(EfficientNetLite, width=1.0, depth=1.1, dropout=0.2)
+efficientnet_lite2 = partial(EfficientNetLite, width=1.1, depth=1.2, dropout=0.3)

@@ -66,6 +66,7 @@ def _render_table(block: Table) -> str:
 def _rich_table(block: Table, width: int) -> RichTable:
     rows = [list(row) for row in block.rows]
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    min_width = min(MIN_COLUMN_WIDTH, width) if block.is_wrapped else None
     shown = []
     for index, name in enumerate(block.columns):
         cells = [row[index] for row in rows if index < len(row)]
@@ -79,7 +80,7 @@ def _rich_table(block: Table, width: int) -> RichTable:
             justify="right" if is_number else "left",
             overflow="fold",
             no_wrap=is_bar or is_number,
-            min_width=BAR_WIDTH if is_bar else min(MIN_COLUMN_WIDTH, width),
+            min_width=BAR_WIDTH if is_bar else min_width,
         )
     for row in rows:
         if row:
