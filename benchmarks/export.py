@@ -68,7 +68,7 @@ def seeded(name: str, folder: Path, photos: Path) -> list[str]:
                 layer.momentum = None  # the statistics become the mean of those of all batches
         with torch.no_grad():
             for number in range(num_batches):
-                crops = [loader.fit(loader.open(path)) for path in paths[number::num_batches]]
+                crops = [loader.crop(loader.open(path)) for path in paths[number::num_batches]]
                 pixels = normalise(np.stack(crops), card.preprocessing)
                 network.train()(torch.from_numpy(pixels))
             spread = network.eval()(torch.from_numpy(pixels)).std()

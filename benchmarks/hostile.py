@@ -74,7 +74,7 @@ def mutations(seconds: float, seed: int) -> None:
         name, data = seeds[came.total() % len(seeds)]
         changed = mutated(data, chance)
         try:
-            loader.crops(changed)
+            loader.load(changed)
             came["opened"] += 1
         except ImageError as error:
             came[error.kind] += 1

@@ -69,7 +69,7 @@ class MeanEngine:
 
 def load_pixels(loader: ImageLoader, source: ImageSource) -> np.ndarray:
     """The model's input for one image, float32 [3,crop_px,crop_px]."""
-    crop = loader.fit(loader.open(source))
+    crop = loader.crop(loader.open(source))
     return normalise(crop[None], loader.preprocessing)[0]
 
 

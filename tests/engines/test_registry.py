@@ -39,7 +39,7 @@ def crops(network: Model, tmp_path_factory: pytest.TempPathFactory) -> np.ndarra
     loader = ImageLoader(network.card.preprocessing)
     for seed in range(5):
         save_image(folder / f"{seed}.png", seed, (300, 260))
-    return np.concatenate([loader.crops(folder / f"{seed}.png") for seed in range(5)])
+    return np.concatenate([loader.load(folder / f"{seed}.png") for seed in range(5)])
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -746,7 +746,7 @@ def test_few_images_are_looked_at_from_many_sides(tmp_path: Path) -> None:
     heard = RecordingReporter()
     looked = list(checking.looked_at(card, ImageOptions(), heard, "Comparing"))
     assert len({one.crop.tobytes() for one in looked}) == len(looked) == 32
-    whole = ImageLoader(card.preprocessing).crops(checking.paths[0])
+    whole = ImageLoader(card.preprocessing).load(checking.paths[0])
     assert np.array_equal(looked[0].crop, whole)
 
 

@@ -415,7 +415,7 @@ def test_squares_are_those_that_predict_sees(folder: Path) -> None:
         assert list(batch.indexes) == list(range(len(images)))
         for index, crop in zip(batch.indexes, batch.crops, strict=True):
             path = subset(folder).paths[int(index)]
-            assert np.array_equal(crop, LOADER.fit(LOADER.open(path)))
+            assert np.array_equal(crop, LOADER.crop(LOADER.open(path)))
 
 
 @pytest.mark.parametrize("crop_px", [16, CROP_PX, 48])

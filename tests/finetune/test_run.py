@@ -288,7 +288,7 @@ def test_validation_and_predict_see_the_same_bits(
     card = checkpoint.read_card(tmp_path / "run" / "model.safetensors")
     loader = ImageLoader(card.preprocessing)
     val = require_dataset(scan(colours)).val
-    crops = [loader.crops(val.paths[i])[0] for i in range(len(val.labels))]
+    crops = [loader.load(val.paths[i])[0] for i in range(len(val.labels))]
     assert [crop.tobytes() for crop in crops] == [given for given, _ in asked]
     assert card.metrics["phase"] == "network"
     network = resolve_model(ModelOptions(model=tmp_path / "run"))

@@ -180,7 +180,7 @@ def narrow_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(address: str, **options: object) -> np.ndarray:
-    return ImageLoader(LITE0, ImageOptions(**options)).crops(Url(address))
+    return ImageLoader(LITE0, ImageOptions(**options)).load(Url(address))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def opened(address: str, **options: object) -> np.ndarray:
     ["image", "image/a.jpg?b=c", "without-length", "in-chunks", "to-image", "countdown/5"],
 )
 def test_image_behind_an_address_is_the_image(server: str, path: str) -> None:
-    here = ImageLoader(LITE0).crops(IMAGE)
+    here = ImageLoader(LITE0).load(IMAGE)
     np.testing.assert_array_equal(opened(f"{server}/{path}"), here)
 
 

@@ -189,7 +189,7 @@ def test_bytes_fare_as_the_file_does(answered: dict[bytes, Row]) -> None:
             continue  # a TGA is known by its name
         error = answered[one.name].get("error")
         try:
-            loader.crops(one.case.made)
+            loader.load(one.case.made)
         except ImageError as alone:
             if error is None or error["kind"] != alone.kind:
                 wrong[one.name] = (alone, error)

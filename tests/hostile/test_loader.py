@@ -64,7 +64,7 @@ def test_mutated_images_are_answered_or_refused_and_nothing_else() -> None:
     for data in bad.seeds().values():
         for _ in range(MUTATIONS_A_SEED):
             try:
-                crop = opener.crops(mutated(data, chance))
+                crop = opener.load(mutated(data, chance))
             except ImageError as error:
                 came[error.kind] += 1
             else:
@@ -84,11 +84,11 @@ from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
 opener = ImageLoader(VARIANTS["lite0"].preprocessing)
 warnings.simplefilter("ignore")
-opener.crops(sys.argv[1])
+opener.load(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:
     try:
-        opener.crops(path)
+        opener.load(path)
     except ImageError:
         continue
     sys.exit(f"{path} was opened")
@@ -118,10 +118,10 @@ def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch)
     opener = ImageLoader(LITE0)
     seeds = bad.seeds()
     for name in ("baseline.jpg", "inks.jpg", "two.mpo", "rgba.png", "lossy.webp"):
-        opener.crops(seeds[name])
-    opener.crops(written.encoded(good.gray(), "JPEG"))
+        opener.load(seeds[name])
+    opener.load(written.encoded(good.gray(), "JPEG"))
     assert not counted
-    opener.crops(seeds["progressive.jpg"])
+    opener.load(seeds["progressive.jpg"])
     assert len(counted) == 1
 
 
@@ -153,12 +153,12 @@ def isolated() -> SandboxedLoader:
 
 def fault(opener: SandboxedLoader, source: bytes | str | Path) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        opener.crops(source)
+        opener.load(source)
     return caught.value
 
 
 def same_as_here(opener: SandboxedLoader, source: bytes | str | Path) -> bool:
-    return np.array_equal(opener.crops(source), ImageLoader(LITE0).crops(source))
+    return np.array_equal(opener.load(source), ImageLoader(LITE0).load(source))
 
 
 def test_isolated_image_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_isolated_fault_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -
     (tmp_path / "folder.jpg").mkdir()
     for source in (b"", b"<html>", b"\xff\xd8\xff", tmp_path / "no.jpg", tmp_path / "folder.jpg"):
         with pytest.raises(ImageError) as here:
-            ImageLoader(LITE0).crops(source)
+            ImageLoader(LITE0).load(source)
         there = fault(isolated, source)
         assert (there.kind, there.message, there.hint) == (
             here.value.kind,
@@ -199,7 +199,7 @@ def test_decoder_that_hangs_costs_its_image_and_no_other(
 def test_decoder_that_is_killed_costs_its_image_and_no_other(hanging: bytes) -> None:
     opener = SandboxedLoader(LITE0, ImageOptions(isolate=True, max_pixels=10**11))
     others = worker_ids()
-    opener.crops(bad.seeds()["baseline.jpg"])
+    opener.load(bad.seeds()["baseline.jpg"])
     (worker,) = worker_ids() - others
 
     def kill_when_busy() -> None:
@@ -230,7 +230,7 @@ def cpu_ticks(process_id: int) -> int:
 def test_memory_of_a_decoder_is_limited() -> None:
     others = worker_ids()
     opener = SandboxedLoader(LITE0, ImageOptions(isolate=True, max_pixels=1_000_000))
-    opener.crops(bad.seeds()["baseline.jpg"])
+    opener.load(bad.seeds()["baseline.jpg"])
     (worker,) = worker_ids() - others
     limits = Path(f"/proc/{worker}/limits").read_text()
     (line,) = (line for line in limits.splitlines() if line.startswith("Max address space"))
@@ -251,7 +251,7 @@ import multiprocessing
 
 if __name__ == "__main__":
     opener = SandboxedLoader(VARIANTS["lite0"].preprocessing, ImageOptions(isolate=True))
-    opener.crops(sys.argv[1])
+    opener.load(sys.argv[1])
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(60)
 """

@@ -152,7 +152,7 @@ def test_no_augmentation_of_a_square_is_what_validation_sees(
 ) -> None:
     image, given_ = noise(side, side, seed), preprocessing(crop_px, interpolation)
     made = augment_image(image, given_, Augmentation(POLICIES["none"], crop_px, (seed,)), 0)
-    assert np.array_equal(made, ImageLoader(given_).fit(image))
+    assert np.array_equal(made, ImageLoader(given_).crop(image))
 
 
 @given(st.integers(20, 90), st.integers(20, 90))
@@ -161,7 +161,7 @@ def test_no_augmentation_is_validations_square_but_for_part_of_a_pixel(
 ) -> None:
     # soft, so that the crop's rounding to whole pixels moves no value far
     image = noise(3, 3).resize((width, height), Image.Resampling.BICUBIC)
-    wanted = ImageLoader(preprocessing()).fit(image).astype(int)
+    wanted = ImageLoader(preprocessing()).crop(image).astype(int)
     made = seen(image, POLICIES["none"]).astype(int)
     assert np.abs(made - wanted).mean() < 12
     assert np.abs(made[::-1, ::-1] - wanted).mean() > np.abs(made - wanted).mean()

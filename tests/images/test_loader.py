@@ -104,7 +104,7 @@ def assert_same(source: bytes | str | Path, expected: Image.Image, tolerance: fl
 
 def fault(source: bytes | str | Path, options: ImageOptions = ImageOptions()) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        ImageLoader(B0, options).crops(source)
+        ImageLoader(B0, options).load(source)
     assert caught.value.kind in get_args(ErrorKind)
     assert caught.value.message.endswith(".")
     assert caught.value.hint.endswith(".")
@@ -207,7 +207,7 @@ def test_large_jpeg_is_decoded_smaller_but_large_enough(size: Size) -> None:
     exact = ImageLoader(B0, EXACT)
     assert exact.open(data).size == size
     difference = np.abs(
-        loader.fit(scaled).astype(np.int64) - exact.fit(exact.open(data)).astype(np.int64)
+        loader.crop(scaled).astype(np.int64) - exact.crop(exact.open(data)).astype(np.int64)
     )
     assert difference.mean() < 1
     assert difference.max() < 16
@@ -725,7 +725,7 @@ CUT_SOURCES = {
 @pytest.mark.parametrize("source", CUT_SOURCES.values(), ids=CUT_SOURCES)
 def test_cut_file_is_a_fault_wherever_it_is_cut(source) -> None:
     data = source()
-    ImageLoader(B0).crops(data)
+    ImageLoader(B0).load(data)
     for share in (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95):
         error = fault(data[: int(len(data) * share)])
         assert error.kind == "truncated", share

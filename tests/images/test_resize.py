@@ -83,7 +83,7 @@ def assert_equals_pillow(size: Size, preprocessing: Preprocessing, fit: Fit = "c
 def test_any_image_becomes_the_finite_input_of_any_variant(row, size: Size, fit: Fit) -> None:
     loader = ImageLoader(row.preprocessing, ImageOptions(fit=fit))
     crop_px = row.preprocessing.crop_px
-    crop = loader.fit(noise(size))
+    crop = loader.crop(noise(size))
     assert (crop.shape, crop.dtype) == ((crop_px, crop_px, 3), np.uint8)
     values = normalise(crop[None], loader.preprocessing)[0]
     assert (values.shape, values.dtype) == ((3, crop_px, crop_px), np.float32)
@@ -141,7 +141,7 @@ def test_axis_that_keeps_its_size_is_not_touched(axis: int) -> None:
 def test_image_of_the_right_size_passes_unchanged() -> None:
     preprocessing = VARIANTS["v2_s"].preprocessing
     image = noise((preprocessing.crop_px, preprocessing.crop_px))
-    np.testing.assert_array_equal(ImageLoader(preprocessing).fit(image), np.asarray(image))
+    np.testing.assert_array_equal(ImageLoader(preprocessing).crop(image), np.asarray(image))
 
 
 @pytest.mark.parametrize("size", [(1, MAX_SIDE), (MAX_SIDE, 1), (100_000, 9), (9, 100_000)])
@@ -162,7 +162,7 @@ def test_long_thin_image_makes_no_huge_one(size: Size, monkeypatch: pytest.Monke
     image = noise(size)
     monkeypatch.setattr(Image.Image, "resize", watched_resize)
     monkeypatch.setattr(Image, "fromarray", watched_fromarray)
-    crop = ImageLoader(preprocessing).fit(image)
+    crop = ImageLoader(preprocessing).crop(image)
     assert crop.shape == (preprocessing.crop_px, preprocessing.crop_px, 3)
     assert max(made) <= size[0] * size[1] + preprocessing.crop_px**2
 
@@ -177,10 +177,10 @@ def test_ordinary_image_is_resized_by_pillow(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Image.Image, "resize", watched)
     loader = ImageLoader(VARIANTS["b0"].preprocessing)
-    loader.fit(noise((20 * EXTREME_ASPECT, 20)))
+    loader.crop(noise((20 * EXTREME_ASPECT, 20)))
     assert calls
     calls.clear()
-    loader.fit(noise((20 * EXTREME_ASPECT + 1, 20)))
+    loader.crop(noise((20 * EXTREME_ASPECT + 1, 20)))
     assert not calls
 
 
@@ -237,7 +237,7 @@ def test_padding_is_the_mean_which_the_network_sees_as_nothing(size: Size) -> No
     for row in VARIANTS.values():
         preprocessing = row.preprocessing
         loader = ImageLoader(preprocessing, ImageOptions(fit="pad"))
-        crop = loader.fit(Image.new("RGB", size, (255, 255, 255)))
+        crop = loader.crop(Image.new("RGB", size, (255, 255, 255)))
         placed = place(*size, preprocessing, "pad")
         inside = np.zeros(crop.shape[:2], dtype=bool)
         inside[
@@ -264,4 +264,4 @@ def test_flat_image_stays_flat(row, size: Size, fit: Fit) -> None:
     )
     assert (np.asarray(part) == colour).all()
     if fit != "pad":
-        assert (loader.fit(image) == colour).all()
+        assert (loader.crop(image) == colour).all()

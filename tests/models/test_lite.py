@@ -35,7 +35,7 @@ def test_logits_are_the_originals(
 ) -> None:
     variant = find_variant(name)
     loader = ImageLoader(variant.preprocessing, ImageOptions(exact_decode=True))
-    crops = loader.crops(SAMPLES / image)
+    crops = loader.load(SAMPLES / image)
     engine = plan_engine(EngineOptions("cpu")).load(
         weights.resolve_model(ModelOptions(variant=name))
     )

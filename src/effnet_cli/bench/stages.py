@@ -58,7 +58,7 @@ class StagesCaller:
         moments = [time.perf_counter_ns()]
         image = self._loader.open(path)
         moments.append(time.perf_counter_ns())
-        crop = self._loader.fit(image)
+        crop = self._loader.crop(image)
         moments.append(time.perf_counter_ns())
         self._engine(crop[None])
         moments.append(time.perf_counter_ns())

@@ -72,7 +72,7 @@ class ImageSet:
                 reporter.note(f"{self.paths[index]!r} is left out: {error}")
                 continue
             label = None if self.labels is None else self.labels[index]
-            yield LabelledCrop(loader.fit(view.apply(image))[None], label)
+            yield LabelledCrop(loader.crop(view.apply(image))[None], label)
             good += 1
         reporter.progress(what, self.views, self.views)
         if not good:

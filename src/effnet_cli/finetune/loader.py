@@ -123,7 +123,7 @@ class SubsetImages:
     def _crop(self, index: int) -> Crops:
         crop = self._squares.get(index)
         if crop is None:
-            crop = self._loader.fit(self._loader.open(self._paths[index]))
+            crop = self._loader.crop(self._loader.open(self._paths[index]))
             if self._memory.takes(crop.nbytes):
                 self._squares[index] = crop
         return crop

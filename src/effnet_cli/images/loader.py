@@ -50,7 +50,7 @@ class ImageLoader:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT_BYTES)
 
-    def crops(self, source: ImageSource) -> npt.NDArray[np.uint8]:
+    def load(self, source: ImageSource) -> npt.NDArray[np.uint8]:
         """What the network sees of one image, a square for each view: uint8
         [V,crop_px,crop_px,3].
 
@@ -59,15 +59,15 @@ class ImageLoader:
         """
         image = self.open(source)
         if self.options.views == 1:
-            return self.fit(image)[None]
-        return np.stack([self.fit(view.apply(image)) for view in VIEWS[: self.options.views]])
+            return self.crop(image)[None]
+        return np.stack([self.crop(view.apply(image)) for view in VIEWS[: self.options.views]])
 
     def open(self, source: ImageSource) -> Image.Image:
         """The image as RGB: first frame, upright by its EXIF orientation, transparency over
         white, 8 bits a channel.
 
         Raises:
-            ImageError: as `crops`.
+            ImageError: as `load`.
         """
         if isinstance(source, Image.Image):
             return flattened(source)
@@ -128,7 +128,7 @@ class ImageLoader:
                 "Raise the limit with --max-pixels if you trust it.",
             )
 
-    def fit(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+    def crop(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The square that the network sees of an RGB image: uint8 [crop_px,crop_px,3]."""
         crop_px = self.preprocessing.crop_px
         placement = place(image.width, image.height, self.preprocessing, self.options.fit)

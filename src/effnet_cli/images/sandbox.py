@@ -44,8 +44,8 @@ class SandboxedLoader:
         self._timeout_s = options.timeout_s
         self._own = threading.local()
 
-    def crops(self, source: ImageSource) -> Crops:
-        """As `ImageLoader.squares`.
+    def load(self, source: ImageSource) -> Crops:
+        """As `ImageLoader.load`.
 
         Raises:
             ImageError: also `timeout` and `crashed`.
@@ -125,7 +125,7 @@ def _serve(line: Connection, preprocessing: Preprocessing, options: ImageOptions
 
 def _answer(loader: ImageLoader, source: ImageSource) -> Prediction:
     try:
-        return loader.crops(source)
+        return loader.load(source)
     except ImageError as error:
         return error.kind, error.message, error.hint
 

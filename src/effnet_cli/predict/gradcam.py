@@ -57,7 +57,7 @@ class Explainer:
         `None` if the image cannot be opened.
         """
         try:
-            crop = self._loader.fit(self._loader.open(path))
+            crop = self._loader.crop(self._loader.open(path))
         except ImageError:
             return None
         return self.drawn(crop, self._classes[label])

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class Loader(Protocol):
     """Decodes images, in this process or in a sandbox."""
 
-    def crops(self, source: ImageSource) -> Crops:
+    def load(self, source: ImageSource) -> Crops:
         """See `ImageLoader.crops`."""
 
 
@@ -108,7 +108,7 @@ class Pipeline:
         if one.source is None:
             return one.error or ImageError("missing", "File not found.", "Check the path.")
         try:
-            return self.loader.crops(one.source)
+            return self.loader.load(one.source)
         except ImageError as error:
             return error.without_traceback()
 
