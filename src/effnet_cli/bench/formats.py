@@ -43,8 +43,7 @@ def csv_lines(result: BenchResult) -> Iterator[str]:
     """CSV with a header and a line for each timing."""
     rows = [as_row(timing) for timing in result.timings]
     yield csv_line(rows[0])
-    for row in rows:
-        yield csv_line("" if value is None else value for value in row.values())
+    yield from (csv_line(row.values()) for row in rows)
 
 
 # --- an earlier result ----------------------------------------------------------------------------

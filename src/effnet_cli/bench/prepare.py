@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper, parser
 from torch import Tensor, nn
 
 from effnet_cli.bench.models import BenchModel
@@ -47,11 +47,7 @@ class PreparedModel:
 
 
 def prepare_variant(name: str, folder: Path, reporter: Reporter) -> PreparedModel:
-    """A variant with its published weights if they are available, else with seeded ones.
-
-    Raises:
-        UsageError: there is no such variant.
-    """
+    """A variant with its published weights if they are available, else with seeded ones."""
     variant = find_variant(name)
     if weights_state(variant) != "available":
         return _prepare_seeded(variant, folder)
@@ -62,11 +58,7 @@ def prepare_variant(name: str, folder: Path, reporter: Reporter) -> PreparedMode
 
 
 def prepare_file(path: Path, reporter: Reporter) -> PreparedModel:
-    """A model file or an exported one.
-
-    Raises:
-        UsageError: it cannot be used.
-    """
+    """A model file or an exported one; UsageError if it cannot be used."""
     options = ModelOptions(model=path)
     resolved = resolve_model(options)
     card, kind = resolved.card, resolved.file_kind
@@ -85,12 +77,7 @@ def prepare_file(path: Path, reporter: Reporter) -> PreparedModel:
 
 
 def prepare_torchvision(name: str, folder: Path) -> PreparedModel:
-    """A classifier of torchvision, with seeded weights.
-
-    Raises:
-        UsageError: torchvision has no such classifier.
-    """
-    check_torchvision(name)
+    """A classifier of torchvision, which must have it, with seeded weights."""
     weights: Any = build.import_torchvision("torchvision.models").get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
     variant = Variant(
@@ -118,10 +105,7 @@ def prepare_torchvision(name: str, folder: Path) -> PreparedModel:
 
 
 def check_torchvision(name: str) -> None:
-    """
-    Raises:
-        UsageError: torchvision has no such classifier.
-    """
+    """Raise UsageError unless torchvision has such a classifier."""
     models = build.import_torchvision("torchvision.models")
     known = models.list_models(models)
     if name not in known:
@@ -196,18 +180,14 @@ def _product_graph(px: int) -> bytes:
     """An ONNX file with one matrix product, uint8 [batch,px,px,3] -> float32 [batch,3*px*px]."""
     features = 3 * px**2
     weight = np.random.default_rng(SEED).standard_normal((features, features), dtype=np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["crops"], ["bytes"]),
-            helper.make_node("Cast", ["bytes"], ["flat"], to=TensorProto.FLOAT),
-            helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
-        ],
-        "product",
-        [helper.make_tensor_value_info("crops", TensorProto.UINT8, ["batch", px, px, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", features])],
-        [numpy_helper.from_array(weight, "weight")],
+    proto = parser.parse_model(
+        f"""<ir_version: {onnx_writer.IR_VERSION}, opset_import: ["": {onnx_writer.OPSET}]>
+        product (uint8[batch, {px}, {px}, 3] crops) => (float[batch, {features}] logits) {{
+            bytes = Flatten (crops)
+            flat = Cast <to = {TensorProto.FLOAT}> (bytes)
+            logits = MatMul (flat, weight)
+        }}"""
     )
-    opset = helper.make_opsetid("", onnx_writer.OPSET)
-    proto = helper.make_model(graph, opset_imports=[opset], ir_version=onnx_writer.IR_VERSION)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
     content: bytes = proto.SerializeToString()
     return content

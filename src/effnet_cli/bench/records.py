@@ -49,10 +49,9 @@ class Timing(CallStatistics):
     """The speed of one model on one engine at one batch size; its fields are the JSON keys.
 
     `weights` are `pretrained`, `yours` or `seeded`. `cold_ms` is from the start of a process to its
-    first prediction, `load_ms` the part of it that loads the engine. `peak_memory_mb` is the
-    largest resident set of the process, `device_memory_mb` the largest allocation on the device.
-    `share_of_peak` compares the multiply-adds per second with those of a large matrix product on
-    the same engine in the same precision, `share_of_bandwidth` the bytes per second with those of a
+    first prediction and includes `load_ms`, of the engine. `peak_memory_mb` is the largest resident
+    set of the process. `share_of_peak` is of the multiply-adds per second of a large matrix product
+    on the same engine in the same precision, `share_of_bandwidth` of the bytes per second of a
     large copy; `None` without such a limit. `top1` is published, in percent. The last three are
     medians for one image, in mode `end-to-end`.
     """

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -41,15 +41,11 @@ def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
 
 
 def _measure(task: BenchTask, starter: Starter, reporter: Reporter) -> list[list[Turn]]:
-    """The turns of all cases, then of all limits; none for those that fail meanwhile.
-
-    Raises:
-        EffnetError: all cases failed.
-    """
-    cases = [*starter.cases, *starter.limits.values()]
+    """The turns of all cases, none for those that fail meanwhile; EffnetError if all fail."""
+    cases = starter.cases
     least = MIN_TURNS * sum(case.turn_seconds for case in cases)
     total = round(max(task.seconds, least))
-    names = dict.fromkeys(case.prepared.model.name for case in starter.cases)
+    names = dict.fromkeys(case.prepared.model.name for case in cases if not case.is_limit)
     reporter.note(f"Measuring {', '.join(names)} for about {total} s")
 
     def show(passed: float) -> None:
@@ -60,46 +56,32 @@ def _measure(task: BenchTask, starter: Starter, reporter: Reporter) -> list[list
 
     turns = measure_rounds(cases, task.seconds, on_turn=show, on_failure=fail)
     reporter.progress("Measuring", total, total, unit="steps")
-    starter.check_any(turns[: len(starter.cases)])
+    starter.check_any([t for case, t in zip(cases, turns, strict=True) if not case.is_limit])
     return turns
 
 
 def _result(task: BenchTask, starter: Starter, turns: Sequence[Sequence[Turn]]) -> BenchResult:
-    count = len(starter.cases)
-    peaks = {
-        key: _peak_multiply_adds_per_s(case, measured)
-        for (key, case), measured in zip(starter.limits.items(), turns[count:], strict=True)
-        if measured
+    measured = [(case, t) for case, t in zip(starter.cases, turns, strict=True) if t]
+    limits = {
+        f"{case.plan.engine} {case.plan.precision}": _peak_giga_multiply_adds_per_s(case, t)
+        for case, t in measured
+        if case.is_limit
     }
-    has_copy = task.device == "cpu" and task.mode == "inference"
-    copy_gb_per_s = measure_copy_gb_per_s() if has_copy else None
-    timings = []
-    for case, measured in zip(starter.cases, turns[:count], strict=True):
-        if measured:
-            peak = peaks.get((case.plan.engine, case.worker.started.precision))
-            timings.append(_timing(case, measured, peak, copy_gb_per_s))
-    limits = {" ".join(key): value / 1e9 for key, value in peaks.items()}
-    if copy_gb_per_s is not None:
-        limits[COPY] = copy_gb_per_s
-    return BenchResult(
-        describe_machine(), tuple(timings), skipped=tuple(starter.skipped), limits=limits
-    )
+    if task.device == "cpu" and task.mode == "inference":
+        limits[COPY] = measure_copy_gb_per_s()
+    timings = tuple(_timing(case, t, limits) for case, t in measured if not case.is_limit)
+    return BenchResult(describe_machine(), timings, skipped=tuple(starter.skipped), limits=limits)
 
 
-def _timing(
-    case: Case, turns: Sequence[Turn], peak: float | None, copy_gb_per_s: float | None
-) -> Timing:
+def _timing(case: Case, turns: Sequence[Turn], limits: Mapping[str, float]) -> Timing:
     model, cost, mode = case.prepared.model, case.prepared.cost, case.worker.request.mode
     statistics, started = summarize(turns), case.worker.started
     seconds = statistics.p50_ms / 1000
     passes = TRAINING_PASSES if mode == "train" else 1
-    multiply_adds = passes * cost.multiply_adds * case.batch_size
+    giga_multiply_adds = passes * cost.multiply_adds * case.batch_size / 1e9
     gigabytes = (cost.weight_bytes + case.batch_size * cost.activation_bytes) / 1e9
-    share_of_peak = share_of_bandwidth = None
-    if peak is not None and mode != "end-to-end":
-        share_of_peak = multiply_adds / seconds / peak
-    if copy_gb_per_s is not None and started.precision == "fp32":
-        share_of_bandwidth = gigabytes / seconds / copy_gb_per_s
+    peak = limits.get(f"{case.plan.engine} {started.precision}")
+    copy = limits.get(COPY) if started.precision == "fp32" else None
     return Timing(
         **asdict(statistics),
         variant=model.name,
@@ -111,18 +93,22 @@ def _timing(
         weights=model.weights,
         load_ms=started.load_ms,
         cold_ms=started.cold_ms,
-        peak_memory_mb=case.warm_up.memory_mb,
-        device_memory_mb=case.warm_up.device_memory_mb,
+        peak_memory_mb=_megabytes(case.warm_up.memory_bytes),
+        device_memory_mb=_megabytes(case.warm_up.device_memory_bytes),
         parameters=cost.parameters,
         giga_multiply_adds=cost.multiply_adds / 1e9,
-        share_of_peak=share_of_peak,
-        share_of_bandwidth=share_of_bandwidth,
+        share_of_peak=peak and giga_multiply_adds / seconds / peak,
+        share_of_bandwidth=copy and gigabytes / seconds / copy,
         top1=case.prepared.top1,
         **(case.worker.stage_medians_ms() if mode == "end-to-end" else {}),
     )
 
 
-def _peak_multiply_adds_per_s(case: Case, turns: Sequence[Turn]) -> float:
+def _megabytes(size: int | None) -> float | None:
+    return None if size is None else size / 1e6
+
+
+def _peak_giga_multiply_adds_per_s(case: Case, turns: Sequence[Turn]) -> float:
     """What a matrix product reaches in its fastest calls."""
     seconds = summarize(turns).p5_ms / 1000
-    return case.prepared.cost.multiply_adds * case.batch_size / seconds
+    return case.prepared.cost.multiply_adds * case.batch_size / 1e9 / seconds

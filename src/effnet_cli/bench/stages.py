@@ -5,6 +5,7 @@ of `predict`, where they overlap.
 import itertools
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class StagesCaller:
         """See `worker.Caller`."""
         return [self._time(next(self._next)) for _ in range(calls)]
 
-    def medians_ms(self) -> dict[str, float]:
+    def medians_ms(self) -> dict[str, Any]:
         """The median of each of `STAGES`, over all calls so far."""
         return dict(zip(STAGES, np.median(np.array(self._times), axis=0).tolist(), strict=True))
 

@@ -29,13 +29,16 @@ CALLS_PER_TURN = 2  # at least
 
 @dataclass(slots=True)
 class Case:
-    """A model on an engine at one batch size, warmed up."""
+    """A model on an engine at one batch size, warmed up; `is_limit` for the matrix product that
+    gives an engine's peak.
+    """
 
     prepared: PreparedModel
     plan: EnginePlan
     batch_size: int
     worker: Worker
     warm_up: WarmUp
+    is_limit: bool = False
 
     def turn(self, seconds: float) -> Turn:
         """See `rounds.Measurable`."""
@@ -48,10 +51,8 @@ class Case:
 
 
 class Starter:
-    """Starts the worker processes; `stack` ends them.
-
-    `cases` are what is measured, `limits` the matrix products that the engines' peaks are taken
-    from, by engine and precision; `skipped` has what was not or could not be started.
+    """Starts the worker processes of all `cases`; `stack` ends them. `skipped` has what was not, or
+    could not be started.
     """
 
     def __init__(self, task: BenchTask, folder: Path, stack: ExitStack, reporter: Reporter) -> None:
@@ -59,17 +60,12 @@ class Starter:
         self._images: tuple[str, ...] = ()
         self._started_at = time.monotonic()
         self.cases: list[Case] = []
-        self.limits: dict[tuple[str, str], Case] = {}
         self.skipped: list[Skipped] = []
-        self._tried_limits: set[tuple[str, str]] = set()
+        self._with_limit: set[tuple[str, str]] = set()
         self._errors: list[EffnetError] = []
 
     def start(self) -> None:
-        """Start all workers.
-
-        Raises:
-            EffnetError: none could be started.
-        """
+        """Start all workers; EffnetError if none could be started."""
         task = self._task
         if not validate.has_only_files(task):
             list(engine_precisions(task, "tensors"))  # raises before anything is prepared
@@ -88,10 +84,7 @@ class Starter:
         self.check_any(self.cases)
 
     def check_any(self, measured: Sequence[object]) -> None:
-        """
-        Raises:
-            EffnetError: nothing is left to measure; it has the reason of the first failure.
-        """
+        """Raise the first failure if nothing is left to measure."""
         if not any(measured):
             error = self._errors[0]
             raise EffnetError(f"Nothing could be measured: {error.message}", error.hint)
@@ -125,11 +118,12 @@ class Starter:
             return True
         if time.monotonic() - self._started_at > seconds:
             return False
-        last = self.cases[-1].prepared.model.variant
+        cases = [case for case in self.cases if not case.is_limit]
+        last = cases[-1].prepared.model.variant
         growth = variant.giga_multiply_adds / last.giga_multiply_adds
-        of_last = [case for case in self.cases if case.prepared.model.variant is last]
+        of_last = [case for case in cases if case.prepared.model.variant is last]
         more = sum(max(rounds.TURN_SECONDS, growth * case.turn_seconds) for case in of_last)
-        return MIN_TURNS * (sum(case.turn_seconds for case in self.cases) + more) <= seconds
+        return MIN_TURNS * (sum(case.turn_seconds for case in cases) + more) <= seconds
 
     def _start(self, prepared: PreparedModel) -> None:
         """Start one model on all its engines."""
@@ -144,10 +138,7 @@ class Starter:
                     self.fail(prepared, plan, error)
 
     def _check_precision(self, model: BenchModel) -> None:
-        """
-        Raises:
-            UsageError: an exported file has none of the precisions that were given.
-        """
+        """Raise UsageError if an exported file has none of the precisions that were given."""
         own, given = model.exported_precision, self._task.precisions
         is_given = given != BenchTask.precisions and validate.has_only_files(self._task)
         if own is not None and is_given and own not in given:
@@ -165,18 +156,19 @@ class Starter:
         """Start a matrix product on the same engine in the same precision, once."""
         key = plan.engine, plan.precision
         is_comparable = "tensors" in ENGINES[plan.engine].kinds and self._task.mode != "end-to-end"
-        if not is_comparable or key in self._tried_limits:
+        if not is_comparable or key in self._with_limit:
             return
-        self._tried_limits.add(key)
+        self._with_limit.add(key)
         product = prepare.prepare_product(self._task.device, self._folder)
         size = product.model.outputs
         try:
             worker = self._worker(product.model, plan, "inference")
-            case = Case(product, plan, size, worker=worker, warm_up=worker.warm_up(size))
+            warm_up = worker.warm_up(size)
         except EffnetError as error:
             self.fail(product, plan, error)
         else:
-            self.limits[key] = case
+            case = Case(product, plan, size, worker=worker, warm_up=warm_up, is_limit=True)
+            self.cases.append(case)
 
     def _worker(self, model: BenchModel, plan: EnginePlan, mode: BenchMode) -> Worker:
         request = WorkerRequest(model, plan, mode, images=self._images, options=self._task.images)

@@ -16,10 +16,7 @@ MAX_IMAGES = 1_000  # of a folder, in mode end-to-end
 
 
 def check(task: BenchTask) -> None:
-    """
-    Raises:
-        UsageError: no such file, folder or torchvision model, or options that exclude each other.
-    """
+    """Raise UsageError for a missing file or model, and options that exclude each other."""
     for name in task.against:
         prepare.check_torchvision(name)
     for path in task.models:

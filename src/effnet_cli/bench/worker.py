@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,20 +26,18 @@ from effnet_cli.options import BenchMode, ImageOptions, Precision
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import peak_memory_bytes
 
-# The warm-up ends when calls get no faster from one window to the next.
-WARM_WINDOW_SECONDS, WARM_CHANGE, WARM_UP_SECONDS = 0.1, 0.03, 2.0
-MB = 1e6
-# A process hangs if it is silent for this long, besides the calls, whose length depends on the
-# model.
+WARM_UP_SECONDS = 2.0  # at most
+WARM_WINDOW_SECONDS, WARM_CHANGE = 0.1, 0.03  # warm is a window no faster than the one before
+# A worker hangs if it is silent for this long, besides its calls, which depend on the model.
 SILENCE_SECONDS = 120
 SILENT_CALLS = 10  # times the first call with one image, for each image of a batch
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
-    """The times of a worker's start; `cold_ms` is from the start of the process to the end of the
-    first call.
-    """
+    """`load_ms` is of the engine, `cold_ms` from the start of the process to the end of a call."""
 
     precision: Precision
     load_ms: float
@@ -52,8 +50,8 @@ class WarmUp:
     """The time of a call once warm, and the peaks of memory so far."""
 
     call_ms: float
-    memory_mb: float | None
-    device_memory_mb: float | None
+    memory_bytes: int | None
+    device_memory_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ class Caller(Protocol):
 
 
 class Worker:
-    """The handle of a worker process, started by the constructor.
+    """The handle of a worker process, which the constructor starts.
 
     Raises:
         EffnetError: it cannot measure that, has ended, or hangs.
@@ -91,9 +89,8 @@ class Worker:
         self._failure: EffnetError | None = None
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(request, other, time.time()), daemon=True
-        )
+        arguments = request, other, time.time()
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         other.close()
         try:
@@ -104,18 +101,15 @@ class Worker:
 
     def warm_up(self, batch_size: int) -> WarmUp:
         """Call until calls get no faster."""
-        warm_up: WarmUp = self._request(batch_size, "warm_up", batch_size, WARM_UP_SECONDS)
-        return warm_up
+        return self._run(warm_up, batch_size, WARM_UP_SECONDS)
 
     def turn(self, batch_size: int, seconds: float) -> Turn:
         """Time calls for about `seconds`."""
-        turn: Turn = self._request(batch_size, "turn", batch_size, seconds)
-        return turn
+        return self._run(take_turn, batch_size, seconds)
 
     def stage_medians_ms(self) -> dict[str, Any]:
         """The median of each stage of mode `end-to-end`, over all turns so far."""
-        medians: dict[str, Any] = self._request(1, "stages")
-        return medians
+        return self._run(StagesCaller.medians_ms)
 
     def close(self) -> None:
         """End the process."""
@@ -123,45 +117,48 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def _request(self, batch_size: int, *command: object) -> Any:
+    def _run(
+        self, function: Callable[..., Result], batch_size: int | None = None, *arguments: object
+    ) -> Result:
+        """Run `function(caller, batch_size, *arguments)` in the process."""
         if self._failure is not None:
             raise self._failure
-        calls_ms = SILENT_CALLS * batch_size * self.started.first_call_ms
+        given = () if batch_size is None else (batch_size, *arguments)
+        calls_ms = SILENT_CALLS * (batch_size or 1) * self.started.first_call_ms
         try:
-            self._connection.send(command)
+            self._connection.send((function, given))
         except OSError as error:
             raise self._fail_ended() from error
-        return self._receive(SILENCE_SECONDS + calls_ms / 1000)
+        result: Result = self._receive(SILENCE_SECONDS + calls_ms / 1000)
+        return result
 
     def _receive(self, seconds: float) -> Any:
         try:
             # One second at a time: of a pause of both processes (Ctrl+Z) only one second counts.
             if not any(self._connection.poll(1) for _ in range(math.ceil(seconds))):
-                raise self._fail_hung(seconds)
-            kind, *content = self._connection.recv()
+                self.close()
+                raise self._fail(
+                    f"The worker process did not respond for {seconds:.0f} s.",
+                    "Try another --engine.",
+                )
+            response = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._fail_ended() from error
-        if kind == "error":
-            raise EffnetError(*content)
-        if kind == "bug":
-            raise RuntimeError(content[0])
-        return content[0]
-
-    def _fail_hung(self, seconds: float) -> EffnetError:
-        self.close()
-        self._failure = EffnetError(
-            f"The worker process did not respond for {seconds:.0f} s.", "Try another --engine."
-        )
-        return self._failure
+        if isinstance(response, Exception):
+            raise response
+        return response
 
     def _fail_ended(self) -> EffnetError:
         self._process.join()
         code = self._process.exitcode or 0
         status = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        self._failure = EffnetError(
+        return self._fail(
             f"The worker process ended ({status}); it may have run out of memory.",
             "Use a smaller --batch-size or --variant.",
         )
+
+    def _fail(self, message: str, hint: str) -> EffnetError:
+        self._failure = EffnetError(message, hint)
         return self._failure
 
 
@@ -169,7 +166,7 @@ class Worker:
 
 
 def _serve(request: WorkerRequest, connection: Connection, started_at: float) -> None:
-    """Load the model, call it once, then execute commands until the connection closes."""
+    """Load the model, call it once, then run functions until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if request.mode == "inference":  # no other threads to leave the cores to: see `__main__`
@@ -181,23 +178,22 @@ def _serve(request: WorkerRequest, connection: Connection, started_at: float) ->
             load_ms = 1000 * (time.perf_counter() - loading)
             (first_call_ms,) = caller.times_ms(1, 1)
         cold_ms = 1000 * (time.time() - started_at)  # the only clock that two processes share
-        start = WorkerStart(caller.precision, load_ms, first_call_ms=first_call_ms, cold_ms=cold_ms)
-        connection.send(("done", start))
+        connection.send(WorkerStart(caller.precision, load_ms, first_call_ms, cold_ms=cold_ms))
         while True:
-            command, *arguments = connection.recv()
+            function, arguments = connection.recv()
             try:
-                response: tuple[Any, ...] = "done", COMMANDS[command](caller, *arguments)
+                response = function(caller, *arguments)
             except EffnetError as error:  # a smaller batch may still work
-                response = "error", error.message, error.hint
+                response = error
             connection.send(response)
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has closed it
         os._exit(0)
     except EffnetError as error:
-        connection.send(("error", error.message, error.hint))
+        connection.send(error)
     except MemoryError:
-        connection.send(("error", "Out of memory.", "Use a smaller --batch-size."))
-    except BaseException:
-        connection.send(("bug", traceback.format_exc()))
+        connection.send(EffnetError("Out of memory.", "Use a smaller --batch-size."))
+    except BaseException:  # with its traceback, which pickling would lose
+        connection.send(RuntimeError(traceback.format_exc()))
     os._exit(1)
 
 
@@ -247,7 +243,7 @@ def warm_up(caller: Caller, batch_size: int, seconds: float) -> WarmUp:
             window += caller.times_ms(batch_size, 1)
         median = float(np.median(window))
         if median > (1 - WARM_CHANGE) * before or time.monotonic() > deadline:
-            return WarmUp(median, _megabytes(peak_memory_bytes()), _megabytes(_device_bytes()))
+            return WarmUp(median, peak_memory_bytes(), _device_memory_bytes())
         before = median
 
 
@@ -268,21 +264,9 @@ def take_turn(caller: Caller, batch_size: int, seconds: float) -> Turn:
     return Turn(tuple(kept), images, took)
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "warm_up": warm_up,
-    "turn": take_turn,
-    "stages": StagesCaller.medians_ms,
-}
-
-
-def _device_bytes() -> int | None:
+def _device_memory_bytes() -> int | None:
     """The most memory that was allocated on a CUDA device."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
-    allocated: int = torch.cuda.max_memory_allocated()
-    return allocated
-
-
-def _megabytes(size: int | None) -> float | None:
-    return None if size is None else size / MB
+    return int(torch.cuda.max_memory_allocated())

@@ -30,5 +30,4 @@ def csv_lines(found: Evaluation) -> Iterator[str]:
     """CSV with a header, a line for each class."""
     rows = [_class_row(row) for row in found.per_class]
     yield csv_line(rows[0])
-    for row in rows:
-        yield csv_line("" if value is None else value for value in row.values())
+    yield from (csv_line(row.values()) for row in rows)
