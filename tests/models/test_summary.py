@@ -13,7 +13,7 @@ from effnet_cli.models.variants import VARIANTS, Variant, find_variant
 from training import Done
 
 explained = cache(anatomy.summarize)  # a second each
-SCALED = [row for row in VARIANTS.values() if row.architecture.scaling is not None]
+SCALED = [row for row in VARIANTS.values() if row.architecture.base is not None]
 
 
 @pytest.mark.parametrize("row", VARIANTS.values(), ids=lambda row: row.name)
@@ -51,17 +51,17 @@ def test_smallest_one_is_table_1_of_the_paper() -> None:
 
 @pytest.mark.parametrize("row", SCALED, ids=lambda row: row.name)
 def test_scaling_makes_the_network_that_is_there(row: Variant) -> None:
-    assert row.architecture.scaling is not None
+    assert row.architecture.base is not None
     found = explained(row.name)
-    is_lite = row.architecture.scaling.base == "lite0"
+    is_lite = row.architecture.base == "lite0"
     last = len(found.growth) - 2  # the head; the classifier follows
     for number, grown in enumerate(found.growth[:-1]):
         is_end = number in (0, last)
-        wanted = round_channels(grown.base_channels * row.architecture.scaling.width)
+        wanted = round_channels(grown.base_channels * row.architecture.width)
         assert grown.channels == (grown.base_channels if is_lite and is_end else wanted)
         if not is_end:
             is_fixed = is_lite and number in (1, last - 1)
-            layers = math.ceil(grown.base_layers * row.architecture.scaling.depth)
+            layers = math.ceil(grown.base_layers * row.architecture.depth)
             assert grown.layers == (grown.base_layers if is_fixed else layers)
     for factor in found.factors:
         assert factor.base**factor.phi == pytest.approx(factor.coefficient)

@@ -63,7 +63,7 @@ class ModelCard:
             raise ValueError(f"its format version is {version!r}; this effnet reads {CARD_VERSION}")
         _check_fields(cls, content, "its header")
         names, given = content["classes"], content["preprocessing"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not (names and isinstance(names, list) and all(isinstance(n, str) for n in names)):
             raise ValueError("its class names are not a list of strings")
         _check_fields(Preprocessing, given, "its preprocessing")
         given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
@@ -75,7 +75,6 @@ class ModelCard:
     def _check_values(self) -> None:
         limit, p = self.unknown_below, self.preprocessing
         checks = [
-            ("class names", self.classes, bool(self.classes)),
             ("variant", self.variant, isinstance(self.variant, str)),
             ("temperature", self.temperature, _is_number(self.temperature, *STORED_TEMPERATURES)),
             ("unknown_below", limit, limit is None or _is_number(limit, 0, 1)),

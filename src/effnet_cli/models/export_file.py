@@ -105,7 +105,7 @@ def read_card(path: Path) -> ModelCard:
                 _check_onnx_once(path)
             return card
         if file_kind(path) != "onnx":
-            raise ValueError(f"{json_file.name!r}, which has its classes, is not beside it")
+            raise ValueError(f"{json_file.name!r} is not beside it (it names the classes)")
         return _read_onnx(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(

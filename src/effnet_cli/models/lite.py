@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # expansion, kernel, stride, output channels, layers: the stages of B0 (arXiv 1905.11946, Table 1)
-STAGES = (
+LITE_STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
     (6, 5, 2, 40, 2),
@@ -90,9 +90,9 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         features = [_unit(3, STEM_CHANNELS, kernel=3, stride=2)]
         channels = STEM_CHANNELS
-        for number, (expansion, kernel, stride, base_channels, layers) in enumerate(STAGES):
+        for number, (expansion, kernel, stride, base_channels, layers) in enumerate(LITE_STAGES):
             outputs = round_channels(base_channels * width)
-            is_scaled = 0 < number < len(STAGES) - 1
+            is_scaled = 0 < number < len(LITE_STAGES) - 1
             stage = nn.Sequential()
             for layer in range(math.ceil(layers * depth) if is_scaled else layers):
                 first_stride = stride if layer == 0 else 1

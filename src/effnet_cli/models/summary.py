@@ -102,16 +102,15 @@ def summarize(name: str) -> ModelSummary:
         UsageError: there is none.
     """
     variant = find_variant(name)
-    scaling = variant.architecture.scaling
-    stages = tuple(_stages(variant))
+    base, stages = variant.architecture.base, tuple(_stages(variant))
     return ModelSummary(
         variant=variant.name,
         resolution_px=variant.preprocessing.crop_px,
         cost=compute_cost(variant, IMAGENET_CLASSES),
         stages=stages,
-        base=scaling.base if scaling else None,
+        base=base,
         factors=tuple(_factors(variant.architecture)),
-        growth=tuple(_growth(VARIANTS[scaling.base], stages)) if scaling else (),
+        growth=tuple(_growth(VARIANTS[base], stages)) if base else (),
     )
 
 
@@ -212,13 +211,12 @@ def _growth(base: Variant, stages: tuple[Stage, ...]) -> Iterator[Growth]:
 
 
 def _factors(architecture: Architecture) -> Iterator[Factor]:
-    scaling = architecture.scaling
-    if scaling is None:
+    if architecture.base is None:
         return
-    resolution = architecture.paper_px / ARCHITECTURES[scaling.base].paper_px
+    resolution = architecture.paper_px / ARCHITECTURES[architecture.base].paper_px
     for dimension, coefficient, base in (
-        ("depth", scaling.depth, ALPHA),
-        ("width", scaling.width, BETA),
+        ("depth", architecture.depth, ALPHA),
+        ("width", architecture.width, BETA),
         ("resolution", resolution, GAMMA),
     ):
         phi = math.log(coefficient) / math.log(base)

@@ -6,8 +6,8 @@ another row of `VARIANTS`.
 Sources of the numbers:
   - b0 to b7, v2_*: torchvision 0.29, `models/efficientnet.py`, the metadata of the DEFAULT weights
     (parameters, accuracy, "GFLOPS", which are multiply-adds, file size in MiB, preprocessing).
-  - `paper_px`, `scaling`: Table 1 and the released configurations of arXiv 1905.11946 (B0 to B7),
-    and arXiv 2104.00298 (V2).
+  - `paper_px`, `base`, `width`, `depth`: Table 1 and the released configurations of arXiv
+    1905.11946 (B0 to B7), and arXiv 2104.00298 (V2).
   - lite0 to lite2: tensorflow/tpu, `models/official/efficientnet/lite/` (accuracy, multiply-adds,
     input sizes, mean 127 and standard deviation 128 of 255; resized to 32 px more than the crop);
     no top-5 is published. Their multiply-adds also count BatchNorm (two per value), activations and
@@ -30,31 +30,23 @@ LITE_MEAN: Triple = (127 / 255, 127 / 255, 127 / 255)
 LITE_STD: Triple = (128 / 255, 128 / 255, 128 / 255)
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """Compound scaling: how many times the channels (`width`) and the layers (`depth`) of the
-    architecture `base` an architecture has.
-    """
-
-    base: str
-    width: float
-    depth: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """How a model is built.
 
-    `builder` is `module:function`, called as `function(num_classes=N)`. `parameters` is their
-    number with 1,000 classes; `paper_px` the input resolution in the paper, which some weights
-    depart from. `scaling` is `None` where the paper gives none.
+    `builder` is `module:function`, called as `function(num_classes=N)`. `parameters` is for 1,000
+    classes. `paper_px` is the input resolution in the paper, which some weights depart from.
+    Compound scaling makes it from `base` with `width` times the channels and `depth` times the
+    layers; `base` is `None` where the paper used another method.
     """
 
     name: str
     builder: str
     parameters: int
     paper_px: int
-    scaling: Scaling | None = None
+    base: str | None = None
+    width: float = 1.0
+    depth: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,27 +87,27 @@ class Variant:
 # fmt: off
 ARCHITECTURES = {row.name: row for row in (
     Architecture(name="lite0", builder="effnet_cli.models.lite:efficientnet_lite0",
-                 parameters=4_652_008, paper_px=224, scaling=Scaling("lite0", 1.0, 1.0)),
+                 parameters=4_652_008, paper_px=224, base="lite0", width=1.0, depth=1.0),
     Architecture(name="lite1", builder="effnet_cli.models.lite:efficientnet_lite1",
-                 parameters=5_416_680, paper_px=240, scaling=Scaling("lite0", 1.0, 1.1)),
+                 parameters=5_416_680, paper_px=240, base="lite0", width=1.0, depth=1.1),
     Architecture(name="lite2", builder="effnet_cli.models.lite:efficientnet_lite2",
-                 parameters=6_092_072, paper_px=260, scaling=Scaling("lite0", 1.1, 1.2)),
+                 parameters=6_092_072, paper_px=260, base="lite0", width=1.1, depth=1.2),
     Architecture(name="b0", builder="torchvision.models:efficientnet_b0",
-                 parameters=5_288_548, paper_px=224, scaling=Scaling("b0", 1.0, 1.0)),
+                 parameters=5_288_548, paper_px=224, base="b0", width=1.0, depth=1.0),
     Architecture(name="b1", builder="torchvision.models:efficientnet_b1",
-                 parameters=7_794_184, paper_px=240, scaling=Scaling("b0", 1.0, 1.1)),
+                 parameters=7_794_184, paper_px=240, base="b0", width=1.0, depth=1.1),
     Architecture(name="b2", builder="torchvision.models:efficientnet_b2",
-                 parameters=9_109_994, paper_px=260, scaling=Scaling("b0", 1.1, 1.2)),
+                 parameters=9_109_994, paper_px=260, base="b0", width=1.1, depth=1.2),
     Architecture(name="b3", builder="torchvision.models:efficientnet_b3",
-                 parameters=12_233_232, paper_px=300, scaling=Scaling("b0", 1.2, 1.4)),
+                 parameters=12_233_232, paper_px=300, base="b0", width=1.2, depth=1.4),
     Architecture(name="b4", builder="torchvision.models:efficientnet_b4",
-                 parameters=19_341_616, paper_px=380, scaling=Scaling("b0", 1.4, 1.8)),
+                 parameters=19_341_616, paper_px=380, base="b0", width=1.4, depth=1.8),
     Architecture(name="b5", builder="torchvision.models:efficientnet_b5",
-                 parameters=30_389_784, paper_px=456, scaling=Scaling("b0", 1.6, 2.2)),
+                 parameters=30_389_784, paper_px=456, base="b0", width=1.6, depth=2.2),
     Architecture(name="b6", builder="torchvision.models:efficientnet_b6",
-                 parameters=43_040_704, paper_px=528, scaling=Scaling("b0", 1.8, 2.6)),
+                 parameters=43_040_704, paper_px=528, base="b0", width=1.8, depth=2.6),
     Architecture(name="b7", builder="torchvision.models:efficientnet_b7",
-                 parameters=66_347_960, paper_px=600, scaling=Scaling("b0", 2.0, 3.1)),
+                 parameters=66_347_960, paper_px=600, base="b0", width=2.0, depth=3.1),
     Architecture(name="v2_s", builder="torchvision.models:efficientnet_v2_s",
                  parameters=21_458_488, paper_px=384),
     Architecture(name="v2_m", builder="torchvision.models:efficientnet_v2_m",
