@@ -6,7 +6,7 @@ from typing import Literal
 
 Fit = Literal["crop", "pad", "stretch"]
 EngineName = Literal["torch", "onnxruntime", "openvino", "litert", "executorch"]
-EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino", "litert", "executorch"]
+EngineChoice = Literal["auto", EngineName]
 # What a network's file holds: tensors to build it from, or a whole network for a runtime.
 FileKind = Literal["tensors", "onnx", "openvino", "pt2", "litert", "executorch"]
 TargetName = Literal[
@@ -14,7 +14,8 @@ TargetName = Literal[
 ]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]
 Quantization = Literal["int8"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+EnginePrecision = Literal["fp32", "bf16", "fp16"]  # int8 is what an exported file is
+Precision = Literal[EnginePrecision, "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["none", "light", "strong"]
 BenchMode = Literal["inference", "train", "end-to-end"]
@@ -61,7 +62,7 @@ class EngineOptions:
 
     device: str = "auto"
     engine: EngineChoice = "auto"
-    precision: Precision = "fp32"
+    precision: EnginePrecision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ class BenchTask:
     against: tuple[str, ...] = ()
     device: str = "auto"
     engines: tuple[str, ...] = ()
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[EnginePrecision, ...] = ("fp32",)
     batch_sizes: tuple[int, ...] = ()
     mode: BenchMode = "inference"
     image_folder: Path | None = None

@@ -90,7 +90,8 @@ def families(session_folder: Path, caches: None) -> Callable[[str], ModelOptions
                 build.set_head(network, len(classes), hidden=32)
             card = ModelCard(row.name, classes, preprocessing, temperature=1.7)
             looked = samples().looked_at(card, ImageOptions(), SILENT, "")
-            lively(network, pixels=torch.from_numpy(np.concatenate([x.pixels for x in looked])))
+            crops = np.concatenate([one.crop for one in looked])
+            lively(network, pixels=torch.from_numpy(engines.normalise(crops, preprocessing)))
             checkpoint.write(folder / "model.safetensors", card, arrays(network.state_dict()))
         return ModelOptions(model=folder)
 

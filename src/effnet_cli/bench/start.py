@@ -16,7 +16,14 @@ from effnet_cli.bench.statistics import MIN_TURNS, Turn
 from effnet_cli.bench.worker import WarmUp, Worker, WorkerRequest
 from effnet_cli.engines import ENGINES, EnginePlan
 from effnet_cli.models.variants import VARIANTS, Variant
-from effnet_cli.options import BenchMode, BenchTask, EngineName, EngineOptions, FileKind, Precision
+from effnet_cli.options import (
+    BenchMode,
+    BenchTask,
+    EngineName,
+    EngineOptions,
+    EnginePrecision,
+    FileKind,
+)
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import Reporter
 
@@ -177,14 +184,16 @@ class Starter:
         return worker
 
 
-def engine_precisions(task: BenchTask, kind: FileKind) -> Iterator[tuple[EngineName, Precision]]:
+def engine_precisions(
+    task: BenchTask, kind: FileKind
+) -> Iterator[tuple[EngineName, EnginePrecision]]:
     """The engines and precisions to measure a model in, which is a file of `kind`.
 
     Raises:
         UsageError: no engine, or not the one that was named, runs that.
         EffnetError: the engine is not installed.
     """
-    precisions: Sequence[Precision] = task.precisions if kind == "tensors" else ("fp32",)
+    precisions: Sequence[EnginePrecision] = task.precisions if kind == "tensors" else ("fp32",)
     named: Sequence[EngineName] = [name for name in ENGINES if name in task.engines]
     if task.mode == "train":
         named = ["torch"]

@@ -23,7 +23,7 @@ from effnet_cli.cli.out import (
     show_data,
     show_json,
 )
-from effnet_cli.options import BenchMode, BenchTask, EngineChoice, Precision
+from effnet_cli.options import BenchMode, BenchTask, EngineChoice, EnginePrecision, Precision
 from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ def bench(
         _listed(against, None, ""),
         device,
         _listed(engine, [name for name in get_args(EngineChoice) if name != "auto"], "engine"),
-        tuple(cast("Precision", p) for p in _listed(precision, get_args(Precision), "precision"))
+        tuple(
+            cast("EnginePrecision", p) for p in _listed(precision, get_args(Precision), "precision")
+        )
         or BenchTask.precisions,
         _batch_sizes(batch_size),
         mode,

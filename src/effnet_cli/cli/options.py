@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from effnet_cli.models.variants import DEFAULT_VARIANT
-from effnet_cli.options import EngineChoice, Fit, Precision
+from effnet_cli.options import EngineChoice, EnginePrecision, Fit
 from effnet_cli.system.errors import UsageError
 
 ListFormat = Literal["table", "json"]
@@ -105,7 +105,7 @@ EngineOption = Annotated[
     typer.Option("--engine", "-e", help="What runs it; auto answers as torch does in fp32."),
 ]
 PrecisionOption = Annotated[
-    Precision,
+    EnginePrecision,
     typer.Option("--precision", "-p", help="Below fp32, answers come faster and differ a little."),
 ]
 FitOption = Annotated[

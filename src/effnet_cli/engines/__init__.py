@@ -11,17 +11,16 @@ from effnet_cli.engines.base import (
 )
 from effnet_cli.engines.normalise import normalise
 from effnet_cli.engines.registry import (
-    AUTO,
     BATCH_SIZE,
     ENGINES,
     EnginePlan,
     EngineRow,
+    list_engines,
     list_installed,
     plan_engine,
 )
 
 __all__ = [
-    "AUTO",
     "BATCH_SIZE",
     "ENGINES",
     "Crops",
@@ -31,6 +30,7 @@ __all__ = [
     "EnginePlan",
     "Scores",
     "ScoresAre",
+    "list_engines",
     "list_installed",
     "normalise",
     "plan_engine",

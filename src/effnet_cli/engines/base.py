@@ -1,12 +1,14 @@
-"""The protocol that all engines share: crops in, scores out."""
+"""The protocol of engines: crops in, scores out."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.models.card import ModelCard
+from effnet_cli.models.weights import Model
 from effnet_cli.options import Precision
 from effnet_cli.system.errors import UsageError
 
@@ -21,7 +23,7 @@ class Engine(Protocol):
     Safe to call from as many threads at once as it was loaded for.
 
     Raises:
-        EffnetError: when called, if the device cannot run it (out of memory).
+        EffnetError: when called, if the device runs out of memory.
     """
 
     precision: Precision
@@ -32,24 +34,36 @@ class Engine(Protocol):
 
 @runtime_checkable
 class DeviceClock(Protocol):
-    """An engine that can time its passes by the clock of its device."""
+    """An engine that times its passes by the clock of its device."""
 
     def device_times_ms(self, crops: Crops, calls: int) -> list[float] | None:
-        """Milliseconds of each of `calls` passes through the model, with its input already on the
+        """Milliseconds of each of `calls` passes through the model, its input already on the
         device; `None` if the device works synchronously.
         """
 
 
 class CannotRunError(UsageError):
-    """A runtime refuses a file."""
+    """A runtime refuses an exported file."""
 
 
-def cannot_run_error(library: str, path: Path) -> CannotRunError:
-    """The error for a file that `library` refuses; its own message is written for developers."""
-    return CannotRunError(
-        f"{library} cannot run {str(path)!r}: the file is damaged, or made for a newer {library}.",
-        "Export it again.",
-    )
+@contextmanager
+def translate_errors(
+    library: str, model: Model, errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)
+) -> Iterator[None]:
+    """Raise `CannotRunError` for what `library` raises for a file that it cannot run.
+
+    Errors in a graph that effnet compiled itself are bugs, and stay what they are.
+    """
+    try:
+        yield
+    except errors as error:
+        if model.file_kind == "tensors":
+            raise
+        raise CannotRunError(
+            f"{library} cannot run {str(model.path)!r}: the file is damaged, or made for a newer "
+            f"{library}.",
+            "Export it again.",
+        ) from error
 
 
 def scores_of(card: ModelCard) -> ScoresAre:

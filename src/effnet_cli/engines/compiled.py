@@ -1,8 +1,8 @@
-"""The compiled form of a network that onnxruntime and OpenVINO load: made once per set of weights,
-then cached.
+"""The compiled form of a model that onnxruntime and OpenVINO load: an ONNX graph, made once per set
+of weights, then cached.
 
-Its name carries the digests of the weights and of itself, so that new weights never meet an old
-artefact and a damaged one is made again.
+The file name carries the digests of the weights and of the file itself, so that new weights never
+meet an old graph and a damaged one is made again.
 """
 
 import hashlib
@@ -21,80 +21,80 @@ from effnet_cli.system.files import (
 )
 from effnet_cli.system.reporter import Reporter
 
-# Part of the name: raise it when the graph that is written changes.
-GRAPH_VERSION = "g2"
-# What an artefact must reach against torch in fp32 before it is kept.
-MAX_PROBABILITY_DIFFERENCE = 1e-3
+GRAPH_VERSION = "g2"  # part of the file name; raise it when the graph that is written changes
+MAX_PROBABILITY_DIFFERENCE = 1e-3  # from torch fp32; a graph that differs more is refused
 
 
-def get_compiled(network: Model, reporter: Reporter) -> Path | bytes:
-    """The compiled form of a network: the file that was exported, else the cached ONNX file, else
-    one made now; its bytes where no cache can be written.
+def get_compiled(model: Model, reporter: Reporter) -> Path | bytes:
+    """The compiled form of a model: the exported file, else the cached ONNX file, compiled if
+    needed; its bytes if the cache cannot be written.
 
     Raises:
-        UsageError: the weights are not the network's.
-        EffnetError: what was made answers differently from torch.
+        UsageError: the weights do not fit the model.
+        EffnetError: the graph differs from torch.
     """
-    if network.file_kind != "tensors":  # an exported network is compiled already
-        return network.path
-    if network.module is not None:
-        return _made(network)
-    cached = _cached(network)
+    if model.file_kind != "tensors":
+        return model.path
+    if model.module is not None:
+        return _compile(model)
+    cached = _find_cached(model)
     if cached:
         return cached
-    made = b""
+    content = b""
     try:
-        with process_lock(compiled_dir() / _stem(network)):
-            cached = _cached(network)  # another process may have made it meanwhile
+        with process_lock(compiled_dir() / _stem(model)):
+            cached = _find_cached(model)  # another process may have compiled it meanwhile
             if cached:
                 return cached
-            remove_partial_files(compiled_dir(), _stem(network))
+            remove_partial_files(compiled_dir(), _stem(model))
             reporter.note(
-                f"Compiling {network.variant.name} for this machine (once; later starts skip this)"
+                f"Compiling {model.variant.name} for this machine (once; later starts skip this)"
             )
-            made = _made(network)
-            return _kept(network, made)
+            content = _compile(model)
+            return _cache(model, content)
     except EffnetError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        reporter.note(f"Every start will be as slow as this one: {error.message}")
-        return made or _made(network)
+        reporter.note(
+            "Cannot write the cache; the model will be recompiled on every run: " + error.message
+        )
+        return content or _compile(model)
 
 
-def _stem(network: Model) -> str:
-    return f"{network.variant.name}-{network.sha256[:DIGEST_CHARS]}-{GRAPH_VERSION}"
+def _stem(model: Model) -> str:
+    return f"{model.variant.name}-{model.sha256[:DIGEST_CHARS]}-{GRAPH_VERSION}"
 
 
-def _cached(network: Model) -> Path | None:
-    for path in compiled_dir().glob(f"{_stem(network)}-*.onnx"):
-        with suppress(OSError):  # another process may drop it meanwhile
+def _find_cached(model: Model) -> Path | None:
+    for path in compiled_dir().glob(f"{_stem(model)}-*.onnx"):
+        with suppress(OSError):  # another process may remove it meanwhile
             if path.stem.endswith(cached_sha256(path)[:DIGEST_CHARS]):
                 return path
     return None
 
 
-def _kept(network: Model, made: bytes) -> Path:
-    digest = hashlib.sha256(made).hexdigest()[:DIGEST_CHARS]
-    path = compiled_dir() / f"{_stem(network)}-{digest}.onnx"
+def _cache(model: Model, content: bytes) -> Path:
+    digest = hashlib.sha256(content).hexdigest()[:DIGEST_CHARS]
+    path = compiled_dir() / f"{_stem(model)}-{digest}.onnx"
     with atomic_write(path) as part:
-        part.write_bytes(made)
+        part.write_bytes(content)
     return path
 
 
-def _made(network: Model) -> bytes:
-    """The graph, written from the torch network and compared with it."""
-    # torch is imported here only: when there is an artefact, a start does without it
+def _compile(model: Model) -> bytes:
+    """The graph, written from the torch module and compared with it."""
+    # imports torch; with a cached graph a start does without
     from effnet_cli.engines import onnx_writer
     from effnet_cli.models import build
 
-    crop_px = network.card.preprocessing.crop_px
-    module = build.load_module(network)
-    made = onnx_writer.build_graph(module, crop_px, {"effnet": network.card.to_json()})
-    difference = onnx_writer.max_difference(made, module, crop_px)
+    crop_px = model.card.preprocessing.crop_px
+    module = build.load_module(model)
+    content = onnx_writer.build_graph(module, crop_px, {"effnet": model.card.to_json()})
+    difference = onnx_writer.max_difference(content, module, crop_px)
     if not difference <= MAX_PROBABILITY_DIFFERENCE:  # NaN too
         raise EffnetError(
-            f"The compiled {network.variant.name} answers differently from torch "
-            f"(probabilities by {difference:.1e}).",
+            f"The compiled {model.variant.name} differs from torch by {difference:.1e} in a "
+            "probability.",
             "Use --engine torch, and report this.",
         )
-    return made
+    return content

@@ -1,4 +1,4 @@
-"""An exported file as an engine: it may take a fixed number of images in a call."""
+"""Engines for exported files, which may take a fixed number of images per call."""
 
 import numpy as np
 
@@ -8,34 +8,33 @@ from effnet_cli.system.errors import EffnetError
 
 
 class ExportedEngine:
-    """An `Engine` around the one that runs the file; checks what it gives."""
+    """An `Engine` around the one that runs the file."""
 
     def __init__(self, engine: Engine, card: ModelCard) -> None:
-        self.precision = card.precision or engine.precision
+        self.precision = card.precision or "fp32"
         self.scores_are = engine.scores_are
         self._engine = engine
-        self._batch: int | None = card.export["batch"]
+        self._batch_size: int | None = card.export["batch"]
         self._num_classes = len(card.classes)
 
     def __call__(self, crops: Crops) -> Scores:
-        scores = self._in_batches(crops, self._batch or len(crops))
-        shape = (len(crops), self._num_classes)
-        if scores.shape != shape:
+        scores = self._run(crops, self._batch_size or len(crops))
+        shape = [len(crops), self._num_classes]
+        if list(scores.shape) != shape:
             raise EffnetError(
-                f"The model's output has the shape {list(scores.shape)} instead of {list(shape)}: "
-                f"its JSON names {self._num_classes} classes.",
+                f"The model's output has the shape {list(scores.shape)} instead of {shape}: its "
+                f"JSON names {self._num_classes} classes.",
                 "Export it again.",
             )
         return scores
 
-    def _in_batches(self, crops: Crops, size: int) -> Scores:
-        """Calls of exactly `size` crops, the last one padded."""
-        if size == len(crops):
+    def _run(self, crops: Crops, size: int) -> Scores:
+        """Call with exactly `size` crops at a time, the last ones padded."""
+        if len(crops) == size:
             return self._engine(crops)
         parts = []
         for start in range(0, len(crops), size):
             part = crops[start : start + size]
             padding = np.zeros((size - len(part), *part.shape[1:]), dtype=part.dtype)
-            full = np.concatenate([part, padding]) if len(padding) else part
-            parts.append(self._engine(full)[: len(part)])
+            parts.append(self._engine(np.concatenate([part, padding]))[: len(part)])
         return np.concatenate(parts)

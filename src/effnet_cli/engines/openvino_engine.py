@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines.base import Crops, Scores, cannot_run_error, scores_of
+from effnet_cli.engines.base import Crops, Scores, scores_of, translate_errors
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.engines.normalise import model_input
 from effnet_cli.models.weights import Model
@@ -17,13 +17,12 @@ from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import Reporter
 
 CONVERSION_TOOLS = "openvino.tools.ovc"
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
-def _runtime() -> Any:
-    """The package openvino without its conversion tools.
-
-    It imports them, and with them a telemetry client, if they are there: a third of the time of its
-    import. For its import only, they are not.
+def _import_openvino() -> Any:
+    """openvino without its conversion tools, which it imports where they are installed, and a
+    telemetry client with them: a third of its import time.
     """
     tools = sys.modules.get(CONVERSION_TOOLS)
     sys.modules[CONVERSION_TOOLS] = None  # type: ignore[assignment]
@@ -35,35 +34,27 @@ def _runtime() -> Any:
             sys.modules[CONVERSION_TOOLS] = tools
 
 
-openvino = _runtime()
-
-HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+openvino = _import_openvino()
 
 
 class OpenVinoEngine:
-    """An `Engine`. The graph is compiled for fixed batch sizes, which is up to 1.7 times as fast as
-    a dynamic one.
+    """An `Engine`. Compiles the graph for fixed batch sizes, powers of two: up to 1.7 times as fast
+    as a dynamic one.
     """
 
     def __init__(
-        self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
+        self, model: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
-        self.precision, self.scores_are = precision, scores_of(network.card)
-        self._card = network.card
+        self.precision, self.scores_are = precision, scores_of(model.card)
+        self._card = model.card
         self._core = openvino.Core()
-        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if CAPABILITIES[precision] not in able:
+        if precision.upper() not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EffnetError(
                 f"This processor has no {precision} arithmetic.", "Use --precision fp32."
             )
-        model = get_compiled(network, reporter)
-        try:
-            self._model = self._core.read_model(model if isinstance(model, bytes) else str(model))
-        except RuntimeError as error:
-            if network.file_kind == "tensors":  # our own graph: a bug
-                raise
-            raise cannot_run_error("OpenVINO", network.path) from error
+        graph = get_compiled(model, reporter)
+        with translate_errors("OpenVINO", model):
+            self._graph = self._core.read_model(graph if isinstance(graph, bytes) else str(graph))
         self._settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": str(callers),
@@ -73,24 +64,21 @@ class OpenVinoEngine:
         self._lock = threading.Lock()
         self._compiled: dict[int, Any] = {}  # by batch size
         self._local = threading.local()  # each thread's requests, by batch size
-        # Also before any other thread calls: two first calls at the same time deadlock in OpenVINO
-        # 2026.4 (one holds the lock of a C++ static, the other the interpreter's).
-        side = self._card.preprocessing.crop_px
-        self(np.zeros((self._card.export.get("batch") or 1, side, side, 3), dtype=np.uint8))
+        # A first call before any other thread's: two at the same time deadlock in OpenVINO 2026.4
+        # (one holds the lock of a C++ static, the other the interpreter's).
+        crop_px = model.card.preprocessing.crop_px
+        batch_size = model.card.export.get("batch") or 1
+        self(np.zeros((batch_size, crop_px, crop_px, 3), dtype=np.uint8))
 
     def __call__(self, crops: Crops) -> Scores:
         count = len(crops)
-        size = self._batch_size_for(count)
+        size = 1 << (count - 1).bit_length()  # the next power of two
         if size != count:
             padding = np.zeros((size - count, *crops.shape[1:]), dtype=crops.dtype)
             crops = np.concatenate([crops, padding])
         request = self._request(size)
         request.infer([model_input(crops, self._card)], share_inputs=True)
         return np.array(request.get_output_tensor(0).data[:count], dtype=np.float32)
-
-    def _batch_size_for(self, count: int) -> int:
-        """A power of two that holds `count` images."""
-        return 1 << (count - 1).bit_length()
 
     def _request(self, size: int) -> Any:
         requests: dict[int, Any] = self._local.__dict__.setdefault("requests", {})
@@ -101,6 +89,6 @@ class OpenVinoEngine:
     def _compile(self, size: int) -> Any:
         with self._lock:
             if size not in self._compiled:
-                self._model.reshape([size, *list(self._model.input(0).partial_shape)[1:]])
-                self._compiled[size] = self._core.compile_model(self._model, "CPU", self._settings)
+                self._graph.reshape([size, *list(self._graph.input(0).partial_shape)[1:]])
+                self._compiled[size] = self._core.compile_model(self._graph, "CPU", self._settings)
             return self._compiled[size]

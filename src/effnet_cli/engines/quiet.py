@@ -1,31 +1,31 @@
-"""What runtimes write about themselves, kept from people and pipes."""
+"""Keeps native libraries from writing to stdout and stderr."""
 
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# One at a time puts stdout and stderr back; who already has the turn may take it again, as when an
-# engine that is loaded in silence loads its own library in silence.
-_TURN = threading.RLock()
+# One thread at a time replaces stdout and stderr. Reentrant: an engine that is loaded in silence
+# may load its own library in silence.
+_LOCK = threading.RLock()
 
 
 @contextmanager
 def silence_output() -> Iterator[None]:
-    """Without what native code writes to the process's stdout and stderr meanwhile.
+    """Discard what the process writes to stdout and stderr.
 
-    The command line's own words go through descriptors of their own (`cli.edge`); of a program that
-    calls effnet, what other threads write meanwhile is lost.
+    The command line has descriptors of its own for its output; in a program that calls effnet, what
+    other threads write meanwhile is lost.
     """
-    with _TURN:
-        kept = {number: os.dup(number) for number in (1, 2)}
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+    with _LOCK:
+        saved = {number: os.dup(number) for number in (1, 2)}
+        null = os.open(os.devnull, os.O_WRONLY)
         try:
-            for number in kept:
-                os.dup2(nowhere, number)
+            for number in saved:
+                os.dup2(null, number)
             yield
         finally:
-            for number, copy in kept.items():
+            for number, copy in saved.items():
                 os.dup2(copy, number)
                 os.close(copy)
-            os.close(nowhere)
+            os.close(null)

@@ -1,13 +1,13 @@
-"""What runs a network: torch, onnxruntime, OpenVINO behind one callable.
+"""The registry of engines, and the choice among them.
 
-A new engine is one class in a file of its own and one row in `ENGINES`.
+A new engine is one class in a file of its own, one row in `ENGINES` and its name in
+`options.EngineName`.
 """
 
 import ctypes
 import importlib.util
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from effnet_cli.engines.exported import ExportedEngine
 from effnet_cli.models.export_file import FILE_KINDS
 from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model
-from effnet_cli.options import EngineName, EngineOptions, FileKind, Precision
+from effnet_cli.options import EngineName, EngineOptions, EnginePrecision, FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -25,84 +25,82 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """One engine: `module:class`, the library it needs, how to install that, which files it runs,
-    what it can do on which devices, and whether its calls only wait, for threads or a device of its
-    own.
+    """One engine.
 
-    The class is called as `cls(network, device, precision, callers, reporter)`, where `callers` is
-    the number of threads that will call the engine at the same time.
+    `path` is the `module:class` that loads a model, called as in `EnginePlan.load`. `library` is
+    the module it imports, `install` the command that installs it. `kinds` are the files that it
+    runs, `precisions` what it computes in on each type of device. `--engine auto` prefers it on
+    the devices `preferred_on`, else the first row that fits. `waits`: its calls only wait, for
+    threads or a device of its own.
     """
 
     path: str
     library: str
     install: str
     kinds: tuple[FileKind, ...]
-    precisions: Mapping[str, tuple[Precision, ...]]
+    precisions: Mapping[str, tuple[EnginePrecision, ...]]
+    preferred_on: tuple[str, ...] = ()
     waits: bool = False
 
 
 ENGINES: Mapping[EngineName, EngineRow] = {
     "onnxruntime": EngineRow(
-        "effnet_cli.engines.onnxruntime_engine:OnnxRuntimeEngine",
-        "onnxruntime",
-        "pip install onnxruntime",
-        ("tensors", "onnx"),
-        {"cpu": ("fp32",), "cuda": ("fp32",)},
+        path="effnet_cli.engines.onnxruntime_engine:OnnxRuntimeEngine",
+        library="onnxruntime",
+        install="pip install onnxruntime",
+        kinds=("tensors", "onnx"),
+        precisions={"cpu": ("fp32",), "cuda": ("fp32",)},
     ),
     "openvino": EngineRow(
-        "effnet_cli.engines.openvino_engine:OpenVinoEngine",
-        "openvino",
-        "pip install 'effnet-cli[openvino]'",
-        ("tensors", "onnx", "openvino"),
-        {"cpu": ("fp32", "bf16", "fp16")},
+        path="effnet_cli.engines.openvino_engine:OpenVinoEngine",
+        library="openvino",
+        install="pip install 'effnet-cli[openvino]'",
+        kinds=("tensors", "onnx", "openvino"),
+        precisions={"cpu": ("fp32", "bf16", "fp16")},
         waits=True,
     ),
     "torch": EngineRow(
-        "effnet_cli.engines.torch_engine:TorchEngine",
-        "torch",
-        "pip install 'torch>=2.14' 'torchvision>=0.29'",
-        ("tensors", "pt2"),
-        {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "fp16")},
+        path="effnet_cli.engines.torch_engine:TorchEngine",
+        library="torch",
+        install="pip install 'torch>=2.14' 'torchvision>=0.29'",
+        kinds=("tensors", "pt2"),
+        precisions={
+            "cpu": ("fp32", "bf16"),
+            "cuda": ("fp32", "bf16", "fp16"),
+            "mps": ("fp32", "fp16"),
+        },
+        preferred_on=("cuda",),
     ),
     "litert": EngineRow(
-        "effnet_cli.engines.litert_engine:LiteRtEngine",
-        "ai_edge_litert",
-        "pip install 'effnet-cli[litert]'",
-        ("litert",),
-        {"cpu": ("fp32",)},
+        path="effnet_cli.engines.litert_engine:LiteRtEngine",
+        library="ai_edge_litert",
+        install="pip install 'effnet-cli[litert]'",
+        kinds=("litert",),
+        precisions={"cpu": ("fp32",)},
     ),
     "executorch": EngineRow(
-        "effnet_cli.engines.executorch_engine:ExecuTorchEngine",
-        "executorch",
-        "pip install 'effnet-cli[executorch]'",
-        ("executorch",),
-        {"cpu": ("fp32",)},
+        path="effnet_cli.engines.executorch_engine:ExecuTorchEngine",
+        library="executorch",
+        install="pip install 'effnet-cli[executorch]'",
+        kinds=("executorch",),
+        precisions={"cpu": ("fp32",)},
     ),
 }
 
-# What `--engine auto` tries on each device, best first: the first that runs such a file, is
-# installed and has the precision.
-AUTO: Mapping[str, tuple[EngineName, ...]] = {
-    "cpu": ("onnxruntime", "openvino", "torch", "litert", "executorch"),
-    "cuda": ("torch", "onnxruntime"),
-    "mps": ("torch",),
-}
-
-# Images in one call where a person does not say. On a CPU several threads with one image each
-# are faster than one call with many (lite0, 2 cores: 3.5 against 4.2 ms an image) and every answer
-# is the same as for the image alone.
+# Default batch size. On a CPU several threads with one image each are faster than one call with
+# many (lite0, 2 cores: 3.5 against 4.2 ms an image), and each prediction is the same as for the
+# image alone.
 BATCH_SIZE = {"cpu": 1, "cuda": 32, "mps": 16}
-# Multiply-adds in flight at the same time, in billions.
-MAX_GIGA_MULTIPLY_ADDS = 16
+MAX_GIGA_MULTIPLY_ADDS = 16  # in flight at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """An engine that was chosen but not loaded."""
+    """An engine that is chosen but not loaded."""
 
     engine: EngineName
     device: str
-    precision: Precision
+    precision: EnginePrecision
 
     @property
     def batch_size(self) -> int:
@@ -110,20 +108,20 @@ class EnginePlan:
 
     @property
     def workers(self) -> int:
-        """The threads that keep the cores busy: one more where a call only waits."""
+        """The threads that keep the cores busy: one more if calls only wait."""
         return usable_cores() + ENGINES[self.engine].waits
 
     def max_callers(self, variant: Variant) -> int:
-        """The calls that may run at the same time: as many as cores for small networks, few for
-        large ones, whose every call needs up to a gigabyte.
+        """The calls that may run at once: one per core for small models, few for large ones, as a
+        call of theirs needs up to a gigabyte.
         """
         return min(usable_cores(), max(1, int(MAX_GIGA_MULTIPLY_ADDS / variant.giga_multiply_adds)))
 
-    def load(self, network: Model, callers: int = 1, reporter: Reporter = SILENT) -> Engine:
-        """Load the engine for `callers` threads that call it at the same time.
+    def load(self, model: Model, callers: int = 1, reporter: Reporter = SILENT) -> Engine:
+        """Load the engine for `callers` threads that call it at once.
 
         Raises:
-            EffnetError: the library or the device cannot do it.
+            EffnetError: the library or the device cannot run the model.
         """
         row = ENGINES[self.engine]
         path, name = row.path.split(":")
@@ -135,93 +133,99 @@ class EnginePlan:
                 f"Install it: {row.install}",
             ) from error
         engine: Engine = getattr(module, name)(
-            network, self.device, self.precision, callers, reporter
+            model,
+            device=self.device,
+            precision=self.precision,
+            callers=callers,
+            reporter=reporter,
         )
-        return ExportedEngine(engine, network.card) if network.file_kind != "tensors" else engine
+        return engine if model.file_kind == "tensors" else ExportedEngine(engine, model.card)
 
 
 def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePlan:
-    """Choose engine and device for a network in a file of some kind.
+    """Choose engine and device for a file of some kind.
 
     Raises:
-        UsageError: what was asked for does not exist, or not together.
-        EffnetError: it is not installed or not on this machine.
+        UsageError: an unknown engine or device, or a combination that does not exist.
+        EffnetError: not installed, or no such device on this machine.
     """
-    device = _device(options.device)
-    on = _device_type(device)
-    if options.engine != "auto":
-        _check_can(options.engine, on, options.precision, kind)
-        _check_is_installed(options.engine)
-        return EnginePlan(options.engine, device, options.precision)
-    for_kind = [name for name in AUTO[on] if kind in ENGINES[name].kinds]
-    able = [name for name in for_kind if options.precision in ENGINES[name].precisions[on]]
-    if not able and for_kind:
-        exportable = " or --model with an int8 export," if kind == "tensors" else ""
-        raise UsageError(
-            f"No engine runs {options.precision} on {on}{_of(kind)}.",
-            f"Try {_precisions(on, for_kind)},{exportable} or another --device.",
-        )
+    device = _resolve_device(options.device)
+    device_type = _device_type(device)
+    if options.engine == "auto":
+        engine = _choose_engine(device_type, options.precision, kind)
+    else:
+        engine = options.engine
+        _check_support(engine, device_type, precision=options.precision, kind=kind)
+        if not _is_installed(engine):
+            raise EffnetError(
+                f"The engine {engine} is not installed.", f"Install it: {ENGINES[engine].install}"
+            )
+    return EnginePlan(engine, device, options.precision)
+
+
+def list_engines(device_type: str, kind: FileKind) -> list[EngineName]:
+    """The engines for files of some kind on a type of device, those that `auto` prefers first."""
+    names: list[EngineName] = [
+        name for name, row in ENGINES.items() if device_type in row.precisions and kind in row.kinds
+    ]
+    return sorted(names, key=lambda name: device_type not in ENGINES[name].preferred_on)
+
+
+def list_installed(device_type: str, kind: FileKind) -> list[EngineName]:
+    """Those of `list_engines` that are installed."""
+    return [name for name in list_engines(device_type, kind) if _is_installed(name)]
+
+
+def _choose_engine(device_type: str, precision: EnginePrecision, kind: FileKind) -> EngineName:
+    for_kind = list_engines(device_type, kind)
+    if not for_kind:
+        raise UsageError(f"No engine runs {_describe(kind)} on {device_type}.", "Use --device cpu.")
+    able = [name for name in for_kind if precision in ENGINES[name].precisions[device_type]]
     if not able:
-        raise UsageError(f"No engine runs {_files(kind)} on {on}.", "Use --device cpu.")
-    installed = next((name for name in able if _is_installed(name)), None)
-    if installed is None:
-        row = ENGINES[able[0]]
-        what = f"{options.precision} on {on}" if kind == "tensors" else f"To run {_files(kind)}"
-        raise EffnetError(
-            f"{what} needs {row.library}, which is not installed.", f"Install it: {row.install}"
+        others = {p for name in for_kind for p in ENGINES[name].precisions[device_type]}
+        raise UsageError(
+            f"No engine runs {_describe(kind)} in {precision} on {device_type}.",
+            f"Use --precision {' or '.join(sorted(others))}, or another --device.",
         )
-    return EnginePlan(installed, device, options.precision)
+    for name in able:
+        if _is_installed(name):
+            return name
+    row = ENGINES[able[0]]
+    raise EffnetError(
+        f"Running {_describe(kind)} in {precision} on {device_type} needs {row.library}, which is "
+        "not installed.",
+        f"Install it: {row.install}",
+    )
 
 
-def list_installed(on: str, kind: FileKind) -> list[EngineName]:
-    """The installed engines that run files of some kind on a type of device (`cpu`, `cuda`, ...),
-    those that `auto` prefers first.
-    """
-    return [name for name in AUTO[on] if kind in ENGINES[name].kinds and _is_installed(name)]
-
-
-def _check_can(engine: EngineName, on: str, precision: Precision, kind: FileKind) -> None:
-    row = ENGINES[engine]
+def _check_support(
+    engine: EngineName, device_type: str, *, precision: EnginePrecision, kind: FileKind
+) -> None:
+    row = ENGINES.get(engine)
+    if row is None:
+        raise UsageError(f"Unknown engine {engine!r}.", f"Use auto, {', '.join(ENGINES)}.")
     if kind not in row.kinds:
         others = [name for name, other in ENGINES.items() if kind in other.kinds]
         raise UsageError(
-            f"The engine {engine} does not run {_files(kind)}.",
+            f"The engine {engine} does not run {_describe(kind)}.",
             f"Use --engine {' or '.join(others)}.",
         )
-    if on not in row.precisions:
+    if device_type not in row.precisions:
         raise UsageError(
-            f"The engine {engine} does not run on {on}.",
-            f"Try --device {' or '.join(row.precisions)}.",
+            f"The engine {engine} does not run on {device_type}.",
+            f"Use --device {' or '.join(row.precisions)}.",
         )
-    if precision not in row.precisions[on]:
-        able = ", ".join(row.precisions[on])
+    if precision not in row.precisions[device_type]:
         raise UsageError(
-            f"The engine {engine} does not run {precision} on {on}.", f"It runs {able} there."
+            f"The engine {engine} does not run {precision} on {device_type}.",
+            f"Use --precision {' or '.join(row.precisions[device_type])}.",
         )
 
 
-def _check_is_installed(engine: EngineName) -> None:
-    if not _is_installed(engine):
-        raise EffnetError(
-            f"The engine {engine} is not installed.", f"Install it: {ENGINES[engine].install}"
-        )
-
-
-def _files(kind: FileKind) -> str:
-    """Files of some kind, in words."""
+def _describe(kind: FileKind) -> str:
     if kind == "tensors":
         return "model files"
-    suffix = next(suffix for suffix, name in FILE_KINDS.items() if name == kind)
-    return f"{suffix} files"
-
-
-def _of(kind: FileKind) -> str:
-    return "" if kind == "tensors" else f" for {_files(kind)}"
-
-
-def _precisions(on: str, engines: Sequence[EngineName]) -> str:
-    able = {precision for name in engines for precision in ENGINES[name].precisions[on]}
-    return "--precision " + " or ".join(sorted(able))
+    return f"{next(suffix for suffix, name in FILE_KINDS.items() if name == kind)} files"
 
 
 def _is_installed(engine: EngineName) -> bool:
@@ -232,32 +236,28 @@ def _device_type(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _device(name: str) -> str:
-    """The device that a name means; `auto` is the first CUDA device if torch can use one, else the
+def _resolve_device(name: str) -> str:
+    """The device with this name; `auto` is the first CUDA device if torch can use it, else the
     CPU.
     """
     if name == "auto":
-        return "cuda" if _has_cuda_device() and _torch_is_built_for_cuda() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in AUTO or (number and not (kind == "cuda" and number.isdigit())):
-        raise UsageError(
-            f"There is no device {name!r}.", "Use auto, cpu, cuda, cuda:1 (a number) or mps."
-        )
-    if kind == "cuda" and not _has_cuda_device():
-        raise EffnetError(
-            "There is no CUDA device here: the driver shows none.", "Use --device cpu."
-        )
-    if kind == "mps" and sys.platform != "darwin":
-        raise EffnetError("The device mps exists on macOS only.", "Use --device cpu.")
+        return "cuda" if _has_cuda_device() and _is_torch_built_for_cuda() else "cpu"
+    device_type, _, number = name.partition(":")
+    if device_type not in BATCH_SIZE or (
+        number and not (device_type == "cuda" and number.isdigit())
+    ):
+        raise UsageError(f"Unknown device {name!r}.", "Use auto, cpu, cuda, cuda:N or mps.")
+    if device_type == "cuda" and not _has_cuda_device():
+        raise EffnetError("Found no CUDA device.", "Use --device cpu.")
+    if device_type == "mps" and sys.platform != "darwin":
+        raise EffnetError("The device mps needs macOS.", "Use --device cpu.")
     return name
 
 
 def _has_cuda_device() -> bool:
-    """Whether NVIDIA's driver shows a device: asked of the driver, because importing torch takes a
-    second.
-    """
+    """Whether NVIDIA's driver reports a device; to ask torch would take its import, a second."""
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return False
     count = ctypes.c_int(0)
@@ -268,8 +268,8 @@ def _has_cuda_device() -> bool:
     )
 
 
-def _torch_is_built_for_cuda() -> bool:
-    """Whether the installed torch has its CUDA library: builds for the CPU alone are common."""
+def _is_torch_built_for_cuda() -> bool:
+    """Whether the installed torch has its CUDA library: CPU-only builds are common."""
     spec = importlib.util.find_spec("torch")
     folders = (spec.submodule_search_locations or []) if spec else []
     libraries = ("libtorch_cuda.so", "torch_cuda.dll")

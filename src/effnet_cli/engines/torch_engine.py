@@ -20,35 +20,37 @@ from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import Reporter
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Module = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TorchEngine:
     """An `Engine`: channels_last, autocast below fp32.
 
-    Not compiled: on a CPU torch.compile takes 42 s, for which eager answers a thousand images and
-    onnxruntime ten thousand; on a GPU decoding is what a folder of images waits for.
+    Not compiled: on a CPU torch.compile takes 42 s, in which eager runs a thousand images and
+    onnxruntime ten thousand; on a GPU, folders of images wait for decoding.
     """
 
     def __init__(
-        self, network: Model, device: str, precision: Precision, callers: int, reporter: Reporter
+        self, model: Model, device: str, precision: Precision, callers: int, reporter: Reporter
     ) -> None:
-        self.precision, self.scores_are = precision, scores_of(network.card)
-        self._card = network.card
+        self.precision, self.scores_are = precision, scores_of(model.card)
+        self._preprocessing = model.card.preprocessing
         self._device = torch.device(device)
         if self._device.type == "cpu":
             torch.set_num_threads(max(1, usable_cores() // callers))
         else:
             _check_is_usable(self._device)
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 keeps 10 bits of 23
-        self._layout = (
-            torch.contiguous_format if network.file_kind == "pt2" else torch.channels_last
-        )
-        self._module: Callable[[torch.Tensor], torch.Tensor] = (
-            _program(network, device)
-            if network.file_kind == "pt2"
-            else build.load_module(network).to(self._device).to(memory_format=self._layout)
-        )
+        self._layout = torch.channels_last
+        self._module: Module
+        if model.file_kind == "pt2":
+            self._layout = torch.contiguous_format
+            self._module = _load_program(model, self._device)
+        else:
+            module = build.load_module(model).to(self._device)
+            self._module = module.to(memory_format=self._layout)
         self._passes: dict[int, Callable[[], object]] = {}  # by batch size
         self._lock = threading.Lock() if self._device.type != "cpu" else nullcontext()
 
@@ -58,111 +60,80 @@ class TorchEngine:
             batch = batch.pin_memory()
         try:
             with self._lock, torch.inference_mode(), self._autocast():
-                scores: Scores = self._module(self._input(batch)).float().cpu().numpy()
+                scores: Scores = self._module(self._model_input(batch)).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise EffnetError(
-                f"{self._device} has no memory for {len(crops)} images at once.",
+                f"{self._device} has no memory for a batch of {len(crops)} images.",
                 "Use a smaller --batch-size.",
             ) from error
         return scores
 
     def device_times_ms(self, crops: Crops, calls: int) -> list[float] | None:
-        """See `DeviceClock`. Where a captured graph of the pass is faster, it is what is timed."""
+        """See `DeviceClock`. Times a captured CUDA graph of the pass where that is faster."""
         if self._device.type != "cuda":
             return None
-        size = len(crops)
-        if size not in self._passes:
-            self._passes[size] = self._faster_pass(self._input(torch.from_numpy(crops)))
         with torch.inference_mode(), self._autocast():
-            return _event_times_ms(self._passes[size], calls)
+            if len(crops) not in self._passes:
+                values = self._model_input(torch.from_numpy(crops))
+                self._passes[len(crops)] = self._fastest_pass(values)
+            return _event_times_ms(self._passes[len(crops)], calls)
 
-    def _input(self, batch: torch.Tensor) -> torch.Tensor:
-        """What the module takes of crops, uint8 [N,H,W,3], on the device."""
-        if self.scores_are == "probabilities":  # the file normalises
+    def _model_input(self, batch: torch.Tensor) -> torch.Tensor:
+        """What the module takes for crops, uint8 [N,H,W,3], on its device."""
+        if self.scores_are == "probabilities":  # the file includes its preprocessing
             return batch
-        if self._device.type == "cuda":  # a quarter of the bytes to copy, and a faster division
+        if self._device.type == "cuda":  # a quarter of the bytes to copy; MPS may round otherwise
             batch = batch.to(self._device, non_blocking=True)
-        pixels = normalise_tensor(batch, self._card.preprocessing)
-        return pixels.to(self._device, memory_format=self._layout)
+        values = normalise_tensor(batch, self._preprocessing)
+        return values.to(self._device, memory_format=self._layout)
 
-    def _faster_pass(self, batch: torch.Tensor) -> Callable[[], object]:
-        """The network on these images, as it is or as a captured graph."""
-        with torch.inference_mode(), self._autocast():
-            aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(aside):  # libraries choose their kernels before the capture
-                for _ in range(3):
-                    self._module(batch)
-            torch.cuda.current_stream(self._device).wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._module(batch)
-
-            def eager() -> object:
-                return self._module(batch)
-
-            passes: list[Callable[[], object]] = [eager, graph.replay]
-            return min(passes, key=lambda one: sorted(_event_times_ms(one, 11))[5])
+    def _fastest_pass(self, values: torch.Tensor) -> Callable[[], object]:
+        """A pass through the module with these values, eager or as a captured CUDA graph."""
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):  # libraries choose their kernels before the capture
+            for _ in range(3):
+                self._module(values)
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._module(values)
+        passes: list[Callable[[], object]] = [lambda: self._module(values), graph.replay]
+        return min(passes, key=lambda one: sorted(_event_times_ms(one, 11))[5])
 
     def _autocast(self) -> AbstractContextManager[object]:
-        enabled = self.precision in DTYPES
-        return torch.autocast(self._device.type, DTYPES.get(self.precision), enabled=enabled)
+        dtype = AUTOCAST_DTYPES.get(self.precision)
+        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
 
 
-def _program(network: Model, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What an exported `.pt2` file holds, ready to be called.
+def _load_program(model: Model, device: torch.device) -> Module:
+    """The program in a `.pt2` file.
 
     Raises:
-        UsageError: it was made for another device.
+        UsageError: it was exported for another device.
         EffnetError: torch cannot load it.
     """
-    if device != "cpu":
+    if device.type != "cpu":
         raise UsageError(
-            f"{str(network.path)!r} was exported for the CPU, not for {device}.",
-            "Use --device cpu, or the model file that it was made from.",
+            f"{str(model.path)!r} was exported for the CPU, not for {device}.",
+            "Use --device cpu, or the model file that it was exported from.",
         )
     try:
-        if network.card.export["target"] == "aotinductor":
-            compiled: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(
-                str(network.path)
-            )
-            return compiled
-        _check_runs_no_pickle(network.path)
-        return torch.export.load(network.path).module()
+        if model.card.export["target"] == "aotinductor":
+            package: Module = torch._inductor.aoti_load_package(str(model.path))
+            return package
+        _check_has_no_code(model.path)
+        return torch.export.load(model.path).module()
     except EffnetError:
         raise
     except Exception as error:  # torch raises anything for a program that it cannot read
         raise EffnetError(
-            f"torch {torch.__version__} cannot load {str(network.path)!r} "
-            f"({type(error).__name__}).",
+            f"torch {torch.__version__} cannot load {str(model.path)!r} ({type(error).__name__}).",
             "Export it again with this torch.",
         ) from error
 
 
-def _event_times_ms(run: Callable[[], object], calls: int) -> list[float]:
-    """Milliseconds of each call by the events of the current CUDA device."""
-    times = []
-    for _ in range(calls):
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return times
-
-
-def _is_plain(content: bytes) -> bool:
-    """Whether a pickle holds plain values."""
-    try:
-        torch.load(io.BytesIO(content), weights_only=True)
-    except Exception:  # torch raises anything for what it cannot read
-        return False
-    return True
-
-
-def _check_runs_no_pickle(path: Path) -> None:
-    """Refuse a file with pickles that hold code: `torch.export.load` would run it.
+def _check_has_no_code(path: Path) -> None:
+    """Refuse a file with pickles that hold code, which `torch.export.load` would run.
 
     What effnet exports has its tensors as plain bytes and one pickle, of plain values.
     """
@@ -180,13 +151,36 @@ def _check_runs_no_pickle(path: Path) -> None:
         )
 
 
+def _is_plain(content: bytes) -> bool:
+    """Whether a pickle holds plain values."""
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception:  # torch raises anything for what it cannot read
+        return False
+    return True
+
+
+def _event_times_ms(run: Callable[[], object], calls: int) -> list[float]:
+    """Milliseconds of each call by the events of the current CUDA device."""
+    times = []
+    for _ in range(calls):
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return times
+
+
 def _check_is_usable(device: torch.device) -> None:
-    """Whether this build of torch can use a device that the driver shows."""
+    """Refuse a device that the driver reports but this build of torch cannot use."""
     if device.type == "mps":
-        usable = torch.backends.mps.is_available()
+        is_usable = torch.backends.mps.is_available()
     else:
-        usable = torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    if not usable:
+        is_usable = torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if not is_usable:
         raise EffnetError(
             f"The installed torch cannot use the device {str(device)!r}.",
             "Use --device cpu, or install torch for it.",
