@@ -20,8 +20,8 @@ from effnet_cli.bench import prepare
 from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.statistics import Turn, summarize
 from effnet_cli.bench.worker import Worker, WorkerRequest
-from effnet_cli.engines import EnginePlan
 from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import EngineName
 from effnet_cli.system.reporter import SILENT

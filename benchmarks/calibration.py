@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage import data as textures
 from sklearn.datasets import load_digits
 
-from effnet_cli import engines
 from effnet_cli.datasets.labelled import load_labelled
+from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.label_map import match_labels
 from effnet_cli.evaluate.metrics import calibrate
 from effnet_cli.finetune.run import finetune
@@ -104,7 +104,7 @@ def answers(model: Path, paths: list[str]) -> tuple[Any, Classifier]:
 
 def probabilities(logits: Any, temperature: float) -> Any:
     """softmax(logits / temperature) of each row, [N,C]."""
-    return engines.to_probabilities(logits, "logits", temperature)
+    return to_probabilities(logits, "logits", temperature)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from effnet_cli.engines import normalise
+from effnet_cli.engines.normalise import normalise
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build

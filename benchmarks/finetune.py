@@ -42,8 +42,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from effnet_cli import engines
 from effnet_cli.datasets import Subset, require_dataset, scan
+from effnet_cli.engines.normalise import normalise
+from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Answering
 from effnet_cli.finetune.loader import Memory, SubsetImages, chunks
@@ -237,7 +238,7 @@ def training_rate(setting: Setting) -> None:
 def feature_pass(setting: Setting) -> None:
     """From files to features, by the engine and by torch, in turn."""
     network = resolve_model(ModelOptions())
-    plan = engines.plan_engine(EngineOptions("cpu"))
+    plan = plan_engine(EngineOptions("cpu"))
     loader = ImageLoader(network.card.preprocessing)
     module = build.load_module(network)
     module.classifier = nn.Identity()
@@ -282,13 +283,13 @@ def eager(module: nn.Module, loader: ImageLoader, images: SubsetImages) -> np.nd
     module = module.to(memory_format=torch.channels_last)
     values = []
     for batch in images.batches(chunks(np.arange(len(images)), EAGER_BATCH_SIZE), None):
-        pixels = torch.from_numpy(engines.normalise(batch.crops, loader.preprocessing))
+        pixels = torch.from_numpy(normalise(batch.crops, loader.preprocessing))
         values.append(module(pixels.to(memory_format=torch.channels_last)).numpy())
     return np.concatenate(values)
 
 
 def compiling_seconds(
-    plan: engines.EnginePlan, card: ModelCard, network: Model, module: nn.Module
+    plan: EnginePlan, card: ModelCard, network: Model, module: nn.Module
 ) -> float:
     """What an engine costs before its first answer."""
     started = time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from effnet_cli.engines import normalise
+from effnet_cli.engines.normalise import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.sources import ImageSource

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from effnet_cli.engines import ENGINES
+from effnet_cli.engines.registry import ENGINES
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, Format

@@ -17,7 +17,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_cli import engines
 from effnet_cli.bench import formats, prepare, rounds, start, table, worker
 from effnet_cli.bench.page import bench_page, chart_points
 from effnet_cli.bench.records import (
@@ -35,7 +34,9 @@ from effnet_cli.bench.run import bench
 from effnet_cli.bench.start import Case
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, compare_medians, summarize
 from effnet_cli.bench.worker import EngineCaller, WarmUp, Worker, WorkerRequest
-from effnet_cli.engines import Crops, DeviceClock, EnginePlan, Scores
+from effnet_cli.engines import registry
+from effnet_cli.engines.base import Crops, DeviceClock, Scores
+from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import resolve_model
@@ -360,14 +361,17 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--mode", "train", "--engine", "openvino"], "runs on torch"),
         (["--images", "."], "--images needs --mode end-to-end"),
         (["--mode", "end-to-end", "--batch-size", "2"], "one image at a time"),
-        (["--engine", "onnxruntime", "--precision", "bf16"], "does not run bf16"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "does not run model files in bf16"),
         (["-V", "lite0", "--precision", "int8"], "exported in int8 run in int8"),
         (["-V", "lite0", "--precision", "fp32,int8", "-e", "openvino"], "exported in int8"),
-        (["--precision", "fp16", "--mode", "train"], "torch does not run fp16 on cpu"),
+        (
+            ["--precision", "fp16", "--mode", "train"],
+            "torch does not run model files in fp16 on cpu",
+        ),
         (["--mode", "end-to-end", "--images", "nosuch"], "No such folder: 'nosuch'."),
         (["--mode", "end-to-end", "--images", "benchmarks"], "No images found in 'benchmarks'"),
         (["--mode", "end-to-end", "--images", "README.md"], "None of the 1 images in 'README.md'"),
-        (["--device", "cuda:x"], "There is no device 'cuda:x'"),
+        (["--device", "cuda:x"], "Unknown device 'cuda:x'"),
         (["--compare", "README.md"], "is not a result of `effnet bench`"),
         (["--compare", "nothing.json"], "Cannot read"),
         (["-V", "lite0", "--html", "."], "--html '.' is a folder"),
@@ -384,7 +388,7 @@ def test_wrong_use_is_said(words: list[str], said: str, effnet: Effnet) -> None:
 
 
 def test_engine_that_no_file_finds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.registry, "_is_installed", lambda name: name == "torch")
+    monkeypatch.setattr(registry, "_is_installed", lambda name: name == "torch")
     task = BenchTask(device="cpu")
     assert list(start.engine_precisions(task, "tensors")) == [("torch", "fp32")]
     with pytest.raises(EffnetError, match=".tflite files needs ai_edge_litert, which is not"):

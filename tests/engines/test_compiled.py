@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from effnet_cli.engines import Crops, compiled, onnx_writer
+from effnet_cli.engines import compiled, onnx_writer
+from effnet_cli.engines.base import Crops, LoadRequest
 from effnet_cli.engines.compiled import MAX_PROBABILITY_DIFFERENCE
 from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -363,7 +364,7 @@ def test_where_nothing_can_be_kept_it_answers_and_says_so(
     made = compiled.get_compiled(network, heard)
     assert isinstance(made, bytes)
     assert len(built) == 1
-    assert any("Every start will be as slow" in note for note in heard.notes)
+    assert any("recompiled on every run" in note for note in heard.notes)
     assert any(folder.format(tmp=tmp_path) in note for note in heard.notes)
     assert_answers(made, network)
 
@@ -390,7 +391,7 @@ def test_artefact_that_answers_differently_is_refused(
     difference: float, network: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_writer, "max_difference", lambda *_: difference)
-    with pytest.raises(EffnetError, match="answers differently from torch") as caught:
+    with pytest.raises(EffnetError, match="differs from torch") as caught:
         compiled.get_compiled(network, SILENT)
     assert "--engine torch" in caught.value.hint
     assert kept() == []
@@ -430,8 +431,8 @@ def test_weights_that_cannot_be_read_are_not_taken_for_a_cache_that_cannot(
 
 def test_engines_answer_alike(network: Model) -> None:
     callers = usable_cores()  # so that each has one thread
-    given = OnnxRuntimeEngine(network, "cpu", "fp32", callers, SILENT)
-    wanted = TorchEngine(network, "cpu", "fp32", callers, SILENT)
+    given = OnnxRuntimeEngine(LoadRequest(network, callers=callers))
+    wanted = TorchEngine(LoadRequest(network, callers=callers))
     for batch in (1, 3):
         crops = seeded_crops(batch)
         logits = given(crops)
@@ -444,10 +445,10 @@ def test_engines_answer_alike(network: Model) -> None:
 def test_engine_answers_where_nothing_can_be_kept(
     network: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept_answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_crops(2))
+    kept_answers = OnnxRuntimeEngine(LoadRequest(network))(seeded_crops(2))
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
-    answers = OnnxRuntimeEngine(network, "cpu", "fp32", 1, SILENT)(seeded_crops(2))
+    answers = OnnxRuntimeEngine(LoadRequest(network))(seeded_crops(2))
     assert np.array_equal(answers, kept_answers)
 
 

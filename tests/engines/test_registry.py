@@ -1,15 +1,16 @@
-"""Every engine answers as torch does in fp32; what cannot be done is refused in words."""
+"""Every engine matches torch in fp32; unsupported combinations are refused."""
 
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from effnet_cli import engines
-from effnet_cli.engines import AUTO, BATCH_SIZE, ENGINES, EnginePlan
+from effnet_cli.engines import registry
+from effnet_cli.engines.registry import BATCH_SIZE, ENGINES, EnginePlan, list_engines, plan_engine
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
@@ -48,15 +49,15 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def loaded(network: Model, engine: EngineName, precision: Precision = "fp32", callers: int = 1):  # noqa: ANN201
-    return engines.plan_engine(EngineOptions("cpu", engine, precision)).load(network, callers)
+    return plan_engine(EngineOptions("cpu", engine, precision)).load(network, callers)
 
 
 @pytest.mark.parametrize(("name", "precision"), CPU)
-def test_answers_as_torch_in_fp32(
+def test_predictions_match_torch_fp32(
     network: Model, crops: np.ndarray, name: EngineName, precision: Precision
 ) -> None:
     wanted = probabilities(loaded(network, "torch")(crops))
-    plan = engines.plan_engine(EngineOptions("cpu", name, precision))
+    plan = plan_engine(EngineOptions("cpu", name, precision))
     try:
         engine = plan.load(network)
     except EffnetError as error:
@@ -71,16 +72,14 @@ def test_answers_as_torch_in_fp32(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_batches_answer_as_each_image_alone(
-    network: Model, crops: np.ndarray, name: EngineName
-) -> None:
+def test_batches_match_single_images(network: Model, crops: np.ndarray, name: EngineName) -> None:
     engine = loaded(network, name)
     alone = np.concatenate([engine(crops[i : i + 1]) for i in range(5)])
     together = engine(crops)
     np.testing.assert_allclose(together, alone, atol=2e-5)
 
 
-def test_default_engine_answers_the_same_bits_in_any_batch_and_thread(
+def test_default_engine_gives_the_same_bits_in_any_batch_and_thread(
     network: Model, crops: np.ndarray
 ) -> None:
     one, several = loaded(network, "onnxruntime"), loaded(network, "onnxruntime", callers=2)
@@ -105,68 +104,74 @@ def test_several_threads_may_call_at_once(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (EngineOptions(device="tpu"), "'tpu'"),
+        (EngineOptions(engine="tpu"), "Unknown engine 'tpu'."),  # type: ignore[arg-type]
+        (EngineOptions(device="tpu"), "Unknown device 'tpu'."),
         (EngineOptions(device="cpu:1"), "'cpu:1'"),
         (EngineOptions(device="cuda:one"), "'cuda:one'"),
-        (EngineOptions("cpu", "onnxruntime", "fp16"), "onnxruntime does not run fp16 on cpu"),
-        (EngineOptions("cpu", "torch", "fp16"), "torch does not run fp16 on cpu"),
-        (EngineOptions("cpu", "auto", "int8"), "No engine runs int8 on cpu"),
+        (
+            EngineOptions("cpu", "onnxruntime", "fp16"),
+            "onnxruntime does not run model files in fp16 on cpu",
+        ),
+        (EngineOptions("cpu", "torch", "fp16"), "torch does not run model files in fp16 on cpu"),
+        (EngineOptions("cpu", "auto", "int8"), "No engine runs model files in int8 on cpu"),
     ],
 )
-def test_impossible_wishes_are_refused(options: EngineOptions, words: str) -> None:
+def test_unsupported_combinations_are_refused(options: EngineOptions, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        engines.plan_engine(options)
+        plan_engine(options)
     assert words in caught.value.message
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
-def test_missing_gpu_is_said(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.registry, "_has_cuda_device", lambda: False)
+def test_missing_gpu_is_reported(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_has_cuda_device", lambda: False)
     with pytest.raises(EffnetError, match="no CUDA device"):
-        engines.plan_engine(EngineOptions(device=device))
-    assert engines.plan_engine(EngineOptions(device="auto")).device == "cpu"
+        plan_engine(EngineOptions(device=device))
+    assert plan_engine(EngineOptions(device="auto")).device == "cpu"
 
 
-def test_missing_library_is_said_with_the_line_that_installs_it(
+def test_missing_library_is_reported_with_its_install_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EffnetError, match="not installed") as caught:
-        engines.plan_engine(EngineOptions("cpu", "openvino"))
+        plan_engine(EngineOptions("cpu", "openvino"))
     assert "pip install 'effnet-cli[openvino]'" in caught.value.hint
 
 
-def test_auto_takes_the_compiled_engine_on_a_cpu_and_torch_on_cuda(
+def test_auto_chooses_onnxruntime_on_cpu_and_torch_on_cuda(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines.registry, "_has_cuda_device", lambda: True)
-    monkeypatch.setattr(engines.registry, "_torch_is_built_for_cuda", lambda: True)
-    assert engines.plan_engine(EngineOptions("cpu")).engine == "onnxruntime"
-    assert engines.plan_engine(EngineOptions()).engine == "torch"
-    assert engines.plan_engine(EngineOptions()).device == "cuda"
+    monkeypatch.setattr(registry, "_has_cuda_device", lambda: True)
+    monkeypatch.setattr(registry, "_is_torch_built_for_cuda", lambda: True)
+    assert plan_engine(EngineOptions("cpu")).engine == "onnxruntime"
+    assert plan_engine(EngineOptions()).engine == "torch"
+    assert plan_engine(EngineOptions()).device == "cuda"
 
 
-def test_auto_stays_on_the_cpu_where_torch_knows_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.registry, "_has_cuda_device", lambda: True)
-    monkeypatch.setattr(engines.registry, "_torch_is_built_for_cuda", lambda: False)
-    assert engines.plan_engine(EngineOptions()).device == "cpu"
+def test_auto_stays_on_the_cpu_if_torch_is_built_without_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "_has_cuda_device", lambda: True)
+    monkeypatch.setattr(registry, "_is_torch_built_for_cuda", lambda: False)
+    assert plan_engine(EngineOptions()).device == "cpu"
 
 
-def test_auto_takes_the_next_engine_when_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.registry, "_is_installed", lambda name: name == "torch")
-    assert engines.plan_engine(EngineOptions("cpu")).engine == "torch"
+def test_auto_chooses_the_next_engine_if_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_is_installed", lambda name: name == "torch")
+    assert plan_engine(EngineOptions("cpu")).engine == "torch"
 
 
-def test_large_networks_run_in_few_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = engines.plan_engine(EngineOptions("cpu"))
-    monkeypatch.setattr(engines.registry, "usable_cores", lambda: 12)
+def test_large_models_run_in_few_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_engine(EngineOptions("cpu"))
+    monkeypatch.setattr(registry, "usable_cores", lambda: 12)
     assert plan.max_callers(find_variant("lite0")) == 12
     assert plan.max_callers(find_variant("b4")) == 3
     assert plan.max_callers(find_variant("b7")) == plan.max_callers(find_variant("v2_l")) == 1
 
 
-def test_library_that_cannot_be_loaded_is_said(
+def test_library_that_cannot_be_loaded_is_reported(
     network: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if its import failed
@@ -175,7 +180,7 @@ def test_library_that_cannot_be_loaded_is_said(
         EnginePlan("openvino", "cpu", "fp32").load(network)
 
 
-def test_torchvision_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatched_torchvision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
@@ -186,17 +191,21 @@ def test_torchvision_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_tables_agree() -> None:
-    for kind, names in AUTO.items():
-        assert set(names) == {name for name, row in ENGINES.items() if kind in row.precisions}
-    assert BATCH_SIZE.keys() == AUTO.keys()
+    kinds = {kind for row in ENGINES.values() for kind in row.kinds}
+    for device_type in BATCH_SIZE:
+        names = {name for kind in kinds for name in list_engines(device_type, kind)}
+        assert names == {n for n, row in ENGINES.items() if device_type in row.precisions}
+    assert BATCH_SIZE.keys() == {on for row in ENGINES.values() for on in row.precisions}
+    assert ENGINES.keys() == set(get_args(EngineName))
+    assert all("cpu" in row.precisions for row in ENGINES.values())  # so a hint says
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ENGINES["torch"].precisions["cuda"])
-def test_cuda_answers_as_the_cpu(network: Model, crops: np.ndarray, precision: Precision) -> None:
+def test_cuda_matches_the_cpu(network: Model, crops: np.ndarray, precision: Precision) -> None:
     wanted = probabilities(loaded(network, "torch")(crops))
     given = probabilities(
-        engines.plan_engine(EngineOptions("cuda", "torch", precision)).load(network)(crops)
+        plan_engine(EngineOptions("cuda", "torch", precision)).load(network)(crops)
     )
     tolerance = 1e-4 if precision == "fp32" else 0.1
     assert np.abs(given - wanted).max() < tolerance
@@ -204,7 +213,7 @@ def test_cuda_answers_as_the_cpu(network: Model, crops: np.ndarray, precision: P
         assert (given.argmax(axis=1) == wanted.argmax(axis=1)).all()
 
 
-def test_weights_of_another_network_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_weights_of_another_variant_are_refused_before_compiling(tmp_path: Path) -> None:
     lite1 = resolve_model(ModelOptions(variant="lite1"))
     with pytest.raises(UsageError, match="does not hold the weights of lite0"):
         loaded(resolve_model(ModelOptions(variant="lite0", weights=lite1.path)), "onnxruntime")

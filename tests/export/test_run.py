@@ -17,7 +17,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from effnet_cli import engines
+from effnet_cli.engines.normalise import normalise
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.export import onnx_edits
 from effnet_cli.export.files import written
 from effnet_cli.export.run import ExportResult, export
@@ -91,7 +92,7 @@ def families(session_folder: Path, caches: None) -> Callable[[str], ModelOptions
             card = ModelCard(row.name, classes, preprocessing, temperature=1.7)
             looked = samples().looked_at(card, ImageOptions(), SILENT, "")
             crops = np.concatenate([one.crop for one in looked])
-            lively(network, pixels=torch.from_numpy(engines.normalise(crops, preprocessing)))
+            lively(network, pixels=torch.from_numpy(normalise(crops, preprocessing)))
             checkpoint.write(folder / "model.safetensors", card, arrays(network.state_dict()))
         return ModelOptions(model=folder)
 
@@ -373,11 +374,11 @@ def test_means_over_large_maps_keep_their_digits(target: TargetName, tmp_path: P
     source = ExportSource(Model(row, card), card, options, network)
     path = written(source, TARGETS[target], tmp_path / f"gate{TARGETS[target].suffix}")
     found = resolve_model(ModelOptions(model=path))
-    run = engines.plan_engine(EngineOptions("cpu"), found.file_kind).load(found)
+    run = plan_engine(EngineOptions("cpu"), found.file_kind).load(found)
     crops = np.random.default_rng(0).integers(
         165, 168, (1, 380, 380, 3), dtype=np.uint8
     )  # alike: errors do not cancel
-    pixels = torch.from_numpy(engines.normalise(crops, card.preprocessing))
+    pixels = torch.from_numpy(normalise(crops, card.preprocessing))
     with torch.inference_mode():
         wanted = network.double()(pixels.double()).numpy()
     error = np.abs(run(crops) - wanted).max() / np.abs(wanted).max()

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import efficientnet_b0
 
-from effnet_cli import engines
 from effnet_cli.datasets import Paths, Subset
+from effnet_cli.engines.normalise import normalise
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.finetune import phases, run_dir
 from effnet_cli.finetune.distributed import ProcessGroup, join_process_group
 from effnet_cli.finetune.fuse_bn import FoldedUnit, fuse_batch_norm, keep_freed_memory
@@ -501,7 +502,7 @@ def with_head(hidden: int = 8) -> nn.Module:
 @pytest.fixture
 def answering() -> Answering:
     """Asked through torch, which needs no compiling."""
-    plan = engines.plan_engine(EngineOptions("cpu", "torch"))
+    plan = plan_engine(EngineOptions("cpu", "torch"))
     card = ModelCard("lite0", CLASSES, PREPROCESSING)
     return Answering(plan, find_variant("lite0"), card, LOADER, ProcessGroup(), SILENT)
 
@@ -721,7 +722,7 @@ def test_inputs_are_normalised_as_validations(folder: Path, answering: Answering
     assert labels.tolist() == [int(index) % 3 for index in order]
     views = Augmentation(POLICIES["none"], CROP_PX, (0, 1, 1))
     crops = images_of(folder).batch(order, views).crops
-    wanted = engines.normalise(crops, PREPROCESSING)
+    wanted = normalise(crops, PREPROCESSING)
     np.testing.assert_allclose(inputs.numpy(), wanted, atol=1e-5)
 
 

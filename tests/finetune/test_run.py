@@ -19,8 +19,9 @@ import pytest
 import torch
 from torch import nn
 
-from effnet_cli import engines
 from effnet_cli.datasets import DatasetRefused, require_dataset, scan
+from effnet_cli.engines.base import Engine
+from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune import phases
 from effnet_cli.finetune.run import finetune
 from effnet_cli.images.loader import ImageLoader
@@ -267,9 +268,9 @@ def test_validation_and_predict_see_the_same_bits(
     colours: Path, small: ModelOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     seen: list[tuple[bytes, bytes]] = []
-    load = engines.EnginePlan.load
+    load = EnginePlan.load
 
-    def spied(plan: engines.EnginePlan, *arguments: Any) -> engines.Engine:
+    def spied(plan: EnginePlan, *arguments: Any) -> Engine:
         engine = load(plan, *arguments)
 
         def answer(crops: np.ndarray) -> np.ndarray:
@@ -279,7 +280,7 @@ def test_validation_and_predict_see_the_same_bits(
 
         return answer  # type: ignore[return-value]
 
-    monkeypatch.setattr(engines.EnginePlan, "load", spied)
+    monkeypatch.setattr(EnginePlan, "load", spied)
     monkeypatch.setattr(phases.HeadPhase, "lr", CANNOT_LEARN)  # so that the whole network is better
     options = replace(ONE_EPOCH, augment="none", epochs=2, lr=1e-3)
     *epochs, _end = finetune(task_of(colours, small, tmp_path / "run", options))
@@ -292,7 +293,7 @@ def test_validation_and_predict_see_the_same_bits(
     assert [crop.tobytes() for crop in crops] == [given for given, _ in asked]
     assert card.metrics["phase"] == "network"
     network = resolve_model(ModelOptions(model=tmp_path / "run"))
-    engine = load(engines.plan_engine(EngineOptions()), network)
+    engine = load(plan_engine(EngineOptions()), network)
     for given, (_, logits) in zip(crops, asked, strict=True):
         assert engine(given[None])[0].tobytes() == logits
 
@@ -759,7 +760,7 @@ def test_max_pixels_are_obeyed(colours: Path, tmp_path: Path) -> None:
 def test_missing_cuda_is_said(colours: Path, tmp_path: Path, effnet: Callable[..., Done]) -> None:
     done = effnet("finetune", colours, "--device", "cuda", "-o", tmp_path / "run")
     assert done.status == 1
-    assert "There is no CUDA device here" in done.stderr
+    assert "Found no CUDA device" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -802,7 +803,7 @@ def test_bad_values_are_refused_by_name(
 def test_precision_that_is_not_run_is_refused_before_the_scan(effnet: Callable[..., Done]) -> None:
     done = effnet("finetune", "no-such-dataset", "--precision", "fp16", "--device", "cpu")
     assert done.status == 2
-    assert "torch does not run fp16 on cpu." in done.stderr
+    assert "torch does not run model files in fp16 on cpu." in done.stderr
     assert "It runs fp32, bf16 there." in done.stderr
     assert "no-such-dataset" not in done.stderr
 

@@ -21,7 +21,7 @@ from torchvision.models import get_weight
 from torchvision.transforms.functional import pil_to_tensor
 
 import heic
-from effnet_cli.engines import normalise
+from effnet_cli.engines.normalise import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.resize import place
 from effnet_cli.models.variants import VARIANTS, Variant

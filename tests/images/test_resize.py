@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from effnet_cli.engines import normalise
+from effnet_cli.engines.normalise import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.images.resize import EXTREME_ASPECT, FILTERS, place, resize_and_crop

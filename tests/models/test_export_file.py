@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from effnet_cli import engines
+from effnet_cli.engines.base import to_probabilities
 from effnet_cli.engines.exported import ExportedEngine
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.export import quantize as int8
 from effnet_cli.export.run import export
 from effnet_cli.finetune.run_dir import arrays
@@ -26,7 +27,14 @@ from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint, export_file
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.variants import HALF, find_variant
-from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
+from effnet_cli.options import (
+    EngineOptions,
+    ExportOptions,
+    ExportTask,
+    ModelOptions,
+    TargetName,
+)
+from effnet_cli.system.errors import UsageError
 from helpers import SAMPLES, lively
 from imports import HEAVY, imported_by
 from training import Done
@@ -274,7 +282,9 @@ def test_missing_file_and_wrong_engine_are_told(ship: Ship, effnet: Effnet) -> N
     done = effnet("predict", IMAGE, "--model", path, "--engine", "litert")
     assert_refused(done, "litert does not run .onnx files")
     done = effnet("predict", IMAGE, "--model", path, "--precision", "int8")
-    assert_refused(done, "No engine runs int8 on cpu for .onnx files")
+    assert_refused(done, "'int8' is not one of")
+    with pytest.raises(UsageError, match="No engine runs .onnx files in int8 on cpu"):
+        plan_engine(EngineOptions("cpu", precision="int8"), "onnx")  # type: ignore[arg-type]
     done = effnet("predict", IMAGE, "--engine", "executorch")
     assert_refused(done, "executorch does not run model files")
 
@@ -509,7 +519,7 @@ def test_bytes_and_batches_come_back_exactly(count: int, batch: int, seed: int) 
     assert all(part.shape == (batch, 8, 8, 3) for part in engine.seen)
     assert np.array_equal(np.concatenate(engine.seen)[:count], crops)
     wanted = Echo()(crops)
-    probabilities = engines.to_probabilities(given, exported.scores_are, card.temperature)
+    probabilities = to_probabilities(given, exported.scores_are, card.temperature)
     np.testing.assert_allclose(probabilities, wanted, rtol=1e-5)
 
 

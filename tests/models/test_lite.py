@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from effnet_cli.engines import plan_engine
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build, weights
 from effnet_cli.models.lite import SameConv2d

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.engines import ENGINES
+from effnet_cli.engines.registry import ENGINES
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import Variant

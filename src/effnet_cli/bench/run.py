@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from effnet_cli import engines
 from effnet_cli.bench import validate
 from effnet_cli.bench.records import COPY, BenchResult, Timing
 from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.start import Case, Starter
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, summarize
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.options import BenchTask, EngineOptions
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import describe_machine, measure_copy_gb_per_s
@@ -31,7 +31,7 @@ def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
     """
     started = time.perf_counter()
     validate.check(task)
-    task = replace(task, device=engines.plan_engine(EngineOptions(task.device)).device)
+    task = replace(task, device=plan_engine(EngineOptions(task.device)).device)
     with tempfile.TemporaryDirectory(prefix="effnet-bench-") as folder, ExitStack() as stack:
         starter = Starter(task, Path(folder), stack=stack, reporter=reporter)
         starter.start()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines import EnginePlan
 from effnet_cli.engines.base import scores_of
+from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.weights import Model

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from effnet_cli import engines
 from effnet_cli.bench import prepare, rounds, validate
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.prepare import PreparedModel
 from effnet_cli.bench.records import Skipped
 from effnet_cli.bench.statistics import MIN_TURNS, Turn
 from effnet_cli.bench.worker import WarmUp, Worker, WorkerRequest
-from effnet_cli.engines import ENGINES, EnginePlan
+from effnet_cli.engines.registry import ENGINES, EnginePlan, list_installed, plan_engine
 from effnet_cli.models.variants import VARIANTS, Variant
 from effnet_cli.options import (
     BenchMode,
@@ -198,12 +197,12 @@ def engine_precisions(
     if task.mode == "train":
         named = ["torch"]
     for precision in () if named else precisions:  # some installed engine must run each
-        engines.plan_engine(EngineOptions(task.device, precision=precision), kind)
+        plan_engine(EngineOptions(task.device, precision=precision), kind)
     device = task.device.partition(":")[0]
-    for name in named or engines.list_installed(device, kind):
+    for name in named or list_installed(device, kind):
         for precision in precisions:
             if named or precision in ENGINES[name].precisions.get(device, ()):
-                engines.plan_engine(EngineOptions(task.device, name, precision), kind)
+                plan_engine(EngineOptions(task.device, name, precision), kind)
                 yield name, precision
 
 

@@ -3,7 +3,7 @@
 from itertools import islice
 
 from effnet_cli.bench import prepare
-from effnet_cli.engines import ENGINES
+from effnet_cli.engines.registry import ENGINES
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir

@@ -20,8 +20,9 @@ import numpy as np
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.stages import StagesCaller
 from effnet_cli.bench.statistics import Turn
-from effnet_cli.engines import Crops, DeviceClock, Engine, EnginePlan
+from effnet_cli.engines.base import Crops, DeviceClock, Engine
 from effnet_cli.engines.quiet import silence_output
+from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.options import BenchMode, ImageOptions, Precision
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import peak_memory_bytes

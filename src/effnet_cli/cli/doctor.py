@@ -11,24 +11,24 @@ from effnet_cli.cli.out import new_reporter, show_blocks, show_json
 
 @app.command()
 def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> None:
-    """Look at versions, engines, caches and weights; say what does not work, and what mends it."""
-    from effnet_cli.engines.doctor import all_ok, run_checks
+    """Check the installation (libraries, engines, cache, weights) and suggest fixes."""
+    from effnet_cli.engines import doctor as checks
 
     reporter = new_reporter(quiet)
     try:
-        findings = list(run_checks(reporter))
+        results = list(checks.run_checks(reporter))
     finally:
         reporter.close()
     if format_ == "json":
-        show_json([asdict(one) for one in findings])
+        show_json([asdict(result) for result in results])
     else:
         from effnet_cli.output.tables import Table
 
-        columns = ("area", "name", "status", "detail", "fix")
         show_blocks(
-            [Table(columns, [(f.area, f.name, f.status, f.detail, f.mend) for f in findings])]
+            Table(checks.TABLE_COLUMNS, rows, title, is_wrapped=True)
+            for title, rows in checks.to_rows(results)
         )
-    for one in findings:
-        if one.status == "broken":
-            reporter.note(f"{one.name}: {one.detail}. Mend it: {one.mend}")
-    raise typer.Exit(0 if all_ok(findings) else 1)
+    for result in results:
+        if result.status == "broken":
+            reporter.note(f"{result.name}: {result.detail}. To fix it: {result.fix}")
+    raise typer.Exit(0 if checks.is_healthy(results) else 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,8 @@ from effnet_cli.models.card import ModelCard
 from effnet_cli.models.weights import Model
 from effnet_cli.options import Precision
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import SILENT, Reporter
 
 Crops = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -30,6 +33,23 @@ class Engine(Protocol):
     scores_are: ScoresAre
 
     def __call__(self, crops: Crops) -> Scores: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What an engine is created with: the model, where and how to compute, and the number of
+    threads that will call it at once.
+    """
+
+    model: Model
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    callers: int = 1
+    reporter: Reporter = SILENT
+
+    @property
+    def threads_per_caller(self) -> int:
+        return max(1, usable_cores() // self.callers)
 
 
 @runtime_checkable

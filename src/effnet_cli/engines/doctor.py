@@ -1,20 +1,23 @@
-"""What works here and what does not, and the one command that mends it.
+"""The checks of `effnet doctor`.
 
-Libraries are tried in processes of their own: some that do not fit each other end the process.
+Libraries are loaded in processes of their own: some combinations end the process.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
+from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
 from packaging.requirements import Requirement
 
-from effnet_cli.engines import ENGINES
+from effnet_cli.engines.registry import ENGINES
 from effnet_cli.images.samples import sample_images_dir
 from effnet_cli.models import listing
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS
@@ -23,142 +26,151 @@ from effnet_cli.system.files import cache_dir
 from effnet_cli.system.machine import describe_machine
 from effnet_cli.system.reporter import SILENT, Reporter
 
-Status = Literal["ok", "absent", "broken"]
-
 DISTRIBUTION = "effnet-cli"
 SAMPLE, SAMPLE_LABEL = "coffee.jpg", "espresso"
-PATIENCE_SECONDS = 120
-# What every installation has and every command may need.
-NEEDED_ENGINE: EngineName = "onnxruntime"
+TIMEOUT_SECONDS = 120
+REQUIRED_ENGINE: EngineName = "onnxruntime"  # part of every installation
 PAIR = "import torch, torchvision; torchvision.models.efficientnet_b0; print(torch.__version__)"
-MEND_PAIR = "pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'"
+FIX_PAIR = "pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'"
+TABLE_COLUMNS = ("name", "status", "detail", "fix")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was looked at: what it is like, and what to type where it is not well.
-
-    `is_needed`: without it effnet does not do its work.
-    """
+    """One check; `fix` is the command that repairs it. `is_required`: effnet needs it to work."""
 
     area: str
     name: str
-    status: Status
     detail: str
-    mend: str = ""
-    is_needed: bool = False
+    status: Literal["ok", "absent", "broken"] = "ok"
+    fix: str = ""
+    is_required: bool = False
+
+
+_broken = partial(CheckResult, status="broken")
 
 
 def run_checks(reporter: Reporter = SILENT) -> Iterator[CheckResult]:
-    """Everything that effnet stands on, one after the other."""
-    parts = {
-        "the machine": machine,
-        "the libraries": libraries,
-        "torch beside torchvision": torch_pair,
-        "the engines": engines,
-        "the cache": caches,
-        "the weights": weights,
+    """Run all checks, one after the other."""
+    checks = {
+        "the machine": check_machine,
+        "the libraries": check_libraries,
+        "torch with torchvision": check_torch_pair,
+        "the engines": check_engines,
+        "the cache": check_cache,
+        "the weights": check_weights,
     }
-    for number, (what, part) in enumerate(parts.items()):
-        reporter.progress(f"Looks at {what}", number, len(parts), "steps")
-        yield from part()
-    reporter.progress("Looked", len(parts), len(parts), "steps")
+    for number, (what, check) in enumerate(checks.items()):
+        reporter.progress(f"Checking {what}", number, len(checks), unit="steps")
+        yield from check()
+    reporter.progress("Checked", len(checks), len(checks), unit="steps")
 
 
-def machine() -> Iterator[CheckResult]:
+def is_healthy(results: Iterable[CheckResult]) -> bool:
+    """Whether all that effnet requires is ok."""
+    return not any(result.is_required and result.status != "ok" for result in results)
+
+
+def to_rows(results: Iterable[CheckResult]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """A title and rows of `TABLE_COLUMNS` for each area; wrapped, they fit 80 columns."""
+    for area, group in groupby(results, key=attrgetter("area")):
+        yield area.capitalize(), [(one.name, one.status, one.detail, one.fix) for one in group]
+
+
+def check_machine() -> Iterator[CheckResult]:
     """The processor and a GPU."""
     here = describe_machine()
-    memory = "" if here["memory_gb"] is None else f", {here['memory_gb']:g} GB"
-    sets = ", ".join(here["instruction_sets"]) or "no instruction sets that matter"
-    yield CheckResult("machine", "processor", "ok", f"{here['cpu']}, {here['cores']} cores{memory}")
-    yield CheckResult("machine", "instruction sets", "ok", sets)
-    gpu = here["gpu"]
-    words = "no NVIDIA GPU" if gpu is None else f"{gpu['name']}, driver {gpu['driver']}"
-    yield CheckResult("machine", "GPU", "absent" if gpu is None else "ok", words)
-    yield CheckResult("machine", "Python", "ok", f"{here['python']} on {here['os']}")
+    gpu, memory_gb = here["gpu"], here["memory_gb"]
+    memory = "" if memory_gb is None else f", {memory_gb:g} GB"
+    sets = ", ".join(here["instruction_sets"]) or "none that matter"
+    yield CheckResult("machine", "processor", f"{here['cpu']}, {here['cores']} cores{memory}")
+    yield CheckResult("machine", "instruction sets", sets)
+    detail = "no NVIDIA GPU" if gpu is None else f"{gpu['name']}, driver {gpu['driver']}"
+    yield CheckResult("machine", "GPU", detail, status="absent" if gpu is None else "ok")
+    yield CheckResult("machine", "Python", f"{here['python']} on {here['os']}")
 
 
-def libraries() -> Iterator[CheckResult]:
-    """Every library that effnet declares, against the version that it asks for."""
+def check_libraries() -> Iterator[CheckResult]:
+    """Each library that effnet declares, against the versions that it needs."""
     for line in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
-        extra = _extra(requirement)
-        if extra in ("dev", None) and requirement.marker is not None:
-            continue
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            mend = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else _install(requirement)
-            status: Status = "absent" if extra else "broken"
-            words = f"not installed (extra {extra})" if extra else "not installed"
-            yield CheckResult("library", requirement.name, status, words, mend, not extra)
-            continue
-        if requirement.specifier.contains(version, prereleases=True):
-            yield CheckResult("library", requirement.name, "ok", version)
-        else:
-            words = f"{version}, and effnet needs {requirement.specifier}"
-            mend = _install(requirement)
-            yield CheckResult("library", requirement.name, "broken", words, mend, not extra)
+        extra = str(requirement.marker or "").partition("extra == ")[2].strip("\"'")
+        if requirement.marker is None or extra not in ("dev", ""):
+            yield _check_library(requirement, extra)
 
 
-def _extra(requirement: Requirement) -> str | None:
-    """The extra that a requirement belongs to."""
-    text = str(requirement.marker or "")
-    return text.partition("extra == ")[2].strip("\"'") or None
-
-
-def _install(requirement: Requirement) -> str:
-    return f"pip install --upgrade '{requirement.name}{requirement.specifier}'"
-
-
-def torch_pair() -> Iterator[CheckResult]:
-    """Whether torch and torchvision load beside each other: builds for CPU and CUDA do not mix."""
-    said, fault = _said(sys.executable, "-c", PAIR)
-    if fault is None:
-        yield CheckResult("library", "torch with torchvision", "ok", f"torch {said.strip()}")
+def _check_library(requirement: Requirement, extra: str) -> CheckResult:
+    """`extra` is the extra that the requirement belongs to, "" if effnet always needs it."""
+    name, needed = requirement.name, requirement.specifier
+    fix = f"pip install --upgrade '{name}{needed}'"
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if extra:
+            detail, fix = f"not installed (extra {extra})", f"pip install '{DISTRIBUTION}[{extra}]'"
+            return CheckResult("library", name, detail, status="absent", fix=fix)
+        detail = "not installed"
     else:
-        yield CheckResult("library", "torch with torchvision", "broken", fault, MEND_PAIR, True)
+        if needed.contains(version, prereleases=True):
+            return CheckResult("library", name, version)
+        detail = f"{version}, and effnet needs {needed}"
+    return _broken("library", name, detail, fix=fix, is_required=not extra)
 
 
-def engines() -> Iterator[CheckResult]:
-    """Whether each engine answers an image as it should."""
+def check_torch_pair() -> Iterator[CheckResult]:
+    """Whether torch and torchvision load together: builds for CPU and CUDA do not mix."""
+    name = "torch with torchvision"
+    output, error = _run(sys.executable, "-c", PAIR)
+    if error is None:
+        yield CheckResult("library", name, f"torch {output.strip()}")
+    else:
+        yield _broken("library", name, error, fix=FIX_PAIR, is_required=True)
+
+
+def check_engines() -> Iterator[CheckResult]:
+    """Whether each engine predicts a sample image, or at least loads."""
     for name, row in ENGINES.items():
-        is_needed = name == NEEDED_ENGINE
-        if "tensors" not in row.kinds:
-            said, fault = _said(sys.executable, "-c", f"import {row.library}")
+        if "tensors" in row.kinds:
+            output, error = _predict(name)
         else:
-            said, fault = _answer(name)
-        if fault is None:
-            yield CheckResult("engine", name, "ok", said.strip() or "loads")
-        elif "is not installed" in fault or "No module named" in fault:
-            yield CheckResult("engine", name, "absent", "not installed", row.install, is_needed)
-        else:
-            yield CheckResult("engine", name, "broken", fault, row.install, is_needed)
+            output, error = _run(sys.executable, "-c", f"import {row.library}")
+        if error is None:
+            yield CheckResult("engine", name, output.strip() or "loads")
+            continue
+        is_absent = "is not installed" in error or "No module named" in error
+        yield CheckResult(
+            "engine",
+            name,
+            "not installed" if is_absent else error,
+            status="absent" if is_absent else "broken",
+            fix=row.install,
+            is_required=name == REQUIRED_ENGINE,
+        )
 
 
-def _answer(engine: EngineName) -> tuple[str, str | None]:
-    """What an engine says of a sample image, and what is wrong with that."""
+def _predict(engine: EngineName) -> tuple[str, str | None]:
+    """What an engine predicts for a sample image, and what is wrong with it."""
     image = str(sample_images_dir() / SAMPLE)
-    words = ["predict", image, "--engine", engine, "--offline", "--device", "cpu", "-f", "json"]
-    said, fault = _said(sys.executable, "-m", "effnet_cli", *words)
-    if fault is not None:
-        return "", fault
-    best = json.loads(said)[0]["predictions"][0]
+    options = ["--engine", engine, "--offline", "--device", "cpu", "--format", "json"]
+    output, error = _run(sys.executable, "-m", "effnet_cli", "predict", image, *options)
+    if error is not None:
+        return "", error
+    best = json.loads(output)[0]["predictions"][0]
     if best["label"] != SAMPLE_LABEL:
-        return "", f"answers {best['label']!r} where {SAMPLE_LABEL!r} belongs"
-    return f"answers {best['label']}, {best['probability']:.1%}", None
+        return "", f"predicts {best['label']!r} instead of {SAMPLE_LABEL!r}"
+    return f"predicts {best['label']}, {best['probability']:.1%}", None
 
 
-def _said(*command: str) -> tuple[str, str | None]:
-    """What a command prints, and its last words where it fails."""
+def _run(*command: str) -> tuple[str, str | None]:
+    """What a command prints, and its last error if it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "EFFNET_DEBUG"}
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
             env=environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return "", f"no end after {PATIENCE_SECONDS} s"
+        return "", f"did not end within {TIMEOUT_SECONDS} s"
     if done.returncode == 0:
         return done.stdout, None
     lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -167,32 +179,30 @@ def _said(*command: str) -> tuple[str, str | None]:
     return "", errors[0].removeprefix("Error: ") if errors else how
 
 
-def caches() -> Iterator[CheckResult]:
+def check_cache() -> Iterator[CheckResult]:
     """Whether the cache can be written."""
-    folder = cache_dir()
+    folder, name = cache_dir(), "compiled models"
     size_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if os.access(nearest, os.W_OK):
-        yield CheckResult("cache", "compiled networks", "ok", f"{folder}, {size_mb:,.0f} MB")
+        yield CheckResult("cache", name, f"{folder}, {size_mb:,.0f} MB")
     else:
-        words = f"{folder} cannot be written: every start compiles anew"
-        yield CheckResult(
-            "cache", "compiled networks", "broken", words, "export EFFNET_CACHE=FOLDER"
-        )
+        detail = f"cannot write {folder}: models are recompiled on every run"
+        yield CheckResult("cache", name, detail, status="broken", fix="export EFFNET_CACHE=FOLDER")
 
 
-def weights() -> Iterator[CheckResult]:
-    """Whether the weights that are here are the published ones."""
+def check_weights() -> Iterator[CheckResult]:
+    """Whether the weights on this machine are the published ones."""
     for result in listing.verify_weights(VARIANTS.values()):
-        is_needed = result.variant == DEFAULT_VARIANT
         if result.status == "intact":
-            yield CheckResult("weights", result.variant, "ok", str(result))
-        else:
-            status: Status = "broken" if result.path or is_needed else "absent"
-            name, fix = result.variant, result.fix
-            yield CheckResult("weights", name, status, str(result), fix, is_needed)
-
-
-def all_ok(findings: list[CheckResult]) -> bool:
-    """Whether all that effnet needs is well."""
-    return not any(one.is_needed and one.status != "ok" for one in findings)
+            yield CheckResult("weights", result.variant, str(result))
+            continue
+        is_required = result.variant == DEFAULT_VARIANT
+        yield CheckResult(
+            "weights",
+            result.variant,
+            str(result),
+            status="broken" if result.path or is_required else "absent",
+            fix=result.fix,
+            is_required=is_required,
+        )

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from effnet_cli.engines.base import Crops, Scores, scores_of, translate_errors
+from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
 from effnet_cli.engines.normalise import model_input
 from effnet_cli.engines.quiet import silence_output
-from effnet_cli.models.weights import Model
-from effnet_cli.options import Precision
-from effnet_cli.system.reporter import Reporter
 
 
 def _import_runtime() -> Any:
@@ -31,10 +28,9 @@ def _import_runtime() -> Any:
 class ExecuTorchEngine:
     """An `Engine` for the fixed number of images that a program was exported for."""
 
-    def __init__(
-        self, model: Model, device: str, precision: Precision, callers: int, reporter: Reporter
-    ) -> None:
-        self.precision, self.scores_are = precision, scores_of(model.card)
+    def __init__(self, request: LoadRequest) -> None:
+        model = request.model
+        self.precision, self.scores_are = request.precision, scores_of(model.card)
         self._card = model.card
         self._lock = threading.Lock()  # a method has one set of buffers
         with translate_errors("ExecuTorch", model), silence_output():

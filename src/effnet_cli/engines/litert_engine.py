@@ -6,13 +6,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from effnet_cli.engines.base import Crops, Scores, scores_of, translate_errors
+from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
 from effnet_cli.engines.normalise import model_input
 from effnet_cli.engines.quiet import silence_output
-from effnet_cli.models.weights import Model
-from effnet_cli.options import Precision
-from effnet_cli.system.parallel import usable_cores
-from effnet_cli.system.reporter import Reporter
 
 
 class LiteRtEngine:
@@ -20,13 +16,12 @@ class LiteRtEngine:
     own. Files take images as [N,H,W,3], as is usual in LiteRT.
     """
 
-    def __init__(
-        self, model: Model, device: str, precision: Precision, callers: int, reporter: Reporter
-    ) -> None:
-        self.precision, self.scores_are = precision, scores_of(model.card)
+    def __init__(self, request: LoadRequest) -> None:
+        model = request.model
+        self.precision, self.scores_are = request.precision, scores_of(model.card)
         self._model = model
         self._content = model.path.read_bytes()
-        self._threads = max(1, usable_cores() // callers)
+        self._threads = request.threads_per_caller
         self._local = threading.local()  # each thread's interpreters, by batch size
         with translate_errors("LiteRT", model):
             self._interpreter(model.card.export["batch"] or 1)

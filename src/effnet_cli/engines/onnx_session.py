@@ -5,6 +5,8 @@ process may not use, and the threads then wait for one another (int8 of lite0, c
 two cores: 6.8 instead of 4.2 s).
 """
 
+from pathlib import Path
+
 import onnxruntime
 
 from effnet_cli.system.parallel import usable_cores
@@ -16,7 +18,7 @@ ON_CPU: Provider = ("CPUExecutionProvider", {})
 
 
 def open_session(
-    graph: bytes | str, callers: int = 1, provider: Provider = ON_CPU
+    graph: bytes | Path, callers: int = 1, provider: Provider = ON_CPU
 ) -> onnxruntime.InferenceSession:
     """A session for `graph`, the bytes or the path of an ONNX file; its `callers` threads share
     the cores.

@@ -4,14 +4,11 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from effnet_cli.engines import onnx_session
-from effnet_cli.engines.base import Crops, Scores, scores_of, translate_errors
+from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.engines.normalise import model_input
-from effnet_cli.models.weights import Model
-from effnet_cli.options import Precision
+from effnet_cli.engines.onnx_session import open_session
 from effnet_cli.system.errors import EffnetError
-from effnet_cli.system.reporter import Reporter
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What it raises for a file that it cannot run; these have no base class of their own.
@@ -28,12 +25,11 @@ RUNTIME_ERRORS = (
 class OnnxRuntimeEngine:
     """An `Engine`."""
 
-    def __init__(
-        self, model: Model, device: str, precision: Precision, callers: int, reporter: Reporter
-    ) -> None:
-        self.precision, self.scores_are = precision, scores_of(model.card)
+    def __init__(self, request: LoadRequest) -> None:
+        model = request.model
+        self.precision, self.scores_are = request.precision, scores_of(model.card)
         self._model = model
-        device_type, _, number = device.partition(":")
+        device_type, _, number = request.device.partition(":")
         provider = PROVIDERS[device_type]
         if provider not in onnxruntime.get_available_providers():
             raise EffnetError(
@@ -41,11 +37,9 @@ class OnnxRuntimeEngine:
                 "Install onnxruntime-gpu, or use --engine torch.",
             )
         settings = {"device_id": number or "0"} if device_type == "cuda" else {}
-        graph = get_compiled(model, reporter)
+        graph = get_compiled(model, request.reporter)
         with translate_errors("onnxruntime", model, RUNTIME_ERRORS):
-            self._session = onnx_session.open_session(
-                graph if isinstance(graph, bytes) else str(graph), callers, (provider, settings)
-            )
+            self._session = open_session(graph, request.callers, (provider, settings))
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, crops: Crops) -> Scores:

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines.base import Crops, Scores, scores_of, translate_errors
+from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.engines.normalise import model_input
-from effnet_cli.models.weights import Model
-from effnet_cli.options import Precision
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.parallel import usable_cores
-from effnet_cli.system.reporter import Reporter
 
 CONVERSION_TOOLS = "openvino.tools.ovc"
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -42,24 +39,24 @@ class OpenVinoEngine:
     as a dynamic one.
     """
 
-    def __init__(
-        self, model: Model, device: str, precision: Precision, callers: int, reporter: Reporter
-    ) -> None:
-        self.precision, self.scores_are = precision, scores_of(model.card)
+    def __init__(self, request: LoadRequest) -> None:
+        model = request.model
+        self.precision, self.scores_are = request.precision, scores_of(model.card)
         self._card = model.card
         self._core = openvino.Core()
-        if precision.upper() not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if request.precision.upper() not in able:
             raise EffnetError(
-                f"This processor has no {precision} arithmetic.", "Use --precision fp32."
+                f"This processor has no {request.precision} arithmetic.", "Use --precision fp32."
             )
-        graph = get_compiled(model, reporter)
+        graph = get_compiled(model, request.reporter)
         with translate_errors("OpenVINO", model):
-            self._graph = self._core.read_model(graph if isinstance(graph, bytes) else str(graph))
+            self._graph = self._core.read_model(graph)
         self._settings = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "NUM_STREAMS": str(callers),
+            "INFERENCE_PRECISION_HINT": HINTS[request.precision],
+            "NUM_STREAMS": str(request.callers),
             "ENABLE_CPU_PINNING": "NO",  # the threads that decode need the same cores
-            "INFERENCE_NUM_THREADS": str(max(usable_cores(), callers)),
+            "INFERENCE_NUM_THREADS": str(max(usable_cores(), request.callers)),
         }
         self._lock = threading.Lock()
         self._compiled: dict[int, Any] = {}  # by batch size

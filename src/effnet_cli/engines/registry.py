@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from effnet_cli.engines.base import Engine
+from effnet_cli.engines.base import Engine, LoadRequest
 from effnet_cli.engines.exported import ExportedEngine
 from effnet_cli.models.export_file import FILE_KINDS
 from effnet_cli.models.variants import Variant
@@ -132,13 +132,10 @@ class EnginePlan:
                 f"The installed {row.library} cannot be loaded: {error}.",
                 f"Install it: {row.install}",
             ) from error
-        engine: Engine = getattr(module, name)(
-            model,
-            device=self.device,
-            precision=self.precision,
-            callers=callers,
-            reporter=reporter,
+        request = LoadRequest(
+            model, self.device, precision=self.precision, callers=callers, reporter=reporter
         )
+        engine: Engine = getattr(module, name)(request)
         return engine if model.file_kind == "tensors" else ExportedEngine(engine, model.card)
 
 
@@ -150,17 +147,28 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
         EffnetError: not installed, or no such device on this machine.
     """
     device = _resolve_device(options.device)
-    device_type = _device_type(device)
-    if options.engine == "auto":
-        engine = _choose_engine(device_type, options.precision, kind)
-    else:
-        engine = options.engine
-        _check_support(engine, device_type, precision=options.precision, kind=kind)
-        if not _is_installed(engine):
-            raise EffnetError(
-                f"The engine {engine} is not installed.", f"Install it: {ENGINES[engine].install}"
-            )
-    return EnginePlan(engine, device, options.precision)
+    device_type, files = _device_type(device), _describe(kind)
+    names, subject = list_engines(device_type, kind), "No engine runs"
+    if options.engine != "auto":
+        _check_engine(options.engine, kind)
+        names = [name for name in names if name == options.engine]
+        subject = f"The engine {options.engine} does not run"
+    if not names:
+        raise UsageError(f"{subject} {files} on {device_type}.", "Use --device cpu.")
+    able = [name for name in names if options.precision in ENGINES[name].precisions[device_type]]
+    if not able:
+        others = {one for name in names for one in ENGINES[name].precisions[device_type]}
+        raise UsageError(
+            f"{subject} {files} in {options.precision} on {device_type}.",
+            f"Use --precision {' or '.join(sorted(others))}.",
+        )
+    installed = next((name for name in able if _is_installed(name)), None)
+    if installed is None:
+        raise EffnetError(
+            f"The engine {able[0]}, which runs {files}, is not installed.",
+            f"Install it: {ENGINES[able[0]].install}",
+        )
+    return EnginePlan(installed, device, options.precision)
 
 
 def list_engines(device_type: str, kind: FileKind) -> list[EngineName]:
@@ -176,49 +184,14 @@ def list_installed(device_type: str, kind: FileKind) -> list[EngineName]:
     return [name for name in list_engines(device_type, kind) if _is_installed(name)]
 
 
-def _choose_engine(device_type: str, precision: EnginePrecision, kind: FileKind) -> EngineName:
-    for_kind = list_engines(device_type, kind)
-    if not for_kind:
-        raise UsageError(f"No engine runs {_describe(kind)} on {device_type}.", "Use --device cpu.")
-    able = [name for name in for_kind if precision in ENGINES[name].precisions[device_type]]
-    if not able:
-        others = {p for name in for_kind for p in ENGINES[name].precisions[device_type]}
-        raise UsageError(
-            f"No engine runs {_describe(kind)} in {precision} on {device_type}.",
-            f"Use --precision {' or '.join(sorted(others))}, or another --device.",
-        )
-    for name in able:
-        if _is_installed(name):
-            return name
-    row = ENGINES[able[0]]
-    raise EffnetError(
-        f"Running {_describe(kind)} in {precision} on {device_type} needs {row.library}, which is "
-        "not installed.",
-        f"Install it: {row.install}",
-    )
-
-
-def _check_support(
-    engine: EngineName, device_type: str, *, precision: EnginePrecision, kind: FileKind
-) -> None:
-    row = ENGINES.get(engine)
-    if row is None:
+def _check_engine(engine: EngineName, kind: FileKind) -> None:
+    if engine not in ENGINES:
         raise UsageError(f"Unknown engine {engine!r}.", f"Use auto, {', '.join(ENGINES)}.")
-    if kind not in row.kinds:
-        others = [name for name, other in ENGINES.items() if kind in other.kinds]
+    if kind not in ENGINES[engine].kinds:
+        others = [name for name, row in ENGINES.items() if kind in row.kinds]
         raise UsageError(
             f"The engine {engine} does not run {_describe(kind)}.",
             f"Use --engine {' or '.join(others)}.",
-        )
-    if device_type not in row.precisions:
-        raise UsageError(
-            f"The engine {engine} does not run on {device_type}.",
-            f"Use --device {' or '.join(row.precisions)}.",
-        )
-    if precision not in row.precisions[device_type]:
-        raise UsageError(
-            f"The engine {engine} does not run {precision} on {device_type}.",
-            f"Use --precision {' or '.join(row.precisions[device_type])}.",
         )
 
 

@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from effnet_cli.engines.base import Crops, Scores, scores_of
+from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of
 from effnet_cli.engines.normalise import normalise_tensor
 from effnet_cli.models import build
 from effnet_cli.models.weights import Model
-from effnet_cli.options import Precision
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.parallel import usable_cores
-from effnet_cli.system.reporter import Reporter
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,14 +29,13 @@ class TorchEngine:
     onnxruntime ten thousand; on a GPU, folders of images wait for decoding.
     """
 
-    def __init__(
-        self, model: Model, device: str, precision: Precision, callers: int, reporter: Reporter
-    ) -> None:
-        self.precision, self.scores_are = precision, scores_of(model.card)
+    def __init__(self, request: LoadRequest) -> None:
+        model = request.model
+        self.precision, self.scores_are = request.precision, scores_of(model.card)
         self._preprocessing = model.card.preprocessing
-        self._device = torch.device(device)
+        self._device = torch.device(request.device)
         if self._device.type == "cpu":
-            torch.set_num_threads(max(1, usable_cores() // callers))
+            torch.set_num_threads(request.threads_per_caller)
         else:
             _check_is_usable(self._device)
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 keeps 10 bits of 23

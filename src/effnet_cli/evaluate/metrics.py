@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.engines import Scores, ScoresAre
+from effnet_cli.engines.base import Scores, ScoresAre
 from effnet_cli.evaluate.records import CalibrationBin, ClassMetrics, Interval, Metrics
 
 Labels = npt.NDArray[np.integer]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.engines import Scores, to_probabilities
+from effnet_cli.engines.base import Scores, to_probabilities
 from effnet_cli.evaluate.metrics import Flags, Labels, Probabilities
 from effnet_cli.evaluate.records import ConfusedPair, FailedImage, LabelledPrediction
 from effnet_cli.images.finder import ImageInput

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli import engines
-from effnet_cli.engines import Engine
+from effnet_cli.engines.base import Engine, to_probabilities
 from effnet_cli.export.samples import LabelledCrop
 
 CONFIDENT = 0.5  # a top probability from which an answer is clear
@@ -94,7 +93,7 @@ def compared(
             scores = candidate.engine(crops)
             times[number].append(1000 * (time.perf_counter() - started) / len(chunk))
             answers[number].append(
-                engines.to_probabilities(scores, candidate.engine.scores_are, temperature)
+                to_probabilities(scores, candidate.engine.scores_are, temperature)
             )
     known = None if None in labels else np.array(labels)
     probabilities = [np.concatenate(rows) for rows in answers]

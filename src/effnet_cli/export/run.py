@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effnet_cli import __version__, engines
+from effnet_cli import __version__
 from effnet_cli.engines.base import CannotRunError
 from effnet_cli.engines.normalise import Pixels, normalise
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.export import agreement
 from effnet_cli.export.agreement import Candidate, Compared, Form
 from effnet_cli.export.calibration import calibrated
@@ -140,7 +141,7 @@ def _compared(
     reporter: Reporter,
 ) -> Compared:
     """The source in torch, the target's own float32 if the file is coarser, and the file."""
-    torch = engines.plan_engine(EngineOptions("cpu", "torch")).load(source.network)
+    torch = plan_engine(EngineOptions("cpu", "torch")).load(source.network)
     candidates = [Candidate("torch fp32", torch, source.network.path.stat().st_size)]
     if source.recipe is not None or source.options.precision != "fp32":
         plain = _in_float32(source)
@@ -176,7 +177,7 @@ def _in_float32(source: ExportSource) -> ExportSource:
 def _candidate(source: ExportSource, path: Path) -> Candidate:
     """A written file, loaded as `predict --model` loads it."""
     network = resolve_model(ModelOptions(model=path))
-    engine = engines.plan_engine(EngineOptions("cpu"), network.file_kind).load(network)
+    engine = plan_engine(EngineOptions("cpu"), network.file_kind).load(network)
     name = f"{source.options.target} {source.options.quantize or source.options.precision}"
     return Candidate(name, engine, sum(file.stat().st_size for file in files_of(path)))
 

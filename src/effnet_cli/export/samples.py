@@ -13,7 +13,7 @@ from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.listing import SPLIT_BY_NAME
 from effnet_cli.datasets.records import TRAIN, VAL
 from effnet_cli.datasets.saved_split import AMBIGUOUS, Places, locate_images
-from effnet_cli.engines import Crops
+from effnet_cli.engines.base import Crops
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir

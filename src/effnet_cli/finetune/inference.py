@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from effnet_cli import engines
+from effnet_cli.engines.base import Engine
+from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.loader import Indexes, SubsetImages, chunks
 from effnet_cli.images.augment import Augmentation
@@ -31,14 +32,14 @@ CHUNK = 16
 class Answering:
     """How networks in training are asked: on which device, and what their images go through."""
 
-    plan: engines.EnginePlan
+    plan: EnginePlan
     variant: Variant
     card: ModelCard
     loader: ImageLoader
     processes: ProcessGroup
     reporter: Reporter
 
-    def loaded(self, module: nn.Module) -> engines.Engine:
+    def loaded(self, module: nn.Module) -> Engine:
         """The engine that runs `module` (evaluation mode) as it is now.
 
         Raises:
@@ -53,7 +54,7 @@ class Answering:
 
     def outputs(
         self,
-        engine: engines.Engine,
+        engine: Engine,
         images: SubsetImages,
         what: str,
         views: Augmentation | None = None,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.engines import Engine
+from effnet_cli.engines.base import Engine
 from effnet_cli.engines.normalise import normalise_for_training
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm

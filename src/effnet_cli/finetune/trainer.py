@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnet_cli import engines
 from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset, scan
 from effnet_cli.datasets.saved_split import load_split, save_split
+from effnet_cli.engines.base import to_probabilities
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.evaluate.metrics import compute_metrics, fit_temperature, fit_unknown_threshold
 from effnet_cli.evaluate.records import Metrics
 from effnet_cli.finetune import run_dir
@@ -55,10 +56,10 @@ class Training:
         self._loss_words = ""
         self._task, self._processes, self._reporter = task, processes, reporter
         self._options, self._stop = task.options, Stop()
-        self._plan = engines.plan_engine(EngineOptions(device=_device(task.device, processes)))
+        self._plan = plan_engine(EngineOptions(device=_device(task.device, processes)))
         self._device = torch.device(self._plan.device)
         if self._options.precision != "auto":
-            engines.plan_engine(EngineOptions(self._plan.device, "torch", self._options.precision))
+            plan_engine(EngineOptions(self._plan.device, "torch", self._options.precision))
         if self._device.type == "cpu":
             keep_freed_memory()
             torch.set_num_threads(max(1, usable_cores() // processes.on_this_machine))
@@ -347,7 +348,7 @@ class Training:
             return
         labels = self._dataset.val.labels[indexes]
         temperature = fit_temperature(logits, labels)
-        confidences = engines.to_probabilities(logits, "logits", temperature).max(axis=1)
+        confidences = to_probabilities(logits, "logits", temperature).max(axis=1)
         best = self._state.best
         card = replace(
             self._card,
@@ -395,7 +396,7 @@ def _is_finite(network: nn.Module) -> bool:
 
 def _device(name: str, processes: ProcessGroup) -> str:
     """The device of this process: several processes on a machine have a GPU each."""
-    device = engines.plan_engine(EngineOptions(device=name)).device
+    device = plan_engine(EngineOptions(device=name)).device
     return f"cuda:{processes.local}" if device == "cuda" and processes.count > 1 else device
 
 

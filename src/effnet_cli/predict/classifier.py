@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli import engines
 from effnet_cli.engines.base import Scores, ScoresAre, scores_of
+from effnet_cli.engines.registry import plan_engine
 from effnet_cli.images.finder import Finder, ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
@@ -60,7 +60,7 @@ class Classifier:
         chosen = _model_options(model)
         # an impossible combination is refused before anything is downloaded
         kind = file_kind(chosen.model) if chosen.model else "tensors"
-        self._plan = engines.plan_engine(engine, kind)
+        self._plan = plan_engine(engine, kind)
         self._model = resolve_model(chosen, reporter)
         self._min_probability = min_probability(options, self._model.card)
         self.name = self._model.variant.name if chosen.model is None else str(chosen.model)

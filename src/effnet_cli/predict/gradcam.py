@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from effnet_cli.engines import normalise
+from effnet_cli.engines.normalise import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.thumbnails import encode_thumbnail
 from effnet_cli.models import build
