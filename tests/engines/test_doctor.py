@@ -85,7 +85,7 @@ def test_mismatched_torchvision_is_reported_by_every_command(
     assert done.status == 1
     *_, message, hint = done.stderr.strip().splitlines()
     assert "do not work together (operator torchvision::nms does not exist)." in message
-    assert hint.startswith("Install a pair that does: pip install")
+    assert hint.startswith("Install a matching pair: pip install")
     assert "Traceback" not in done.stderr
 
 
