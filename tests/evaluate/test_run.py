@@ -295,7 +295,7 @@ def test_unknown_is_an_answer(effnet: Effnet, tmp_path: Path, small: ModelOption
     )
     done = effnet("predict", cat, "--unknown-below", "auto")
     assert done.status == 2
-    assert "needs a model that brings a threshold" in done.stderr
+    assert "needs a model that was fine-tuned by effnet" in done.stderr
     assert effnet("predict", cat, "--unknown-below", "x").status == 2
 
 

@@ -2,10 +2,9 @@
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,12 @@ from effnet_cli.output.charts import curve_chart, reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, grid, sortable
 
 REPORT_FILE_NAME, METRICS_FILE_NAME = "report.html", "metrics.jsonl"  # in a run's folder
-THUMBNAIL_PX = 160
-# Pixels of an image, uint8 [H,W,3], with what speaks for a class; `None` if it cannot be opened.
+SHOWN_PX = 160  # of a thumbnail
+# From a path and a class to an image with a Grad-CAM overlay, uint8 [H,W,3]; `None` if it cannot be
+# opened.
 Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
-MAX_IMAGES = 60  # in a gallery
-MAX_MATRIX_CLASSES = 40
+MAX_SHOWN_IMAGES = 60  # in a gallery
+MAX_SHOWN_CLASSES = 40  # in the confusion matrix
 MAX_CONFUSED = 12  # pairs of classes
 CURVE_NOTE = (
     "Top-1 on the validation images after each epoch: first the classifier alone, then the whole "
@@ -98,60 +98,38 @@ def evaluation_page(
         settings: names and values to add to the settings at the end.
         commands: shell commands to show at the end.
     """
-    failed, confused = table.failed_table(found), table.confused_table(found)
-    label_note = "Sorted by the model's probability for the label, lowest first."
+    confused, failed = table.confused_table(found), table.failed_table(found)
+    has_matrix = found.confusion and 2 <= len(found.per_class) <= MAX_SHOWN_CLASSES
     mistake_note = "" if overlay is None else "Red: what the prediction is based on (Grad-CAM)."
+    label_note = "Sorted by the model's probability for the label, lowest first."
     return PAGES.get_template("evaluation.html").render(
         title=title,
         answer=[*table.headline(found), *summary],
+        figures=table.figures_table(found),
         sections=sections,
         classes=sortable(table.classes_table(found)),
-        matrix=_matrix(found),
-        confused=replace(confused, rows=confused.rows[:MAX_CONFUSED]) if found.confused else None,
+        matrix=found.confusion if has_matrix else None,
+        confused=replace(confused, rows=confused.rows[:MAX_CONFUSED]),
         reliability=reliability_chart(found.calibration),
         galleries=[
             ("Most confident mistakes", mistake_note, _gallery(found.mistakes, overlay)),
-            (
-                "Likely label errors",
-                label_note,
-                _gallery(found.label_errors or (), overlay),
-            ),
+            ("Likely label errors", label_note, _gallery(found.label_errors or (), overlay)),
         ],
-        failed=replace(failed, rows=failed.rows[:MAX_ROWS]) if found.failures else None,
-        choices=[*table.choices(found), *settings],
+        failed=replace(failed, rows=failed.rows[:MAX_ROWS]),
+        choices=[*table.settings(found), *settings],
         commands=commands,
         grid=grid,
     )
 
 
-def _gallery(rows: Sequence[LabelledPrediction], overlay: Overlay | None) -> list[dict[str, str]]:
-    """What is shown of some images, their thumbnails in base64."""
-    shown = []
-    for one in rows[:MAX_IMAGES]:
-        drawn = None if overlay is None else overlay(one.path, one.prediction)
-        content = make_thumbnail(one.path, THUMBNAIL_PX)
-        if drawn is not None:
-            content = encode_thumbnail(drawn, THUMBNAIL_PX)
-        shown.append(
-            {
-                "path": one.path,
-                "label": one.label,
-                "prediction": one.prediction,
-                "probability": f"{one.probability:.1%}",
-                "label_probability": f"{one.label_probability:.1%}",
-                "image": base64.b64encode(content).decode() if content else "",
-            }
-        )
-    return shown
-
-
-def _matrix(found: Evaluation) -> dict[str, Any] | None:
-    """Counts of the confusion matrix, each with its share of the row in percent."""
-    if found.confusion is None or not 2 <= len(found.per_class) <= MAX_MATRIX_CLASSES:
-        return None
-    names, rows = found.confusion.labels, []
-    for index, (name, counts) in enumerate(zip(names, found.confusion.counts, strict=True)):
-        total = sum(counts) or 1
-        cells = [(n, round(100 * n / total), place == index) for place, n in enumerate(counts)]
-        rows.append((name, cells))
-    return {"names": names, "rows": rows}
+def _gallery(
+    rows: Sequence[LabelledPrediction], overlay: Overlay | None
+) -> Iterator[tuple[LabelledPrediction, str]]:
+    """Some images with their thumbnails in base64, which are empty if they cannot be opened."""
+    for row in rows[:MAX_SHOWN_IMAGES]:
+        pixels = overlay and overlay(row.path, row.prediction)
+        if pixels is None:
+            content = make_thumbnail(row.path, SHOWN_PX)
+        else:
+            content = encode_thumbnail(pixels, SHOWN_PX)
+        yield row, base64.b64encode(content or b"").decode()

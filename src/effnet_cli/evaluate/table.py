@@ -8,8 +8,8 @@ from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.text import pluralize
 
-MAX_CLASS_ROWS = 40
-MAX_ROWS = 10  # in every other table; JSON and the page have more
+MAX_CLASSES = 40
+MAX_EXAMPLES = 10  # in every other table; JSON and the page have more
 
 
 def blocks(found: Evaluation) -> Iterator[Block]:
@@ -17,12 +17,12 @@ def blocks(found: Evaluation) -> Iterator[Block]:
     yield from headline(found)
     yield figures_table(found)
     classes = classes_table(found)
-    yield replace(classes, rows=classes.rows[:MAX_CLASS_ROWS])
-    if len(classes.rows) > MAX_CLASS_ROWS:
-        yield f"... and {len(classes.rows) - MAX_CLASS_ROWS:,} classes with a better F1"
+    yield replace(classes, rows=classes.rows[:MAX_CLASSES])
+    if len(classes.rows) > MAX_CLASSES:
+        yield f"... and {len(classes.rows) - MAX_CLASSES:,} classes with a better F1"
     for table in (confused_table(found), *mistake_tables(found), failed_table(found)):
         if table.rows:
-            yield replace(table, rows=table.rows[:MAX_ROWS])
+            yield replace(table, rows=table.rows[:MAX_EXAMPLES])
 
 
 def headline(found: Evaluation) -> Iterator[str]:
@@ -98,20 +98,20 @@ def failed_table(found: Evaluation) -> Table:
 def _labelled_table(title: str, rows: Sequence[LabelledPrediction]) -> Table:
     cells = [
         (
-            one.path,
-            one.label,
-            one.prediction,
-            f"{one.probability:.1%}",
-            f"{one.label_probability:.1%}",
+            row.path,
+            row.label,
+            row.prediction,
+            _share(row.probability),
+            _share(row.label_probability),
         )
-        for one in rows
+        for row in rows
     ]
     columns = ("image", "label", "prediction", "probability", "of label")
     return Table(columns, cells, title=title)
 
 
-def choices(found: Evaluation) -> Iterator[tuple[str, str]]:
-    """What was judged, and by what."""
+def settings(found: Evaluation) -> Iterator[tuple[str, str]]:
+    """What was evaluated, how, and how the classes were matched."""
     split = "" if found.split is None else f", split {found.split}"
     yield "images", f"{found.data}{split}"
     yield "model", found.model
