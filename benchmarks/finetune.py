@@ -46,8 +46,8 @@ from effnet_cli.datasets import Subset, require_dataset, scan
 from effnet_cli.engines.normalise import normalise
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
-from effnet_cli.finetune.inference import Answering
-from effnet_cli.finetune.loader import Memory, SubsetImages, chunks
+from effnet_cli.finetune.inference import Inference
+from effnet_cli.finetune.loader import BatchLoader, CacheBudget, split_chunks
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.card import ModelCard
@@ -223,7 +223,7 @@ def training_rate(setting: Setting) -> None:
     run = finetuned(
         setting, setting.dataset, "--epochs", "2", "--batch-size", str(BATCH_SIZE), "--seed", "0"
     )
-    ours = [row["images_per_s"] for row in run.epochs("network")]
+    ours = [row["images_per_s"] for row in run.epochs("full")]
     unit = f"images/s, {BATCH_SIZE} a batch"
     # images are decoded in the first epoch and remembered where memory allows
     show(name, "effnet", f"{ours[0]:.1f}", unit, "first epoch")
@@ -243,13 +243,13 @@ def feature_pass(setting: Setting) -> None:
     module = build.load_module(network)
     module.classifier = nn.Identity()
     subset = require_dataset(scan(setting.dataset)).train
-    answering = Answering(plan, network.variant, network.card, loader, ProcessGroup(), SILENT)
+    inference = Inference(plan, network.variant, network.card, ProcessGroup(), SILENT)
     rates: dict[str, list[float]] = {plan.engine: [], "torch eager": []}
     features: dict[str, np.ndarray[Any, Any]] = {}
     for number in range(ROUNDS + 1):
-        ways: dict[str, Callable[[SubsetImages], np.ndarray[Any, Any]]] = {
-            plan.engine: lambda images: answering.outputs(
-                answering.loaded(module), images, "Features"
+        ways: dict[str, Callable[[BatchLoader], np.ndarray[Any, Any]]] = {
+            plan.engine: lambda images: inference.run(
+                inference.load_engine(module), images, "Features"
             )[1],
             "torch eager": lambda images: eager(module, loader, images),
         }
@@ -272,17 +272,17 @@ def feature_pass(setting: Setting) -> None:
     show("feature pass", plan.engine, f"{seconds:.2f}", "s of it to make the engine")
 
 
-def undecoded(subset: Subset, loader: ImageLoader) -> SubsetImages:
+def undecoded(subset: Subset, loader: ImageLoader) -> BatchLoader:
     """Images of which none is kept in memory, so that each pass decodes them."""
-    return SubsetImages(subset, loader, Memory(0), usable_cores(), SILENT)
+    return BatchLoader(subset, loader, CacheBudget(0), usable_cores(), SILENT)
 
 
 @torch.inference_mode()
-def eager(module: nn.Module, loader: ImageLoader, images: SubsetImages) -> np.ndarray[Any, Any]:
+def eager(module: nn.Module, loader: ImageLoader, images: BatchLoader) -> np.ndarray[Any, Any]:
     """The features by torch, as most scripts have them; threads decode beside it."""
     module = module.to(memory_format=torch.channels_last)
     values = []
-    for batch in images.batches(chunks(np.arange(len(images)), EAGER_BATCH_SIZE), None):
+    for batch in images.load_batches(split_chunks(np.arange(len(images)), EAGER_BATCH_SIZE), None):
         pixels = torch.from_numpy(normalise(batch.crops, loader.preprocessing))
         values.append(module(pixels.to(memory_format=torch.channels_last)).numpy())
     return np.concatenate(values)
@@ -329,7 +329,7 @@ def same_bytes(setting: Setting) -> None:
     words = "same SHA-256 of the model file"
     show("same bytes", "two runs", yes(first.sha256 == second.sha256), words, first.sha256[:16])
     for epoch in (1, 2):
-        killed = killed_and_resumed(setting, epoch, options, first.epochs("network"))
+        killed = killed_and_resumed(setting, epoch, options, first.epochs("full"))
         what = f"killed in epoch {epoch}, resumed"
         show("same bytes", what, yes(killed.sha256 == first.sha256), words, killed.sha256[:16])
 
@@ -353,7 +353,7 @@ def killed_and_resumed(
             while not (folder / STATE_FILE).exists() and process.poll() is None:
                 time.sleep(0.05)
         else:
-            ends_of_epochs = network_rows(process.stdout)
+            ends_of_epochs = full_rows(process.stdout)
             for _ in range(epoch - 1):
                 next(ends_of_epochs)
         time.sleep(epochs[epoch - 1]["seconds"] / 2)
@@ -363,16 +363,16 @@ def killed_and_resumed(
     done = subprocess.run([*resume, "--quiet"], stdout=subprocess.PIPE, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     again = [row for row in rows if row["row"] == "epoch"]
-    if not again or again[0]["epoch"] != epoch or again[0]["phase"] != "network":
+    if not again or again[0]["epoch"] != epoch or again[0]["phase"] != "full":
         print(f"The run was not killed in epoch {epoch} but elsewhere.", file=sys.stderr)
     return Run(rows, time.perf_counter() - started, folder)
 
 
-def network_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The network's epochs as they end."""
+def full_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The epochs of the full model as they end."""
     for line in lines:
         row = json.loads(line)
-        if row["row"] == "epoch" and row["phase"] == "network":
+        if row["row"] == "epoch" and row["phase"] == "full":
             yield row
 
 

@@ -1,16 +1,20 @@
-"""What the tests of training share: small datasets, runs of a second. Their fixtures are in
+"""Small datasets and runs of a second for the tests of training; the fixtures are in
 `training_fixtures.py`.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from effnet_cli.finetune import phases
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.finetune.run import finetune
 from effnet_cli.finetune.run_dir import restore_task
@@ -18,22 +22,26 @@ from effnet_cli.models import checkpoint
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions
 from effnet_cli.system.reporter import SILENT, Reporter
+from helpers import RecordingReporter
 
 COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
-# A classifier's training of a tenth of a second.
+# A head that trains in a tenth of a second.
 HEAD_EPOCHS = 2
 QUICK_HEAD = {
     "HEAD_EPOCHS": HEAD_EPOCHS,
     "MIN_HEAD_STEPS": 16,
     "HEAD_PASSES": 4,
     "MIN_HEAD_PASSES": 2,
-    "MAX_VIEWS": 1,
+    "MAX_VIEWS_PER_IMAGE": 1,
 }
+ONE_EPOCH = FinetuneOptions(epochs=1, hidden=0)
+HEAD_ONLY = FinetuneOptions(head_only=True, hidden=0, augment="none")
+CANNOT_LEARN = 1e-30  # a learning rate
 TIMES = ("seconds", "images_per_s")
 
 
 def save_blobs(path: Path, colour: Sequence[int], seed: int) -> None:
-    """Soft blobs about one colour, in the format that the name says."""
+    """Soft blobs about one colour, in the format of the name."""
     rng = np.random.default_rng((seed, *colour))
     blobs = np.clip(rng.normal(colour, 60, (4, 6, 3)), 0, 255).astype(np.uint8)
     Image.fromarray(blobs).resize((90, 60), Image.Resampling.BICUBIC).save(path)
@@ -45,7 +53,7 @@ def make_classes(
     images: int = 8,
     first_seed: int = 0,
 ) -> None:
-    """A folder for each class, with PNG and JPEG in turns."""
+    """A folder for each class, with PNG and JPEG alternating."""
     for number, name in enumerate(names):
         folder = root / name
         folder.mkdir(parents=True)
@@ -65,7 +73,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Ran:
-    """A training that came to its end."""
+    """A finished training."""
 
     folder: Path
     epochs: list[Epoch]
@@ -97,7 +105,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def timeless(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without what is another each time."""
+    """Rows without their times."""
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
@@ -119,16 +127,28 @@ def train(task: FinetuneTask, reporter: Reporter = SILENT) -> Ran:
     return Ran(end.model.parent, epochs, end)  # type: ignore[arg-type]
 
 
-def go_on(folder: Path, reporter: Reporter = SILENT, **changes: Any) -> Ran:
-    """`--resume`; `changes` are options of `FinetuneOptions` that were typed."""
+def resume(folder: Path, reporter: Reporter = SILENT, **changes: Any) -> Ran:
+    """`--resume` with changed options."""
     options = FinetuneOptions(**changes)
     task = FinetuneTask(Path(), options=options, resume=folder)
     return train(restore_task(task, frozenset(changes)), reporter)
 
 
+RunWith = Callable[..., tuple[Ran, RecordingReporter]]
+
+
+@contextmanager
+def quick_head() -> Iterator[None]:
+    """A head that trains in a tenth of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK_HEAD.items():
+            patch.setattr(phases, name, value)
+        yield
+
+
 @dataclass(frozen=True)
 class Done:
-    """What a command has left behind."""
+    """What a command returned and printed."""
 
     status: int
     stdout: bytes
@@ -136,10 +156,25 @@ class Done:
 
 
 def script(code: str = "") -> str:
-    """`effnet` with the quick classifier, after running `code`."""
+    """`effnet` with the quick head, after running `code`."""
     settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
     imports = (
         "from effnet_cli.cli.main import main\n"
         "from effnet_cli.finetune import phases, trainer as training\n"
     )
     return f"{imports}{settings}{code}\nmain()"
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def changed_tensors(ran: Ran, small: ModelOptions) -> set[str]:
+    """The tensors of the trained backbone that differ from the pretrained ones."""
+    start = checkpoint.read_arrays(small.model / "model.safetensors")[1]  # type: ignore[operator]
+    state = kept_state(ran.folder)[1]
+    return {
+        name
+        for name, value in start.items()
+        if name.startswith("features") and not np.array_equal(value, state[f"trained.{name}"])
+    }

@@ -8,16 +8,34 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from effnet_cli.cli import main
-from effnet_cli.finetune import phases
-from effnet_cli.finetune.run_dir import arrays
+from effnet_cli.engines.registry import plan_engine
+from effnet_cli.finetune.distributed import ProcessGroup
+from effnet_cli.finetune.inference import Inference
+from effnet_cli.finetune.run_dir import to_arrays
 from effnet_cli.models import build, checkpoint
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import resolve_model
-from effnet_cli.options import ModelOptions
-from training import QUICK_HEAD, Done, make_classes
+from effnet_cli.options import EngineOptions, FinetuneOptions, ModelOptions
+from effnet_cli.system.reporter import SILENT
+from helpers import SAMPLES, RecordingReporter, save_image
+from training import (
+    HEAD_ONLY,
+    ONE_EPOCH,
+    Done,
+    Ran,
+    RunWith,
+    make_classes,
+    quick_head,
+    task_of,
+    train,
+)
+from training_parts import CLASSES, PREPROCESSING
 
 SMALL_PX = 64  # a twelfth of the work of 224
 
@@ -52,9 +70,9 @@ def caches(session_folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in QUICK_HEAD.items():
-        monkeypatch.setattr(phases, name, value)
+def quick() -> Iterator[None]:
+    with quick_head():
+        yield
 
 
 # --- data and networks ------------------------------------------------------------------------
@@ -77,9 +95,56 @@ def small(session_folder: Path, caches: None) -> ModelOptions:
         network.card,
         preprocessing=replace(network.card.preprocessing, resize_px=SMALL_PX, crop_px=SMALL_PX),
     )
-    tensors = arrays(build.load_module(network).state_dict())
+    tensors = to_arrays(build.load_module(network).state_dict())
     checkpoint.write(folder / checkpoint.MODEL_FILE_NAME, card, tensors)
     return ModelOptions(model=folder)
+
+
+@pytest.fixture(scope="session")
+def image_folder(session_folder: Path) -> Path:
+    """Fourteen images of several sizes; the larger ones are cached smaller than they are."""
+    path = session_folder / "fourteen"
+    path.mkdir()
+    for number in range(12):
+        save_image(path / f"{number:02}.png", number, (20 + 17 * number, 40 + 9 * number))
+    for number, name in enumerate(("cat.jpg", "rocket.jpg")):
+        (path / f"{12 + number}.jpg").write_bytes((SAMPLES / name).read_bytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def inference() -> Inference:
+    """Inference with torch, which compiles nothing."""
+    plan = plan_engine(EngineOptions("cpu", "torch"))
+    card = ModelCard("lite0", CLASSES, PREPROCESSING)
+    return Inference(plan, find_variant("lite0"), card, ProcessGroup(), SILENT)
+
+
+@pytest.fixture
+def run_with(colours: Path, small: ModelOptions, tmp_path: Path, quick: None) -> RunWith:
+    """Makes quick runs; `run_with(options, root=..., model=...)` gives the run and its notes."""
+
+    def run(options: FinetuneOptions, **changes: Any) -> tuple[Ran, RecordingReporter]:
+        reporter = RecordingReporter()
+        base, root = changes.pop("model", small), changes.pop("root", colours)
+        output = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        return train(task_of(root, base, output, options, **changes), reporter), reporter
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def one_epoch_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
+    """The run of ONE_EPOCH, for tests that compare others with it."""
+    with quick_head():
+        return train(task_of(colours, small, session_folder / "one epoch", ONE_EPOCH))
+
+
+@pytest.fixture(scope="session")
+def head_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
+    """The run of HEAD_ONLY."""
+    with quick_head():
+        return train(task_of(colours, small, session_folder / "head only", HEAD_ONLY))
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -25,7 +25,7 @@ HOSTILE = [
 ]
 
 FIRST = Epoch("head", 1, 8, 1.25, 0.5, 0.875, 0.75, 0.625, True, 1234.5, 2.5)
-SECOND = Epoch("network", 2, 5, 0.75, 0.25, 0.9375, 0.875, 0.75, False, 12.0, 60.25)
+SECOND = Epoch("full", 2, 5, 0.75, 0.25, 0.9375, 0.875, 0.75, False, 12.0, 60.25)
 VAL = Metrics(
     16,
     1,
@@ -39,7 +39,7 @@ VAL = Metrics(
         ClassMetrics("owl", 0, None, None, None),
     ),
 )
-TRAINED = TrainingResult(Path("runs/pets-lite0/model.safetensors"), "network", 2, VAL, None, 83.4)
+TRAINED = TrainingResult(Path("runs/pets-lite0/model.safetensors"), "full", 2, VAL, None, 83.4)
 RECORDS = [FIRST, SECOND, TRAINED]
 
 

@@ -25,7 +25,7 @@ from effnet_cli.export.run import ExportResult, export
 from effnet_cli.export.samples import VIEWS, choose_images, samples
 from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS
-from effnet_cli.finetune.run_dir import arrays
+from effnet_cli.finetune.run_dir import to_arrays
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build, checkpoint
@@ -93,7 +93,7 @@ def families(session_folder: Path, caches: None) -> Callable[[str], ModelOptions
             looked = samples().looked_at(card, ImageOptions(), SILENT, "")
             crops = np.concatenate([one.crop for one in looked])
             lively(network, pixels=torch.from_numpy(normalise(crops, preprocessing)))
-            checkpoint.write(folder / "model.safetensors", card, arrays(network.state_dict()))
+            checkpoint.write(folder / "model.safetensors", card, to_arrays(network.state_dict()))
         return ModelOptions(model=folder)
 
     return make

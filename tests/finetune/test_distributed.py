@@ -1,4 +1,4 @@
-"""Two processes over gloo."""
+"""Training in two processes over gloo, and the process group."""
 
 import json
 import subprocess
@@ -10,10 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from effnet_cli.finetune.distributed import ProcessGroup, join_process_group
 from effnet_cli.options import ModelOptions
+from effnet_cli.system.errors import EffnetError, UsageError
 from forked import Ended, ended
 from training import HEAD_EPOCHS, kept_state, make_classes, script
+from training_parts import CPU, tiny
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
 
@@ -48,7 +54,7 @@ Path.replace = replace
 
 
 @dataclass(frozen=True)
-class TrainingResult(Ended):
+class ProcessesRun(Ended):
     """A training by some processes, and where its files are."""
 
     folder: Path
@@ -62,7 +68,7 @@ class TrainingResult(Ended):
         return (self.folder / "model.safetensors").read_bytes()
 
 
-Train = Callable[..., TrainingResult]
+Train = Callable[..., ProcessesRun]
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +79,24 @@ def trained(small: ModelOptions, session_folder: Path, one_core: object) -> Trai
 
     def run(
         processes: int, arguments: list[str | Path], code: str = "", resume: Path | None = None
-    ) -> TrainingResult:
+    ) -> ProcessesRun:
         folder = resume or here / f"run{len(list(here.iterdir()))}"
         options: list[str | Path] = ["--resume", folder, "--format", "jsonl"]
         if resume is None:
             options = ["--model", str(small.model), "--output", folder, *OPTIONS]
         done = ended(script(code), ["finetune", *arguments, *options], processes)
-        return TrainingResult(done.status, done.stdout, done.stderr, folder)
+        return ProcessesRun(done.status, done.stdout, done.stderr, folder)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def two(trained: Train, colours: Path) -> TrainingResult:
+def two(trained: Train, colours: Path) -> ProcessesRun:
     """Two processes that nothing happens to, but that one has little memory."""
     return trained(2, [colours], NO_DROPOUT + LITTLE_MEMORY)
 
 
-def test_two_processes_learn_what_one_learns(
-    two: TrainingResult, trained: Train, colours: Path
-) -> None:
+def test_two_processes_learn_as_one(two: ProcessesRun, trained: Train, colours: Path) -> None:
     one = trained(1, [colours], NO_DROPOUT)
     assert two.status == one.status == 0, two.stderr
     rows, others = two.rows, one.rows
@@ -103,13 +107,13 @@ def test_two_processes_learn_what_one_learns(
         assert row["val_loss"] == pytest.approx(other["val_loss"], rel=1e-3)
     (header, tensors), (_, wanted) = map(kept_state, (two.folder, one.folder))
     for name, value in wanted.items():
-        if name.startswith(("average.features", "network.features")):
+        if name.startswith(("average.features", "trained.features")):
             np.testing.assert_allclose(tensors[name], value, atol=2e-4, err_msg=name)
-    assert header["piece_size"] == 1  # what is little for one is little for all
+    assert header["micro_batch_size"] == 1  # the smallest of all
 
 
-def test_the_first_process_speaks_for_all(two: TrainingResult) -> None:
-    assert two.stderr.count("Starts from") == 1
+def test_only_the_first_process_reports(two: ProcessesRun) -> None:
+    assert two.stderr.count("Starting from") == 1
     assert two.stderr.count("effnet predict IMAGE --model") == 1
 
 
@@ -127,22 +131,22 @@ def test_every_validation_image_is_counted_once(trained: Train, tmp_path: Path) 
     assert end["test"]["images"] == 3
 
 
-def test_killed_processes_go_on_to_the_same_bits(
-    two: TrainingResult, trained: Train, colours: Path
+def test_killed_processes_resume_to_the_same_bits(
+    two: ProcessesRun, trained: Train, colours: Path
 ) -> None:
     killed = trained(2, [colours], NO_DROPOUT + LITTLE_MEMORY + FIRST_DIES)
     assert killed.status != 0
     assert kept_state(killed.folder)[0]["epoch"] == 2
-    resumed = trained(2, [], NO_DROPOUT, killed.folder)  # the size of the pieces is remembered
+    resumed = trained(2, [], NO_DROPOUT, killed.folder)  # with the saved micro-batch
     assert resumed.status == 0, resumed.stderr
-    assert [(row["phase"], row["epoch"]) for row in resumed.rows[:-1]] == [("network", 2)]
+    assert [(row["phase"], row["epoch"]) for row in resumed.rows[:-1]] == [("full", 2)]
     assert resumed.model == two.model
     (_, tensors), (_, wanted) = map(kept_state, (resumed.folder, two.folder))
     for name, value in wanted.items():
         assert tensors[name].tobytes() == value.tobytes(), name
 
 
-def test_torchrun_starts_them_and_a_refusal_is_said_once(tmp_path: Path) -> None:
+def test_torchrun_starts_processes_and_an_error_is_reported_once(tmp_path: Path) -> None:
     make_classes(tmp_path, ["only"])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     refused = subprocess.run(
@@ -155,3 +159,50 @@ def test_torchrun_starts_them_and_a_refusal_is_said_once(tmp_path: Path) -> None
     assert refused.returncode != 0
     assert refused.stderr.count("There is one class only") == 1
     assert refused.stdout == ""
+
+
+# --- one process ------------------------------------------------------------------------------
+
+
+def test_single_process_communicates_with_none() -> None:
+    alone = ProcessGroup()
+    assert alone.is_first
+    assert alone.broadcast(lambda: [1, 2]) == [1, 2]
+    assert alone.gather("mine") == ["mine"]
+    assert alone.reduce_max(3) == alone.reduce_min(3) == 3
+    module = tiny()
+    assert alone.wrap(module, CPU) is module
+    assert alone.shard(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+
+    def failing() -> None:
+        raise UsageError("no", "yes")
+
+    with pytest.raises(UsageError, match="no"):
+        alone.broadcast(failing)
+
+
+@given(st.integers(0, 40), st.integers(1, 7))
+def test_shards_have_all_indexes_once(size: int, count: int) -> None:
+    parts = [ProcessGroup(rank, count).shard(np.arange(size)) for rank in range(count)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(size))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    with join_process_group() as processes:
+        assert processes == ProcessGroup()
+    assert not torch.distributed.is_initialized()
+
+
+def test_processes_that_cannot_connect_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(EffnetError, match="The 2 processes cannot connect") as caught,
+        join_process_group(),
+    ):
+        pass
+    assert "torchrun" in caught.value.hint

@@ -14,16 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_cli.datasets import ClassCount
 from effnet_cli.finetune import formats
 from effnet_cli.finetune.records import Epoch, TrainingResult
-from training_records import FIRST, NAMES, RECORDS, SCAN, SECOND, TRAINED, VAL, named
+from training_records import FIRST, NAMES, RECORDS, SECOND, TRAINED, VAL, named
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
 def test_row_of_an_epoch_has_its_fields() -> None:
-    assert formats.as_row(FIRST) == {
+    assert formats.to_row(FIRST) == {
         "row": "epoch",
         "phase": "head",
         "epoch": 1,
@@ -40,12 +39,12 @@ def test_row_of_an_epoch_has_its_fields() -> None:
 
 
 def test_row_of_the_end_has_the_model_and_the_metrics() -> None:
-    row = formats.as_row(replace(TRAINED, test=VAL))
+    row = formats.to_row(replace(TRAINED, test=VAL))
     assert row["row"] == "trained"
     assert row["model"] == "runs/pets-lite0/model.safetensors"
-    assert (row["phase"], row["epoch"], row["seconds"]) == ("network", 2, 83.4)
+    assert (row["phase"], row["epoch"], row["seconds"]) == ("full", 2, 83.4)
     assert row["val"] == row["test"] == asdict(VAL)
-    assert formats.as_row(TRAINED)["test"] is None
+    assert formats.to_row(TRAINED)["test"] is None
 
 
 @given(
@@ -55,7 +54,7 @@ def test_row_of_the_end_has_the_model_and_the_metrics() -> None:
     )
 )
 def test_json_gives_everything_back(records: list[Epoch | TrainingResult]) -> None:
-    wanted = json.loads(json.dumps([formats.as_row(record) for record in records]))
+    wanted = json.loads(json.dumps([formats.to_row(record) for record in records]))
     lines = list(formats.ENCODERS["jsonl"](records))
     assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines)
     assert [json.loads(line.encode("utf-8")) for line in lines] == wanted
@@ -89,41 +88,27 @@ def test_csv_lines_come_as_epochs_do() -> None:
     assert next(lines).startswith("phase,epoch,")
     assert next(lines).startswith("head,1,8,")
     assert taken == [FIRST]
-    assert next(lines).startswith("network,2,5,")
+    assert next(lines).startswith("full,2,5,")
     assert list(lines) == []
 
 
-def test_last_record_is_remembered() -> None:
+def test_last_record_is_kept() -> None:
     last: list[Any] = []
-    assert list(formats.remembered(iter(RECORDS), last)) == RECORDS
+    assert list(formats.keep_last(iter(RECORDS), last)) == RECORDS
     assert last == [TRAINED]
-    assert list(formats.remembered(iter([]), last)) == []
+    assert list(formats.keep_last(iter([]), last)) == []
 
 
-def test_farewell_names_the_file_the_epoch_and_the_command() -> None:
-    words = "\n".join(formats.farewell(TRAINED))
-    assert words.startswith("runs/pets-lite0/model.safetensors holds epoch 2 of the whole network")
+def test_result_names_the_file_the_epoch_and_the_commands() -> None:
+    words = "\n".join(formats.describe_result(TRAINED))
+    assert words.startswith("Saved epoch 2 of the full model to runs/pets-lite0/model.safetensors ")
     assert "(83 s of training)" in words
     for command in ("predict IMAGE", "evaluate FOLDER", "export --to onnx"):
         assert f"  effnet {command} --model runs/pets-lite0" in words.splitlines()
-    assert "classifier" in next(formats.farewell(replace(TRAINED, phase="head")))
+    assert "classifier head" in next(formats.describe_result(replace(TRAINED, phase="head")))
 
 
 @given(NAMES.filter(lambda name: name not in ("", ".", "..") and not set(name) & {"/", "\0"}))
-def test_farewells_command_can_be_pasted(name: str) -> None:
-    for command in formats.commands(Path("runs") / name):
+def test_commands_can_be_pasted(name: str) -> None:
+    for command in formats.list_commands(Path("runs") / name):
         assert shlex.split(command)[-2:] == ["--model", f"runs/{name}"]
-
-
-# --- a dataset's scan -----------------------------------------------------------------------------
-
-
-def test_rows_of_a_scan_end_with_the_sums() -> None:
-    assert formats.scan_rows(SCAN) == [
-        ["cat", 1200, 30, None],
-        ["dog", 8, 0, None],
-        ["all", 1208, 30, 0],
-    ]
-    with_test = replace(SCAN, classes=(ClassCount("cat", 1, 2, 3), ClassCount("dog", 4, 5, 6)))
-    assert formats.scan_rows(with_test)[-1] == ["all", 5, 7, 9]
-    assert formats.scan_rows(replace(SCAN, classes=())) == []

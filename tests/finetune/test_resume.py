@@ -1,6 +1,7 @@
-"""Trainings that are killed, stopped and changed on the way, and what `--resume` makes of them."""
+"""Trainings that are killed, stopped or changed, then resumed."""
 
 import re
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from effnet_cli.finetune import trainer as training
-from effnet_cli.finetune.phases import NetworkPhase
+from effnet_cli.finetune.phases import FullPhase
 from effnet_cli.finetune.run import finetune
 from effnet_cli.finetune.run_dir import restore_task
 from effnet_cli.finetune.signals import TrainingStopped
@@ -22,9 +23,10 @@ from helpers import RecordingReporter
 from training import (
     HEAD_EPOCHS,
     Ran,
-    go_on,
     kept_state,
     make_classes,
+    quick_head,
+    resume,
     rows_of,
     save_blobs,
     script,
@@ -36,13 +38,13 @@ from training import (
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches", "quick")
 
-STEPS = 3  # of an epoch
+STEPS = 3  # per epoch
 OPTIONS = FinetuneOptions(epochs=2, hidden=0, batch_size=6)
-ARGUMENTS = ["--epochs", "2", "--hidden", "0", "--batch-size", "6", "--format", "jsonl"]
-# The state is kept after every step.
+ARGUMENTS = ["--epochs", "2", "--hidden", "0", "--batch-size", "6"]
+# Save the state after every step.
 EAGER = "training.SAVE_SECONDS = 0\n"
-# Dies at the `count`-th time that a file called `name` becomes whole, right before or after it.
-DIES = """
+# Die at the `count`-th write of a file called `name`, before or after it replaces the old one.
+DIE_REPLACING = """
 import os
 from pathlib import Path
 replaced, left = Path.replace, [{count}]
@@ -55,8 +57,8 @@ def replace(self, target):
         os.kill(os.getpid(), 9)
 Path.replace = replace
 """
-# Dies when half of a file's bytes are written.
-DIES_WRITING = """
+# Die when half of the bytes of the `count`-th file are written.
+DIE_WRITING = """
 import os
 from pathlib import Path
 written, left = Path.write_bytes, [{count}]
@@ -68,21 +70,21 @@ def write_bytes(self, content):
     return written(self, content)
 Path.write_bytes = write_bytes
 """
-# Sends itself signals within a step.
-SIGNALS = """
+# Send signals to itself within a step.
+SIGNAL_IN_STEP = """
 import os
-from effnet_cli.finetune.phases import NetworkPhase
-after_step, left = NetworkPhase.after_step, [{step}]
+from effnet_cli.finetune.phases import FullPhase
+update, left = FullPhase._update_average, [{step}]
 def signalled(self):
     left[0] -= 1
     if not left[0]:
         for number in {numbers}:
             os.kill(os.getpid(), number)
-    after_step(self)
-NetworkPhase.after_step = signalled
+    update(self)
+FullPhase._update_average = signalled
 """
-# Sends itself a signal while features are computed.
-IN_FIRST_PHASE = """
+# Send a signal to itself while features are computed.
+SIGNAL_IN_FEATURES = """
 import os
 from effnet_cli.output.progress import PlainReporter
 progress = PlainReporter.progress
@@ -98,23 +100,33 @@ PlainReporter.progress = signalled
 def unbroken(
     colours: Path, small: ModelOptions, session_folder: Path, one_core: object, caches: None
 ) -> Ran:
-    """The run that nothing happens to, in a process of its own like those that are killed."""
+    """The run that nothing happens to, in its own process like those that are killed."""
     folder = session_folder / "unbroken"
-    done = started(colours, small, folder)
+    done = start(colours, small, folder)
     assert done.status == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", 0)
-        ran = go_on(folder)  # which is over: only its end comes
+        ran = resume(folder)  # complete: only its result is left
     assert not ran.epochs
     return ran
 
 
-def started(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> Ended:
-    """`effnet finetune`, after running `code`."""
+def start(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> Ended:
+    """`effnet finetune` or, once there is a run, `--resume`, after running `code`."""
     assert small.model is not None
-    return ended(
-        script(code), ["finetune", colours, "--model", small.model, "-o", folder, *ARGUMENTS]
-    )
+    if (folder / "options.json").exists():
+        arguments = ["--resume", folder]
+    else:
+        arguments = [colours, "--model", small.model, "-o", folder, *ARGUMENTS]
+    return ended(script(code), ["finetune", *arguments, "--format", "jsonl"])
+
+
+def step_of(folder: Path) -> tuple[int, int] | None:
+    """The epoch and the step of the saved state, if there is one."""
+    if not (folder / "state.safetensors").exists():
+        return None
+    header, _ = kept_state(folder)
+    return header["epoch"], header["step"]
 
 
 def assert_alike(ran: Ran, unbroken: Ran) -> None:
@@ -127,61 +139,48 @@ def assert_alike(ran: Ran, unbroken: Ran) -> None:
     assert timeless(state.pop("rows")) == timeless(wanted_state.pop("rows"))
     assert {**state, "seconds": 0} == {**wanted_state, "seconds": 0}
     assert ran.model == unbroken.model
+    assert (ran.end.phase, ran.end.epoch) == (unbroken.end.phase, unbroken.end.epoch)
+    assert ran.end.val == unbroken.end.val
     assert not list(ran.folder.glob(".*.part"))
 
 
 # --- killed -----------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize(
-    ("code", "step"),
-    [
-        pytest.param(DIES.format(name="metrics.jsonl", count=1, moment="after"), None, id="head"),
-        pytest.param(DIES_WRITING.format(count=2), None, id="writing the classifier"),
-        pytest.param(
-            EAGER + DIES.format(name="state.safetensors", count=3, moment="after"),
-            (1, 2),
-            id="between two steps",
-        ),
-        pytest.param(
-            EAGER + DIES.format(name="state.safetensors", count=7, moment="before"),
-            (2, 1),
-            id="before the state appears",
-        ),
-        pytest.param(
-            DIES.format(name="metrics.jsonl", count=HEAD_EPOCHS + 1, moment="before"),
-            (1, 0),
-            id="between the model and the state",
-        ),
-        pytest.param(
-            DIES.format(name="state.safetensors", count=3, moment="after"), (3, 0), id="at the end"
-        ),
-    ],
+# Each kill: its code, and the epoch and step of the state that it leaves.
+KILLS = (
+    # while the head is written
+    (DIE_WRITING.format(count=2), None),
+    # after an epoch of the head
+    (DIE_REPLACING.format(name="metrics.jsonl", count=1, moment="after"), None),
+    # between the model file and the state
+    (
+        DIE_REPLACING.format(name="metrics.jsonl", count=HEAD_EPOCHS + 1, moment="before"),
+        (1, 0),
+    ),
+    # between two steps
+    (EAGER + DIE_REPLACING.format(name="state.safetensors", count=2, moment="after"), (1, 2)),
+    # before the state of (2, 2) replaces that of (2, 1)
+    (EAGER + DIE_REPLACING.format(name="state.safetensors", count=4, moment="before"), (2, 1)),
+    # after the last epoch
+    (DIE_REPLACING.format(name="state.safetensors", count=1, moment="after"), (3, 0)),
 )
-def test_killed_training_goes_on_to_the_same_bits(
-    code: str,
-    step: tuple[int, int] | None,
-    colours: Path,
-    small: ModelOptions,
-    tmp_path: Path,
-    unbroken: Ran,
+
+
+def test_training_killed_at_any_instant_resumes_to_the_same_bits(
+    colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
 ) -> None:
     folder = tmp_path / "run"
-    done = started(colours, small, folder, code)
-    assert done.status == -signal.SIGKILL, done.stderr
-    assert (folder / "state.safetensors").exists() == (step is not None)
-    if step is not None:
-        header, _ = kept_state(folder)
-        assert (header["epoch"], header["step"]) == step
-        checkpoint.read_arrays(folder / "model.safetensors")  # whole
-    ran = go_on(folder)
-    assert_alike(ran, unbroken)
-    assert (ran.end.phase, ran.end.epoch) == (unbroken.end.phase, unbroken.end.epoch)
-    assert ran.end.val == unbroken.end.val
+    for code, step in KILLS:
+        done = start(colours, small, folder, code)
+        assert done.status == -signal.SIGKILL, done.stderr
+        assert step_of(folder) == step
+        if step is not None:
+            checkpoint.read_arrays(folder / "model.safetensors")  # complete
+    assert_alike(resume(folder), unbroken)
 
 
 @pytest.mark.parametrize("seed", [1, 3])
-def test_training_left_anywhere_goes_on_to_the_same_bits(
+def test_training_left_anywhere_resumes_to_the_same_bits(
     seed: int,
     colours: Path,
     small: ModelOptions,
@@ -190,21 +189,21 @@ def test_training_left_anywhere_goes_on_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Gone(BaseException):
-        """The process is no more."""
+        """The process has disappeared."""
 
     rng = np.random.default_rng(seed)
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
-    after_step, folder = NetworkPhase.after_step, tmp_path / "run"
+    update, folder = FullPhase._update_average, tmp_path / "run"
     left = 0
 
-    def perhaps_the_last(self: NetworkPhase) -> None:
+    def perhaps_the_last(self: FullPhase) -> None:
         nonlocal left
         left -= 1
         if left == 0:
             raise Gone
-        after_step(self)
+        update(self)
 
-    monkeypatch.setattr(NetworkPhase, "after_step", perhaps_the_last)
+    monkeypatch.setattr(FullPhase, "_update_average", perhaps_the_last)
     task = task_of(colours, small, folder, OPTIONS)
     for _ in range(2):
         left = int(rng.integers(1, STEPS + 1))
@@ -212,168 +211,168 @@ def test_training_left_anywhere_goes_on_to_the_same_bits(
             train(task)
         task = restore_task(FinetuneTask(Path(), resume=folder), frozenset())
     left = 0
-    assert_alike(go_on(folder), unbroken)
+    assert_alike(resume(folder), unbroken)
 
 
 # --- signals ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_after_the_running_step_and_says_how_to_go_on(
-    number: signal.Signals, colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
+def test_training_stopped_by_signals_resumes_to_the_same_bits(
+    colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
 ) -> None:
     folder = tmp_path / "a run"
-    done = started(colours, small, folder, SIGNALS.format(step=STEPS + 2, numbers=[int(number)]))
-    assert done.status == 128 + number
-    assert f"Stopped by {number.name}" in done.stderr
-    assert f"effnet finetune --resume '{folder}'" in done.stderr
-    assert "Traceback" not in done.stderr
-    header, _ = kept_state(folder)
-    assert (header["epoch"], header["step"]) == (2, 2)
-    assert len(done.stdout.splitlines()) == HEAD_EPOCHS + 1  # one of the network
-    assert_alike(go_on(folder), unbroken)
+
+    def stop(code: str, number: signal.Signals) -> Ended:
+        done = start(colours, small, folder, code)
+        assert done.status == 128 + number
+        assert "Traceback" not in done.stderr
+        assert f"Resume with: effnet finetune --resume '{folder}'" in done.stderr
+        return done
+
+    for what in ("Features", "Validation features"):
+        code = SIGNAL_IN_FEATURES.format(what=what, number=int(signal.SIGINT))
+        done = stop(code, signal.SIGINT)
+        assert (
+            "Error: Stopped by SIGINT; --resume restarts with the classifier head.\n" in done.stderr
+        )
+        with pytest.raises(UsageError, match="has no checkpoint yet") as caught:
+            resolve_model(ModelOptions(model=folder))
+        assert caught.value.hint == f"Continue the training: effnet finetune --resume '{folder}'"
+    # a second signal stops at once
+    both = [int(signal.SIGTERM), int(signal.SIGINT)]
+    stop(SIGNAL_IN_STEP.format(step=2, numbers=both), signal.SIGINT)
+    assert step_of(folder) == (1, 0)  # nothing was saved
+    # a single one after the running step
+    lines = 0
+    for number, steps, step in ((signal.SIGINT, 2, (1, 2)), (signal.SIGTERM, STEPS, (2, 2))):
+        done = stop(SIGNAL_IN_STEP.format(step=steps, numbers=[int(number)]), number)
+        assert f"Stopped by {number.name}; progress is saved" in done.stderr
+        assert step_of(folder) == step
+        lines += len(done.stdout.splitlines())
+    assert lines == 1  # an epoch of the full model
+    assert_alike(resume(folder), unbroken)
 
 
-def test_second_signal_ends_at_once(
+def test_signal_during_validation_stops_after_the_epoch(
     colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
 ) -> None:
     folder = tmp_path / "run"
-    code = SIGNALS.format(step=2, numbers=[int(signal.SIGTERM), int(signal.SIGINT)])
-    done = started(colours, small, folder, code)
-    assert done.status == 128 + signal.SIGINT
-    assert "Traceback" not in done.stderr
-    header, _ = kept_state(folder)
-    assert (header["epoch"], header["step"]) == (1, 0)  # nothing was kept on the way out
-    assert_alike(go_on(folder), unbroken)
 
-
-def test_signal_during_validation_ends_after_the_epoch(
-    colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
-) -> None:
-    folder = tmp_path / "run"
-
-    class Sends(RecordingReporter):
+    class SignalInValidation(RecordingReporter):
         def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
             if what == "Validation" and done == total:
                 signal.raise_signal(signal.SIGTERM)
 
     rows = []
     with pytest.raises(TrainingStopped) as caught:
-        for record in finetune(task_of(colours, small, folder, OPTIONS), Sends()):
+        for record in finetune(task_of(colours, small, folder, OPTIONS), SignalInValidation()):
             rows.append(record)
     assert caught.value.exit_status == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    header, _ = kept_state(folder)
-    assert (header["epoch"], header["step"]) == (2, 0)
+    assert step_of(folder) == (2, 0)
     assert len(rows_of(folder)) == HEAD_EPOCHS + 1
-    assert len(rows) == HEAD_EPOCHS + 1  # the epoch that is over is told
-    assert_alike(go_on(folder), unbroken)
+    assert len(rows) == HEAD_EPOCHS + 1  # including the epoch that was just finished
+    assert_alike(resume(folder), unbroken)
 
 
-@pytest.mark.parametrize("what", ["Features", "Validation features"])
-def test_signal_before_the_network_learns_says_how_to_go_on(
-    what: str, colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
-) -> None:
-    folder = tmp_path / "a run"
-    code = IN_FIRST_PHASE.format(what=what, number=int(signal.SIGINT))
-    done = started(colours, small, folder, code)
-    assert done.status == 128 + signal.SIGINT
-    assert "Error: Stopped by SIGINT; the classifier begins anew.\n" in done.stderr
-    assert f"Go on with: effnet finetune --resume '{folder}'" in done.stderr
-    assert "Traceback" not in done.stderr
-    with pytest.raises(UsageError, match="has no checkpoint yet") as caught:
-        resolve_model(ModelOptions(model=folder))
-    assert caught.value.hint == f"Go on with it: effnet finetune --resume '{folder}'"
-    assert_alike(go_on(folder), unbroken)
+# --- changed in between -----------------------------------------------------------------------
 
 
-# --- changed on the way -----------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def finished_once(small: ModelOptions, session_folder: Path, one_core: object) -> Path:
+    """A folder with a dataset, `data`, and a finished run of one epoch, `run`."""
+    folder = session_folder / "finished"
+    make_classes(folder / "data")
+    options = replace(OPTIONS, epochs=1)
+    with quick_head():
+        train(task_of(folder / "data", small, folder / "run", options))
+    return folder
 
 
 @pytest.fixture
-def begun(small: ModelOptions, tmp_path: Path) -> tuple[Path, Path]:
-    """A dataset of its own, and a run of one epoch that is over."""
-    root, folder = tmp_path / "data", tmp_path / "run"
-    make_classes(root)
-    train(task_of(root, small, folder, replace(OPTIONS, epochs=1)))
-    return root, folder
+def finished(finished_once: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the dataset and of the finished run."""
+    shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
+    options = tmp_path / "run" / "options.json"
+    options.write_text(options.read_text().replace(str(finished_once), str(tmp_path)))
+    return tmp_path / "data", tmp_path / "run"
 
 
-def test_more_epochs(begun: tuple[Path, Path]) -> None:
-    _, folder = begun
-    ran = go_on(folder, epochs=3)
+def test_more_epochs(finished: tuple[Path, Path]) -> None:
+    _, folder = finished
+    ran = resume(folder, epochs=3)
     assert [(row.phase, row.epoch, row.epochs) for row in ran.epochs] == [
-        ("network", 2, 3),
-        ("network", 3, 3),
+        ("full", 2, 3),
+        ("full", 3, 3),
     ]
     rows = rows_of(folder)
     assert [row["epoch"] for row in rows] == [*range(1, HEAD_EPOCHS + 1), 1, 2, 3]
-    heard = RecordingReporter()
-    over = go_on(folder, heard)
+    reporter = RecordingReporter()
+    over = resume(folder, reporter)
     assert not over.epochs
-    assert "None of them is left to do: --epochs with a larger number goes on." in heard.text
+    assert "Already complete; raise --epochs to continue." in reporter.text
     assert over.end == replace(ran.end, seconds=over.end.seconds)
     assert over.model == ran.model
 
 
-def test_other_options_are_refused_by_name(begun: tuple[Path, Path]) -> None:
-    _, folder = begun
+def test_changed_options_are_refused_by_name(finished: tuple[Path, Path]) -> None:
+    _, folder = finished
     before = tree(folder)
     for name, value in (("lr", 1e-5), ("batch_size", 9), ("augment", "none"), ("freeze", 2)):
         with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} was") as caught:
-            go_on(folder, **{name: value})
+            resume(folder, **{name: value})
         assert "--resume" in caught.value.hint
     assert tree(folder) == before
 
 
-def test_other_classes_are_refused(begun: tuple[Path, Path]) -> None:
-    root, folder = begun
+def test_changed_classes_are_refused(finished: tuple[Path, Path]) -> None:
+    root, folder = finished
     before = tree(folder)
     (root / "red").rename(root / "scarlet")
-    with pytest.raises(UsageError, match="1 gone, such as 'red'; 1 new, such as 'scarlet'"):
-        go_on(folder)
+    with pytest.raises(UsageError, match="1 removed, such as 'red'; 1 added, such as 'scarlet'"):
+        resume(folder)
     after = tree(folder)
     assert after == before
     (root / "scarlet").rename(root / "red")
-    assert go_on(folder, epochs=2).end.val.images == 6
+    assert resume(folder, epochs=2).end.val.images == 6
 
 
-def test_changed_files_are_counted(begun: tuple[Path, Path]) -> None:
-    root, folder = begun
+def test_changed_files_are_counted(finished: tuple[Path, Path]) -> None:
+    root, folder = finished
     (root / "red" / "0.jpg").unlink()
     save_blobs(root / "blue" / "new.png", (50, 50, 200), 99)
     save_blobs(root / "blue" / "newer.png", (50, 50, 200), 100)
-    heard = RecordingReporter()
-    ran = go_on(folder, heard, epochs=2)
-    said = re.search(r"changed since: (\d+) files are gone .* (\d+) are new", heard.text)
-    assert said is not None
-    gone, new = map(int, said.groups())
-    assert new - gone == 1
-    assert gone >= 1
+    reporter = RecordingReporter()
+    ran = resume(folder, reporter, epochs=2)
+    counts = re.search(r"changed since: (\d+) files removed .* (\d+) added", reporter.text)
+    assert counts is not None
+    removed, added = map(int, counts.groups())
+    assert added - removed == 1
+    assert removed >= 1
     assert [row.epoch for row in ran.epochs] == [2]
 
 
-def test_damaged_state_is_said(begun: tuple[Path, Path]) -> None:
-    _, folder = begun
+def test_damaged_state_is_an_error(finished: tuple[Path, Path]) -> None:
+    _, folder = finished
     path = folder / "state.safetensors"
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
     with pytest.raises(UsageError, match="damaged"):
-        go_on(folder, epochs=2)
+        resume(folder, epochs=2)
 
 
-def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no training"):
-        go_on(tmp_path)
+def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no training to resume"):
+        resume(tmp_path)
 
 
-def test_head_only_run_begins_anew(colours: Path, small: ModelOptions, tmp_path: Path) -> None:
+def test_head_only_run_restarts(colours: Path, small: ModelOptions, tmp_path: Path) -> None:
     options = replace(OPTIONS, head_only=True)
     whole = train(task_of(colours, small, tmp_path / "whole", options))
     records = finetune(task_of(colours, small, tmp_path / "run", options))
     next(records)
     records.close()  # type: ignore[attr-defined]
-    ran = go_on(tmp_path / "run")
+    ran = resume(tmp_path / "run")
     assert len(ran.epochs) == HEAD_EPOCHS
     assert ran.model == whole.model

@@ -27,7 +27,7 @@ def scan_text(scan: Scan) -> Iterator[str]:
     return terminal.render(table.scan_blocks(scan))
 
 
-def test_findings_come_gravest_first_with_their_paths() -> None:
+def test_findings_come_errors_first_with_their_paths() -> None:
     assert list(table.findings_blocks(SCAN)) == [
         "Errors",
         "  1 file is broken. Mend it.",
@@ -74,7 +74,7 @@ def test_epochs_stream_under_one_header(stdout: int | None) -> None:
     assert plain(first).split() == [
         "head", "1/8", "1.250", "0.500", "87.5%", "0.625", "1,234.5", "2.5", "best"
     ]  # fmt: skip
-    assert plain(second).split()[:2] == ["network", "2/5"]
+    assert plain(second).split()[:2] == ["full", "2/5"]
     assert "best" not in second
     assert list(pieces) == []
     assert ("\x1b" in first) == (stdout is not None)
@@ -113,7 +113,7 @@ def test_class_without_images_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nan" not in "".join(rows).lower()
 
 
-def test_class_that_is_never_answered_has_images_all_the_same(
+def test_class_without_predictions_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     show_in("pipe", monkeypatch)
@@ -168,3 +168,14 @@ def test_names_are_shown_whole_and_as_they_are(name: str, stdout: int | None) ->
     assert name in plain("".join(training_text([named(name, "other")])))
     scan = replace(SCAN, classes=(ClassCount(name, 1, 1, None),))
     assert name in plain("".join(scan_text(scan)))
+
+
+def test_rows_of_a_scan_end_with_the_sums() -> None:
+    assert table.scan_rows(SCAN) == [
+        ["cat", 1200, 30, None],
+        ["dog", 8, 0, None],
+        ["all", 1208, 30, 0],
+    ]
+    with_test = replace(SCAN, classes=(ClassCount("cat", 1, 2, 3), ClassCount("dog", 4, 5, 6)))
+    assert table.scan_rows(with_test)[-1] == ["all", 5, 7, 9]
+    assert table.scan_rows(replace(SCAN, classes=())) == []

@@ -22,7 +22,7 @@ from effnet_cli.engines.exported import ExportedEngine
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.export import quantize as int8
 from effnet_cli.export.run import export
-from effnet_cli.finetune.run_dir import arrays
+from effnet_cli.finetune.run_dir import to_arrays
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, checkpoint, export_file
 from effnet_cli.models.card import ModelCard
@@ -53,7 +53,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
     card = ModelCard("lite0", CLASSES, Preprocessing(64, 64, "bicubic", HALF, HALF))
     folder = tmp_path_factory.mktemp("source")
     network = lively(build.build(find_variant("lite0"), len(CLASSES)))
-    checkpoint.write(folder / "model.safetensors", card, arrays(network.state_dict()))
+    checkpoint.write(folder / "model.safetensors", card, to_arrays(network.state_dict()))
     return ModelOptions(model=folder)
 
 

@@ -7,7 +7,7 @@ import torch
 from effnet_cli.bench.prepare import OUTPUTS
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm, keep_freed_memory
-from effnet_cli.finetune.optim import Learner, Schedule, parameter_groups
+from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters
 from effnet_cli.models import build
 from effnet_cli.models.variants import Variant
 from effnet_cli.options import Precision
@@ -34,14 +34,14 @@ class TrainingCaller:
         module.to(memory_format=torch.channels_last)
         if is_cpu:
             fuse_batch_norm(module)
-        self._learner = Learner(
+        self._stepper = Stepper(
             module,
-            parameter_groups(module, LEARNING_RATE, WEIGHT_DECAY),
+            group_parameters(module, LEARNING_RATE, WEIGHT_DECAY),
             Schedule(STEPS),
-            torch.ones(OUTPUTS),
-            ProcessGroup(),
-            SILENT,
-            precision,
+            class_weights=torch.ones(OUTPUTS),
+            processes=ProcessGroup(),
+            reporter=SILENT,
+            precision=precision,
         )
         self._inputs, self._labels = torch.empty(0), torch.empty(0)
 
@@ -55,7 +55,7 @@ class TrainingCaller:
 
     def _step(self, batch_size: int) -> float:
         started = time.perf_counter_ns()
-        loss = self._learner.step(self._inputs, self._labels, batch_size)
+        loss = self._stepper.step(self._inputs, self._labels, batch_size)
         float(loss)  # waits for the device
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

@@ -281,20 +281,21 @@ def _check_dataset(task: FinetuneTask, format_: Format, reporter: "PlainReporter
 
 
 def _report(task: FinetuneTask, folder: Path, reporter: "PlainReporter") -> None:
-    """Evaluate the model of a run on its validation images, and write the page about it."""
+    """Evaluate the model of a run on its validation images, and write the report."""
     from dataclasses import replace
 
-    from effnet_cli.evaluate.page import REPORT_FILE_NAME, run_page
     from effnet_cli.evaluate.run import evaluate, validation_task
+    from effnet_cli.finetune.page import report_page
+    from effnet_cli.finetune.records import REPORT_FILE_NAME
     from effnet_cli.output.writers import write
 
     try:
         found = replace(evaluate(validation_task(task, folder)), data=str(task.root))
-        write([run_page(found, folder)], folder / REPORT_FILE_NAME)
+        write([report_page(found, folder)], folder / REPORT_FILE_NAME)
     except EffnetError as error:  # the model is there all the same
-        reporter.note(f"There is no report: {error.message}")
+        reporter.note(f"Cannot write the report: {error.message}")
     else:
-        reporter.note(f"{folder / REPORT_FILE_NAME} shows how good it is, and where it errs.")
+        reporter.note(f"Saved the report to {folder / REPORT_FILE_NAME}")
     finally:
         reporter.close()
 
@@ -316,7 +317,7 @@ def _train(
     if task.resume is not None:
         task = restore_task(task, typed)
     records: list[Epoch | TrainingResult] = []
-    passing = formats.remembered(finetune(task, reporter), records)
+    passing = formats.keep_last(finetune(task, reporter), records)
     try:
         if format_ == "table":
             show_blocks(blocks(passing))
@@ -327,7 +328,7 @@ def _train(
     if records and isinstance(records[-1], TrainingResult):
         if has_report:
             _report(task, records[-1].model.parent, reporter)
-        for line in formats.farewell(records[-1]):
+        for line in formats.describe_result(records[-1]):
             reporter.note(line)
 
 

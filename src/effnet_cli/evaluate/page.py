@@ -1,10 +1,8 @@
-"""The pages of an evaluation and of a training's run."""
+"""The HTML page of an evaluation."""
 
 import base64
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +10,10 @@ from markupsafe import Markup
 
 from effnet_cli.evaluate import table
 from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
-from effnet_cli.finetune.formats import commands
 from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail
-from effnet_cli.models.checkpoint import MODEL_FILE_NAME, read_card
-from effnet_cli.output.charts import curve_chart, reliability_chart
+from effnet_cli.output.charts import reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, grid, sortable
 
-REPORT_FILE_NAME, METRICS_FILE_NAME = "report.html", "metrics.jsonl"  # in a run's folder
 SHOWN_PX = 160  # of a thumbnail
 # From a path and a class to an image with a Grad-CAM overlay, uint8 [H,W,3]; `None` if it cannot be
 # opened.
@@ -26,10 +21,6 @@ Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
 MAX_SHOWN_IMAGES = 60  # in a gallery
 MAX_SHOWN_CLASSES = 40  # in the confusion matrix
 MAX_CONFUSED = 12  # pairs of classes
-CURVE_NOTE = (
-    "Top-1 on the validation images after each epoch: first the classifier alone, then the whole "
-    "model."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,44 +30,6 @@ class Section:
     heading: str
     note: str
     content: Markup
-
-
-def run_page(found: Evaluation, folder: Path) -> str:
-    """What came of a training: how good its model is on the validation images."""
-    lines = (folder / METRICS_FILE_NAME).read_text("ascii").splitlines()
-    epochs = [json.loads(line) for line in lines]
-    card = read_card(folder / MODEL_FILE_NAME)
-    choices = [(name.replace("_", " "), _in_words(v, name)) for name, v in card.options.items()]
-    heads = [row["top1"] for row in epochs if row["phase"] == "head"]
-    more = []
-    if heads and len(heads) < len(epochs):
-        more.append(f"The classifier alone, before the whole network learned: {max(heads):.1%}.")
-    if card.unknown_below is not None:
-        more.append(
-            f"Answers with a probability from {card.unknown_below:.1%} were right in 95 % of cases;"
-            " --unknown-below auto calls the others unknown."
-        )
-    about = card.dataset
-    choices.append(("training images", f"{about['train']:,}"))
-    curve = curve_chart(epochs)
-    sections = [] if curve is None else [Section("Training", CURVE_NOTE, curve)]
-    return evaluation_page(
-        found,
-        title="What the training has come to",
-        summary=more,
-        sections=sections,
-        settings=choices,
-        commands=list(commands(folder)),
-    )
-
-
-def _in_words(value: object, name: str) -> str:
-    """An option's value as it is typed, or would be."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "no limit" if name in ("patience", "minutes") else "auto"
-    return str(value)
 
 
 def evaluation_page(

@@ -1,7 +1,6 @@
-"""Training in several processes: who am I, and how arrays and objects travel between us.
+"""Training in several processes, started by torchrun; a single process communicates with none.
 
-`torchrun` starts the processes and says in the environment which is which (RANK, WORLD_SIZE,
-LOCAL_RANK). One process needs none of it: then everything here does nothing.
+torchrun passes the ranks in the environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE.
 """
 
 import os
@@ -23,65 +22,73 @@ from effnet_cli.system.errors import EffnetError
 
 Shared = TypeVar("Shared")
 
-# How long a process waits for the others: a scan, or one process's share of a feature pass.
-PATIENCE = timedelta(hours=2)
-# How long torchrun needs, at most, to end all processes after one has ended with an error.
-GRACE_SECONDS = 5
+# How long a process waits for the others: for a scan, or for their part of the features.
+TIMEOUT = timedelta(hours=2)
+# torchrun ends all processes within this time after one has failed.
+SHUTDOWN_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among all: `rank` of `count`, and `local` of those `on_this_machine`."""
+    """This process among all: `rank` of `count`, and `local_rank` of the `local_count` on this
+    machine.
+    """
 
     rank: int = 0
     count: int = 1
-    local: int = 0
-    on_this_machine: int = 1
+    local_rank: int = 0
+    local_count: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that speaks and writes."""
+        """Whether this process reports and writes."""
         return self.rank == 0
 
-    def share(self, make: Callable[[], Shared]) -> Shared:
-        """What `make` gives in the first process, in all of them; its error likewise."""
+    def broadcast(self, make: Callable[[], Shared]) -> Shared:
+        """Call `make` in the first process, and return its result or raise its error in all."""
         if self.count == 1:
             return make()
-        made: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.is_first:
             try:
-                made[0] = make()
+                outcome[0] = make()
             except EffnetError as error:
-                made[1] = error
-        distributed.broadcast_object_list(made)
-        if made[1] is not None:
-            raise made[1]
-        result: Shared = made[0]
+                outcome[1] = error
+        distributed.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: Shared = outcome[0]
         return result
 
-    def part(self, indexes: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """This process's share of `indexes`: every `count`-th."""
+    def shard(self, indexes: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """This process's part of `indexes`: every `count`-th."""
         return indexes[self.rank :: self.count]
 
-    def collected(self, mine: Shared) -> list[Shared]:
-        """What each process brings, by rank."""
+    def gather(self, value: Shared) -> list[Shared]:
+        """The `value` of each process, by rank."""
         if self.count == 1:
-            return [mine]
-        parts: list[Any] = [None] * self.count
-        distributed.all_gather_object(parts, mine)
-        return parts
+            return [value]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
 
-    def agreed(self, number: int, *, largest: bool) -> int:
-        """The largest (or smallest) of all processes' `number`."""
+    def reduce_max(self, number: int) -> int:
+        """The largest `number` of all processes."""
+        return self._reduce(number, distributed.ReduceOp.MAX)
+
+    def reduce_min(self, number: int) -> int:
+        """The smallest `number` of all processes."""
+        return self._reduce(number, distributed.ReduceOp.MIN)
+
+    def _reduce(self, number: int, operation: distributed.ReduceOp.RedOpType) -> int:
         if self.count == 1:
             return number
         value = torch.tensor(number)
-        operation = distributed.ReduceOp.MAX if largest else distributed.ReduceOp.MIN
         distributed.all_reduce(value, operation)
         return int(value)
 
-    def wrapped(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """`module` so that gradients are averaged over the processes as they are computed."""
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """`module` with its gradients averaged over the processes as they are computed."""
         if self.count == 1:
             return module
         devices = [device.index or 0] if device.type == "cuda" else None
@@ -90,35 +97,39 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """This process among those that torchrun started; alone without torchrun.
+    """Join the processes that torchrun has started, if any.
 
     Raises:
-        EffnetError: the processes do not find each other.
+        EffnetError: the processes cannot connect.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ProcessGroup()
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    try:
-        distributed.init_process_group(backend, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        raise EffnetError(
-            f"The {count} processes do not find each other: {error}.",
-            "Start them with torchrun --nproc-per-node N -m effnet_cli finetune ...",
-        ) from error
+    _connect(count)
     rank = distributed.get_rank()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     try:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        yield ProcessGroup(rank, count, local, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        yield ProcessGroup(rank, count, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     except TrainingStopped as stopped:
         if rank:
             raise SystemExit(stopped.exit_status) from stopped
         raise
     except EffnetError:
-        # Most errors come to all, and then it is enough that the first process tells them.
+        # Most errors occur in all processes: let the first one report, and torchrun end the rest.
         if rank:
-            time.sleep(GRACE_SECONDS)
+            time.sleep(SHUTDOWN_SECONDS)
         raise
     finally:
         distributed.destroy_process_group()
+
+
+def _connect(count: int) -> None:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        distributed.init_process_group(backend, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise EffnetError(
+            f"The {count} processes cannot connect: {error}.",
+            "Start them with torchrun --nproc-per-node N -m effnet_cli finetune ...",
+        ) from error

@@ -1,7 +1,7 @@
-"""What a network in training answers, asked through the engine that `predict` would use.
+"""Runs models in training through the engine that `predict` would use.
 
-The engine sees bit for bit the crops that `predict` gives it, and on a CPU it is four times as
-fast as torch: that pays for the features of the first phase and for the validation of each epoch.
+The engine sees the same bits as in `predict`, and on a CPU it is four times as fast as torch: that
+pays for the features of the head and for the validation of every epoch.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ from torch import nn
 from effnet_cli.engines.base import Engine
 from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.finetune.distributed import ProcessGroup
-from effnet_cli.finetune.loader import Indexes, SubsetImages, chunks
+from effnet_cli.finetune.loader import BatchLoader, Indexes, split_chunks
 from effnet_cli.images.augment import Augmentation
-from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model
@@ -24,76 +23,83 @@ from effnet_cli.system.parallel import map_ordered
 from effnet_cli.system.reporter import Reporter
 
 Floats = npt.NDArray[np.float32]
-# Images in one piece of work of a thread.
-CHUNK = 16
+IMAGES_PER_TASK = 16  # of a thread, at least
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
-    """How networks in training are asked: on which device, and what their images go through."""
+class Inference:
+    """How models in training are run: the device, the preprocessing, and the processes that share
+    the images.
+    """
 
     plan: EnginePlan
     variant: Variant
     card: ModelCard
-    loader: ImageLoader
     processes: ProcessGroup
     reporter: Reporter
 
-    def loaded(self, module: nn.Module) -> Engine:
-        """The engine that runs `module` (evaluation mode) as it is now.
+    def load_engine(self, module: nn.Module) -> Engine:
+        """The engine for `module` (in evaluation mode) with its weights as they are now.
 
         Raises:
             EffnetError: the engine cannot run it.
         """
-        network = Model(self.variant, self.card, module=module)
-        return self.plan.load(network, self._callers)
+        model = Model(self.variant, self.card, module=module)
+        return self.plan.load(model, self._threads)
 
     @property
-    def _callers(self) -> int:
+    def _threads(self) -> int:
         return self.plan.max_callers(self.variant)
 
-    def outputs(
+    def run(
         self,
         engine: Engine,
-        images: SubsetImages,
+        images: BatchLoader,
         what: str,
-        views: Augmentation | None = None,
+        augmentation: Augmentation | None = None,
     ) -> tuple[Indexes, Floats]:
-        """What an engine of `loaded` gives: the indexes of the images that can be opened,
-        ascending [N], and the outputs for them, float32 [N,outputs]. The images are dealt out to
-        the processes.
+        """Run an engine on all images, divided among the processes.
+
+        Args:
+            what: the label of the progress bar.
+
+        Returns:
+            The indexes of the readable images, ascending [N], and their outputs, float32
+            [N,outputs].
 
         Raises:
-            EffnetError: none of the images can be opened.
+            EffnetError: no image is readable.
         """
-        size, workers = self.plan.batch_size, self._callers
+        size, threads = self.plan.batch_size, self._threads
 
-        def asked(part: Indexes) -> tuple[int, Indexes, list[Floats]]:
-            batch = images.batch(part, views)
-            values = [
+        def run_chunk(chunk: Indexes) -> tuple[int, Indexes, list[Floats]]:
+            batch = images.load_batch(chunk, augmentation)
+            outputs = [
                 engine(batch.crops[start : start + size])
                 for start in range(0, len(batch.crops), size)
             ]
-            return len(part), batch.indexes, values
+            return len(chunk), batch.indexes, outputs
 
-        mine = self.processes.part(np.arange(len(images)))
-        parts = chunks(mine, max(CHUNK, size))
+        shard = self.processes.shard(np.arange(len(images)))
+        chunks = split_chunks(shard, max(IMAGES_PER_TASK, size))
         indexes: list[Indexes] = []
-        values: list[Floats] = []
+        outputs: list[Floats] = []
         done = 0
-        for looked_at, found, answers in map_ordered(asked, parts, workers, 2 * workers):
-            indexes.append(found)
-            values += answers
-            done += looked_at
-            self.reporter.progress(what, done, len(mine))
-        return self._together(indexes, values)
+        for count, loaded, values in map_ordered(
+            run_chunk, chunks, workers=threads, ahead=2 * threads
+        ):
+            indexes.append(loaded)
+            outputs += values
+            done += count
+            self.reporter.progress(what, done, len(shard))
+        return self._gather(indexes, outputs)
 
-    def _together(self, indexes: list[Indexes], values: list[Floats]) -> tuple[Indexes, Floats]:
-        """All processes' answers in the order of the images."""
-        parts = self.processes.collected((indexes, values))
-        order = np.concatenate([np.empty(0, np.intp), *(i for part, _ in parts for i in part)])
+    def _gather(self, indexes: list[Indexes], outputs: list[Floats]) -> tuple[Indexes, Floats]:
+        """The outputs of all processes in the order of the images."""
+        shards = self.processes.gather((indexes, outputs))
+        order = np.concatenate([np.empty(0, np.intp), *(i for part, _ in shards for i in part)])
         if not len(order):
-            raise EffnetError("None of the images can be opened any more.", "Check the dataset.")
-        rows = np.concatenate([value for _, part in parts for value in part])
+            raise EffnetError("No image of the dataset is readable any more.", "Check the dataset.")
+        rows = np.concatenate([values for _, part in shards for values in part])
         ascending = np.argsort(order)
         return order[ascending], rows[ascending]

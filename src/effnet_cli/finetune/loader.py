@@ -1,6 +1,4 @@
-"""From a dataset's images to the batches that the network learns from, decoded once where memory
-allows.
-"""
+"""Batches of crops from the images of a subset, decoded by threads and cached in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,118 +20,125 @@ from effnet_cli.system.reporter import Reporter
 Crops = npt.NDArray[np.uint8]
 Indexes = npt.NDArray[np.intp]
 
-# Decoded images may take this share of the memory that is free at the start.
-MEMORY_SHARE = 0.25
-# Larger images are kept at this many times the network's input per side: a view of a third of
-# the area still has a pixel for each of its own.
-KEPT_OVERSAMPLING = 2
-# Batches that wait for the network.
+# Fraction of the memory that is free at the start.
+CACHED_MEMORY = 0.25
+# Larger images are cached at this multiple of the crop's side: a view of a third of the area then
+# still has a pixel for each of its own.
+CACHED_OVERSAMPLING = 2
 BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images: uint8 [N,H,W,3], and their indexes in the subset [N]. Those that cannot be opened
-    any more are left out.
+    """Crops, uint8 [N,H,W,3], and their indexes in the subset [N]; unreadable images are left
+    out.
     """
 
     crops: Crops
     indexes: Indexes
 
 
-class Memory:
-    """Bytes that may still be kept; shared by all that keep images."""
+class CacheBudget:
+    """The bytes that caches may still use, shared by all loaders."""
 
     def __init__(self, num_bytes: int | None = None) -> None:
         if num_bytes is None:
-            num_bytes = int(available_memory_bytes() * MEMORY_SHARE)
+            num_bytes = int(CACHED_MEMORY * available_memory_bytes())
         self._left = num_bytes
 
-    def takes(self, num_bytes: int) -> bool:
-        """Whether there is room; if so it is taken."""
+    def reserve(self, num_bytes: int) -> bool:
+        """Whether `num_bytes` fit; if so they are reserved."""
         if num_bytes > self._left:
             return False
         self._left -= num_bytes
         return True
 
 
-class SubsetImages:
-    """The images of one subset, as training views and as the squares that validation sees."""
+class BatchLoader:
+    """Loads the images of a subset as training views or as validation crops.
+
+    `lost` holds the indexes of images that have become unreadable since the scan.
+    """
 
     def __init__(
         self,
         subset: Subset,
         loader: ImageLoader,
-        memory: Memory,
+        budget: CacheBudget,
         workers: int,
         reporter: Reporter,
     ) -> None:
         self.labels = subset.labels
         self._paths, self._loader, self._reporter = subset.paths, loader, reporter
-        self._memory, self._workers = memory, workers
+        self._budget, self._workers = budget, workers
         self._images: dict[int, Image.Image] = {}
-        self._squares: dict[int, Crops] = {}
+        self._crops: dict[int, Crops] = {}
         self.lost: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, parts: Iterator[Indexes], views: Augmentation | None) -> Iterator[Batch]:
-        """A batch for each of `parts`, in order, made by threads beside the network's work.
+    def load_batches(
+        self, parts: Iterator[Indexes], augmentation: Augmentation | None
+    ) -> Iterator[Batch]:
+        """A batch for each of `parts`, in order, loaded ahead by threads.
 
-        Without `views` the squares are those that validation sees.
+        Without an augmentation the crops are those of validation.
         """
-        make = partial(self.batch, views=views)
-        return map_ordered(make, parts, self._workers, self._workers + BATCHES_AHEAD)
+        load = partial(self.load_batch, augmentation=augmentation)
+        ahead = self._workers + BATCHES_AHEAD
+        return map_ordered(load, parts, workers=self._workers, ahead=ahead)
 
-    def batch(self, part: Indexes, views: Augmentation | None) -> Batch:
-        """The images at the indexes `part`; see `batches`."""
+    def load_batch(self, part: Indexes, augmentation: Augmentation | None) -> Batch:
+        """The images at the indexes `part`, as `load_batches` gives them."""
         crops: list[Crops] = []
-        good: list[int] = []
+        loaded: list[int] = []
         for index in map(int, part):
             try:
-                crops.append(self._crop(index) if views is None else self._view(index, views))
-                good.append(index)
+                crops.append(self._crop(index, augmentation))
+                loaded.append(index)
             except ImageError as error:
-                self._lose(index, error)
-        crop_px = (views or self._loader.preprocessing).crop_px
+                self._report_lost(index, error)
+        crop_px = (augmentation or self._loader.preprocessing).crop_px
         stacked = np.stack(crops) if crops else np.empty((0, crop_px, crop_px, 3), np.uint8)
-        return Batch(stacked, np.array(good, dtype=np.intp))
+        return Batch(stacked, np.array(loaded, dtype=np.intp))
 
-    def _view(self, index: int, views: Augmentation) -> Crops:
-        return augment_image(self._image(index), self._loader.preprocessing, views, index)
+    def _crop(self, index: int, augmentation: Augmentation | None) -> Crops:
+        if augmentation is None:
+            return self._validation_crop(index)
+        image, preprocessing = self._image(index), self._loader.preprocessing
+        return augment_image(image, preprocessing, augmentation, index=index)
+
+    def _validation_crop(self, index: int) -> Crops:
+        crop = self._crops.get(index)
+        if crop is None:
+            crop = self._loader.crop(self._loader.open(self._paths[index]))
+            if self._budget.reserve(crop.nbytes):
+                self._crops[index] = crop
+        return crop
 
     def _image(self, index: int) -> Image.Image:
         image = self._images.get(index)
         if image is None:
-            image = self._reduced(self._loader.open(self._paths[index]))
-            if self._memory.takes(3 * image.width * image.height):
+            image = self._shrink(self._loader.open(self._paths[index]))
+            if self._budget.reserve(3 * image.width * image.height):
                 self._images[index] = image
         return image
 
-    def _reduced(self, image: Image.Image) -> Image.Image:
+    def _shrink(self, image: Image.Image) -> Image.Image:
         preprocessing = self._loader.preprocessing
-        limit = KEPT_OVERSAMPLING * preprocessing.crop_px
-        factor = limit / min(image.size)
+        factor = CACHED_OVERSAMPLING * preprocessing.crop_px / min(image.size)
         if factor >= 1:
             return image
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         return image.resize(size, FILTERS[preprocessing.interpolation], reducing_gap=2.0)
 
-    def _crop(self, index: int) -> Crops:
-        crop = self._squares.get(index)
-        if crop is None:
-            crop = self._loader.crop(self._loader.open(self._paths[index]))
-            if self._memory.takes(crop.nbytes):
-                self._squares[index] = crop
-        return crop
-
-    def _lose(self, index: int, error: ImageError) -> None:
+    def _report_lost(self, index: int, error: ImageError) -> None:
         if index not in self.lost:
             self.lost.add(index)
-            self._reporter.note(f"Left out: {self._paths[index]}: {error.message}")
+            self._reporter.note(f"Skipped {self._paths[index]}: {error.message}")
 
 
-def chunks(indexes: Indexes, size: int) -> Iterator[Indexes]:
-    """`indexes` in pieces of `size`; the last may be smaller."""
+def split_chunks(indexes: Indexes, size: int) -> Iterator[Indexes]:
+    """`indexes` in chunks of `size`; the last may be smaller."""
     return (indexes[start : start + size] for start in range(0, len(indexes), size))

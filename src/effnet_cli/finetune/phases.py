@@ -1,347 +1,349 @@
-"""The two phases: a classifier on the features of the pretrained network, then the whole network
-(LP-FT: Kumar et al. 2022, arXiv 2202.10054).
+"""The two phases of a training: the classifier head on the features of the pretrained backbone,
+then the full model (LP-FT: Kumar et al. 2022, arXiv 2202.10054).
 
-A classifier that fits before the network moves keeps the first gradients from tearing up features
-that were right already.
+A head that fits before the backbone moves keeps the first gradients from distorting features that
+were good already.
 """
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.engines.base import Engine
 from effnet_cli.engines.normalise import normalise_for_training
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm
-from effnet_cli.finetune.inference import Answering
-from effnet_cli.finetune.loader import Indexes, SubsetImages
-from effnet_cli.finetune.optim import Learner, Schedule, parameter_groups
+from effnet_cli.finetune.inference import Floats
+from effnet_cli.finetune.loader import Crops, Indexes
+from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters
 from effnet_cli.finetune.records import PhaseName
+from effnet_cli.finetune.run_dir import TrainingState
+from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.images.augment import POLICIES, Augmentation, AugmentPolicy
 from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.options import Augment, FinetuneOptions
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.reporter import Reporter
 
-Floats = npt.NDArray[np.float32]
-Step = tuple[Tensor, Tensor, int]
+TrainingBatch = tuple[Tensor, Tensor, int]  # inputs, labels, images over all processes
+ValidationOutputs = tuple[Indexes, Floats]  # indexes of the readable images, logits
 
-# The classifier's training. Its images are the clean ones and augmented views of them.
+# The head trains on features of the clean images and of augmented views.
 HEAD_BATCH_SIZE = 256
 HEAD_LR = 1e-3
-HEAD_EPOCHS = 8  # parts of its training after which validation is asked
-HEAD_PASSES = 40  # over all views; fewer where there are so many that these take their time
+HEAD_EPOCHS = 8  # its training is validated this many times
+HEAD_PASSES = 40  # over all views; fewer where there are many
 MIN_HEAD_PASSES = 10
 MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
-VIEWED_IMAGES = 4000  # small datasets get more views, until there are about so many
-MAX_VIEWS = 8
-# What the classifier's views are made by: on fixed features stronger ones cost it accuracy.
-HEAD_POLICIES: Mapping[Augment, AugmentPolicy] = {
-    **POLICIES,
-    "strong": POLICIES["light"],
-}
-# The whole network's training.
-MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 64
-MIN_UPDATES = 40  # in an epoch; small datasets are learned in smaller batches
-LR = 3e-4  # for batches of `MAX_BATCH_SIZE`; it goes with the square root of the size
-AVERAGED_SHARE = 1 / 3  # of all updates: how far back the average of the weights looks
-VIEW_MULTIPLE_PX = 16  # the side of training views
+HEAD_VIEWS = 4000  # small datasets get more views per image, up to about this total
+MAX_VIEWS_PER_IMAGE = 8
+# On fixed features stronger augmentation costs accuracy.
+HEAD_POLICIES: Mapping[Augment, AugmentPolicy] = {**POLICIES, "strong": POLICIES["light"]}
+# The full model.
+MIN_AUTO_BATCH, MAX_AUTO_BATCH = 8, 64
+MIN_UPDATES = 40  # per epoch; small datasets get smaller batches
+FULL_LR = 3e-4  # at MAX_AUTO_BATCH; scales with the square root of the batch size
+AVERAGED_FRACTION = 1 / 3  # of all updates: the horizon of the average of the weights
+VIEW_MULTIPLE_PX = 16  # of the side of training views
 
 
-class Phase(Protocol):
-    """One part of a training."""
+class Phase(ABC):
+    """One part of a training; `patience` and `minutes` are the limits that can end it early."""
 
     name: PhaseName
     lr: float
     epochs: int
-    steps: int
-    schedule: Schedule
-    learner: Learner
+    steps: int  # per epoch
+    num_images: int  # per epoch
+    stepper: Stepper
     device: torch.device
+    processes: ProcessGroup
+    patience: int | None = None
+    minutes: float | None = None
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[Step]:
-        """Inputs, labels and the size of the whole batch for each step of an epoch (from 1)."""
+    @abstractmethod
+    def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+        """The batches of an epoch (from 1), from `first_step` on."""
 
-    def __len__(self) -> int:
-        """Images in an epoch."""
+    def step(self, batch: TrainingBatch) -> Tensor:
+        """One update; its summed loss."""
+        return self.stepper.step(*batch)
 
-    def after_step(self) -> None:
-        """What follows each step."""
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The model that validation sees now, as the model file will hold it."""
 
-    def network(self) -> nn.Module:
-        """The network as validation sees it now, and as the model file is to hold it."""
+    @abstractmethod
+    def validate(self) -> ValidationOutputs:
+        """Indexes and logits of the validation images, as `module()` computes them."""
 
-    def remember(self) -> None:
-        """This is the best so far."""
-
-    def answers(self) -> tuple[Indexes, Floats]:
-        """Indexes and logits of the validation images, as `network()` answers."""
+    def state_tensors(self) -> dict[str, Tensor] | None:
+        """The tensors to resume from; `None` for a phase that restarts."""
+        return None
 
 
-class HeadPhase:
-    """The classifier, on features that are computed once."""
+# --- the head -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFeatures:
+    """Features of the backbone, divided by `scale`: `train` float32 [N,D] of the clean images and
+    of augmented views with their `labels` int64 [N], and `val` float32 [M,D] of the validation
+    images `val_indexes` [M].
+    """
+
+    train: Tensor
+    labels: Tensor
+    val: Tensor
+    val_indexes: Indexes
+    scale: float
+
+
+def extract_features(setup: TrainingSetup) -> HeadFeatures:
+    """Run the backbone on all training and validation images."""
+    backbone = _replace_head(setup.module, nn.Identity())
+    engine = setup.inference.load_engine(backbone)
+    parts = [
+        setup.inference.run(engine, setup.train, what, augmentation=augmentation)
+        for what, augmentation in _head_augmentations(setup)
+    ]
+    labels = np.concatenate([setup.train.labels[indexes] for indexes, _ in parts])
+    train = np.concatenate([features for _, features in parts])
+    val_indexes, val = setup.inference.run(engine, setup.val, "Validation features")
+    # One scale for all features keeps their relations and makes the learning rate fit any model.
+    scale = float(train.std()) or 1.0
+    return HeadFeatures(
+        train=torch.from_numpy(train / np.float32(scale)),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        val=torch.from_numpy(val / np.float32(scale)),
+        val_indexes=val_indexes,
+        scale=scale,
+    )
+
+
+def _head_augmentations(setup: TrainingSetup) -> Iterator[tuple[str, Augmentation | None]]:
+    """The passes over the training images, with the labels of their progress bars."""
+    yield "Features", None
+    options, crop_px = setup.options, setup.card.preprocessing.crop_px
+    if options.augment == "none":
+        return
+    views = max(1, min(MAX_VIEWS_PER_IMAGE, HEAD_VIEWS // len(setup.train)))
+    for number in range(views):
+        seeds = (options.seed, 0, number)
+        what = f"Features of view {number + 1} of {views}"
+        yield what, Augmentation(HEAD_POLICIES[options.augment], crop_px, seeds)
+
+
+class HeadPhase(Phase):
+    """Trains the classifier head on features; takes seconds on any machine, in each process."""
 
     name: PhaseName = "head"
-    lr = HEAD_LR
-    device = torch.device("cpu")  # seconds on any machine
+    device = torch.device("cpu")
+    processes = ProcessGroup()
 
-    def __init__(
-        self,
-        network: nn.Module,
-        train: SubsetImages,
-        val: SubsetImages,
-        answering: Answering,
-        class_weights: Tensor,
-        options: FinetuneOptions,
-        reporter: Reporter,
-    ) -> None:
-        self._network = network
-        self._head: nn.Module = network.get_submodule("classifier")
-        self._seed = options.seed
-        backbone = answering.loaded(_with_classifier(network, nn.Identity()))
-        features, labels = _features(backbone, train, answering, options)
-        what = "Validation features"
-        self._val_indexes, val_features = answering.outputs(backbone, val, what)
-        # one number for all features: they keep their shape, and the step sizes fit any network
-        scale = float(features.std()) or 1.0
-        self._scale = scale
-        self._features = torch.from_numpy(features / np.float32(scale))
-        self._val_features = torch.from_numpy(val_features / np.float32(scale))
-        self._labels = torch.from_numpy(labels.astype(np.int64))
-        self._batch_size = min(HEAD_BATCH_SIZE, max(1, len(labels) // 4))
-        steps = len(labels) / self._batch_size
-        usual = min(max(MIN_HEAD_STEPS, HEAD_PASSES * steps), MAX_HEAD_STEPS)
-        self.epochs = HEAD_EPOCHS
-        self.steps = round(max(usual, MIN_HEAD_PASSES * steps) / HEAD_EPOCHS)
-        self.schedule = Schedule(self.steps * self.epochs)
-        self.learner = Learner(
+    def __init__(self, setup: TrainingSetup, features: HeadFeatures) -> None:
+        options, num_features = setup.options, len(features.labels)
+        self._module, self._features, self._seed = setup.module, features, options.seed
+        self._head: nn.Module = setup.module.get_submodule("classifier")
+        self._batch_size = min(HEAD_BATCH_SIZE, max(1, num_features // 4))
+        self.lr, self.epochs = HEAD_LR, HEAD_EPOCHS
+        self.steps = _head_steps(num_features / self._batch_size)
+        self.num_images = self.steps * self._batch_size
+        self.stepper = Stepper(
             self._head,
-            parameter_groups(self._head, self.lr, options.weight_decay),
-            self.schedule,
-            class_weights,
-            ProcessGroup(),
-            reporter,
+            group_parameters(self._head, self.lr, options.weight_decay),
+            Schedule(self.steps * self.epochs),
+            class_weights=setup.class_weights,
+            processes=self.processes,
+            reporter=setup.reporter,
             seed=options.seed,
         )
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[Step]:
-        """See `Phase`."""
+    def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
         self._head.train()
         rng = np.random.default_rng((self._seed, 0, epoch))
-        order = np.concatenate([rng.permutation(len(self._labels)) for _ in range(self._passes())])
+        features, count = self._features, len(self._features.labels)
+        passes = -(-self.num_images // count)
+        order = np.concatenate([rng.permutation(count) for _ in range(passes)])
         for step in range(first_step, self.steps):
             part = torch.from_numpy(order[step * self._batch_size :][: self._batch_size])
-            yield self._features[part], self._labels[part], self._batch_size
+            yield features.train[part], features.labels[part], self._batch_size
 
-    def _passes(self) -> int:
-        return -(-self.steps * self._batch_size // len(self._labels))
-
-    def answers(self) -> tuple[Indexes, Floats]:
-        """See `Phase`."""
+    def validate(self) -> ValidationOutputs:
         self._head.eval()
         with torch.inference_mode():
-            logits: Floats = self._head(self._val_features).numpy()
-        return self._val_indexes, logits
+            logits: Floats = self._head(self._features.val).numpy()
+        return self._features.val_indexes, logits
 
-    def __len__(self) -> int:
-        return self.steps * self._batch_size
-
-    def after_step(self) -> None:
-        """See `Phase`."""
-
-    def network(self) -> nn.Module:
-        """See `Phase`: the same layers with a classifier that takes the features as they come."""
+    def module(self) -> nn.Module:
+        """The model with a copy of the head that takes unscaled features."""
         head = copy.deepcopy(self._head)
         with torch.no_grad():
-            head.get_parameter("1.weight").div_(self._scale)
-        return _with_classifier(self._network, head)
-
-    def remember(self) -> None:
-        """See `Phase`."""
-        self._best = self.network()
-
-    def best(self) -> nn.Module:
-        """The network with the classifier that validation liked best."""
-        return self._best
+            head.get_parameter("1.weight").div_(self._features.scale)
+        return _replace_head(self._module, head)
 
 
-def _features(
-    backbone: Engine, train: SubsetImages, answering: Answering, options: FinetuneOptions
-) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """Features of the clean images and of augmented views, and their labels."""
-    views = 0
-    if options.augment != "none":
-        views = max(1, min(MAX_VIEWS, VIEWED_IMAGES // len(train)))
-    found = [answering.outputs(backbone, train, "Features")]
-    for number in range(views):
-        what = f"Features of view {number + 1} of {views}"
-        crop_px = answering.card.preprocessing.crop_px
-        look = Augmentation(HEAD_POLICIES[options.augment], crop_px, (options.seed, 0, number))
-        found.append(answering.outputs(backbone, train, what, look))
-    labels = np.concatenate([train.labels[indexes] for indexes, _ in found])
-    return np.concatenate([values for _, values in found]), labels
+def _head_steps(steps_per_pass: float) -> int:
+    """Steps of an epoch of the head."""
+    usual = min(max(MIN_HEAD_STEPS, HEAD_PASSES * steps_per_pass), MAX_HEAD_STEPS)
+    return round(max(usual, MIN_HEAD_PASSES * steps_per_pass) / HEAD_EPOCHS)
 
 
-def _with_classifier(network: nn.Module, classifier: nn.Module) -> nn.Module:
-    """The same network in evaluation mode, but for its classifier; all other layers are shared."""
-    other = copy.copy(network)
-    other._modules = {**network._modules, "classifier": classifier}
+def _replace_head(module: nn.Module, head: nn.Module) -> nn.Module:
+    """`module` with another head, in evaluation mode; all other layers are shared."""
+    other = copy.copy(module)
+    other._modules = {**module._modules, "classifier": head}
     return other.eval()
 
 
-class NetworkPhase:
-    """The whole network, with frozen BatchNorm statistics unless it starts from scratch.
+# --- the full model -----------------------------------------------------------------------------
 
-    Validation sees a running average of the weights that learn, and that is what is kept.
+
+class FullPhase(Phase):
+    """Trains all layers, with frozen BatchNorm statistics unless it starts from scratch.
+
+    Validation sees a running average of the trained weights, which is also what is saved.
     """
 
-    name: PhaseName = "network"
+    name: PhaseName = "full"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        train: SubsetImages,
-        val: SubsetImages,
-        answering: Answering,
-        class_weights: Tensor,
-        options: FinetuneOptions,
-        reporter: Reporter,
-        precision: str,
-        device: torch.device,
-        processes: ProcessGroup,
-    ) -> None:
-        self._train, self._val, self._answering = train, val, answering
-        self._options, self.device, self._processes = options, device, processes
-        self.epochs = options.epochs
-        self.steps, size = _batches(len(train), options.batch_size, processes.count)
-        self.lr = options.lr or LR * math.sqrt(size / MAX_BATCH_SIZE)
-        self.schedule = Schedule(self.steps * self.epochs)
-        self._average = network.to(device).eval()
-        self._learning = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        _thaw(self._learning, options)
-        if device.type == "cpu" and not options.from_scratch:
-            fuse_batch_norm(self._learning)
-        self._preprocessing = answering.loader.preprocessing
-        self._crop_px = _view_px(self._preprocessing.crop_px, POLICIES[options.augment])
-        module: Any = torch.compile(self._learning) if options.compile else self._learning
-        self.learner = Learner(
-            processes.wrapped(module, device),
-            parameter_groups(self._learning, self.lr, options.weight_decay),
-            self.schedule,
-            class_weights,
-            processes,
-            reporter,
-            precision,
-            options.seed + 1,
+    def __init__(self, setup: TrainingSetup, module: nn.Module) -> None:
+        options = setup.options
+        self._setup, self._options = setup, options
+        self.device, self.processes = setup.device, setup.processes
+        self.epochs, self.patience, self.minutes = options.epochs, options.patience, options.minutes
+        self.num_images = len(setup.train)
+        self.steps, batch_size = plan_batches(
+            self.num_images, options.batch_size, self.processes.count
+        )
+        self.lr = options.lr or FULL_LR * math.sqrt(batch_size / MAX_AUTO_BATCH)
+        self._average = module.to(self.device).eval()
+        self._trained = _trainable_copy(self._average, options)
+        compiled: Any = torch.compile(self._trained) if options.compile else self._trained
+        self.stepper = Stepper(
+            self.processes.wrap(compiled, self.device),
+            group_parameters(self._trained, self.lr, options.weight_decay),
+            Schedule(self.steps * self.epochs),
+            class_weights=setup.class_weights,
+            processes=self.processes,
+            reporter=setup.reporter,
+            precision=setup.precision,
+            seed=options.seed + 1,
         )
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[Step]:
-        """See `Phase`."""
-        self._learning.train()
-        if not self._options.from_scratch:
-            _freeze_statistics(self._learning)
-        seed = self._options.seed
-        order = np.random.default_rng((seed, 1, epoch)).permutation(len(self._train))
-        parts = np.array_split(order, self.steps)[first_step:]
-        mine = (self._processes.part(part) for part in parts)
-        views = Augmentation(POLICIES[self._options.augment], self._crop_px, (seed, 1, epoch))
-        batches = self._train.batches(mine, views)
-        for part, batch in zip(parts, batches, strict=True):
-            labels = torch.from_numpy(self._train.labels[batch.indexes].astype(np.int64))
-            yield self._prepared(batch.crops), labels.to(self.device), len(part)
+    def describe(self) -> str:
+        """One line about the training ahead."""
+        return (
+            f"Training the full model on {self.device} in {self._setup.precision}: "
+            f"{self.epochs} epoch{'s' * (self.epochs != 1)} of {self.steps} updates with about "
+            f"{self.num_images // self.steps} images each, peak learning rate {self.lr:.2g}"
+        )
 
-    def _prepared(self, crops: npt.NDArray[np.uint8]) -> Tensor:
+    def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+        self._trained.train()
+        if not self._options.from_scratch:
+            _freeze_statistics(self._trained)
+        seeds = (self._options.seed, 1, epoch)
+        order = np.random.default_rng(seeds).permutation(self.num_images)
+        parts = np.array_split(order, self.steps)[first_step:]
+        shards = (self.processes.shard(part) for part in parts)
+        policy = POLICIES[self._options.augment]
+        view_px = _view_px(self._setup.card.preprocessing.crop_px, policy)
+        train = self._setup.train
+        batches = train.load_batches(shards, Augmentation(policy, view_px, seeds))
+        for part, batch in zip(parts, batches, strict=True):
+            labels = torch.from_numpy(train.labels[batch.indexes].astype(np.int64))
+            yield self._normalise(batch.crops), labels.to(self.device), len(part)
+
+    def _normalise(self, crops: Crops) -> Tensor:
         """uint8 [N,H,W,3] -> float32 [N,3,H,W], normalised, in channels_last memory."""
         values = torch.from_numpy(crops)
         if self.device.type == "cuda":
             values = values.pin_memory()
         values = values.to(self.device, non_blocking=True)
-        return normalise_for_training(values, self._preprocessing)
+        return normalise_for_training(values, self._setup.card.preprocessing)
 
-    def __len__(self) -> int:
-        return len(self._train)
+    def step(self, batch: TrainingBatch) -> Tensor:
+        """One update of the weights and of their average."""
+        loss = super().step(batch)
+        self._update_average()
+        return loss
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """See `Phase`: the average follows the weights that learn.
+    def _update_average(self) -> None:
+        """Move the average towards the trained weights.
 
-        It starts from the pretrained network with its new classifier, of which a twentieth is left
-        in the end: that too makes answers sounder on images of another kind (WiSE-FT: Wortsman
-        et al. 2021, arXiv 2109.01903). Of random weights nothing is to be left.
+        It starts from the pretrained model with its new head, of which a twentieth remains at the
+        end: that also makes the model more robust to images of another kind (WiSE-FT: Wortsman
+        et al. 2021, arXiv 2109.01903). Of random weights nothing should remain.
         """
-        decay = 1 - 1 / max(1.0, AVERAGED_SHARE * self.schedule.total_steps)
+        step, total_steps = self.stepper.schedule.step, self.stepper.schedule.total_steps
+        decay = 1 - 1 / max(1.0, AVERAGED_FRACTION * total_steps)
         if self._options.from_scratch:
-            decay = min(decay, self.schedule.step / (self.schedule.step + 10))
+            decay = min(decay, step / (step + 10))
         torch._foreach_lerp_(
-            list(self._average.parameters()), list(self._learning.parameters()), 1 - decay
+            list(self._average.parameters()), list(self._trained.parameters()), 1 - decay
         )
-        if self._options.from_scratch:  # frozen statistics stay what they are
-            for ours, theirs in zip(self._average.buffers(), self._learning.buffers(), strict=True):
+        if self._options.from_scratch:  # otherwise the statistics are frozen
+            for ours, theirs in zip(self._average.buffers(), self._trained.buffers(), strict=True):
                 ours.copy_(theirs)
 
-    def network(self) -> nn.Module:
-        """See `Phase`."""
+    def module(self) -> nn.Module:
         return self._average
 
-    def remember(self) -> None:
-        """See `Phase`: the model file is enough."""
+    def validate(self) -> ValidationOutputs:
+        inference = self._setup.inference
+        engine = inference.load_engine(self._average)
+        return inference.run(engine, self._setup.val, "Validation")
 
-    def answers(self) -> tuple[Indexes, Floats]:
-        """See `Phase`."""
-        engine = self._answering.loaded(self._average)
-        return self._answering.outputs(engine, self._val, "Validation")
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The average, the trained weights, and AdamW's moments."""
+        tensors = {f"average.{k}": v for k, v in self._average.state_dict().items()}
+        tensors |= {f"trained.{k}": v for k, v in self._trained.state_dict().items()}
+        moments = self.stepper.optimizer.state
+        for number, parameter in enumerate(self._trained.parameters()):
+            for key, value in moments.get(parameter, {}).items():
+                tensors[f"optimizer.{number}.{key}"] = value
+        return tensors
 
-    def restore(self, tensors: Arrays) -> None:
-        """Put back what `tensors` gave."""
-        parameters = list(self._learning.parameters())
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, key = name.split(".")
-                parameter = parameters[int(number)]
-                kept = torch.from_numpy(value.copy())
-                if kept.shape == parameter.shape:
-                    # in the parameter's own memory format: the fused update goes by memory alone
-                    kept = torch.empty_like(parameter).copy_(kept)
-                self.learner.optimizer.state[parameter][key] = kept.to(parameter.device)
-        for prefix, module in (("average.", self._average), ("network.", self._learning)):
-            module.load_state_dict(
-                {
-                    name.removeprefix(prefix): torch.from_numpy(value)
-                    for name, value in tensors.items()
-                    if name.startswith(prefix)
-                }
-            )
+    def restore(self, state: TrainingState, tensors: Arrays) -> None:
+        """Continue from a saved state and its tensors."""
+        self.stepper.micro_batch_size = state.micro_batch_size
+        self.stepper.scaler.load_state_dict(state.scaler)
+        self.stepper.schedule.step = (state.epoch - 1) * self.steps + state.step
+        self._average.load_state_dict(_select(tensors, "average."))
+        self._trained.load_state_dict(_select(tensors, "trained."))
+        parameters = list(self._trained.parameters())
+        for name, value in _select(tensors, "optimizer.").items():
+            number, key = name.split(".")
+            self._restore_moment(parameters[int(number)], key, value.clone())
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All that changes while the network learns, by name."""
-        found = {f"average.{k}": v for k, v in self._average.state_dict().items()}
-        found |= {f"network.{k}": v for k, v in self._learning.state_dict().items()}
-        for number, parameter in enumerate(self._learning.parameters()):
-            for key, value in self.learner.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer.{number}.{key}"] = value
-        return found
+    def _restore_moment(self, parameter: Tensor, key: str, value: Tensor) -> None:
+        if value.shape == parameter.shape:
+            # The fused update ignores strides: it needs the memory format of the parameter.
+            value = torch.empty_like(parameter).copy_(value)
+        self.stepper.optimizer.state[parameter][key] = value.to(parameter.device)
 
 
-def _batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:
-    """Updates in an epoch and images in each of them; each process has some of them.
+def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:
+    """Updates per epoch and images per update; every process has some of each.
 
     Raises:
         UsageError: there are fewer images, or smaller batches, than processes.
     """
-    for what, number in ("training images", num_images), ("images in a batch", size):
+    for what, number in ("Batch size", size), ("The number of training images,", num_images):
         if number is not None and number < num_processes:
             raise UsageError(
-                f"{num_processes} processes are more than the {number} {what}.",
+                f"{what} {number} is smaller than the {num_processes} processes.",
                 f"Use --nproc-per-node {number} or less.",
             )
     if size is None:
-        size = min(MAX_BATCH_SIZE, max(MIN_BATCH_SIZE, num_processes, num_images // MIN_UPDATES))
+        size = min(MAX_AUTO_BATCH, max(MIN_AUTO_BATCH, num_processes, num_images // MIN_UPDATES))
     return min(max(1, round(num_images / size)), num_images // num_processes), size
 
 
@@ -349,14 +351,28 @@ def _view_px(crop_px: int, policy: AugmentPolicy) -> int:
     return VIEW_MULTIPLE_PX * round(policy.crop_scale * crop_px / VIEW_MULTIPLE_PX)
 
 
-def _thaw(network: nn.Module, options: FinetuneOptions) -> None:
-    """Let everything learn but the first stages that stay as they are."""
-    network.requires_grad_(True)
-    for stage in list(network.get_submodule("features").children())[: options.freeze]:
+def _trainable_copy(module: nn.Module, options: FinetuneOptions) -> nn.Module:
+    """A copy of `module` in which all but the frozen stages learn."""
+    other = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    other.requires_grad_(True)
+    for stage in list(other.get_submodule("features").children())[: options.freeze]:
         stage.requires_grad_(False)
+    is_on_cpu = next(other.parameters()).device.type == "cpu"
+    if is_on_cpu and not options.from_scratch:
+        fuse_batch_norm(other)
+    return other
 
 
-def _freeze_statistics(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+def _freeze_statistics(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+def _select(tensors: Arrays, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): torch.from_numpy(value)
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,21 +1,28 @@
-"""What `finetune` gives: one record for each epoch, one at the end."""
+"""The records of a training: one for each epoch, one for the result."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from effnet_cli.evaluate.records import Metrics
 
-PhaseName = Literal["head", "network"]
+# Files of a run directory, beside the model file and the options.
+STATE_FILE_NAME, METRICS_FILE_NAME = "state.safetensors", "metrics.jsonl"
+REPORT_FILE_NAME = "report.html"
+
+PhaseName = Literal["head", "full"]
+PHASE_TITLES: Mapping[PhaseName, str] = {"head": "classifier head", "full": "full model"}
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over the training images (of the classifier: a part of its training), and what
-    validation said then.
+    """One pass over the training images (of the head: an eighth of its training) and the
+    validation after it.
 
-    `loss` is the mean training loss (label smoothing, augmentation and class weights included),
-    `val_loss` the plain cross-entropy. `images_per_s` counts training alone, `seconds` all.
+    `loss` is the mean training loss, with label smoothing, augmentation and class weights;
+    `val_loss` is the plain cross-entropy. `images_per_s` is the rate of training alone, `seconds`
+    includes validation.
     """
 
     phase: PhaseName
@@ -33,8 +40,8 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """The end: the model file, the best epoch's metrics on validation, and those of the test split
-    where there is one.
+    """The model file, the epoch it holds with its validation metrics, and the metrics of the test
+    split if there is one.
     """
 
     model: Path

@@ -1,38 +1,54 @@
-"""(dataset, options) -> epochs: learn new classes on top of a pretrained network."""
+"""Fine-tuning: train a pretrained model on the classes of a dataset."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from effnet_cli.datasets.saved_split import save_split
 from effnet_cli.finetune.distributed import join_process_group
+from effnet_cli.finetune.phases import FullPhase, HeadPhase, extract_features
 from effnet_cli.finetune.records import Epoch, TrainingResult
-from effnet_cli.finetune.trainer import Training
+from effnet_cli.finetune.setup import TrainingSetup, load_progress, set_up
+from effnet_cli.finetune.trainer import Trainer
 from effnet_cli.options import FinetuneTask
 from effnet_cli.system.reporter import SILENT, Reporter
 
 
 def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch | TrainingResult]:
-    """Train, and give a record for each epoch and one at the end (of several processes, in the
-    first).
+    """Train a model; yields a record after each epoch and the result at the end.
 
-    The model file in the run's folder is that of the best epoch by validation, the classifier's
-    own phase included.
+    The model file in the run directory is the best epoch by validation, of either phase. Of
+    several processes only the first yields records.
 
     Raises:
-        DatasetRefused: the images cannot be trained on.
+        DatasetRefused: the dataset cannot be trained on.
         UsageError: options or files that do not fit together.
-        EffnetError: weights, memory or disk are missing; what was learned so far is kept.
-        Stopped: a signal has stopped it; what was learned so far is kept.
+        EffnetError: missing weights, memory or disk space; saved progress is kept.
+        TrainingStopped: by a signal; saved progress is kept.
     """
     with ExitStack() as stack:
         processes = stack.enter_context(join_process_group())
         reporter = reporter if processes.is_first else SILENT
-        training = Training(task, processes, reporter, stack)
-        for phase in training.phases():
-            while not training.is_over(phase):
-                record = training.epoch(phase)
-                if processes.is_first:
-                    yield record
-                training.end_if_asked()
-        end = training.end()
-        if processes.is_first:
-            yield end
+        setup = stack.enter_context(set_up(task, processes, reporter))
+        for record in _train(setup):
+            if processes.is_first:
+                yield record
+
+
+def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
+    """First the head, then the full model, or what is left of them."""
+    state, tensors = load_progress(setup)
+    if setup.processes.is_first:
+        save_split(setup.dataset, setup.run_dir.path)
+    trainer = Trainer(setup, state)
+    module = setup.module
+    if tensors is None and not setup.options.from_scratch:
+        head = HeadPhase(setup, extract_features(setup))
+        yield from trainer.run(head)
+        module = setup.processes.broadcast(lambda: trainer.best_module)
+    if not setup.options.head_only:
+        full = FullPhase(setup, module)
+        setup.reporter.note(full.describe())
+        trainer.resume(full, tensors)
+        tensors = None  # as large as the optimizer's state
+        yield from trainer.run(full)
+    yield trainer.finish()

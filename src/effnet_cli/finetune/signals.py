@@ -1,5 +1,5 @@
-"""Signals during a training: while the whole network learns, the first one asks for an end after
-the running step; a second one, or one before, ends at once.
+"""SIGINT and SIGTERM during a training: within an epoch the first signal stops after the running
+step; a second one, or one outside of an epoch, stops at once.
 """
 
 import shlex
@@ -11,75 +11,81 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from effnet_cli.finetune.run_dir import STATE_FILE_NAME
+from effnet_cli.finetune.records import STATE_FILE_NAME
 from effnet_cli.system.errors import EffnetError
 
-SIGNAL_STATUS = 128  # plus the signal's number is the exit status of what it ended
+STOPPED_BY_SIGNAL = 128  # plus the number of the signal: the exit status
 
 
 class TrainingStopped(EffnetError):
-    """A training that a signal has stopped, and what `--resume` finds of it."""
+    """A signal stopped the training; `progress` says what `--resume` continues from."""
 
     def __init__(
-        self, by: signal.Signals, folder: Path, rest: str = "what was learned so far is kept"
+        self, by: signal.Signals, run_dir: Path, progress: str = "progress is saved"
     ) -> None:
         super().__init__(
-            f"Stopped by {by.name}; {rest}.",
-            f"Go on with: effnet finetune --resume {shlex.quote(str(folder))}",
+            f"Stopped by {by.name}; {progress}.",
+            f"Resume with: effnet finetune --resume {shlex.quote(str(run_dir))}",
         )
-        self.exit_status = SIGNAL_STATUS + by
+        self.exit_status = STOPPED_BY_SIGNAL + by
 
 
-class Stop:
-    """Whether a signal has asked for the end: its number, or 0."""
+class StopRequest:
+    """The number of the signal that requested a stop, or 0."""
 
     number = 0
 
 
 @contextmanager
-def listening(stop: Stop) -> Iterator[None]:
-    """Tell `stop` of SIGINT and SIGTERM while the block runs (only a main thread can)."""
-    before: dict[int, Any] = {}
+def defer_signals(request: StopRequest) -> Iterator[None]:
+    """Record the first signal in `request`; a second one gets the handler from before."""
+    previous: dict[int, Any] = {}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.number:  # the second time: as if nobody had listened
-            handler = before[number]
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.number:
+            handler = previous[number]
             if callable(handler):
                 handler(number, frame)
-        stop.number = number
+        request.number = number
 
-    with _handled(ask, before):
+    with _handle_signals(handle, previous):
         yield
 
 
 @contextmanager
-def ending(folder: Path) -> Iterator[None]:
-    """Raise `TrainingStopped` at once on SIGINT and SIGTERM while the block runs: `folder` holds
-    all that `--resume` needs.
-    """
+def stop_on_signal(run_dir: Path) -> Iterator[None]:
+    """Raise `TrainingStopped` at once on a signal."""
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        has_state = (folder / STATE_FILE_NAME).exists()
-        rest = "what was saved last is kept" if has_state else "the classifier begins anew"
-        raise TrainingStopped(signal.Signals(number), folder, rest)
+    def handle(number: int, _frame: FrameType | None) -> None:
+        raise stop_error(number, run_dir, "the last saved state is kept")
 
-    with _handled(end, {}):
+    with _handle_signals(handle, {}):
         yield
 
 
+def stop_error(number: int, run_dir: Path, progress: str = "progress is saved") -> TrainingStopped:
+    """The error for a signal; before the first state, training restarts with the head."""
+    has_state = (run_dir / STATE_FILE_NAME).exists()
+    rest = progress if has_state else "--resume restarts with the classifier head"
+    return TrainingStopped(signal.Signals(number), run_dir, rest)
+
+
 @contextmanager
-def _handled(
-    handler: Callable[[int, FrameType | None], None], before: dict[int, Any]
+def _handle_signals(
+    handler: Callable[[int, FrameType | None], None], previous: dict[int, Any]
 ) -> Iterator[None]:
-    """Give both signals to `handler` while the block runs; `before` gets what had them."""
+    """Install `handler` for both signals; `previous` receives the handlers from before.
+
+    Only the main thread can, and ignored signals stay ignored, as in a shell's background jobs.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as shells start what is in the background
-            before[number] = signal.signal(number, handler)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            previous[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        for watched, former in before.items():
-            signal.signal(watched, former)
+        for handled, former in previous.items():
+            signal.signal(handled, former)

@@ -1,22 +1,18 @@
-"""A training and a dataset's scan as tables and lines."""
+"""A training and the scan of a dataset as tables and lines."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from effnet_cli.datasets import Finding, Scan
-from effnet_cli.finetune.formats import scan_rows
+from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.output.tables import Block, Line, Styled, Table
 
-if TYPE_CHECKING:
-    from effnet_cli.evaluate.records import ClassMetrics, Metrics
-
 TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1    images/s  seconds"
 MAX_CLASS_ROWS = 40
-LEVELS = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
+FINDING_TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
-def blocks(records: "Iterable[Epoch | TrainingResult]") -> Iterator[Block]:
+def blocks(records: Iterable[Epoch | TrainingResult]) -> Iterator[Block]:
     """One line per epoch as soon as it is over; at the end the classes."""
     is_first = True
     for record in records:
@@ -47,12 +43,11 @@ def _result_blocks(result: TrainingResult) -> Iterator[Block]:
         yield from _split_blocks("test", result.test)
 
 
-def _split_blocks(name: str, metrics: "Metrics") -> Iterator[Block]:
+def _split_blocks(name: str, metrics: Metrics) -> Iterator[Block]:
     yield ""
     yield (
-        f"{name}: top-1 {metrics.top1:.1%}, balanced accuracy"
-        f" {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}"
-        f" ({metrics.images:,} images)"
+        f"{name}: top-1 {metrics.top1:.1%}, balanced accuracy {metrics.balanced_accuracy:.1%},"
+        f" macro F1 {metrics.macro_f1:.3f} ({metrics.images:,} images)"
     )
     classes = sorted(metrics.classes, key=lambda row: -1.0 if row.f1 is None else row.f1)
     shown = classes[:MAX_CLASS_ROWS]
@@ -61,27 +56,34 @@ def _split_blocks(name: str, metrics: "Metrics") -> Iterator[Block]:
         yield f"... and {len(classes) - len(shown):,} classes with a better F1"
 
 
-def _class_cells(row: "ClassMetrics") -> tuple[str | int, ...]:
+def _class_cells(row: ClassMetrics) -> tuple[str | int, ...]:
     missing = "no predictions" if row.images else "no images"
     shares = (row.recall, row.precision, row.f1)
     return row.name, row.images, *(missing if s is None else f"{s:.1%}" for s in shares)
 
 
 def scan_blocks(scan: Scan) -> Iterator[Block]:
-    """A dataset's layout, its classes, and what was found in it."""
+    """The layout of a dataset, its classes, and the findings."""
     yield f"{scan.root}: {scan.layout}"
     if scan.classes:
         yield Table(("class", "train", "validation", "test"), scan_rows(scan))
     yield from findings_blocks(scan)
 
 
+def scan_rows(scan: Scan) -> list[list[object]]:
+    """The images of each class in each split, and the sums."""
+    rows: list[list[object]] = [[row.name, row.train, row.val, row.test] for row in scan.classes]
+    sums = [sum(count or 0 for count in column) for column in list(zip(*rows, strict=True))[1:]]
+    return [*rows, ["all", *sums]] if rows else rows
+
+
 def findings_blocks(scan: Scan) -> Iterator[Block]:
-    """What was found, errors first, each with its first paths."""
-    for level, title in LEVELS.items():
-        found = [finding for finding in scan.findings if finding.level == level]
-        if found:
+    """The findings, errors first, each with its first paths."""
+    for level, title in FINDING_TITLES.items():
+        findings = [finding for finding in scan.findings if finding.level == level]
+        if findings:
             yield title
-        for finding in found:
+        for finding in findings:
             yield from _finding_blocks(finding)
 
 

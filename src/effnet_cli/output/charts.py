@@ -55,9 +55,10 @@ def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
     heads = sum(row["phase"] == "head" for row in epochs)
     axes.plot(places[:heads], shares[:heads], color=SOFT, marker="o", linewidth=1.5)
     axes.plot(places[heads:], shares[heads:], color=ACCENT, marker="o", linewidth=1.5)
-    for name, place, colour in (("classifier", 0, SOFT), ("whole network", heads, ACCENT)):
-        if place < len(shares) and (name != "classifier" or heads):
-            at = (places[place], shares[place])
+    spans = ("classifier head", 0, heads, SOFT), ("full model", heads, len(shares), ACCENT)
+    for name, start, end, colour in spans:
+        if start < end:
+            at = (places[start], shares[start])
             axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=colour)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 100))

@@ -1,0 +1,60 @@
+"""The HTML report of a training: the evaluation page with the training curve and the options."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from effnet_cli.evaluate.page import Section, evaluation_page
+from effnet_cli.evaluate.records import Evaluation
+from effnet_cli.finetune.formats import list_commands
+from effnet_cli.finetune.records import METRICS_FILE_NAME
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.checkpoint import MODEL_FILE_NAME, read_card
+from effnet_cli.output.charts import curve_chart
+
+CURVE_NOTE = (
+    "Top-1 on the validation images after each epoch: first of the classifier head, then of the "
+    "full model."
+)
+
+
+def report_page(evaluation: Evaluation, run_dir: Path) -> str:
+    """The page about a run whose model was evaluated on the validation images."""
+    lines = (run_dir / METRICS_FILE_NAME).read_text("ascii").splitlines()
+    epochs = [json.loads(line) for line in lines]
+    card = read_card(run_dir / MODEL_FILE_NAME)
+    head_top1s = [row["top1"] for row in epochs if row["phase"] == "head"]
+    has_full = len(head_top1s) < len(epochs)
+    curve = curve_chart(epochs)
+    return evaluation_page(
+        evaluation,
+        title="Training report",
+        summary=list(_summary(card, max(head_top1s) if head_top1s and has_full else None)),
+        sections=[] if curve is None else [Section("Training", CURVE_NOTE, curve)],
+        settings=list(_settings(card)),
+        commands=list(list_commands(run_dir)),
+    )
+
+
+def _summary(card: ModelCard, head_top1: float | None) -> Iterator[str]:
+    if head_top1 is not None:
+        yield f"The classifier head alone, before the full model was trained: {head_top1:.1%}."
+    if card.unknown_below is not None:
+        yield (
+            f"95 % of the predictions with a probability of {card.unknown_below:.1%} or more were"
+            " correct; --unknown-below auto reports all others as unknown."
+        )
+
+
+def _settings(card: ModelCard) -> Iterator[tuple[str, str]]:
+    for name, value in card.options.items():
+        yield name.replace("_", " "), _format_option(name, value)
+    yield "training images", f"{card.dataset['train']:,}"
+
+
+def _format_option(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "no limit" if name in ("patience", "minutes") else "auto"
+    return str(value)

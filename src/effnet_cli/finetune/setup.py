@@ -1,0 +1,285 @@
+"""Sets up a training: device, dataset, pretrained model, run directory, saved progress."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset, scan
+from effnet_cli.datasets.saved_split import load_split
+from effnet_cli.engines.registry import EnginePlan, plan_engine
+from effnet_cli.finetune.distributed import ProcessGroup
+from effnet_cli.finetune.fuse_bn import keep_freed_memory
+from effnet_cli.finetune.inference import Inference
+from effnet_cli.finetune.loader import BatchLoader, CacheBudget
+from effnet_cli.finetune.run_dir import (
+    RunDir,
+    TrainingState,
+    check_output,
+    choose_path,
+    lock_run_dir,
+)
+from effnet_cli.finetune.signals import stop_on_signal
+from effnet_cli.images.loader import ImageLoader
+from effnet_cli.models import build
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.checkpoint import Arrays
+from effnet_cli.models.imagenet import imagenet_card
+from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
+from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.options import EngineOptions, FinetuneOptions, FinetuneTask, TrainingPrecision
+from effnet_cli.system.errors import UsageError
+from effnet_cli.system.parallel import usable_cores
+from effnet_cli.system.reporter import SILENT, Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSetup:
+    """All that a training needs before its first epoch.
+
+    `precision` is fp32 or that of autocast. `module` is the pretrained model with a new head, in
+    evaluation mode on the CPU; `card` describes the new model. `class_weights` are float32 [C].
+    `started_at` is the `time.monotonic()` of the start.
+    """
+
+    task: FinetuneTask
+    processes: ProcessGroup
+    reporter: Reporter
+    device: torch.device
+    precision: str
+    dataset: Dataset
+    card: ModelCard
+    module: nn.Module
+    class_weights: Tensor
+    inference: Inference
+    make_loader: Callable[[Subset], BatchLoader]
+    train: BatchLoader
+    val: BatchLoader
+    run_dir: RunDir
+    started_at: float
+
+    @property
+    def options(self) -> FinetuneOptions:
+        return self.task.options
+
+
+@contextmanager
+def set_up(
+    task: FinetuneTask, processes: ProcessGroup, reporter: Reporter
+) -> Iterator[TrainingSetup]:
+    """Check the options, scan the dataset, load the model, and lock the run directory until the
+    block ends.
+    """
+    started_at = time.monotonic()
+    plan = _plan_engine(task, processes)
+    if task.resume is None:
+        processes.broadcast(lambda: check_output(task.output))
+        if task.model.model is not None:
+            build.check_has_weights(task.model.model)
+    dataset = processes.broadcast(lambda: _scan(task, reporter))
+    base = _load_base(task, processes, reporter)
+    card = _make_card(task, base, dataset)
+    module = _build_module(task.options, base, len(dataset.classes))
+    loader = ImageLoader(card.preprocessing, task.images)
+    make_loader = partial(
+        BatchLoader,
+        loader=loader,
+        budget=CacheBudget(),
+        workers=task.workers or usable_cores(),
+        reporter=reporter,
+    )
+    device = torch.device(plan.device)
+    with _open_run_dir(task, base, processes) as run_dir:
+        yield TrainingSetup(
+            task=task,
+            processes=processes,
+            reporter=reporter,
+            device=device,
+            precision=_choose_precision(task.options.precision, device),
+            dataset=dataset,
+            card=card,
+            module=module,
+            class_weights=_class_weights(dataset, task.options),
+            inference=Inference(plan, base.variant, card, processes=processes, reporter=reporter),
+            make_loader=make_loader,
+            train=make_loader(dataset.train),
+            val=make_loader(dataset.val),
+            run_dir=run_dir,
+            started_at=started_at,
+        )
+
+
+def _plan_engine(task: FinetuneTask, processes: ProcessGroup) -> EnginePlan:
+    """The engine of validation, and with it the device; several processes on a machine have a GPU
+    each.
+    """
+    plan = plan_engine(EngineOptions(task.device))
+    if plan.device == "cuda" and processes.count > 1:
+        plan = plan_engine(EngineOptions(f"cuda:{processes.local_rank}"))
+    if task.options.precision != "auto":  # refuse it now, not after the scan
+        plan_engine(EngineOptions(plan.device, "torch", task.options.precision))
+    if plan.device == "cpu":
+        keep_freed_memory()
+        torch.set_num_threads(max(1, usable_cores() // processes.local_count))
+    return plan
+
+
+def _choose_precision(precision: TrainingPrecision, device: torch.device) -> str:
+    """`auto` is bf16 on CUDA; on a CPU autocast is slower than fp32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _class_weights(dataset: Dataset, options: FinetuneOptions) -> Tensor:
+    """1 each, or with `--balance` inversely proportional to the sizes of the classes."""
+    counts = dataset.train.count(len(dataset.classes))
+    weights = np.ones(len(counts))
+    if options.balance:
+        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:
+    saved = None if task.resume is None else load_split(task.resume)
+    result = scan(
+        task.root,
+        task.dataset,
+        seed=task.options.seed,
+        images=task.images,
+        known={} if saved is None else saved.contents,
+        workers=task.workers,
+        reporter=reporter,
+    )
+    for finding in result.findings:
+        if finding.level != "error":
+            reporter.note(f"{finding.message} {finding.hint}".strip())
+    return require_dataset(result)
+
+
+# --- the model ----------------------------------------------------------------------------------
+
+
+def _load_base(task: FinetuneTask, processes: ProcessGroup, reporter: Reporter) -> Model:
+    """The model to start from. The first process downloads it; others find it in the cache, or on
+    another machine download it there.
+    """
+    base = processes.broadcast(lambda: _resolve_base(task, reporter))
+    return base if processes.is_first else _resolve_base(task, SILENT)
+
+
+def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
+    if not task.options.from_scratch:
+        base = resolve_model(task.model, reporter)
+        reporter.note(f"Starting from {base.variant.name}: {base.path}")
+        return base
+    if task.model.model is not None or task.model.weights is not None:
+        raise UsageError(
+            "--from-scratch cannot be combined with --model or --weights.",
+            "Leave out one of them.",
+        )
+    variant = find_variant(DEFAULT_VARIANT if task.model.variant is None else task.model.variant)
+    card = imagenet_card(variant.name, variant.preprocessing)
+    return Model(variant, card)
+
+
+def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn.Module:
+    """The pretrained or untrained model with a new head."""
+    torch.manual_seed(options.seed)
+    if options.from_scratch:
+        module = build.build(base.variant, len(base.card.classes)).eval()
+    else:
+        module = build.load_module(base)
+    num_stages = len(list(module.get_submodule("features").children()))
+    if options.freeze > num_stages:
+        raise UsageError(
+            f"--freeze {options.freeze} exceeds the {num_stages} stages of {base.variant.name}.",
+            f"Use a number up to {num_stages}.",
+        )
+    build.set_head(module, num_classes, options.hidden)
+    return module
+
+
+def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
+    """The card of the new model, whose crops cover the whole shorter side of an image.
+
+    Objects are larger in training views than in validation crops, as views are parts of images:
+    validation gains from showing more of the image (Touvron et al. 2019, arXiv 1906.06423).
+    """
+    preprocessing = base.card.preprocessing
+    return ModelCard(
+        variant=base.variant.name,
+        classes=dataset.classes,
+        preprocessing=replace(preprocessing, resize_px=preprocessing.crop_px),
+        options={**asdict(task.options), "base_sha256": base.sha256},
+        dataset={
+            "fingerprint": dataset.fingerprint,
+            "seed": task.options.seed,
+            "val_fraction": task.dataset.val_fraction,
+            "train": len(dataset.train.labels),
+            "val": len(dataset.val.labels),
+            "test": None if dataset.test is None else len(dataset.test.labels),
+        },
+    )
+
+
+# --- the run directory --------------------------------------------------------------------------
+
+
+@contextmanager
+def _open_run_dir(task: FinetuneTask, base: Model, processes: ProcessGroup) -> Iterator[RunDir]:
+    """The run directory, locked by the first process; signals stop the training from here on."""
+    path = processes.broadcast(
+        lambda: task.resume or choose_path(task.output, task.root, base.variant.name)
+    )
+    if not processes.is_first:
+        with stop_on_signal(path):
+            yield RunDir(path)
+        return
+    with lock_run_dir(path) as run_dir, stop_on_signal(path):
+        run_dir.write_task(task)
+        yield run_dir
+
+
+def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
+    """The saved state and tensors of a resumed run, or those of a new one.
+
+    Raises:
+        UsageError: the state is damaged, or the classes of the dataset have changed.
+    """
+    saved = None
+    if setup.task.resume is not None:
+        saved = setup.processes.broadcast(setup.run_dir.read_state)
+    if saved is None:
+        return TrainingState(), None
+    state, tensors = saved
+    _check_classes(state.classes, setup.dataset.classes)
+    removed, added = count_changes(tensors["file_keys"], setup.dataset.file_keys)
+    if removed or added:
+        setup.reporter.note(
+            f"The dataset has changed since: {removed:,} files removed or changed, {added:,} added"
+            " or changed."
+        )
+    if not setup.processes.is_first:
+        state.loss = 0.0  # the saved sum is of all processes
+    return state, {name: value for name, value in tensors.items() if name != "file_keys"}
+
+
+def _check_classes(before: list[str], now: tuple[str, ...]) -> None:
+    if before == list(now):
+        return
+    removed, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+    changes = [
+        f"{len(names)} {change}, such as {names[0]!r}"
+        for names, change in ((removed, "removed"), (added, "added"))
+        if names
+    ]
+    raise UsageError(
+        f"The classes have changed since the training started: {'; '.join(changes) or 'order'}.",
+        "Use the same dataset, or start a new training without --resume.",
+    )

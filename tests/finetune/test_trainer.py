@@ -1,0 +1,272 @@
+"""Epochs: what is learned, which is the best, and what happens without memory or disk space."""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from effnet_cli.finetune.run import finetune
+from effnet_cli.models import checkpoint
+from effnet_cli.models.lite import EfficientNetLite
+from effnet_cli.options import (
+    ModelOptions,
+)
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import EffnetError
+from helpers import RecordingReporter
+from training import (
+    CANNOT_LEARN,
+    HEAD_EPOCHS,
+    HEAD_ONLY,
+    ONE_EPOCH,
+    Done,
+    Ran,
+    RunWith,
+    changed_tensors,
+    kept_state,
+    make_classes,
+    resume,
+    save_blobs,
+    task_of,
+    timeless,
+    train,
+    tree,
+)
+
+pytestmark = pytest.mark.usefixtures("one_core", "caches")
+
+
+class NoDropout(nn.Dropout):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input
+
+
+def limit_memory(patch: pytest.MonkeyPatch, limit: int, error: Callable[[], Exception]) -> None:
+    """In training there is memory for `limit` images at once."""
+    forward = EfficientNetLite.forward
+
+    def limited(self: EfficientNetLite, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) > limit:
+            raise error()
+        return forward(self, x)
+
+    patch.setattr(EfficientNetLite, "forward", limited)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: torch.OutOfMemoryError("CUDA out of memory."),
+        lambda: RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_small_memory_learns_the_same_in_micro_batches(
+    error: Callable[[], Exception],
+    colours: Path,
+    small: ModelOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
+) -> None:
+    monkeypatch.setattr(nn.Dropout, "forward", NoDropout.forward)
+    # a small rate, as AdamW turns the noise of tiny gradients into whole steps
+    options = replace(ONE_EPOCH, lr=1e-6, batch_size=9)
+    whole = train(task_of(colours, small, tmp_path / "whole", options))
+    limit_memory(monkeypatch, 3, error)
+    reporter = RecordingReporter()
+    micro = train(task_of(colours, small, tmp_path / "micro", options), reporter)
+    assert "Out of memory at micro-batch 9; retrying with 4 and" in reporter.text
+    assert "Out of memory at micro-batch 4; retrying with 2 and" in reporter.text
+    assert kept_state(micro.folder)[0]["micro_batch_size"] == 2
+    (one,), (other,) = whole.of_phase("full"), micro.of_phase("full")
+    assert other.loss == pytest.approx(one.loss, rel=1e-4)
+    assert other.val_loss == pytest.approx(one.val_loss, rel=1e-4)
+    moved = 0
+    (_, before), (_, after) = kept_state(whole.folder), kept_state(micro.folder)
+    start = checkpoint.read_arrays(small.model / "model.safetensors")[1]  # type: ignore[operator]
+    for name, value in after.items():
+        if name.startswith("trained.features"):
+            np.testing.assert_allclose(value, before[name], atol=5e-6)
+            moved += not np.array_equal(value, start[name.removeprefix("trained.")])
+    assert moved > 50
+    resumed = resume(micro.folder, reporter)  # the micro-batch is saved
+    assert resumed.model == micro.model
+
+
+def test_out_of_memory_for_one_image_keeps_the_head(
+    colours: Path, small: ModelOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    limit_memory(monkeypatch, 0, lambda: torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(EffnetError, match="Out of memory at micro-batch 1 ") as caught:
+        train(task_of(colours, small, tmp_path / "run", ONE_EPOCH))
+    assert "--batch-size" in caught.value.hint
+    assert checkpoint.read_card(tmp_path / "run" / "model.safetensors").metrics["phase"] == "head"
+
+
+def fill_disk(patch: pytest.MonkeyPatch) -> None:
+    """From now on only half of a file can be written."""
+    write_bytes = Path.write_bytes
+
+    def write_half(self: Path, content: bytes) -> int:
+        write_bytes(self, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    def write_text(self: Path, content: str, encoding: str | None = None) -> int:
+        return write_half(self, content.encode())
+
+    patch.setattr(Path, "write_bytes", write_half)
+    patch.setattr(Path, "write_text", write_text)
+
+
+def test_full_disk_keeps_the_last_good_files(
+    colours: Path, small: ModelOptions, tmp_path: Path, quick: None
+) -> None:
+    options = replace(ONE_EPOCH, epochs=2)
+    unbroken = train(task_of(colours, small, tmp_path / "unbroken", options))
+    folder = tmp_path / "run"
+    records = finetune(task_of(colours, small, folder, options))
+    next(record for record in records if getattr(record, "phase", "") == "full")
+    before = tree(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        fill_disk(patch)
+        with pytest.raises(EffnetError, match=r"Cannot write .*: No space left") as caught:
+            next(records)
+    assert str(folder) in caught.value.message
+    assert tree(folder) == before  # no partial file either
+    assert checkpoint.read_arrays(folder / "model.safetensors")[0].classes
+    resumed = resume(folder)  # once there is space again
+    assert resumed.model == unbroken.model
+    assert timeless(resumed.rows) == timeless(unbroken.rows)
+
+
+def test_exploding_loss_is_an_error_and_the_best_is_kept(
+    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., Done], quick: None
+) -> None:
+    done = effnet(
+        *("finetune", colours, "--model", small.model, "--hidden", "0", "--lr", "1e30", "-n", "2"),
+        *("-o", tmp_path / "run", "-f", "jsonl"),
+    )
+    assert done.status == 1
+    assert "the learning rate 1e+30 is too high" in done.stderr
+    assert "Use a smaller --lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == HEAD_EPOCHS
+    row = Classifier(ModelOptions(model=tmp_path / "run"))(colours / "red" / "0.jpg")
+    assert len(row.predictions) == 3
+
+
+def test_head_only_and_hidden(run_with: RunWith, head_run: Ran, small: ModelOptions) -> None:
+    start = checkpoint.read_arrays(small.model / "model.safetensors")[1]  # type: ignore[operator]
+    for hidden, shapes in (
+        (0, {"classifier.1.weight": (3, 1280)}),
+        (16, {"classifier.1.weight": (16, 1280), "classifier.4.weight": (3, 16)}),
+    ):
+        ran = run_with(replace(HEAD_ONLY, hidden=hidden))[0] if hidden else head_run
+        assert {epoch.phase for epoch in ran.epochs} == {"head"}
+        tensors = ran.tensors
+        found = {n: v.shape for n, v in tensors.items() if n.startswith("classifier")}
+        assert {n: s for n, s in found.items() if n.endswith("weight")} == shapes
+        for name, value in tensors.items():
+            if name.startswith("features"):
+                assert np.array_equal(value, start[name])
+
+
+def test_freeze(run_with: RunWith, one_epoch_run: Ran, small: ModelOptions) -> None:
+    ran, _ = run_with(replace(ONE_EPOCH, freeze=5))
+    stages = {int(name.split(".")[1]) for name in changed_tensors(ran, small)}
+    assert stages == {5, 6, 7, 8}
+    ran = one_epoch_run
+    stages = {int(name.split(".")[1]) for name in changed_tensors(ran, small)}
+    assert stages == set(range(9))
+    statistics = [name for name in changed_tensors(ran, small) if "running" in name]
+    assert not statistics
+
+
+def test_augment_makes_other_views(run_with: RunWith, one_epoch_run: Ran) -> None:
+    losses = {"strong": one_epoch_run.epochs[-1].loss}
+    for augment in ("none", "light"):
+        ran, _ = run_with(replace(ONE_EPOCH, augment=augment))
+        losses[augment] = ran.epochs[-1].loss
+    assert len(set(losses.values())) == 3
+
+
+def test_balance_chooses_by_balanced_accuracy(run_with: RunWith, tmp_path: Path) -> None:
+    root = tmp_path / "uneven"
+    make_classes(root, ["a", "b"], images=4)
+    for seed in range(4, 24):
+        save_blobs(root / "a" / f"{seed}.png", (200, 50, 50), seed)
+    plain, reporter = run_with(HEAD_ONLY, root=root)
+    assert "--balance" in reporter.text or "fewer than" in reporter.text
+    even, _ = run_with(replace(HEAD_ONLY, balance=True), root=root)
+    assert even.epochs[0].loss != plain.epochs[0].loss
+    best = max(even.epochs, key=lambda row: (row.balanced_accuracy, -row.val_loss))
+    assert even.end.epoch == best.epoch
+
+
+def test_patience_and_minutes(run_with: RunWith) -> None:
+    idle = replace(ONE_EPOCH, epochs=6, lr=CANNOT_LEARN, augment="none", batch_size=18)
+    ran, reporter = run_with(replace(idle, patience=1))
+    assert len(ran.of_phase("full")) <= 2  # rounding may improve the first
+    assert "Early stopping: no improvement for" in reporter.text
+    ran, reporter = run_with(replace(idle, minutes=1e-6))
+    assert not ran.of_phase("full")
+    assert "Stopping: time budget reached" in reporter.text
+    assert ran.end.phase == "head"
+
+
+def test_batch_size_lr_and_precision(run_with: RunWith, small: ModelOptions) -> None:
+    ran, reporter = run_with(
+        replace(ONE_EPOCH, batch_size=6, lr=CANNOT_LEARN, precision="bf16", weight_decay=0.0)
+    )
+    assert "cpu in bf16: 1 epoch of 3 updates with about 6 images each" in reporter.text
+    assert not changed_tensors(ran, small)
+    ran, reporter = run_with(replace(ONE_EPOCH, batch_size=18))
+    assert "cpu in fp32: 1 epoch of 1 updates with about 18 images each" in reporter.text
+    assert changed_tensors(ran, small)
+
+
+def test_weight_decay_shrinks_weights(run_with: RunWith) -> None:
+    norms = []
+    for weight_decay in (0.0, 50.0):
+        ran, _ = run_with(replace(HEAD_ONLY, weight_decay=weight_decay))
+        norms.append(np.linalg.norm(ran.tensors["classifier.1.weight"]))
+    assert norms[1] < 0.9 * norms[0]
+
+
+def test_compile_compiles_the_trained_module(
+    run_with: RunWith, one_epoch_run: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+
+    class Compiled(nn.Module):
+        """Instead of torch.compile, which takes a minute."""
+
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self.calls = module, 0
+            compiled.append(self)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.module(x)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    plain = one_epoch_run
+    assert not compiled
+    ran, _ = run_with(replace(ONE_EPOCH, compile=True))
+    (one,) = compiled
+    assert one.calls == 2
+    assert set(ran.tensors) == set(plain.tensors)
+    assert np.array_equal(
+        kept_state(ran.folder)[1]["trained.features.0.0.weight"],
+        kept_state(plain.folder)[1]["trained.features.0.0.weight"],
+    )

@@ -1,0 +1,121 @@
+"""The parts that the tests of fine-tuning are made of: tiny images, models, phases."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from effnet_cli.datasets import Paths, Subset
+from effnet_cli.finetune.distributed import ProcessGroup
+from effnet_cli.finetune.inference import Inference
+from effnet_cli.finetune.loader import BatchLoader, CacheBudget
+from effnet_cli.finetune.phases import FullPhase, HeadPhase, Phase, extract_features
+from effnet_cli.finetune.run_dir import RunDir
+from effnet_cli.finetune.setup import TrainingSetup
+from effnet_cli.images.loader import ImageLoader
+from effnet_cli.images.preprocessing import Preprocessing
+from effnet_cli.models import build
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.variants import find_variant
+from effnet_cli.options import FinetuneOptions, FinetuneTask
+from effnet_cli.system.reporter import SILENT
+from helpers import lively, load_pixels
+
+CPU = torch.device("cpu")
+CROP_PX = 32  # for passes of milliseconds
+PREPROCESSING = Preprocessing(CROP_PX, CROP_PX, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+LOADER = ImageLoader(PREPROCESSING)
+CLASSES = ("a", "b", "c")
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    name: partial(build.build, find_variant(name), 3) for name in ("lite0", "b0")
+}
+
+
+def tiny(seed: int = 0, classes: int = 3) -> nn.Module:
+    """A classifier of 5 numbers."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, classes))
+
+
+def subset(folder: Path) -> Subset:
+    paths = sorted(map(str, folder.iterdir()))
+    labels = np.arange(len(paths), dtype=np.int32) % len(CLASSES)
+    return Subset(Paths(paths), labels, np.empty(0, np.int32))
+
+
+def loader_of(
+    folder: Path, room: int = 1 << 30, workers: int = 2, reporter: Any = SILENT
+) -> BatchLoader:
+    return BatchLoader(subset(folder), LOADER, CacheBudget(room), workers, reporter)
+
+
+def with_head(hidden: int = 8) -> nn.Module:
+    """A lively lite0 with a new head."""
+    module = lively(build.build(find_variant("lite0"), 5), size_px=CROP_PX).requires_grad_(False)
+    torch.manual_seed(0)
+    build.set_head(module, len(CLASSES), hidden)
+    return module.eval()
+
+
+def setup_of(
+    folder: Path, inference: Inference, module: nn.Module, **options: Any
+) -> TrainingSetup:
+    """A training on all images of a folder, which are its validation images, too."""
+    images = loader_of(folder)
+    return TrainingSetup(
+        task=FinetuneTask(folder, options=FinetuneOptions(**options)),
+        processes=ProcessGroup(),
+        reporter=SILENT,
+        device=CPU,
+        precision="fp32",
+        dataset=None,  # type: ignore[arg-type]
+        card=ModelCard("lite0", CLASSES, PREPROCESSING),
+        module=module,
+        class_weights=torch.ones(len(CLASSES)),
+        inference=inference,
+        make_loader=lambda _: images,
+        train=images,
+        val=images,
+        run_dir=RunDir(folder),
+        started_at=0.0,
+    )
+
+
+def head_phase(folder: Path, inference: Inference, module: nn.Module, **options: Any) -> HeadPhase:
+    setup = setup_of(folder, inference, module, **options)
+    return HeadPhase(setup, extract_features(setup))
+
+
+def full_phase(folder: Path, inference: Inference, module: nn.Module, **options: Any) -> FullPhase:
+    settings = {"batch_size": 4, "epochs": 2, **options}
+    return FullPhase(setup_of(folder, inference, module, **settings), module)
+
+
+def train_epoch(phase: Phase, epoch: int = 1, start: int = 0) -> float:
+    """One epoch; its summed loss."""
+    loss = torch.zeros(())
+    for batch in phase.load_batches(epoch, start):
+        loss += phase.step(batch)
+    return float(loss)
+
+
+def logits_of(module: nn.Module, folder: Path) -> np.ndarray:
+    pixels = np.stack([load_pixels(LOADER, path) for path in subset(folder).paths])
+    with torch.inference_mode():
+        logits: np.ndarray = module(torch.from_numpy(pixels)).numpy()
+    return logits
+
+
+def assert_same_tensors(one: nn.Module, other: nn.Module) -> None:
+    """Equal but for counters of steps, which a model file does not keep."""
+    tensors = one.state_dict()
+    assert tensors.keys() == other.state_dict().keys()
+    for name, tensor in other.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensors[name], tensor), name
