@@ -1,13 +1,31 @@
-"""The names and defaults that several rooms share. A default is written once, here."""
+"""Every option once: name, type, default, valid values and help.
 
+The command line is derived from these dataclasses, and Python callers use them as they are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_origin,
+)
+
+from effnet_cli.system.errors import UsageError
 
 Fit = Literal["crop", "pad", "stretch"]
 EngineName = Literal["torch", "onnxruntime", "openvino", "litert", "executorch"]
 EngineChoice = Literal["auto", EngineName]
-# What a network's file holds: tensors to build it from, or a whole network for a runtime.
+# What a model file holds: tensors to build the model from, or a whole model for a runtime.
 FileKind = Literal["tensors", "onnx", "openvino", "pt2", "litert", "executorch"]
 TargetName = Literal[
     "onnx", "openvino", "torch-export", "aotinductor", "litert", "executorch", "coreml"
@@ -20,6 +38,8 @@ TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["none", "light", "strong"]
 BenchMode = Literal["inference", "train", "end-to-end"]
 Format = Literal["table", "json", "jsonl", "csv"]
+TableFormat = Literal["table", "json", "csv"]
+ListFormat = Literal["table", "json"]
 GroupBy = Literal["class", "none"]
 ErrorKind = Literal[
     "empty",
@@ -35,232 +55,634 @@ ErrorKind = Literal[
 ]
 
 MAX_PIXELS = 89_000_000  # pixels in one image; about 270 MB once decoded
-MAX_VIEWS = 32  # looks at one image, as many as `images.VIEWS` has
+MAX_VIEWS = 32  # views of one image, as many as `images.views.VIEWS` has
+
+T = TypeVar("T")
+REQUIRED: Any = dataclasses.MISSING
+AUTO: Mapping[str, object] = {"auto": None}
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which network answers, and with which weights.
+class OptionInfo(TypedDict, total=False):
+    """What a field says about its option besides type, default, help and flags.
 
-    `model` is a model file (or the folder that holds it) and excludes `variant` and `weights`;
-    `weights` replaces the published weights of `variant`; `offline` forbids every connection.
+    `section` replaces the group's. `words` are texts that stand for a value. `shown` is the default
+    in `--help`, where its own text does not do. `min` and `max` are valid values, `above` and
+    `below` are not.
     """
 
-    variant: str | None = None
-    model: Path | None = None
-    weights: Path | None = None
-    offline: bool = False
+    metavar: str
+    section: str
+    words: Mapping[str, object]
+    shown: str
+    min: float
+    max: float
+    above: float
+    below: float
+    is_argument: bool
+    is_required: bool
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """What runs the network; `auto` picks by what is here, and only what answers like torch in
-    fp32.
-
-    `device` is `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-    """
-
-    device: str = "auto"
-    engine: EngineChoice = "auto"
-    precision: EnginePrecision = "fp32"
+def option(default: T, help: str, *flags: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
+    """A dataclass field that is also an option of the command line."""
+    metadata = {"help": help, "flags": flags, **info}
+    field: T = dataclasses.field(default=default, metadata=metadata)
+    return field
 
 
-@dataclass(frozen=True)
-class ImageOptions:
-    """How images are opened and fitted to the network's square input.
+def argument(default: T, help: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
+    """A dataclass field that is also a positional argument of the command line."""
+    metadata = {"help": help, "is_argument": True, **info}
+    field: T = dataclasses.field(default=default, metadata=metadata)
+    return field
 
-    `views` is the number of looks at each image (`images.VIEWS`), whose logits are averaged.
-    `isolate` opens images in processes of their own, which a crash of a decoder ends in the place
-    of this one; `timeout_s` is the time that an image may take, and isolates them too. `offline`
-    fetches none from an address.
-    """
 
-    fit: Fit = "crop"
-    exact_decode: bool = False
-    max_pixels: int = MAX_PIXELS
-    views: int = 1
-    isolate: bool = False
-    timeout_s: float | None = None
-    offline: bool = False
+class Only:
+    """In `Annotated[Group, Only("a", "b")]`: the fields that a command offers."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+class Options:
+    """A group of options under one heading of `--help`."""
+
+    section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.views <= MAX_VIEWS:
-            raise ValueError(f"{self.views!r} views are not between 1 and {MAX_VIEWS}")
+        this: Any = self
+        for field in dataclasses.fields(this):
+            check_value(field, getattr(self, field.name))
+
+
+def check_value(field: "dataclasses.Field[Any]", value: object) -> None:
+    """Check a value against the bounds of its field.
+
+    Raises:
+        UsageError: it is outside.
+    """
+    for number in value if isinstance(value, tuple) else (value,):
+        if not is_valid(field, number):
+            raise invalid_value(field, field.name, number)
+
+
+def is_valid(field: "dataclasses.Field[Any]", value: object) -> bool:
+    """Whether a value is within the bounds of its field, if it has some."""
+    info = field.metadata
+    if value is None or value in words_of(field).values() or not info.keys() & {"min", "above"}:
+        return True
+    return (
+        isinstance(value, int if number_type(field) is int else int | float)
+        and math.isfinite(value)
+        and info.get("min", -math.inf) <= value <= info.get("max", math.inf)
+        and info.get("above", -math.inf) < value < info.get("below", math.inf)
+    )
+
+
+def invalid_value(field: "dataclasses.Field[Any]", name: str, value: object) -> UsageError:
+    """The error that names a value and what is valid."""
+    choices = choices_of(field)
+    if choices:
+        return UsageError(f"Unknown {name.lstrip('-')} {value!r}.", f"Use {', '.join(choices)}.")
+    words = "".join(f"{word} or " for word in words_of(field))
+    return UsageError(f"Invalid {name} {value!r}.", f"Use {words}{_valid_numbers(field)}.")
+
+
+def _valid_numbers(field: "dataclasses.Field[Any]") -> str:
+    info, what = field.metadata, "whole number" if number_type(field) is int else "number"
+    if "max" in info:
+        bounds = f"from {info['min']} to {info['max']}"
+    elif "below" in info:
+        bounds = f"between {info['above']} and {info['below']}"
+    else:
+        bounds = f"above {info['above']}" if "above" in info else f"from {info['min']}"
+    return f"{what}s {bounds}, separated by commas" if is_list(field) else f"a {what} {bounds}"
+
+
+def is_list(field: "dataclasses.Field[Any]") -> bool:
+    """Whether it takes several values."""
+    return get_origin(field.type) is tuple
+
+
+def number_type(field: "dataclasses.Field[Any]") -> type[int] | type[float] | None:
+    """The type of a number, or of the numbers in a tuple or beside `None`."""
+    types = {field.type, *get_args(field.type)}
+    return int if int in types else float if float in types else None
+
+
+def choices_of(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    """The valid texts of a list whose items are literals."""
+    if number_type(field) is not None:
+        return ()
+    return tuple(choice for part in get_args(field.type) for choice in get_args(part))
+
+
+def words_of(field: "dataclasses.Field[Any]") -> Mapping[str, object]:
+    """The texts that stand for a value."""
+    words: Mapping[str, object] = field.metadata.get("words", {})
+    return words
+
+
+def long_flag(field: "dataclasses.Field[Any]") -> str:
+    """The long flag, such as `--top-k`."""
+    flags = field.metadata.get("flags", ())
+    long = [flag for flag in flags if flag.startswith("--")]
+    return long[0] if long else f"--{field.name.replace('_', '-')}"
+
+
+# --- groups --------------------------------------------------------------------------------------
+
+
+def device_option() -> str:
+    return option("auto", "Device to run on", "-d", metavar="auto|cpu|cuda|cuda:N|mps")
+
+
+def workers_option() -> int | None:
+    return option(None, "Decoding threads", "-j", metavar="auto|N", words=AUTO, min=1)
 
 
 @dataclass(frozen=True)
-class PredictOptions:
-    """How many answers an image gets, and how the work is cut; `None` is `auto`.
+class ModelOptions(Options):
+    """The model; `model` excludes `variant` and `weights`."""
 
-    An answer is `unknown` where the top probability is below `unknown_below` (0..1); `auto` is the
-    threshold that the model brings, `None` calls nothing unknown. Below `threshold` there is no
-    answer at all, and the row says why. `keep_crops` gives each row what the network saw.
+    section = "Model"
+
+    variant: str | None = option(
+        None, "Model architecture, see `effnet variants`", "-V", metavar="NAME", shown="lite0"
+    )
+    model: Path | None = option(
+        None, "Model file, exported model, or a folder with either", "-m", metavar="PATH"
+    )
+    weights: Path | None = option(
+        None, "Weights for --variant, with tensors named as in torchvision or timm", metavar="FILE"
+    )
+    offline: bool = option(False, "Never access the internet")
+
+
+@dataclass(frozen=True)
+class EngineOptions(Options):
+    """The runtime of the model."""
+
+    section = "Engine"
+
+    device: str = device_option()
+    engine: EngineChoice = option(
+        "auto", "Inference engine; auto picks one that matches torch fp32", "-e"
+    )
+    precision: EnginePrecision = option(
+        "fp32", "Lower precision is faster but slightly less accurate", "-p"
+    )
+
+
+@dataclass(frozen=True)
+class ImageOptions(Options):
+    """How images are decoded and fitted to the input size of the model."""
+
+    section = "Images"
+
+    fit: Fit = option("crop", "How to make images square; published accuracies use crop")
+    exact_decode: bool = option(
+        False, "Decode large JPEGs in full, not at the smallest sufficient scale"
+    )
+    max_pixels: int = option(MAX_PIXELS, "Refuse images with more pixels", metavar="N", min=1)
+    views: int = option(
+        1,
+        f"Test-time augmentation: average over N views of each image (1 to {MAX_VIEWS})",
+        "--tta",
+        metavar="N",
+        min=1,
+        max=MAX_VIEWS,
+    )
+    isolate: bool = option(False, "Decode in separate processes, so that a crash fails one image")
+    timeout_s: float | None = option(
+        None,
+        "Give up on an image after S seconds; implies --isolate",
+        "--timeout",
+        metavar="S",
+        above=0,
+    )
+    offline: bool = False  # refuse to fetch addresses
+
+
+@dataclass(frozen=True)
+class PredictOptions(Options):
+    """What is predicted for each image, and how the work is divided.
+
+    `keep_crops` adds the input of the model to each result.
     """
 
-    top_k: int = 5
-    batch_size: int | None = None
-    workers: int | None = None
-    unknown_below: float | Literal["auto"] | None = None
+    section = "Engine"
+
+    top_k: int = option(
+        5, "Number of classes per image", "-k", metavar="N", min=1, section="Prediction"
+    )
+    batch_size: int | None = option(
+        None, "Images in one call of the model", "-b", metavar="auto|N", words=AUTO, min=1
+    )
+    workers: int | None = workers_option()
+    unknown_below: float | Literal["auto"] | None = option(
+        None,
+        "Label images as unknown below probability P; auto: the threshold of the model",
+        metavar="auto|P",
+        words={"auto": "auto"},
+        above=0,
+        below=1,
+        section="Prediction",
+    )
     keep_crops: bool = False
 
-    def __post_init__(self) -> None:
-        for value in (self.top_k, self.batch_size, self.workers):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{value!r} is not a whole number from 1")
+
+@dataclass(frozen=True)
+class OrganizeOptions(Options):
+    """Where to copy or move images by class."""
+
+    section = "Organize"
+
+    folder: Path = option(
+        REQUIRED,
+        "Copy images into a folder per class in DIR; never overwrites",
+        "--copy-to",
+        metavar="DIR",
+    )
+    moves: bool = option(False, "With --copy-to: move instead of copying", "--move")
+    group_by: GroupBy = option("class", "With --copy-to: what the folders in DIR stand for")
 
 
 @dataclass(frozen=True)
-class OrganizeOptions:
-    """Where images are copied, or moved, once they have an answer: into `folder`, with a folder
-    for each class in it unless `group_by` is `none`.
-    """
+class PredictTask(Options):
+    """What to predict."""
 
-    folder: Path
-    moves: bool = False
-    group_by: GroupBy = "class"
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """How a folder or a CSV of labelled images is read and split.
-
-    `val` names the validation folder where the usual names are not used; `val_fraction` is the
-    share of each class that is set aside where there is none. `skip_empty` leaves out classes
-    without an image, `allow_bad` and `allow_leak` train in spite of many broken files or of
-    images that training and validation share.
-    """
-
-    val: Path | None = None
-    val_fraction: float = 0.2
-    skip_empty: bool = False
-    allow_bad: bool = False
-    allow_leak: bool = False
-
-
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """How a network learns new classes.
-
-    First a classifier is trained on the features of the pretrained network, then, for `epochs`
-    passes over the images, the whole network (not with `head_only`). `batch_size` (images in
-    one update, over all processes), `lr` (the peak) and `weight_decay` are AdamW's for the whole
-    network; `None` is auto. `hidden` is the width of a layer before the last one, 0 for none.
-    `freeze` leaves the first stages of the backbone (of nine) as they are. `balance` weighs classes
-    as if all had equally many images. `patience` ends the training after so many epochs without a
-    better one, `minutes` before an epoch that would end later. `from_scratch` starts with untrained
-    weights.
-    """
-
-    epochs: int = 5
-    head_only: bool = False
-    batch_size: int | None = None
-    lr: float | None = None
-    weight_decay: float = 0.05
-    hidden: int = 512
-    freeze: int = 0
-    augment: Augment = "strong"
-    balance: bool = False
-    patience: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    precision: TrainingPrecision = "auto"
-    compile: bool = False
-    from_scratch: bool = False
-
-
-@dataclass(frozen=True)
-class FinetuneTask:
-    """What to train on which images, and where the result goes.
-
-    `output` is the run's folder, `None` for a new one below `runs`; `resume` is the folder of a run
-    to go on with, whose own options then hold. `device` and `workers` are as in `predict`.
-    """
-
-    root: Path
-    model: ModelOptions = ModelOptions()
-    dataset: DatasetOptions = DatasetOptions()
-    images: ImageOptions = ImageOptions()
-    options: FinetuneOptions = FinetuneOptions()
-    device: str = "auto"
-    workers: int | None = None
-    output: Path | None = None
-    resume: Path | None = None
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What an exported file is to be.
-
-    `batch` fixes the number of images in a call, `None` leaves it open. `quantize` needs images
-    to calibrate with. `include_preprocessing` puts normalisation and softmax into the file, which
-    then takes bytes and gives probabilities.
-    """
-
-    target: TargetName = "onnx"
-    precision: ExportPrecision = "fp32"
-    quantize: Quantization | None = None
-    batch: int | None = None
-    include_preprocessing: bool = False
-
-
-@dataclass(frozen=True)
-class ExportTask:
-    """What to export, where to, and what it is held against.
-
-    `output` is a file, `None` for one named after the network in the current folder. `calibrate`
-    and `check` are folders of images, perhaps in class folders or in `train` and `val`.
-    `max_drop` is the loss of top-1, in percentage points, that is accepted of a quantised network;
-    `force` keeps what does not hold.
-    """
-
-    model: ModelOptions = ModelOptions()
-    options: ExportOptions = ExportOptions()
-    output: Path | None = None
-    calibrate: Path | None = None
-    check: Path | None = None
-    max_drop: float = 1.0
-    force: bool = False
-    images: ImageOptions = ImageOptions()
-
-
-@dataclass(frozen=True)
-class EvaluateTask:
-    """What to judge on which labelled images.
-
-    `split` is the name of a split where the images are in splits; `None` takes test, else
-    validation. `compare` is a second model for the same images.
-    """
-
-    root: Path
+    inputs: tuple[str, ...] = argument(
+        REQUIRED,
+        "Images, folders, URLs, glob patterns, @FILE (a list of paths), or - (stdin: paths, or one "
+        "image)",
+        metavar="INPUTS",
+    )
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
     images: ImageOptions = ImageOptions()
     options: PredictOptions = PredictOptions()
-    split: str | None = None
-    compare: ModelOptions | None = None
+    organize: OrganizeOptions | None = None
 
 
 @dataclass(frozen=True)
-class BenchTask:
-    """What to measure, and for how long.
+class DatasetOptions(Options):
+    """How labelled images are read and split."""
 
-    `variants` and `models` are measured whatever it takes; without any it is the variants that fit
-    the time. `against` are classifiers of torchvision by name. No `engines` means every one that is
-    installed, no `batch_sizes` one image and the size with the highest throughput. `image_folder`
-    is the folder for `end-to-end`; `None` for the sample images. `seconds` is the time to measure,
-    besides loading. `tolerance` is the slowdown against an earlier result that is none (0.05 is
-    5 %).
+    section = "Data"
+
+    val: Path | None = option(
+        None, "Validation folder, if its name is not a usual one", metavar="DIR"
+    )
+    val_fraction: float = option(
+        0.2,
+        "Fraction of each class to hold out for validation, if there is no such folder",
+        metavar="X",
+        above=0,
+        below=1,
+    )
+    skip_empty: bool = option(False, "Skip classes without images")
+    allow_bad: bool = option(False, "Train even if many files are broken")
+    allow_leak: bool = option(False, "Train even if splits share images")
+
+
+@dataclass(frozen=True)
+class FinetuneOptions(Options):
+    """How to train: first a classifier on the features of the pretrained model, then, for `epochs`
+    and unless `head_only`, the whole model.
     """
 
-    variants: tuple[str, ...] = ()
-    models: tuple[Path, ...] = ()
-    against: tuple[str, ...] = ()
-    device: str = "auto"
-    engines: tuple[str, ...] = ()
-    precisions: tuple[EnginePrecision, ...] = ("fp32",)
-    batch_sizes: tuple[int, ...] = ()
-    mode: BenchMode = "inference"
-    image_folder: Path | None = None
-    seconds: float = 60.0
-    tolerance: float = 0.05
-    images: ImageOptions = ImageOptions()
+    section = "Training"
+
+    epochs: int = option(5, "Epochs of training the whole model", "-n", metavar="N", min=1)
+    head_only: bool = option(False, "Only train the classifier: about a minute on a laptop")
+    batch_size: int | None = option(
+        None, "Images per update, over all processes", "-b", metavar="auto|N", words=AUTO, min=1
+    )
+    lr: float | None = option(
+        None, "Peak learning rate of the whole model", metavar="auto|X", words=AUTO, above=0
+    )
+    weight_decay: float = option(0.05, "AdamW weight decay", metavar="X", min=0)
+    hidden: int = option(
+        512, "Width of the hidden layer of the classifier; 0 for none", metavar="N", min=0
+    )
+    freeze: int = option(
+        0, "Freeze the first N stages of the backbone (of 9; v2: 8)", metavar="N", min=0
+    )
+    augment: Augment = option("strong", "Strength of augmentation")
+    balance: bool = option(False, "Weight classes as if all had the same number of images")
+    patience: int | None = option(
+        None, "Stop after N epochs without improvement", metavar="N", min=1
+    )
+    minutes: float | None = option(
+        None,
+        "Time budget in minutes; stop before an epoch that would exceed it",
+        metavar="X",
+        above=0,
+    )
+    seed: int = option(0, "Random seed", metavar="N", min=0)
+    precision: TrainingPrecision = option(
+        "auto", "Precision of training; auto: bf16 on CUDA, else fp32", "-p"
+    )
+    compile: bool = option(False, "Compile the training step: faster for long runs on a GPU")
+    from_scratch: bool = option(False, "Start from random weights", section="Model")
+
+
+@dataclass(frozen=True)
+class FinetuneTask(Options):
+    """What to train on, and where to write the run; `resume` continues a run with its options."""
+
+    section = "Engine"
+
+    root: Path = argument(
+        Path(),
+        "Folder with a folder per class, or with train/ and val/, or a CSV: path,label[,split]",
+        metavar="DATASET",
+        shown="",
+    )
+    model: ModelOptions = ModelOptions()
+    dataset: DatasetOptions = DatasetOptions()
+    images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()
+    options: FinetuneOptions = FinetuneOptions()
+    device: str = device_option()
+    workers: int | None = workers_option()
+    output: Path | None = option(
+        None,
+        "New folder for the model and the records of the training",
+        "-o",
+        metavar="DIR",
+        shown="runs/DATASET-VARIANT",
+        section="Output",
+    )
+    resume: Path | None = option(
+        None, "Continue the training in folder RUN", metavar="RUN", section="Training"
+    )
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """What an exported file contains."""
+
+    section = "Export"
+
+    target: TargetName = option(
+        "onnx", "File format, see below", "--to", "-t", is_required=True, shown=""
+    )
+    precision: ExportPrecision = option(
+        "fp32", "Precision of the computation or of the stored weights", "-p"
+    )
+    quantize: Quantization | None = option(
+        None, "Quantize to 8-bit integers, a quarter of the size; needs --calibrate"
+    )
+    batch: int | None = option(
+        None,
+        "Images in one call of the exported model",
+        metavar="dynamic|N",
+        words={"dynamic": None},
+        min=1,
+    )
+    include_preprocessing: bool = option(
+        False, "Include normalization and softmax: takes pixel values, returns probabilities"
+    )
+
+
+@dataclass(frozen=True)
+class ExportTask(Options):
+    """What to export, where to, and how to check the result."""
+
+    section = "Check"
+
+    model: ModelOptions = ModelOptions()
+    options: ExportOptions = ExportOptions()
+    output: Path | None = option(
+        None,
+        "File, or folder for it",
+        "-o",
+        metavar="PATH",
+        shown="MODEL.onnx, ...",
+        section="Output",
+    )
+    calibrate: Path | None = option(
+        None, "Folder of typical images to calibrate on", metavar="DIR", section="Export"
+    )
+    check: Path | None = option(
+        None,
+        "Folder of images on which the exported model must match the original",
+        metavar="DIR",
+        shown="validation images beside --calibrate, else samples",
+    )
+    max_drop: float = option(
+        1.0, "Percentage points of top-1 that int8 may lose on labelled images", metavar="X", min=0
+    )
+    force: bool = option(False, "Keep a file that fails the check")
+    images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()
+
+
+@dataclass(frozen=True)
+class EvaluateTask(Options):
+    """What to evaluate."""
+
+    section = "Data"
+
+    root: Path = argument(
+        REQUIRED,
+        "Folder with a folder per class, or with splits, or a CSV: path,label[,split]",
+        metavar="DATA",
+    )
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", "max_pixels")] = ImageOptions()
+    options: Annotated[PredictOptions, Only("batch_size", "workers")] = PredictOptions()
+    split: str | None = option(
+        None, "Split to evaluate", metavar="NAME", shown="test, else validation"
+    )
+    compare: Annotated[ModelOptions, Only()] | None = None
+
+
+@dataclass(frozen=True)
+class BenchTask(Options):
+    """What to measure, and for how long.
+
+    `models` and `variants` are measured however long it takes; without any, those variants that fit
+    `seconds`. No `engines` means all that are installed, no `batch_sizes` 1 and the one with the
+    highest throughput.
+    """
+
+    section = "Benchmark"
+
+    variants: tuple[str, ...] = option(
+        (),
+        "Model architectures, separated by commas, see `effnet variants`",
+        "--variant",
+        "-V",
+        metavar="NAMES|all",
+        shown="those that fit --seconds",
+        section="Model",
+    )
+    models: tuple[Path, ...] = option(
+        (),
+        "Model file or exported model; repeatable",
+        "--model",
+        "-m",
+        metavar="PATH",
+        section="Model",
+    )
+    against: tuple[str, ...] = option(
+        (),
+        "Classifiers of torchvision to compare with, such as resnet50",
+        metavar="NAMES",
+        section="Model",
+    )
+    device: str = device_option()
+    engines: tuple[EngineName, ...] = option(
+        (),
+        "Inference engines, separated by commas",
+        "--engine",
+        "-e",
+        metavar="NAMES|all",
+        words={"all": ()},
+        shown="all that are installed",
+    )
+    precisions: tuple[EnginePrecision, ...] = option(
+        ("fp32",),
+        "Precisions (fp32, bf16, fp16), separated by commas",
+        "--precision",
+        "-p",
+        metavar="NAMES",
+        shown="fp32",
+    )
+    batch_sizes: tuple[int, ...] = option(
+        (),
+        "Images in one call, separated by commas",
+        "--batch-size",
+        "-b",
+        metavar="N,N",
+        shown="1 and the fastest",
+        min=1,
+    )
+    mode: BenchMode = option(
+        "inference", "Measure the model alone, a training step, or image files to predictions"
+    )
+    image_folder: Path | None = option(
+        None,
+        "Folder of images for --mode end-to-end",
+        "--images",
+        metavar="DIR",
+        shown="samples",
+    )
+    seconds: float = option(60.0, "Time to measure, without loading", metavar="S", above=0)
+    tolerance: float = option(
+        0.05,
+        "With --compare: ignore slowdowns up to this fraction",
+        metavar="X",
+        above=0,
+        below=1,
+    )
+    images: Annotated[ImageOptions, Only()] = ImageOptions()
+
+
+# --- output of the commands ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outputs(Options):
+    section = "Output"
+
+    quiet: bool = option(False, "Hide notes, progress and the summary", "-q")
+
+
+@dataclass(frozen=True)
+class PageOutputs(Outputs):
+    html: Path | None = option(None, "Also write an HTML page", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class ListOutputs(Outputs):
+    format: ListFormat = option("table", "Output format", "-f")
+
+
+@dataclass(frozen=True)
+class PredictOutputs(PageOutputs):
+    format: Format | None = option(
+        None, "Output format", "-f", shown="from the suffix of --output, else table"
+    )
+    outputs: tuple[Path, ...] = option(
+        (),
+        "Write the predictions to FILE instead of stdout; repeatable",
+        "--output",
+        "-o",
+        metavar="FILE",
+    )
+    resume: bool = option(False, "Continue an interrupted run with the same --output")
+    explain: Path | None = option(
+        None, "Save a Grad-CAM overlay for each image to DIR", metavar="DIR"
+    )
+    preview: bool = option(False, "Show the images in a terminal with colors")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The outputs besides stdout (`-`)."""
+        return tuple(path for path in self.outputs if path != Path("-"))
+
+    @property
+    def needs_crops(self) -> bool:
+        """Whether something shows the input of the model."""
+        return self.preview or self.html is not None or self.explain is not None
+
+
+@dataclass(frozen=True)
+class FinetuneOutputs(Outputs):
+    format: Format = option("table", "Output format of the epochs, or of --check", "-f")
+    report: bool = option(
+        True, "Write report.html into the run", "--report/--no-report", shown="report"
+    )
+    check: bool = option(False, "Only check the dataset and list its problems", section="Data")
+
+
+@dataclass(frozen=True)
+class EvaluateOutputs(PageOutputs):
+    format: TableFormat = option("table", "Output format", "-f")
+    explain: bool = option(False, "With --html: draw Grad-CAM overlays into the images")
+    compare: str | None = option(
+        None,
+        "Second model file or variant to evaluate on the same images",
+        metavar="MODEL",
+        section="Model",
+    )
+    fail_under: tuple[str, ...] = option(
+        (),
+        "Exit with status 3 if top1 or another figure is lower; repeatable",
+        metavar="[NAME=]X",
+    )
+
+
+@dataclass(frozen=True)
+class BenchOutputs(PageOutputs):
+    format: TableFormat = option("table", "Output format", "-f")
+    compare: Path | None = option(
+        None, "Compare with an earlier result; exit with status 3 if slower", metavar="OLD.json"
+    )
+
+
+@dataclass(frozen=True)
+class ShowOptions(Options):
+    """One variant to describe."""
+
+    name: str | None = argument(None, "Describe one architecture", metavar="VARIANT")
+
+
+@dataclass(frozen=True)
+class PullOptions(Options):
+    """Variants by name."""
+
+    names: tuple[str, ...] = argument(
+        REQUIRED, "Names from `effnet variants`, or all", metavar="VARIANTS"
+    )
+
+
+@dataclass(frozen=True)
+class VerifyOptions(Options):
+    """Variants by name; all whose weights are installed, if none is named."""
+
+    names: tuple[str, ...] = argument(
+        ("all",), "Names from `effnet variants`, or all", metavar="VARIANTS", shown="all installed"
+    )

@@ -120,22 +120,25 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--resume"], "--resume goes on with a file"),
-        (["--move"], "--move needs a place"),
-        (["-o", "a.json", "-o", "b.csv", "-f", "json"], "--format json is for one file"),
-        (["-o", "a.csv", "--copy-to", "x", "--move", "--resume"], "--move has taken"),
-        (["--tta", "33"], "'33' is more than 32"),
+        (["--resume"], "--resume needs a file"),
+        (["--move"], "--move needs --copy-to DIR"),
+        (
+            ["-o", "a.json", "-o", "b.csv", "-f", "json"],
+            "--format json conflicts with 2 output files",
+        ),
+        (["-o", "a.csv", "--copy-to", "x", "--move", "--resume"], "--move conflicts with --resume"),
+        (["--tta", "33"], "Invalid --tta '33'"),
         (["--tta", "0"], "'0'"),
         (["--timeout", "0"], "'0'"),
         (["--unknown-below", "1.1"], "'1.1'"),
         (["--html", "."], "--html '.' is a folder"),
         (["-o", "a.xlsx"], "Unsupported output format '.xlsx'"),
-        (["-o", "a.csv", "--html", "a.csv"], "is named for two things"),
-        (["--explain", "README.md"], "--explain 'README.md' is no folder"),
+        (["-o", "a.csv", "--html", "a.csv"], "is used for two outputs"),
+        (["--explain", "README.md"], "--explain 'README.md' is not a folder"),
         (["--copy-to", "README.md"], "--copy-to 'README.md' is no folder"),
     ],
 )
-def test_wishes_that_do_not_go_together_are_refused_at_once(
+def test_conflicting_options_are_refused_at_once(
     effnet: Effnet, options: list[str], words: str
 ) -> None:
     done = effnet("predict", CAT, *options)
@@ -178,7 +181,7 @@ def test_names_command_no_terminal_in_any_format(tmp_path: Path, format_: str) -
 def test_a_file_without_a_command_gets_the_command(effnet: Effnet) -> None:
     done = effnet("sample_images/cat.jpg")
     assert done.status == 2
-    assert done.stderr.endswith("type: effnet predict sample_images/cat.jpg\n")
+    assert done.stderr.endswith("To classify it: effnet predict sample_images/cat.jpg\n")
 
 
 def test_a_page_over_a_image_is_refused(effnet: Effnet, tmp_path: Path) -> None:

@@ -2,33 +2,28 @@
 
 from dataclasses import asdict
 
-import typer
-
-from effnet_cli.cli.app import app
-from effnet_cli.cli.options import ListFormatOption, QuietOption
-from effnet_cli.cli.out import new_reporter, show_blocks, show_json
+from effnet_cli.options import ListOutputs
+from effnet_cli.output.out import open_output
+from effnet_cli.output.tables import Table
 
 
-@app.command()
-def doctor(format_: ListFormatOption = "table", quiet: QuietOption = False) -> None:
-    """Check the installation (libraries, engines, cache, weights) and suggest fixes."""
+def doctor(outputs: ListOutputs) -> int:
+    """Check the installation and suggest fixes.
+
+    Checks the versions of libraries, the engines, the cache and the weights.
+    """
     from effnet_cli.engines import doctor as checks
 
-    reporter = new_reporter(quiet)
-    try:
-        results = list(checks.run_checks(reporter))
-    finally:
-        reporter.close()
-    if format_ == "json":
-        show_json([asdict(result) for result in results])
-    else:
-        from effnet_cli.output.tables import Table
-
-        show_blocks(
-            Table(checks.TABLE_COLUMNS, rows, title, is_wrapped=True)
-            for title, rows in checks.to_rows(results)
-        )
-    for result in results:
-        if result.status == "broken":
-            reporter.note(f"{result.name}: {result.detail}. To fix it: {result.fix}")
-    raise typer.Exit(0 if checks.is_healthy(results) else 1)
+    with open_output(outputs) as out:
+        results = list(checks.run_checks(out))
+        if outputs.format == "json":
+            out.json([asdict(result) for result in results])
+        else:
+            out.table(
+                Table(checks.TABLE_COLUMNS, rows, title, is_wrapped=True)
+                for title, rows in checks.to_rows(results)
+            )
+        for result in results:
+            if result.status == "broken":
+                out.note(f"{result.name}: {result.detail}. To fix it: {result.fix}")
+    return 0 if checks.is_healthy(results) else 1

@@ -1,52 +1,58 @@
 """`effnet evaluate`."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
-import typer
-
-from effnet_cli.cli.app import app
-from effnet_cli.cli.options import (
-    BatchSizeOption,
-    BenchFormatOption,
-    DeviceOption,
-    EngineOption,
-    ExactDecodeOption,
-    FitOption,
-    HtmlOption,
-    MaxPixelsOption,
-    ModelOption,
-    OfflineOption,
-    PrecisionOption,
-    QuietOption,
-    VariantOption,
-    WeightsOption,
-    WorkersOption,
-)
-from effnet_cli.cli.out import CHECK_FAILED_STATUS, new_reporter, show_blocks, show_data, show_json
 from effnet_cli.evaluate.figures import LIMITS
-from effnet_cli.options import (
-    EngineOptions,
-    EvaluateTask,
-    ImageOptions,
-    ModelOptions,
-    PredictOptions,
-)
-from effnet_cli.system.errors import UsageError
-
-if TYPE_CHECKING:
-    from effnet_cli.output.progress import PlainReporter
+from effnet_cli.options import EvaluateOutputs, EvaluateTask, ModelOptions
+from effnet_cli.output.out import open_output
+from effnet_cli.system.errors import CHECK_FAILED_STATUS, UsageError
 
 
-def _limits(texts: list[str] | None) -> dict[str, float]:
-    """The least value of some figures: `0.9` (top1), `macro_f1=0.8`.
+def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
+    """Measure how good a model is on labelled images.
+
+    Folders are matched to classes by name; for the pretrained models also by WordNet id or index.
+    Images that cannot be opened count as wrong.
+    """
+    limits = _parse_limits(outputs.fail_under)
+    if outputs.compare is not None:
+        task = replace(task, compare=_find_model(outputs.compare, task.model.offline))
+    from effnet_cli.evaluate import figures, formats, run, table
+
+    with open_output(outputs) as out:
+        overlay = _overlay(task, outputs)
+        found = run.evaluate(task, out)
+        if outputs.format == "json":
+            out.json(formats.as_json(found))
+        elif outputs.format == "csv":
+            out.csv(formats.csv_lines(found))
+        else:
+            out.table(table.blocks(found))
+        if outputs.html is not None:
+            from effnet_cli.evaluate.page import evaluation_page
+
+            out.page(evaluation_page(found, overlay=overlay), outputs.html)
+            out.note(f"Saved {str(outputs.html)!r}.")
+        failed = list(figures.check_limits(found, limits))
+        for line in failed:
+            out.note(f"Check failed: {line}.")
+    if failed:
+        return CHECK_FAILED_STATUS
+    return 1 if found.failures else 0
+
+
+def _parse_limits(texts: Sequence[str]) -> dict[str, float]:
+    """The least value of each figure: `0.9` (top-1), `macro_f1=0.8`.
 
     Raises:
-        UsageError: a name or a value is invalid.
+        UsageError: a name is unknown or a number invalid.
     """
     limits = {}
-    for part in ",".join(texts or []).split(",") if texts else ():
-        name, _, value = part.rpartition("=")
+    for text in texts:
+        name, _, value = text.rpartition("=")
         name = name or "top1"
         try:
             limit = float(value)
@@ -54,140 +60,32 @@ def _limits(texts: list[str] | None) -> dict[str, float]:
             limit = -1.0
         if name not in LIMITS or not 0 <= limit <= 1:
             raise UsageError(
-                f"Invalid --fail-under {part!r}.",
-                f"Use a share such as 0.9, or NAME=SHARE with one of {', '.join(LIMITS)}.",
+                f"Invalid --fail-under {text!r}.",
+                f"Use a fraction such as 0.9, or NAME=FRACTION with one of {', '.join(LIMITS)}.",
             )
         limits[name] = limit
     return limits
 
 
-LabelledArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DATA",
-        help="A folder of class folders, one with splits, or a CSV: path,label[,split].",
-        show_default=False,
-    ),
-]
-SplitOption = Annotated[
-    str | None,
-    typer.Option(
-        "--split", show_default="test, else val", help="Which split, where there are some."
-    ),
-]
-FailUnderOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fail-under",
-        metavar="[NAME=]SHARE",
-        help="Exit with 3 where top1 (or another figure) is lower; repeatable.",
-    ),
-]
-ExplainOption = Annotated[
-    bool, typer.Option("--explain", help="Show on the page's images what speaks for the answers.")
-]
-CompareModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--compare", metavar="MODEL", help="A second model file or variant for the same images."
-    ),
-]
-
-
-@app.command()
-def evaluate(
-    root: LabelledArgument,
-    variant: VariantOption = ModelOptions.variant,
-    model: ModelOption = ModelOptions.model,
-    weights: WeightsOption = ModelOptions.weights,
-    offline: OfflineOption = ModelOptions.offline,
-    device: DeviceOption = EngineOptions.device,
-    engine: EngineOption = EngineOptions.engine,
-    precision: PrecisionOption = EngineOptions.precision,
-    split: SplitOption = EvaluateTask.split,
-    compare: CompareModelOption = None,
-    fail_under: FailUnderOption = None,
-    fit: FitOption = ImageOptions.fit,
-    exact_decode: ExactDecodeOption = ImageOptions.exact_decode,
-    max_pixels: MaxPixelsOption = ImageOptions.max_pixels,
-    batch_size: BatchSizeOption = PredictOptions.batch_size,
-    workers: WorkersOption = PredictOptions.workers,
-    format_: BenchFormatOption = "table",
-    html: HtmlOption = None,
-    explain: ExplainOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Say how good a model is on labelled images, and where it errs.
-
-    Classes are matched by name; for the pretrained networks folders may also be called by WordNet
-    id or index. Images that cannot be opened count as wrong.
-    """
-    task = EvaluateTask(
-        root,
-        ModelOptions(variant, model, weights, offline),
-        EngineOptions(device, engine, precision),
-        ImageOptions(fit, exact_decode, max_pixels),
-        PredictOptions(batch_size=batch_size, workers=workers),
-        split,
-        None if compare is None else _model_named(compare, offline),
-    )
-    raise typer.Exit(
-        _evaluate(task, _limits(fail_under), format_, html, explain, new_reporter(quiet))
-    )
-
-
-def _evaluate(
-    task: EvaluateTask,
-    limits: dict[str, float],
-    format_: str,
-    html: Path | None,
-    has_overlays: bool,
-    reporter: "PlainReporter",
-) -> int:
-    """Judge, and write the figures; the exit status."""
-    from effnet_cli.evaluate import formats
-    from effnet_cli.evaluate.figures import check_limits
-    from effnet_cli.evaluate.run import evaluate
-    from effnet_cli.output.writers import check_not_read, write
-
-    if html is not None:
-        check_not_read(html, [task.root])
-    overlay = None
-    if has_overlays:
-        if html is None:
-            raise UsageError("--explain draws into a page.", "Add --html FILE.")
-        from effnet_cli.predict.gradcam import Explainer
-
-        overlay = Explainer(task.model, task.images).overlay
-    try:
-        found = evaluate(task, reporter)
-    finally:
-        reporter.close()
-    if format_ == "json":
-        show_json(formats.as_json(found))
-    elif format_ == "csv":
-        show_data(formats.csv_lines(found), "csv")
-    else:
-        from effnet_cli.evaluate.table import blocks
-
-        show_blocks(blocks(found))
-    if html is not None:
-        from effnet_cli.evaluate.page import evaluation_page
-
-        write([evaluation_page(found, overlay=overlay)], html)
-        reporter.note(f"{html} is written.")
-    broken = list(check_limits(found, limits))
-    for line in broken:
-        reporter.note(f"Check failed: {line}.")
-    if broken:
-        return CHECK_FAILED_STATUS
-    return 1 if found.failures else 0
-
-
-def _model_named(text: str, offline: bool) -> ModelOptions:
+def _find_model(text: str, offline: bool) -> ModelOptions:
     """A model file, or the name of a variant."""
     from effnet_cli.models.variants import find_variant
 
     if Path(text).exists():
         return ModelOptions(model=Path(text))
     return ModelOptions(find_variant(text).name, offline=offline)
+
+
+def _overlay(task: EvaluateTask, outputs: EvaluateOutputs) -> Callable[[str, str], Any] | None:
+    """What draws Grad-CAM overlays into the page."""
+    if outputs.html is not None:
+        from effnet_cli.output.writers import check_not_read
+
+        check_not_read(outputs.html, [task.root])
+    if not outputs.explain:
+        return None
+    if outputs.html is None:
+        raise UsageError("--explain needs a page to draw into.", "Add --html FILE.")
+    from effnet_cli.predict.gradcam import Explainer
+
+    return Explainer(task.model, task.images).overlay

@@ -1,4 +1,4 @@
-"""The one edge where errors become text, and the end of the process."""
+"""The one place where errors become text, and the end of the process."""
 
 import errno
 import io
@@ -15,30 +15,26 @@ from typing import NoReturn, TextIO
 
 import typer
 
-# isort: off
-# each of these adds its commands to the application, in the order of the help
-from effnet_cli.cli import predict, finetune, evaluate, export, bench, variants, doctor  # noqa: F401
-
-# isort: on
 from effnet_cli.cli.app import app
+from effnet_cli.output.text import printable
 from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 
 DEBUG_VARIABLE = "EFFNET_DEBUG"
-SIGNAL_STATUS = 128  # plus the number of the signal that ended a program is its exit status
-CLOSED_STATUS = 141  # as of SIGPIPE, which Windows does not have
+# 128 plus the number of a signal is the exit status of a program that it stopped.
+INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
 
 
 class _Terminated(BaseException):
-    """SIGTERM, so that what is half done is cleaned up on the way out."""
+    """SIGTERM, as an exception, so that `finally` blocks run."""
 
 
 def main() -> NoReturn:
-    """Run the command line and end the process; the one place where errors become text."""
+    """Run the command line and end the process."""
     for name in ("stdin", "stdout", "stderr"):  # a shell can close them (`>&-`)
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (open to the end)
-    sys.stdout, sys.stderr = _apart(sys.stdout), _apart(sys.stderr)
+    sys.stdout, sys.stderr = _duplicate(sys.stdout), _duplicate(sys.stderr)
     signal.signal(signal.SIGTERM, _raise_terminated)
     if not os.environ.get(DEBUG_VARIABLE):
         warnings.simplefilter("ignore")  # libraries' warnings are for programmers
@@ -47,15 +43,15 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except OSError:
         status = status or 1
-    with suppress(OSError):  # words that nobody can hear change no answer
+    with suppress(OSError):  # a closed stderr changes no result
         sys.stderr.flush()
     # Threads may be inside a decoder or a runtime; the ordinary exit would tear it down under them.
     os._exit(status)
 
 
-def _apart(stream: TextIO) -> TextIO:
-    """The same stream on a descriptor of its own: where native code is silenced, on 1 and 2, rows
-    and words of ours must come through.
+def _duplicate(stream: TextIO) -> TextIO:
+    """The same stream on a descriptor of its own: native code is silenced on 1 and 2, and our own
+    output must still come through.
     """
     raw = open(os.dup(stream.fileno()), "wb")  # noqa: PTH123, SIM115 (open to the end)
     return io.TextIOWrapper(
@@ -72,49 +68,46 @@ def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
 
 
 def run() -> int:
-    """Run the command; its exit status."""
+    """Run the command; the exit status."""
     try:
         return app(sys.argv[1:] or ["--help"], prog_name="effnet", standalone_mode=False) or 0
     except EffnetError as error:
-        _tell(error.message, error.hint)
+        _print_error(error.message, error.hint)
         return error.exit_status
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        # Typer puts choices on lines of their own, and words of a library before them
+        # Typer puts choices on lines of their own, and a library's words before them
         message = " ".join(error.format_message().split()).replace("Value error, ", "")
-        _tell(message, _way_out(context.command_path if context else "effnet"))
+        _print_error(message, _usage_hint(context.command_path if context else "effnet"))
         return UsageError.exit_status
     except (OutputClosed, BrokenPipeError):
-        return CLOSED_STATUS
+        return BROKEN_PIPE_STATUS
     except (typer.Abort, KeyboardInterrupt):
-        return SIGNAL_STATUS + signal.SIGINT
+        return INTERRUPTED_STATUS
     except _Terminated:
-        return SIGNAL_STATUS + signal.SIGTERM
+        return TERMINATED_STATUS
     except OSError as error:
         if error.errno != errno.ENOSPC:
             traceback.print_exc()
         else:  # the help, on a full disk
-            _tell("Standard output cannot be written: there is no room.", "Make room.")
+            _print_error("Standard output cannot be written: no space left.", "Free some space.")
         return 1
-    except Exception:  # ours to mend: whoever meets it needs the traceback to tell us
+    except Exception:  # a bug: the traceback is what its report needs
         traceback.print_exc()
         return 1
 
 
-def _way_out(command: str) -> str:
+def _usage_hint(command: str) -> str:
     """What to type instead."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if command == "effnet" and Path(first).exists():
-        return f"To ask what is on it, type: effnet predict {shlex.quote(first)}"
+        return f"To classify it: effnet predict {shlex.quote(first)}"
     return f"See `{command} -h`."
 
 
-def _tell(message: str, hint: str) -> None:
-    from effnet_cli.output.text import printable
-
+def _print_error(message: str, hint: str) -> None:
     with suppress(OSError):
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
-        lines = [f"Error: {message}", hint]
-        for line in "\n".join(lines).split("\n"):  # a refused dataset has a line for each fault
+        for line in f"Error: {message}\n{hint}".split("\n"):  # a refused dataset has many lines
             print(printable(line), file=sys.stderr)  # noqa: T201

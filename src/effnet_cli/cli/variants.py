@@ -1,113 +1,123 @@
 """`effnet variants` and `effnet weights`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from effnet_cli.cli.app import app, weights_app
-from effnet_cli.cli.options import (
-    ListFormat,
-    ListFormatOption,
-    NamesArgument,
-    OfflineOption,
-    QuietOption,
+from effnet_cli.options import (
+    ListOutputs,
+    ModelOptions,
+    Only,
+    Outputs,
+    PullOptions,
+    ShowOptions,
+    VerifyOptions,
 )
-from effnet_cli.cli.out import named, new_reporter, print_listing, show_blocks, show_json
+from effnet_cli.output.out import open_output
+from effnet_cli.output.tables import Table
 from effnet_cli.system.errors import EffnetError
 
-VariantArgument = Annotated[
-    str | None, typer.Argument(metavar="VARIANT", help="One to explain.", show_default=False)
-]
-VerifiedNamesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="VARIANTS", help="Names, or all that are here.", show_default="all"),
-]
+if TYPE_CHECKING:
+    from effnet_cli.models.variants import Variant
 
 
-@app.command()
-def variants(name: VariantArgument = None, format_: ListFormatOption = "table") -> None:
-    """List the networks, or explain one of them.
+def find_variants(names: Sequence[str]) -> "list[Variant]":
+    """The variants of these names; `all` is every one."""
+    from effnet_cli.models.variants import VARIANTS, find_variant
 
-    The list has resolution, size, published accuracy and whether the weights are here; VARIANT
-    shows the stages of one, and how scaling makes it from the smallest.
+    return list(VARIANTS.values()) if "all" in names else [find_variant(name) for name in names]
+
+
+def variants(options: ShowOptions, outputs: Annotated[ListOutputs, Only("format")]) -> int:
+    """List the model architectures, or describe one of them.
+
+    The list shows resolution, size, published accuracy and whether the weights are installed. With
+    VARIANT, the stages of one, and how compound scaling makes it from the smallest.
     """
-    if name is not None:
-        _explain(name, format_)
-        return
+    if options.name is not None:
+        return _describe(options.name, outputs)
     from effnet_cli.models import listing
 
-    print_listing(listing.list_variants(), listing.variants_table(), format_)
+    with open_output(outputs) as out:
+        if outputs.format == "json":
+            out.json(listing.list_variants())
+        else:
+            out.table([Table(*listing.variants_table())])
+    return 0
 
 
-@weights_app.command("list")
-def list_weights(format_: ListFormatOption = "table") -> None:
-    """List where the weights of each network are, or would be."""
+def _describe(name: str, outputs: ListOutputs) -> int:
+    from effnet_cli.models import summary_table
+    from effnet_cli.models.summary import summarize
+
+    summary = summarize(name)
+    with open_output(outputs) as out:
+        if outputs.format == "json":
+            out.json(asdict(summary))
+        else:
+            stages = Table(*summary_table.stages_table(summary))
+            lines = summary_table.scaling_lines(summary)
+            out.table([*summary_table.headline(summary), stages, *lines])
+    return 0
+
+
+def list_weights(outputs: Annotated[ListOutputs, Only("format")]) -> int:
+    """List the weights of each variant and where they are, or would be."""
     from effnet_cli.models import listing
 
-    print_listing(listing.list_weights(), listing.weights_table(), format_)
+    with open_output(outputs) as out:
+        if outputs.format == "json":
+            out.json(listing.list_weights())
+        else:
+            out.table([Table(*listing.weights_table())])
+    return 0
 
 
-@weights_app.command("pull")
 def pull_weights(
-    names: NamesArgument, offline: OfflineOption = False, quiet: QuietOption = False
-) -> None:
-    """Fetch weights that are not here, into the folder in which torch keeps them."""
+    options: PullOptions, model: Annotated[ModelOptions, Only("offline")], outputs: Outputs
+) -> int:
+    """Download missing weights into the cache folder of torch."""
     from effnet_cli.models import weights
 
-    reporter = new_reporter(quiet)
-    for row in named(names):
-        path = weights.fetch_weights(row, offline=offline, reporter=reporter)
-        reporter.note(f"{row.name}: {path}")
+    with open_output(outputs) as out:
+        for row in find_variants(options.names):
+            path = weights.fetch_weights(row, offline=model.offline, reporter=out)
+            out.note(f"{row.name}: {path}")
+    return 0
 
 
-@weights_app.command("verify")
-def verify_weights(names: VerifiedNamesArgument = None) -> None:
-    """Compute the digests of weights anew and compare them with the published ones."""
+def verify_weights(options: VerifyOptions) -> int:
+    """Compare the SHA-256 of weights with the published ones."""
     from effnet_cli.models import listing
-    from effnet_cli.output.writers import write_stdout
 
-    names, reporter = names or ["all"], new_reporter(quiet=False)
-    is_all = names == ["all"]  # then missing weights are no failure
-    results = [r for r in listing.verify_weights(named(names)) if r.path or not is_all]
-    for result in results:
-        write_stdout(f"{result.variant}: {result}\n")
-        if result.fix:
-            reporter.note(f"To fix {result.variant}: {result.fix}")
-    raise typer.Exit(0 if all(result.status == "intact" for result in results) else 1)
+    results = listing.verify_weights(find_variants(options.names))
+    if options.names == ("all",):  # then missing weights are no failure
+        results = (one for one in results if one.path)
+    is_intact = True
+    with open_output(Outputs()) as out:
+        for one in results:
+            out.table([f"{one.variant}: {one}"])
+            if one.fix:
+                out.note(f"To fix {one.variant}: {one.fix}")
+            is_intact = is_intact and one.status == "intact"
+    return 0 if is_intact else 1
 
 
-@weights_app.command("path")
-def path_of_weights(names: NamesArgument) -> None:
-    """Print the paths of weights that are here; fails for those that are not."""
+def print_weights_paths(options: PullOptions) -> int:
+    """Print the paths of installed weights; fails if some are missing."""
     from effnet_cli.models import weights
     from effnet_cli.output.writers import write_stdout
 
     missing = []
-    for row in named(names):
+    for row in find_variants(options.names):
         path = weights.find_local_weights(row)
         if path is None:
             missing.append(row)
         else:
             write_stdout(f"{path}\n")
     if missing:
-        words = ", ".join(row.name for row in missing)
+        names = ", ".join(row.name for row in missing)
         raise EffnetError(
-            f"The weights of {words} are missing or damaged.", weights.weights_hint(missing)
+            f"The weights of {names} are missing or damaged.", weights.weights_hint(missing)
         )
-
-
-def _explain(name: str, format_: ListFormat) -> None:
-    """Write what a variant consists of."""
-    from effnet_cli.models.summary import summarize
-
-    summary = summarize(name)
-    if format_ == "json":
-        show_json(asdict(summary))
-        return
-    from effnet_cli.models import summary_table
-    from effnet_cli.output.tables import Table
-
-    stages = Table(*summary_table.stages_table(summary))
-    headline, scaling = summary_table.headline(summary), summary_table.scaling_lines(summary)
-    show_blocks([*headline, stages, *scaling])
+    return 0

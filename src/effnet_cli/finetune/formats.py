@@ -19,7 +19,7 @@ def to_row(record: Epoch | TrainingResult) -> dict[str, Any]:
     return {"row": "trained", **content, "model": str(record.model)}
 
 
-def _csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
+def csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
     """One line per epoch; the result has other columns and is left out."""
     is_first = True
     for record in records:
@@ -33,7 +33,7 @@ def _csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
 ENCODERS: Mapping[Format, Callable[[Iterable[Epoch | TrainingResult]], Iterator[str]]] = {
     "json": lambda records: json_array(map(to_row, records)),
     "jsonl": lambda records: json_lines(map(to_row, records)),
-    "csv": _csv_lines,
+    "csv": csv_lines,
 }
 
 

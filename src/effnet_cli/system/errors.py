@@ -1,5 +1,7 @@
 """Errors that are shown to the user: one sentence with the offending value, one instruction."""
 
+CHECK_FAILED_STATUS = 3  # exit status: a check that the user asked for has failed
+
 
 class EffnetError(Exception):
     """An error that is shown without a traceback.
