@@ -10,15 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from effnet_cli.models.weights import Model
+from effnet_cli.system import files
 from effnet_cli.system.errors import EffnetError
-from effnet_cli.system.files import (
-    DIGEST_CHARS,
-    atomic_write,
-    cached_sha256,
-    compiled_dir,
-    process_lock,
-    remove_partial_files,
-)
 from effnet_cli.system.reporter import Reporter
 
 GRAPH_VERSION = "g2"  # part of the file name; raise it when the graph that is written changes
@@ -37,16 +30,17 @@ def get_compiled(model: Model, reporter: Reporter) -> Path | bytes:
         return model.path
     if model.module is not None:
         return _compile(model)
-    cached = _find_cached(model)
-    if cached:
-        return cached
+    return _find_cached(model) or _compile_once(model, reporter)
+
+
+def _compile_once(model: Model, reporter: Reporter) -> Path | bytes:
     content = b""
     try:
-        with process_lock(compiled_dir() / _stem(model)):
+        with files.process_lock(files.compiled_dir() / _stem(model)):
             cached = _find_cached(model)  # another process may have compiled it meanwhile
             if cached:
                 return cached
-            remove_partial_files(compiled_dir(), _stem(model))
+            files.remove_partial_files(files.compiled_dir(), _stem(model))
             reporter.note(
                 f"Compiling {model.variant.name} for this machine (once; later starts skip this)"
             )
@@ -62,21 +56,21 @@ def get_compiled(model: Model, reporter: Reporter) -> Path | bytes:
 
 
 def _stem(model: Model) -> str:
-    return f"{model.variant.name}-{model.sha256[:DIGEST_CHARS]}-{GRAPH_VERSION}"
+    return f"{model.variant.name}-{model.sha256[: files.DIGEST_CHARS]}-{GRAPH_VERSION}"
 
 
 def _find_cached(model: Model) -> Path | None:
-    for path in compiled_dir().glob(f"{_stem(model)}-*.onnx"):
+    for path in files.compiled_dir().glob(f"{_stem(model)}-*.onnx"):
         with suppress(OSError):  # another process may remove it meanwhile
-            if path.stem.endswith(cached_sha256(path)[:DIGEST_CHARS]):
+            if path.stem.endswith(files.cached_sha256(path)[: files.DIGEST_CHARS]):
                 return path
     return None
 
 
 def _cache(model: Model, content: bytes) -> Path:
-    digest = hashlib.sha256(content).hexdigest()[:DIGEST_CHARS]
-    path = compiled_dir() / f"{_stem(model)}-{digest}.onnx"
-    with atomic_write(path) as part:
+    digest = hashlib.sha256(content).hexdigest()[: files.DIGEST_CHARS]
+    path = files.compiled_dir() / f"{_stem(model)}-{digest}.onnx"
+    with files.atomic_write(path) as part:
         part.write_bytes(content)
     return path
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -26,11 +26,16 @@ from effnet_cli.system.files import cache_dir
 from effnet_cli.system.machine import describe_machine
 from effnet_cli.system.reporter import SILENT, Reporter
 
+Status = Literal["ok", "absent", "broken"]
+
 DISTRIBUTION = "effnet-cli"
 SAMPLE, SAMPLE_LABEL = "coffee.jpg", "espresso"
 TIMEOUT_SECONDS = 120
 REQUIRED_ENGINE: EngineName = "onnxruntime"  # part of every installation
-PAIR = "import torch, torchvision; torchvision.models.efficientnet_b0; print(torch.__version__)"
+PAIR = (
+    "import torch, torchvision; torchvision.models.efficientnet_b0; "
+    "print('torch', torch.__version__)"
+)
 FIX_PAIR = "pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'"
 TABLE_COLUMNS = ("name", "status", "detail", "fix")
 
@@ -42,12 +47,13 @@ class CheckResult:
     area: str
     name: str
     detail: str
-    status: Literal["ok", "absent", "broken"] = "ok"
+    status: Status = "ok"
     fix: str = ""
     is_required: bool = False
 
 
-_broken = partial(CheckResult, status="broken")
+class _CheckError(Exception):
+    """A check failed; the message says why."""
 
 
 def run_checks(reporter: Reporter = SILENT) -> Iterator[CheckResult]:
@@ -95,88 +101,79 @@ def check_libraries() -> Iterator[CheckResult]:
     for line in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
         extra = str(requirement.marker or "").partition("extra == ")[2].strip("\"'")
-        if requirement.marker is None or extra not in ("dev", ""):
-            yield _check_library(requirement, extra)
+        if requirement.marker is not None and extra in ("dev", ""):
+            continue
+        name = requirement.name
+        install = f"{DISTRIBUTION}[{extra}]" if extra else f"{name}{requirement.specifier}"
+        fix, check = f"pip install --upgrade '{install}'", partial(_check_version, requirement)
+        yield _check("library", name, check, fix=fix, is_required=not extra)
 
 
-def _check_library(requirement: Requirement, extra: str) -> CheckResult:
-    """`extra` is the extra that the requirement belongs to, "" if effnet always needs it."""
-    name, needed = requirement.name, requirement.specifier
-    fix = f"pip install --upgrade '{name}{needed}'"
+def _check_version(requirement: Requirement) -> str:
     try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        if extra:
-            detail, fix = f"not installed (extra {extra})", f"pip install '{DISTRIBUTION}[{extra}]'"
-            return CheckResult("library", name, detail, status="absent", fix=fix)
-        detail = "not installed"
-    else:
-        if needed.contains(version, prereleases=True):
-            return CheckResult("library", name, version)
-        detail = f"{version}, and effnet needs {needed}"
-    return _broken("library", name, detail, fix=fix, is_required=not extra)
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError as error:
+        raise _CheckError("not installed") from error
+    if not requirement.specifier.contains(version, prereleases=True):
+        raise _CheckError(f"{version}, and effnet needs {requirement.specifier}")
+    return version
 
 
 def check_torch_pair() -> Iterator[CheckResult]:
     """Whether torch and torchvision load together: builds for CPU and CUDA do not mix."""
-    name = "torch with torchvision"
-    output, error = _run(sys.executable, "-c", PAIR)
-    if error is None:
-        yield CheckResult("library", name, f"torch {output.strip()}")
-    else:
-        yield _broken("library", name, error, fix=FIX_PAIR, is_required=True)
+    check = partial(_run, "-c", PAIR)
+    yield _check("library", "torch with torchvision", check, fix=FIX_PAIR, is_required=True)
 
 
 def check_engines() -> Iterator[CheckResult]:
     """Whether each engine predicts a sample image, or at least loads."""
     for name, row in ENGINES.items():
-        if "tensors" in row.kinds:
-            output, error = _predict(name)
-        else:
-            output, error = _run(sys.executable, "-c", f"import {row.library}")
-        if error is None:
-            yield CheckResult("engine", name, output.strip() or "loads")
-            continue
-        is_absent = "is not installed" in error or "No module named" in error
-        yield CheckResult(
-            "engine",
-            name,
-            "not installed" if is_absent else error,
-            status="absent" if is_absent else "broken",
-            fix=row.install,
-            is_required=name == REQUIRED_ENGINE,
-        )
+        load = partial(_run, "-c", f"import {row.library}; print('loads')")
+        check = partial(_predict, name) if "tensors" in row.kinds else load
+        is_required = name == REQUIRED_ENGINE
+        yield _check("engine", name, check, fix=row.install, is_required=is_required)
 
 
-def _predict(engine: EngineName) -> tuple[str, str | None]:
-    """What an engine predicts for a sample image, and what is wrong with it."""
+def _check(
+    area: str, name: str, check: Callable[[], str], *, fix: str, is_required: bool
+) -> CheckResult:
+    """The result of `check`, which returns the detail or raises `_CheckError`."""
+    try:
+        return CheckResult(area, name, check(), is_required=is_required)
+    except _CheckError as error:
+        detail = str(error)
+    is_absent = "not installed" in detail or "No module named" in detail
+    status: Status = "absent" if is_absent and not is_required else "broken"
+    return CheckResult(area, name, detail, status=status, fix=fix, is_required=is_required)
+
+
+def _predict(engine: EngineName) -> str:
+    """What an engine predicts for a sample image."""
     image = str(sample_images_dir() / SAMPLE)
-    options = ["--engine", engine, "--offline", "--device", "cpu", "--format", "json"]
-    output, error = _run(sys.executable, "-m", "effnet_cli", "predict", image, *options)
-    if error is not None:
-        return "", error
+    options = ("--engine", engine, "--offline", "--device", "cpu", "--format", "json")
+    output = _run("-m", "effnet_cli", "predict", image, *options)
     best = json.loads(output)[0]["predictions"][0]
     if best["label"] != SAMPLE_LABEL:
-        return "", f"predicts {best['label']!r} instead of {SAMPLE_LABEL!r}"
-    return f"predicts {best['label']}, {best['probability']:.1%}", None
+        raise _CheckError(f"predicts {best['label']!r} instead of {SAMPLE_LABEL!r}")
+    return f"predicts {best['label']}, {best['probability']:.1%}"
 
 
-def _run(*command: str) -> tuple[str, str | None]:
-    """What a command prints, and its last error if it fails."""
+def _run(*arguments: str) -> str:
+    """What Python prints in a process of its own, or `_CheckError` with its last error."""
     environment = {name: value for name, value in os.environ.items() if name != "EFFNET_DEBUG"}
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
-            env=environment,
+            [sys.executable, *arguments], capture_output=True, text=True, check=False,
+            timeout=TIMEOUT_SECONDS, env=environment,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return "", f"did not end within {TIMEOUT_SECONDS} s"
+    except subprocess.TimeoutExpired as error:
+        raise _CheckError(f"did not end within {TIMEOUT_SECONDS} s") from error
     if done.returncode == 0:
-        return done.stdout, None
+        return done.stdout.strip()
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("Error: ")] or lines[-1:]
     how = f"ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
-    return "", errors[0].removeprefix("Error: ") if errors else how
+    raise _CheckError(errors[0].removeprefix("Error: ") if errors else how)
 
 
 def check_cache() -> Iterator[CheckResult]:
@@ -193,16 +190,16 @@ def check_cache() -> Iterator[CheckResult]:
 
 def check_weights() -> Iterator[CheckResult]:
     """Whether the weights on this machine are the published ones."""
-    for result in listing.verify_weights(VARIANTS.values()):
-        if result.status == "intact":
-            yield CheckResult("weights", result.variant, str(result))
-            continue
-        is_required = result.variant == DEFAULT_VARIANT
+    for found in listing.verify_weights(VARIANTS.values()):
+        is_required = found.variant == DEFAULT_VARIANT
+        status: Status = "broken" if found.path or is_required else "absent"
+        if found.status == "intact":
+            status = "ok"
         yield CheckResult(
             "weights",
-            result.variant,
-            str(result),
-            status="broken" if result.path or is_required else "absent",
-            fix=result.fix,
+            found.variant,
+            str(found),
+            status=status,
+            fix=found.fix,
             is_required=is_required,
         )
