@@ -1,4 +1,4 @@
-"""A server of weights on this machine that misbehaves in the ways that it is told."""
+"""A server of weights on this machine that misbehaves on request."""
 
 import socket
 import struct
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
-HANG_SECONDS = 60.0  # a guard: no answer outlives its server
+HANG_SECONDS = 60.0  # a guard: no response outlives its server
 
-Prediction = Callable[["Handler", bytes], None]
+Response = Callable[["Handler", bytes], None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for: `start` is the first byte of its Range, if it sent one."""
+    """What a client requested: `start` is the first byte of its Range, if it sent one."""
 
     path: str
     start: int | None
 
 
 class WeightServer:
-    """Serves `content` under every path on 127.0.0.1; the requests get `answers` in this order, and
-    from then on the last of them.
+    """Serves `content` under every path on 127.0.0.1; the requests get `responses` in this order,
+    and then always the last one.
     """
 
-    def __init__(self, content: bytes, *answers: Prediction) -> None:
+    def __init__(self, content: bytes, *responses: Response) -> None:
         self.content = content
-        self.answers = answers or (whole,)
+        self.responses = responses or (whole,)
         self.requests: list[Request] = []
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -43,13 +43,13 @@ class WeightServer:
 
     @property
     def starts(self) -> list[int | None]:
-        """The first byte that each request asked for; `None` is the whole file."""
+        """The first byte of each request; `None` is the whole file."""
         return [request.start for request in self.requests]
 
-    def next_answer(self, request: Request) -> Prediction:
+    def next_response(self, request: Request) -> Response:
         with self._lock:
             self.requests.append(request)
-            return self.answers[min(len(self.requests), len(self.answers)) - 1]
+            return self.responses[min(len(self.requests), len(self.responses)) - 1]
 
     def __enter__(self) -> "WeightServer":
         self._thread.start()
@@ -73,20 +73,20 @@ class _HttpServer(ThreadingHTTPServer):
     weights: WeightServer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what some tests are about."""
+        """Clients that disconnect are part of the tests."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; closes the connection after its answer."""
+    """One request; closes the connection after its response."""
 
     server: _HttpServer
 
     def do_GET(self) -> None:
         start = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
         self.request_seen = Request(self.path, int(start) if start else None)
-        answer = self.server.weights.next_answer(self.request_seen)
+        respond = self.server.weights.next_response(self.request_seen)
         with suppress(ConnectionError):
-            answer(self, self.server.weights.content)
+            respond(self, self.server.weights.content)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: the requests are kept."""
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.request_seen.start or 0
 
     def send(self, status: int, body: bytes = b"", **headers: object) -> None:
-        """Send an answer; `Content_Length` is the body's unless it is given (`None`: not sent)."""
+        """Send a response; `Content_Length` is the body's unless it is given (`None`: not sent)."""
         self.send_response(status)
         for name, value in {"Content_Length": len(body), **headers}.items():
             if value is not None:
@@ -108,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.weights.closing.wait(HANG_SECONDS)
 
 
-# --- answers ----------------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------------------
 
 
 def whole(handler: Handler, content: bytes) -> None:
@@ -121,17 +121,17 @@ def whole_ignoring_range(handler: Handler, content: bytes) -> None:
 
 
 def silent(handler: Handler, content: bytes) -> None:
-    """Takes the request and never answers."""
+    """Takes the request and never responds."""
     handler.wait_for_the_end()
 
 
 def shifted(handler: Handler, content: bytes) -> None:
-    """Answers a Range, but with other bytes than were asked for."""
+    """Responds to a Range with other bytes."""
     handler.send(206, content[max(handler.start - 1, 0) :])
 
 
 def unsized(handler: Handler, content: bytes) -> None:
-    """Says no length and stops halfway: what came looks whole."""
+    """Sends no length and stops halfway: the body looks whole."""
     handler.send(200, content[: len(content) // 2], Content_Length=None)
 
 
@@ -139,49 +139,49 @@ def redirect_to_itself(handler: Handler, content: bytes) -> None:
     handler.send(302, Location=handler.path)
 
 
-def redirect_to(url: str) -> Prediction:
+def redirect_to(url: str) -> Response:
     return lambda handler, content: handler.send(302, Location=url)
 
 
-def status(code: int) -> Prediction:
+def status(code: int) -> Response:
     return lambda handler, content: handler.send(code, b"<html>no</html>")
 
 
-def other(content: bytes) -> Prediction:
-    """Serves `content` in place of the file."""
+def other(content: bytes) -> Response:
+    """Serves `content` in weights_path of the file."""
     return lambda handler, _: whole(handler, content)
 
 
-def cut(end: int) -> Prediction:
+def cut(end: int) -> Response:
     """Promises the whole file and closes the connection after byte `end` of it."""
     return lambda handler, content: _send_from(handler, content, end)
 
 
-def cut_by_reset(end: int) -> Prediction:
+def cut_by_reset(end: int) -> Response:
     """As `cut`, but the connection is torn down: what was on its way is lost."""
 
-    def answer(handler: Handler, content: bytes) -> None:
+    def respond(handler: Handler, content: bytes) -> None:
         _send_from(handler, content, end)
         handler.wfile.flush()
         linger_no_second = struct.pack("ii", 1, 0)
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_no_second)
         handler.connection.close()
 
-    return answer
+    return respond
 
 
-def stalled(end: int) -> Prediction:
+def stalled(end: int) -> Response:
     """Sends the file up to byte `end`, and then nothing more on an open connection."""
 
-    def answer(handler: Handler, content: bytes) -> None:
+    def respond(handler: Handler, content: bytes) -> None:
         _send_from(handler, content, end)
         handler.wfile.flush()
         handler.wait_for_the_end()
 
-    return answer
+    return respond
 
 
-def too_short(missing: int) -> Prediction:
+def too_short(missing: int) -> Response:
     """Always promises `missing` bytes more than the file has."""
     return lambda handler, content: _send_from(
         handler, content, len(content), len(content) + missing

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite answers as the original network does, on real photographs."""
+"""EfficientNet-Lite gives the logits of the original model on real photographs."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions
 from helpers import SAMPLES
 
 # The three largest logits by class, and the norm of all 1,000, of the same tensors in the port of
-# tensorflow/tpu's network that timm 1.0.31 has (tf_efficientnet_lite0..2, torch 2.15, CPU, fp32).
+# tensorflow/tpu's model that timm 1.0.31 has (tf_efficientnet_lite0..2, torch 2.15, CPU, fp32).
 ORIGINAL = [
     ("lite0", "cat.jpg", {282: 9.1248, 285: 9.0006, 281: 8.3620}, 37.972),
     ("lite0", "coffee.jpg", {967: 11.4479, 968: 7.1701, 925: 6.7497}, 34.800),
@@ -30,7 +30,7 @@ ORIGINAL = [
 
 
 @pytest.mark.parametrize(("name", "image", "largest", "norm"), ORIGINAL)
-def test_logits_are_the_originals(
+def test_logits_match_the_original(
     name: str, image: str, largest: dict[int, float], norm: float
 ) -> None:
     variant = find_variant(name)
@@ -49,7 +49,7 @@ def test_logits_are_the_originals(
 
 @pytest.mark.parametrize("size", [5, 8, 15, 112, 113])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (1, 1)])
-def test_same_padding_is_tensorflows(size: int, kernel: int, stride: int) -> None:
+def test_same_padding_matches_tensorflow(size: int, kernel: int, stride: int) -> None:
     conv = SameConv2d(1, 1, kernel, stride, bias=False)
     pixels = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(size))
     with torch.inference_mode():
@@ -74,6 +74,6 @@ def padded_by_hand(pixels: torch.Tensor, kernel: torch.Tensor, stride: int) -> n
     return result
 
 
-def test_untrained_network_has_the_classes_that_are_asked_for() -> None:
-    network = build.build(find_variant("lite1"), 3)
-    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+def test_untrained_module_has_the_requested_classes() -> None:
+    module = build.build(find_variant("lite1"), 3)
+    assert module(torch.zeros(2, 3, 64, 64)).shape == (2, 3)

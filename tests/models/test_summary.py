@@ -1,4 +1,4 @@
-"""Networks explained: counted on themselves, and as the papers' rules make them."""
+"""Summaries of variants, compared with the published figures and the scaling rules."""
 
 import json
 import math
@@ -7,18 +7,18 @@ from functools import cache
 
 import pytest
 
-from effnet_cli.models import summary as anatomy
+from effnet_cli.models import summary
 from effnet_cli.models.lite import round_channels
 from effnet_cli.models.variants import VARIANTS, Variant, find_variant
 from training import Done
 
-explained = cache(anatomy.summarize)  # a second each
+summarize = cache(summary.summarize)  # a second each
 SCALED = [row for row in VARIANTS.values() if row.architecture.base is not None]
 
 
 @pytest.mark.parametrize("row", VARIANTS.values(), ids=lambda row: row.name)
-def test_counts_are_the_published_ones(row: Variant) -> None:
-    found = explained(row.name)
+def test_counts_match_the_published_ones(row: Variant) -> None:
+    found = summarize(row.name)
     # the authors of EfficientNet-Lite count more: see `variants.py`
     counted = {"lite0": 0.385, "lite1": 0.600, "lite2": 0.860}
     published = counted.get(row.name, row.giga_multiply_adds)
@@ -31,10 +31,10 @@ def test_counts_are_the_published_ones(row: Variant) -> None:
         assert after.input_px == math.ceil(before.input_px / before.stride)
 
 
-def test_smallest_one_is_table_1_of_the_paper() -> None:
+def test_b0_is_table_1_of_the_paper() -> None:
     rows = [
         (s.operator, s.expansion, s.kernel_px, s.input_px, s.channels, s.layers)
-        for s in explained("b0").stages
+        for s in summarize("b0").stages
     ]
     assert rows[:-1] == [
         ("Conv", None, 3, 224, 32, 1),
@@ -50,9 +50,9 @@ def test_smallest_one_is_table_1_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("row", SCALED, ids=lambda row: row.name)
-def test_scaling_makes_the_network_that_is_there(row: Variant) -> None:
+def test_scaling_gives_the_built_module(row: Variant) -> None:
     assert row.architecture.base is not None
-    found = explained(row.name)
+    found = summarize(row.name)
     is_lite = row.architecture.base == "lite0"
     last = len(found.growth) - 2  # the head; the classifier follows
     for number, grown in enumerate(found.growth[:-1]):
@@ -67,8 +67,8 @@ def test_scaling_makes_the_network_that_is_there(row: Variant) -> None:
         assert factor.base**factor.phi == pytest.approx(factor.coefficient)
 
 
-def test_second_generation_has_fused_blocks_and_no_scaling() -> None:
-    found = explained("v2_s")
+def test_v2_has_fused_blocks_and_no_scaling() -> None:
+    found = summarize("v2_s")
     operators = [stage.operator for stage in found.stages]
     assert operators == ["Conv", *["FusedMBConv"] * 3, *["MBConv"] * 3, "Conv", "linear"]
     assert [stage.squeeze is None for stage in found.stages[1:7]] == [True] * 3 + [False] * 3
@@ -76,7 +76,7 @@ def test_second_generation_has_fused_blocks_and_no_scaling() -> None:
     assert not found.growth
 
 
-def test_command_explains(effnet: Callable[..., Done]) -> None:
+def test_command_shows_a_summary(effnet: Callable[..., Done]) -> None:
     text = effnet("variants", "EfficientNet-B2").stdout.decode()
     assert "9,109,994 parameters" in text
     assert "112 -> 120" in text

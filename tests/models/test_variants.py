@@ -1,4 +1,4 @@
-"""The registry's numbers, held against torchvision, the real networks and the papers."""
+"""The registry's numbers, compared with torchvision, the built modules and the papers."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ def by_name(row: Variant) -> str:
     return row.name
 
 
-def test_registry_holds_every_network_in_order() -> None:
+def test_registry_has_every_variant_in_order() -> None:
     lite, v1, v2 = ["lite0", "lite1", "lite2"], [f"b{n}" for n in range(8)], ["s", "m", "l"]
     assert list(VARIANTS) == [*lite, *v1, *(f"v2_{size}" for size in v2)]
 
 
 @pytest.mark.parametrize("row", TORCHVISION, ids=by_name)
-def test_row_says_what_torchvision_says(row: Variant) -> None:
+def test_row_matches_torchvision(row: Variant) -> None:
     weights = get_weight(row.weight_set)
     transforms, figures = weights.transforms(), weights.meta["_metrics"]["ImageNet-1K"]
     assert weights == type(weights).DEFAULT
@@ -52,7 +52,7 @@ def test_row_says_what_torchvision_says(row: Variant) -> None:
         ("lite2", 260, 6_092_072, 899, 77.6),
     ],
 )
-def test_lite_rows_say_what_their_authors_published(
+def test_lite_rows_match_the_published_figures(
     name: str, crop_px: int, parameters: int, mega_multiply_adds: int, top1: float
 ) -> None:
     row = find_variant(name)
@@ -64,15 +64,15 @@ def test_lite_rows_say_what_their_authors_published(
 
 @pytest.mark.parametrize("row", LITE, ids=by_name)
 def test_lite_has_the_published_multiply_adds(row: Variant) -> None:
-    """Of the others `test_summary.py` counts what their authors count."""
+    """As their authors count; `test_summary.py` checks the other variants."""
     with torch.device("meta"):
-        network = build.build(row, 1000).eval()
+        module = build.build(row, 1000).eval()
         crop_px = row.preprocessing.crop_px
-        multiply_adds = counted_multiply_adds(network, torch.empty(1, 3, crop_px, crop_px))
+        multiply_adds = counted_multiply_adds(module, torch.empty(1, 3, crop_px, crop_px))
     assert multiply_adds / 1e9 == pytest.approx(row.giga_multiply_adds, rel=0.01)
 
 
-def counted_multiply_adds(network: nn.Module, pixels: torch.Tensor) -> int:
+def counted_multiply_adds(module: nn.Module, pixels: torch.Tensor) -> int:
     """Multiply-adds of one forward pass as the authors of EfficientNet-Lite count: convolutions and
     linear layers, BatchNorm (two for each value), activation and residual sum.
     """
@@ -86,14 +86,14 @@ def counted_multiply_adds(network: nn.Module, pixels: torch.Tensor) -> int:
         elif isinstance(layer, nn.ReLU6 | MBConv):
             counts.append(output.numel() if getattr(layer, "has_residual", True) else 0)
 
-    for layer in network.modules():
+    for layer in module.modules():
         layer.register_forward_hook(count)
-    network(pixels)
+    module(pixels)
     return sum(counts)
 
 
 @pytest.mark.parametrize("row", VARIANTS.values(), ids=by_name)
-def test_built_network_has_the_classes_that_are_asked_for(row: Variant) -> None:
+def test_built_module_has_the_requested_classes(row: Variant) -> None:
     with torch.device("meta"):
         logits = build.build(row, 7).eval()(torch.empty(2, 3, 64, 64))
     assert logits.shape == (2, 7)
@@ -106,7 +106,7 @@ def test_class_names_are_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("name", ["b0", "B0", "efficientnet_b0", "EfficientNet-B0"])
-def test_names_are_found_as_people_write_them(name: str) -> None:
+def test_names_are_found_in_every_spelling(name: str) -> None:
     assert find_variant(name).name == "b0"
 
 
@@ -121,7 +121,7 @@ def test_mistyped_name_gets_a_suggestion(name: str, suggestion: str) -> None:
 
 
 @given(st.text(max_size=20))
-def test_any_other_name_is_refused_in_words(name: str) -> None:
+def test_any_other_name_is_refused(name: str) -> None:
     try:
         assert find_variant(name).name in VARIANTS
     except UsageError as error:

@@ -1,0 +1,525 @@
+"""Building modules, and loading weights from every kind of file."""
+
+import argparse
+import ast
+import pickle
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from effnet_cli.models import build, checkpoint
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.variants import find_variant
+from effnet_cli.models.weights import expected_path
+from effnet_cli.system.errors import UsageError
+from helpers import lively
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SRC = Path(checkpoint.__file__).parents[1]
+LITE0 = find_variant("lite0")
+CLASSES = 7
+
+# torch warns about much that is in files; the command shows none of it
+hostile = pytest.mark.filterwarnings("ignore::UserWarning")
+
+Tensors = dict[str, Tensor]
+Load = Callable[[Path], nn.Module]
+
+
+@pytest.fixture(scope="session")
+def tensors() -> Tensors:
+    """The tensors of a lite0 with 7 classes, seeded."""
+    torch.manual_seed(0)
+    return build.build(LITE0, CLASSES).state_dict()
+
+
+def load(path: Path) -> nn.Module:
+    return build.load(LITE0, CLASSES, path)
+
+
+def save_torch(content: object, path: Path, **options: Any) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def save_as_safetensors(tensors: Tensors, path: Path) -> Path:
+    save_file(tensors, path)
+    return path
+
+
+def save_as_model_file(tensors: Tensors, path: Path) -> Path:
+    card = ModelCard("lite0", tuple("abcdefg"), LITE0.preprocessing)
+    checkpoint.write(path, card, {name: tensor.numpy() for name, tensor in tensors.items()})
+    return path
+
+
+def assert_holds(module: nn.Module, tensors: Tensors) -> None:
+    """`module` is in evaluation mode and has the weights `tensors`."""
+    given = module.state_dict()
+    assert not module.training
+    for name, tensor in tensors.items():
+        if not name.endswith("num_batches_tracked"):
+            assert given[name].dtype == torch.float32
+            assert torch.equal(given[name], tensor.float()), name
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda tensors, folder: save_torch(tensors, folder / "w.pth"),
+        lambda tensors, folder: save_torch(
+            tensors, folder / "w.pth", _use_new_zipfile_serialization=False
+        ),
+        lambda tensors, folder: save_torch(tensors, folder / "w.safetensors"),
+        lambda tensors, folder: save_as_safetensors(tensors, folder / "w.safetensors"),
+        lambda tensors, folder: save_as_safetensors(tensors, folder / "w.pth"),
+        lambda tensors, folder: save_as_model_file(tensors, folder / "w.safetensors"),
+        lambda tensors, folder: save_torch({"state_dict": tensors, "epoch": 3}, folder / "w.pth"),
+        lambda tensors, folder: save_torch({"model": tensors}, folder / "w.pth"),
+        lambda tensors, folder: save_torch(
+            {"state_dict": tensors, "args": argparse.Namespace(lr=0.1)}, folder / "w.pth"
+        ),
+        lambda tensors, folder: save_torch(
+            {f"module.{name}": tensor for name, tensor in tensors.items()}, folder / "w.pth"
+        ),
+        lambda tensors, folder: save_as_safetensors(
+            {f"module.{name}": tensor for name, tensor in tensors.items()}, folder / "w.safetensors"
+        ),
+        lambda tensors, folder: save_torch(
+            {
+                name: tensor
+                for name, tensor in tensors.items()
+                if not name.endswith("num_batches_tracked")
+            },
+            folder / "w.pth",
+        ),
+    ],
+    ids=["zip", "legacy", "zip called safetensors", "safetensors", "safetensors called pth",
+         "model file", "state_dict", "model", "timm's arguments", "module.",
+         "module. in safetensors", "no counters"],
+)  # fmt: skip
+def test_weights_load_from_every_format(
+    save: Callable[[Tensors, Path], Path], tensors: Tensors, tmp_path: Path
+) -> None:
+    assert_holds(load(save(tensors, tmp_path)), tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_other_precisions_become_float32(
+    dtype: torch.dtype, tensors: Tensors, tmp_path: Path
+) -> None:
+    converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    assert_holds(load(save_as_safetensors(converted, tmp_path / "w.safetensors")), converted)
+
+
+@pytest.mark.parametrize("name", ["b0", "lite2", "v2_s"])
+def test_torchvision_names_need_no_translation(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tensors = build.build(find_variant(name), CLASSES).state_dict()
+    module = build.load(find_variant(name), CLASSES, save_torch(tensors, tmp_path / "w.pth"))
+    assert_holds(module, tensors)
+
+
+def assert_same_logits(module: nn.Module, other: nn.Module, size: int = 96) -> None:
+    """In float64: untrained modules amplify the rounding of float32, on each processor
+    differently.
+    """
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(3, 3, size, size, generator=generator, dtype=torch.float64)
+    with torch.inference_mode():
+        given, wanted = module.double()(pixels), other.double()(pixels)
+    assert wanted.std() > 0.5  # else any module would do
+    torch.testing.assert_close(given, wanted, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "name_in_timm", "eps"),
+    [
+        ("b0", "efficientnet_b0", 1e-5),
+        ("lite0", "tf_efficientnet_lite0", 1e-3),
+        ("lite1", "tf_efficientnet_lite1", 1e-3),
+        ("v2_s", "efficientnetv2_s", 1e-3),
+    ],
+)
+def test_timm_files_give_timm_logits(
+    name: str, name_in_timm: str, eps: float, tmp_path: Path
+) -> None:
+    import timm
+
+    theirs = timm.create_model(name_in_timm, num_classes=CLASSES)
+    for layer in theirs.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = eps  # torchvision's
+    lively(theirs)
+    for path in (
+        save_torch({"state_dict": theirs.state_dict()}, tmp_path / "w.pth"),
+        save_as_safetensors(theirs.state_dict(), tmp_path / "w.safetensors"),
+    ):
+        assert_same_logits(build.load(find_variant(name), CLASSES, path), theirs)
+
+
+@pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
+def test_packaged_weights_give_timm_logits(name: str) -> None:
+    path = expected_path(find_variant(name))
+    assert path is not None
+    import timm
+
+    theirs = timm.create_model(f"tf_efficientnet_{name}").eval()
+    packaged = torch.load(path, weights_only=True)
+    # other names, but the same order
+    theirs.load_state_dict(
+        dict(zip(theirs.state_dict(), packaged.values(), strict=True)), strict=True
+    )
+    assert_same_logits(build.load(find_variant(name), 1000, path), theirs)
+
+
+class Touch:
+    """Creates a file when it is unpickled: code that runs."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return open, (str(self.marker), "w")
+
+
+PICKLES: dict[str, Callable[[object, Path], object]] = {
+    "pickle": lambda content, path: path.write_bytes(pickle.dumps(content)),
+    "pickle protocol 0": lambda content, path: path.write_bytes(pickle.dumps(content, 0)),
+    "torch zip": lambda content, path: torch.save(content, path),
+    "torch legacy": lambda content, path: torch.save(
+        content, path, _use_new_zipfile_serialization=False
+    ),
+}
+
+
+@hostile
+@pytest.mark.parametrize("save", PICKLES.values(), ids=PICKLES)
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".bin", ""])
+def test_code_in_a_pickle_is_refused_and_does_not_run(
+    save: Callable[[object, Path], object], suffix: str, tensors: Tensors, tmp_path: Path
+) -> None:
+    path, marker = tmp_path / f"weights{suffix}", tmp_path / "it ran"
+    for content in (Touch(marker), {**tensors, "epoch": Touch(marker)}):
+        save(content, path)
+        with pytest.raises(UsageError, match="refused") as caught:
+            load(path)
+        assert repr(str(path)) in caught.value.message
+        assert not marker.exists()
+
+
+def test_malicious_pickle_of_these_tests_does_run_code(tmp_path: Path) -> None:
+    marker = tmp_path / "it ran"
+    pickle.loads(pickle.dumps(Touch(marker))).close()
+    assert marker.exists()
+
+
+def test_pickled_module_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="refused") as caught:
+        load(save_torch(build.build(LITE0, CLASSES), tmp_path / "w.pth"))
+    assert "state_dict" in caught.value.hint
+
+
+@hostile
+def test_torchscript_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    path = save_torch({"x": torch.zeros(3)}, tmp_path / "w.pt")
+    with zipfile.ZipFile(path, "a") as archive:  # by which torch knows a program
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/constants.pkl", b"")
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert repr(str(path)) in caught.value.message
+    assert "weights_only" not in str(caught.value)
+
+
+def without(tensors: Tensors, name: str) -> Tensors:
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+def changed(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {**tensors, name: change(tensors[name].clone())}
+
+
+def with_first(value: float) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        tensor.view(-1)[0] = value
+        return tensor
+
+    return change
+
+
+BIAS, STEM, MEAN = "classifier.1.bias", "features.0.0.weight", "features.0.1.running_mean"
+
+DIFFERENCES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
+    "missing": (lambda tensors: without(tensors, BIAS), f"{BIAS} is missing"),
+    "missing first": (lambda tensors: without(without(tensors, BIAS), STEM), f"{STEM} is missing"),
+    "extra": (lambda tensors: {**tensors, "ema.x": torch.zeros(2)}, "ema.x is not one"),
+    "shape": (changed(BIAS, lambda bias: bias[:-1]), f"{BIAS} has the shape [6] and not [7]"),
+    "dimensions": (changed(BIAS, lambda bias: bias[None]), f"{BIAS} has the shape [1, 7]"),
+    "NaN": (changed(STEM, with_first(float("nan"))), f"{STEM} holds NaN"),
+    "infinite": (changed(MEAN, with_first(-float("inf"))), f"{MEAN} holds NaN or inf"),
+    "infinite in float32": (changed(BIAS, lambda bias: bias.double() + 1e300), BIAS),
+    "int64": (changed(BIAS, Tensor.long), BIAS),
+    "int64 statistics": (changed(MEAN, Tensor.long), MEAN),
+    "bool": (changed(BIAS, Tensor.bool), BIAS),
+    "complex": (changed(BIAS, lambda bias: bias.to(torch.complex64)), BIAS),
+    "sparse": (changed(BIAS, Tensor.to_sparse), BIAS),
+    "no data": (changed(BIAS, lambda bias: bias.to("meta")), BIAS),
+    "nothing": (lambda tensors: {}, "is missing"),
+}
+
+
+@hostile
+@pytest.mark.parametrize(("change", "difference"), DIFFERENCES.values(), ids=DIFFERENCES)
+def test_wrong_tensors_are_refused_with_the_first_difference(
+    change: Callable[[Tensors], Tensors], difference: str, tensors: Tensors, tmp_path: Path
+) -> None:
+    path = save_torch(change(tensors), tmp_path / "w.pth")
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert f"{str(path)!r} does not hold the weights of lite0: " in caught.value.message
+    assert difference in caught.value.message
+    assert "--variant" in caught.value.hint
+
+
+def test_missing_tensor_of_a_timm_file_is_named(tmp_path: Path) -> None:
+    import timm
+
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=CLASSES).state_dict()
+    with pytest.raises(UsageError, match="is missing"):
+        load(save_torch(without(theirs, "blocks.2.1.conv_pwl.weight"), tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("name", ["lite1", "b0", "v2_s"])
+def test_weights_of_another_variant_are_refused(
+    name: str, tensors: Tensors, tmp_path: Path
+) -> None:
+    path = save_torch(tensors, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=f"does not hold the weights of {name}: "):
+        build.load(find_variant(name), CLASSES, path)
+
+
+def test_weights_of_another_number_of_classes_are_refused(tensors: Tensors, tmp_path: Path) -> None:
+    path = save_torch(tensors, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"classifier\.1\.weight has the shape \[7, 1280\]"):
+        build.load(LITE0, 1000, path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), "text", None, 3.5], ids=repr)
+def test_torch_file_of_something_else_is_refused(content: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not named tensors"):
+        load(save_torch(content, tmp_path / "w.pth"))
+
+
+OTHER_FILES = {
+    "empty": b"",
+    "text": b"these are no weights\n",
+    "random": random.Random(0).randbytes(10_000),
+    "image": b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+    "deep pickle": b"\x80\x02" + b"(" * 100_000 + b".",
+    "looks like safetensors": b"\xff" * 8 + b"{" + b" " * 100,
+    "header only": (2).to_bytes(8, "little") + b"{}",
+}
+
+
+@hostile
+@pytest.mark.parametrize("content", OTHER_FILES.values(), ids=OTHER_FILES)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_other_files_are_not_weights(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert repr(str(path)) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_other_zip_archive_is_not_weights(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(UsageError):
+        load(path)
+
+
+@pytest.fixture
+def load_linear(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """`build.load` for a tiny module."""
+    monkeypatch.setattr(build, "build", lambda variant, num_classes: nn.Linear(3, num_classes))
+    return lambda path: build.load(LITE0, 2, path)
+
+
+FORMATS: dict[str, Callable[[Tensors, Path], Path]] = {
+    "zip": save_torch,
+    "legacy": lambda tensors, path: save_torch(tensors, path, _use_new_zipfile_serialization=False),
+    "safetensors": save_as_safetensors,
+}
+
+
+@hostile
+@pytest.mark.parametrize("save", FORMATS.values(), ids=FORMATS)
+def test_every_truncated_file_is_refused(
+    save: Callable[[Tensors, Path], Path], load_linear: Load, tmp_path: Path
+) -> None:
+    path = save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
+    content = path.read_bytes()
+    assert load_linear(path).in_features == 3
+    for end in range(len(content)):
+        path.write_bytes(content[:end])
+        with pytest.raises(UsageError):
+            load_linear(path)
+
+
+@hostile
+@pytest.mark.parametrize("save", FORMATS.values(), ids=FORMATS)
+def test_damaged_file_never_crashes(
+    save: Callable[[Tensors, Path], Path], load_linear: Load, tmp_path: Path
+) -> None:
+    path = save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
+    content, chance = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(1500):
+        damaged = bytearray(content)
+        for _ in range(chance.choice([1, 1, 4])):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            load_linear(path)
+        except UsageError:
+            refused += 1
+    assert refused > 100
+
+
+@hostile
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60), st.sampled_from([b"", b"\x80\x02", b"\x80\x04\x95", b"PK\x03\x04"]))
+def test_any_bytes_are_refused(
+    load_linear: Load, tmp_path: Path, content: bytes, start: bytes
+) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(start + content)
+    with pytest.raises(UsageError):
+        load_linear(path)
+
+
+def with_head(hidden: int, name: str = "lite0") -> nn.Module:
+    torch.manual_seed(1)
+    module = build.build(find_variant(name), 1000)
+    build.set_head(module, CLASSES, hidden)
+    return module.eval()
+
+
+@pytest.mark.parametrize("name", ["lite0", "b0", "v2_s"])
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_new_classifier_has_the_requested_layers(name: str, hidden: int) -> None:
+    module = build.build(find_variant(name), 1000)
+    dropout = module.get_submodule("classifier.0")
+    features = module.get_submodule("classifier.1").in_features
+    head = build.set_head(module, CLASSES, hidden)
+    assert module.get_submodule("classifier") is head
+    assert module.get_submodule("classifier.0") is dropout
+    shapes = [tuple(p.shape) for p in head.parameters() if p.ndim > 1]
+    assert shapes == ([(hidden, features), (CLASSES, hidden)] if hidden else [(CLASSES, features)])
+    assert module.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, CLASSES)
+
+
+def test_classifier_can_be_replaced_again() -> None:
+    module = with_head(16)
+    build.set_head(module, 2)
+    assert set(module.get_submodule("classifier").state_dict()) == {"1.weight", "1.bias"}
+    assert module(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_hidden_layer_is_not_linear(tmp_path: Path) -> None:
+    """ReLU between the two: the logits of a sum are not the sum of the logits."""
+    head = with_head(16).get_submodule("classifier")
+    features = torch.randn(4, 1280, generator=torch.Generator().manual_seed(0)) * 5
+    with torch.inference_mode():
+        assert not torch.allclose(head(features) + head(-features), 2 * head(features * 0))
+
+
+@pytest.mark.parametrize("name", ["lite0", "b0"])
+@pytest.mark.parametrize("save", [save_torch, save_as_safetensors], ids=["torch", "safetensors"])
+def test_hidden_layer_is_recognized_by_its_tensors(
+    name: str, save: Callable[[Tensors, Path], Path], tmp_path: Path
+) -> None:
+    module = with_head(16, name)
+    loaded = build.load(find_variant(name), CLASSES, save(module.state_dict(), tmp_path / "w.bin"))
+    assert_holds(loaded, module.state_dict())
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(loaded(pixels), module(pixels))
+
+
+HIDDEN, HEAD = "classifier.1.weight", "classifier.4.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (changed(HIDDEN, lambda w: w[:, :-1]), f"{HIDDEN} has the shape [16, 1279]"),
+        (changed(HIDDEN, lambda w: w[0]), f"{HIDDEN} has the shape [1280] and not [7, 1280]"),
+        (changed(HIDDEN, lambda w: w[:0]), f"{HIDDEN} has the shape [0, 1280] and not [7, 1280]"),
+        (changed(HIDDEN, lambda w: w[:15]), "classifier.1.bias has the shape [16] and not [15]"),
+        (changed(HEAD, lambda w: w[:, :15]), f"{HEAD} has the shape [7, 15] and not [7, 16]"),
+        (changed(HEAD, lambda w: w[:6]), f"{HEAD} has the shape [6, 16] and not [7, 16]"),
+        (changed(HEAD, lambda w: w * float("nan")), f"{HEAD} holds NaN"),
+        (lambda t: without(t, "classifier.4.bias"), "classifier.4.bias is missing"),
+        (lambda t: without(t, "classifier.1.bias"), "classifier.1.bias is missing"),
+        (lambda t: without(t, HEAD), f"{HIDDEN} has the shape [16, 1280] and not [7, 1280]"),
+        (lambda t: without(t, HIDDEN), f"{HIDDEN} is missing"),
+        (lambda t: {**t, "classifier.7.weight": torch.zeros(1)}, "classifier.7.weight is not one"),
+    ],
+)
+def test_wrong_classifier_is_refused_with_the_first_difference(
+    change: Callable[[Tensors], Tensors], difference: str, tmp_path: Path
+) -> None:
+    path = save_torch(change(with_head(16).state_dict()), tmp_path / "w.pth")
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert difference in caught.value.message
+
+
+def test_every_torch_load_is_weights_only() -> None:
+    calls = [
+        node
+        for path in SRC.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert calls
+    for call in calls:
+        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        assert given.get("weights_only") == "True", ast.unparse(call)
+
+
+def test_nothing_else_unpickles() -> None:
+    ways = {"pickle.load", "pickle.loads", "pickle.Unpickler", "torch.jit.load", "torch.hub.load",
+            "torch.hub.load_state_dict_from_url", "load_state_dict_from_url", "joblib.load",
+            "model_zoo.load_url", "torch.export.load"}  # fmt: skip
+    found = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path in SRC.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ways
+    ]
+    aliases = [
+        f"{path.name}: {ast.unparse(node)}"
+        for path in SRC.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module == "pickle" or {alias.name for alias in node.names} & {"load", "hub"})
+        and (node.module or "").partition(".")[0] in ("torch", "pickle")
+    ]
+    # loaded only if its file is named, and refused if it contains pickles
+    assert found + aliases == ["torch_engine.py: torch.export.load(model.path)"]

@@ -1,0 +1,142 @@
+"""The model card: its JSON and what is refused in it."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from effnet_cli.models import checkpoint
+from effnet_cli.models.card import CARD_KEY, CARD_VERSION, ModelCard
+from effnet_cli.models.checkpoint import MODEL_FILE_NAME
+from effnet_cli.system.errors import UsageError
+from model_files import ARRAYS, CARD, PREPROCESSING, TEXT, header_with, with_header
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / MODEL_FILE_NAME
+
+
+def test_header_is_plain_json(path: Path) -> None:
+    checkpoint.write(path, CARD, ARRAYS)
+    with safe_open(path, framework="np") as file:
+        content = json.loads(file.metadata()[CARD_KEY])
+    assert content["format_version"] == CARD_VERSION
+    assert content["classes"] == list(CARD.classes)
+    assert content["preprocessing"]["crop_px"] == 57
+    assert content["temperature"] == 1.75
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    classes=st.lists(TEXT, min_size=1, max_size=5),
+    temperature=st.floats(1e-3, 1e3),
+    mean=st.tuples(*[st.floats(0, 1)] * 3),
+    metrics=st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    options=st.dictionaries(TEXT, st.none() | st.booleans() | st.integers() | TEXT, max_size=3),
+)
+def test_any_card_round_trips(
+    classes: list[str],
+    temperature: float,
+    mean: tuple[float, float, float],
+    metrics: dict[str, float],
+    options: dict[str, object],
+    path: Path,
+) -> None:
+    card = ModelCard(
+        "b0",
+        tuple(classes),
+        replace(PREPROCESSING, mean=mean),
+        temperature,
+        options=options,
+        metrics=metrics,
+    )
+    checkpoint.write(path, card, ARRAYS)
+    assert checkpoint.read_arrays(path)[0] == card
+
+
+@pytest.mark.parametrize(
+    "name",
+    [os.fsdecode(b"\xff\xfe"), "\ud800", "a\nb\r\0", "😀", "ﷺ", '"\\', "", "x" * 10_000, "\u202e"],
+)
+def test_any_class_name_round_trips(name: str, path: Path) -> None:
+    checkpoint.write(path, replace(CARD, classes=(name, "other")), ARRAYS)
+    assert checkpoint.read_arrays(path)[0].classes == (name, "other")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["metrics", "options", "dataset"])
+def test_nan_is_not_written(value: float, place: str, path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        checkpoint.write(path, replace(CARD, **{place: {"figure": [value]}}), ARRAYS)
+    assert not list(path.parent.iterdir())
+
+
+def test_newer_format_version_is_refused(path: Path) -> None:
+    with_header(path, header_with(format_version=2))
+    with pytest.raises(UsageError, match="format version is 2; this effnet reads 1"):
+        checkpoint.read_card(path)
+
+
+HEADERS = {
+    "empty": ("", "Expecting value"),
+    "text": ("not JSON", "Expecting value"),
+    "list": ("[1]", "not a JSON object"),
+    "empty object": ("{}", "format version is None"),
+    "100,000 brackets": ("[" * 100_000, ""),
+    "version in text": (header_with(format_version="1"), "format version is '1'"),
+    "version only": (json.dumps({"format_version": 1}), "preprocessing"),
+    "no classes": (header_with(classes=[]), "class names"),
+    "numbers for classes": (header_with(classes=[1, 2]), "class names"),
+    "text for classes": (header_with(classes="abc"), "class names"),
+    "object for classes": (header_with(classes={"cat": 0}), "class names"),
+    "null for classes": (header_with(classes=None), ""),
+    "empty preprocessing": (header_with(preprocessing={}), "resize_px"),
+    "list for preprocessing": (header_with(preprocessing=[224]), "not complete"),
+    "temperature 0": (header_with(temperature=0), "temperature is 0"),
+    "negative temperature": (header_with(temperature=-1.0), "temperature is -1.0"),
+    "text for temperature": (header_with(temperature="1"), "temperature is '1'"),
+    "NaN for temperature": (header_with(temperature=float("nan")), ""),
+    "NaN in metrics": (header_with(metrics={"loss": float("nan")}), ""),
+    "unknown field": (header_with(another=1), "another"),
+    "number for variant": (header_with(variant=3), "variant"),
+}
+
+
+@pytest.mark.parametrize(("header", "difference"), HEADERS.values(), ids=HEADERS)
+def test_invalid_header_is_refused_with_the_first_difference(
+    header: str, difference: str, path: Path
+) -> None:
+    with_header(path, header)
+    with pytest.raises(UsageError) as caught:
+        checkpoint.read_card(path)
+    assert f"{str(path)!r} is not a model file: " in caught.value.message
+    assert difference in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("crop_px", "224"),
+        ("crop_px", 0),
+        ("resize_px", -1),
+        ("resize_px", 1.5),
+        ("interpolation", "nearest"),
+        ("mean", [0.5, 0.5]),
+        ("mean", ["a", "b", "c"]),
+        ("std", [1, 0, 1]),
+        ("std", None),
+    ],
+)
+def test_invalid_preprocessing_is_refused(name: str, value: object, path: Path) -> None:
+    preprocessing = {**json.loads(CARD.to_json())["preprocessing"], name: value}
+    with_header(path, header_with(preprocessing=preprocessing))
+    with pytest.raises(UsageError) as caught:
+        checkpoint.read_card(path)
+    assert name in caught.value.message

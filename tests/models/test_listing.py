@@ -1,0 +1,39 @@
+"""Verification of the published weights."""
+
+import os
+
+import pytest
+
+from effnet_cli.models import listing, weights
+from effnet_cli.models.variants import find_variant
+from published_weights import OTHER, VARIANT, Mirror, effnet, put
+
+pytestmark = pytest.mark.usefixtures("own_folders")
+
+
+def test_verify_ignores_cached_digests(mirror: Mirror) -> None:
+    mirror()
+    path = weights.fetch_weights(VARIANT)
+    assert weights.is_intact(VARIANT, path)
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    (result,) = listing.verify_weights([VARIANT])
+    assert (result.path, result.status) == (path, "intact")
+    put(OTHER)
+    os.utime(path, ns=times)  # size and time as before: what is known of the file looks valid
+    assert weights.is_intact(VARIANT, path)
+    (result,) = listing.verify_weights([VARIANT])
+    assert (result.path, result.status) == (path, "damaged")
+
+
+def test_verify_fails_for_damaged_and_missing_weights() -> None:
+    b0 = weights.expected_path(find_variant("b0"))
+    assert b0 is not None
+    end = effnet("weights", "verify", "b0")
+    assert (end.returncode, end.stdout) == (1, "b0: missing\n")
+    assert "To fix b0: effnet weights pull b0" in end.stderr
+    put(OTHER, b0)
+    end = effnet("weights", "verify", "b0", "lite0")
+    assert end.returncode == 1
+    damaged, intact = end.stdout.splitlines()
+    assert damaged == f"b0: damaged: {b0}"
+    assert intact.startswith("lite0: intact: ")
