@@ -1,46 +1,38 @@
-"""Measurements: the figures from known delays, the runs on real networks, the answer, the page."""
+"""Benchmarks of real models: timings, failures, recommendation, page."""
 
 import csv
 import io
 import json
-import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from effnet_cli.bench import formats, prepare, rounds, start, table, worker
 from effnet_cli.bench.page import bench_page, chart_points
 from effnet_cli.bench.records import (
-    FASTER,
     SLOWER,
-    UNCHANGED,
     BenchResult,
     Change,
-    Median,
     Skipped,
     Timing,
 )
-from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.run import bench
 from effnet_cli.bench.start import Case
-from effnet_cli.bench.statistics import MIN_TURNS, Turn, compare_medians, summarize
-from effnet_cli.bench.worker import EngineCaller, WarmUp, Worker, WorkerRequest
+from effnet_cli.bench.statistics import MIN_TURNS, Turn
+from effnet_cli.bench.worker import WarmUp
 from effnet_cli.engines import registry
-from effnet_cli.engines.base import Crops, DeviceClock, Scores
+from effnet_cli.engines.base import DeviceClock
 from effnet_cli.engines.registry import EnginePlan
-from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import BenchTask, ModelOptions
+from effnet_cli.output.charts import latency_chart
+from effnet_cli.output.terminal import render
 from effnet_cli.system import machine
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import SILENT
@@ -50,151 +42,6 @@ from training import Done
 pytestmark = pytest.mark.usefixtures("one_core")
 
 Effnet = Callable[..., Done]
-
-
-# --- figures from known delays ------------------------------------------------------------------
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.ms = 0.0
-
-    def perf_counter_ns(self) -> int:
-        return round(self.ms * 1e6)
-
-    def monotonic(self) -> float:
-        return self.ms / 1000
-
-
-@dataclass
-class Slow:
-    """A fake engine: each call takes the next of its delays, again and again."""
-
-    clock: Clock
-    delays_ms: Sequence[float]
-    calls: int = 0
-    sizes: list[int] = field(default_factory=list)
-    precision: str = "fp32"
-    scores_are: str = "logits"
-
-    def __call__(self, crops: Crops) -> Scores:
-        self.clock.ms += self.delays_ms[self.calls % len(self.delays_ms)]
-        self.calls += 1
-        self.sizes.append(len(crops))
-        return np.zeros((len(crops), 3), np.float32)
-
-
-@dataclass
-class Fake:
-    """A candidate around a fake engine."""
-
-    engine: Slow
-    order: list["Fake"]
-    batch_size: int = 1
-
-    def turn(self, seconds: float) -> Turn:
-        self.order.append(self)
-        caller = EngineCaller(self.engine, (4, 4, 3))  # type: ignore[arg-type]
-        return worker.take_turn(caller, self.batch_size, seconds)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(worker, "time", clock)
-    return clock
-
-
-def test_percentiles_and_throughput_are_those_of_the_delays(clock: Clock) -> None:
-    delays = [float(ms) for ms in range(1, 101)]
-    candidate = Fake(Slow(clock, delays), [], batch_size=4)
-    (turns,) = measure_rounds([candidate], 10.0, clock=clock.monotonic)
-    found = summarize(turns)
-    kept = [ms for turn in turns for ms in turn.times_ms]
-    assert set(kept) <= set(delays)
-    assert len(kept) == found.calls > 100
-    for value, percent in (
-        (found.p5_ms, 5), (found.p50_ms, 50), (found.p90_ms, 90), (found.p99_ms, 99)
-    ):  # fmt: skip
-        assert value == pytest.approx(np.percentile(kept, percent))
-    assert found.images_per_s == pytest.approx(4 * len(kept) / (sum(kept) / 1000))
-    assert found.p50_low_ms <= found.p50_ms <= found.p50_high_ms
-    assert set(candidate.engine.sizes) == {4}
-    assert found.verdict.startswith("unstable (spread ")
-
-
-def test_first_call_of_a_turn_counts_only_where_a_turn_is_one_call(clock: Clock) -> None:
-    cold = Fake(Slow(clock, [50.0] + [2.0] * 74), [])  # 50 + 50 * 2 ms: a turn each
-    assert 50.0 not in cold.turn(0.15).times_ms
-    long = Fake(Slow(clock, [700.0]), [])
-    assert long.turn(0.15).times_ms == (700.0,)
-
-
-def test_same_delays_are_stable_and_drifting_ones_are_not(clock: Clock) -> None:
-    steady, drifting = Fake(Slow(clock, [5.0]), []), Fake(Slow(clock, [5.0]), [])
-    turns = [steady.turn(0.15) for _ in range(8)]
-    assert summarize(turns).verdict == "stable"
-    assert summarize(turns).median == (5.0, 5.0, 5.0)
-    assert summarize(turns[: MIN_TURNS - 1]).verdict == f"unstable (only {MIN_TURNS - 1} turns)"
-    drift = []
-    for number in range(8):
-        drifting.engine.delays_ms = [5.0 + number / 10]
-        drift.append(drifting.turn(0.15))
-    assert summarize(drift).spread == pytest.approx((5.63 - 5.07) / 5.35, abs=0.01)
-    assert summarize(drift).verdict == "unstable (spread 11%)"
-
-
-def test_candidates_take_turns_in_every_round(clock: Clock) -> None:
-    order: list[Fake] = []
-    fakes = [Fake(Slow(clock, [ms]), order) for ms in (1.0, 2.0, 50.0)]
-    heard: list[float] = []
-    turns = measure_rounds(fakes, 20.0, on_turn=heard.append, clock=clock.monotonic)
-    assert [len(each) for each in turns] == [len(order) // 3] * 3
-    rounds = [tuple(map(id, order[i : i + 3])) for i in range(0, len(order), 3)]
-    assert all(len(set(one)) == 3 for one in rounds)
-    assert len(set(rounds)) > 3  # in changing orders: who follows whom makes no difference
-    assert heard == sorted(heard)
-    assert heard[-4] < 20.0 <= heard[-1]
-
-
-def test_there_are_enough_rounds_for_a_verdict(clock: Clock) -> None:
-    (turns,) = measure_rounds([Fake(Slow(clock, [9000.0]), [])], 1.0, clock=clock.monotonic)
-    assert len(turns) == MIN_TURNS
-
-
-@given(
-    st.floats(0.1, 1e4), st.floats(0.1, 1e4), st.floats(1.0, 1.5), st.floats(1.0, 1.5),
-    st.floats(0.01, 0.5),
-)  # fmt: skip
-def test_change_is_the_same_seen_from_either_side(
-    old: float, new: float, wide: float, wider: float, tolerance: float
-) -> None:
-    before, after = Median(old, old / wide, old * wide), Median(new, new / wider, new * wider)
-    ratio, (low, high), verdict = compare_medians(before, after, tolerance)
-    back, (back_low, back_high), reverse = compare_medians(after, before, tolerance)
-    assert ratio == pytest.approx(new / old)
-    assert low <= ratio * (1 + 1e-9)
-    assert ratio <= high * (1 + 1e-9)
-    assert (back, back_low, back_high) == pytest.approx((1 / ratio, 1 / high, 1 / low))
-    if abs(ratio - 1 - tolerance) > 1e-9 and abs(1 / ratio - 1 - tolerance) > 1e-9:
-        assert {verdict: reverse}[verdict] == {
-            FASTER: SLOWER,
-            SLOWER: FASTER,
-            UNCHANGED: UNCHANGED,
-        }[verdict]
-
-
-def test_change_needs_certainty_and_size() -> None:
-    sure, unsure = Median(100, 99, 101), Median(100, 80, 125)
-    assert compare_medians(sure, Median(120, 119, 121), 0.05)[2] == SLOWER
-    assert compare_medians(sure, Median(104, 103.5, 104.5), 0.05)[2] == UNCHANGED  # tolerated
-    assert compare_medians(unsure, Median(120, 96, 150), 0.05)[2] == UNCHANGED  # uncertain
-    assert compare_medians(sure, Median(80, 79, 81), 0.05)[2] == FASTER
-
-
-# --- real runs ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -220,7 +67,7 @@ def result(caches: None, tmp_path_factory: pytest.TempPathFactory) -> BenchResul
     return result
 
 
-def test_rows_say_what_was_measured(result: BenchResult) -> None:
+def test_timings_say_what_was_measured(result: BenchResult) -> None:
     rows = {(t.variant, t.batch_size): t for t in result.timings}
     assert {("lite0", 1), ("b0", 1), ("resnet18", 1)} <= rows.keys()
     assert [rows[name, 1].weights for name in ("lite0", "b0", "resnet18")] == [
@@ -265,7 +112,9 @@ def test_csv_has_the_same_figures(result: BenchResult) -> None:
     assert lines[0]["decode_ms"] == ""
 
 
-def test_command_answers_and_compares(result: BenchResult, tmp_path: Path, effnet: Effnet) -> None:
+def test_command_recommends_and_compares(
+    result: BenchResult, tmp_path: Path, effnet: Effnet
+) -> None:
     old, page = tmp_path / "old.json", tmp_path / "bench.html"
     words = ("bench", "--variant", "lite0", "--engine", "onnxruntime", "--batch-size", "1")
     content = formats.as_json(result)
@@ -308,7 +157,7 @@ def test_variant_that_does_not_fit_the_time_is_skipped_with_a_note(
     assert "--seconds" in skipped.reason
 
 
-def test_training_step_and_whole_way(effnet: Effnet, tmp_path: Path) -> None:
+def test_training_step_and_end_to_end(effnet: Effnet, tmp_path: Path) -> None:
     done = effnet(
         "bench", "-V", "lite0", "--mode", "train", "--batch-size", "2", "--seconds", ".1", "-f",
         "json",
@@ -379,7 +228,7 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--compare", "README.md", "--html", "README.md"], "'README.md' is an input"),
     ],
 )
-def test_wrong_use_is_said(words: list[str], said: str, effnet: Effnet) -> None:
+def test_wrong_use_is_refused(words: list[str], said: str, effnet: Effnet) -> None:
     done = effnet("bench", *words)
     assert done.status == 2
     assert said in done.stderr
@@ -387,13 +236,13 @@ def test_wrong_use_is_said(words: list[str], said: str, effnet: Effnet) -> None:
     assert len(done.stderr.strip().splitlines()) == 2
 
 
-def test_engine_that_no_file_finds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_is_installed", lambda name: name == "torch")
     task = BenchTask(device="cpu")
     assert list(start.engine_precisions(task, "tensors")) == [("torch", "fp32")]
-    with pytest.raises(EffnetError, match=".tflite files needs ai_edge_litert, which is not"):
+    with pytest.raises(EffnetError, match="The engine litert, which runs .tflite files, is not"):
         list(start.engine_precisions(task, "litert"))
-    with pytest.raises(EffnetError, match="fp16 on cpu needs openvino, which is not installed"):
+    with pytest.raises(EffnetError, match="The engine openvino, which runs .*, is not installed"):
         bench(BenchTask(precisions=("fp16",)))
 
 
@@ -416,7 +265,7 @@ def test_engine_that_no_file_finds_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         ('{"schema": 1, "results": [], "limits": {"copy": "1"}}', "a limit is not positive"),
     ],
 )
-def test_earlier_result_that_is_none_is_refused(content: str, said: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_result_is_refused(content: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError) as caught:
@@ -440,30 +289,7 @@ def test_earlier_result_with_an_impossible_time_is_refused(
         formats.load_result(path)
 
 
-# --- processes ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("function", "error", "said"),
-    [("dies", EffnetError, "SIGKILL"), ("refuses", EffnetError, "no such thing"),
-     ("fails", RuntimeError, "a bug of ours")],
-)  # fmt: skip
-def test_process_that_fails_is_told(
-    function: str, error: type[Exception], said: str, tmp_path: Path
-) -> None:
-    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder=f"failing:{function}")
-    with pytest.raises(error, match=said):
-        Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
-
-
-def test_process_that_gives_no_answer_is_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(worker, "SILENCE_SECONDS", 1)
-    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder="failing:hangs")
-    with pytest.raises(EffnetError, match="did not respond for 1 s"):
-        Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
-    assert not multiprocessing.active_children()
+# --- failures ----------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="nothing can be made to hang")
@@ -494,7 +320,7 @@ def test_hang_between_turns_leaves_the_others(name: str, monkeypatch: pytest.Mon
     assert all((timing.share_of_peak is not None) == is_known for timing in result.timings)
 
 
-def test_nothing_that_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_of_everything_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(case: Case, seconds: float) -> Turn:
         raise EffnetError("It is gone.", "Look for it.")
 
@@ -504,22 +330,7 @@ def test_nothing_that_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
         bench(task)
 
 
-@pytest.mark.timeout(60)
-def test_engine_that_loads_its_library_in_silence_is_measured(tmp_path: Path) -> None:
-    model = prepare.prepare_product("cpu", tmp_path).model
-    request = WorkerRequest(
-        replace(model, builder="failing:silences"),
-        EnginePlan("torch", "cpu", "fp32"),
-        "inference",
-    )
-    silent = Worker(request)
-    try:
-        assert silent.warm_up(1).call_ms > 0
-    finally:
-        silent.close()
-
-
-def test_fault_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_variant = prepare.prepare_variant
 
     def broken(name: str, folder: Path, reporter: RecordingReporter) -> prepare.PreparedModel:
@@ -534,40 +345,7 @@ def test_fault_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(one.variant, one.is_failure) for one in result.skipped] == [("lite0", True)]
 
 
-# --- what is prepared ---------------------------------------------------------------------------
-
-
-def test_peer_answers_as_in_torch(tmp_path: Path, one_thread: None) -> None:
-    model = prepare.prepare_torchvision("resnet18", tmp_path).model
-    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        wanted = prepare.build_seeded(model.variant)(pixels).numpy()
-    given = onnxruntime.InferenceSession(str(model.graph)).run(None, {"pixels": pixels.numpy()})
-    np.testing.assert_allclose(given[0], wanted, atol=1e-4 * np.abs(wanted).max())
-
-
-def test_peer_with_other_operators_is_measured_on_torch_only(tmp_path: Path) -> None:
-    model = prepare.prepare_torchvision("densenet121", tmp_path).model
-    assert model.graph is None
-    with pytest.raises(EffnetError, match="cannot write as a graph"):
-        model.resolve("onnxruntime")
-    assert isinstance(build.load_module(model.resolve("torch")), torch.nn.Module)
-
-
-def test_yardstick_is_the_same_product_everywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(prepare.PRODUCT_PX, "cpu", 2)
-    model = prepare.prepare_product("cpu", tmp_path).model
-    crops = np.random.default_rng(0).integers(0, 256, (16, *model.shape), dtype=np.uint8)
-    shapes = []
-    for engine in ("onnxruntime", "torch"):
-        loaded = EnginePlan(engine, "cpu", "fp32").load(model.resolve(engine))  # type: ignore[arg-type]
-        shapes.append(loaded(crops).shape)
-    assert shapes == [(16, 12), (16, 12)]
-
-
-# --- the answer ---------------------------------------------------------------------------------
+# --- recommendation and page ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -584,7 +362,9 @@ def timing(
     )  # fmt: skip
 
 
-def test_answer_names_the_fastest_and_the_most_accurate(result: BenchResult, row: Timing) -> None:
+def test_recommendation_names_the_fastest_and_the_most_accurate(
+    result: BenchResult, row: Timing
+) -> None:
     rows = (
         timing(row, "lite0", "openvino", 4.0, 75.1),
         timing(row, "lite0", "torch", 9.0, 75.1),
@@ -604,6 +384,14 @@ def test_answer_names_the_fastest_and_the_most_accurate(result: BenchResult, row
     assert points == [
         ("lite0", 4.0, 75.1), ("b1", 10.0, 79.8), ("b4", 60.0, 83.4), ("resnet18", 1.0, 99.0),
     ]  # fmt: skip
+    assert all(f">{name}</text>" in str(latency_chart(points)) for name, _, _ in points)
+
+
+def test_terminal_table_fits_80_columns(result: BenchResult) -> None:
+    lines = "".join(render(table.blocks(result, None))).splitlines()
+    start = next(number for number, line in enumerate(lines) if "images/s" in line and "ms" in line)
+    assert len(lines[start:]) > len(result.timings)
+    assert all(len(line) <= 80 for line in lines[start : start + 2 + len(result.timings)])
 
 
 def test_page_loads_nothing_and_hides_nothing(result: BenchResult, row: Timing) -> None:
@@ -627,7 +415,7 @@ def test_page_loads_nothing_and_hides_nothing(result: BenchResult, row: Timing) 
     assert ".scroll { overflow-x: auto;" in style
 
 
-def test_run_without_a_listener_is_silent(
+def test_run_without_a_reporter_is_silent(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     bench(BenchTask(("lite0",), engines=("openvino",), seconds=0.1, batch_sizes=(1,)), SILENT)

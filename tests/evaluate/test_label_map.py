@@ -15,7 +15,7 @@ IMAGENET = imagenet_card(ROW.name, ROW.preprocessing).classes
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.randoms())
-def test_order_makes_no_difference(names: list[str], random) -> None:  # noqa: ANN001
+def test_order_of_classes_makes_no_difference(names: list[str], random) -> None:  # noqa: ANN001
     classes = random.sample(names, len(names))
     match = match_labels(names, classes)
     assert [classes[index] for index in match.indexes if index is not None] == names
@@ -24,14 +24,14 @@ def test_order_makes_no_difference(names: list[str], random) -> None:  # noqa: A
     assert match.matching == "names"
 
 
-def test_what_only_one_of_them_has_is_named() -> None:
+def test_unknown_and_unused_classes_are_named() -> None:
     match = match_labels(["cat", "dgo", "tractor"], ["bird", "cat", "dog"])
     assert match.indexes == (1, None, None)
     assert match.unknown == (UnknownClass("dgo", ("dog",)), UnknownClass("tractor", ()))
     assert match.unused == ("bird", "dog")
 
 
-def test_case_and_punctuation_are_no_difference_where_nothing_fits_better() -> None:
+def test_case_and_punctuation_are_ignored_without_an_exact_match() -> None:
     match = match_labels(["tiger_cat", "Egyptian-Cat"], ["Egyptian cat", "tiger cat"])
     assert (match.indexes, match.matching) == ((1, 0), "names without case and punctuation")
     assert match_labels(["cat", "?!"], ["cat", "..."]).indexes == (0, None)
@@ -39,7 +39,7 @@ def test_case_and_punctuation_are_no_difference_where_nothing_fits_better() -> N
     assert (exact.indexes, exact.matching) == ((1, 0), "names")
 
 
-def test_name_of_two_classes_is_none() -> None:
+def test_duplicated_class_does_not_match() -> None:
     assert match_labels(["crane", "tabby"], ["crane", "crane", "tabby"]).indexes == (None, 2)
 
 
@@ -59,7 +59,7 @@ def test_pretrained_classes_have_wordnet_ids_and_indexes() -> None:
     assert match_labels(["0", "1"], ["1", "0"]).indexes == (1, 0)  # a model's own names come first
 
 
-def test_every_folder_is_matched_for_itself() -> None:
+def test_every_folder_is_matched_on_its_own() -> None:
     folders = ["espresso", "tiger cat", "n02123045", "285", "Golden_Retriever", "expresso"]
     match = match_labels(folders, IMAGENET)
     assert match.indexes == (967, 282, 281, 285, 207, None)
@@ -74,7 +74,7 @@ def test_the_very_name_is_never_suggested() -> None:
     assert match.unknown == (UnknownClass("crane", ("cranes",)),)
 
 
-def test_folders_of_one_class_are_told() -> None:
+def test_folders_of_one_class_are_merged() -> None:
     match = match_labels(["tabby", "n02123045", "espresso", "Tabby"], IMAGENET)
     assert match.indexes == (281, 281, 967, 281)
     assert match.merged == (MergedClass("tabby", ("tabby", "n02123045", "Tabby")),)

@@ -84,7 +84,7 @@ def test_metrics_equal_scikit_learns(case: Case) -> None:
 
 
 @given(cases())
-def test_classes_without_images_or_answers_have_no_figures(case: Case) -> None:
+def test_classes_without_images_or_predictions_have_no_metrics(case: Case) -> None:
     logits, labels, failed, names = case
     metrics = compute_metrics(logits, labels, failed, names=names)
     answers = set(logits.argmax(axis=1).tolist())
@@ -95,7 +95,7 @@ def test_classes_without_images_or_answers_have_no_figures(case: Case) -> None:
 
 
 @given(cases())
-def test_no_figure_is_nan_and_shares_are_shares(case: Case) -> None:
+def test_no_metric_is_nan_and_shares_are_from_0_to_1(case: Case) -> None:
     metrics = compute_metrics(*case[:3], names=case[3])
     assert all(math.isfinite(value) for value in numbers(metrics))
     assert all(0 <= value <= 1 for value in numbers(metrics)[1:])
@@ -229,7 +229,7 @@ def test_temperature_is_found_again(temperature: float, seed: int) -> None:
     assert found == pytest.approx(temperature, rel=0.15)
 
 
-def test_few_images_that_are_all_right_make_nobody_certain() -> None:
+def test_few_images_that_are_all_right_do_not_make_it_certain() -> None:
     logits = np.eye(3, dtype=np.float32) * 3
     assert 0.3 < fit_temperature(logits, np.arange(3, dtype=np.int32)) < 1
 

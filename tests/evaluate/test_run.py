@@ -67,7 +67,7 @@ def found(photos: Path) -> Evaluation:
     return evaluate(EvaluateTask(photos))
 
 
-def test_figures_are_those_of_the_answers(photos: Path, found: Evaluation) -> None:
+def test_figures_are_those_of_the_predictions(photos: Path, found: Evaluation) -> None:
     classifier = Classifier("lite0", options=PredictOptions(5))
     pairs = [(path.parent.name, classifier(path)) for path in sorted(photos.glob("*/*.*"))]
     known = [(label, row) for label, row in pairs if label != "gizmo"]
@@ -93,7 +93,7 @@ def test_figures_are_those_of_the_answers(photos: Path, found: Evaluation) -> No
     assert found.label_errors is not None
 
 
-def test_words_say_what_does_not_fit(photos: Path) -> None:
+def test_notes_name_classes_that_do_not_match(photos: Path) -> None:
     heard = RecordingReporter()
     evaluate(EvaluateTask(photos), heard)
     assert "Skipping 'gizmo': not a class of this model" in heard.text
@@ -101,7 +101,7 @@ def test_words_say_what_does_not_fit(photos: Path) -> None:
     assert heard.steps[-1] == ("Evaluation", 5, 5)
 
 
-def test_names_and_ids_can_stand_side_by_side(tmp_path: Path) -> None:
+def test_names_and_wordnet_ids_can_be_mixed(tmp_path: Path) -> None:
     root, heard = tmp_path / "mixed", RecordingReporter()
     for folder, name in (("espresso", "coffee.jpg"), ("n07920052", "coffee.jpg"),
                          ("n04266014", "shuttle.png"), ("missile", "rocket.jpg")):  # fmt: skip
@@ -115,7 +115,7 @@ def test_names_and_ids_can_stand_side_by_side(tmp_path: Path) -> None:
     assert found.merged_classes == (MergedClass("espresso", ("espresso", "n07920052")),)
 
 
-def test_one_is_said_in_the_singular(photos: Path, tmp_path: Path) -> None:
+def test_one_image_is_in_the_singular(photos: Path, tmp_path: Path) -> None:
     for folder, name in (("tabby", "broken.jpg"), ("gizmo", "shuttle.png")):
         (tmp_path / "one" / "test" / folder).mkdir(parents=True)
         shutil.copy(photos / folder / name, tmp_path / "one" / "test" / folder / name)
@@ -182,14 +182,14 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
         (["DATA", "--html", "."], "--html '.' is a folder"),
     ],
 )
-def test_wrong_use_is_said(words: list[str], said: str, photos: Path, effnet: Effnet) -> None:
+def test_wrong_use_is_refused(words: list[str], said: str, photos: Path, effnet: Effnet) -> None:
     done = effnet("evaluate", *(photos if word == "DATA" else word for word in words))
     assert done.status == 2
     assert done.stdout == b""
     assert said in done.stderr
 
 
-def test_limit_on_what_is_not_there_does_not_hold(found: Evaluation) -> None:
+def test_limit_on_an_undefined_figure_fails(found: Evaluation) -> None:
     (words,) = check_limits(found, {"auroc": 0.1})
     assert "needs two classes" in words
 
@@ -197,7 +197,7 @@ def test_limit_on_what_is_not_there_does_not_hold(found: Evaluation) -> None:
 # --- fine-tuned models ----------------------------------------------------------------------------
 
 
-def test_model_is_judged_on_what_it_has_not_seen(
+def test_model_is_evaluated_on_images_it_was_not_trained_on(
     colours: Path, small: ModelOptions, tmp_path: Path
 ) -> None:
     ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
@@ -265,7 +265,7 @@ def test_table_with_splits(small: ModelOptions, tmp_path: Path) -> None:
         load_labelled(table, "test")
 
 
-def test_two_classes_have_an_area_under_the_curve(small: ModelOptions, tmp_path: Path) -> None:
+def test_two_classes_have_an_auroc(small: ModelOptions, tmp_path: Path) -> None:
     make_classes(tmp_path / "data", ["red", "green"], images=6)
     ran = train(task_of(tmp_path / "data", small, tmp_path / "run", HEAD_ONLY))
     other = tmp_path / "other"
@@ -278,7 +278,7 @@ def test_two_classes_have_an_area_under_the_curve(small: ModelOptions, tmp_path:
 # --- unknown --------------------------------------------------------------------------------------
 
 
-def test_unknown_is_an_answer(effnet: Effnet, tmp_path: Path, small: ModelOptions) -> None:
+def test_unknown_is_a_prediction(effnet: Effnet, tmp_path: Path, small: ModelOptions) -> None:
     cat = SAMPLES / "cat.jpg"  # tiger cat 39 %
     done = effnet("predict", cat, "--unknown-below", "0.5", "-f", "json", "-k", "3")
     rows = json.loads(done.stdout)[0]["predictions"]
@@ -299,7 +299,7 @@ def test_unknown_is_an_answer(effnet: Effnet, tmp_path: Path, small: ModelOption
     assert effnet("predict", cat, "--unknown-below", "x").status == 2
 
 
-def test_model_brings_temperature_and_threshold(
+def test_model_has_temperature_and_threshold(
     colours: Path, small: ModelOptions, tmp_path: Path, effnet: Effnet
 ) -> None:
     ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
@@ -319,7 +319,7 @@ def test_model_brings_temperature_and_threshold(
 # --- the page -------------------------------------------------------------------------------------
 
 
-def test_page_hides_nothing_and_runs_nothing(found: Evaluation, photos: Path) -> None:
+def test_page_escapes_names_and_runs_nothing(found: Evaluation, photos: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>\x1b[0m</script>"
     judged = LabelledPrediction(hostile, hostile, hostile, 0.9, 0.1)
     page = evaluation_page(
@@ -345,7 +345,7 @@ def test_page_hides_nothing_and_runs_nothing(found: Evaluation, photos: Path) ->
     assert "not opened" in page
 
 
-def test_page_shows_what_speaks_for_the_answers(
+def test_page_shows_overlays(
     photos: Path, tmp_path: Path, effnet: Effnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explainer = Explainer(ModelOptions())

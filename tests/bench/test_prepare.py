@@ -1,0 +1,45 @@
+"""Models as they are prepared for a benchmark."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from effnet_cli.bench import prepare
+from effnet_cli.engines.registry import EnginePlan
+from effnet_cli.models import build
+from effnet_cli.system.errors import EffnetError
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+def test_torchvision_graph_equals_torch(tmp_path: Path, one_thread: None) -> None:
+    model = prepare.prepare_torchvision("resnet18", tmp_path).model
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted = prepare.build_seeded(model.variant)(pixels).numpy()
+    given = onnxruntime.InferenceSession(str(model.graph)).run(None, {"pixels": pixels.numpy()})
+    np.testing.assert_allclose(given[0], wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_torchvision_model_with_other_operators_runs_on_torch_only(tmp_path: Path) -> None:
+    model = prepare.prepare_torchvision("densenet121", tmp_path).model
+    assert model.graph is None
+    with pytest.raises(EffnetError, match="cannot write as a graph"):
+        model.resolve("onnxruntime")
+    assert isinstance(build.load_module(model.resolve("torch")), torch.nn.Module)
+
+
+def test_product_has_the_same_shape_on_every_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(prepare.PRODUCT_PX, "cpu", 2)
+    model = prepare.prepare_product("cpu", tmp_path).model
+    crops = np.random.default_rng(0).integers(0, 256, (16, *model.shape), dtype=np.uint8)
+    shapes = []
+    for engine in ("onnxruntime", "torch"):
+        loaded = EnginePlan(engine, "cpu", "fp32").load(model.resolve(engine))  # type: ignore[arg-type]
+        shapes.append(loaded(crops).shape)
+    assert shapes == [(16, 12), (16, 12)]

@@ -1,0 +1,59 @@
+"""Worker processes that fail, hang or load in silence."""
+
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from effnet_cli.bench import prepare, worker
+from effnet_cli.bench.worker import Worker, WorkerRequest
+from effnet_cli.engines.registry import EnginePlan
+from effnet_cli.system.errors import EffnetError
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_product() -> Iterator[None]:
+    """A small matrix product, which starts faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(prepare.PRODUCT_PX, "cpu", 13)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "said"),
+    [("dies", EffnetError, "SIGKILL"), ("refuses", EffnetError, "no such thing"),
+     ("fails", RuntimeError, "a bug of ours")],
+)  # fmt: skip
+def test_failed_worker_says_why(
+    function: str, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder=f"failing:{function}")
+    with pytest.raises(error, match=said):
+        Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
+
+
+def test_hanging_worker_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(worker, "SILENCE_SECONDS", 1)
+    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder="failing:hangs")
+    with pytest.raises(EffnetError, match="did not respond for 1 s"):
+        Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.timeout(60)
+def test_engine_that_silences_output_itself_is_measured(tmp_path: Path) -> None:
+    model = prepare.prepare_product("cpu", tmp_path).model
+    request = WorkerRequest(
+        replace(model, builder="failing:silences"),
+        EnginePlan("torch", "cpu", "fp32"),
+        "inference",
+    )
+    silent = Worker(request)
+    try:
+        assert silent.warm_up(1).call_ms > 0
+    finally:
+        silent.close()
