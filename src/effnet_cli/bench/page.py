@@ -12,7 +12,7 @@ def bench_page(result: BenchResult, changes: Sequence[Change] | None) -> str:
     """The recommendation, the chart, all figures, and the changes since an earlier result."""
     return PAGES.get_template("bench.html").render(
         title="Benchmark",
-        answer=list(table.recommendation(result)),
+        summary=list(table.recommendation(result)),
         chart=latency_chart(chart_points(result)),
         figures=table.timings_table(result),
         changes=None if changes is None else table.changes_table(changes),

@@ -75,7 +75,7 @@ def _ms(timing: Timing) -> str:
 
 # --- tables ---------------------------------------------------------------------------------------
 
-COLUMNS: tuple[tuple[str, Callable[[Timing], object]], ...] = (
+TIMING_COLUMNS: tuple[tuple[str, Callable[[Timing], object]], ...] = (
     ("model", lambda t: t.variant),
     ("top-1", lambda t: _number(t.top1, ".1f")),
     ("engine", lambda t: _engine(t.engine, t.precision)),
@@ -105,12 +105,10 @@ CHANGE_COLUMNS = ("model", "engine", "batch", "old ms", "new ms", "ratio", "inte
 
 
 def timings_table(result: BenchResult, names: Container[str] | None = None) -> Table:
-    """All columns that have figures, or those of some `names`; the fastest timing first within
-    each model.
-    """
+    """The columns of some `names`, else all; without those that have no figures."""
     columns = {
         name: [cell(timing) for timing in result.timings]
-        for name, cell in COLUMNS
+        for name, cell in TIMING_COLUMNS
         if names is None or name in names
     }
     known = {name: cells for name, cells in columns.items() if set(cells) != {None}}

@@ -16,7 +16,7 @@ from effnet_cli.system.reporter import SILENT
 
 LEARNING_RATE = 1e-5  # the images are noise
 WEIGHT_DECAY = 0.05
-STEPS = 1_000_000  # of the schedule: more than are taken
+SCHEDULE_STEPS = 1_000_000  # more than are taken
 
 
 class TrainingCaller:
@@ -37,7 +37,7 @@ class TrainingCaller:
         self._stepper = Stepper(
             module,
             group_parameters(module, LEARNING_RATE, WEIGHT_DECAY),
-            Schedule(STEPS),
+            Schedule(SCHEDULE_STEPS),
             class_weights=torch.ones(OUTPUTS),
             processes=ProcessGroup(),
             reporter=SILENT,

@@ -12,7 +12,7 @@ from effnet_cli.options import BenchTask
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import Reporter
 
-MAX_IMAGES = 1_000  # of a folder, in mode end-to-end
+MAX_BENCH_IMAGES = 1_000  # of a folder, in mode end-to-end
 
 
 def check(task: BenchTask) -> None:
@@ -62,7 +62,7 @@ def images(task: BenchTask, reporter: Reporter) -> tuple[str, ...]:
     """
     folder = str(task.image_folder or sample_images_dir())
     found = (f.source for f in Finder([folder]) if isinstance(f.source, str) and f.error is None)
-    paths = list(islice(found, MAX_IMAGES))
+    paths = list(islice(found, MAX_BENCH_IMAGES))
     if not paths:
         raise UsageError(f"No images found in {folder!r}.", "Choose another --images folder.")
     loader, opened = ImageLoader(find_variant(DEFAULT_VARIANT).preprocessing, task.images), []

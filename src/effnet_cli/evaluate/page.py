@@ -57,7 +57,7 @@ def evaluation_page(
     label_note = "Sorted by the model's probability for the label, lowest first."
     return PAGES.get_template("evaluation.html").render(
         title=title,
-        answer=[*table.headline(found), *summary],
+        summary=[*table.headline(found), *summary],
         figures=table.figures_table(found),
         sections=sections,
         classes=sortable(table.classes_table(found)),

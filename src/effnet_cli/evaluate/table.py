@@ -8,7 +8,7 @@ from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.text import pluralize
 
-MAX_CLASSES = 40
+MAX_CLASSES_SHOWN = 40
 MAX_EXAMPLES = 10  # in every other table; JSON and the page have more
 
 
@@ -17,9 +17,9 @@ def blocks(found: Evaluation) -> Iterator[Block]:
     yield from headline(found)
     yield figures_table(found)
     classes = classes_table(found)
-    yield replace(classes, rows=classes.rows[:MAX_CLASSES])
-    if len(classes.rows) > MAX_CLASSES:
-        yield f"... and {len(classes.rows) - MAX_CLASSES:,} classes with a better F1"
+    yield replace(classes, rows=classes.rows[:MAX_CLASSES_SHOWN])
+    if len(classes.rows) > MAX_CLASSES_SHOWN:
+        yield f"... and {len(classes.rows) - MAX_CLASSES_SHOWN:,} classes with a better F1"
     for table in (confused_table(found), *mistake_tables(found), failed_table(found)):
         if table.rows:
             yield replace(table, rows=table.rows[:MAX_EXAMPLES])
