@@ -3,24 +3,11 @@
 The command line is derived from these dataclasses, and Python callers use them as they are.
 """
 
-import dataclasses
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Literal
 
-from effnet_cli.system.errors import UsageError
+from effnet_cli.system.fields import REQUIRED, Only, Options, argument, option
 
 Fit = Literal["crop", "pad", "stretch"]
 EngineName = Literal["torch", "onnxruntime", "openvino", "litert", "executorch"]
@@ -56,140 +43,7 @@ ErrorKind = Literal[
 
 MAX_PIXELS = 89_000_000  # pixels in one image; about 270 MB once decoded
 MAX_VIEWS = 32  # views of one image, as many as `images.views.VIEWS` has
-
-T = TypeVar("T")
-REQUIRED: Any = dataclasses.MISSING
-AUTO: Mapping[str, object] = {"auto": None}
-
-
-class OptionInfo(TypedDict, total=False):
-    """What a field says about its option besides type, default, help and flags.
-
-    `section` replaces the group's. `words` are texts that stand for a value. `shown` is the default
-    in `--help`, where its own text does not do. `min` and `max` are valid values, `above` and
-    `below` are not.
-    """
-
-    metavar: str
-    section: str
-    words: Mapping[str, object]
-    shown: str
-    min: float
-    max: float
-    above: float
-    below: float
-    is_argument: bool
-    is_required: bool
-
-
-def option(default: T, help: str, *flags: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
-    """A dataclass field that is also an option of the command line."""
-    metadata = {"help": help, "flags": flags, **info}
-    field: T = dataclasses.field(default=default, metadata=metadata)
-    return field
-
-
-def argument(default: T, help: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
-    """A dataclass field that is also a positional argument of the command line."""
-    metadata = {"help": help, "is_argument": True, **info}
-    field: T = dataclasses.field(default=default, metadata=metadata)
-    return field
-
-
-class Only:
-    """In `Annotated[Group, Only("a", "b")]`: the fields that a command offers."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-
-class Options:
-    """A group of options under one heading of `--help`."""
-
-    section: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        this: Any = self
-        for field in dataclasses.fields(this):
-            check_value(field, getattr(self, field.name))
-
-
-def check_value(field: "dataclasses.Field[Any]", value: object) -> None:
-    """Check a value against the bounds of its field.
-
-    Raises:
-        UsageError: it is outside.
-    """
-    for number in value if isinstance(value, tuple) else (value,):
-        if not is_valid(field, number):
-            raise invalid_value(field, field.name, number)
-
-
-def is_valid(field: "dataclasses.Field[Any]", value: object) -> bool:
-    """Whether a value is within the bounds of its field, if it has some."""
-    info = field.metadata
-    if value is None or value in words_of(field).values() or not info.keys() & {"min", "above"}:
-        return True
-    return (
-        isinstance(value, int if number_type(field) is int else int | float)
-        and math.isfinite(value)
-        and info.get("min", -math.inf) <= value <= info.get("max", math.inf)
-        and info.get("above", -math.inf) < value < info.get("below", math.inf)
-    )
-
-
-def invalid_value(field: "dataclasses.Field[Any]", name: str, value: object) -> UsageError:
-    """The error that names a value and what is valid."""
-    choices = choices_of(field)
-    if choices:
-        return UsageError(f"Unknown {name.lstrip('-')} {value!r}.", f"Use {', '.join(choices)}.")
-    words = "".join(f"{word} or " for word in words_of(field))
-    return UsageError(f"Invalid {name} {value!r}.", f"Use {words}{_valid_numbers(field)}.")
-
-
-def _valid_numbers(field: "dataclasses.Field[Any]") -> str:
-    info, what = field.metadata, "whole number" if number_type(field) is int else "number"
-    if "max" in info:
-        bounds = f"from {info['min']} to {info['max']}"
-    elif "below" in info:
-        bounds = f"between {info['above']} and {info['below']}"
-    else:
-        bounds = f"above {info['above']}" if "above" in info else f"from {info['min']}"
-    return f"{what}s {bounds}, separated by commas" if is_list(field) else f"a {what} {bounds}"
-
-
-def is_list(field: "dataclasses.Field[Any]") -> bool:
-    """Whether it takes several values."""
-    return get_origin(field.type) is tuple
-
-
-def number_type(field: "dataclasses.Field[Any]") -> type[int] | type[float] | None:
-    """The type of a number, or of the numbers in a tuple or beside `None`."""
-    types = {field.type, *get_args(field.type)}
-    return int if int in types else float if float in types else None
-
-
-def choices_of(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
-    """The valid texts of a list whose items are literals."""
-    if number_type(field) is not None:
-        return ()
-    return tuple(choice for part in get_args(field.type) for choice in get_args(part))
-
-
-def words_of(field: "dataclasses.Field[Any]") -> Mapping[str, object]:
-    """The texts that stand for a value."""
-    words: Mapping[str, object] = field.metadata.get("words", {})
-    return words
-
-
-def long_flag(field: "dataclasses.Field[Any]") -> str:
-    """The long flag, such as `--top-k`."""
-    flags = field.metadata.get("flags", ())
-    long = [flag for flag in flags if flag.startswith("--")]
-    return long[0] if long else f"--{field.name.replace('_', '-')}"
-
-
-# --- groups --------------------------------------------------------------------------------------
+AUTO = {"auto": None}
 
 
 def device_option() -> str:
@@ -197,7 +51,7 @@ def device_option() -> str:
 
 
 def workers_option() -> int | None:
-    return option(None, "Decoding threads", "-j", metavar="auto|N", words=AUTO, min=1)
+    return option(None, "Decoding threads", "-j", words=AUTO, min=1)
 
 
 @dataclass(frozen=True)
@@ -243,22 +97,17 @@ class ImageOptions(Options):
     exact_decode: bool = option(
         False, "Decode large JPEGs in full, not at the smallest sufficient scale"
     )
-    max_pixels: int = option(MAX_PIXELS, "Refuse images with more pixels", metavar="N", min=1)
+    max_pixels: int = option(MAX_PIXELS, "Refuse images with more pixels", min=1)
     views: int = option(
         1,
         f"Test-time augmentation: average over N views of each image (1 to {MAX_VIEWS})",
         "--tta",
-        metavar="N",
         min=1,
         max=MAX_VIEWS,
     )
     isolate: bool = option(False, "Decode in separate processes, so that a crash fails one image")
     timeout_s: float | None = option(
-        None,
-        "Give up on an image after S seconds; implies --isolate",
-        "--timeout",
-        metavar="S",
-        above=0,
+        None, "Give up on an image after X seconds; implies --isolate", "--timeout", above=0
     )
     offline: bool = False  # refuse to fetch addresses
 
@@ -272,17 +121,14 @@ class PredictOptions(Options):
 
     section = "Engine"
 
-    top_k: int = option(
-        5, "Number of classes per image", "-k", metavar="N", min=1, section="Prediction"
-    )
+    top_k: int = option(5, "Number of classes per image", "-k", min=1, section="Prediction")
     batch_size: int | None = option(
-        None, "Images in one call of the model", "-b", metavar="auto|N", words=AUTO, min=1
+        None, "Images in one call of the model", "-b", words=AUTO, min=1
     )
     workers: int | None = workers_option()
     unknown_below: float | Literal["auto"] | None = option(
         None,
-        "Label images as unknown below probability P; auto: the threshold of the model",
-        metavar="auto|P",
+        "Label images as unknown below probability X; auto: the threshold of the model",
         words={"auto": "auto"},
         above=0,
         below=1,
@@ -336,7 +182,6 @@ class DatasetOptions(Options):
     val_fraction: float = option(
         0.2,
         "Fraction of each class to hold out for validation, if there is no such folder",
-        metavar="X",
         above=0,
         below=1,
     )
@@ -353,33 +198,22 @@ class FinetuneOptions(Options):
 
     section = "Training"
 
-    epochs: int = option(5, "Epochs of training the whole model", "-n", metavar="N", min=1)
+    epochs: int = option(5, "Epochs of training the whole model", "-n", min=1)
     head_only: bool = option(False, "Only train the classifier: about a minute on a laptop")
     batch_size: int | None = option(
-        None, "Images per update, over all processes", "-b", metavar="auto|N", words=AUTO, min=1
+        None, "Images per update, over all processes", "-b", words=AUTO, min=1
     )
-    lr: float | None = option(
-        None, "Peak learning rate of the whole model", metavar="auto|X", words=AUTO, above=0
-    )
-    weight_decay: float = option(0.05, "AdamW weight decay", metavar="X", min=0)
-    hidden: int = option(
-        512, "Width of the hidden layer of the classifier; 0 for none", metavar="N", min=0
-    )
-    freeze: int = option(
-        0, "Freeze the first N stages of the backbone (of 9; v2: 8)", metavar="N", min=0
-    )
+    lr: float | None = option(None, "Peak learning rate of the whole model", words=AUTO, above=0)
+    weight_decay: float = option(0.05, "AdamW weight decay", min=0)
+    hidden: int = option(512, "Width of the hidden layer of the classifier; 0 for none", min=0)
+    freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2: 8)", min=0)
     augment: Augment = option("strong", "Strength of augmentation")
     balance: bool = option(False, "Weight classes as if all had the same number of images")
-    patience: int | None = option(
-        None, "Stop after N epochs without improvement", metavar="N", min=1
-    )
+    patience: int | None = option(None, "Stop after N epochs without improvement", min=1)
     minutes: float | None = option(
-        None,
-        "Time budget in minutes; stop before an epoch that would exceed it",
-        metavar="X",
-        above=0,
+        None, "Time budget in minutes; stop before an epoch that would exceed it", above=0
     )
-    seed: int = option(0, "Random seed", metavar="N", min=0)
+    seed: int = option(0, "Random seed", min=0)
     precision: TrainingPrecision = option(
         "auto", "Precision of training; auto: bf16 on CUDA, else fp32", "-p"
     )
@@ -434,11 +268,7 @@ class ExportOptions(Options):
         None, "Quantize to 8-bit integers, a quarter of the size; needs --calibrate"
     )
     batch: int | None = option(
-        None,
-        "Images in one call of the exported model",
-        metavar="dynamic|N",
-        words={"dynamic": None},
-        min=1,
+        None, "Images in one call of the exported model", words={"dynamic": None}, min=1
     )
     include_preprocessing: bool = option(
         False, "Include normalization and softmax: takes pixel values, returns probabilities"
@@ -471,7 +301,7 @@ class ExportTask(Options):
         shown="validation images beside --calibrate, else samples",
     )
     max_drop: float = option(
-        1.0, "Percentage points of top-1 that int8 may lose on labelled images", metavar="X", min=0
+        1.0, "Percentage points of top-1 that int8 may lose on labelled images", min=0
     )
     force: bool = option(False, "Keep a file that fails the check")
     images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()
@@ -563,19 +393,11 @@ class BenchTask(Options):
         "inference", "Measure the model alone, a training step, or image files to predictions"
     )
     image_folder: Path | None = option(
-        None,
-        "Folder of images for --mode end-to-end",
-        "--images",
-        metavar="DIR",
-        shown="samples",
+        None, "Folder of images for --mode end-to-end", "--images", metavar="DIR", shown="samples"
     )
-    seconds: float = option(60.0, "Time to measure, without loading", metavar="S", above=0)
+    seconds: float = option(60.0, "Time to measure, without loading", above=0)
     tolerance: float = option(
-        0.05,
-        "With --compare: ignore slowdowns up to this fraction",
-        metavar="X",
-        above=0,
-        below=1,
+        0.05, "With --compare: ignore slowdowns up to this fraction", above=0, below=1
     )
     images: Annotated[ImageOptions, Only()] = ImageOptions()
 
@@ -649,9 +471,7 @@ class EvaluateOutputs(PageOutputs):
         section="Model",
     )
     fail_under: tuple[str, ...] = option(
-        (),
-        "Exit with status 3 if top1 or another figure is lower; repeatable",
-        metavar="[NAME=]X",
+        (), "Exit with status 3 if top1 or another figure is lower; repeatable", metavar="[NAME=]X"
     )
 
 

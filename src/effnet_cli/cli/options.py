@@ -10,10 +10,10 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from effnet_cli import options
+from effnet_cli.system import fields
 from effnet_cli.system.errors import UsageError
 
-Field = dataclasses.Field[Any]
+Field = fields.Field
 Values = Mapping[str, Any]
 FLAGS_WIDTH = 24  # columns of --help; longer flags have a line of their own
 
@@ -115,9 +115,9 @@ def _build(group: Any, values: Values) -> Any:
     if _is_optional(group) and not given:
         return None
     for field in dataclasses.fields(cls):
-        if field.default is options.REQUIRED and field.name not in given:
-            (flag, *_) = [options.long_flag(f) for f in dataclasses.fields(cls) if f.name in given]
-            needed = f"{options.long_flag(field)} {field.metadata['metavar']}"
+        if field.default is fields.REQUIRED and field.name not in given:
+            (flag, *_) = [fields.long_flag(f) for f in dataclasses.fields(cls) if f.name in given]
+            needed = f"{fields.long_flag(field)} {field.metadata['metavar']}"
             raise UsageError(f"{flag} needs {needed}.", f"Add {needed}.")
     return cls(**given)
 
@@ -133,7 +133,7 @@ def _parameter(field: Field, section: str) -> inspect.Parameter:
     """The parameter of which Typer makes an option or argument; `None` where it is not given."""
     info = field.metadata
     shared = {
-        "metavar": info.get("metavar"),
+        "metavar": info.get("metavar") or _metavar(field),
         "help": info["help"] + _default_text(field),
         "show_default": False,
     }
@@ -141,9 +141,9 @@ def _parameter(field: Field, section: str) -> inspect.Parameter:
         declared = typer.Argument(**shared)
     else:
         short = [flag for flag in info["flags"] if not flag.startswith("--")]
-        long = options.long_flag(field)
+        long = fields.long_flag(field)
         declared = typer.Option(long, *short, rich_help_panel=section, **shared)
-    is_missing = info.get("is_argument") and field.default is options.REQUIRED
+    is_missing = info.get("is_argument") and field.default is fields.REQUIRED
     kind, is_required = _text_type(field), is_missing or info.get("is_required", False)
     return inspect.Parameter(
         field.name,
@@ -155,50 +155,57 @@ def _parameter(field: Field, section: str) -> inspect.Parameter:
 
 def _text_type(field: Field) -> Any:
     """What Typer makes of the text: a path, a choice or a flag; numbers are parsed here."""
-    if options.is_list(field):
+    if fields.is_list(field):
         return list[Path] if Path in get_args(field.type) else list[str]
-    if options.number_type(field) is not None:
+    if fields.number_type(field) is not None:
         return str
     kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
     is_optional = len(kinds) < len(get_args(field.type))
     return kinds[0] if is_optional else field.type
 
 
+def _metavar(field: Field) -> str | None:
+    number = fields.number_type(field)
+    if number is None:
+        return None
+    return "|".join((*fields.words_of(field), "N" if number is int else "X"))
+
+
 def _default_text(field: Field) -> str:
     default, shown = field.default, field.metadata.get("shown")
-    words = [word for word, value in options.words_of(field).items() if value is default]
+    words = [word for word, value in fields.words_of(field).items() if value is default]
     if shown is None and words:
         shown = words[0]
-    elif shown is None and not any(default is empty for empty in (None, False, options.REQUIRED)):
+    elif shown is None and not any(default is empty for empty in (None, False, fields.REQUIRED)):
         shown = f"{default:g}" if isinstance(default, float) else str(default)
     return f" [default: {shown}]" if shown else ""
 
 
 def _convert(field: Field, value: Any) -> object:
-    if not options.is_list(field):
+    if not fields.is_list(field):
         return _convert_text(field, value) if isinstance(value, str) else value
     if field.metadata.get("is_argument") or Path in get_args(field.type):
         return tuple(value)
     texts = [text for part in value for text in part.split(",")]
-    words = options.words_of(field)
+    words = fields.words_of(field)
     if len(texts) == 1 and texts[0] in words:
         return words[texts[0]]
     return tuple(_convert_text(field, text) for text in texts)
 
 
 def _convert_text(field: Field, text: str) -> object:
-    words, number = options.words_of(field), options.number_type(field)
+    words, number = fields.words_of(field), fields.number_type(field)
     if text in words:
         return words[text]
     if number is None:
-        choices = options.choices_of(field)
+        choices = fields.choices_of(field)
         if choices and text not in choices:
-            raise options.invalid_value(field, options.long_flag(field), text)
+            raise fields.invalid_value(field, fields.long_flag(field), text)
         return text
     try:
         value = number(text)
     except ValueError:
         value = math.nan
-    if not options.is_valid(field, value):
-        raise options.invalid_value(field, options.long_flag(field), text)
+    if not fields.is_valid(field, value):
+        raise fields.invalid_value(field, fields.long_flag(field), text)
     return value

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 from effnet_cli.options import (
     ListOutputs,
     ModelOptions,
-    Only,
     Outputs,
     PullOptions,
     ShowOptions,
@@ -16,6 +15,7 @@ from effnet_cli.options import (
 from effnet_cli.output.out import open_output
 from effnet_cli.output.tables import Table
 from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.fields import Only
 
 if TYPE_CHECKING:
     from effnet_cli.models.variants import Variant

@@ -1,0 +1,139 @@
+"""Dataclass fields that are options: with help, flags and valid values beside type and default."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypedDict, TypeVar, Unpack, get_args, get_origin
+
+from effnet_cli.system.errors import UsageError
+
+T = TypeVar("T")
+Field = dataclasses.Field[Any]
+REQUIRED: Any = dataclasses.MISSING
+
+
+class OptionInfo(TypedDict, total=False):
+    """What a field says about its option besides type, default, help and flags.
+
+    `section` replaces the group's. `words` are texts that stand for a value. `shown` is the default
+    in `--help`, where its own text does not do. `min` and `max` are valid values, `above` and
+    `below` are not.
+    """
+
+    metavar: str
+    section: str
+    words: Mapping[str, object]
+    shown: str
+    min: float
+    max: float
+    above: float
+    below: float
+    is_argument: bool
+    is_required: bool
+
+
+def option(default: T, help: str, *flags: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
+    """A dataclass field that is also an option of the command line."""
+    metadata = {"help": help, "flags": flags, **info}
+    field: T = dataclasses.field(default=default, metadata=metadata)
+    return field
+
+
+def argument(default: T, help: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
+    """A dataclass field that is also a positional argument of the command line."""
+    metadata = {"help": help, "is_argument": True, **info}
+    field: T = dataclasses.field(default=default, metadata=metadata)
+    return field
+
+
+class Only:
+    """In `Annotated[Group, Only("a", "b")]`: the fields that a command offers."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+class Options:
+    """A group of options under one heading of `--help`."""
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        this: Any = self
+        for field in dataclasses.fields(this):
+            check_value(field, getattr(self, field.name))
+
+
+def check_value(field: Field, value: object) -> None:
+    """Check a value against the bounds of its field.
+
+    Raises:
+        UsageError: it is outside.
+    """
+    for number in value if isinstance(value, tuple) else (value,):
+        if not is_valid(field, number):
+            raise invalid_value(field, field.name, number)
+
+
+def is_valid(field: Field, value: object) -> bool:
+    """Whether a value is within the bounds of its field, if it has some."""
+    info = field.metadata
+    if value is None or value in words_of(field).values() or not info.keys() & {"min", "above"}:
+        return True
+    return (
+        isinstance(value, int if number_type(field) is int else int | float)
+        and math.isfinite(value)
+        and info.get("min", -math.inf) <= value <= info.get("max", math.inf)
+        and info.get("above", -math.inf) < value < info.get("below", math.inf)
+    )
+
+
+def invalid_value(field: Field, name: str, value: object) -> UsageError:
+    """The error that names a value and what is valid."""
+    choices = choices_of(field)
+    if choices:
+        return UsageError(f"Unknown {name.lstrip('-')} {value!r}.", f"Use {', '.join(choices)}.")
+    words = "".join(f"{word} or " for word in words_of(field))
+    return UsageError(f"Invalid {name} {value!r}.", f"Use {words}{_valid_numbers(field)}.")
+
+
+def _valid_numbers(field: Field) -> str:
+    info, what = field.metadata, "whole number" if number_type(field) is int else "number"
+    if "max" in info:
+        bounds = f"from {info['min']} to {info['max']}"
+    elif "below" in info:
+        bounds = f"between {info['above']} and {info['below']}"
+    else:
+        bounds = f"above {info['above']}" if "above" in info else f"from {info['min']}"
+    return f"{what}s {bounds}, separated by commas" if is_list(field) else f"a {what} {bounds}"
+
+
+def is_list(field: Field) -> bool:
+    """Whether it takes several values."""
+    return get_origin(field.type) is tuple
+
+
+def number_type(field: Field) -> type[int] | type[float] | None:
+    """The type of a number, or of the numbers in a tuple or beside `None`."""
+    types = {field.type, *get_args(field.type)}
+    return int if int in types else float if float in types else None
+
+
+def choices_of(field: Field) -> tuple[str, ...]:
+    """The valid texts of a list whose items are literals."""
+    if number_type(field) is not None:
+        return ()
+    return tuple(choice for part in get_args(field.type) for choice in get_args(part))
+
+
+def words_of(field: Field) -> Mapping[str, object]:
+    """The texts that stand for a value."""
+    words: Mapping[str, object] = field.metadata.get("words", {})
+    return words
+
+
+def long_flag(field: Field) -> str:
+    """The long flag, such as `--top-k`."""
+    flags = field.metadata.get("flags", ())
+    long = [flag for flag in flags if flag.startswith("--")]
+    return long[0] if long else f"--{field.name.replace('_', '-')}"
