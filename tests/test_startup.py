@@ -1,5 +1,7 @@
 """What a start imports, seen from outside: a check in the tests' own process proves nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,21 @@ def test_small_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert "effnet_cli.cli" in modules
 
 
-def test_help_imports_no_arrays_and_no_tables() -> None:
-    assert not imported_by("--help") & {"numpy", "PIL", "rich", "onnxruntime", "pydantic"}
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"]], ids=" ".join)
+def test_help_imports_no_arrays_and_no_tables(arguments: list[str]) -> None:
+    assert not imported_by(*arguments) & {"numpy", "PIL", "rich", "onnxruntime", "pydantic"}
+
+
+def test_package_imports_nothing_until_it_is_used() -> None:
+    code = (
+        "import sys, effnet_cli; few = set(sys.modules); "
+        "from effnet_cli import Classifier, EffnetError; "
+        "print(Classifier.__module__, EffnetError.__module__, sorted(few & {'numpy', 'typer'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "effnet_cli.predict.classifier effnet_cli.system.errors []\n"
+    with pytest.raises(ImportError, match="cannot import name 'Classifer'"):
+        from effnet_cli import Classifer  # noqa: F401
 
 
 def test_predict_needs_torch_once_and_never_again(photo: Path) -> None:

@@ -1,3 +1,22 @@
-"""effnet: EfficientNet image classification in a terminal."""
+"""EfficientNet image classification, from the terminal and from Python."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from effnet_cli.predict.classifier import Classifier
+    from effnet_cli.system.errors import EffnetError
 
 __version__ = "0.1.0"
+__all__ = ["Classifier", "EffnetError", "__version__"]
+_MODULES = {
+    "Classifier": "effnet_cli.predict.classifier",
+    "EffnetError": "effnet_cli.system.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: the command line does not need everything."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

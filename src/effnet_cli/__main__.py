@@ -1,4 +1,4 @@
-"""`effnet` and `python -m effnet_cli` start here, and set what must be set before any import."""
+"""Entry point of `effnet` and `python -m effnet_cli`; sets what must precede all imports."""
 
 import gc
 import os
@@ -6,17 +6,17 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Start the command line; these settings save an eighth of the time to the first answer."""
-    # Imports make a few hundred thousand objects that live on: look for garbage seldom.
+    """Run the command line; these settings save an eighth of the time to the first prediction."""
+    # Imports create a few hundred thousand objects that stay: collect garbage rarely.
     gc.set_threshold(50_000, 20, 20)
-    # NumPy starts threads for linear algebra, of which effnet does none.
+    # NumPy starts threads for linear algebra, which effnet does not use.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # torch's threads wait for each other by spinning, which on a machine that does anything else
-    # makes the small steps of training ten times as slow.
+    # torch's threads busy-wait for each other, which slows the small steps of training down ten
+    # times on a machine that does anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from effnet_cli.cli.main import main as run_command_line
-    except KeyboardInterrupt:  # somebody changed their mind at once
+    except KeyboardInterrupt:  # Ctrl-C during the imports
         os._exit(130)
     run_command_line()
 

@@ -126,7 +126,7 @@ def test_images_are_what_the_network_saw_and_what_speaks_for_the_answer() -> Non
     assert np.allclose(np.asarray(over)[10, 300], [90, 30, 30], atol=12)
     without, with_overlay = figures(page)
     assert "<input" not in without
-    assert 'aria-label="Show what speaks for lynx"' in with_overlay
+    assert 'aria-label="Show the Grad-CAM overlay for lynx"' in with_overlay
     assert 'id="overlays"' in page
     assert 'id="overlays"' not in page_of(plain, plain)
 
@@ -139,7 +139,7 @@ def test_image_is_opened_again_where_its_pixels_are_not_given() -> None:
     (image,) = images(page)
     assert image.format == "JPEG"
     assert max(image.size) == SHARP_PX
-    assert "no image to show" in figures(page)[1]
+    assert "no preview" in figures(page)[1]
 
 
 # --- filters ------------------------------------------------------------------------------------

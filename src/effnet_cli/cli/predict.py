@@ -32,7 +32,8 @@ def predict(task: PredictTask, outputs: PredictOutputs) -> int:
             else:
                 deque(results, maxlen=0)
                 for path in outputs.files:
-                    _write(out, run.journal.rows(), choose_format(outputs.format, path), path)
+                    format_ = choose_format(outputs.format, path)
+                    _write(out, run.journal.rows(), format_, path=path)
             if run.gallery and outputs.html:
                 from effnet_cli.predict.page import gallery_page
 
@@ -46,8 +47,8 @@ def _write(
     out: Output,
     results: "Iterable[ImageResult]",
     format_: Format,
-    path: Path | None = None,
     *,
+    path: Path | None = None,
     has_preview: bool = False,
 ) -> None:
     from effnet_cli.predict import formats, table

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from effnet_cli.options import (
@@ -69,7 +70,9 @@ def list_weights(outputs: Annotated[ListOutputs, Only("format")]) -> int:
         if outputs.format == "json":
             out.json(listing.list_weights())
         else:
-            out.table([Table(*listing.weights_table())])
+            columns, rows = listing.weights_table()
+            cells = [(*row[:-1], row[-1] and Path(str(row[-1]))) for row in rows]
+            out.table([Table(columns, cells)])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Charts as SVG that stands in a page and follows its colours."""
+"""Charts as inline SVG that follows the colours of the page."""
 
 import io
 import re
@@ -10,14 +10,14 @@ from markupsafe import Markup
 
 from effnet_cli.output.text import printable
 
-# Colours of a chart, which the page's style sheet replaces: they follow the reader's scheme.
+# Placeholders for the colours of the page, which follow the reader's light or dark scheme.
 INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
 CHART_INCHES = (9.0, 4.8)
 
 
 def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
-    """Top-1 in percent against milliseconds, on a scale of logarithms."""
+    """Top-1 in percent against milliseconds on a logarithmic scale: name, ms, top-1."""
     if len(points) < 2:
         return None
     figure = _figure(CHART_INCHES)
@@ -40,12 +40,12 @@ def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
     axes.margins(x=0.1, y=0.12)
     axes.set_xlabel("milliseconds for one image", color=SOFT)
     axes.set_ylabel("top-1, %", color=SOFT)
-    _plain(axes)
+    _simplify(axes)
     return _svg(figure, "Accuracy against latency")
 
 
 def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Top-1 on validation, epoch by epoch, the phases in two strokes."""
+    """Validation top-1 by epoch, one line per phase."""
     if len(epochs) < 2:
         return None
     figure = _figure((9.0, 3.4))
@@ -63,11 +63,11 @@ def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 100))
     for line in axes.lines:
-        line.set_clip_on(False)  # a mark on the edge is whole
+        line.set_clip_on(False)  # do not cut marks at the edge
     axes.set_xlabel("epoch", color=SOFT)
     axes.set_ylabel("top-1, %", color=SOFT)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _plain(axes)
+    _simplify(axes)
     return _svg(figure, "Training")
 
 
@@ -103,17 +103,17 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
     axes.set_ylim(0, 105)
     axes.set_xlabel("top probability, %", color=SOFT)
     axes.set_ylabel("accuracy, %", color=SOFT)
-    _plain(axes)
+    _simplify(axes)
     return _svg(figure, "Reliability")
 
 
 def _figure(inches: tuple[float, float]) -> Any:
-    """An empty figure; the library takes half a second, which a page without charts is spared."""
+    """An empty figure; matplotlib is imported on first use, which takes half a second."""
     return import_module("matplotlib.figure").Figure(inches, layout="constrained")
 
 
-def _plain(axes: Any) -> None:
-    """Only what carries a meaning is drawn."""
+def _simplify(axes: Any) -> None:
+    """Remove the frame and the ticks."""
     axes.set_axisbelow(True)
     axes.grid(color=LINE, linewidth=0.8)
     axes.tick_params(which="both", colors=SOFT, length=0)
@@ -122,7 +122,7 @@ def _plain(axes: Any) -> None:
 
 
 def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """Those that no other point beats in both, the fastest first."""
+    """The Pareto front: points that no other beats in both, the fastest first."""
     front: list[tuple[str, float, float]] = []
     for point in sorted(points, key=lambda p: (p[1], -p[2])):
         if not front or point[2] > front[-1][2]:
@@ -131,15 +131,15 @@ def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float,
 
 
 def _svg(figure: Any, title: str) -> Markup:
-    """A chart to stand in a page: text stays text, colours are the page's."""
+    """Inline SVG; text stays text, colours are those of the page."""
     buffer = io.StringIO()
     matplotlib: Any = import_module("matplotlib")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    drawn = buffer.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
     for colour, name in COLOURS.items():
-        drawn = drawn.replace(colour, name)
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
-    return Markup(drawn)  # noqa: S704 (matplotlib escapes what it writes as text)
+        svg = svg.replace(colour, name)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return Markup(svg)  # noqa: S704 (matplotlib escapes text)

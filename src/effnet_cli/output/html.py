@@ -1,4 +1,4 @@
-"""What the pages share: how a template is filled, and tables."""
+"""Templates and tables of the HTML pages."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from markupsafe import Markup
 from effnet_cli.output.tables import Table
 from effnet_cli.output.text import printable
 
-MAX_ROWS = 1_000  # in a table
+MAX_ROWS = 1_000  # of one table
 GOOD, BAD = ("stable", "faster"), ("unstable", "slower")
 
 PAGES = Environment(
@@ -22,7 +22,9 @@ PAGES = Environment(
 
 
 def sortable(table: Table) -> dict[str, Any]:
-    """A table whose rows know their place by each column: a page needs no script to sort it."""
+    """The cells of a table, and the place of each row when sorted by each column, so that the page
+    can sort without a script.
+    """
     columns, rows = table.columns, table.rows[:MAX_ROWS]
     places = []
     for column in range(len(columns)):
@@ -30,14 +32,14 @@ def sortable(table: Table) -> dict[str, Any]:
         order = sorted(range(len(rows)), key=keys.__getitem__)
         places.append({row: place for place, row in enumerate(order)})
     cells = [
-        ([_shown(cell) for cell in row], [place[number] for place in places])
+        ([_format_cell(cell) for cell in row], [place[number] for place in places])
         for number, row in enumerate(rows)
     ]
     return {"columns": columns, "rows": cells}
 
 
 def _sort_key(cell: object) -> tuple[int, float, str]:
-    """What is missing first, then numbers and shares, then text."""
+    """Missing values first, then numbers and percentages, then text."""
     if cell is None:
         return 0, 0.0, ""
     try:
@@ -47,11 +49,14 @@ def _sort_key(cell: object) -> tuple[int, float, str]:
 
 
 def grid(table: Table) -> Markup:
-    """A table; text is aligned to the left, numbers to the right."""
+    """The table as HTML, text aligned to the left and numbers to the right."""
     columns, rows = table.columns, table.rows
     texts = [any(_is_text(row[i]) for row in rows) for i in range(len(columns))]
     cells = [
-        [(_shown(cell), _kind(cell, is_text)) for cell, is_text in zip(row, texts, strict=True)]
+        [
+            (_format_cell(cell), _css_class(cell, is_text))
+            for cell, is_text in zip(row, texts, strict=True)
+        ]
         for row in rows
     ]
     page = PAGES.get_template("grid.html")
@@ -62,15 +67,14 @@ def _is_text(cell: object) -> bool:
     return isinstance(cell, str) and not cell[:1].isdigit()
 
 
-def _shown(cell: object) -> str:
+def _format_cell(cell: object) -> str:
     if cell is None:
         return "–"
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
-def _kind(cell: object, is_text: bool) -> str:
-    words = ["text"] if is_text else []
-    if isinstance(cell, str):
-        words += ["good"] if cell.startswith(GOOD) else []
-        words += ["bad"] if cell.startswith(BAD) else []
-    return " ".join(words)
+def _css_class(cell: object, is_text: bool) -> str:
+    names = ["text"] if is_text else []
+    if isinstance(cell, str) and cell.startswith((*GOOD, *BAD)):
+        names.append("good" if cell.startswith(GOOD) else "bad")
+    return " ".join(names)

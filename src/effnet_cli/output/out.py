@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 from effnet_cli.options import Outputs, PageOutputs
 from effnet_cli.output.progress import PlainReporter, TerminalReporter
 from effnet_cli.output.text import escape_csv, escape_json, json_array, json_lines, json_text
-from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import ProgressUnit
 
 if TYPE_CHECKING:
     from effnet_cli.output.tables import Block
 
 Item = TypeVar("Item")
-STDOUT = Path("-")
 
 
 class Output:
@@ -87,7 +85,7 @@ class Output:
         self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
     ) -> None:
         """Show a progress bar in a terminal."""
-        self._reporter.progress(what, done, total, unit)
+        self._reporter.progress(what, done, total, unit=unit)
 
     def track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
         """`items`, with a progress bar in a terminal; `count` is called in a thread."""
@@ -116,11 +114,7 @@ def open_output(options: Outputs) -> Output:
         UsageError: --html names no file that may be written.
     """
     if isinstance(options, PageOutputs) and options.html is not None:
-        from effnet_cli.output.writers import check_output
+        from effnet_cli.output.writers import check_page  # imports NumPy
 
-        if options.html == STDOUT:
-            raise UsageError(
-                "--html needs a file path; stdout carries the results.", "Use --html FILE.html."
-            )
-        check_output(options.html, "--html")
+        check_page(options.html)
     return Output(options)

@@ -34,11 +34,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under column names; numbers are aligned to the right, `None` is shown as "-" and an
-    empty row separates sections.
+    """Rows under column names.
 
-    `is_wrapped` folds long cells to the width of the terminal; otherwise the table is as wide as
-    its cells, so that paths can be copied. `image`, uint8 [H,W,3], is drawn to the left.
+    Numbers are aligned to the right, `None` is shown as "-", a `Path` is shortened in terminals,
+    and an empty row separates sections. `is_wrapped` folds long cells to the width of the terminal;
+    otherwise the table is as wide as its cells. `image`, uint8 [H,W,3], is drawn to the left.
     """
 
     columns: Sequence[str]

@@ -1,9 +1,11 @@
 """Blocks as text for stdout: coloured and fitted to a terminal, plain and whole in a pipe."""
 
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -23,6 +25,7 @@ BARS_FROM_WIDTH = 72  # columns of the terminal; narrower ones only have room fo
 MIN_COLUMN_WIDTH = 8
 IMAGE_WIDTH = 28  # columns of a drawn image, which has half as many lines
 IMAGE_GAP = 2
+MAX_PATH_WIDTH, PATH_START_WIDTH = 44, 6  # of a shortened path
 WIDE = 10_000  # columns of a "terminal" that never wraps
 
 
@@ -102,9 +105,23 @@ def _text(value: object) -> Text:
         return Text(printable(value.text), style=value.style)
     if isinstance(value, Bar):
         return Text(_bar(value.share), style=value.style)
+    if isinstance(value, Path):
+        return Text(_shorten(value))
     if value is None:
         return Text("-")
     return Text(f"{value:,}" if isinstance(value, int) else printable(str(value)))
+
+
+def _shorten(path: Path) -> str:
+    """A path; in a terminal at most MAX_PATH_WIDTH characters, most of them from its end."""
+    text = printable(str(path))
+    if not _terminal().is_terminal:
+        return text
+    home = f"{Path.home()}{os.sep}"
+    text = f"~{os.sep}{text.removeprefix(home)}" if text.startswith(home) else text
+    if len(text) <= MAX_PATH_WIDTH:
+        return text
+    return f"{text[:PATH_START_WIDTH]}…{text[PATH_START_WIDTH + 1 - MAX_PATH_WIDTH :]}"
 
 
 def _bar(share: float) -> str:

@@ -71,6 +71,19 @@ def check_output(output: Path, option: str) -> None:
         )
 
 
+def check_page(path: Path) -> None:
+    """Check that `--html` names a file that may be written.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if str(path) == STDOUT:
+        raise UsageError(
+            "--html needs a file path; stdout carries the results.", "Use --html FILE.html."
+        )
+    check_output(path, "--html")
+
+
 def check_not_read(output: Path, read: Iterable[Path]) -> None:
     """Check that no input would be overwritten.
 

@@ -42,14 +42,14 @@ def gallery_page(gallery: Gallery) -> str:
     groups = _groups(gallery.images)
     marks = [(_group(one, groups), one.step) for one in gallery.images]
     return PAGES.get_template("gallery.html").render(
-        title="What is on the images?",
-        answer=list(_answer(gallery)),
+        title="Predictions",
+        summary=list(_answer(gallery)),
         shares=list(_shares(gallery)),
         filters=_filters(gallery.images, groups, marks),
         empty=_empty(marks),
         images=list(_shown(gallery.images, marks)),
         has_overlays=any(one.overlay for one in gallery.images),
-        answered=gallery.answered,
+        classified=gallery.answered,
         failed=[_failure(kind, found) for kind, found in _by_number(gallery.failed)],
         choices=[("model", gallery.model), ("engine", gallery.engine), *gallery.choices],
     )
