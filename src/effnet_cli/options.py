@@ -71,6 +71,12 @@ class ModelOptions(Options):
     )
     offline: bool = option(False, "Never access the internet")
 
+    @staticmethod
+    def parse(text: str) -> "ModelOptions":
+        """A file if there is one of this name, else a variant."""
+        path = Path(text)
+        return ModelOptions(model=path) if path.exists() else ModelOptions(variant=text)
+
 
 @dataclass(frozen=True)
 class EngineOptions(Options):
@@ -325,7 +331,13 @@ class EvaluateTask(Options):
     split: str | None = option(
         None, "Split to evaluate", metavar="NAME", shown="test, else validation"
     )
-    compare: Annotated[ModelOptions, Only()] | None = None
+    compare: ModelOptions | None = option(
+        None,
+        "Second model file or variant to evaluate on the same images",
+        metavar="MODEL",
+        parse=ModelOptions.parse,
+        section="Model",
+    )
 
 
 @dataclass(frozen=True)
@@ -464,12 +476,6 @@ class FinetuneOutputs(Outputs):
 class EvaluateOutputs(PageOutputs):
     format: TableFormat = option("table", "Output format", "-f")
     explain: bool = option(False, "With --html: draw Grad-CAM overlays into the images")
-    compare: str | None = option(
-        None,
-        "Second model file or variant to evaluate on the same images",
-        metavar="MODEL",
-        section="Model",
-    )
     fail_under: tuple[str, ...] = option(
         (), "Exit with status 3 if top1 or another figure is lower; repeatable", metavar="[NAME=]X"
     )

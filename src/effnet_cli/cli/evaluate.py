@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from effnet_cli.evaluate.figures import LIMITS
-from effnet_cli.options import EvaluateOutputs, EvaluateTask, ModelOptions
+from effnet_cli.models.variants import find_variant
+from effnet_cli.options import EvaluateOutputs, EvaluateTask
 from effnet_cli.output.out import open_output
 from effnet_cli.system.errors import CHECK_FAILED_STATUS, UsageError
 
@@ -18,8 +18,10 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
     Images that cannot be opened count as wrong.
     """
     limits = _parse_limits(outputs.fail_under)
-    if outputs.compare is not None:
-        task = replace(task, compare=_find_model(outputs.compare, task.model.offline))
+    if task.compare is not None:
+        if task.compare.variant is not None:
+            find_variant(task.compare.variant)  # fail before the first evaluation
+        task = replace(task, compare=replace(task.compare, offline=task.model.offline))
     from effnet_cli.evaluate import figures, formats, run, table
 
     with open_output(outputs) as out:
@@ -65,15 +67,6 @@ def _parse_limits(texts: Sequence[str]) -> dict[str, float]:
             )
         limits[name] = limit
     return limits
-
-
-def _find_model(text: str, offline: bool) -> ModelOptions:
-    """A model file, or the name of a variant."""
-    from effnet_cli.models.variants import find_variant
-
-    if Path(text).exists():
-        return ModelOptions(model=Path(text))
-    return ModelOptions(find_variant(text).name, offline=offline)
 
 
 def _overlay(task: EvaluateTask, outputs: EvaluateOutputs) -> Callable[[str, str], Any] | None:

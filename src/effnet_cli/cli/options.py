@@ -69,8 +69,8 @@ def _split(group: Any) -> tuple[Any, tuple[str, ...] | None]:
     return group, None
 
 
-def _is_group(kind: Any) -> bool:
-    return dataclasses.is_dataclass(_split(kind)[0])
+def _is_group(field: Field) -> bool:
+    return "help" not in field.metadata and dataclasses.is_dataclass(_split(field.type)[0])
 
 
 def _is_optional(kind: Any) -> bool:
@@ -92,7 +92,7 @@ def _offered(group: Any) -> Iterator[tuple[Field, str]]:
         for name in vars(base).get("__annotations__", ())
     }
     for field in sorted(dataclasses.fields(cls), key=lambda field: depths[field.name]):
-        if _is_group(field.type):
+        if _is_group(field):
             yield from _offered(field.type)
         elif _is_offered(field, names):
             yield field, field.metadata.get("section") or cls.section
@@ -108,7 +108,7 @@ def _build(group: Any, values: Values) -> Any:
     cls, names = _split(group)
     given: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if _is_group(field.type):
+        if _is_group(field):
             given[field.name] = _build(field.type, values)
         elif _is_offered(field, names) and _is_given(values[field.name]):
             given[field.name] = _convert(field, values[field.name])
@@ -157,7 +157,7 @@ def _text_type(field: Field) -> Any:
     """What Typer makes of the text: a path, a choice or a flag; numbers are parsed here."""
     if fields.is_list(field):
         return list[Path] if Path in get_args(field.type) else list[str]
-    if fields.number_type(field) is not None:
+    if fields.number_type(field) is not None or "parse" in field.metadata:
         return str
     kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
     is_optional = len(kinds) < len(get_args(field.type))
@@ -197,6 +197,8 @@ def _convert_text(field: Field, text: str) -> object:
     words, number = fields.words_of(field), fields.number_type(field)
     if text in words:
         return words[text]
+    if "parse" in field.metadata:
+        return field.metadata["parse"](text)
     if number is None:
         choices = fields.choices_of(field)
         if choices and text not in choices:

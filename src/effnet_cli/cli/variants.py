@@ -72,7 +72,7 @@ def list_weights(outputs: Annotated[ListOutputs, Only("format")]) -> int:
         else:
             columns, rows = listing.weights_table()
             cells = [(*row[:-1], row[-1] and Path(str(row[-1]))) for row in rows]
-            out.table([Table(columns, cells)])
+            out.table([Table(columns, cells, is_wrapped=True)])
     return 0
 
 

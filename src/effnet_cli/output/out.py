@@ -19,12 +19,11 @@ Item = TypeVar("Item")
 class Output:
     """Writes what a command shows, and is the `Reporter` of its work.
 
-    Tables are coloured and fitted to a terminal, plain and whole in a pipe or file. Progress bars
+    Tables are colored and fitted to a terminal, plain and whole in a pipe or file. Progress bars
     are removed at the end of the `with` block.
     """
 
     def __init__(self, options: Outputs) -> None:
-        self._options = options
         reporter = TerminalReporter if sys.stderr.isatty() else PlainReporter
         self._reporter = reporter(options.quiet)
 
@@ -63,7 +62,7 @@ class Output:
         self._write([html], path)
 
     def can_draw_images(self) -> bool:
-        """Whether stdout is a terminal with enough colours; if not, a note says so."""
+        """Whether stdout is a terminal with enough colors; if not, a note says so."""
         from effnet_cli.output.terminal import can_draw_images
 
         if not can_draw_images():

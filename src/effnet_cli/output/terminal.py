@@ -25,7 +25,7 @@ BARS_FROM_WIDTH = 72  # columns of the terminal; narrower ones only have room fo
 MIN_COLUMN_WIDTH = 8
 IMAGE_WIDTH = 28  # columns of a drawn image, which has half as many lines
 IMAGE_GAP = 2
-MAX_PATH_WIDTH, PATH_START_WIDTH = 44, 6  # of a shortened path
+MAX_PATH_WIDTH, PATH_START_WIDTH = 44, 6  # characters
 WIDE = 10_000  # columns of a "terminal" that never wraps
 
 
@@ -69,7 +69,6 @@ def _render_table(block: Table) -> str:
 def _rich_table(block: Table, width: int) -> RichTable:
     rows = [list(row) for row in block.rows]
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    min_width = min(MIN_COLUMN_WIDTH, width) if block.is_wrapped else None
     shown = []
     for index, name in enumerate(block.columns):
         cells = [row[index] for row in rows if index < len(row)]
@@ -78,12 +77,13 @@ def _rich_table(block: Table, width: int) -> RichTable:
             continue
         shown.append(index)
         is_number = all(map(_is_number, cells))
+        text_width = min(MIN_COLUMN_WIDTH, width) if block.is_wrapped and not is_number else None
         table.add_column(
             Text(printable(name)),
             justify="right" if is_number else "left",
             overflow="fold",
             no_wrap=is_bar or is_number,
-            min_width=BAR_WIDTH if is_bar else min_width,
+            min_width=BAR_WIDTH if is_bar else text_width,
         )
     for row in rows:
         if row:
@@ -113,7 +113,7 @@ def _text(value: object) -> Text:
 
 
 def _shorten(path: Path) -> str:
-    """A path; in a terminal at most MAX_PATH_WIDTH characters, most of them from its end."""
+    """A path; a long one is cut before its name in a terminal."""
     text = printable(str(path))
     if not _terminal().is_terminal:
         return text
@@ -121,7 +121,7 @@ def _shorten(path: Path) -> str:
     text = f"~{os.sep}{text.removeprefix(home)}" if text.startswith(home) else text
     if len(text) <= MAX_PATH_WIDTH:
         return text
-    return f"{text[:PATH_START_WIDTH]}…{text[PATH_START_WIDTH + 1 - MAX_PATH_WIDTH :]}"
+    return f"{text[:PATH_START_WIDTH]}…{os.sep}{printable(path.name)}"
 
 
 def _bar(share: float) -> str:

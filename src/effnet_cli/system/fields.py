@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack, get_args, get_origin
 
 from effnet_cli.system.errors import UsageError
@@ -15,14 +15,15 @@ REQUIRED: Any = dataclasses.MISSING
 class OptionInfo(TypedDict, total=False):
     """What a field says about its option besides type, default, help and flags.
 
-    `section` replaces the group's. `words` are texts that stand for a value. `shown` is the default
-    in `--help`, where its own text does not do. `min` and `max` are valid values, `above` and
-    `below` are not.
+    `section` replaces the group's. `words` are texts that stand for a value, and `parse` converts
+    all others. `shown` is the default in `--help`, where its own text does not do. `min` and `max`
+    are valid values, `above` and `below` are not.
     """
 
     metavar: str
     section: str
     words: Mapping[str, object]
+    parse: Callable[[str], object]
     shown: str
     min: float
     max: float
