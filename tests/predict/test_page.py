@@ -248,7 +248,7 @@ def test_images_are_bounded_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(room, "MAX_IMAGES", 5)
     page = page_of(*(answered(f"{n}.jpg", f"class {n % 2}", 0.9) for n in range(1_200)))
     assert len(figures(page)) == 5
-    assert "The first 5 of 1,200 are shown" in page
+    assert "Only the first 5 of 1,200 images are shown" in page
     assert "1,200 images, none failed." in page
     assert "class 0 (50%)" in page
     assert "above 90%: 1,200" in page
