@@ -265,7 +265,7 @@ class ExportOptions(Options):
     section = "Export"
 
     target: TargetName = option(
-        "onnx", "File format, see below", "--to", "-t", is_required=True, shown=""
+        "onnx", "File format, see below", "--to -t", is_required=True, shown=""
     )
     precision: ExportPrecision = option(
         "fp32", "Precision of the computation or of the stored weights", "-p"
@@ -354,8 +354,7 @@ class BenchTask(Options):
     variants: tuple[str, ...] = option(
         (),
         "Model architectures, separated by commas, see `effnet variants`",
-        "--variant",
-        "-V",
+        "--variant -V",
         metavar="NAMES|all",
         shown="those that fit --seconds",
         section="Model",
@@ -363,8 +362,7 @@ class BenchTask(Options):
     models: tuple[Path, ...] = option(
         (),
         "Model file or exported model; repeatable",
-        "--model",
-        "-m",
+        "--model -m",
         metavar="PATH",
         section="Model",
     )
@@ -378,8 +376,7 @@ class BenchTask(Options):
     engines: tuple[EngineName, ...] = option(
         (),
         "Inference engines, separated by commas",
-        "--engine",
-        "-e",
+        "--engine -e",
         metavar="NAMES|all",
         words={"all": ()},
         shown="all that are installed",
@@ -387,16 +384,14 @@ class BenchTask(Options):
     precisions: tuple[EnginePrecision, ...] = option(
         ("fp32",),
         "Precisions (fp32, bf16, fp16), separated by commas",
-        "--precision",
-        "-p",
+        "--precision -p",
         metavar="NAMES",
         shown="fp32",
     )
     batch_sizes: tuple[int, ...] = option(
         (),
         "Images in one call, separated by commas",
-        "--batch-size",
-        "-b",
+        "--batch-size -b",
         metavar="N,N",
         shown="1 and the fastest",
         min=1,
@@ -442,8 +437,7 @@ class PredictOutputs(PageOutputs):
     outputs: tuple[Path, ...] = option(
         (),
         "Write the predictions to FILE instead of stdout; repeatable",
-        "--output",
-        "-o",
+        "--output -o",
         metavar="FILE",
     )
     resume: bool = option(False, "Continue an interrupted run with the same --output")

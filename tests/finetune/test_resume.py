@@ -86,13 +86,13 @@ FullPhase._update_average = signalled
 # Send a signal to itself while features are computed.
 SIGNAL_IN_FEATURES = """
 import os
-from effnet_cli.output.progress import PlainReporter
-progress = PlainReporter.progress
+from effnet_cli.output.progress import StderrReporter
+progress = StderrReporter.progress
 def signalled(self, what, *rest):
     if what == "{what}":
         os.kill(os.getpid(), {number})
     progress(self, what, *rest)
-PlainReporter.progress = signalled
+StderrReporter.progress = signalled
 """
 
 

@@ -3,37 +3,28 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from effnet_cli.options import Outputs, PageOutputs
-from effnet_cli.output.progress import PlainReporter, TerminalReporter
+from effnet_cli.output.progress import StderrReporter
 from effnet_cli.output.text import escape_csv, escape_json, json_array, json_lines, json_text
-from effnet_cli.system.reporter import ProgressUnit
 
 if TYPE_CHECKING:
     from effnet_cli.output.tables import Block
 
-Item = TypeVar("Item")
 
-
-class Output:
+class Output(StderrReporter):
     """Writes what a command shows, and is the `Reporter` of its work.
 
     Tables are colored and fitted to a terminal, plain and whole in a pipe or file. Progress bars
     are removed at the end of the `with` block.
     """
 
-    def __init__(self, options: Outputs) -> None:
-        reporter = TerminalReporter if sys.stderr.isatty() else PlainReporter
-        self._reporter = reporter(options.quiet)
-
     def __enter__(self) -> "Output":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reporter.close()
-
-    # --- stdout and files
+        self.close()
 
     def table(self, blocks: "Iterable[Block]", path: Path | None = None) -> None:
         """Write text and tables, each block as soon as it is known."""
@@ -70,26 +61,6 @@ class Output:
             return False
         return True
 
-    # --- stderr
-
-    def note(self, text: str) -> None:
-        """Show one line, unless quiet."""
-        self._reporter.note(text)
-
-    def warn(self, text: str) -> None:
-        """Show one line, quiet or not."""
-        self._reporter.warn(text)
-
-    def progress(
-        self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
-    ) -> None:
-        """Show a progress bar in a terminal."""
-        self._reporter.progress(what, done, total, unit=unit)
-
-    def track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
-        """`items`, with a progress bar in a terminal; `count` is called in a thread."""
-        return self._reporter.track(items, count)
-
     def _write_data(
         self,
         pieces: Iterable[str],
@@ -102,7 +73,7 @@ class Output:
     def _write(self, pieces: Iterable[str], path: Path | None) -> None:
         from effnet_cli.output.writers import write
 
-        self._reporter.close()
+        self.close()
         write(pieces, path)
 
 
@@ -116,4 +87,4 @@ def open_output(options: Outputs) -> Output:
         from effnet_cli.output.writers import check_page  # imports NumPy
 
         check_page(options.html)
-    return Output(options)
+    return Output(options.quiet)

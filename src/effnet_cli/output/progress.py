@@ -1,4 +1,4 @@
-"""Reporters: notes and progress on stderr."""
+"""Notes and progress on stderr."""
 
 import sys
 import threading
@@ -11,7 +11,6 @@ from effnet_cli.output.text import printable
 from effnet_cli.system.reporter import ProgressUnit
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 Item = TypeVar("Item")
@@ -19,62 +18,39 @@ REDRAW_SECONDS = 0.2
 WIPE_LINE = "\r\x1b[2K"
 
 
-class PlainReporter:
-    """Writes plain lines to stderr, and shows no progress; `is_quiet` drops notes."""
+class StderrReporter:
+    """Writes notes to stderr and, if it is a terminal, draws bars that vanish at the end.
+
+    `is_quiet` hides both; warnings are always shown.
+    """
 
     def __init__(self, is_quiet: bool) -> None:
         self._is_quiet = is_quiet
+        self._can_draw = sys.stderr.isatty() and not is_quiet
+        self._bar: tuple[Progress, TaskID] | None = None
 
     def note(self, text: str) -> None:
-        """Write one line."""
-        if not self._is_quiet:
+        """Write one line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar[0].console.print(printable(text), markup=False, highlight=False, emoji=False)
+        elif not self._is_quiet:
+            if self._can_draw:
+                self._wipe()
             self.warn(text)
 
     def warn(self, text: str) -> None:
-        """Write one line about a failure, quiet or not."""
+        """Write one line, quiet or not."""
         with suppress(OSError):  # a closed stderr must not stop the work
             print(printable(text), file=sys.stderr)  # noqa: T201
 
     def progress(
         self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
     ) -> None:
-        """Discard."""
-
-    def close(self) -> None:
-        """Remove what is drawn: nothing."""
-
-    def track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
-        """`items` as they are; `count` would be called in a thread to find their number."""
-        return items
-
-
-class TerminalReporter(PlainReporter):
-    """Adds progress bars with rate and time left, which vanish at the end."""
-
-    def __init__(self, is_quiet: bool) -> None:
-        from rich.console import Console
-
-        super().__init__(is_quiet)
-        self._stderr = Console(stderr=True)
-        self._bar: tuple[Progress, TaskID] | None = None
-
-    def note(self, text: str) -> None:
-        """Write one line above the bar, if there is one."""
-        if self._bar is not None:
-            self._bar[0].console.print(printable(text), markup=False, highlight=False, emoji=False)
-            return
-        if not self._is_quiet:
-            sys.stderr.write(WIPE_LINE)
-        super().note(text)
-
-    def progress(
-        self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
-    ) -> None:
-        """Draw one bar on the last line."""
-        if self._is_quiet:
+        """Draw one bar on the last line, with rate and time left."""
+        if not self._can_draw:
             return
         if self._bar is None:
-            bar = _new_bar(self._stderr, unit)
+            bar = _new_bar(unit)
             bar.start()
             self._bar = bar, bar.add_task("", total=total)
         bar, task = self._bar
@@ -89,14 +65,14 @@ class TerminalReporter(PlainReporter):
             self._bar = None
 
     def track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
-        """`items`, with a bar on stderr; `count` is called in a thread to find their number."""
-        return items if self._is_quiet else self._track(items, count)
+        """`items`, with a bar; `count` is called in a thread to find their number."""
+        return self._track(items, count) if self._can_draw else items
 
     def _track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
         # Not rich's live display: rows go to stdout, often the same terminal, while the bar is up.
         # So the bar is one line, drawn while the next row is awaited and wiped before that row is
         # written.
-        bar = _new_bar(self._stderr, "images", auto_refresh=False)
+        bar = _new_bar("images", auto_refresh=False)
         task = bar.add_task("", total=None)
         threading.Thread(target=lambda: bar.update(task, total=count()), daemon=True).start()
         drawn_at = time.monotonic()  # work that is over at once shows no bar
@@ -117,8 +93,8 @@ class TerminalReporter(PlainReporter):
             yield item  # type: ignore[misc]  # not `end`
 
     def _draw(self, bar: "Progress") -> None:
-        with self._stderr.capture() as capture:
-            self._stderr.print(bar.get_renderable(), end="")
+        with bar.console.capture() as capture:
+            bar.console.print(bar.get_renderable(), end="")
         sys.stderr.write(capture.get().rstrip("\n"))
         sys.stderr.flush()
 
@@ -127,8 +103,9 @@ class TerminalReporter(PlainReporter):
         sys.stderr.flush()
 
 
-def _new_bar(stderr: "Console", unit: ProgressUnit, auto_refresh: bool = True) -> "Progress":
+def _new_bar(unit: ProgressUnit, *, auto_refresh: bool = True) -> "Progress":
     from rich import progress
+    from rich.console import Console
     from rich.text import Text
 
     class RateColumn(progress.ProgressColumn):
@@ -145,7 +122,7 @@ def _new_bar(stderr: "Console", unit: ProgressUnit, auto_refresh: bool = True) -
         progress.BarColumn(),
         *columns[unit],
         progress.TimeRemainingColumn(),
-        console=stderr,
+        console=Console(stderr=True),
         transient=True,
         auto_refresh=auto_refresh,
     )

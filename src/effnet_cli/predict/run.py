@@ -77,7 +77,7 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
     """
     options = replace(task.options, keep_crops=outputs.needs_crops)
     images = replace(task.images, offline=task.model.offline)
-    classifier = Classifier(task.model, task.engine, images, options, out)
+    classifier = Classifier(task.model, task.engine, images=images, options=options, reporter=out)
     settings = _settings(task, classifier)
     organizer = _organizer(task.organize, task.inputs, out)
     explainer = _explainer(task) if outputs.explain else None
@@ -149,4 +149,4 @@ def _journal(
         return nullcontext()
     from effnet_cli.predict.resume import journal
 
-    return journal(outputs.files[0], settings, outputs.resume, out)
+    return journal(outputs.files[0], settings, is_resumed=outputs.resume, reporter=out)

@@ -33,9 +33,9 @@ class OptionInfo(TypedDict, total=False):
     is_required: bool
 
 
-def option(default: T, help: str, *flags: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
-    """A dataclass field that is also an option of the command line."""
-    metadata = {"help": help, "flags": flags, **info}
+def option(default: T, help: str, flags: str = "", **info: Unpack[OptionInfo]) -> T:  # noqa: A002
+    """A dataclass field that is also an option of the command line, such as `--output -o`."""
+    metadata = {"help": help, "flags": flags.split(), **info}
     field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 
