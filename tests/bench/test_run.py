@@ -240,9 +240,11 @@ def test_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_is_installed", lambda name: name == "torch")
     task = BenchTask(device="cpu")
     assert list(start.engine_precisions(task, "tensors")) == [("torch", "fp32")]
-    with pytest.raises(EffnetError, match="The engine litert, which runs .tflite files, is not"):
+    with pytest.raises(EffnetError, match=".tflite files in fp32 on cpu needs the engine litert"):
         list(start.engine_precisions(task, "litert"))
-    with pytest.raises(EffnetError, match="The engine openvino, which runs .*, is not installed"):
+    with pytest.raises(
+        EffnetError, match="fp16 on cpu needs the engine openvino, which is not installed"
+    ):
         bench(BenchTask(precisions=("fp16",)))
 
 

@@ -1,4 +1,4 @@
-"""The compiled network: answers as torch does, is made once, and never outlives its weights."""
+"""The compiled graph matches torch, is made once, and is never used with other weights."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lively_variant(name: str, seed: int = 0) -> nn.Module:
-    """A network with 7 classes whose logits differ by several."""
+    """A module with 7 classes whose logits differ by several units."""
     return lively(build.build(find_variant(name), len(CLASSES)), seed, SIZE)
 
 
@@ -57,9 +57,9 @@ def seeded_crops(number: int) -> Crops:
     return chance.integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def probabilities_in_torch(network: nn.Module, pixels: Pixels) -> np.ndarray:
+def probabilities_in_torch(module: nn.Module, pixels: Pixels) -> np.ndarray:
     with torch.inference_mode():
-        return network(torch.from_numpy(pixels)).softmax(-1).numpy()
+        return module(torch.from_numpy(pixels)).softmax(-1).numpy()
 
 
 def probabilities_in_onnx(content: Path | bytes, pixels: Pixels) -> np.ndarray:
@@ -84,48 +84,48 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     ("name", "size"),
     [("b0", 65), ("v2_s", 96), ("lite0", 64), ("lite0", 224), ("lite1", 65), ("lite1", 240)],
 )
-def test_graph_answers_as_torch(name: str, size: int) -> None:
-    network = lively_variant(name)
-    content = onnx_writer.build_graph(network, size, {})
+def test_graph_matches_torch(name: str, size: int) -> None:
+    module = lively_variant(name)
+    content = onnx_writer.build_graph(module, size, {})
     for batch in (1, 3):
         pixels = seeded_pixels(batch, size)
-        wanted = probabilities_in_torch(network, pixels)
-        given = probabilities_in_onnx(content, pixels)
-        assert given.shape == (batch, len(CLASSES))
-        assert wanted.max() > 0.3  # else any network would do
-        assert np.abs(given - wanted).max() < MAX_DIFFERENCE
+        expected = probabilities_in_torch(module, pixels)
+        actual = probabilities_in_onnx(content, pixels)
+        assert actual.shape == (batch, len(CLASSES))
+        assert expected.max() > 0.3  # else any module would do
+        assert np.abs(actual - expected).max() < MAX_DIFFERENCE
 
 
 def test_graph_is_valid_and_describes_itself() -> None:
-    network = lively_variant("lite0")
+    module = lively_variant("lite0")
     metadata = {"effnet": '{"classes": ["caf\\u00e9"]}', "other": "x"}
-    graph = onnx.load_from_string(onnx_writer.build_graph(network, SIZE, metadata))
+    graph = onnx.load_from_string(onnx_writer.build_graph(module, SIZE, metadata))
     onnx.checker.check_model(graph, full_check=True)
     assert {entry.key: entry.value for entry in graph.metadata_props} == metadata
-    (given,), (made,) = graph.graph.input, graph.graph.output
-    assert sizes(given) == ["batch", 3, SIZE, SIZE]
+    (actual,), (made,) = graph.graph.input, graph.graph.output
+    assert sizes(actual) == ["batch", 3, SIZE, SIZE]
     assert sizes(made) == ["batch", len(CLASSES)]
-    assert (given.name, made.name) == (onnx_writer.INPUT, onnx_writer.OUTPUT)
+    assert (actual.name, made.name) == (onnx_writer.INPUT, onnx_writer.OUTPUT)
 
 
 def sizes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
 
 
-def test_same_network_gives_the_same_bytes() -> None:
+def test_same_module_gives_the_same_bytes() -> None:
     one, two = (onnx_writer.build_graph(lively_variant("lite0"), SIZE, {}) for _ in range(2))
     assert one == two
 
 
 def test_difference_is_that_of_the_probabilities() -> None:
-    network = lively_variant("lite0")
-    content = onnx_writer.build_graph(network, SIZE, {})
-    assert onnx_writer.max_difference(content, network, SIZE) < MAX_DIFFERENCE
-    head = network.get_submodule("classifier.1")
+    module = lively_variant("lite0")
+    content = onnx_writer.build_graph(module, SIZE, {})
+    assert onnx_writer.max_difference(content, module, SIZE) < MAX_DIFFERENCE
+    head = module.get_submodule("classifier.1")
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
         head.weight.neg_()
-    assert onnx_writer.max_difference(content, network, SIZE) > MAX_PROBABILITY_DIFFERENCE
+    assert onnx_writer.max_difference(content, module, SIZE) > MAX_PROBABILITY_DIFFERENCE
 
 
 @pytest.mark.parametrize(
@@ -139,12 +139,12 @@ def test_difference_is_that_of_the_probabilities() -> None:
     ],
     ids=["GELU", "norm first", "norm after ReLU", "average to 2", "norm without statistics"],
 )
-def test_operator_that_is_not_known_is_refused(layers: list[nn.Module]) -> None:
+def test_unknown_operator_is_refused(layers: list[nn.Module]) -> None:
     with pytest.raises(NotImplementedError):
         onnx_writer.build_graph(nn.Sequential(*layers).eval(), 8, {})
 
 
-# --- making and keeping it --------------------------------------------------------------------
+# --- compiling and caching --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -160,14 +160,14 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def network_in(path: Path) -> Model:
+def model_in(path: Path) -> Model:
     card = checkpoint.read_card(path)
     return Model(find_variant(card.variant), card, path, sha256=cached_sha256(path))
 
 
 @pytest.fixture
-def network(model_files: list[Path]) -> Model:
-    return network_in(model_files[0])
+def model(model_files: list[Path]) -> Model:
+    return model_in(model_files[0])
 
 
 @pytest.fixture
@@ -185,48 +185,48 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def kept() -> list[Path]:
+def cached_graphs() -> list[Path]:
     return sorted(compiled_dir().glob("*.onnx")) if compiled_dir().exists() else []
 
 
-def assert_answers(made: Path | bytes, network: Model) -> None:
-    """What was made answers as torch does with the same file."""
+def assert_matches_torch(made: Path | bytes, model: Model) -> None:
+    """The graph predicts as torch does with the same file."""
     pixels = seeded_pixels(2)
-    module = build.load(network.variant, len(network.card.classes), network.path)
-    wanted = probabilities_in_torch(module, pixels)
-    assert np.abs(probabilities_in_onnx(made, pixels) - wanted).max() < MAX_DIFFERENCE
+    module = build.load(model.variant, len(model.card.classes), model.path)
+    expected = probabilities_in_torch(module, pixels)
+    assert np.abs(probabilities_in_onnx(made, pixels) - expected).max() < MAX_DIFFERENCE
 
 
-def test_artefact_is_made_once(network: Model, built: list[int]) -> None:
-    heard = RecordingReporter()
-    first = compiled.get_compiled(network, heard)
+def test_graph_is_compiled_once(model: Model, built: list[int]) -> None:
+    reporter = RecordingReporter()
+    first = compiled.get_compiled(model, reporter)
     assert isinstance(first, Path)
-    assert compiled.get_compiled(network, heard) == first
+    assert compiled.get_compiled(model, reporter) == first
     assert len(built) == 1
-    assert len(heard.notes) == 1
-    assert "lite0" in heard.notes[0]
-    assert kept() == [first]
-    assert_answers(first, network)
+    assert len(reporter.notes) == 1
+    assert "lite0" in reporter.notes[0]
+    assert cached_graphs() == [first]
+    assert_matches_torch(first, model)
 
 
-def test_artefact_names_its_weights_and_itself(network: Model) -> None:
-    path = compiled.get_compiled(network, SILENT)
+def test_file_name_has_the_digests_of_weights_and_graph(model: Model) -> None:
+    path = compiled.get_compiled(model, SILENT)
     assert isinstance(path, Path)
     variant, weights, version, own = path.stem.split("-")
     assert (variant, version) == ("lite0", compiled.GRAPH_VERSION)
-    assert network.sha256.startswith(weights)
+    assert model.sha256.startswith(weights)
     assert sha256(path).startswith(own)
     assert len(weights) == len(own) == cache.DIGEST_CHARS
 
 
-def test_artefact_carries_the_card(network: Model) -> None:
-    path = compiled.get_compiled(network, SILENT)
+def test_graph_carries_the_card(model: Model) -> None:
+    path = compiled.get_compiled(model, SILENT)
     properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert ModelCard.from_json(properties["effnet"]) == network.card
+    assert ModelCard.from_json(properties["effnet"]) == model.card
 
 
-def test_start_from_an_artefact_imports_no_torch(network: Model) -> None:
-    compiled.get_compiled(network, SILENT)
+def test_start_with_a_cached_graph_imports_no_torch(model: Model) -> None:
+    compiled.get_compiled(model, SILENT)
     code = f"""
 import sys
 from pathlib import Path
@@ -234,7 +234,7 @@ from effnet_cli.models import weights
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.reporter import SILENT
-path = get_compiled(weights.resolve_model(ModelOptions(model=Path({str(network.path)!r}))), SILENT)
+path = get_compiled(weights.resolve_model(ModelOptions(model=Path({str(model.path)!r}))), SILENT)
 assert isinstance(path, Path), path
 print(sorted({{"torch", "torchvision", "onnx"}} & set(sys.modules)))
 """
@@ -242,7 +242,7 @@ print(sorted({{"torch", "torchvision", "onnx"}} & set(sys.modules)))
     assert end.stdout == "[]\n"
 
 
-# Makes an artefact with a builder that takes half a second and writes down that it ran.
+# Compiles with a builder that takes half a second and records that it ran.
 MAKE = """
 import os, sys, time, types
 from pathlib import Path
@@ -268,16 +268,16 @@ print(get_compiled(weights.resolve_model(ModelOptions(model=Path({model!r}))), S
 """
 
 
-def test_several_processes_make_one_artefact(network: Model, tmp_path: Path) -> None:
+def test_concurrent_processes_compile_once(model: Model, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    code = MAKE.format(runs=str(runs), model=str(network.path))
+    code = MAKE.format(runs=str(runs), model=str(model.path))
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(6)
     ]
-    said = {process.communicate(timeout=60)[0].strip() for process in processes}
-    assert said == {str(path) for path in kept()}
-    assert len(said) == 1
+    printed = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert printed == {str(path) for path in cached_graphs()}
+    assert len(printed) == 1
     assert runs.read_text() == "x"
 
 
@@ -293,40 +293,40 @@ def flip_a_byte(path: Path) -> None:
      Path.unlink],
     ids=["flipped byte", "truncated", "empty", "gone"],
 )  # fmt: skip
-def test_damaged_artefact_is_made_again(
-    damage: Callable[[Path], None], network: Model, built: list[int]
+def test_damaged_graph_is_recompiled(
+    damage: Callable[[Path], None], model: Model, built: list[int]
 ) -> None:
-    path = compiled.get_compiled(network, SILENT)
+    path = compiled.get_compiled(model, SILENT)
     assert isinstance(path, Path)
     damage(path)
-    again = compiled.get_compiled(network, SILENT)
+    again = compiled.get_compiled(model, SILENT)
     assert len(built) == 2
     assert again == path
-    assert_answers(again, network)
+    assert_matches_torch(again, model)
 
 
-def test_artefact_that_vanishes_meanwhile_is_made_again(network: Model, built: list[int]) -> None:
-    path = compiled.get_compiled(network, SILENT)
+def test_graph_that_vanishes_meanwhile_is_recompiled(model: Model, built: list[int]) -> None:
+    path = compiled.get_compiled(model, SILENT)
     assert isinstance(path, Path)
-    # as another process leaves it that drops the file between the look and the digest
+    # as if another process removed the file between listing and hashing
     path.unlink()
     path.symlink_to("nowhere")
-    again = compiled.get_compiled(network, SILENT)
+    again = compiled.get_compiled(model, SILENT)
     assert len(built) == 2
-    assert_answers(again, network)
+    assert_matches_torch(again, model)
 
 
-def test_other_weights_get_another_artefact(model_files: list[Path], built: list[int]) -> None:
-    networks = [network_in(path) for path in model_files]
-    paths = [compiled.get_compiled(network, SILENT) for network in networks]
+def test_other_weights_get_another_graph(model_files: list[Path], built: list[int]) -> None:
+    models = [model_in(path) for path in model_files]
+    paths = [compiled.get_compiled(model, SILENT) for model in models]
     assert len(set(paths)) == len(built) == 2
-    assert [compiled.get_compiled(network, SILENT) for network in networks] == paths
+    assert [compiled.get_compiled(model, SILENT) for model in models] == paths
     assert len(built) == 2
-    for path, network in zip(paths, networks, strict=True):
-        assert_answers(path, network)
+    for path, model in zip(paths, models, strict=True):
+        assert_matches_torch(path, model)
 
 
-def test_weights_that_change_in_place_get_another_artefact(
+def test_weights_that_change_in_place_get_another_graph(
     model_files: list[Path], tmp_path: Path, built: list[int]
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -334,131 +334,131 @@ def test_weights_that_change_in_place_get_another_artefact(
     for number, source in enumerate(model_files):
         path.write_bytes(source.read_bytes())
         os.utime(path, (number, number))
-        made = compiled.get_compiled(network_in(path), SILENT)
-        assert_answers(made, network_in(path))
+        made = compiled.get_compiled(model_in(path), SILENT)
+        assert_matches_torch(made, model_in(path))
         answers.append(probabilities_in_onnx(made, seeded_pixels(1)))
     assert len(built) == 2
     assert np.abs(answers[0] - answers[1]).max() > MAX_PROBABILITY_DIFFERENCE
-    assert len(kept()) == 1  # the old one is dropped
+    assert len(cached_graphs()) == 1  # the old one is dropped
 
 
-def test_artefact_of_another_graph_version_is_not_used(
-    network: Model, built: list[int], monkeypatch: pytest.MonkeyPatch
+def test_graph_of_another_version_is_not_used(
+    model: Model, built: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = compiled.get_compiled(network, SILENT)
+    first = compiled.get_compiled(model, SILENT)
     monkeypatch.setattr(compiled, "GRAPH_VERSION", "g0")
-    assert compiled.get_compiled(network, SILENT) != first
+    assert compiled.get_compiled(model, SILENT) != first
     assert len(built) == 2
 
 
-# --- when it cannot be kept, or is wrong ------------------------------------------------------
+# --- no cache, or a wrong graph ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("folder", ["{tmp}/a file/cache", "/proc/no-such-folder/cache"])
-def test_where_nothing_can_be_kept_it_answers_and_says_so(
-    folder: str, network: Model, built: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_unwritable_cache_is_reported_and_the_graph_used(
+    folder: str, model: Model, built: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", folder.format(tmp=tmp_path))
-    heard = RecordingReporter()
-    made = compiled.get_compiled(network, heard)
+    reporter = RecordingReporter()
+    made = compiled.get_compiled(model, reporter)
     assert isinstance(made, bytes)
     assert len(built) == 1
-    assert any("recompiled on every run" in note for note in heard.notes)
-    assert any(folder.format(tmp=tmp_path) in note for note in heard.notes)
-    assert_answers(made, network)
+    assert any("recompiled on every run" in note for note in reporter.notes)
+    assert any(folder.format(tmp=tmp_path) in note for note in reporter.notes)
+    assert_matches_torch(made, model)
 
 
-def test_full_disk_keeps_nothing_and_answers(
-    network: Model, built: list[int], monkeypatch: pytest.MonkeyPatch
+def test_full_disk_leaves_no_files_and_the_graph_is_used(
+    model: Model, built: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_room(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_room)
-    heard = RecordingReporter()
-    made = compiled.get_compiled(network, heard)
+    reporter = RecordingReporter()
+    made = compiled.get_compiled(model, reporter)
     assert isinstance(made, bytes)
     assert len(built) == 1  # not made twice
-    assert any("No space left on device" in note for note in heard.notes)
+    assert any("No space left on device" in note for note in reporter.notes)
     assert not list(compiled_dir().glob("*.onnx*"))
     assert not list(compiled_dir().glob("*.part"))
-    assert_answers(made, network)
+    assert_matches_torch(made, model)
 
 
 @pytest.mark.parametrize("difference", [2 * MAX_PROBABILITY_DIFFERENCE, 1.0, float("nan")], ids=str)
-def test_artefact_that_answers_differently_is_refused(
-    difference: float, network: Model, monkeypatch: pytest.MonkeyPatch
+def test_graph_that_differs_from_torch_is_refused(
+    difference: float, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_writer, "max_difference", lambda *_: difference)
     with pytest.raises(EffnetError, match="differs from torch") as caught:
-        compiled.get_compiled(network, SILENT)
+        compiled.get_compiled(model, SILENT)
     assert "--engine torch" in caught.value.hint
-    assert kept() == []
+    assert cached_graphs() == []
 
 
-def test_artefact_that_differs_by_rounding_is_kept(
-    network: Model, monkeypatch: pytest.MonkeyPatch
+def test_graph_that_differs_by_rounding_is_cached(
+    model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_writer, "max_difference", lambda *_: MAX_PROBABILITY_DIFFERENCE / 2)
-    path = compiled.get_compiled(network, SILENT)
-    assert kept() == [path]
+    path = compiled.get_compiled(model, SILENT)
+    assert cached_graphs() == [path]
 
 
-def test_weights_that_are_damaged_are_refused(network: Model, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(network.path.read_bytes())
+    path.write_bytes(model.path.read_bytes())
     flip_a_byte(path)
-    heard = RecordingReporter()
+    reporter = RecordingReporter()
     with pytest.raises(UsageError, match="damaged"):
-        compiled.get_compiled(network_in(path), heard)
-    assert not any("slow" in note for note in heard.notes)
-    assert kept() == []
+        compiled.get_compiled(model_in(path), reporter)
+    assert not any("slow" in note for note in reporter.notes)
+    assert cached_graphs() == []
 
 
-def test_weights_that_cannot_be_read_are_not_taken_for_a_cache_that_cannot(
-    network: Model, tmp_path: Path
+def test_unreadable_weights_are_not_reported_as_an_unwritable_cache(
+    model: Model, tmp_path: Path
 ) -> None:
-    heard = RecordingReporter()
-    gone = replace(network, path=tmp_path / "gone.safetensors")
+    reporter = RecordingReporter()
+    gone = replace(model, path=tmp_path / "gone.safetensors")
     with pytest.raises((UsageError, OSError)):
-        compiled.get_compiled(gone, heard)
-    assert not any("slow" in note for note in heard.notes)
+        compiled.get_compiled(gone, reporter)
+    assert not any("slow" in note for note in reporter.notes)
 
 
 # --- the engines ------------------------------------------------------------------------------
 
 
-def test_engines_answer_alike(network: Model) -> None:
+def test_engines_agree(model: Model) -> None:
     callers = usable_cores()  # so that each has one thread
-    given = OnnxRuntimeEngine(LoadRequest(network, callers=callers))
-    wanted = TorchEngine(LoadRequest(network, callers=callers))
+    actual = OnnxRuntimeEngine(LoadRequest(model, callers=callers))
+    expected = TorchEngine(LoadRequest(model, callers=callers))
     for batch in (1, 3):
         crops = seeded_crops(batch)
-        logits = given(crops)
+        logits = actual(crops)
         assert logits.dtype == np.float32
         assert logits.shape == (batch, len(CLASSES))
-        difference = probabilities(logits) - probabilities(wanted(crops))
+        difference = probabilities(logits) - probabilities(expected(crops))
         assert np.abs(difference).max() < MAX_DIFFERENCE
 
 
-def test_engine_answers_where_nothing_can_be_kept(
-    network: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_engine_works_without_a_cache(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept_answers = OnnxRuntimeEngine(LoadRequest(network))(seeded_crops(2))
+    cached_scores = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2))
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
-    answers = OnnxRuntimeEngine(LoadRequest(network))(seeded_crops(2))
-    assert np.array_equal(answers, kept_answers)
+    answers = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2))
+    assert np.array_equal(answers, cached_scores)
 
 
-def test_what_a_killed_start_left_is_removed(network: Model) -> None:
+def test_partial_files_of_a_killed_process_are_removed(model: Model) -> None:
     folder = compiled_dir()
     folder.mkdir(parents=True)
-    left = folder / f".{compiled._stem(network)}-0123.onnx.abcdef.part"
+    left = folder / f".{compiled._stem(model)}-0123.onnx.abcdef.part"
     others = folder / ".b7-0123.onnx.abcdef.part"
     left.touch()
     others.touch()  # perhaps being written at this moment, under a lock of its own
-    compiled.get_compiled(network, SILENT)
+    compiled.get_compiled(model, SILENT)
     assert not left.exists()
     assert others.exists()

@@ -120,7 +120,7 @@ def test_engine_with_another_prediction_is_broken(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "error"),
     [
         ("import no_such_library", "No module named 'no_such_library'"),
         ("import os; os.kill(os.getpid(), 11)", "ended by signal 11"),
@@ -128,13 +128,13 @@ def test_engine_with_another_prediction_is_broken(monkeypatch: pytest.MonkeyPatc
         ("print('fine')", None),
     ],
 )
-def test_failures_of_processes_are_reported(code: str, said: str | None) -> None:
-    if said is None:
+def test_failures_of_processes_are_reported(code: str, error: str | None) -> None:
+    if error is None:
         assert doctor._run("-c", code) == "fine"
         return
     with pytest.raises(doctor._CheckError) as caught:
         doctor._run("-c", code)
-    assert said in str(caught.value)
+    assert error in str(caught.value)
 
 
 def test_cache_that_cannot_be_written_is_reported(

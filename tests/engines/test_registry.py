@@ -30,14 +30,14 @@ CPU = [
 
 
 @pytest.fixture(scope="module")
-def network() -> Model:
+def model() -> Model:
     return resolve_model(ModelOptions(variant="lite0"))
 
 
 @pytest.fixture(scope="module")
-def crops(network: Model, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+def crops(model: Model, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     folder = tmp_path_factory.mktemp("images")
-    loader = ImageLoader(network.card.preprocessing)
+    loader = ImageLoader(model.card.preprocessing)
     for seed in range(5):
         save_image(folder / f"{seed}.png", seed, (300, 260))
     return np.concatenate([loader.load(folder / f"{seed}.png") for seed in range(5)])
@@ -48,18 +48,18 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def loaded(network: Model, engine: EngineName, precision: Precision = "fp32", callers: int = 1):  # noqa: ANN201
-    return plan_engine(EngineOptions("cpu", engine, precision)).load(network, callers)
+def load_engine(model: Model, engine: EngineName, precision: Precision = "fp32", callers: int = 1):  # noqa: ANN201
+    return plan_engine(EngineOptions("cpu", engine, precision)).load(model, callers)
 
 
 @pytest.mark.parametrize(("name", "precision"), CPU)
 def test_predictions_match_torch_fp32(
-    network: Model, crops: np.ndarray, name: EngineName, precision: Precision
+    model: Model, crops: np.ndarray, name: EngineName, precision: Precision
 ) -> None:
-    wanted = probabilities(loaded(network, "torch")(crops))
+    expected = probabilities(load_engine(model, "torch")(crops))
     plan = plan_engine(EngineOptions("cpu", name, precision))
     try:
-        engine = plan.load(network)
+        engine = plan.load(model)
     except EffnetError as error:
         assert precision in error.message  # this processor has no such arithmetic
         return
@@ -68,21 +68,21 @@ def test_predictions_match_torch_fp32(
     assert engine.scores_are == "logits"
     assert (logits.shape, logits.dtype) == ((5, 1000), np.float32)
     tolerance = 1e-5 if precision == "fp32" else 0.1
-    assert np.abs(probabilities(logits) - wanted).max() < tolerance
+    assert np.abs(probabilities(logits) - expected).max() < tolerance
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_batches_match_single_images(network: Model, crops: np.ndarray, name: EngineName) -> None:
-    engine = loaded(network, name)
+def test_batches_match_single_images(model: Model, crops: np.ndarray, name: EngineName) -> None:
+    engine = load_engine(model, name)
     alone = np.concatenate([engine(crops[i : i + 1]) for i in range(5)])
     together = engine(crops)
     np.testing.assert_allclose(together, alone, atol=2e-5)
 
 
 def test_default_engine_gives_the_same_bits_in_any_batch_and_thread(
-    network: Model, crops: np.ndarray
+    model: Model, crops: np.ndarray
 ) -> None:
-    one, several = loaded(network, "onnxruntime"), loaded(network, "onnxruntime", callers=2)
+    one, several = load_engine(model, "onnxruntime"), load_engine(model, "onnxruntime", callers=2)
     alone = np.concatenate([one(crops[i : i + 1]) for i in range(5)])
     assert np.array_equal(several(crops), alone)
     assert np.array_equal(one(crops), alone)
@@ -90,15 +90,15 @@ def test_default_engine_gives_the_same_bits_in_any_batch_and_thread(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_several_threads_may_call_at_once(
-    network: Model, crops: np.ndarray, name: EngineName
+    model: Model, crops: np.ndarray, name: EngineName
 ) -> None:
-    engine = loaded(network, name, callers=4)
+    engine = load_engine(model, name, callers=4)
     alone = [engine(crops[i : i + 1]) for i in range(5)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            answers = list(pool.map(engine, [crops[i : i + 1] for i in range(5)]))
-            for given, wanted in zip(answers, alone, strict=True):
-                np.testing.assert_allclose(given, wanted, atol=2e-5)
+            results = list(pool.map(engine, [crops[i : i + 1] for i in range(5)]))
+            for actual, expected in zip(results, alone, strict=True):
+                np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def test_large_models_run_in_few_calls_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_library_that_cannot_be_loaded_is_reported(
-    network: Model, monkeypatch: pytest.MonkeyPatch
+    model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if its import failed
     monkeypatch.delitem(sys.modules, "effnet_cli.engines.openvino_engine", raising=False)
     with pytest.raises(EffnetError, match="openvino cannot be loaded"):
-        EnginePlan("openvino", "cpu", "fp32").load(network)
+        EnginePlan("openvino", "cpu", "fp32").load(model)
 
 
 def test_mismatched_torchvision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,18 +202,18 @@ def test_tables_agree() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ENGINES["torch"].precisions["cuda"])
-def test_cuda_matches_the_cpu(network: Model, crops: np.ndarray, precision: Precision) -> None:
-    wanted = probabilities(loaded(network, "torch")(crops))
-    given = probabilities(
-        plan_engine(EngineOptions("cuda", "torch", precision)).load(network)(crops)
+def test_cuda_matches_the_cpu(model: Model, crops: np.ndarray, precision: Precision) -> None:
+    expected = probabilities(load_engine(model, "torch")(crops))
+    actual = probabilities(
+        plan_engine(EngineOptions("cuda", "torch", precision)).load(model)(crops)
     )
     tolerance = 1e-4 if precision == "fp32" else 0.1
-    assert np.abs(given - wanted).max() < tolerance
+    assert np.abs(actual - expected).max() < tolerance
     if precision == "fp32":
-        assert (given.argmax(axis=1) == wanted.argmax(axis=1)).all()
+        assert (actual.argmax(axis=1) == expected.argmax(axis=1)).all()
 
 
 def test_weights_of_another_variant_are_refused_before_compiling(tmp_path: Path) -> None:
     lite1 = resolve_model(ModelOptions(variant="lite1"))
     with pytest.raises(UsageError, match="does not hold the weights of lite0"):
-        loaded(resolve_model(ModelOptions(variant="lite0", weights=lite1.path)), "onnxruntime")
+        load_engine(resolve_model(ModelOptions(variant="lite0", weights=lite1.path)), "onnxruntime")

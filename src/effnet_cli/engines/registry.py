@@ -165,7 +165,8 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
     installed = next((name for name in able if _is_installed(name)), None)
     if installed is None:
         raise EffnetError(
-            f"The engine {able[0]}, which runs {files}, is not installed.",
+            f"Running {files} in {options.precision} on {device_type} needs the engine {able[0]}, "
+            "which is not installed.",
             f"Install it: {ENGINES[able[0]].install}",
         )
     return EnginePlan(installed, device, options.precision)
@@ -228,7 +229,7 @@ def _resolve_device(name: str) -> str:
 
 
 def _has_cuda_device() -> bool:
-    """Whether NVIDIA's driver reports a device; to ask torch would take its import, a second."""
+    """Whether NVIDIA's driver reports a device; importing torch to find out takes a second."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
