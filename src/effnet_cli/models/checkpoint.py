@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STATE_KEY, DIGEST_KEY = "effnet_state", "effnet_sha256"
+READ_ERRORS = (OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError)
+RECREATE = "Download or train it again."
 MODEL_FILE_NAME, OPTIONS_FILE_NAME = "model.safetensors", "options.json"  # in a run folder
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -35,33 +37,25 @@ def is_safetensors(path: Path) -> bool:
 
 
 def write(path: Path, card: ModelCard, tensors: Arrays) -> None:
-    """Write a model file, whole or not at all.
-
-    Args:
-        path: the file, usually `model.safetensors`.
-        card: stored in the metadata.
-        tensors: float32, named as in torchvision.
-    """
-    _write(path, {CARD_KEY: card.to_json()}, tensors)
+    """Write a model file, whole or not at all; `tensors` are float32, named as in torchvision."""
+    _write(path, tensors, key=CARD_KEY, header=card.to_json())
 
 
 def write_state(path: Path, header: Mapping[str, Any], tensors: Arrays) -> None:
     """Write the state from which a training resumes, whole or not at all; `header` is JSON-able."""
-    _write(path, {STATE_KEY: json.dumps(header, allow_nan=False, sort_keys=True)}, tensors)
+    text = json.dumps(header, allow_nan=False, sort_keys=True)
+    _write(path, tensors, key=STATE_KEY, header=text)
 
 
-def _write(path: Path, header: dict[str, str], tensors: Arrays) -> None:
+def _write(path: Path, tensors: Arrays, *, key: str, header: str) -> None:
     arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    (text,) = header.values()
-    metadata = {**header, DIGEST_KEY: _digest(text, arrays), "format": "pt"}
+    metadata = {key: header, DIGEST_KEY: _digest(header, arrays), "format": "pt"}
     with atomic_write(path) as part:
         part.write_bytes(_sort_metadata(save(arrays, metadata)))
 
 
 def _sort_metadata(content: bytes) -> bytes:
-    """A safetensors file with sorted metadata: the library's order is random, but the same model
-    has to give the same bytes.
-    """
+    """Sort the metadata, which the library orders randomly: equal models are equal bytes."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -74,8 +68,7 @@ def read_card(path: Path) -> ModelCard:
     """The card of a model file; the tensors are not read.
 
     Raises:
-        UsageError: the file is missing, damaged, newer, or not a model file; the message names the
-            difference.
+        UsageError: the file is missing, damaged, newer, or of another kind.
     """
     with _check_file(path, "a model file"):
         with safe_open(path, framework="np") as file:
@@ -88,34 +81,21 @@ def read_card(path: Path) -> ModelCard:
 
 
 def read_arrays(path: Path) -> tuple[ModelCard, Arrays]:
-    """The card and the tensors of a model file, checked against its digest.
-
-    Raises:
-        UsageError: as `read_card`, or the content does not match the digest.
-    """
+    """The card and the tensors of a model file, checked against its digest; errors as above."""
     card = read_card(path)
     _, tensors = _read(path, CARD_KEY, "a model file")
     return card, tensors
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """The header and the tensors that `write_state` wrote.
-
-    Raises:
-        UsageError: the file is missing, damaged, or another kind of file.
-    """
+    """The header and the tensors that `write_state` wrote; `UsageError` for any other file."""
     header, tensors = _read(path, STATE_KEY, "a training state")
     content: dict[str, Any] = json.loads(header)
     return content, tensors
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """The torch tensors of any safetensors file; those of a model file are checked against its
-    digest.
-
-    Raises:
-        UsageError: the file is missing or damaged.
-    """
+    """The torch tensors of any safetensors file, checked against the digest of a model file."""
     with _check_file(path, "a safetensors file"), safe_open(path, framework="pt") as file:
         has_digest = DIGEST_KEY in (file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -133,10 +113,7 @@ def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
         header, digest = metadata[key], metadata[DIGEST_KEY]
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if _digest(header, tensors) != digest:
-        raise UsageError(
-            f"{str(path)!r} is damaged: its content does not match its digest.",
-            "Download or train it again.",
-        )
+        raise UsageError(f"{str(path)!r} is damaged: it does not match its digest.", RECREATE)
     return header, tensors
 
 
@@ -145,13 +122,9 @@ def _check_file(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a damaged or foreign file causes into one `UsageError`."""
     try:
         yield
-    except (
-        OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError
-    ) as error:  # fmt: skip
-        raise UsageError(
-            f"{str(path)!r} is not {what}: {describe_read_error(error)}.",
-            "Download or train it again.",
-        ) from error
+    except READ_ERRORS as error:
+        reason = describe_read_error(error)
+        raise UsageError(f"{str(path)!r} is not {what}: {reason}.", RECREATE) from error
 
 
 def _digest(header: str, tensors: Arrays) -> str:

@@ -153,9 +153,7 @@ def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
 
 
 def _check_onnx_once(path: Path) -> None:
-    """Check an ONNX file, unless these bytes were checked before: it would double the start-up
-    time.
-    """
+    """Check an ONNX file unless these bytes were checked before: it doubles the start-up time."""
     stamp = cache_dir() / "checked" / cached_sha256(path)
     if stamp.is_file():
         return

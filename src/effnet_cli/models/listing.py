@@ -83,9 +83,7 @@ def weights_table() -> Cells:
 
 
 def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:
-    """Compute the SHA-256 of the weights, ignoring cached ones, and compare it with the published
-    one.
-    """
+    """Compare the SHA-256 of the weights, never a cached one, with the published one."""
     for variant in variants:
         path, fix = expected_path(variant), _fix(variant)
         if path is None:

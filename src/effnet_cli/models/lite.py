@@ -95,12 +95,9 @@ class EfficientNetLite(nn.Module):
             is_scaled = 0 < number < len(LITE_STAGES) - 1
             stage = nn.Sequential()
             for layer in range(math.ceil(layers * depth) if is_scaled else layers):
-                first_stride = stride if layer == 0 else 1
-                stage.append(
-                    MBConv(
-                        channels, outputs, expansion=expansion, kernel=kernel, stride=first_stride
-                    )
-                )
+                step = stride if layer == 0 else 1
+                block = MBConv(channels, outputs, expansion=expansion, kernel=kernel, stride=step)
+                stage.append(block)
                 channels = outputs
             features.append(stage)
         self.features = nn.Sequential(*features, _unit(channels, HEAD_CHANNELS))

@@ -14,21 +14,15 @@ from onnx import TensorProto, numpy_helper
 from effnet_cli.models.card import CARD_KEY, ModelCard
 
 MAX_ONNX_BYTES = 2**31 - 1  # the limit of a protobuf message
-ONNX_OPERATORS = frozenset(
-    {
-        "Add", "Cast", "Clip", "Conv", "DequantizeLinear", "Div", "Flatten", "Gemm",
-        "GlobalAveragePool", "Identity", "Mul", "QuantizeLinear", "ReduceMean", "Relu",
-        "Sigmoid", "Softmax", "Sub", "Transpose",
-    }
-)  # fmt: skip
+ONNX_OPERATORS = {
+    "Add", "Cast", "Clip", "Conv", "DequantizeLinear", "Div", "Flatten", "Gemm",
+    "GlobalAveragePool", "Identity", "Mul", "QuantizeLinear", "ReduceMean", "Relu",
+    "Sigmoid", "Softmax", "Sub", "Transpose",
+}  # fmt: skip
 
 
 def read_checked_card(path: Path) -> ModelCard:
-    """The card in an ONNX file that is safe to run.
-
-    Raises:
-        ValueError: the file is damaged, foreign, or more than a model; the message says why.
-    """
+    """The card in an ONNX file; `ValueError` if the file is damaged, foreign or unsafe."""
     size = path.stat().st_size
     if size > MAX_ONNX_BYTES:
         raise ValueError(f"it has {size:,} bytes, more than an ONNX file can have")

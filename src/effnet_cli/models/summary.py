@@ -1,7 +1,5 @@
-"""What a variant consists of, stage by stage, counted on the module itself.
-
-The module is built on torch's meta device, which has shapes but no values: no weights are needed,
-and the largest variant takes a second.
+"""What a variant consists of, stage by stage, counted on a module on torch's meta device, which has
+shapes but no values: no weights are needed, and the largest variant takes a second.
 """
 
 import math
@@ -23,8 +21,8 @@ ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
 @dataclass(frozen=True, slots=True)
 class ComputeCost:
-    """The cost of one image: parameters, multiply-adds of convolutions and linear layers, and the
-    bytes of float32 that these read and write (without weights).
+    """The cost of one image; `activation_bytes` are the float32 values that convolutions and linear
+    layers read and write.
     """
 
     parameters: int
@@ -96,11 +94,7 @@ class ModelSummary:
 
 
 def summarize(name: str) -> ModelSummary:
-    """Build the variant called `name` and count.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Build the variant called `name` and count; `UsageError` if it is unknown."""
     variant = find_variant(name)
     base, stages = variant.architecture.base, tuple(_stages(variant))
     return ModelSummary(

@@ -209,12 +209,7 @@ VARIANTS = {row.name: row for row in (  # Preprocessing: resize_px, crop_px, int
 
 
 def find_variant(name: str) -> Variant:
-    """The variant called `name`; case and a leading `efficientnet` do not matter (`EfficientNet-B0`
-    is `b0`).
-
-    Raises:
-        UsageError: there is none; the hint names the closest ones.
-    """
+    """The variant called `name`, such as `b0` or `EfficientNet-B0`; `UsageError` if unknown."""
     key = name.lower().replace("-", "_").removeprefix("efficientnet").strip("_")
     if key in VARIANTS:
         return VARIANTS[key]

@@ -143,9 +143,7 @@ def _check_readable(path: Path) -> None:
 
 
 def expected_path(variant: Variant) -> Path | None:
-    """Where the published weights of a variant belong, whether they are there or not; `None` if
-    their package is not installed.
-    """
+    """Where the published weights belong; `None` if their package is not installed."""
     if variant.source.package is None:
         return hub_folder() / variant.source.file_name
     spec = importlib.util.find_spec(variant.source.package.replace("-", "_"))
