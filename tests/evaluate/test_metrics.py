@@ -128,6 +128,19 @@ def test_loss_and_balanced_accuracy_equal_scikit_learns(seed: int, classes: int,
         )
 
 
+def test_loss_of_probabilities_is_that_of_their_logits() -> None:
+    logits, labels = np.float32([[1, 3, 0], [2, 2, 5]]), np.int32([1, 0])
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    failed, names = np.empty(0, np.int32), ["a", "b", "c"]
+    expected = compute_metrics(logits, labels, failed, names=names)
+    actual = compute_metrics(shares, labels, failed, names=names, scores_are="probabilities")
+    assert actual.loss == pytest.approx(expected.loss, rel=1e-6)
+    shares[0] = (1, 0, 0)  # what float32 cannot hold has a loss all the same
+    assert math.isfinite(
+        compute_metrics(shares, labels, failed, names=names, scores_are="probabilities").loss
+    )
+
+
 def test_unopened_images_count_as_wrong_but_have_no_loss() -> None:
     logits = np.float32([[9, 0], [9, 0], [0, 9]])
     labels = np.int32([0, 0, 1])
