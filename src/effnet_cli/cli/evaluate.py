@@ -1,11 +1,9 @@
 """`effnet evaluate`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effnet_cli.evaluate.figures import LIMITS
-from effnet_cli.models.variants import find_variant
 from effnet_cli.options import EvaluateOutputs, EvaluateTask
 from effnet_cli.output.out import open_output
 from effnet_cli.system.errors import CHECK_FAILED_STATUS, UsageError
@@ -17,13 +15,14 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
     Folders are matched to classes by name; for the pretrained models also by WordNet id or index.
     Images that cannot be opened count as wrong.
     """
-    limits = _parse_limits(outputs.fail_under)
+    from effnet_cli.evaluate import figures, formats, run, table
+    from effnet_cli.models.variants import find_variant
+
+    limits = _parse_limits(outputs.fail_under, figures.LIMITS)
     if task.compare is not None:
         if task.compare.variant is not None:
             find_variant(task.compare.variant)  # fail before the first evaluation
         task = replace(task, compare=replace(task.compare, offline=task.model.offline))
-    from effnet_cli.evaluate import figures, formats, run, table
-
     with open_output(outputs) as out:
         overlay = _overlay(task, outputs)
         found = run.evaluate(task, out)
@@ -46,7 +45,7 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
     return 1 if found.failures else 0
 
 
-def _parse_limits(texts: Sequence[str]) -> dict[str, float]:
+def _parse_limits(texts: Sequence[str], names: Collection[str]) -> dict[str, float]:
     """The least value of each figure: `0.9` (top-1), `macro_f1=0.8`.
 
     Raises:
@@ -60,10 +59,10 @@ def _parse_limits(texts: Sequence[str]) -> dict[str, float]:
             limit = float(value)
         except ValueError:
             limit = -1.0
-        if name not in LIMITS or not 0 <= limit <= 1:
+        if name not in names or not 0 <= limit <= 1:
             raise UsageError(
                 f"Invalid --fail-under {text!r}.",
-                f"Use a fraction such as 0.9, or NAME=FRACTION with one of {', '.join(LIMITS)}.",
+                f"Use a fraction such as 0.9, or NAME=FRACTION with one of {', '.join(names)}.",
             )
         limits[name] = limit
     return limits

@@ -117,7 +117,7 @@ def _shorten(path: Path) -> str:
     text = printable(str(path))
     if not _terminal().is_terminal:
         return text
-    home = f"{Path.home()}{os.sep}"
+    home = f"{os.path.expanduser('~')}{os.sep}"  # noqa: PTH111 (never fails)
     text = f"~{os.sep}{text.removeprefix(home)}" if text.startswith(home) else text
     if len(text) <= MAX_PATH_WIDTH:
         return text
