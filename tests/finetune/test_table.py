@@ -58,7 +58,7 @@ def show_in(kind: Any, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8")
     if kind != "pipe":
         options = {"force_terminal": True, "width": kind, "color_system": "standard"}
     shown = Console(file=file, **options)
-    monkeypatch.setattr(terminal, "_terminal", lambda: shown)
+    monkeypatch.setattr(terminal, "_stdout", lambda: shown)
     return None if kind == "pipe" else kind
 
 

@@ -30,7 +30,7 @@ class Output(StderrReporter):
         """Write text and tables, each block as soon as it is known."""
         from effnet_cli.output.terminal import render
 
-        self._write(render(blocks), path)
+        self._write(render(blocks, is_file=path is not None), path)
 
     def json(self, value: object) -> None:
         """Write one JSON value."""
