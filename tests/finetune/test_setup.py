@@ -155,7 +155,7 @@ def test_unsupported_precision_is_refused_before_the_scan(effnet: Callable[..., 
     done = effnet("finetune", "no-such-dataset", "--precision", "fp16", "--device", "cpu")
     assert done.status == 2
     assert "torch does not run model files in fp16 on cpu." in done.stderr
-    assert "It runs fp32, bf16 there." in done.stderr
+    assert "Use --precision bf16 or fp32." in done.stderr
     assert "no-such-dataset" not in done.stderr
 
 

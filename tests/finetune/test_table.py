@@ -119,7 +119,7 @@ def test_class_without_predictions_says_so(
     show_in("pipe", monkeypatch)
     rows = "".join(training_text([TRAINED])).splitlines()
     (dog,) = [row for row in rows if row.split()[:1] == ["dog"]]
-    assert "no images" not in dog  # it has four; what it lacks are answers
+    assert "no images" not in dog  # it has four; only predictions are missing
 
 
 def test_many_classes_are_cut_to_the_worst(stdout: int | None) -> None:

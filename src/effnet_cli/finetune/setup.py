@@ -14,7 +14,6 @@ from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset,
 from effnet_cli.datasets.saved_split import load_split
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
-from effnet_cli.finetune.fuse_bn import keep_freed_memory
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.loader import BatchLoader, CacheBudget
 from effnet_cli.finetune.run_dir import (
@@ -34,6 +33,7 @@ from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, FinetuneOptions, FinetuneTask, TrainingPrecision
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.machine import keep_freed_memory
 from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT, Reporter
 
