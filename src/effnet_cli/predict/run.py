@@ -93,9 +93,7 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
     """
     options = replace(task.options, keep_crops=outputs.needs_crops)
     images = replace(task.images, offline=task.model.offline)
-    classifier = Classifier(
-        task.model, task.engine, images=images, options=options, reporter=out
-    )
+    classifier = Classifier(task.model, task.engine, images=images, options=options, reporter=out)
     settings = _settings(task, classifier)
     with _open_journal(outputs, settings, out) as journal:
         yield PredictRun(
