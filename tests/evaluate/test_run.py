@@ -176,9 +176,9 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
         (["nowhere"], "There is no folder or file 'nowhere'"),
         (["DATA", "--fail-under", "f1=0.5"], "Invalid --fail-under 'f1=0.5'"),
         (["DATA", "--fail-under", "1.5"], "Invalid --fail-under '1.5'"),
-        (["DATA", "--split", "val"], "has no folder for the split 'val'"),
+        (["DATA", "--split", "val"], "has no split 'val'"),
         (["DATA", "--compare", "b9"], "Unknown variant 'b9'"),
-        ([SAMPLES], "straight in"),
+        ([SAMPLES], "images are directly in"),
         (["DATA", "--html", "."], "--html '.' is a folder"),
     ],
 )

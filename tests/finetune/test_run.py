@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effnet_cli.datasets import DatasetRefused, require_dataset, scan
+from effnet_cli.datasets.records import DatasetError
+from effnet_cli.datasets.scan import scan
 from effnet_cli.engines.base import Engine
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune import phases
@@ -128,7 +129,7 @@ def test_model_file_of_the_default_run_describes_its_training(
     assert card.preprocessing == replace(base.card.preprocessing, resize_px=224)
     assert card.preprocessing.crop_px == 224
     assert card.options == {**asdict(FinetuneOptions(epochs=1)), "base_sha256": base.sha256}
-    dataset = require_dataset(scan(colours))
+    dataset = scan(colours).require_dataset()
     assert card.dataset == {
         "fingerprint": dataset.fingerprint,
         "seed": 0,
@@ -225,7 +226,7 @@ def test_every_engine_predicts_the_new_classes(odd_run: tuple[Path, Ran], engine
     root, ran = odd_run
     classifier = Classifier(ModelOptions(model=ran.folder), EngineOptions(engine=engine))
     assert set(classifier.card.classes) == set(ODD_NAMES)
-    val = require_dataset(scan(root)).val
+    val = scan(root).require_dataset().val
     predictions = [classifier(val.paths[i]).predictions[0] for i in range(len(val.labels))]
     assert {one.label for one in predictions} <= set(ODD_NAMES)
     right = np.mean([a.index == label for a, label in zip(predictions, val.labels, strict=True)])
@@ -270,7 +271,7 @@ def test_validation_and_predict_see_the_same_bits(
     validated = seen[-6:] if best == epochs[-1] else seen[-12:-6]  # by the best epoch's validation
     card = checkpoint.read_card(tmp_path / "run" / "model.safetensors")
     loader = ImageLoader(card.preprocessing)
-    val = require_dataset(scan(colours)).val
+    val = scan(colours).require_dataset().val
     crops = [loader.load(val.paths[i])[0] for i in range(len(val.labels))]
     assert [crop.tobytes() for crop in crops] == [given for given, _ in validated]
     assert card.metrics["phase"] == "full"
@@ -304,7 +305,7 @@ def test_seed_determines_the_split(
     colours: Path, tmp_path: Path, effnet: Callable[..., Done]
 ) -> None:
     def names(seed: int) -> set[str]:
-        val = require_dataset(scan(colours, seed=seed)).val
+        val = scan(colours, seed=seed).require_dataset().val
         return {str(val.paths[i]) for i in range(len(val.labels))}
 
     assert names(0) == names(0) != names(1)
@@ -347,7 +348,7 @@ def test_broken_validation_images_count_as_wrong(
     make_classes(root / "val", images=3, first_seed=50)
     (root / "val" / "red" / "51.png").write_bytes(b"")
     before = tree(root)
-    with pytest.raises(DatasetRefused, match="cannot be opened"):
+    with pytest.raises(DatasetError, match="cannot be opened"):
         train(task_of(root, small, tmp_path / "refused", HEAD_ONLY))
     assert not (tmp_path / "refused").exists()
     allowed = DatasetOptions(allow_bad=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from effnet_cli.datasets import DatasetRefused
+from effnet_cli.datasets.records import DatasetError
 from effnet_cli.finetune.run import finetune
 from effnet_cli.models import checkpoint
 from effnet_cli.options import (
@@ -103,7 +103,7 @@ def test_variant_without_weights_is_refused(
 
 def test_max_pixels_are_obeyed(colours: Path, tmp_path: Path) -> None:
     images = ImageOptions(max_pixels=5000)
-    with pytest.raises(DatasetRefused, match="too_large"):
+    with pytest.raises(DatasetError, match="too_large"):
         train(task_of(colours, ModelOptions(), tmp_path / "run", HEAD_ONLY, images=images))
 
 

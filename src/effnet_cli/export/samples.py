@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.datasets.listing import SPLIT_BY_NAME
-from effnet_cli.datasets.records import TRAIN, VAL
+from effnet_cli.datasets.records import SPLIT_BY_NAME, TRAIN, VAL
 from effnet_cli.datasets.saved_split import AMBIGUOUS, Places, locate_images
 from effnet_cli.engines.base import Crops
 from effnet_cli.images.finder import Finder
@@ -102,7 +101,7 @@ def choose_images(
     to_check = None
 
     def locate(data: LabelledImages) -> Places | None:
-        return locate_images(data, card, model, options, reporter)
+        return locate_images(data, card, model, images=options, reporter=reporter)
 
     if check is not None:
         to_check = _parts(check, card, locate)[1] or _found(check, str(check), card)
