@@ -47,7 +47,7 @@ from effnet_cli.models.weights import weights_state
 ROUNDS = 5
 STATISTICS_BATCH_SIZE = 64  # of the images that BatchNorm's statistics are taken of
 SPREAD = 3.0  # standard deviation of seeded logits
-GRAPHS = [name for name, row in TARGETS.items() if row.quantizes]
+GRAPHS = [name for name, row in TARGETS.items() if row.has_int8]
 
 
 def seeded(name: str, folder: Path, photos: Path) -> list[str]:
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--variants", nargs="*", default=["b0", "b4", "v2_s", "lite0"])
-    here = [name for name, row in TARGETS.items() if row.elsewhere is None]
+    here = [name for name, row in TARGETS.items() if row.not_compared is None]
     parser.add_argument("--targets", nargs="+", default=here)
     parser.add_argument("--models", nargs="+", default=[])
     parser.add_argument("--finetuned")

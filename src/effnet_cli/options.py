@@ -280,6 +280,11 @@ class ExportOptions(Options):
         False, "Include normalization and softmax: takes pixel values, returns probabilities"
     )
 
+    @property
+    def output_precision(self) -> Precision:
+        """What the file computes in."""
+        return self.quantize or self.precision
+
 
 @dataclass(frozen=True)
 class ExportTask(Options):

@@ -30,9 +30,9 @@ def test_machine_code_answers_as_torch(tmp_path: Path) -> None:
         return
     exported = export(ExportTask(options=options, output=tmp_path))
     path = tmp_path / "lite0-aotinductor.pt2"
-    assert exported.objection is None
+    assert exported.comparison.rejection is None
     assert exported.path == path
-    assert exported.forms[1].agreement == 1.0
+    assert exported.comparison.forms[1].agreement == 1.0
 
     with zipfile.ZipFile(path) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("wrapper_metadata.json")]

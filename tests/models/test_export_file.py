@@ -20,7 +20,6 @@ from onnx import TensorProto, helper, numpy_helper
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.engines.exported import ExportedEngine
 from effnet_cli.engines.registry import plan_engine
-from effnet_cli.export import quantize as int8
 from effnet_cli.export.run import export
 from effnet_cli.finetune.run_dir import to_arrays
 from effnet_cli.images.preprocessing import Preprocessing
@@ -521,32 +520,3 @@ def test_bytes_and_batches_come_back_exactly(count: int, batch: int, seed: int) 
     wanted = Echo()(crops)
     probabilities = to_probabilities(given, exported.scores_are, card.temperature)
     np.testing.assert_allclose(probabilities, wanted, rtol=1e-5)
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3), st.sampled_from([0.0, 1e-9, 1.0, 1e6]))
-def test_rounded_weights_are_within_half_a_step(seed: int, input_scale: float, bias: float) -> None:
-    chance = np.random.default_rng(seed)
-    weight = chance.normal(size=(5, 3, 2, 2)) * chance.choice([0, 1e-9, 1, 1e4], size=(5, 1, 1, 1))
-    offsets = chance.normal(size=5) * bias
-    means = chance.normal(size=3)
-    made = int8._weights(weight, offsets, means, input_scale)
-    scales = made.scales.astype(np.float64)[:, None, None, None]
-    assert made.values.dtype == np.int8
-    assert np.abs(made.values).max() <= 127
-    assert (np.abs(made.values * scales - weight) <= 0.5001 * scales).all()
-    # the mean answer is what it was, up to the rounding of the bias
-    wanted = weight.sum(axis=(2, 3)) @ means + offsets
-    rounded = (made.values * scales).sum(axis=(2, 3)) @ means
-    got = rounded + made.bias.astype(np.float64) * made.bias_scales
-    step = made.bias_scales.astype(np.float64) + 1e-6 * np.abs(rounded)
-    assert (np.abs(got - wanted) <= step + 1e-6 * np.abs(offsets)).all()
-
-
-@given(st.floats(-1e6, 0), st.floats(0, 1e6))
-def test_a_scale_covers_its_range_and_holds_zero(low: float, high: float) -> None:
-    made = int8._scale((low, high))
-    assert made.scale > 0
-    assert 0 <= made.zero_point <= 255
-    ends = [made.scale * (q - made.zero_point) for q in (0, 255)]
-    assert ends[0] <= low + 0.51 * made.scale
-    assert ends[1] >= high - 0.51 * made.scale

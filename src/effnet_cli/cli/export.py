@@ -16,15 +16,14 @@ def export(task: ExportTask, outputs: ListOutputs) -> int:
     The file contains class names and preprocessing. It is checked on images before it is saved: one
     whose predictions differ from the model's is rejected (exit status 3).
     """
-    from effnet_cli.export import formats, run
-    from effnet_cli.output.tables import Table
+    from effnet_cli.export import formats, run, table
 
     with open_output(outputs) as out:
-        exported = run.export(task, out)
+        result = run.export(task, out)
         if outputs.format == "json":
-            out.json(formats.as_row(exported))
-        elif exported.forms:
-            out.table([Table(*formats.table(exported))])
-        for line in formats.farewell(exported):
+            out.json(formats.to_dict(result))
+        else:
+            out.table(table.blocks(result))
+        for line in table.notes(result):
             out.note(line)
-    return 0 if exported.objection is None else CHECK_FAILED_STATUS
+    return 0 if result.comparison.rejection is None else CHECK_FAILED_STATUS

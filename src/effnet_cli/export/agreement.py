@@ -1,175 +1,142 @@
-"""Whether an exported network answers as its source: the same images through both."""
+"""Compares an exported file with its source in torch, image by image."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.engines.base import Engine, to_probabilities
+from effnet_cli.engines.base import Crops, Engine, to_probabilities
+from effnet_cli.export.records import ComparedForm, ExportComparison
 from effnet_cli.export.samples import LabelledCrop
 
-CONFIDENT = 0.5  # a top probability from which an answer is clear
+REFERENCE = "torch fp32"
+CONFIDENT = 0.5  # the top probability from which a prediction counts as confident
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What an export must reach: the share of images with the same top-1 (0..1), of all or of
-    those with a clear answer, and the largest difference of a probability.
+    """What an export has to reach: the share of (confident) images with the same top-1 class, and
+    the largest difference of a probability.
     """
 
     agreement: float
     difference: float
-    is_of_clear: bool = True
+    is_of_confident: bool = True
 
 
 TOLERANCES = {
-    "fp32": Tolerance(1.0, 1e-4, is_of_clear=False),
+    "fp32": Tolerance(1.0, 1e-4, is_of_confident=False),
     "fp16": Tolerance(0.99, 0.03),  # 11 bits of precision
     "bf16": Tolerance(0.95, 0.15),  # 8 bits of precision
-    "int8": Tolerance(0.95, 1.0),  # where labels tell nothing better
+    "int8": Tolerance(0.95, 1.0),  # without labels
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """One form of the network beside torch in float32, whose row has no comparison.
-
-    `agreement` is the share of images with the same top-1, `confident_agreement` that among those
-    where torch's top probability is at least 0.5 (`None` if there are none). `max_difference` and
-    `mean_difference` are of the probabilities of all classes. `top1` is the share of right answers,
-    `None` without labels. `median_ms` is for one image.
+@dataclass(slots=True)
+class CandidateForm:
+    """A form of the model to compare: its probabilities, float64 [N,C] for each call, and the
+    milliseconds per image.
     """
-
-    name: str
-    size_bytes: int
-    median_ms: float
-    agreement: float | None = None
-    confident_agreement: float | None = None
-    max_difference: float | None = None
-    mean_difference: float | None = None
-    top1: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """The forms that were compared, the reference first, and on how many images; `confident` of
-    them have a clear answer.
-    """
-
-    forms: tuple[Form, ...]
-    images: int
-    confident: int
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A form to compare: its name, engine and size."""
 
     name: str
     engine: Engine
     size_bytes: int
+    probabilities: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    times_ms: list[float] = field(default_factory=list)
+
+    def run(self, crops: Crops, temperature: float) -> None:
+        started = time.perf_counter()
+        scores = self.engine(crops)
+        self.times_ms.append(1000 * (time.perf_counter() - started) / len(crops))
+        self.probabilities.append(to_probabilities(scores, self.engine.scores_are, temperature))
 
 
-def compared(
-    candidates: Sequence[Candidate],
+def compare(
+    candidates: Sequence[CandidateForm],
     images: Iterable[LabelledCrop],
+    *,
+    image_set: str,
     batch: int,
     temperature: float,
-) -> Compared:
-    """Ask every candidate about all images, `batch` at a time; the first one is the reference.
+) -> ExportComparison:
+    """Run every candidate on all images, `batch` at a time; the first one is the reference.
 
-    Their calls take turns, so that a busy moment of the machine hits all of them.
+    The candidates take turns, so that other load on the machine affects all of them.
     """
-    answers: list[list[npt.NDArray[np.float64]]] = [[] for _ in candidates]
-    times: list[list[float]] = [[] for _ in candidates]
     labels: list[int | None] = []
     for chunk in _chunks(images, batch):
-        crops = np.concatenate([looked.crop for looked in chunk])
-        labels += [looked.label for looked in chunk]
-        for number, candidate in enumerate(candidates):
-            started = time.perf_counter()
-            scores = candidate.engine(crops)
-            times[number].append(1000 * (time.perf_counter() - started) / len(chunk))
-            answers[number].append(
-                to_probabilities(scores, candidate.engine.scores_are, temperature)
-            )
-    known = None if None in labels else np.array(labels)
-    probabilities = [np.concatenate(rows) for rows in answers]
-    confident = probabilities[0].max(axis=1) >= CONFIDENT
-    forms = tuple(
-        _form(candidate, float(np.median(ms)), given, probabilities[0], known)
-        for candidate, ms, given in zip(candidates, times, probabilities, strict=True)
+        labels += [image.label for image in chunk]
+        crops = np.concatenate([image.crop for image in chunk])
+        for candidate in candidates:
+            candidate.run(crops, temperature)
+    reference = np.concatenate(candidates[0].probabilities)
+    return ExportComparison(
+        image_set,
+        images=len(labels),
+        confident=int((reference.max(axis=1) >= CONFIDENT).sum()),
+        forms=tuple(_to_form(candidate, reference, labels) for candidate in candidates),
     )
-    return Compared(forms, len(labels), int(confident.sum()))
 
 
-def _chunks(images: Iterable[LabelledCrop], size: int) -> Iterable[list[LabelledCrop]]:
-    chunk: list[LabelledCrop] = []
-    for looked in images:
-        chunk.append(looked)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+def _chunks(images: Iterable[LabelledCrop], size: int) -> Iterator[list[LabelledCrop]]:
+    iterator = iter(images)
+    while chunk := list(islice(iterator, size)):
         yield chunk
 
 
-def _form(
-    candidate: Candidate,
-    median_ms: float,
-    given: npt.NDArray[np.float64],
-    wanted: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.intp] | None,
-) -> Form:
-    top1 = None if labels is None else float((given.argmax(axis=1) == labels).mean())
-    if given is wanted:
-        return Form(candidate.name, candidate.size_bytes, median_ms, top1=top1)
-    same = given.argmax(axis=1) == wanted.argmax(axis=1)
-    confident = wanted.max(axis=1) >= CONFIDENT
-    differences = np.abs(given - wanted)
-    return Form(
-        candidate.name,
-        candidate.size_bytes,
-        median_ms,
-        agreement=float(same.mean()),
-        confident_agreement=float(same[confident].mean()) if confident.any() else None,
+def _to_form(
+    candidate: CandidateForm, reference: npt.NDArray[np.float64], labels: list[int | None]
+) -> ComparedForm:
+    given = np.concatenate(candidate.probabilities)
+    top1 = None if None in labels else float((given.argmax(axis=1) == labels).mean())
+    median_ms = float(np.median(candidate.times_ms))
+    form = ComparedForm(candidate.name, candidate.size_bytes, median_ms, top1=top1)
+    if candidate.name == REFERENCE:
+        return form
+    is_same = given.argmax(axis=1) == reference.argmax(axis=1)
+    is_confident = reference.max(axis=1) >= CONFIDENT
+    differences = np.abs(given - reference)
+    return replace(
+        form,
+        agreement=float(is_same.mean()),
+        confident_agreement=float(is_same[is_confident].mean()) if is_confident.any() else None,
         max_difference=_finite(differences.max()),
         mean_difference=_finite(differences.mean()),
-        top1=top1,
     )
 
 
-def _finite(value: float) -> float:
-    """A number for JSON; what is NaN differs by all there is."""
-    return float(value) if np.isfinite(value) else 1.0
+def _finite(difference: float) -> float:
+    """A difference for JSON; NaN counts as the largest possible one."""
+    return float(difference) if np.isfinite(difference) else 1.0
 
 
-def objection(form: Form, reference: Form, precision: str, max_drop: float) -> str | None:
-    """Why an exported form is refused, in words; `None` if it holds."""
+def find_violation(
+    form: ComparedForm, reference: ComparedForm, *, precision: str, max_drop: float
+) -> str | None:
+    """Why an exported form has to be rejected; `None` if it is within the tolerance."""
     if precision == "int8" and form.top1 is not None and reference.top1 is not None:
         drop = 100 * (reference.top1 - form.top1)
         if drop <= max_drop:
             return None
         return (
             f"int8 lowers top-1 by {drop:.2f} points, from {reference.top1:.2%} to "
-            f"{form.top1:.2%}; {max_drop:g} are allowed"
+            f"{form.top1:.2%}; --max-drop allows {max_drop:g}"
         )
-    return _too_different(form, TOLERANCES[precision])
-
-
-def _too_different(form: Form, tolerance: Tolerance) -> str | None:
-    is_of_clear = tolerance.is_of_clear and form.confident_agreement is not None
-    share = form.confident_agreement if is_of_clear else form.agreement
-    if share is None or share < tolerance.agreement:
+    tolerance = TOLERANCES[precision]
+    is_of_confident = tolerance.is_of_confident and form.confident_agreement is not None
+    agreement = form.confident_agreement if is_of_confident else form.agreement
+    if agreement is None or agreement < tolerance.agreement:
+        images = "images that torch is confident about" if is_of_confident else "images"
         return (
-            f"{form.name} has the same top-1 on {share or 0:.1%} of the "
-            f"{'clear ' if is_of_clear else ''}images; {tolerance.agreement:.0%} are asked for"
+            f"{form.name} has the same top-1 class as torch on {agreement or 0:.1%} of the "
+            f"{images}; {tolerance.agreement:.0%} is required"
         )
     if form.max_difference is None or form.max_difference > tolerance.difference:
         return (
-            f"a probability of {form.name} differs by {form.max_difference:.1e}; "
-            f"{tolerance.difference:.0e} is allowed"
+            f"a probability of {form.name} differs by {form.max_difference:.1e} from torch; "
+            f"{tolerance.difference:g} is allowed"
         )
     return None

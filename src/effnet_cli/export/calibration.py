@@ -1,4 +1,4 @@
-"""What the values inside a network are on real images: what its int8 form is made from."""
+"""Measures the values inside a model on real images, for the ranges of its int8 form."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,75 +13,67 @@ from effnet_cli.engines import onnx_session
 from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 
-# How the range of a value follows from what was seen: all of it; the mean of each image's lowest
-# and highest; all but a small share at both ends.
+# How the range of a value follows from its measurements: the extremes of all images; the mean of
+# each image's extremes; the central 99.99 or 99.9 % of all numbers.
 Calibrator = Literal["widest", "average", "percentile 99.99", "percentile 99.9"]
-CALIBRATORS: tuple[Calibrator, ...] = (
-    "widest",
-    "average",
-    "percentile 99.99",
-    "percentile 99.9",
-)
-SAMPLES = 1024  # numbers kept of each value for each image
-
-Floats = npt.NDArray[np.float32]
+CALIBRATORS: tuple[Calibrator, ...] = ("widest", "average", "percentile 99.99", "percentile 99.9")
+SAMPLES_PER_IMAGE = 1024  # numbers kept of each value
 
 
 @dataclass(slots=True)
-class Seen:
-    """One value of the graph: its lowest and highest number in each image, a sample of all, and
-    the mean of each channel [C].
+class ValueStats:
+    """Measurements of one value of a graph: its minimum and maximum in each image, a sample of its
+    numbers, and the sums of the channels' means [C].
     """
 
-    lows: list[float] = field(default_factory=list)
-    highs: list[float] = field(default_factory=list)
-    samples: list[Floats] = field(default_factory=list)
+    minima: list[float] = field(default_factory=list)
+    maxima: list[float] = field(default_factory=list)
+    samples: list[npt.NDArray[np.float32]] = field(default_factory=list)
     channel_sums: npt.NDArray[np.float64] | float = 0.0
 
-    def add(self, value: Floats, chance: np.random.Generator) -> None:
-        """What the value is for one more image, [1,C,...]."""
+    def add(self, value: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
+        """Add the value, [1,C,...], for one more image."""
         flat = value.ravel()
-        self.lows.append(float(flat.min()))
-        self.highs.append(float(flat.max()))
-        is_small = flat.size <= SAMPLES
-        self.samples.append(flat if is_small else flat[chance.integers(0, flat.size, SAMPLES)])
-        self.channel_sums = self.channel_sums + value[0].reshape(value.shape[1], -1).mean(
-            axis=1, dtype=np.float64
-        )
+        self.minima.append(float(flat.min()))
+        self.maxima.append(float(flat.max()))
+        if flat.size > SAMPLES_PER_IMAGE:
+            flat = flat[rng.integers(0, flat.size, SAMPLES_PER_IMAGE)]
+        self.samples.append(flat)
+        channels = value[0].reshape(value.shape[1], -1)
+        self.channel_sums = self.channel_sums + channels.mean(axis=1, dtype=np.float64)
 
     @property
     def channel_means(self) -> npt.NDArray[np.float64]:
-        return np.asarray(self.channel_sums) / len(self.lows)
+        return np.asarray(self.channel_sums) / len(self.minima)
 
     def range_by(self, calibrator: Calibrator) -> tuple[float, float]:
-        """The range that int8 is to cover; always with 0 in it."""
+        """The range for int8 to cover; it always includes 0."""
         if calibrator == "widest":
-            low, high = min(self.lows), max(self.highs)
+            low, high = min(self.minima), max(self.maxima)
         elif calibrator == "average":
-            low, high = float(np.mean(self.lows)), float(np.mean(self.highs))
+            low, high = float(np.mean(self.minima)), float(np.mean(self.maxima))
         else:
             share = float(calibrator.removeprefix("percentile "))
-            ends = np.percentile(np.concatenate(self.samples), [100 - share, share])
-            low, high = float(ends[0]), float(ends[1])
+            low, high = np.percentile(np.concatenate(self.samples), [100 - share, share]).tolist()
         return min(low, 0.0), max(high, 0.0)
 
 
-Calibration = Mapping[str, Seen]
+Calibration = Mapping[str, ValueStats]
 
 
-def calibrated(model: onnx.ModelProto, images: Iterable[Pixels]) -> Calibration:
-    """What every value of a float32 graph is for `images`, float32 [1,3,H,W] each."""
+def measure_ranges(model: onnx.ModelProto, images: Iterable[Pixels]) -> Calibration:
+    """Run a float32 graph on `images`, [1,3,H,W] each, and measure each of its values."""
     names = [name for node in model.graph.node for name in node.output if name != OUTPUT]
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    watched.graph.output.extend(
+    observed = onnx.ModelProto()
+    observed.CopyFrom(model)
+    observed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
     )
-    session = onnx_session.open_session(watched.SerializeToString())
-    seen = {name: Seen() for name in (INPUT, *names)}
-    chance = np.random.default_rng(0)
+    session = onnx_session.open_session(observed.SerializeToString())
+    stats = {name: ValueStats() for name in (INPUT, *names)}
+    rng = np.random.default_rng(0)
     for pixels in images:
         values = session.run(names, {INPUT: pixels})
-        for name, value in zip(seen, (pixels, *values), strict=True):
-            seen[name].add(value, chance)
-    return seen
+        for one, value in zip(stats.values(), (pixels, *values), strict=True):
+            one.add(value, rng)
+    return stats

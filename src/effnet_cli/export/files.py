@@ -1,4 +1,4 @@
-"""The files of an export: written in a folder of their own, moved to their names at the end."""
+"""Writes the files of an export to a scratch folder, and moves them to their names at the end."""
 
 import os
 import secrets
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli.export.source import ExportSource
-from effnet_cli.export.targets import TARGETS, Target
+from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.export_file import ExportInfo, json_path
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import cannot_write, sha256
@@ -18,7 +18,7 @@ from effnet_cli.system.files import cannot_write, sha256
 
 @contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
-    """A folder beside the final file, which vanishes with all that is still in it."""
+    """A folder beside the final file; it is removed with everything still in it."""
     scratch = final.with_name(f".{final.name[:50]}.{secrets.token_hex(8)}.part")
     try:
         scratch.mkdir(parents=True)
@@ -29,56 +29,58 @@ def scratch_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def written(source: ExportSource, target: Target, path: Path) -> Path:
-    """The target's file with a first JSON beside it, so that it can be loaded as any other."""
-    module, function = target.path.split(":")
+def write_target(source: ExportSource, path: Path) -> None:
+    """Write the target's file, and a JSON without a comparison beside it, which loading needs.
+
+    Raises:
+        EffnetError: the target's library cannot be imported.
+    """
+    target = TARGETS[source.options.target]
+    module, function = target.writer.split(":")
     try:
         write = getattr(import_module(module), function)
     except ImportError as error:
         raise EffnetError(
-            f"The installed {target.library} cannot be loaded: {error}.",
-            f"Install it: {target.install}",
+            f"Cannot import {target.library}: {error}.", f"Install it: {target.install}"
         ) from error
     path.parent.mkdir(exist_ok=True)
     write(source, path)
-    facts(source, path, {}).write(path)
-    return path
+    describe(source, path).write(path)
 
 
-def facts(source: ExportSource, path: Path, check: Mapping[str, Any]) -> ExportInfo:
-    """What the JSON says."""
+def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) -> ExportInfo:
+    """The content of the JSON beside an exported file."""
     options, card = source.options, source.card
     target, px = TARGETS[options.target], card.preprocessing.crop_px
     batch = options.batch or "batch"
+    layout = "NHWC" if options.include_preprocessing else target.layout
+    shape = [batch, px, px, 3] if layout == "NHWC" else [batch, 3, px, px]
+    input_ = {"layout": layout, "shape": shape, "colour": "RGB"}
+    output = {"dtype": "float32", "shape": [batch, len(card.classes)]}
     if options.include_preprocessing:
-        given = {"dtype": target.image, "layout": "NHWC", "values": "0 to 255"}
+        input_ |= {"dtype": target.image, "values": "0 to 255"}
+        output["values"] = "probabilities"
     else:
-        values = "(value / 255 - mean) / std"
-        given = {"dtype": "float32", "layout": target.layout, "values": values}
-    shape = [batch, px, px, 3] if given["layout"] == "NHWC" else [batch, 3, px, px]
-    output = {
-        "dtype": "float32",
-        "shape": [batch, len(card.classes)],
-        "values": "probabilities" if options.include_preprocessing else "logits",
-    }
-    files = {file.name: sha256(file) for file in files_of(path) if file.is_file()}
-    return ExportInfo(card, {**given, "shape": shape, "colour": "RGB"}, output, files, check)
+        input_ |= {"dtype": "float32", "values": "(value / 255 - mean) / std"}
+        output["values"] = "logits"
+    files = {file.name: sha256(file) for file in list_files(path) if file.is_file()}
+    return ExportInfo(card, input=input_, output=output, files=files, check=check)
 
 
-def files_of(path: Path) -> list[Path]:
-    """The file and what belongs to it, but not the JSON."""
+def list_files(path: Path) -> list[Path]:
+    """The file and its companions, without the JSON."""
     weights = path.with_suffix(".bin")
     return [path, *([weights] if weights.exists() else [])]
 
 
 def put_in_place(scratch: Path, path: Path, final: Path) -> None:
-    """Move the files to their names, the one that a person calls last."""
-    for file in (*files_of(path)[1:], json_path(path), path):
+    """Move the files to their names, the main one last."""
+    for file in (*list_files(path)[1:], json_path(path), path):
         for part in [file, *file.rglob("*")] if file.is_dir() else [file]:
             if part.is_file():
-                with part.open("rb+") as written_file:
-                    os.fsync(written_file.fileno())
-        goal = final.with_name(file.name)
-        if goal.is_dir():
-            goal.replace(scratch / "replaced")
-        file.replace(goal)
+                with part.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+        final_file = final.with_name(file.name)
+        if final_file.is_dir():
+            final_file.replace(scratch / "replaced")
+        file.replace(final_file)

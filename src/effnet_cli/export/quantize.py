@@ -1,16 +1,14 @@
-"""A float32 graph -> 8-bit integers: weights per channel, what flows between the operators per
-tensor.
+"""Quantizes a float32 graph to int8: weights per channel, activations per tensor.
 
-Naive recipes lose much; what is done here against it, with what it brought (docs/export.md):
-  - Each convolution's bias is corrected by what rounding its weights shifts on average: the mean
-    difference of probabilities halves.
-  - How wide the ranges are is not decided beforehand: every calibrator is tried on the calibration
-    images and the one that answers most like float32 is taken; the best one differs from network
-    to network.
-  - Activations behind a convolution are folded into its range. Logits stay float32.
+Simple recipes lose accuracy. What prevents it here (docs/export.md has the measurements):
+  - The bias of each layer makes up for the mean shift caused by rounding its weights, which halves
+    the mean difference of probabilities.
+  - No method of choosing the ranges is best for every model, so each is tried on calibration
+    images, and the one closest to float32 is used.
+  - A ReLU after a layer becomes part of the layer's range. Logits stay float32.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,129 +17,150 @@ import onnx
 from onnx import helper, numpy_helper
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.engines.base import Scores, to_probabilities
+from effnet_cli.engines.base import to_probabilities
 from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 from effnet_cli.export.calibration import CALIBRATORS, Calibration, Calibrator
-from effnet_cli.export.onnx_edits import initializers, readers
+from effnet_cli.export.onnx_edits import map_readers, read_constants
 
-LEVELS = 255  # steps between the ends of a range
-WEIGHT_LEVELS = 127  # symmetric
-LEAST_SCALE = 1e-12  # of a channel whose weights are all zero
-FOLDED = ("Clip", "Relu")  # into the range of the convolution before them
-WEIGHTED = ("Conv", "Gemm")
+RANGE_STEPS = 255
+WEIGHT_STEPS = 127  # on each side of zero
+MIN_SCALE = 1e-12  # for a channel whose weights are all zero
+FUSED = ("Clip", "Relu")  # into the range of the layer before them
+LAYERS = ("Conv", "Gemm")
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class Int8Scale:
     """real = `scale` * (integer - `zero_point`), integers 0..255."""
 
     scale: float
     zero_point: int
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """One layer's weights as int8 with a scale for each output channel [O], its bias as int32."""
+SIGMOID_SCALE = Int8Scale(1 / 256, 0)  # LiteRT accepts no other
 
-    values: npt.NDArray[np.int8]
+
+@dataclass(frozen=True, slots=True)
+class Int8Layer:
+    """A layer's weight as int8 with a scale per output channel [O], its bias as int32."""
+
+    weight: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float32]
     bias: npt.NDArray[np.int32]
     bias_scales: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a graph becomes int8: the scale of every value that is stored in 8 bits, and each
-    weighted layer by the name of its output.
+class Int8Recipe:
+    """How a graph becomes int8: the scale of every value stored in 8 bits, and each layer by the
+    name of its result.
     """
 
     calibrator: Calibrator
-    values: Mapping[str, Scale]
-    weights: Mapping[str, Weights]
+    values: Mapping[str, Int8Scale]
+    layers: Mapping[str, Int8Layer]
 
 
-def recipe(model: onnx.ModelProto, calibration: Calibration, calibrator: Calibrator) -> Recipe:
-    """The recipe that a calibrator leads to."""
-    constants, read_by = initializers(model), readers(model)
-    values = {INPUT: _scale(calibration[INPUT].range_by(calibrator))}
-    weights = {}
+def choose_recipe(
+    model: onnx.ModelProto, calibration: Calibration, images: Sequence[Pixels]
+) -> Int8Recipe:
+    """The recipe whose probabilities on `images` differ least from float32, on average."""
+    expected = _predict(model, images)
+    recipes = [make_recipe(model, calibration, calibrator) for calibrator in CALIBRATORS]
+    differences = [
+        float(np.abs(_predict(to_int8(model, recipe), images) - expected).sum(axis=1).mean())
+        for recipe in recipes
+    ]
+    return recipes[int(np.argmin(differences))]
+
+
+def _predict(model: onnx.ModelProto, images: Sequence[Pixels]) -> npt.NDArray[np.float64]:
+    session = onnx_session.open_session(model.SerializeToString())
+    logits = np.concatenate([session.run([OUTPUT], {INPUT: pixels})[0] for pixels in images])
+    return to_probabilities(logits, "logits")
+
+
+def make_recipe(
+    model: onnx.ModelProto, calibration: Calibration, calibrator: Calibrator
+) -> Int8Recipe:
+    """The recipe with the ranges of one calibrator."""
+    constants, readers = read_constants(model), map_readers(model)
+    values = {INPUT: scale_for(calibration[INPUT].range_by(calibrator))}
+    layers = {}
+    for node, output, _ in fuse_activations(model):
+        input_, after = node.input[0], readers.get(output, ())
+        if node.op_type in LAYERS:
+            weight, bias = (np.asarray(constants[name], np.float64) for name in node.input[1:3])
+            means, scale = calibration[input_].channel_means, values[input_].scale
+            layers[output] = quantize_layer(weight, bias, input_means=means, input_scale=scale)
+        if node.op_type == "Sigmoid":
+            values[output] = SIGMOID_SCALE
+        elif node.op_type == "Flatten":
+            values[output] = values[input_]
+        elif after and all(OUTPUT not in reader.output for reader in after):  # not the logits
+            values[output] = scale_for(calibration[output].range_by(calibrator))
+    return Int8Recipe(calibrator, values, layers)
+
+
+def fuse_activations(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str | None]]:
+    """The nodes of a graph, each with the name of its result. A ReLU that is the only reader of a
+    layer is fused into it: it comes as the third item, its operator, and its result as the second.
+    """
+    readers = map_readers(model)
+    fused = set()
     for node in model.graph.node:
         output = node.output[0]
-        if node.op_type in WEIGHTED:
-            weight, bias = (np.asarray(constants[name], np.float64) for name in node.input[1:3])
-            means = calibration[node.input[0]].channel_means
-            bias_scale = values[node.input[0]].scale
-            weights[output] = _weights(weight, bias, means, bias_scale)
-        if node.op_type == "Sigmoid":
-            values[output] = Scale(1 / 256, 0)  # what LiteRT demands
-        elif node.op_type == "Flatten":
-            values[output] = values[node.input[0]]
-        elif not _is_folded(node, read_by) and not _ends(node, read_by):
-            values[output] = _scale(calibration[output].range_by(calibrator))
-    return Recipe(calibrator, values, weights)
+        after = readers.get(output, ())
+        if node.op_type in LAYERS and len(after) == 1 and after[0].op_type in FUSED:
+            fused.add(after[0].output[0])
+            yield node, after[0].output[0], after[0].op_type
+        elif output not in fused:
+            yield node, output, None
 
 
-def folded_into(
-    node: onnx.NodeProto, read_by: Mapping[str, Sequence[onnx.NodeProto]]
-) -> onnx.NodeProto | None:
-    """The activation that a layer's range makes superfluous."""
-    after = read_by.get(node.output[0], ())
-    if node.op_type in WEIGHTED and len(after) == 1 and after[0].op_type in FOLDED:
-        return after[0]
-    return None
-
-
-def _is_folded(node: onnx.NodeProto, read_by: Mapping[str, Sequence[onnx.NodeProto]]) -> bool:
-    return folded_into(node, read_by) is not None
-
-
-def _ends(node: onnx.NodeProto, read_by: Mapping[str, Sequence[onnx.NodeProto]]) -> bool:
-    """Whether a node makes the logits."""
-    after = read_by.get(node.output[0], ())
-    return not after or any(OUTPUT in other.output for other in after)
-
-
-def _scale(ends: tuple[float, float]) -> Scale:
+def scale_for(ends: tuple[float, float]) -> Int8Scale:
+    """The scale that covers a range."""
     low, high = ends
-    scale = max((high - low) / LEVELS, LEAST_SCALE)
-    return Scale(float(np.float32(scale)), int(np.clip(round(-low / scale), 0, LEVELS)))
+    scale = max((high - low) / RANGE_STEPS, MIN_SCALE)
+    return Int8Scale(float(np.float32(scale)), int(np.clip(round(-low / scale), 0, RANGE_STEPS)))
 
 
-def _weights(
+def quantize_layer(
     weight: npt.NDArray[np.float64],
     bias: npt.NDArray[np.float64],
+    *,
     input_means: npt.NDArray[np.float64],
     input_scale: float,
-) -> Weights:
-    """int8 weights [O,I,...]; the bias takes back what their rounding shifts on average."""
+) -> Int8Layer:
+    """Round a weight [O,I,...] to int8, and correct the bias by the mean shift of the rounding."""
     others = tuple(range(1, weight.ndim))
-    column = (-1, *(1 for _ in others))
     # a bias has to fit into 32 bits at its channel's scale
-    least = np.maximum(np.abs(bias) / (input_scale * 2.0**30), LEAST_SCALE)
-    scales = np.maximum(np.abs(weight).max(axis=others) / WEIGHT_LEVELS, least).astype(np.float32)
-    wide = scales.astype(np.float64).reshape(column)
-    values = np.clip(np.rint(weight / wide), -WEIGHT_LEVELS, WEIGHT_LEVELS)
-    shift = (values * wide - weight).reshape(*weight.shape[:2], -1).sum(axis=2)  # [O,I]
+    minimum = np.maximum(np.abs(bias) / (input_scale * 2.0**30), MIN_SCALE)
+    scales = np.maximum(np.abs(weight).max(axis=others) / WEIGHT_STEPS, minimum).astype(np.float32)
+    steps = scales.astype(np.float64).reshape(-1, *(1 for _ in others))
+    rounded = np.clip(np.rint(weight / steps), -WEIGHT_STEPS, WEIGHT_STEPS)
+    shift = (rounded * steps - weight).reshape(*weight.shape[:2], -1).sum(axis=2)  # [O,I]
     is_depthwise = shift.shape[1] == 1 and len(input_means) == len(shift)
     corrected = bias - (shift[:, 0] * input_means if is_depthwise else shift @ input_means)
     bias_scales = (scales * np.float32(input_scale)).astype(np.float32)
-    return Weights(
-        values.astype(np.int8),
-        scales,
-        np.rint(corrected / bias_scales).astype(np.int32),
-        bias_scales,
+    return Int8Layer(
+        weight=rounded.astype(np.int8),
+        scales=scales,
+        bias=np.rint(corrected / bias_scales).astype(np.int32),
+        bias_scales=bias_scales,
     )
 
 
-# --- the ONNX form --------------------------------------------------------------------------------
+# --- int8 as ONNX ---------------------------------------------------------------------------------
 
 
-def as_onnx(model: onnx.ModelProto, how: Recipe) -> onnx.ModelProto:
-    """The graph with QuantizeLinear and DequantizeLinear around its operators, which runtimes fuse
+def to_int8(model: onnx.ModelProto, recipe: Int8Recipe) -> onnx.ModelProto:
+    """The graph with QuantizeLinear and DequantizeLinear around its operators; runtimes fuse them
     into integer operators.
     """
-    writer = _QdqWriter(model, how)
+    writer = _QdqWriter(recipe)
+    writer.write(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
@@ -154,90 +173,61 @@ def as_onnx(model: onnx.ModelProto, how: Recipe) -> onnx.ModelProto:
 class _QdqWriter:
     """Writes the `nodes` and `constants` of an int8 graph."""
 
-    def __init__(self, model: onnx.ModelProto, how: Recipe) -> None:
+    def __init__(self, recipe: Int8Recipe) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self._how = how
-        self._stored: dict[str, str] = {}  # a value -> its 8-bit form, as float again
-        read_by = readers(model)
-        self._store(INPUT)
-        dropped = {
-            after.output[0]: after
-            for node in model.graph.node
-            if (after := folded_into(node, read_by)) is not None
-        }
-        for node in model.graph.node:
-            if node.output[0] in dropped:
-                continue
-            after = folded_into(node, read_by)
-            self._write(node, node.output[0] if after is None else after.output[0])
+        self._recipe = recipe
+        self._dequantized: dict[str, str] = {}  # value -> the name of its 8-bit form as float
 
-    def _write(self, node: onnx.NodeProto, output: str) -> None:
-        inputs = [self._stored.get(name, name) for name in node.input]
-        if node.op_type in WEIGHTED:
-            inputs[1:] = self._layer(output, self._how.weights[node.output[0]])
-        written = onnx.NodeProto()
-        written.CopyFrom(node)
-        written.input[:], written.output[:] = inputs, [output]
+    def write(self, model: onnx.ModelProto) -> None:
+        self._quantize(INPUT)
+        for node, output, _ in fuse_activations(model):
+            self._write_node(node, output)
+
+    def _write_node(self, node: onnx.NodeProto, output: str) -> None:
+        inputs = [self._dequantized.get(name, name) for name in node.input]
+        if node.op_type in LAYERS:
+            inputs[1:] = self._write_layer(output, self._recipe.layers[output])
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:], copy.output[:] = inputs, [output]
         if node.op_type == "ReduceMean":
-            # of integers, which add up exactly, runtimes have this one
-            written.op_type = "GlobalAveragePool"
-            del written.attribute[:]
-        self.nodes.append(written)
-        if output in self._how.values:
-            self._store(output)
+            # runtimes have an integer form of this one only, and integers add up exactly
+            copy.op_type = "GlobalAveragePool"
+            del copy.attribute[:]
+        self.nodes.append(copy)
+        if output in self._recipe.values:
+            self._quantize(output)
 
-    def _store(self, name: str) -> None:
-        """Keep a value in 8 bits."""
-        scale = self._how.values[name]
+    def _quantize(self, name: str) -> None:
+        """Store a value in 8 bits."""
+        scale = self._recipe.values[name]
         parameters = [
-            self._constant(f"{name}.scale", np.array(scale.scale, np.float32)),
-            self._constant(f"{name}.zero_point", np.array(scale.zero_point, np.uint8)),
+            self._add_constant(f"{name}.scale", np.array(scale.scale, np.float32)),
+            self._add_constant(f"{name}.zero_point", np.array(scale.zero_point, np.uint8)),
         ]
-        quantised, stored = f"{name}.quantised", f"{name}.stored"
+        quantized, dequantized = f"{name}.quantised", f"{name}.stored"
         self.nodes += [
-            helper.make_node("QuantizeLinear", [name, *parameters], [quantised]),
-            helper.make_node("DequantizeLinear", [quantised, *parameters], [stored]),
+            helper.make_node("QuantizeLinear", [name, *parameters], [quantized]),
+            helper.make_node("DequantizeLinear", [quantized, *parameters], [dequantized]),
         ]
-        self._stored[name] = stored
+        self._dequantized[name] = dequantized
 
-    def _layer(self, name: str, weights: Weights) -> list[str]:
-        """The names of a layer's weight and bias as float again."""
+    def _write_layer(self, name: str, layer: Int8Layer) -> list[str]:
+        """Dequantize a layer's weight and bias; return the names of the results."""
         names = []
         for part, values, scales in (
-            ("weight", weights.values, weights.scales),
-            ("bias", weights.bias, weights.bias_scales),
+            ("weight", layer.weight, layer.scales),
+            ("bias", layer.bias, layer.bias_scales),
         ):
             inputs = [
-                self._constant(f"{name}.{part}.int", values),
-                self._constant(f"{name}.{part}.scales", scales),
+                self._add_constant(f"{name}.{part}.int", values),
+                self._add_constant(f"{name}.{part}.scales", scales),
             ]
             names.append(f"{name}.{part}")
             self.nodes.append(helper.make_node("DequantizeLinear", inputs, [names[-1]], axis=0))
         return names
 
-    def _constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
+    def _add_constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
         self.constants.append(numpy_helper.from_array(values, name))
         return name
-
-
-# --- the choice -----------------------------------------------------------------------------------
-
-
-def best_recipe(
-    model: onnx.ModelProto, calibration: Calibration, images: Sequence[Pixels]
-) -> Recipe:
-    """The recipe whose probabilities differ least, on average over `images`, from float32's."""
-    wanted = _answers(model, images)
-    candidates = [recipe(model, calibration, calibrator) for calibrator in CALIBRATORS]
-    differences = [
-        float(np.abs(_answers(as_onnx(model, one), images) - wanted).sum(axis=1).mean())
-        for one in candidates
-    ]
-    return candidates[int(np.argmin(differences))]
-
-
-def _answers(model: onnx.ModelProto, images: Sequence[Pixels]) -> npt.NDArray[np.float64]:
-    session = onnx_session.open_session(model.SerializeToString())
-    logits: Scores = np.concatenate([session.run([OUTPUT], {INPUT: x})[0] for x in images])
-    return to_probabilities(logits, "logits")

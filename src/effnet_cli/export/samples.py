@@ -1,7 +1,7 @@
-"""The images that an export is calibrated on and held against: a person's, else the samples."""
+"""Chooses the images to calibrate an export on and to compare it on, and loads them."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -10,26 +10,27 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.datasets.records import SPLIT_BY_NAME, TRAIN, VAL
-from effnet_cli.datasets.saved_split import AMBIGUOUS, Places, locate_images
+from effnet_cli.datasets.listing import SPLIT_BY_NAME
+from effnet_cli.datasets.records import TRAIN, VAL
+from effnet_cli.datasets.saved_split import AMBIGUOUS, locate_images
 from effnet_cli.engines.base import Crops
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir
 from effnet_cli.images.views import VIEWS
 from effnet_cli.models.card import ModelCard
-from effnet_cli.options import ImageOptions
+from effnet_cli.options import ExportTask, ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import SILENT, Reporter
 
-MIN_VIEWS = 32  # images that every export is compared on
-MAX_CHECKED = 2_000  # of a person's images; their answers are compared one by one
-MAX_CALIBRATION = 128  # more of them change no answer
+MIN_VIEWS = 32  # to compare every export on
+MAX_COMPARED = 2_000  # images
+MAX_CALIBRATION = 128  # images; more of them do not change the result
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledCrop:
-    """One crop, uint8 [1,H,W,3], and the class it is labelled with."""
+    """One crop, uint8 [1,H,W,3], and the index of its class, if known."""
 
     crop: Crops
     label: int | None
@@ -37,162 +38,151 @@ class LabelledCrop:
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images by path, each with the class of its folder if all of them have one."""
+    """Paths of images, and the indexes of their classes if all are known."""
 
     name: str
     paths: tuple[str, ...]
-    labels: tuple[int, ...] | None
+    labels: tuple[int, ...] | None = None
 
     @property
-    def views(self) -> int:
-        """The looks at all of them together: at least `MIN_VIEWS`."""
+    def num_views(self) -> int:
         return max(len(self.paths), MIN_VIEWS)
 
-    def looked_at(
-        self, card: ModelCard, options: ImageOptions, reporter: Reporter, what: str
+    def load(
+        self, card: ModelCard, options: ImageOptions, *, reporter: Reporter, step: str
     ) -> Iterator[LabelledCrop]:
-        """Each image as `predict` would show it to the network; where there are few, also parts
-        and mirror images of them. Those that cannot be opened are left out, and told.
+        """Each image as `predict` loads it, then mirrored and in parts until there are `MIN_VIEWS`
+        views. Images that cannot be opened are skipped with a note.
 
         Raises:
             UsageError: none can be opened.
         """
         loader = ImageLoader(card.preprocessing, options)
-        faults: dict[int, ImageError] = {}
-        good = 0
+        failed: set[int] = set()
+        loaded = 0
         for view, index in product(VIEWS, range(len(self.paths))):
-            if index in faults or (good >= MIN_VIEWS and view is not VIEWS[0]):
+            if index in failed or (loaded >= MIN_VIEWS and view is not VIEWS[0]):
                 continue
-            reporter.progress(what, good, self.views)
+            reporter.progress(step, loaded, self.num_views)
             try:
                 image = loader.open(self.paths[index])
             except ImageError as error:
-                faults[index] = error.without_traceback()
-                reporter.note(f"{self.paths[index]!r} is left out: {error}")
+                failed.add(index)
+                reporter.note(f"Skipping {self.paths[index]!r}: {error}")
                 continue
             label = None if self.labels is None else self.labels[index]
             yield LabelledCrop(loader.crop(view.apply(image))[None], label)
-            good += 1
-        reporter.progress(what, self.views, self.views)
-        if not good:
-            raise UsageError(f"No image in {self.name!r} can be opened.", "Name other ones.")
+            loaded += 1
+        reporter.progress(step, self.num_views, self.num_views)
+        if not loaded:
+            raise UsageError(f"No image in {self.name!r} can be opened.", "Use other images.")
+
+    def limit(self, most: int) -> "ImageSet":
+        """At most `most` images: a fixed random choice, in order."""
+        if len(self.paths) <= most:
+            return self
+        chosen = random.Random(0).sample(range(len(self.paths)), most)  # noqa: S311 (no secret)
+        return self._select(sorted(chosen))
+
+    def exclude(self, others: "ImageSet") -> "ImageSet":
+        used = set(others.paths)
+        return self._select(i for i, path in enumerate(self.paths) if path not in used)
+
+    def _select(self, indexes: Iterable[int]) -> "ImageSet":
+        chosen = list(indexes)
+        labels = None if self.labels is None else tuple(self.labels[i] for i in chosen)
+        return ImageSet(self.name, tuple(self.paths[i] for i in chosen), labels)
 
 
-def samples() -> ImageSet:
+def sample_images() -> ImageSet:
     """The images that come with effnet."""
-    paths = tuple(str(found.source) for found in Finder([str(sample_images_dir())]) if found.source)
-    return ImageSet("the sample images", paths, None)
+    return ImageSet("the sample images", _find_images(sample_images_dir()))
 
 
 def choose_images(
-    calibrate: Path | None,
-    check: Path | None,
-    card: ModelCard,
-    options: ImageOptions = ImageOptions(),
-    reporter: Reporter = SILENT,
-    model: Path | None = None,
+    task: ExportTask, card: ModelCard, reporter: Reporter = SILENT
 ) -> tuple[ImageSet | None, ImageSet]:
-    """The images to calibrate with, and those to compare on: without `check` the validation
-    images beside the former, else those that are not used for it, else the samples.
+    """The images to calibrate on, and those to compare on: of `task.check`, else the validation
+    images beside the former, else those that calibration leaves over, else the samples.
 
     Raises:
-        UsageError: a folder is missing or holds no image.
+        UsageError: a folder is missing or has no image.
     """
-    to_check = None
-
-    def locate(data: LabelledImages) -> Places | None:
-        return locate_images(data, card, model, images=options, reporter=reporter)
-
-    if check is not None:
-        to_check = _parts(check, card, locate)[1] or _found(check, str(check), card)
-    if calibrate is None:
-        return None, _spread(to_check or samples(), MAX_CHECKED)
-    found, validation = _parts(calibrate, card, locate)
-    learning = _spread(found, MAX_CALIBRATION)
-    if to_check is None:
-        others = _without(found, learning)
-        same = replace(found, name=f"{found.name}, the same images")
-        to_check = validation or (others if others.paths else same)
-    return learning, _spread(to_check, MAX_CHECKED)
+    compared = None
+    if task.check is not None:
+        _, validation = _find_parts(task.check, task, card, reporter=reporter)
+        compared = validation or _read_folder(task.check, str(task.check), card)
+    if task.calibrate is None:
+        return None, (compared or sample_images()).limit(MAX_COMPARED)
+    train, validation = _find_parts(task.calibrate, task, card, reporter=reporter)
+    calibration = train.limit(MAX_CALIBRATION)
+    if compared is None:
+        rest = train.exclude(calibration)
+        same = replace(train, name=f"{train.name} (the calibration images)")
+        compared = validation or (rest if rest.paths else same)
+    return calibration, compared.limit(MAX_COMPARED)
 
 
-def _parts(
-    root: Path, card: ModelCard, locate: Callable[[LabelledImages], Places | None]
+def _find_parts(
+    root: Path, task: ExportTask, card: ModelCard, *, reporter: Reporter
 ) -> tuple[ImageSet, ImageSet | None]:
-    """The images to calibrate with, and those to compare on where `root` has folders for both, or
-    where the training of the model has split it.
+    """The images to calibrate on; and those to compare on if `root` has folders for both, or if the
+    model was trained on a part of its images.
     """
-    train, validation = _split(root, TRAIN) or root, _split(root, VAL)
+    train, validation = _find_split(root, TRAIN) or root, _find_split(root, VAL)
     if validation is not None:
-        return _found(train, str(root), card), _found(validation, str(validation), card)
-    data = _labelled(train)
-    places = None if data is None else locate(data)
-    if data is None or places is None or not (places == TRAIN).any():
-        return _found(train, str(root), card), None
-    others = np.isin(places, (TRAIN, AMBIGUOUS), invert=True)
-    learning = _of_labelled(data, places == TRAIN, f"the training images of {root}", card)
-    return learning, (
-        _of_labelled(data, others, f"the images of {root} that its training had set aside", card)
-        if others.any()
-        else None
-    )
+        compared = _read_folder(validation, str(validation), card)
+        return _read_folder(train, str(root), card), compared
+    data = _read_labelled(train) if card.dataset else None
+    if data is not None:
+        places = locate_images(data, card, task.model.model, images=task.images, reporter=reporter)
+        if places is not None and (places == TRAIN).any():
+            name = f"the training images of {root}"
+            trained = _select_labelled(data, places == TRAIN, card, name=name)
+            name = f"the images of {root} that the model was not trained on"
+            is_new = np.isin(places, (TRAIN, AMBIGUOUS), invert=True)
+            rest = _select_labelled(data, is_new, card, name=name)
+            return trained, rest if rest.paths else None
+    return _read_folder(train, str(root), card), None
 
 
-def _labelled(root: Path) -> LabelledImages | None:
+def _find_split(root: Path, split: int) -> Path | None:
+    """The folder of a split with one of the usual names, if `root` has one for training."""
+    if not root.is_dir():
+        return None
+    folders = {SPLIT_BY_NAME.get(one.name.lower()): one for one in root.iterdir() if one.is_dir()}
+    return folders.get(split) if TRAIN in folders else None
+
+
+def _read_labelled(root: Path) -> LabelledImages | None:
     try:
         return load_labelled(root)
     except UsageError:  # images without classes
         return None
 
 
-def _of_labelled(
-    data: LabelledImages, chosen: npt.NDArray[np.bool_], name: str, card: ModelCard
+def _select_labelled(
+    data: LabelledImages, is_chosen: npt.NDArray[np.bool_], card: ModelCard, *, name: str
 ) -> ImageSet:
-    indexes = [card.classes.index(name) for name in data.classes if name in card.classes]
-    has_labels = len(indexes) == len(data.classes)
-    labels = tuple(indexes[label] for label in data.labels[chosen]) if has_labels else None
-    return ImageSet(name, tuple(data.paths.take(np.flatnonzero(chosen))), labels)
+    paths = tuple(data.paths.take(np.flatnonzero(is_chosen)))
+    if not set(data.classes) <= set(card.classes):
+        return ImageSet(name, paths)
+    indexes = [card.classes.index(label) for label in data.classes]
+    return ImageSet(name, paths, tuple(indexes[label] for label in data.labels[is_chosen]))
 
 
-def _split(root: Path, split: int) -> Path | None:
-    """The folder of a split with one of the usual names, if `root` has train beside it."""
-    if not root.is_dir():
-        return None
-    roles = {
-        SPLIT_BY_NAME.get(entry.name.lower()): entry for entry in root.iterdir() if entry.is_dir()
-    }
-    return roles.get(split) if TRAIN in roles else None
-
-
-def _found(folder: Path, name: str, card: ModelCard) -> ImageSet:
+def _read_folder(folder: Path, name: str, card: ModelCard) -> ImageSet:
+    """All images below a folder; its subfolders may be called like classes."""
     if not folder.is_dir():
-        raise UsageError(f"{str(folder)!r} is no folder of images.", "Name a folder.")
-    paths = tuple(str(found.source) for found in Finder([str(folder)]) if found.source)
+        raise UsageError(f"{str(folder)!r} is not a folder.", "Use a folder of images.")
+    paths = _find_images(folder)
     if not paths:
-        raise UsageError(f"There is no image in {str(folder)!r}.", "Name a folder of images.")
+        raise UsageError(f"No images found in {str(folder)!r}.", "Use a folder of images.")
     indexes = {name: index for index, name in enumerate(card.classes)}
     labels = [indexes.get(Path(path).relative_to(folder).parts[0]) for path in paths]
     known = tuple(label for label in labels if label is not None)
     return ImageSet(name, paths, known if len(known) == len(paths) else None)
 
 
-def _spread(images: ImageSet, most: int) -> ImageSet:
-    """At most so many, drawn by a fixed lot, in their order."""
-    if len(images.paths) <= most:
-        return images
-    drawn = random.Random(0).sample(range(len(images.paths)), most)  # noqa: S311 (no secret)
-    return _those(images, sorted(drawn))
-
-
-def _without(images: ImageSet, others: ImageSet) -> ImageSet:
-    used = set(others.paths)
-    return _those(images, [i for i, path in enumerate(images.paths) if path not in used])
-
-
-def _those(images: ImageSet, indexes: list[int]) -> ImageSet:
-    labels = images.labels
-    return ImageSet(
-        images.name,
-        tuple(images.paths[i] for i in indexes),
-        None if labels is None else tuple(labels[i] for i in indexes),
-    )
+def _find_images(folder: Path) -> tuple[str, ...]:
+    return tuple(str(found.source) for found in Finder([str(folder)]) if found.source)

@@ -1,13 +1,13 @@
-"""What a target is made from."""
+"""What every target is written from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import onnx
 from torch import nn
 
 from effnet_cli.engines import onnx_writer
 from effnet_cli.export import onnx_edits
-from effnet_cli.export.quantize import Recipe, as_onnx
+from effnet_cli.export.quantize import Int8Recipe, to_int8
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ExportOptions
@@ -15,36 +15,39 @@ from effnet_cli.options import ExportOptions
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A network and what its exported form is to be; `card` is the one that the file carries.
+    """A model, and the form to export it in.
 
-    `recipe` is there if the form is int8. The module is in evaluation mode, float32, on the CPU.
+    `card` is written into the file. `module` is the model in evaluation mode, float32, on the CPU.
+    `recipe` is set for int8.
     """
 
-    network: Model
+    model: Model
     card: ModelCard
     options: ExportOptions
     module: nn.Module
-    recipe: Recipe | None = None
+    recipe: Int8Recipe | None = None
 
-    def in_float32(self) -> "ExportSource":
-        """The same network, for a format that halves its weights itself."""
-        return replace(self, options=replace(self.options, precision="fp32"))
+    def in_fp32(self) -> "ExportSource":
+        """The same model in fp32."""
+        options = replace(self.options, precision="fp32", quantize=None)
+        card = replace(self.card, export={**self.card.export, **asdict(options)})
+        return replace(self, card=card, options=options, recipe=None)
 
-    def plain_graph(self) -> onnx.ModelProto:
-        """The network as an ONNX graph in float32: pixels -> logits, open batch."""
+    def float_graph(self) -> onnx.ModelProto:
+        """The model as an ONNX graph in float32: pixels -> logits, open batch."""
         crop_px = self.card.preprocessing.crop_px
         content = onnx_writer.build_graph(self.module, crop_px, {CARD_KEY: self.card.to_json()})
         return onnx.load_model_from_string(content)
 
-    def graph(self) -> onnx.ModelProto:
-        """The network as the ONNX graph that was asked for."""
-        graph = self.plain_graph()
+    def graph(self, *, is_fp16: bool = False) -> onnx.ModelProto:
+        """The model as an ONNX graph with the options applied, except for the precision."""
+        graph = self.float_graph()
         if self.recipe is not None:
-            graph = as_onnx(graph, self.recipe)
-        if self.options.precision == "fp16":
-            onnx_edits.in_half(graph)
+            graph = to_int8(graph, self.recipe)
+        if is_fp16:
+            onnx_edits.to_fp16(graph)
         if self.options.include_preprocessing:
-            onnx_edits.with_preprocessing(graph, self.card)
+            onnx_edits.add_preprocessing(graph, self.card)
         if self.options.batch is not None:
-            onnx_edits.with_batch(graph, self.options.batch)
+            onnx_edits.set_batch(graph, self.options.batch)
         return graph

@@ -1,4 +1,4 @@
-"""What a network can be exported to: literal rows, which the help reads without any library."""
+"""The targets of an export: literal rows, read without any library."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,26 +9,27 @@ from effnet_cli.options import ExportPrecision, TargetName
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One target: `module:function` that writes it, what its files are called, the library it needs
-    and how to install that, and what it can be.
+    """One target.
 
-    The function is called as `function(source, path)` and writes `path`. `has_open_batch`: the
-    number of images in a call may be left open. `layout` is that of normalised images, and
-    `image` what takes their place with `--include-preprocessing`. `elsewhere` says where files
-    run that nothing here can run; `companions` are the suffixes of further files.
+    `writer` is the `module:function` that writes a file, called as `function(source, path)`.
+    `ending` is the end of its name, with which `suffix` ends, and `companions` are the suffixes of
+    further files. `library` is the import name of what it needs, `install` the command for it.
+    `layout` is that of normalised images; `image` is the input type with `--include-preprocessing`.
+    `has_open_batch`: the number of images in a call may stay open. `not_compared` says why its
+    files cannot run here.
     """
 
     use: str
-    path: str
+    writer: str
     ending: str
     library: str
     install: str
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
-    quantizes: bool = False
+    has_int8: bool = False
     has_open_batch: bool = True
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     image: Literal["uint8", "image"] = "uint8"
-    elsewhere: str | None = None
+    not_compared: str | None = None
     companions: tuple[str, ...] = ()
 
     @property
@@ -38,67 +39,67 @@ class Target:
 
 TARGETS: Mapping[TargetName, Target] = {
     "onnx": Target(
-        "servers, browsers, almost anything: ONNX Runtime",
-        "effnet_cli.export.onnx:write_onnx",
-        ".onnx",
-        "onnx",
-        "pip install effnet-cli",
-        ("fp32", "fp16"),
-        quantizes=True,
+        use="servers, browsers, almost anything: ONNX Runtime",
+        writer="effnet_cli.export.onnx:write_onnx",
+        ending=".onnx",
+        library="onnx",
+        install="pip install effnet-cli",
+        precisions=("fp32", "fp16"),
+        has_int8=True,
     ),
     "openvino": Target(
-        "Intel processors and graphics",
-        "effnet_cli.export.onnx:write_openvino",
-        ".xml",
-        "openvino",
-        "pip install 'effnet-cli[openvino]'",
-        ("fp32", "fp16"),
-        quantizes=True,
+        use="Intel processors and graphics",
+        writer="effnet_cli.export.onnx:write_openvino",
+        ending=".xml",
+        library="openvino",
+        install="pip install 'effnet-cli[openvino]'",
+        precisions=("fp32", "fp16"),
+        has_int8=True,
         companions=(".bin",),
     ),
     "torch-export": Target(
-        "programs with torch, without effnet's code",
-        "effnet_cli.export.torch_export:write_torch_export",
-        ".pt2",
-        "torch",
-        "pip install effnet-cli",
-        ("fp32", "bf16"),
+        use="programs with torch, without effnet's code",
+        writer="effnet_cli.export.torch_export:write_torch_export",
+        ending=".pt2",
+        library="torch",
+        install="pip install effnet-cli",
+        precisions=("fp32", "bf16"),
     ),
     "aotinductor": Target(
-        "machine code for this processor, run by torch or C++; needs g++",
-        "effnet_cli.export.torch_export:write_aotinductor",
-        "-aotinductor.pt2",
-        "torch",
-        "pip install effnet-cli",
-        ("fp32", "bf16"),
+        use="machine code for this processor, run by torch or C++; needs g++",
+        writer="effnet_cli.export.torch_export:write_aotinductor",
+        ending="-aotinductor.pt2",
+        library="torch",
+        install="pip install effnet-cli",
+        precisions=("fp32", "bf16"),
     ),
     "litert": Target(
-        "Android, edge boards (TensorFlow Lite)",
-        "effnet_cli.export.litert:write_litert",
-        ".tflite",
-        "ai_edge_litert",
-        "pip install 'effnet-cli[litert]'",
-        ("fp32", "fp16"),
-        quantizes=True,
+        use="Android, edge boards (TensorFlow Lite)",
+        writer="effnet_cli.export.litert:write_litert",
+        ending=".tflite",
+        library="ai_edge_litert",
+        install="pip install 'effnet-cli[litert]'",
+        precisions=("fp32", "fp16"),
+        has_int8=True,
         layout="NHWC",
     ),
     "executorch": Target(
-        "phones and embedded devices with PyTorch's runtime (XNNPACK)",
-        "effnet_cli.export.torch_export:write_executorch",
-        ".pte",
-        "executorch",
-        "pip install 'effnet-cli[executorch]'",
+        use="phones and embedded devices with PyTorch's runtime (XNNPACK)",
+        writer="effnet_cli.export.torch_export:write_executorch",
+        ending=".pte",
+        library="executorch",
+        install="pip install 'effnet-cli[executorch]'",
         has_open_batch=False,
     ),
     "coreml": Target(
-        "iPhone, iPad, Mac; written anywhere, run on those only",
-        "effnet_cli.export.torch_export:write_coreml",
-        ".mlpackage",
-        "coremltools",
-        "pip install 'effnet-cli[coreml]'",
-        ("fp32", "fp16"),
+        use="iPhone, iPad, Mac; written anywhere, runs on those only",
+        writer="effnet_cli.export.torch_export:write_coreml",
+        ending=".mlpackage",
+        library="coremltools",
+        install="pip install 'effnet-cli[coreml]'",
+        precisions=("fp32", "fp16"),
         has_open_batch=False,
         image="image",
-        elsewhere="Core ML runs on Apple's devices only",
+        not_compared="Core ML runs on Apple devices only",
     ),
 }

@@ -1,4 +1,4 @@
-"""Targets that are made from torch's own export of the network."""
+"""Writes the targets that start from `torch.export`."""
 
 import copy
 import logging
@@ -21,108 +21,19 @@ from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.system.errors import EffnetError, UsageError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MAX_OPEN_BATCH = 4096  # images in one call of a file whose batch is open
-
-
-class _Whole(nn.Module):
-    """A network, perhaps with what comes before and after it.
-
-    float32 [N,3,H,W] -> logits float32 [N,C]; or with preprocessing uint8 [N,H,W,3], or 0 to 255 as
-    float32 [N,3,H,W], -> probabilities float32 [N,C].
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self, network: nn.Module, card: ModelCard, dtype: torch.dtype, *, is_bytes: bool
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self._dtype = dtype
-        self._is_bytes = is_bytes
-        self._temperature = card.temperature
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(card.preprocessing, name), dtype=torch.float32)
-            self.register_buffer(name, values.reshape(3, 1, 1))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        if self._is_bytes:
-            planes = pixels.permute(0, 3, 1, 2) if pixels.dtype == torch.uint8 else pixels
-            pixels = (planes.float() / 255 - self.mean) / self.std
-        logits: Tensor = self.network(pixels.to(self._dtype)).float()
-        return (logits / self._temperature).softmax(-1) if self._is_bytes else logits
-
-
-class _RowsFirst(nn.Module):
-    """The mean of each channel, [N,C,H,W] -> [N,C,1,1], of each row first: XNNPACK and Inductor add
-    up value by value, and of the 36,100 floats of b4's first gate that leaves four or five digits.
-    """
-
-    def forward(self, values: Tensor) -> Tensor:
-        rows = avg_pool2d(values, (1, values.shape[3]))
-        return avg_pool2d(rows, (rows.shape[2], 1))
-
-
-def _fold_norms(network: nn.Module) -> None:
-    """Each BatchNorm into the convolution before it: converters that go through a graph again and
-    again need half the time.
-    """
-    for unit in network.modules():
-        conv, norm, *_ = (*unit.children(), None, None)
-        if isinstance(unit, nn.Sequential) and isinstance(norm, nn.BatchNorm2d):
-            unit[0] = fuse_conv_bn_eval(conv.double(), norm.double()).float()
-            unit[1] = nn.Identity()
-
-
-def _keep_digits(network: nn.Module) -> None:
-    """Averages over whole maps by `_RowsFirst`."""
-    for unit in network.modules():
-        for name, layer in unit.named_children():
-            if isinstance(layer, nn.AdaptiveAvgPool2d):
-                setattr(unit, name, _RowsFirst())
-
-
-def _program(
-    source: ExportSource,
-    dtype: torch.dtype = torch.float32,
-    *,
-    is_image: bool = False,
-    edits: Sequence[Callable[[nn.Module], None]] = (),
-) -> ExportedProgram:
-    """The network in the numbers that were asked for, as torch exports it.
-
-    Args:
-        is_image: bytes come as float32 [N,3,H,W].
-        edits: what is done to a copy of the network before.
-    """
-    options, crop_px = source.options, source.card.preprocessing.crop_px
-    network = copy.deepcopy(source.module)
-    for edit in edits:
-        edit(network)
-    is_bytes = options.include_preprocessing
-    whole = _Whole(network.to(dtype), source.card, dtype, is_bytes=is_bytes)
-    size = options.batch or 2  # an open batch is not to be taken for a fixed one of 1
-    if options.include_preprocessing and not is_image:
-        pixels = torch.zeros(size, crop_px, crop_px, 3, dtype=torch.uint8)
-    else:
-        pixels = torch.zeros(size, 3, crop_px, crop_px)
-    batch = {0: Dim("batch", min=1, max=MAX_OPEN_BATCH)} if options.batch is None else {}
-    with torch.no_grad():
-        return torch.export.export(whole.eval(), (pixels,), dynamic_shapes=(batch,))
+MAX_OPEN_BATCH = 4096  # images in one call of a file with an open batch
 
 
 def write_torch_export(source: ExportSource, path: Path) -> None:
-    """An exported program; the card is its extra file `effnet`."""
-    program = _program(source, DTYPES[source.options.precision])
-    program.example_inputs = None  # they would be stored too
+    """Write an exported program; the card is its extra file `effnet`."""
+    program = _export_program(source)
+    program.example_inputs = None  # they would be saved too
     with _quiet():
         torch.export.save(program, path, extra_files={CARD_KEY: source.card.to_json()})
 
 
 def write_aotinductor(source: ExportSource, path: Path) -> None:
-    """Machine code for this kind of processor; the card is in its metadata.
+    """Write machine code for this kind of processor; the card is in its metadata.
 
     Raises:
         EffnetError: there is no compiler.
@@ -130,10 +41,10 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise EffnetError(
-            f"The target aotinductor needs a C++ compiler, and {compiler!r} is not here.",
-            "Install one (on Debian: apt install g++), or name it in CXX.",
+            f"Target aotinductor needs a C++ compiler; {compiler!r} was not found.",
+            "Install one (on Debian: apt install g++), or set CXX to its name.",
         )
-    program = _program(source, DTYPES[source.options.precision], edits=[_keep_digits])
+    program = _export_program(source, edits=[_split_means])
     settings: dict[str, Any] = {
         "aot_inductor.metadata": {CARD_KEY: source.card.to_json()},
         "freezing": True,  # weights are constants: folded and laid out for the processor
@@ -145,27 +56,25 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
 
 
 def write_executorch(source: ExportSource, path: Path) -> None:
-    """A program for XNNPACK; the format has no place for the card."""
+    """Write a program for XNNPACK; the format has no place for the card."""
     with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        lowered = to_edge_transform_and_lower(
-            _program(source, edits=[_fold_norms, _keep_digits]),
-            partitioner=[XnnpackPartitioner()],
-        ).to_executorch()
-    path.write_bytes(lowered.buffer)
+        program = _export_program(source, edits=[_fuse_batch_norm, _split_means])
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        path.write_bytes(edge.to_executorch().buffer)
 
 
 def write_coreml(source: ExportSource, path: Path) -> None:
-    """An ML program; the card is in its user-defined metadata. With preprocessing it takes an
-    image.
+    """Write an ML program; the card is in its user-defined metadata. With preprocessing its input
+    is an image.
 
     Raises:
         UsageError: Core ML takes one image at a time.
     """
-    is_image, batch = source.options.include_preprocessing, source.options.batch
-    if is_image and batch != 1:
+    has_image, batch = source.options.include_preprocessing, source.options.batch
+    if has_image and batch != 1:
         raise UsageError(
             f"Core ML takes one image at a time, not --batch {batch}.", "Leave --batch out."
         )
@@ -176,15 +85,14 @@ def write_coreml(source: ExportSource, path: Path) -> None:
         image = coremltools.ImageType(
             name="pixels", shape=(1, 3, px, px), color_layout=coremltools.colorlayout.RGB
         )
-        output = "probabilities" if is_image else "logits"
-        is_half = source.options.precision == "fp16"
-        precision = coremltools.precision.FLOAT16 if is_half else coremltools.precision.FLOAT32
+        program = _export_program(source, has_planes=has_image, edits=[_fuse_batch_norm])
+        precision = "FLOAT16" if source.options.precision == "fp16" else "FLOAT32"
         package = coremltools.convert(
-            _program(source, is_image=is_image, edits=[_fold_norms]).run_decompositions({}),
+            program.run_decompositions({}),
             convert_to="mlprogram",
-            inputs=[image] if is_image else None,
-            outputs=[coremltools.TensorType(name=output)],
-            compute_precision=precision,
+            inputs=[image] if has_image else None,
+            outputs=[coremltools.TensorType(name="probabilities" if has_image else "logits")],
+            compute_precision=getattr(coremltools.precision, precision),
             minimum_deployment_target=coremltools.target.iOS16,
         )
         package.user_defined_metadata[CARD_KEY] = source.card.to_json()
@@ -192,14 +100,106 @@ def write_coreml(source: ExportSource, path: Path) -> None:
         package.save(str(path))
 
 
+# --- the program ----------------------------------------------------------------------------------
+
+
+def _export_program(
+    source: ExportSource,
+    *,
+    has_planes: bool = False,
+    edits: Sequence[Callable[[nn.Module], None]] = (),
+) -> ExportedProgram:
+    """Export the model with torch.
+
+    Args:
+        has_planes: preprocessing takes float32 [N,3,H,W] instead of uint8 [N,H,W,3].
+        edits: changes to a copy of the module before.
+    """
+    options, crop_px = source.options, source.card.preprocessing.crop_px
+    module = copy.deepcopy(source.module)
+    for edit in edits:
+        edit(module)
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    whole = _WholeModel(
+        module.to(dtype), source.card, dtype, has_preprocessing=options.include_preprocessing
+    )
+    size = options.batch or 2  # torch would specialise on an open batch of 1
+    if options.include_preprocessing and not has_planes:
+        example = torch.zeros(size, crop_px, crop_px, 3, dtype=torch.uint8)
+    else:
+        example = torch.zeros(size, 3, crop_px, crop_px)
+    batch = {0: Dim("batch", min=1, max=MAX_OPEN_BATCH)} if options.batch is None else {}
+    with torch.no_grad():
+        return torch.export.export(whole.eval(), (example,), dynamic_shapes=(batch,))
+
+
+class _WholeModel(nn.Module):
+    """A module with a float32 input and output, and with preprocessing if `has_preprocessing`.
+
+    float32 [N,3,H,W] -> logits float32 [N,C]; or uint8 [N,H,W,3], or 0 to 255 as float32
+    [N,3,H,W], -> probabilities float32 [N,C].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, module: nn.Module, card: ModelCard, dtype: torch.dtype, *, has_preprocessing: bool
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._dtype = dtype
+        self._has_preprocessing = has_preprocessing
+        self._temperature = card.temperature
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(card.preprocessing, name), dtype=torch.float32)
+            self.register_buffer(name, values.reshape(3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self._has_preprocessing:
+            planes = pixels.permute(0, 3, 1, 2) if pixels.dtype == torch.uint8 else pixels
+            pixels = (planes.float() / 255 - self.mean) / self.std
+        logits: Tensor = self.module(pixels.to(self._dtype)).float()
+        return (logits / self._temperature).softmax(-1) if self._has_preprocessing else logits
+
+
+def _fuse_batch_norm(module: nn.Module) -> None:
+    """Fuse each BatchNorm into the convolution before it: converters that traverse a graph many
+    times take half as long.
+    """
+    for unit in module.modules():
+        conv, norm, *_ = (*unit.children(), None, None)
+        if isinstance(unit, nn.Sequential) and isinstance(norm, nn.BatchNorm2d):
+            unit[0] = fuse_conv_bn_eval(conv.double(), norm.double()).float()
+            unit[1] = nn.Identity()
+
+
+def _split_means(module: nn.Module) -> None:
+    """Replace the averages over whole feature maps by `_SplitMean`."""
+    for unit in module.modules():
+        for name, layer in unit.named_children():
+            if isinstance(layer, nn.AdaptiveAvgPool2d):
+                setattr(unit, name, _SplitMean())
+
+
+class _SplitMean(nn.Module):
+    """The mean of each channel, [N,C,H,W] -> [N,C,1,1], row by row: XNNPACK and Inductor add up
+    value by value, which leaves four or five digits of the 36,100 floats in b4's first gate.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        rows = avg_pool2d(values, (1, values.shape[3]))
+        return avg_pool2d(rows, (rows.shape[2], 1))
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' words about themselves: what matters is compared afterwards."""
-    before = logging.root.manager.disable
+    """Silence the libraries' progress and warnings; the result is compared afterwards."""
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(), silence_output():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logging.disable(before)
+            logging.disable(disabled)

@@ -1,4 +1,4 @@
-"""What was asked for, checked before anything long begins, and where the file is to be."""
+"""Checks an export task, and chooses the name of its file, before anything slow starts."""
 
 import importlib.util
 from dataclasses import replace
@@ -14,38 +14,29 @@ from effnet_cli.system.files import cannot_write
 
 
 def validate_task(task: ExportTask) -> ExportTask:
-    """The task with what its target fixes, checked before anything long begins."""
+    """The task, with a batch of 1 where the target cannot leave it open.
+
+    Raises:
+        UsageError: the target does not support an option, or two options contradict each other.
+        EffnetError: the target's library is not installed.
+    """
     options, target = task.options, TARGETS[task.options.target]
     if options.precision not in target.precisions:
         raise UsageError(
-            f"The target {options.target} is not written in {options.precision}.",
-            f"It is written in {', '.join(target.precisions)}.",
+            f"Target {options.target} does not support --precision {options.precision}.",
+            f"Use one of: {', '.join(target.precisions)}.",
         )
-    if options.quantize and not target.quantizes:
-        able = [name for name, row in TARGETS.items() if row.quantizes]
+    if options.quantize:
+        _check_int8(task, target)
+    elif task.calibrate is not None:
         raise UsageError(
-            f"The target {options.target} is not written in {options.quantize}.",
-            f"These are: {', '.join(able)}.",
+            f"--calibrate {str(task.calibrate)!r} requires int8.", "Add --quantize int8."
         )
-    if options.quantize and options.precision != "fp32":
-        raise UsageError(
-            f"--quantize int8 and --precision {options.precision} exclude each other.",
-            "Leave one of them out.",
-        )
-    if options.quantize and task.calibrate is None:
-        raise UsageError(
-            f"--quantize {options.quantize} needs images to measure the network's values on.",
-            "Name a folder of typical ones: --calibrate DIR",
-        )
-    if task.calibrate is not None and not options.quantize:
-        raise UsageError(
-            f"--calibrate {str(task.calibrate)!r} is for int8.", "Add --quantize int8."
-        )
-    if task.max_drop != ExportTask.max_drop and not options.quantize:
-        raise UsageError(f"--max-drop {task.max_drop:g} is for int8.", "Add --quantize int8.")
+    elif task.max_drop != ExportTask.max_drop:
+        raise UsageError(f"--max-drop {task.max_drop:g} requires int8.", "Add --quantize int8.")
     if importlib.util.find_spec(target.library) is None:
         raise EffnetError(
-            f"The target {options.target} needs {target.library}, which is not installed.",
+            f"Target {options.target} needs {target.library}, which is not installed.",
             f"Install it: {target.install}",
         )
     if not target.has_open_batch and options.batch is None:
@@ -53,41 +44,60 @@ def validate_task(task: ExportTask) -> ExportTask:
     return task
 
 
-def destination(task: ExportTask, target: Target, network: Model) -> Path:
-    """Where the file goes; nothing that is no export is ever replaced.
+def _check_int8(task: ExportTask, target: Target) -> None:
+    options = task.options
+    if not target.has_int8:
+        targets = ", ".join(name for name, row in TARGETS.items() if row.has_int8)
+        raise UsageError(
+            f"Target {options.target} does not support --quantize {options.quantize}.",
+            f"Use one of these targets: {targets}.",
+        )
+    if options.precision != "fp32":
+        raise UsageError(
+            f"--quantize int8 cannot be combined with --precision {options.precision}.",
+            "Remove one of them.",
+        )
+    if task.calibrate is None:
+        raise UsageError(
+            f"--quantize {options.quantize} needs images to calibrate on.",
+            "Name a folder of typical images: --calibrate DIR",
+        )
+
+
+def choose_path(task: ExportTask, target: Target, model: Model) -> Path:
+    """Where the file goes; only an earlier export is ever replaced.
 
     Raises:
-        UsageError: it has another ending than such files, or is there and no export.
+        UsageError: `--output` has the wrong suffix, or another file is in the way.
         EffnetError: no file can have that name.
     """
+    path = task.output
     try:
-        return _destination(task, target, network)
+        if path is None or (path.is_dir() and path.suffix != target.suffix):
+            path = (path or Path()) / _default_name(task, target, model)
+        if path.suffix.lower() != target.suffix:
+            raise UsageError(
+                f"--output {str(path)!r} does not end in {target.suffix}, the suffix of "
+                f"{task.options.target} files.",
+                f"Use --output {str(path.with_suffix(target.suffix))!r}, or an existing folder.",
+            )
+        files = [path, json_path(path), *(path.with_suffix(suffix) for suffix in target.companions)]
+        for file in files:
+            if file.exists() and not is_export(path):
+                raise UsageError(
+                    f"{str(file)!r} already exists, and effnet did not export it.",
+                    "Use another --output.",
+                )
     except OSError as error:
         raise cannot_write(Path(error.filename), error) from error
-
-
-def _destination(task: ExportTask, target: Target, network: Model) -> Path:
-    given = task.output
-    kind = task.options.quantize or task.options.precision
-    if task.model.model is None:
-        stem = network.variant.name
-    else:
-        file = network.path.resolve()
-        stem = file.parent.name if file.name == MODEL_FILE_NAME else file.stem
-    name = f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{target.ending}"
-    is_folder = given is not None and given.is_dir() and given.suffix != target.suffix
-    path = Path(name) if given is None else given / name if is_folder else given
-    if path.suffix.lower() != target.suffix:
-        raise UsageError(
-            f"--output {str(path)!r} does not end in {target.suffix}, as files for "
-            f"{task.options.target} do.",
-            f"Use --output {str(path.with_suffix(target.suffix))!r}, or an existing folder.",
-        )
-    files = [path, json_path(path), *(path.with_suffix(suffix) for suffix in target.companions)]
-    for file in files:
-        if file.exists() and not is_export(path):
-            raise UsageError(
-                f"{str(file)!r} is there already, and effnet did not export it.",
-                "Name another file with --output.",
-            )
     return path
+
+
+def _default_name(task: ExportTask, target: Target, model: Model) -> str:
+    if task.model.model is None:
+        stem = model.variant.name
+    else:
+        file = model.path.resolve()
+        stem = file.parent.name if file.name == MODEL_FILE_NAME else file.stem
+    precision = task.options.output_precision
+    return f"{stem}{'' if precision == 'fp32' else f'-{precision}'}{target.ending}"

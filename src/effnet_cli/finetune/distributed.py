@@ -1,4 +1,7 @@
-"""Training in several processes, which torchrun starts; a single process talks to no other."""
+"""Training in several processes, started by torchrun; a single process communicates with none.
+
+torchrun passes the ranks in the environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE.
+"""
 
 import os
 import time
@@ -27,7 +30,9 @@ SHUTDOWN_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among all: `rank` of `count`, and `local_rank` of `local_count` here."""
+    """This process among all: `rank` of `count`, and `local_rank` of the `local_count` on this
+    machine.
+    """
 
     rank: int = 0
     count: int = 1
@@ -69,18 +74,21 @@ class ProcessGroup:
 
     def reduce_max(self, number: int) -> int:
         """The largest `number` of all processes."""
-        if self.count == 1:
-            return number
-        largest = torch.tensor(number)
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-        return int(largest)
+        return self._reduce(number, distributed.ReduceOp.MAX)
 
     def reduce_min(self, number: int) -> int:
         """The smallest `number` of all processes."""
-        return -self.reduce_max(-number)
+        return self._reduce(number, distributed.ReduceOp.MIN)
+
+    def _reduce(self, number: int, operation: distributed.ReduceOp.RedOpType) -> int:
+        if self.count == 1:
+            return number
+        value = torch.tensor(number)
+        distributed.all_reduce(value, operation)
+        return int(value)
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """`module`, averaging its gradients over the processes as they are computed."""
+        """`module` with its gradients averaged over the processes as they are computed."""
         if self.count == 1:
             return module
         devices = [device.index or 0] if device.type == "cuda" else None
@@ -89,7 +97,7 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun has started, if any, by the ranks in the environment.
+    """Join the processes that torchrun has started, if any.
 
     Raises:
         EffnetError: the processes cannot connect.
@@ -99,20 +107,17 @@ def join_process_group() -> Iterator[ProcessGroup]:
         yield ProcessGroup()
         return
     _connect(count)
-    processes = ProcessGroup(
-        distributed.get_rank(),
-        count,
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        local_count=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-    )
+    rank = distributed.get_rank()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     try:
-        yield processes
+        yield ProcessGroup(rank, count, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     except TrainingStopped as stopped:
-        if not processes.is_first:
+        if rank:
             raise SystemExit(stopped.exit_status) from stopped
         raise
     except EffnetError:
-        if not processes.is_first:  # as most errors occur in all, the first process reports
+        # Most errors occur in all processes: let the first one report, and torchrun end the rest.
+        if rank:
             time.sleep(SHUTDOWN_SECONDS)
         raise
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.datasets.records import Subset
+from effnet_cli.datasets import Subset
 from effnet_cli.images.augment import Augmentation, augment_image
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.resize import FILTERS
@@ -20,7 +20,8 @@ from effnet_cli.system.reporter import Reporter
 Crops = npt.NDArray[np.uint8]
 Indexes = npt.NDArray[np.intp]
 
-CACHED_MEMORY = 0.25  # fraction of the memory that is free at the start
+# Fraction of the memory that is free at the start.
+CACHED_MEMORY = 0.25
 # Larger images are cached at this multiple of the crop's side: a view of a third of the area then
 # still has a pixel for each of its own.
 CACHED_OVERSAMPLING = 2
@@ -29,7 +30,9 @@ BATCHES_AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Crops, uint8 [N,H,W,3], and their indexes in the subset [N], without unreadable images."""
+    """Crops, uint8 [N,H,W,3], and their indexes in the subset [N]; unreadable images are left
+    out.
+    """
 
     crops: Crops
     indexes: Indexes
@@ -44,7 +47,7 @@ class CacheBudget:
         self._left = num_bytes
 
     def reserve(self, num_bytes: int) -> bool:
-        """Reserve `num_bytes` if they fit."""
+        """Whether `num_bytes` fit; if so they are reserved."""
         if num_bytes > self._left:
             return False
         self._left -= num_bytes
@@ -88,16 +91,17 @@ class BatchLoader:
 
     def load_batch(self, part: Indexes, augmentation: Augmentation | None) -> Batch:
         """The images at the indexes `part`, as `load_batches` gives them."""
-        crops: dict[int, Crops] = {}
+        crops: list[Crops] = []
+        loaded: list[int] = []
         for index in map(int, part):
             try:
-                crops[index] = self._crop(index, augmentation)
+                crops.append(self._crop(index, augmentation))
+                loaded.append(index)
             except ImageError as error:
                 self._report_lost(index, error)
         crop_px = (augmentation or self._loader.preprocessing).crop_px
-        empty = np.empty((0, crop_px, crop_px, 3), np.uint8)
-        stacked = np.stack([*crops.values()]) if crops else empty
-        return Batch(stacked, np.array([*crops], dtype=np.intp))
+        stacked = np.stack(crops) if crops else np.empty((0, crop_px, crop_px, 3), np.uint8)
+        return Batch(stacked, np.array(loaded, dtype=np.intp))
 
     def _crop(self, index: int, augmentation: Augmentation | None) -> Crops:
         if augmentation is None:

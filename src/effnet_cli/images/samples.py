@@ -1,4 +1,4 @@
-"""The images that come with effnet."""
+"""Where the images are that come with effnet."""
 
 from pathlib import Path
 

@@ -1,0 +1,117 @@
+"""The values of an ONNX graph as tensors of a LiteRT file, in float32, int8 or both."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+
+from effnet_cli.export.litert_file import Array, LiteRtFile, Op, quantization
+from effnet_cli.export.onnx_edits import read_constants
+from effnet_cli.export.source import ExportSource
+
+INT8_OFFSET = 128  # LiteRT's int8 starts at -128, a recipe's integers at 0
+
+
+class ValueTensors:
+    """Finds or adds the tensor of each value of `graph`; images are laid out as [N,H,W,C].
+
+    `constants` are the graph's own, `shapes` those of the tensors added so far.
+    """
+
+    def __init__(self, file: LiteRtFile, graph: onnx.ModelProto, source: ExportSource) -> None:
+        self.constants = read_constants(graph)
+        self.shapes: dict[str, list[int]] = {}
+        self._file = file
+        self._recipe = source.recipe
+        self._is_fp16 = source.options.precision == "fp16"
+        self._float32: dict[str, int] = {}
+        self._int8: dict[str, int] = {}
+
+    def is_int8(self, name: str) -> bool:
+        """Whether the recipe keeps a value in 8 bits."""
+        return self._recipe is not None and name in self._recipe.values
+
+    def add(self, name: str, shape: list[int]) -> int:
+        """Add the tensor that an operator writes the value to."""
+        self.shapes[name] = shape
+        if self.is_int8(name):
+            self._int8[name] = self._file.tensor(
+                name, shape, np.int8, quantization=self._quantization(name)
+            )
+            return self._int8[name]
+        self._float32[name] = self._file.tensor(name, shape, np.float32)
+        return self._float32[name]
+
+    def set_float32(self, name: str, tensor: int, shape: list[int]) -> None:
+        """Let a tensor that is in the file hold the value."""
+        self.shapes[name], self._float32[name] = shape, tensor
+
+    def alias(self, name: str, original: str) -> None:
+        """Let the value share the tensors of another one."""
+        self.shapes[name] = self.shapes[original]
+        for tensors in (self._float32, self._int8):
+            if original in tensors:
+                tensors[name] = tensors[original]
+
+    def read(self, name: str, output: str) -> int:
+        """The value in the type in which the operator that writes `output` computes."""
+        return self._as_int8(name) if self.is_int8(output) else self.as_float32(name)
+
+    def as_float32(self, name: str) -> int:
+        """The value in float32, dequantized if need be."""
+        if name not in self._float32:
+            tensor = self._file.tensor(f"{name}.float", self.shapes[name], np.float32)
+            self._float32[name] = self._file.operator(Op.DEQUANTIZE, [self._int8[name]], tensor)
+        return self._float32[name]
+
+    def _as_int8(self, name: str) -> int:
+        if name not in self._int8:
+            tensor = self._file.tensor(
+                f"{name}.int8",
+                self.shapes[name],
+                np.int8,
+                quantization=self._quantization(name),
+            )
+            self._int8[name] = self._file.operator(Op.QUANTIZE, [self._float32[name]], tensor)
+        return self._int8[name]
+
+    def _quantization(self, name: str) -> Any:
+        assert self._recipe is not None
+        parameters = self._recipe.values[name]
+        return quantization([parameters.scale], [parameters.zero_point - INT8_OFFSET])
+
+    # --- weights ----------------------------------------------------------------------------------
+
+    def layer(self, node: onnx.NodeProto, output: str, *, is_depthwise: bool = False) -> list[int]:
+        """Add the weights, [O,H,W,I] (depthwise: [1,H,W,O]), and the bias of the layer whose
+        result is `output`.
+        """
+        names, axis = node.input[1:3], 3 if is_depthwise else 0
+        if self._recipe is None:
+            values = _to_channels_last(self.constants[names[0]], is_depthwise)
+            return [self._float(names[0], values), self._float(names[1], self.constants[names[1]])]
+        layer = self._recipe.layers[output]
+        zeros = [0] * len(layer.scales)
+        values = _to_channels_last(layer.weight, is_depthwise)
+        weight = self._file.constant(names[0], values, quantization(layer.scales, zeros, axis))
+        if node.op_type == "Gemm" and not self.is_int8(output):
+            # LiteRT's kernel for float32 times int8, which keeps the logits in float32
+            bias = (layer.bias * layer.bias_scales.astype(np.float64)).astype(np.float32)
+            return [weight, self._file.constant(names[1], bias)]
+        scales = quantization(layer.bias_scales, zeros)
+        return [weight, self._file.constant(names[1], layer.bias, scales)]
+
+    def _float(self, name: str, values: Array) -> int:
+        """A float32 constant; for fp16 it is stored in half the size."""
+        if not self._is_fp16:
+            return self._file.constant(name, values)
+        stored = self._file.constant(f"{name}.half", values.astype(np.float16))
+        tensor = self._file.tensor(name, list(values.shape), np.float32, is_batched=False)
+        return self._file.operator(Op.DEQUANTIZE, [stored], tensor)
+
+
+def _to_channels_last(weight: Array, is_depthwise: bool) -> Array:
+    """[O,I,H,W] -> [O,H,W,I], depthwise [O,1,H,W] -> [1,H,W,O]; [O,I] stays."""
+    if weight.ndim != 4:
+        return weight
+    return weight.transpose(1, 2, 3, 0) if is_depthwise else weight.transpose(0, 2, 3, 1)

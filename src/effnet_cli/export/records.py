@@ -1,0 +1,53 @@
+"""The result of an export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedForm:
+    """One form of the model, compared with torch in fp32; the row of torch has no comparison.
+
+    `agreement` is the share (0..1) of images with the same top-1 class, `confident_agreement` that
+    among the images whose top probability in torch is at least 0.5 (`None` if there are none).
+    `max_difference` and `mean_difference` are of the probabilities of all classes. `top1` is the
+    accuracy, `None` without labels. `median_ms` is per image.
+    """
+
+    name: str
+    size_bytes: int
+    median_ms: float
+    agreement: float | None = None
+    confident_agreement: float | None = None
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    top1: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportComparison:
+    """The forms, torch first, compared on `images` views of the images called `image_set`;
+    `confident` of them have a top probability of at least 0.5. `rejection` says why the exported
+    file is too different.
+    """
+
+    image_set: str
+    images: int = 0
+    confident: int = 0
+    forms: tuple[ComparedForm, ...] = ()
+    rejection: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """An export: the file at `path`, `None` if it was rejected, and its comparison with torch.
+
+    `not_compared` says why there was no comparison.
+    """
+
+    target: str
+    precision: str
+    path: Path | None
+    not_compared: str | None
+    comparison: ExportComparison
+    seconds: float

@@ -1,0 +1,52 @@
+"""The result of an export as a table and notes."""
+
+import shlex
+from collections.abc import Iterator
+
+from effnet_cli.export.records import ComparedForm, ExportResult
+from effnet_cli.output.tables import Block, Table
+
+
+def blocks(result: ExportResult) -> Iterator[Block]:
+    """Each form of the model, torch first; nothing if the file was not compared."""
+    forms = result.comparison.forms
+    if not forms:
+        return
+    has_labels = forms[0].top1 is not None
+    columns = ["model", "same top-1", "confident", "max |dp|", "mean |dp|"]
+    columns += ["top-1"] if has_labels else []
+    rows = [_cells(form, has_labels) for form in forms]
+    yield Table([*columns, "MB", "ms/image"], rows)
+
+
+def _cells(form: ComparedForm, has_labels: bool) -> list[object]:
+    shares = [None if s is None else f"{s:.1%}" for s in (form.agreement, form.confident_agreement)]
+    differences = [form.max_difference, form.mean_difference]
+    return [
+        form.name,
+        *shares,
+        *(None if d is None else f"{d:.1e}" for d in differences),
+        *([f"{form.top1:.2%}"] if has_labels else []),
+        f"{form.size_bytes / 1e6:.2f}",
+        f"{form.median_ms:.2f}",
+    ]
+
+
+def notes(result: ExportResult) -> Iterator[str]:
+    """What was compared, why the file was rejected, where it is and how to use it."""
+    found = result.comparison
+    if found.forms:
+        yield (
+            f"Compared on {found.images:,} views of {found.image_set}; torch is confident about "
+            f"{found.confident:,} (top probability of at least 50 %)."
+        )
+    if found.rejection is not None:
+        yield f"Export rejected: {found.rejection}."
+    if result.path is None:
+        yield "The file was not kept. Use --force to keep it."
+        return
+    file = shlex.quote(str(result.path))
+    if result.not_compared is not None:
+        yield f"Wrote {file}, not compared with torch: {result.not_compared}."
+    else:
+        yield f"Wrote {file}. Use it: effnet predict IMAGE --model {file}"

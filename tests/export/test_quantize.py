@@ -1,0 +1,146 @@
+"""int8 exports, and the arithmetic of their recipes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effnet_cli.export import quantize
+from effnet_cli.export import run as export_run
+from effnet_cli.export.run import export
+from effnet_cli.options import (
+    ExportOptions,
+    ExportTask,
+    ModelOptions,
+    TargetName,
+)
+from effnet_cli.predict.records import ImageResult
+from exporting import predict, sort_by_class
+from helpers import SAMPLES
+from training import Done
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+Effnet = Callable[..., Done]
+
+GRAPH_TARGETS = ["onnx", "openvino", "litert"]
+
+
+@pytest.fixture(scope="module")
+def sorted_images(
+    fifty_predictions: list[ImageResult], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """32 images in folders named after the predictions of the default model."""
+    return sort_by_class(fifty_predictions[:32], tmp_path_factory.mktemp("sorted"))
+
+
+@pytest.fixture(scope="module")
+def recipes() -> list[quantize.Int8Recipe]:
+    """The recipe of the default model once it was made: it is the same for every target."""
+    return []
+
+
+@pytest.fixture
+def shared_recipe(recipes: list[quantize.Int8Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrates for the first target only."""
+
+    def choose_once(*arguments: Any) -> quantize.Int8Recipe:
+        if not recipes:
+            recipes.append(quantize.choose_recipe(*arguments))
+        return recipes[0]
+
+    monkeypatch.setattr(export_run, "choose_recipe", choose_once)
+    if recipes:
+        monkeypatch.setattr(export_run, "measure_ranges", lambda *_: {})
+
+
+@pytest.mark.usefixtures("shared_recipe")
+@pytest.mark.parametrize("target", GRAPH_TARGETS)
+def test_int8_agrees_with_torch(target: TargetName, sorted_images: Path, tmp_path: Path) -> None:
+    exported = export(
+        ExportTask(
+            options=ExportOptions(target, quantize="int8"),
+            output=tmp_path,
+            calibrate=sorted_images,
+            max_drop=15.0,  # most of these parts of images have no clear class
+        )
+    )
+    reference, plain, form = exported.comparison.forms
+    assert (plain.name, form.name) == (f"{target} fp32", f"{target} int8")
+    assert exported.comparison.rejection is None
+    assert exported.comparison.images == 32
+    assert form.confident_agreement is not None
+    assert form.confident_agreement >= 0.95
+    assert reference.top1 == plain.top1 == 1.0
+    assert form.top1 == form.agreement
+    assert form.size_bytes <= 0.3 * plain.size_bytes
+    given = predict(ModelOptions(model=exported.path), [SAMPLES / "coffee.jpg"])
+    assert given[0].predictions[0].label == "espresso"
+
+
+def test_int8_that_loses_too_much_is_rejected(
+    fifty_predictions: list[ImageResult], tmp_path: Path, effnet: Effnet
+) -> None:
+    images = sort_by_class(fifty_predictions[:16], tmp_path / "labelled")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(3):
+        shutil.copy(SAMPLES / "cat.jpg", flat / f"{number}.jpg")
+    out = tmp_path / "out"
+    words = (
+        "export",
+        "--to",
+        "onnx",
+        "--quantize",
+        "int8",
+        "--calibrate",
+        flat,
+        "--check",
+        images,
+    )
+    done = effnet(*words, "--max-drop", "0", "-o", out / "a.onnx", "-f", "json")
+    row = json.loads(done.stdout)
+    lost = 100 * (row["forms"][0]["top1"] - row["forms"][2]["top1"])
+    assert lost > 0, "int8 calibrated on one image has to lose accuracy"
+    assert done.status == 3
+    assert f"lowers top-1 by {lost:.2f} points" in done.stderr
+    assert "The file was not kept" in done.stderr
+    assert list(out.iterdir()) == []
+
+
+# --- arithmetic -----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3), st.sampled_from([0.0, 1e-9, 1.0, 1e6]))
+def test_rounded_weights_are_within_half_a_step(seed: int, input_scale: float, bias: float) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(5, 3, 2, 2)) * rng.choice([0, 1e-9, 1, 1e4], size=(5, 1, 1, 1))
+    offsets = rng.normal(size=5) * bias
+    means = rng.normal(size=3)
+    made = quantize.quantize_layer(weight, offsets, input_means=means, input_scale=input_scale)
+    scales = made.scales.astype(np.float64)[:, None, None, None]
+    assert made.weight.dtype == np.int8
+    assert np.abs(made.weight).max() <= 127
+    assert (np.abs(made.weight * scales - weight) <= 0.5001 * scales).all()
+    # the mean result is unchanged, up to the rounding of the bias
+    expected = weight.sum(axis=(2, 3)) @ means + offsets
+    rounded = (made.weight * scales).sum(axis=(2, 3)) @ means
+    got = rounded + made.bias.astype(np.float64) * made.bias_scales
+    step = made.bias_scales.astype(np.float64) + 1e-6 * np.abs(rounded)
+    assert (np.abs(got - expected) <= step + 1e-6 * np.abs(offsets)).all()
+
+
+@given(st.floats(-1e6, 0), st.floats(0, 1e6))
+def test_scale_covers_its_range_and_zero(low: float, high: float) -> None:
+    made = quantize.scale_for((low, high))
+    assert made.scale > 0
+    assert 0 <= made.zero_point <= 255
+    ends = [made.scale * (q - made.zero_point) for q in (0, 255)]
+    assert ends[0] <= low + 0.51 * made.scale
+    assert ends[1] >= high - 0.51 * made.scale

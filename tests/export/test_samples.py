@@ -1,0 +1,87 @@
+"""Which images an export is calibrated and compared on."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effnet_cli.export.samples import choose_images
+from effnet_cli.images.loader import ImageLoader
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.imagenet import imagenet_card
+from effnet_cli.models.variants import find_variant
+from effnet_cli.options import (
+    ExportTask,
+    FinetuneOptions,
+    ImageOptions,
+    ModelOptions,
+)
+from effnet_cli.system.reporter import SILENT
+from exporting import copy_cat
+from training import Done, task_of, train
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+Effnet = Callable[..., Done]
+
+CAT_DOG = ModelCard("lite0", ("cat", "dog"), find_variant("lite0").preprocessing)
+
+
+def test_dataset_is_calibrated_on_train_and_compared_on_val(tmp_path: Path) -> None:
+    names = ["train/cat/1.jpg", "train/dog/2.jpg", "valid/dog/3.jpg", "valid/cat/4.jpg"]
+    root = copy_cat(tmp_path, names)
+    calibration, compared = choose_images(ExportTask(calibrate=root), CAT_DOG)
+    assert calibration is not None
+    assert [os.path.relpath(p, root) for p in calibration.paths] == names[:2]
+    assert {os.path.relpath(p, root) for p in compared.paths} == set(names[2:])
+    assert calibration.labels == (0, 1)
+    assert compared.labels == (0, 1)  # cat/4.jpg comes first
+
+
+@pytest.mark.usefixtures("quick")
+def test_training_images_are_for_calibration_only(
+    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Effnet
+) -> None:
+    ran = train(task_of(colours, small, tmp_path / "run", FinetuneOptions(head_only=True)))
+    calibration, compared = choose_images(ExportTask(calibrate=colours), ran.card)
+    assert calibration is not None
+    assert (len(calibration.paths), len(compared.paths)) == (18, 6)
+    assert not set(calibration.paths) & set(compared.paths)
+    assert choose_images(ExportTask(check=colours), ran.card)[1] == compared
+    for images in (calibration, compared):
+        assert images.labels is not None
+        folders = [Path(path).parent.name for path in images.paths]
+        assert [ran.card.classes[label] for label in images.labels] == folders
+    words = ("export", "--to", "onnx", "--model", ran.folder, "--quantize", "int8", "--force")
+    done = effnet(*words, "--calibrate", colours, "-o", tmp_path)
+    assert f"views of the training images of {colours}" in done.stderr
+    assert f"views of the images of {colours} that the model was not trained on" in done.stderr
+
+
+def test_few_images_serve_for_both(tmp_path: Path) -> None:
+    _, compared = choose_images(
+        ExportTask(calibrate=copy_cat(tmp_path, ["cat/1.jpg", "dog/1.jpg"])), CAT_DOG
+    )
+    assert compared.name == f"{tmp_path} (the calibration images)"
+
+
+def test_images_without_splits_are_divided(tmp_path: Path) -> None:
+    root = copy_cat(tmp_path, [f"cat/{n:03}.jpg" for n in range(140)])
+    calibration, compared = choose_images(ExportTask(calibrate=root), CAT_DOG)
+    assert calibration is not None
+    assert (len(calibration.paths), len(compared.paths)) == (128, 12)
+    assert not set(calibration.paths) & set(compared.paths)
+    assert choose_images(ExportTask(calibrate=root), CAT_DOG)[0] == calibration
+
+
+def test_few_images_give_many_views(tmp_path: Path) -> None:
+    root = copy_cat(tmp_path, ["a/1.jpg"])
+    _, compared = choose_images(ExportTask(check=root), CAT_DOG)
+    assert compared.labels is None
+    card = imagenet_card("lite0", find_variant("lite0").preprocessing)
+    views = list(compared.load(card, ImageOptions(), reporter=SILENT, step=""))
+    assert len({one.crop.tobytes() for one in views}) == len(views) == 32
+    whole = ImageLoader(card.preprocessing).load(compared.paths[0])
+    assert np.array_equal(views[0].crop, whole)

@@ -1,0 +1,92 @@
+"""Export tasks that cannot be carried out."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from effnet_cli.export.run import export
+from effnet_cli.export.targets import TARGETS
+from effnet_cli.options import (
+    ExportOptions,
+    ExportTask,
+    ModelOptions,
+    TargetName,
+)
+from effnet_cli.system.errors import EffnetError, UsageError
+from exporting import SmallModel
+from helpers import SAMPLES
+from training import Done
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+Effnet = Callable[..., Done]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_missing_library(target: TargetName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EffnetError, match="is not installed") as caught:
+        export(ExportTask(options=ExportOptions(target)))
+    assert TARGETS[target].install in caught.value.hint
+    assert TARGETS[target].library in caught.value.message
+
+
+def test_missing_target_shows_the_choices(effnet: Effnet) -> None:
+    for words in (("export",), ("export", "--to", "onxx")):
+        done = effnet(*words)
+        assert done.status == 2
+        first, second = done.stderr.strip().splitlines()
+        assert "--to" in first
+        assert "coreml" in first
+        assert "Value error" not in first
+        assert second == "See `effnet export -h`."
+
+
+def test_missing_compiler(
+    monkeypatch: pytest.MonkeyPatch, small_model: SmallModel, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(EffnetError, match="no-such-compiler"):
+        export(ExportTask(small_model("lite0"), ExportOptions("aotinductor"), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (
+            ExportTask(options=ExportOptions("onnx", "bf16")),
+            "onnx does not support --precision bf16",
+        ),
+        (
+            ExportTask(options=ExportOptions("coreml", quantize="int8")),
+            "does not support --quantize int8",
+        ),
+        (ExportTask(options=ExportOptions(quantize="int8")), "needs images"),
+        (
+            ExportTask(options=ExportOptions("onnx", "fp16", "int8"), calibrate=SAMPLES),
+            "cannot be combined",
+        ),
+        (ExportTask(calibrate=SAMPLES), "requires int8"),
+        (ExportTask(max_drop=3), "--max-drop 3 requires int8"),
+        (ExportTask(check=Path("no-such-folder")), "'no-such-folder' is not a folder"),
+        (ExportTask(output=Path("x.tflite")), "does not end in .onnx"),
+        (ExportTask(ModelOptions("b9")), "'b9'"),
+    ],
+)
+def test_invalid_tasks(task: ExportTask, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        export(task)
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No images found"):
+        export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(UsageError, match="can be opened"):
+        export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg"]
