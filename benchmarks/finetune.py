@@ -42,7 +42,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from effnet_cli.datasets import Subset, require_dataset, scan
+from effnet_cli.datasets.records import Subset
+from effnet_cli.datasets.scan import scan
 from effnet_cli.engines.normalise import normalise
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
@@ -242,7 +243,7 @@ def feature_pass(setting: Setting) -> None:
     loader = ImageLoader(network.card.preprocessing)
     module = build.load_module(network)
     module.classifier = nn.Identity()
-    subset = require_dataset(scan(setting.dataset)).train
+    subset = scan(setting.dataset).require_dataset().train
     inference = Inference(plan, network.variant, network.card, ProcessGroup(), SILENT)
     rates: dict[str, list[float]] = {plan.engine: [], "torch eager": []}
     features: dict[str, np.ndarray[Any, Any]] = {}

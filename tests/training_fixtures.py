@@ -1,4 +1,4 @@
-"""Fixtures of the tests of training: the machine, a dataset, a network at 64 px, the command line.
+"""Fixtures of the tests of training: the machine, a dataset, a model for 64 px, the command line.
 
 A plugin: modules that use it name it in `pytest_plugins`, and none imports it.
 """
@@ -75,7 +75,7 @@ def quick() -> Iterator[None]:
         yield
 
 
-# --- data and networks ------------------------------------------------------------------------
+# --- data and models --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -88,14 +88,14 @@ def colours(session_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def small(session_folder: Path, caches: None) -> ModelOptions:
-    """The pretrained default network for images of 64 px, as a model file."""
+    """The pretrained default model for crops of 64 px, as a model file."""
     folder = session_folder / "small"
-    network = resolve_model(ModelOptions())
+    model = resolve_model(ModelOptions())
     card = replace(
-        network.card,
-        preprocessing=replace(network.card.preprocessing, resize_px=SMALL_PX, crop_px=SMALL_PX),
+        model.card,
+        preprocessing=replace(model.card.preprocessing, resize_px=SMALL_PX, crop_px=SMALL_PX),
     )
-    tensors = to_arrays(build.load_module(network).state_dict())
+    tensors = to_arrays(build.load_module(model).state_dict())
     checkpoint.write(folder / checkpoint.MODEL_FILE_NAME, card, tensors)
     return ModelOptions(model=folder)
 
@@ -162,7 +162,7 @@ def effnet(
         status = main.run()
         sys.stdout.flush()
         sys.stderr.flush()
-        heard = capfdbinary.readouterr()
-        return Done(status, heard.out, heard.err.decode())
+        captured = capfdbinary.readouterr()
+        return Done(status, captured.out, captured.err.decode())
 
     return run_effnet

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from effnet_cli.datasets import Paths, Subset
+from effnet_cli.datasets.paths import Paths
+from effnet_cli.datasets.records import Subset
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.loader import BatchLoader, CacheBudget

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from effnet_cli.datasets import ClassCount, Finding, Scan
+from effnet_cli.datasets.records import ClassCount, Finding, Scan
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune.records import Epoch, TrainingResult
 

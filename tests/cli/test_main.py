@@ -74,7 +74,7 @@ def test_table_in_a_pipe_is_plain_and_whole(run: Run, tmp_path: Path) -> None:
     save_image(tmp_path / name, seed=3)
     text = run("predict", tmp_path / name, "nope.jpg").stdout.decode()
     assert f"{tmp_path}/{name}" in text
-    assert "missing: There is no such file. Check the path." in text
+    assert "missing: No such file. Check the path." in text
     assert "\x1b" not in text
     assert re.search(r"\d\d?\.\d%\n", text)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from dataset_files import fill, png, put, splits, truncated_png, two_classes
-from effnet_cli.datasets import require_dataset, scan
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.records import TRAIN, VAL, Dataset
 from effnet_cli.datasets.saved_split import (
@@ -23,6 +22,7 @@ from effnet_cli.datasets.saved_split import (
     locate_images,
     save_split,
 )
+from effnet_cli.datasets.scan import scan
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.imagenet import imagenet_card
@@ -50,7 +50,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 def saved(root: str = "d", seed: int = 0, **options: object) -> Dataset:
     """Scan a dataset and save its split into `run`."""
-    dataset = require_dataset(scan(Path(root), DatasetOptions(**options), seed=seed))  # type: ignore[arg-type]
+    dataset = scan(Path(root), DatasetOptions(**options), seed=seed).require_dataset()  # type: ignore[arg-type]
     RUN.mkdir(exist_ok=True)
     save_split(dataset, RUN)
     return dataset
@@ -97,7 +97,7 @@ def test_file_has_each_image_and_is_a_dataset_itself() -> None:
     hashes = {Path(row["path"]).name: row["sha256"] for row in rows}
     assert hashes["missing.png"] == ""
     assert len(hashes["bad.png"]) == 64
-    again = require_dataset(scan(RUN / SPLIT_FILE_NAME))
+    again = scan(RUN / SPLIT_FILE_NAME).require_dataset()
     assert again.classes == dataset.classes
     for one, other in ((again.train, dataset.train), (again.val, dataset.val)):
         assert sorted(one.paths) == sorted(absolute(other.paths))
@@ -224,7 +224,7 @@ def test_model_apart_from_its_run_is_split_again_or_says_so() -> None:
     heard = RecordingReporter()
     data = load_labelled(Path("d"))
     assert locate_images(data, apart, Path("elsewhere/model.safetensors"), reporter=heard) is None
-    assert "images that it was trained on cannot be recognised" in heard.text
+    assert "Cannot exclude training images" in heard.text
 
 
 # --- resumed runs --------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_model_apart_from_its_run_is_split_again_or_says_so() -> None:
 def rescanned(seed: int) -> Dataset:
     split = load_split(RUN)
     assert split is not None
-    return require_dataset(scan(Path("d"), seed=seed, known=split.contents))
+    return scan(Path("d"), seed=seed, earlier=split.contents).require_dataset()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -21,20 +21,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset_files import fill, png, put, seeds, splits, truncated_png, two_classes
-from effnet_cli.datasets import (
-    Dataset,
-    DatasetRefused,
-    Finding,
-    Paths,
-    Scan,
-    Subset,
-    count_changes,
-    require_dataset,
-    scan,
-)
-from effnet_cli.datasets import inspect_files as survey_module
-from effnet_cli.datasets.duplicates import representatives
-from effnet_cli.datasets.split import held_out
+from effnet_cli.datasets import inspect_files
+from effnet_cli.datasets.duplicates import group_duplicates
+from effnet_cli.datasets.paths import Paths
+from effnet_cli.datasets.records import Dataset, DatasetError, Finding, Scan, Subset
+from effnet_cli.datasets.saved_split import load_split, save_split
+from effnet_cli.datasets.scan import scan
+from effnet_cli.datasets.split import choose_validation
 from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import UsageError
 from helpers import save_image
@@ -65,11 +58,11 @@ def counts(result: Scan) -> dict[str, tuple[int, int, int | None]]:
 
 
 def dataset(root: str = "d", seed: int = 0, **options: object) -> Dataset:
-    return require_dataset(scan(Path(root), DatasetOptions(**options), seed=seed))  # type: ignore[arg-type]
+    return scan(Path(root), DatasetOptions(**options), seed=seed).require_dataset()  # type: ignore[arg-type]
 
 
-def refused(root: str = "d", **options: object) -> DatasetRefused:
-    with pytest.raises(DatasetRefused) as caught:
+def refused(root: str = "d", **options: object) -> DatasetError:
+    with pytest.raises(DatasetError) as caught:
         dataset(root, **options)
     assert caught.value.exit_status == 2
     return caught.value
@@ -84,7 +77,7 @@ def test_each_of_several_errors_keeps_its_hint() -> None:
     assert len(several) > 1
     for one in several:
         assert f"- {one.message} {one.hint}" in error.message.splitlines()
-    assert error.hint == "Then look again: effnet finetune 'a set' --check"
+    assert error.hint == "Check again with: effnet finetune 'a set' --check"
 
 
 # --- the 28 cases ------------------------------------------------------------------------------
@@ -121,7 +114,7 @@ def test_case_02_one_class_only_is_refused() -> None:
 
 def test_case_02_one_folder_around_the_classes_is_guessed() -> None:
     two_classes("d/pets")
-    assert "give 'd/pets'" in refused().hint
+    assert "use 'd/pets'" in refused().hint
 
 
 def test_case_03_split_that_leaves_a_side_empty_is_refused() -> None:
@@ -137,7 +130,7 @@ def test_case_03_one_image_a_class_with_a_val_folder_trains_with_a_warning() -> 
     result = scan(Path("d"))
     assert counts(result) == {"cat": (1, 1, None), "dog": (1, 1, None)}
     assert kinds(result) == ["few_images"]
-    assert require_dataset(result).train.count(2).tolist() == [1, 1]
+    assert result.require_dataset().train.count(2).tolist() == [1, 1]
 
 
 def test_case_04_two_images_a_class_split_into_one_and_one() -> None:
@@ -172,7 +165,7 @@ def test_case_04_split_is_the_same_for_every_order_and_place(
     after = dataset("elsewhere/e")
     assert [name.partition("/")[2] for name in names(after.val)] == names(before.val)
     assert after.fingerprint == before.fingerprint
-    assert np.array_equal(after.file_keys, before.file_keys)
+    assert np.array_equal(after.files.digests, before.files.digests)
     assert dataset(seed=1).fingerprint != before.fingerprint
 
 
@@ -196,11 +189,11 @@ def test_case_05_odd_names_of_classes_are_kept_as_they_are() -> None:
     for name in ODD_NAMES:
         fill(f"d/{name}", 2)
     result = scan(Path("d"))
-    assert require_dataset(result).classes == tuple(sorted(ODD_NAMES))
+    assert result.require_dataset().classes == tuple(sorted(ODD_NAMES))
     listed = json.loads(json.dumps(result.to_json()))["classes"]
     assert [row["name"] for row in listed] == sorted(ODD_NAMES)
     assert "similar_names" in kinds(result)  # the two é
-    with Image.open(require_dataset(result).train.paths[0]) as image:
+    with Image.open(result.require_dataset().train.paths[0]) as image:
         assert image.size == (32, 32)
 
 
@@ -208,17 +201,17 @@ def test_case_06_class_name_of_invalid_utf8_is_recoverable() -> None:
     fill(b"d/caf\xe9")
     fill(b"d/dog")
     result = scan(Path("d"))
-    assert [os.fsencode(name) for name in require_dataset(result).classes] == [b"caf\xe9", b"dog"]
+    assert [os.fsencode(name) for name in result.require_dataset().classes] == [b"caf\xe9", b"dog"]
     name = json.loads(json.dumps(result.to_json()))["classes"][0]["name"]
     assert os.fsencode(name) == b"caf\xe9"
-    assert require_dataset(result).train.paths.encoded(0).startswith(b"d/caf\xe9/")
+    assert result.require_dataset().train.paths.encoded(0).startswith(b"d/caf\xe9/")
 
 
 def test_case_07_similar_names_are_never_merged() -> None:
     for name in ("Cat", "cat", "cat ", "cat_", "dog", "-1", "1", "dog 2"):
         fill(f"d/{name}")
     result = scan(Path("d"))
-    assert len(require_dataset(result).classes) == 8
+    assert len(result.require_dataset().classes) == 8
     assert found(result, "similar_names").level == "warning"
     assert "'Cat', 'cat', 'cat ', 'cat_'." in found(result, "similar_names").message
 
@@ -244,7 +237,7 @@ def test_case_10_class_that_val_lacks_keeps_the_indexes_of_train() -> None:
     splits()
     fill("d/train/bat")
     result = scan(Path("d"))
-    data = require_dataset(result)
+    data = result.require_dataset()
     assert data.classes == ("bat", "cat", "dog")
     assert set(data.val.labels.tolist()) == {1, 2}
     assert "'bat'" in found(result, "missing_in_val").message
@@ -277,7 +270,7 @@ def test_case_12_two_candidates_are_asked_about() -> None:
     assert "--val" in error.hint
     for val in (Path("dev"), Path("d/dev"), Path("d/dev").absolute()):
         result = scan(Path("d"), DatasetOptions(val=val))
-        assert {path.split("/")[-3] for path in require_dataset(result).val.paths} == {"dev"}
+        assert {path.split("/")[-3] for path in result.require_dataset().val.paths} == {"dev"}
         assert found(result, "not_used").paths == ("d/val",)
 
 
@@ -286,7 +279,7 @@ def test_case_12_test_never_becomes_validation() -> None:
     two_classes("d/test")
     result = scan(Path("d"))
     assert counts(result)["cat"] == (8, 2, 10)
-    assert all(name.startswith("train/") for name in names(require_dataset(result).val))
+    assert all(name.startswith("train/") for name in names(result.require_dataset().val))
     assert "split off" in result.layout
 
 
@@ -361,7 +354,7 @@ def test_case_17_corrupt_files_are_found_by_opening_them() -> None:
     assert "1 empty, 1 truncated" in broken.message
     assert "empty" in broken.reasons[1]
     assert counts(result)["cat"] == (120, 30, None)
-    assert not {"cat/bad.png", "dog/empty.png"} & {*names(require_dataset(result).train)}
+    assert not {"cat/bad.png", "dog/empty.png"} & {*names(result.require_dataset().train)}
 
 
 def test_case_17_more_than_a_hundredth_is_refused_unless_allowed() -> None:
@@ -397,10 +390,10 @@ def test_case_18_files_of_validation_that_fail_are_counted_not_dropped() -> None
     for number in range(3):
         put(f"d/val/dog/bad{number}.png", truncated_png(number))
     result = scan(Path("d"))
-    val = require_dataset(result).val
+    val = result.require_dataset().val
     assert val.failed.tolist() == [1, 1, 1]
     assert val.count(2).tolist() == [100, 100]
-    assert require_dataset(result).train.failed.tolist() == []
+    assert result.require_dataset().train.failed.tolist() == []
     assert found(result, "broken_files").level == "warning"
 
 
@@ -496,7 +489,7 @@ class Watcher:
 def test_case_24_many_files_are_scanned_with_a_moving_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(2000):
         put(f"d/{number % 100:02}/{number}.png", png(number, px=4))
-    monkeypatch.setattr(survey_module, "SECONDS_BETWEEN_REPORTS", 0.02)
+    monkeypatch.setattr(inspect_files, "SECONDS_BETWEEN_REPORTS", 0.02)
     watcher = Watcher()
     result = scan(Path("d"), reporter=watcher)
     assert counts(result)["42"] == (16, 4, None)
@@ -504,7 +497,7 @@ def test_case_24_many_files_are_scanned_with_a_moving_bar(monkeypatch: pytest.Mo
     assert 2 <= len(watcher.heard) < 1000
     done = [step for _, step, _ in watcher.heard]
     assert done == sorted(done)
-    assert len(pickle.dumps(require_dataset(result).train.paths)) < 1600 * 30
+    assert len(pickle.dumps(result.require_dataset().train.paths)) < 1600 * 30
 
 
 def test_case_25_imbalance_names_the_remedy() -> None:
@@ -514,7 +507,7 @@ def test_case_25_imbalance_names_the_remedy() -> None:
     result = scan(Path("d"))
     warning = found(result, "imbalance")
     assert "'cat' has 50 training images" in warning.message
-    assert "'dog' 5" in warning.message
+    assert "'dog' has 5" in warning.message
     assert "--balance" in warning.hint
     put("d/train/dog/more.png")
     assert "imbalance" not in kinds(scan(Path("d")))
@@ -611,8 +604,11 @@ def test_case_28_changed_files_are_counted() -> None:
     put("d/val/dog/new.png")
     put("d/train/dog/3.png")
     after = dataset()
-    assert count_changes(before.file_keys, after.file_keys) == (2, 2)
-    assert count_changes(before.file_keys, before.file_keys) == (0, 0)
+    save_split(before, Path())
+    split = load_split(Path())
+    assert split is not None
+    assert split.count_changes(after) == (2, 2)
+    assert split.count_changes(before) == (0, 0)
     assert before.fingerprint != after.fingerprint
 
 
@@ -673,7 +669,7 @@ def test_what_is_no_dataset_is_refused_in_words(root: str) -> None:
 
 def test_share_of_validation_is_between_0_and_1() -> None:
     for share in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match="--val-fraction"):
+        with pytest.raises(UsageError, match="Invalid val_fraction"):
             dataset(val_fraction=share)
 
 
@@ -815,7 +811,7 @@ def test_split_is_stratified_whole_and_the_same_in_every_order(
             groups += [len(set(groups))] * size
     keys = np.random.default_rng(0).integers(0, 256, (len(set(groups)), 32), dtype=np.uint8)
     label_row, group_row = np.array(labels, dtype=np.int32), np.array(groups)
-    chosen = held_out(label_row, group_row, keys, fraction=fraction, seed=seed)
+    chosen = choose_validation(label_row, group_row, keys, fraction=fraction, seed=seed)
     for label, sizes in enumerate(classes):
         share = chosen[label_row == label]
         assert 0 < share.sum() < len(share)
@@ -825,7 +821,9 @@ def test_split_is_stratified_whole_and_the_same_in_every_order(
         assert len(np.unique(chosen[group_row == group])) == 1
     mixed = list(range(len(labels)))
     order.shuffle(mixed)  # type: ignore[attr-defined]
-    again = held_out(label_row[mixed], group_row[mixed], keys, fraction=fraction, seed=seed)
+    again = choose_validation(
+        label_row[mixed], group_row[mixed], keys, fraction=fraction, seed=seed
+    )
     assert np.array_equal(again, chosen[mixed])
 
 
@@ -835,7 +833,7 @@ def test_every_member_of_a_group_is_a_direct_copy_of_its_representative(
     pairs: list[tuple[int, int]],
 ) -> None:
     near = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
-    stands_for = representatives(21, np.array(near, dtype=np.intp).reshape(-1, 2))
+    stands_for = group_duplicates(21, np.array(near, dtype=np.intp).reshape(-1, 2))
     for thing, other in enumerate(stands_for):
         assert other == thing or (other, thing) in near
         assert stands_for[other] == other
@@ -888,8 +886,8 @@ def test_scan_imports_no_torch_and_draws_nothing() -> None:
     two_classes()
     code = (
         "import sys; from pathlib import Path; "
-        "from effnet_cli.datasets import require_dataset, scan; "
-        "require_dataset(scan(Path('d'))); print(*sys.modules)"
+        "from effnet_cli.datasets.scan import scan; "
+        "scan(Path('d')).require_dataset(); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "torchvision", "typer", "rich"} & set(done.stdout.split())
@@ -898,6 +896,6 @@ def test_scan_imports_no_torch_and_draws_nothing() -> None:
 
 def test_number_of_workers_does_not_matter() -> None:
     two_classes()
-    one, many = (require_dataset(scan(Path("d"), workers=workers)) for workers in (1, 5))
+    one, many = (scan(Path("d"), workers=workers).require_dataset() for workers in (1, 5))
     assert one.fingerprint == many.fingerprint
     assert one.val.paths == many.val.paths

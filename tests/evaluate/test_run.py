@@ -37,7 +37,7 @@ from effnet_cli.output.charts import curve_chart
 from effnet_cli.output.html import sortable
 from effnet_cli.output.tables import Table
 from effnet_cli.predict.classifier import Classifier
-from effnet_cli.predict.gradcam import Explainer
+from effnet_cli.predict.gradcam import load_gradcam
 from effnet_cli.system.errors import UsageError
 from helpers import ROOT, SAMPLES, RecordingReporter
 from training import Done, make_classes, task_of, train, tree
@@ -176,9 +176,9 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
         (["nowhere"], "There is no folder or file 'nowhere'"),
         (["DATA", "--fail-under", "f1=0.5"], "Invalid --fail-under 'f1=0.5'"),
         (["DATA", "--fail-under", "1.5"], "Invalid --fail-under '1.5'"),
-        (["DATA", "--split", "val"], "has no folder for the split 'val'"),
+        (["DATA", "--split", "val"], "has no split 'val'"),
         (["DATA", "--compare", "b9"], "Unknown variant 'b9'"),
-        ([SAMPLES], "straight in"),
+        ([SAMPLES], "images are directly in"),
         (["DATA", "--html", "."], "--html '.' is a folder"),
     ],
 )
@@ -348,7 +348,7 @@ def test_page_escapes_names_and_runs_nothing(found: Evaluation, photos: Path) ->
 def test_page_shows_overlays(
     photos: Path, tmp_path: Path, effnet: Effnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    explainer = Explainer(ModelOptions())
+    explainer = load_gradcam(ModelOptions())
     crop = explainer.overlay(str(SAMPLES / "cat.jpg"), "tiger cat")
     other = explainer.overlay(str(SAMPLES / "cat.jpg"), "espresso")
     assert crop is not None
@@ -365,7 +365,7 @@ def test_page_shows_overlays(
     done = effnet("evaluate", photos, "--explain")
     assert done.status == 2
     assert "Add --html FILE" in done.stderr
-    monkeypatch.setattr("effnet_cli.predict.gradcam.LIBRARY", "no_such_library")
+    monkeypatch.setattr("effnet_cli.predict.gradcam.GRADCAM_LIBRARY", "no_such_library")
     done = effnet("evaluate", photos, "--explain", "--html", drawn)
     assert done.status == 1
     assert "pip install 'effnet-cli[explain]'" in done.stderr

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from effnet_cli.finetune.fuse_bn import FusedConvBatchNorm, fuse_batch_norm, keep_freed_memory
+from effnet_cli.finetune.fuse_bn import FusedConvBatchNorm, fuse_batch_norm
 from helpers import lively
 from training_parts import (
     CROP_PX,
@@ -85,8 +85,3 @@ def test_other_layers_are_not_fused() -> None:
     )
     fuse_batch_norm(plain)
     assert not any(isinstance(layer, FusedConvBatchNorm) for layer in plain.modules())
-
-
-def test_keeping_freed_memory_changes_no_result() -> None:
-    keep_freed_memory()
-    assert torch.ones(1 << 20).sum() == 1 << 20

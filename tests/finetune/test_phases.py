@@ -200,7 +200,8 @@ def test_state_on_disk_is_all_that_resuming_needs(
     two_steps(straight, 0)
     run = run_dir.RunDir(tmp_path)
     state = run_dir.TrainingState(epoch=1, step=2, rows=[{"top1": 0.1 + 0.2}], classes=["\udcff"])
-    run.write_state(state, np.array([2**64 - 1], np.uint64), straight.state_tensors())
+    run.write_state(state, straight.state_tensors())
+    names = set(straight.state_tensors())
     two_steps(straight, 2)
 
     other = lively(build.build(find_variant("lite0"), 5), seed=9, size_px=CROP_PX)
@@ -209,7 +210,7 @@ def test_state_on_disk_is_all_that_resuming_needs(
     kept = run.read_state()
     assert kept is not None
     assert kept[0] == state
-    assert kept[1]["file_keys"].tolist() == [2**64 - 1]
+    assert set(kept[1]) == names
     resumed.restore(*kept)
     two_steps(resumed, 2)
     assert_same_tensors(resumed.module(), straight.module())

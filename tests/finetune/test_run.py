@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effnet_cli.datasets import DatasetRefused, require_dataset, scan
+from effnet_cli.datasets.records import DatasetError
+from effnet_cli.datasets.scan import scan
 from effnet_cli.engines.base import Engine
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune import phases
@@ -128,7 +129,7 @@ def test_model_file_of_the_default_run_describes_its_training(
     assert card.preprocessing == replace(base.card.preprocessing, resize_px=224)
     assert card.preprocessing.crop_px == 224
     assert card.options == {**asdict(FinetuneOptions(epochs=1)), "base_sha256": base.sha256}
-    dataset = require_dataset(scan(colours))
+    dataset = scan(colours).require_dataset()
     assert card.dataset == {
         "fingerprint": dataset.fingerprint,
         "seed": 0,
@@ -175,10 +176,8 @@ def test_default_run_ends_with_commands_to_use_it(
         assert line == f"  effnet {command} --model runs/colours-lite0"
     assert "\r" not in done.stderr.decode()  # no bars without a terminal
     for model in ("runs/colours-lite0", "runs/colours-lite0/model.safetensors"):
-        answered = run(
-            "predict", colours / "red" / "0.jpg", "--model", model, "-f", "json", cwd=here
-        )
-        (row,) = json.loads(answered.stdout)
+        done = run("predict", colours / "red" / "0.jpg", "--model", model, "-f", "json", cwd=here)
+        (row,) = json.loads(done.stdout)
         assert row["predictions"][0]["label"] == "red"
         assert len(row["predictions"]) == 3
 
@@ -227,10 +226,10 @@ def test_every_engine_predicts_the_new_classes(odd_run: tuple[Path, Ran], engine
     root, ran = odd_run
     classifier = Classifier(ModelOptions(model=ran.folder), EngineOptions(engine=engine))
     assert set(classifier.card.classes) == set(ODD_NAMES)
-    val = require_dataset(scan(root)).val
-    answers = [classifier(val.paths[i]).predictions[0] for i in range(len(val.labels))]
-    assert {answer.label for answer in answers} <= set(ODD_NAMES)
-    right = np.mean([a.index == label for a, label in zip(answers, val.labels, strict=True)])
+    val = scan(root).require_dataset().val
+    predictions = [classifier(val.paths[i]).predictions[0] for i in range(len(val.labels))]
+    assert {one.label for one in predictions} <= set(ODD_NAMES)
+    right = np.mean([a.index == label for a, label in zip(predictions, val.labels, strict=True)])
     assert right == pytest.approx(ran.end.val.top1)
 
 
@@ -242,7 +241,7 @@ def test_odd_names_are_kept(odd_run: tuple[Path, Ran], effnet: Callable[..., Don
         )
         assert done.status == 0
         for line in done.stdout.splitlines():
-            labels = {answer["label"] for answer in json.loads(line)["predictions"]}
+            labels = {row["label"] for row in json.loads(line)["predictions"]}
             assert labels == set(ODD_NAMES)
     table = effnet("predict", root / "[red]", "--model", ran.folder).stdout.decode()
     assert "new\nline" not in table
@@ -269,16 +268,16 @@ def test_validation_and_predict_see_the_same_bits(
     options = replace(ONE_EPOCH, augment="none", epochs=2, lr=1e-3)
     *epochs, _end = finetune(task_of(colours, small, tmp_path / "run", options))
     best = [epoch for epoch in epochs if epoch.is_best][-1]  # type: ignore[union-attr]
-    asked = seen[-6:] if best == epochs[-1] else seen[-12:-6]  # by the best epoch's validation
+    validated = seen[-6:] if best == epochs[-1] else seen[-12:-6]  # by the best epoch's validation
     card = checkpoint.read_card(tmp_path / "run" / "model.safetensors")
     loader = ImageLoader(card.preprocessing)
-    val = require_dataset(scan(colours)).val
+    val = scan(colours).require_dataset().val
     crops = [loader.load(val.paths[i])[0] for i in range(len(val.labels))]
-    assert [crop.tobytes() for crop in crops] == [given for given, _ in asked]
+    assert [crop.tobytes() for crop in crops] == [given for given, _ in validated]
     assert card.metrics["phase"] == "full"
-    network = resolve_model(ModelOptions(model=tmp_path / "run"))
-    engine = load(plan_engine(EngineOptions()), network)
-    for given, (_, logits) in zip(crops, asked, strict=True):
+    model = resolve_model(ModelOptions(model=tmp_path / "run"))
+    engine = load(plan_engine(EngineOptions()), model)
+    for given, (_, logits) in zip(crops, validated, strict=True):
         assert engine(given[None])[0].tobytes() == logits
 
 
@@ -306,7 +305,7 @@ def test_seed_determines_the_split(
     colours: Path, tmp_path: Path, effnet: Callable[..., Done]
 ) -> None:
     def names(seed: int) -> set[str]:
-        val = require_dataset(scan(colours, seed=seed)).val
+        val = scan(colours, seed=seed).require_dataset().val
         return {str(val.paths[i]) for i in range(len(val.labels))}
 
     assert names(0) == names(0) != names(1)
@@ -349,7 +348,7 @@ def test_broken_validation_images_count_as_wrong(
     make_classes(root / "val", images=3, first_seed=50)
     (root / "val" / "red" / "51.png").write_bytes(b"")
     before = tree(root)
-    with pytest.raises(DatasetRefused, match="cannot be opened"):
+    with pytest.raises(DatasetError, match="cannot be opened"):
         train(task_of(root, small, tmp_path / "refused", HEAD_ONLY))
     assert not (tmp_path / "refused").exists()
     allowed = DatasetOptions(allow_bad=True)

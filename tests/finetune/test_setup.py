@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from effnet_cli.datasets import DatasetRefused
+from effnet_cli.datasets.records import DatasetError
 from effnet_cli.finetune.run import finetune
 from effnet_cli.models import checkpoint
 from effnet_cli.options import (
@@ -103,7 +103,7 @@ def test_variant_without_weights_is_refused(
 
 def test_max_pixels_are_obeyed(colours: Path, tmp_path: Path) -> None:
     images = ImageOptions(max_pixels=5000)
-    with pytest.raises(DatasetRefused, match="too_large"):
+    with pytest.raises(DatasetError, match="too_large"):
         train(task_of(colours, ModelOptions(), tmp_path / "run", HEAD_ONLY, images=images))
 
 
@@ -155,7 +155,7 @@ def test_unsupported_precision_is_refused_before_the_scan(effnet: Callable[..., 
     done = effnet("finetune", "no-such-dataset", "--precision", "fp16", "--device", "cpu")
     assert done.status == 2
     assert "torch does not run model files in fp16 on cpu." in done.stderr
-    assert "It runs fp32, bf16 there." in done.stderr
+    assert "Use --precision bf16 or fp32." in done.stderr
     assert "no-such-dataset" not in done.stderr
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from effnet_cli.datasets import ClassCount, Finding, Scan
+from effnet_cli.datasets.records import ClassCount, Finding, Scan
 from effnet_cli.evaluate.records import ClassMetrics
 from effnet_cli.finetune import table
 from effnet_cli.finetune.records import Epoch, TrainingResult
@@ -119,7 +119,7 @@ def test_class_without_predictions_says_so(
     show_in("pipe", monkeypatch)
     rows = "".join(training_text([TRAINED])).splitlines()
     (dog,) = [row for row in rows if row.split()[:1] == ["dog"]]
-    assert "no images" not in dog  # it has four; what it lacks are answers
+    assert "no images" not in dog  # it has four; only predictions are missing
 
 
 def test_many_classes_are_cut_to_the_worst(stdout: int | None) -> None:

@@ -85,7 +85,7 @@ def cut() -> Iterator[Bad]:
                 kinds = ("truncated", "not_an_image")
             yield Bad("cut", f"{share}-{name}", data[:end], kinds)
     no_end = encoded(photo(), "JPEG").removesuffix(b"\xff\xd9")
-    yield Bad("cut", "no-end.jpg", no_end, DAMAGED, "cut off")
+    yield Bad("cut", "no-end.jpg", no_end, DAMAGED, "is truncated or corrupt")
 
 
 SIGNATURES = {
@@ -445,7 +445,7 @@ def paths() -> Iterator[Bad]:
     no_file, missing = ("not_a_file",), ("missing",)
     yield Bad("path", "pipe.jpg", partial(os.mkfifo), no_file, "pipe")
     yield Bad("path", "socket.jpg", socketed, no_file, "socket")
-    yield Bad("path", "dangling.jpg", linked("nothing"), missing, "leads nowhere, to 'nothing'")
+    yield Bad("path", "dangling.jpg", linked("nothing"), missing, "broken link to 'nothing'")
     yield Bad("path", "loop.jpg", lambda path: path.symlink_to(path.name), missing, "leads back")
     yield Bad("path", "gone.jpg", lambda _: None, missing, "no such file")
     yield Bad("path", "empty-folder.jpg", lambda path: path.mkdir(), no_file, "no images")

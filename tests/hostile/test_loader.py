@@ -20,7 +20,7 @@ from PIL import Image
 import bad
 import good
 import written
-from effnet_cli.images import loader
+from effnet_cli.images import decode
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_BYTES, SandboxedLoader
 from effnet_cli.models.variants import VARIANTS
@@ -114,7 +114,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
 
 def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
-    monkeypatch.setattr(loader, "count_of", lambda file, mark: counted.append(mark) or 1)
+    monkeypatch.setattr(decode, "count_scans", lambda file: counted.append(file) or 1)
     opener = ImageLoader(LITE0)
     seeds = bad.seeds()
     for name in ("baseline.jpg", "inks.jpg", "two.mpo", "rgba.png", "lossy.webp"):

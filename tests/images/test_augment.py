@@ -31,7 +31,7 @@ def flat(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> Imag
 
 
 def seen(image: Any, policy: AugmentPolicy, seed: int = 0, crop_px: int = 24) -> np.ndarray:
-    return augment_image(image, preprocessing(), Augmentation(policy, crop_px, (seed,)), 0)
+    return augment_image(image, preprocessing(), Augmentation(policy, crop_px, (seed,)), index=0)
 
 
 shares = st.floats(0, 1)
@@ -39,15 +39,15 @@ policies = st.sampled_from(list(POLICIES.values())) | st.builds(
     AugmentPolicy,
     area=st.floats(0.01, 1),
     aspect=st.floats(1, 4),
-    flip_chance=shares,
-    turn_chance=shares,
-    turn_degrees=st.floats(0, 180),
+    flip_prob=shares,
+    affine_prob=shares,
+    rotate_degrees=st.floats(0, 180),
     shear=st.floats(0, 2),
-    light=shares,
+    brightness=shares,
     contrast=shares,
-    colour=shares,
+    saturation=shares,
     hue_degrees=st.floats(0, 180),
-    gray_chance=shares,
+    gray_prob=shares,
 )
 sides = st.integers(1, 70) | st.sampled_from([1, 2, 1000])
 seeds = st.integers(0, 2**32)
@@ -58,7 +58,7 @@ def test_view_is_the_networks_square_whatever_the_image(
     width: int, height: int, policy: AugmentPolicy, seed: int, crop_px: int, interpolation: str
 ) -> None:
     views = Augmentation(policy, crop_px, (seed, 1))
-    made = augment_image(noise(width, height), preprocessing(24, interpolation), views, 2)
+    made = augment_image(noise(width, height), preprocessing(24, interpolation), views, index=2)
     assert made.shape == (crop_px, crop_px, 3)
     assert made.dtype == np.uint8
 
@@ -80,7 +80,12 @@ def test_seeds_give_different_views(name: Augment) -> None:
     assert len({seen(image, POLICIES[name], seed).tobytes() for seed in range(50)}) == 50
     views = Augmentation(POLICIES[name], 24, (0, 1))
     assert (
-        len({augment_image(image, preprocessing(), views, index).tobytes() for index in range(50)})
+        len(
+            {
+                augment_image(image, preprocessing(), views, index=index).tobytes()
+                for index in range(50)
+            }
+        )
         == 50
     )
 
@@ -92,7 +97,7 @@ class Watched:
     """An image that keeps the box of which it is asked for a square."""
 
     def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
+        self.size = self.width, self.height = width, height
         self.box: tuple[float, float, float, float] = (0, 0, 0, 0)
 
     def resize(
@@ -151,7 +156,7 @@ def test_no_augmentation_of_a_square_is_what_validation_sees(
     side: int, crop_px: int, interpolation: str, seed: int
 ) -> None:
     image, given_ = noise(side, side, seed), preprocessing(crop_px, interpolation)
-    made = augment_image(image, given_, Augmentation(POLICIES["none"], crop_px, (seed,)), 0)
+    made = augment_image(image, given_, Augmentation(POLICIES["none"], crop_px, (seed,)), index=0)
     assert np.array_equal(made, ImageLoader(given_).crop(image))
 
 
@@ -173,7 +178,7 @@ def test_no_augmentation_is_validations_square_but_for_part_of_a_pixel(
 def test_flip_mirrors_left_and_right() -> None:
     image = noise(40, 30)
     plain = seen(image, AugmentPolicy())
-    assert np.array_equal(seen(image, AugmentPolicy(flip_chance=1)), plain[:, ::-1])
+    assert np.array_equal(seen(image, AugmentPolicy(flip_prob=1)), plain[:, ::-1])
     assert not np.array_equal(plain, plain[:, ::-1])
 
 
@@ -181,19 +186,19 @@ def test_flip_comes_as_often_as_its_chance_says() -> None:
     image = noise(24, 24)
     plain = seen(image, AugmentPolicy()).tobytes()
     kept = sum(
-        seen(image, AugmentPolicy(flip_chance=0.25), seed).tobytes() == plain for seed in range(400)
+        seen(image, AugmentPolicy(flip_prob=0.25), seed).tobytes() == plain for seed in range(400)
     )
     assert 260 < kept < 340
 
 
 def test_turn_without_an_angle_changes_nothing() -> None:
     image = noise(40, 40)
-    assert np.array_equal(seen(image, AugmentPolicy(turn_chance=1)), seen(image, AugmentPolicy()))
+    assert np.array_equal(seen(image, AugmentPolicy(affine_prob=1)), seen(image, AugmentPolicy()))
 
 
 def test_turn_keeps_the_centre_and_fills_corners_with_the_mean() -> None:
     image = Image.new("RGB", (41, 41), (255, 0, 0))
-    policy = AugmentPolicy(turn_chance=1, turn_degrees=45)
+    policy = AugmentPolicy(affine_prob=1, rotate_degrees=45)
     corners = set()
     for seed in range(30):
         made = seen(image, policy, seed, crop_px=41)
@@ -205,9 +210,9 @@ def test_turn_keeps_the_centre_and_fills_corners_with_the_mean() -> None:
 def test_turn_goes_both_ways_up_to_its_angle() -> None:
     line = np.zeros((101, 101, 3), dtype=np.uint8)
     line[50] = 255  # horizontal, through the centre
-    angles = []
+    angles, policy = [], AugmentPolicy(affine_prob=1, rotate_degrees=15)
     for seed in range(60):
-        made = seen(Image.fromarray(line), AugmentPolicy(turn_chance=1, turn_degrees=15), seed, 101)
+        made = seen(Image.fromarray(line), policy, seed, 101)
         row = int(made[:, 90, 0].argmax())
         angles.append(np.degrees(np.arctan((row - 50) / 40)))
     assert min(angles) < -10
@@ -220,14 +225,14 @@ def test_turn_goes_both_ways_up_to_its_angle() -> None:
 
 @given(st.integers(0, 255), st.integers(0, 9))
 def test_grays_stay_as_they_are_when_colours_change(value: int, seed: int) -> None:
-    policy = AugmentPolicy(colour=1, hue_degrees=180)
+    policy = AugmentPolicy(saturation=1, hue_degrees=180)
     made = seen(flat((value,) * 3), policy, seed).astype(int)
     assert np.abs(made - value).max() <= 1
 
 
 @given(st.tuples(*[st.integers(110, 145)] * 3), st.integers(0, 50))
 def test_hue_and_saturation_keep_the_luma(colour: tuple[int, int, int], seed: int) -> None:
-    made = seen(flat(colour), AugmentPolicy(colour=1, hue_degrees=180), seed)
+    made = seen(flat(colour), AugmentPolicy(saturation=1, hue_degrees=180), seed)
     luma = LUMA @ np.array(colour)
     assert np.abs(made @ LUMA - luma).max() < 1.5
 
@@ -250,13 +255,13 @@ def test_hue_turns_colours_within_its_angle() -> None:
 
 
 def test_lost_colour_is_gray() -> None:
-    policy = AugmentPolicy(colour=0.4, gray_chance=1)
+    policy = AugmentPolicy(saturation=0.4, gray_prob=1)
     made = seen(noise(40, 40), policy).astype(int)
     assert np.ptp(made, axis=2).max() <= 1
-    assert np.ptp(seen(noise(40, 40), AugmentPolicy(colour=0.4)).astype(int), axis=2).max() > 50
+    assert np.ptp(seen(noise(40, 40), AugmentPolicy(saturation=0.4)).astype(int), axis=2).max() > 50
 
 
-@pytest.mark.parametrize("bound", ["light", "contrast", "colour"])
+@pytest.mark.parametrize("bound", ["brightness", "contrast", "saturation"])
 def test_factors_stay_within_their_bounds(bound: str) -> None:
     """Of an image with two halves: the mean, the distance of the halves, their colourfulness."""
     pixels = np.full((40, 40, 3), (90, 100, 110), dtype=np.uint8)
@@ -266,9 +271,9 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
         luma = made.astype(float) @ LUMA
         colours = made[:, 2].astype(float) - luma[:, 2, None]
         return {
-            "light": float(luma.mean()),
+            "brightness": float(luma.mean()),
             "contrast": float(luma[:, -4:].mean() - luma[:, :4].mean()),
-            "colour": float(np.abs(colours).mean()),
+            "saturation": float(np.abs(colours).mean()),
         }
 
     before = figures(pixels)
@@ -280,7 +285,11 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
     drawn = [row[bound] for row in factors]
     assert 0.57 < min(drawn) < 0.68
     assert 1.32 < max(drawn) < 1.43
-    kept = {"light": (), "contrast": ("light",), "colour": ("light", "contrast")}[bound]
+    kept = {
+        "brightness": (),
+        "contrast": ("brightness",),
+        "saturation": ("brightness", "contrast"),
+    }[bound]
     for name in kept:
         assert [row[name] for row in factors] == pytest.approx([1.0] * 80, abs=0.03)
 

@@ -55,7 +55,7 @@ def whole_resize_then_crop(
     image: Image.Image, preprocessing: Preprocessing, fit: Fit
 ) -> Image.Image:
     """What `resize_and_crop` must give, by Pillow alone; all of the resized image is made."""
-    width, height, left, top = place(*image.size, preprocessing, fit)
+    width, height, left, top = place(image.size, preprocessing, fit)
     resized = image.resize((width, height), FILTERS[preprocessing.interpolation])
     crop_px = preprocessing.crop_px
     return resized.crop(
@@ -65,8 +65,8 @@ def whole_resize_then_crop(
 
 def assert_equals_pillow(size: Size, preprocessing: Preprocessing, fit: Fit = "crop") -> None:
     image = noise(size, seed=size[0] * MAX_SIDE + size[1])
-    placement = place(*size, preprocessing, fit)
-    part = resize_and_crop(image, placement, preprocessing.crop_px, preprocessing.interpolation)
+    placement = place(size, preprocessing, fit)
+    part = resize_and_crop(image, placement, preprocessing)
     expected = whole_resize_then_crop(image, preprocessing, fit)
     assert part.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(part), np.asarray(expected))
@@ -93,7 +93,7 @@ def test_any_image_becomes_the_finite_input_of_any_variant(row, size: Size, fit:
 @settings(max_examples=150)
 @given(preprocessings(), sizes, fits)
 def test_part_equals_pillows_whole_resize(preprocessing, size: Size, fit: Fit) -> None:
-    placement = place(*size, preprocessing, fit)
+    placement = place(size, preprocessing, fit)
     if placement.width * placement.height <= MAX_REFERENCE_PIXELS:
         assert_equals_pillow(size, preprocessing, fit)
 
@@ -188,7 +188,7 @@ def test_ordinary_image_is_resized_by_pillow(monkeypatch: pytest.MonkeyPatch) ->
 @given(variants, any_side, any_side)
 def test_crop_covers_the_square_from_the_middle(row, width: int, height: int) -> None:
     resize_px, crop_px = row.preprocessing.resize_px, row.preprocessing.crop_px
-    placed = place(width, height, row.preprocessing, "crop")
+    placed = place((width, height), row.preprocessing, "crop")
     assert min(placed.width, placed.height) == resize_px
     assert max(placed.width, placed.height) == int(
         resize_px * max(width, height) / min(width, height)
@@ -203,7 +203,7 @@ def test_crop_covers_the_square_from_the_middle(row, width: int, height: int) ->
 @given(variants, any_side, any_side)
 def test_pad_keeps_the_whole_image_in_the_middle(row, width: int, height: int) -> None:
     crop_px = row.preprocessing.crop_px
-    placed = place(width, height, row.preprocessing, "pad")
+    placed = place((width, height), row.preprocessing, "pad")
     assert max(placed.width, placed.height) == crop_px
     assert (
         abs(min(placed.width, placed.height) - crop_px * min(width, height) / max(width, height))
@@ -219,7 +219,7 @@ def test_pad_keeps_the_whole_image_in_the_middle(row, width: int, height: int) -
 @given(variants, any_side, any_side)
 def test_stretch_fills_the_square_whatever_the_shape(row, width: int, height: int) -> None:
     crop_px = row.preprocessing.crop_px
-    assert place(width, height, row.preprocessing, "stretch") == (crop_px, crop_px, 0, 0)
+    assert place((width, height), row.preprocessing, "stretch") == (crop_px, crop_px, 0, 0)
 
 
 @settings(max_examples=100)
@@ -227,8 +227,8 @@ def test_stretch_fills_the_square_whatever_the_shape(row, width: int, height: in
 def test_placement_of_the_turned_image_is_the_turned_placement(
     row, width: int, height: int, fit: Fit
 ) -> None:
-    placed = place(width, height, row.preprocessing, fit)
-    turned = place(height, width, row.preprocessing, fit)
+    placed = place((width, height), row.preprocessing, fit)
+    turned = place((height, width), row.preprocessing, fit)
     assert (turned.height, turned.width, turned.top, turned.left) == placed
 
 
@@ -238,7 +238,7 @@ def test_padding_is_the_mean_which_the_network_sees_as_nothing(size: Size) -> No
         preprocessing = row.preprocessing
         loader = ImageLoader(preprocessing, ImageOptions(fit="pad"))
         crop = loader.crop(Image.new("RGB", size, (255, 255, 255)))
-        placed = place(*size, preprocessing, "pad")
+        placed = place(size, preprocessing, "pad")
         inside = np.zeros(crop.shape[:2], dtype=bool)
         inside[
             -placed.top : placed.height - placed.top, -placed.left : placed.width - placed.left
@@ -258,9 +258,8 @@ def test_flat_image_stays_flat(row, size: Size, fit: Fit) -> None:
     image = Image.new("RGB", size, colour)
     part = resize_and_crop(
         image,
-        place(*size, row.preprocessing, fit),
-        row.preprocessing.crop_px,
-        row.preprocessing.interpolation,
+        place(size, row.preprocessing, fit),
+        row.preprocessing,
     )
     assert (np.asarray(part) == colour).all()
     if fit != "pad":

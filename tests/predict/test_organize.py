@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli.options import OrganizeOptions
-from effnet_cli.predict.organize import Filing, folder_name, new_file
-from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.organize import Organizer, check_folder, folder_name, write_new_file
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Placement, Prediction
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import RecordingReporter, Run, save_image
 
 
-def filed(path: Path, options: OrganizeOptions, label: str = "cat") -> ImageResult:
-    row = ImageResult(str(path), (Prediction(1, 0, label, 0.9),))
-    (result,) = Filing(options, [str(path)]).watch([row])
-    return result
+def placed(path: Path, options: OrganizeOptions, label: str = "cat") -> Placement:
+    placement = Organizer(options).place(ImageResult(str(path), (Prediction(1, 0, label, 0.9),)))
+    assert placement is not None
+    return placement
 
 
 def image(folder: Path, name: str, content: bytes = b"bytes") -> Path:
@@ -35,20 +35,20 @@ def options(tmp_path: Path) -> OrganizeOptions:
 
 def test_a_copy_lies_in_the_folder_of_its_class(tmp_path: Path, options: OrganizeOptions) -> None:
     path = image(tmp_path, "a.jpg")
-    row = filed(path, options)
-    assert row.filed == str(tmp_path / "sorted" / "cat" / "a.jpg")
+    row = placed(path, options)
+    assert row.path == str(tmp_path / "sorted" / "cat" / "a.jpg")
     assert not row.is_moved
-    assert Path(row.filed).read_bytes() == path.read_bytes()
+    assert Path(row.path).read_bytes() == path.read_bytes()
 
 
 def test_no_file_is_replaced_and_no_copy_made_twice(
     tmp_path: Path, options: OrganizeOptions
 ) -> None:
-    first = filed(image(tmp_path / "x", "a.jpg", b"one"), options)
-    second = filed(image(tmp_path / "y", "a.jpg", b"two"), options)
-    again = filed(image(tmp_path / "z", "a.jpg", b"one"), options)
-    third = filed(image(tmp_path / "y", "a.jpg", b"two"), options)
-    assert (first.filed, second.filed) == (again.filed, third.filed)
+    first = placed(image(tmp_path / "x", "a.jpg", b"one"), options)
+    second = placed(image(tmp_path / "y", "a.jpg", b"two"), options)
+    again = placed(image(tmp_path / "z", "a.jpg", b"one"), options)
+    third = placed(image(tmp_path / "y", "a.jpg", b"two"), options)
+    assert (first.path, second.path) == (again.path, third.path)
     lying = {path.name: path.read_bytes() for path in (options.folder / "cat").iterdir()}
     assert lying == {"a.jpg": b"one", "a (2).jpg": b"two"}
 
@@ -56,20 +56,20 @@ def test_no_file_is_replaced_and_no_copy_made_twice(
 def test_moving_happens_only_when_asked_and_loses_nothing(tmp_path: Path) -> None:
     moves = OrganizeOptions(tmp_path / "sorted", moves=True)
     path = image(tmp_path, "a.jpg", b"one")
-    row = filed(path, moves)
+    row = placed(path, moves)
     assert row.is_moved and not path.exists()
-    assert Path(str(row.filed)).read_bytes() == b"one"
+    assert Path(row.path).read_bytes() == b"one"
     link = tmp_path / "link.jpg"
     link.symlink_to(image(tmp_path, "real.jpg", b"real"))
-    filed(link, moves)
+    placed(link, moves)
     assert (tmp_path / "sorted" / "cat" / "link.jpg").read_bytes() == b"real"
     assert not link.is_symlink() and (tmp_path / "real.jpg").read_bytes() == b"real"
 
 
 def test_moving_to_where_it_is_keeps_it(tmp_path: Path) -> None:
     path = image(tmp_path / "cat", "a.jpg", b"one")
-    row = filed(path, OrganizeOptions(tmp_path, moves=True))
-    assert row.filed == str(path)
+    row = placed(path, OrganizeOptions(tmp_path, moves=True))
+    assert row.path == str(path)
     assert path.read_bytes() == b"one"
 
 
@@ -80,20 +80,20 @@ def test_a_file_system_without_links_replaces_nothing_either(
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", no_links)
-    filed(image(tmp_path / "x", "a.jpg", b"one"), options)
-    filed(image(tmp_path / "y", "a.jpg", b"two"), options)
+    placed(image(tmp_path / "x", "a.jpg", b"one"), options)
+    placed(image(tmp_path / "y", "a.jpg", b"two"), options)
     lying = {path.name: path.read_bytes() for path in (options.folder / "cat").iterdir()}
     assert lying == {"a.jpg": b"one", "a (2).jpg": b"two"}
 
 
 def test_what_is_no_file_stays_and_is_told(tmp_path: Path, options: OrganizeOptions) -> None:
     heard = RecordingReporter()
-    filing = Filing(options, [], heard.note)
+    organizer = Organizer(options, heard.note)
     fault = ImageResult("broken.jpg", error=ErrorInfo("empty", "The file is empty."))
     address = ImageResult("https://example.org/cat.jpg", (Prediction(1, 0, "cat", 0.9),))
-    assert list(filing.watch([fault, address])) == [fault, address]
-    assert filing.failed == 1
-    assert "https://example.org/cat.jpg stays where it is" in heard.text
+    assert [organizer.place(fault), organizer.place(address)] == [None, None]
+    assert organizer.failed == 1
+    assert "Cannot place https://example.org/cat.jpg: not a local file." in heard.text
 
 
 def test_a_full_disk_ends_it(
@@ -105,25 +105,25 @@ def test_a_full_disk_ends_it(
     path = image(tmp_path, "a.jpg")
     monkeypatch.setattr("shutil.copy2", full)
     with pytest.raises(EffnetError, match="No space left"):
-        filed(path, options)
+        placed(path, options)
     assert path.exists()
 
 
 def test_unknown_images_and_one_folder_for_all(tmp_path: Path) -> None:
     path = image(tmp_path, "a.jpg")
     sorted_ = OrganizeOptions(tmp_path / "s")
-    assert filed(path, sorted_, "unknown").filed == f"{tmp_path}/s/unknown/a.jpg"
+    assert placed(path, sorted_, "unknown").path == f"{tmp_path}/s/unknown/a.jpg"
     together = OrganizeOptions(tmp_path / "t", group_by="none")
-    assert filed(path, together).filed == f"{tmp_path}/t/a.jpg"
+    assert placed(path, together).path == f"{tmp_path}/t/a.jpg"
 
 
 def test_failed_images_stay_where_they_are(tmp_path: Path) -> None:
     path = image(tmp_path, "a.jpg")
     row = ImageResult(str(path), error=ErrorInfo("truncated", "It is cut off."))
-    filing = Filing(OrganizeOptions(tmp_path / "s", moves=True), [str(path)])
-    assert list(filing.watch([row])) == [row]
+    organizer = Organizer(OrganizeOptions(tmp_path / "s", moves=True))
+    assert organizer.place(row) is None
     assert path.exists() and not (tmp_path / "s").exists()
-    assert filing.failed == 0
+    assert organizer.failed == 0
 
 
 def test_it_is_told_what_was_there_already(tmp_path: Path, options: OrganizeOptions) -> None:
@@ -131,23 +131,23 @@ def test_it_is_told_what_was_there_already(tmp_path: Path, options: OrganizeOpti
         ImageResult(str(image(tmp_path, name)), (Prediction(1, 0, "cat", 0.9),))
         for name in ("a.jpg", "b.jpg")
     ]
-    filed(tmp_path / "a.jpg", options)
-    filing = Filing(options, [])
-    assert len(list(filing.watch(rows))) == 2
-    assert "1 image is copied into" in filing.summary
-    assert "1 had the same file there already" in filing.summary
+    placed(tmp_path / "a.jpg", options)
+    organizer = Organizer(options)
+    assert [one is not None for one in map(organizer.place, rows)] == [True, True]
+    assert "Copied 1 image to" in organizer.summarize()
+    assert "1 already there" in organizer.summarize()
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--copy-to .* is no folder"):
-        Filing(OrganizeOptions(image(tmp_path, "a.jpg")), [])
+    with pytest.raises(UsageError, match=r"--copy-to .* is not a folder"):
+        check_folder(OrganizeOptions(image(tmp_path, "a.jpg")), [])
 
 
 def test_a_folder_among_the_inputs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for folder in (tmp_path / "photos" / "sorted", tmp_path / "photos"):
-        with pytest.raises(UsageError, match="lies in the input"):
-            Filing(OrganizeOptions(folder), [str(tmp_path / "photos")])
+        with pytest.raises(UsageError, match="is inside the input"):
+            check_folder(OrganizeOptions(folder), [str(tmp_path / "photos")])
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=300))
@@ -162,7 +162,7 @@ def test_any_class_name_is_one_folder(label: str) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "noending", ".hidden", "a.b.c"])
 def test_names_get_numbers_until_one_is_free(tmp_path: Path, name: str) -> None:
     files = {
-        new_file(tmp_path, name, lambda part, n=number: part.write_text(str(n)))[0]
+        write_new_file(tmp_path, name, lambda part, n=number: part.write_text(str(n)))[0]
         for number in range(4)
     }
     assert len(files) == 4
@@ -179,18 +179,8 @@ def test_the_command_copies_and_says_where(run: Run, tmp_path: Path) -> None:
     assert good["copied_to"] == f"s/{label}/a.png"
     assert (tmp_path / good["copied_to"]).read_bytes() == (tmp_path / "a.png").read_bytes()
     assert "copied_to" not in bad
-    assert b"1 image is copied into 's'." in done.stderr
-    moved = run(
-        "predict",
-        "a.png",
-        "--copy-to",
-        "t",
-        "--move",
-        "--group-by",
-        "none",
-        "-f",
-        "json",
-        cwd=tmp_path,
-    )
+    assert b"Copied 1 image to 's'." in done.stderr
+    options = ("--copy-to", "t", "--move", "--group-by", "none", "-f", "json")
+    moved = run("predict", "a.png", *options, cwd=tmp_path)
     assert json.loads(moved.stdout)[0]["moved_to"] == "t/a.png"
     assert not (tmp_path / "a.png").exists()

@@ -16,10 +16,10 @@ from PIL import Image
 
 from effnet_cli.options import ErrorKind
 from effnet_cli.predict import gallery as room
-from effnet_cli.predict.gallery import MAX_FAILED, MAX_PATH, SHARP_PX, SMALL_PX, Gallery
-from effnet_cli.predict.page import KIND_NAMES, MAX_CLASSES, OTHERS, gallery_page
+from effnet_cli.predict.gallery import MAX_FAILED, MAX_PATH_CHARS, SHARP_PX, SMALL_PX, Gallery
+from effnet_cli.predict.page import KIND_LABELS, MAX_FILTER_CLASSES, OTHERS, gallery_page
 from effnet_cli.predict.ranking import UNKNOWN
-from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.records import ErrorInfo, ImageResult, Overlay, Prediction, ResultRow
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\x1b[31m\u202e\udcff"
@@ -35,25 +35,28 @@ def crop(side_px: int = 224, red: int = 200) -> npt.NDArray[np.uint8]:
 SQUARE = crop()
 
 
-def answered(path: str, label: str, probability: float, **more: object) -> ImageResult:
+def answered(path: str, label: str, probability: float, **more: object) -> ResultRow:
     index = None if label == UNKNOWN else 7
     others = Prediction(2, 8, "runner-up", (1 - probability) / 2)
+    pixels = more.pop("overlay", None)
+    overlay = None if pixels is None else Overlay("overlay.jpg", pixels)  # type: ignore[arg-type]
     given = {"crop": SQUARE, **more}
-    return ImageResult(path, (Prediction(1, index, label, probability), others), **given)  # type: ignore[arg-type]
+    predictions = (Prediction(1, index, label, probability), others)
+    return ResultRow(ImageResult(path, predictions, **given), overlay)  # type: ignore[arg-type]
 
 
-def failed(path: str, kind: str = "truncated", message: str = "It is cut off.") -> ImageResult:
-    return ImageResult(path, error=ErrorInfo(kind, message))
+def failed(path: str, kind: str = "truncated", message: str = "It is cut off.") -> ResultRow:
+    return ResultRow(ImageResult(path, error=ErrorInfo(kind, message)))
 
 
-def collected(predictions: Iterable[ImageResult]) -> Gallery:
+def collected(predictions: Iterable[ResultRow]) -> Gallery:
     gallery = Gallery("lite0", "onnxruntime", [("weights", "the usual ones")])
-    rows = list(predictions)
-    assert list(gallery.watch(rows)) == rows
+    for row in predictions:
+        gallery.add(row)
     return gallery
 
 
-def page_of(*predictions: ImageResult) -> str:
+def page_of(*predictions: ResultRow) -> str:
     return gallery_page(collected(predictions))
 
 
@@ -83,7 +86,7 @@ def test_answers_stand_with_their_shares_and_names() -> None:
     assert "lynx" in second
     assert 'alt="cat &amp; dog.jpg"' in first
     assert "2 images, none failed." in page
-    assert "Answered by lite0 on onnxruntime." in page
+    assert "Classified by lite0 on onnxruntime." in page
     assert "the usual ones" in page
 
 
@@ -91,7 +94,7 @@ def test_answer_tells_what_is_frequent_and_what_failed() -> None:
     rows = [answered(f"{n}.jpg", "tabby" if n < 6 else "lynx", 0.95) for n in range(8)]
     page = page_of(*rows, failed("x.jpg"), answered("u.jpg", UNKNOWN, 0.2))
     assert "10 images, 1 unknown, 1 failed." in page
-    assert "Most often: tabby (67%), lynx (22%); 2 different classes." in page
+    assert "Most frequent: tabby (67%), lynx (22%); 2 classes in total." in page
     assert "above 90%: 8" in page
     assert "unknown: 1" in page
     assert "failed: 1" in page
@@ -107,9 +110,9 @@ def test_unknown_images_belong_to_no_class() -> None:
 
 def test_one_image_none_and_only_failures_need_no_filters() -> None:
     one, none, bad = page_of(answered("a.jpg", "tabby", 0.4)), page_of(), page_of(failed("a.jpg"))
-    assert "It is most likely: tabby." in one
-    assert "No image was given." in none
-    assert "1 image: it failed." in bad
+    assert "Most likely: tabby." in one
+    assert "No images." in none
+    assert "1 image, 1 failed." in bad
     for page in (one, none, bad):
         assert "<form" not in page
         assert "<input" not in page
@@ -150,9 +153,9 @@ def test_filters_are_the_frequent_classes_and_the_steps_of_certainty() -> None:
     page = page_of(*rows, answered("y.jpg", "class 0", 0.5), answered("z.jpg", "class 0", 0.49))
     found = chips(page)
     names = [name for mark, (name, _) in found.items() if mark.startswith("c")]
-    assert names == [*(f"class {k}" for k in range(MAX_CLASSES - 1)), OTHERS]
+    assert names == [*(f"class {k}" for k in range(MAX_FILTER_CLASSES - 1)), OTHERS]
     assert found["c0"] == ("class 0", 22)
-    assert found[f"c{MAX_CLASSES - 1}"] == (OTHERS, sum(range(1, 10)))
+    assert found[f"c{MAX_FILTER_CLASSES - 1}"] == (OTHERS, sum(range(1, 10)))
     assert [found[f"s{n}"][1] for n in range(3)] == [210, 1, 1]
     for mark, (_, number) in found.items():
         marked = re.findall(rf'<figure class="(?:[cs]\d+ )*{mark}(?: [cs]\d+)*"', page)
@@ -186,7 +189,7 @@ def test_failures_stand_by_kind_and_message() -> None:
     )
     kinds = re.findall(r"<details.*?</details>", page, re.DOTALL)
     assert len(kinds) == 2
-    assert KIND_NAMES["truncated"] in kinds[0]
+    assert KIND_LABELS["truncated"] in kinds[0]
     assert "<small>4</small>" in kinds[0]
     assert kinds[0].count("It is cut off.") == 1
     assert kinds[0].count("<li>") == 4
@@ -194,7 +197,7 @@ def test_failures_stand_by_kind_and_message() -> None:
 
 
 def test_every_kind_of_failure_has_a_name() -> None:
-    assert set(KIND_NAMES) == set(get_args(ErrorKind))
+    assert set(KIND_LABELS) == set(get_args(ErrorKind))
 
 
 # --- nothing runs, nothing is loaded, nothing breaks --------------------------------------------
@@ -228,10 +231,10 @@ def test_names_stand_in_attributes_as_text() -> None:
 def test_path_is_cut_in_the_middle() -> None:
     path = "start/" + "x" * 5_000 + "/the end.jpg"
     (shown,) = collected([answered(path, "y" * 5_000, 0.9)]).images
-    assert len(shown.path) == MAX_PATH
+    assert len(shown.path) == MAX_PATH_CHARS
     assert shown.path.startswith("start/")
     assert shown.path.endswith("/the end.jpg")
-    assert len(shown.answers[0].label or "") <= MAX_PATH
+    assert len(shown.predictions[0].label) <= MAX_PATH_CHARS
 
 
 # --- bounds -------------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ def test_bytes_are_bounded_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(room, "MAX_IMAGE_BYTES", 2 * shown.size_bytes)
     found = collected([small, large, small])
     assert [one.path for one in found.images] == ["s"]
-    assert found.answered == 3
+    assert found.succeeded == 3
 
 
 def test_failures_are_bounded_and_the_rest_is_counted() -> None:

@@ -14,9 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli.images.finder import ImageInput
-from effnet_cli.predict.formats import as_row, from_row
-from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
-from effnet_cli.predict.resume import journal
+from effnet_cli.predict.formats import from_row, to_row
+from effnet_cli.predict.records import (
+    ErrorInfo,
+    ImageResult,
+    Overlay,
+    Placement,
+    Prediction,
+    ResultRow,
+)
+from effnet_cli.predict.resume import Journal, open_journal
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import RecordingReporter, Run, save_image
 
@@ -33,21 +40,25 @@ answered = st.builds(
         ),
         min_size=1,
     ).map(tuple),
-    explained=text | st.none(),
 )
-failed = st.builds(ImageResult, text, error=st.builds(ErrorInfo, text, text))
+failed = st.builds(ResultRow, st.builds(ImageResult, text, error=st.builds(ErrorInfo, text, text)))
+succeeded = st.builds(
+    ResultRow,
+    answered,
+    st.builds(Overlay, text) | st.none(),
+    st.builds(Placement, text, st.booleans()) | st.none(),
+)
 
 
 class Cut(Exception):
     """What a kill is to a test."""
 
 
-def row_of(path: str) -> ImageResult:
-    return ImageResult(path, (Prediction(1, 3, "cat", 0.5),))
-
-
-def asked(found: Iterator[ImageInput]) -> Iterator[ImageResult]:
-    return (row_of(one.name) for one in found)
+def append_rows(kept: Journal, inputs: Iterator[ImageInput]) -> Iterator[str]:
+    """Append a row for each input; the paths, as they are written."""
+    for one in inputs:
+        kept.append(ResultRow(ImageResult(one.name, (Prediction(1, 3, "cat", 0.5),))))
+        yield one.name
 
 
 def found(paths: list[str] = PATHS) -> list[ImageInput]:
@@ -58,9 +69,9 @@ def interrupted(output: Path, rows: int, reporter: RecordingReporter | None = No
     """The file that a run leaves that ends after so many rows."""
     with (
         pytest.raises(Cut),
-        journal(output, COMMON, reporter=reporter or RecordingReporter()) as kept,
+        open_journal(output, COMMON, reporter=reporter or RecordingReporter()) as kept,
     ):
-        for number, _ in enumerate(kept.keep(asked(kept.missing(found()))), 1):
+        for number, _ in enumerate(append_rows(kept, kept.skip_earlier(found())), 1):
             if number == rows:
                 raise Cut
     return output.with_name(output.name + ".part")
@@ -68,15 +79,15 @@ def interrupted(output: Path, rows: int, reporter: RecordingReporter | None = No
 
 def finished(output: Path, paths: list[str] = PATHS) -> tuple[list[str], list[str]]:
     """The paths that are asked by a run that goes on, and those of all its rows."""
-    with journal(output, COMMON, is_resumed=True) as kept:
-        now = [row.path for row in kept.keep(asked(kept.missing(found(paths))))]
-        return now, [row.path for row in kept.rows()]
+    with open_journal(output, COMMON, is_resumed=True) as kept:
+        now = list(append_rows(kept, kept.skip_earlier(found(paths))))
+        return now, [row.result.path for row in kept.rows()]
 
 
-@given(answered | failed)
-def test_rows_come_back_as_they_were(prediction: ImageResult) -> None:
-    row = as_row(prediction)
-    assert as_row(from_row(json.loads(json.dumps(row)))) == row
+@given(succeeded | failed)
+def test_rows_come_back_as_they_were(row: ResultRow) -> None:
+    content = to_row(row)
+    assert to_row(from_row(json.loads(json.dumps(content)))) == content
 
 
 def test_a_run_that_ends_well_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path, rows: int) -> No
     heard = RecordingReporter()
     part = interrupted(tmp_path / "a.csv", rows, heard)
     assert len(part.read_bytes().splitlines()) == 1 + rows
-    assert f"kept in {str(part)!r}" in heard.text
+    assert f"in {str(part)!r}; run the same command with --resume" in heard.text
     assert finished(tmp_path / "a.csv") == (PATHS[rows:], PATHS)
 
 
@@ -113,7 +124,7 @@ def test_interrupted_rows_are_never_lost_by_a_new_run(tmp_path: Path) -> None:
     before = part.read_bytes()
     with (
         pytest.raises(UsageError, match="interrupted.*--resume"),
-        journal(part.with_suffix(""), COMMON),
+        open_journal(part.with_suffix(""), COMMON),
     ):
         pass
     assert part.read_bytes() == before
@@ -124,7 +135,7 @@ def test_interrupted_rows_are_never_lost_by_a_new_run(tmp_path: Path) -> None:
     [
         (["x.jpg", *PATHS], "Row 1 .* input 1 is 'x.jpg'"),
         ([PATHS[0], *PATHS[2:]], "Row 2 .* input 2 is '2.jpg'"),
-        (PATHS[:1], "Row 2 .* input 2 is nothing"),
+        (PATHS[:1], "Row 2 .* input 2 is missing"),
     ],
 )
 def test_other_inputs_are_refused(tmp_path: Path, paths: list[str], words: str) -> None:
@@ -138,8 +149,8 @@ def test_other_inputs_are_refused(tmp_path: Path, paths: list[str], words: str) 
 def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
     interrupted(tmp_path / "a.csv", 2)
     with (
-        pytest.raises(UsageError, match="are of top k 1, not 5"),
-        journal(tmp_path / "a.csv", {**COMMON, "top_k": 5}, is_resumed=True),
+        pytest.raises(UsageError, match="computed with top k 1, not 5"),
+        open_journal(tmp_path / "a.csv", {**COMMON, "top_k": 5}, is_resumed=True),
     ):
         pass
 
@@ -155,9 +166,9 @@ def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, content: bytes) 
 
 def test_two_runs_into_one_file_are_refused(tmp_path: Path) -> None:
     with (
-        journal(tmp_path / "a.csv", COMMON),
-        pytest.raises(UsageError, match="Another process writes"),
-        journal(tmp_path / "a.csv", COMMON),
+        open_journal(tmp_path / "a.csv", COMMON),
+        pytest.raises(UsageError, match="Another process is writing"),
+        open_journal(tmp_path / "a.csv", COMMON),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -165,8 +176,8 @@ def test_two_runs_into_one_file_are_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_with_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "a.csv"
-    with pytest.raises(EffnetError, match="No space left"), journal(output, COMMON) as kept:
-        rows = kept.keep(asked(kept.missing(found())))
+    with pytest.raises(EffnetError, match="No space left"), open_journal(output, COMMON) as kept:
+        rows = append_rows(kept, kept.skip_earlier(found()))
         next(rows)
         kept._file = Full(kept._file)  # type: ignore[assignment]
         next(rows)
@@ -214,7 +225,7 @@ def test_killed_and_resumed_it_writes_what_it_would_have_written(run: Run, tmp_p
     assert not any((tmp_path / name).exists() for name in ("rows.jsonl", "rows.csv", "page.html"))
     done = run("predict", "-", *outputs, "--resume", stdin=names, cwd=tmp_path)
     assert done.returncode == 1
-    assert b"of them earlier; 20 failed: 20 truncated" in done.stderr
+    assert b"of them from the interrupted run; 20 failed: 20 truncated" in done.stderr
     for name, format_ in (("rows.jsonl", "jsonl"), ("rows.csv", "csv")):
         plain = run("predict", "-", "-f", format_, stdin=names, cwd=tmp_path)
         assert (tmp_path / name).read_bytes() == plain.stdout
@@ -238,5 +249,5 @@ def test_interrupted_by_a_signal_it_says_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         words = process.stderr.read()
         assert process.wait(timeout=20) == 130
-    assert b"1 row is kept in 'rows.csv.part': the same command with --resume goes on." in words
+    assert b"Kept 1 row in 'rows.csv.part'; run the same command with --resume." in words
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "rows.csv.part"}

@@ -50,8 +50,8 @@ def test_overlays_beside_the_images_and_in_the_page(effnet: Effnet, tmp_path: Pa
     page, folder = tmp_path / "page.html", tmp_path / "why"
     done = effnet("predict", CAT, "nope.jpg", "-f", "jsonl", "--explain", folder, "--html", page)
     good, bad = rows_of(done)
-    assert good["explained"] == str(folder / "cat.jpg")
-    assert "explained" not in bad
+    assert good["overlay"] == str(folder / "cat.jpg")
+    assert "overlay" not in bad
     pair = np.asarray(Image.open(folder / "cat.jpg"), dtype=int)
     assert pair.shape == (224, 448, 3)
     drawn = pair[:, 224:] - pair[:, :224]
@@ -135,7 +135,7 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
         (["-o", "a.xlsx"], "Unsupported output format '.xlsx'"),
         (["-o", "a.csv", "--html", "a.csv"], "is used for two outputs"),
         (["--explain", "README.md"], "--explain 'README.md' is not a folder"),
-        (["--copy-to", "README.md"], "--copy-to 'README.md' is no folder"),
+        (["--copy-to", "README.md"], "--copy-to 'README.md' is not a folder"),
     ],
 )
 def test_conflicting_options_are_refused_at_once(
@@ -162,7 +162,7 @@ def test_quiet_hides_no_failure_to_file(effnet: Effnet, tmp_path: Path) -> None:
     (tmp_path / "s" / "tiger cat").write_text("a file in the place of a folder")
     done = effnet("predict", CAT, "--copy-to", tmp_path / "s", "-q", "-f", "jsonl")
     assert done.status == 1
-    assert f"{CAT} stays where it is: File exists." in done.stderr
+    assert f"Cannot place {CAT}: File exists." in done.stderr
 
 
 @pytest.mark.parametrize("format_", ["csv", "json", "jsonl"])

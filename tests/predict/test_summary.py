@@ -17,20 +17,20 @@ def bad(path: str) -> ImageResult:
 
 def test_summary_counts_everything(tmp_path: Path) -> None:
     tally = RunSummary()
-    passed = list(tally.count([*(good(str(n)) for n in range(5)), bad("x"), bad("y")]))
+    for result in (*(good(str(n)) for n in range(5)), bad("x"), bad("y")):
+        tally.add(result)
     finder = Finder([], not_images=2, duplicate_links=1)
-    assert len(passed) == 7
-    assert (tally.answered, tally.failed.total()) == (5, 2)
-    summary = tally.summary(finder)
+    assert (tally.succeeded, tally.failed.total()) == (5, 2)
+    summary = tally.describe(finder)
     for words in (
         "7 images in ",
         "2 failed: 2 truncated",
         "most frequent: cat 5",
-        "2 files left out for not being an image",
-        "1 link left out",
+        "skipped 2 files that are not images",
+        "skipped 1 link",
     ):
         assert words in summary
 
 
 def test_summary_of_nothing() -> None:
-    assert RunSummary().summary(Finder([])).startswith("0 images in ")
+    assert RunSummary().describe(Finder([])).startswith("0 images in ")

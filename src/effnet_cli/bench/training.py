@@ -6,11 +6,12 @@ import torch
 
 from effnet_cli.bench.prepare import OUTPUTS
 from effnet_cli.finetune.distributed import ProcessGroup
-from effnet_cli.finetune.fuse_bn import fuse_batch_norm, keep_freed_memory
+from effnet_cli.finetune.fuse_bn import fuse_batch_norm
 from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters
 from effnet_cli.models import build
 from effnet_cli.models.variants import Variant
 from effnet_cli.options import Precision
+from effnet_cli.system.machine import keep_freed_memory
 from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT
 

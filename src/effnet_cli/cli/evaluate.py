@@ -78,6 +78,6 @@ def _overlay(task: EvaluateTask, outputs: EvaluateOutputs) -> Callable[[str, str
         return None
     if outputs.html is None:
         raise UsageError("--explain needs a page to draw into.", "Add --html FILE.")
-    from effnet_cli.predict.gradcam import Explainer
+    from effnet_cli.predict.gradcam import load_gradcam
 
-    return Explainer(task.model, task.images).overlay
+    return load_gradcam(task.model, task.images).overlay

@@ -9,7 +9,7 @@ from effnet_cli.options import Format, PredictOutputs, PredictTask
 from effnet_cli.output.out import Output, open_output
 
 if TYPE_CHECKING:
-    from effnet_cli.predict.records import ImageResult
+    from effnet_cli.predict.records import ResultRow
 
 
 def predict(task: PredictTask, outputs: PredictOutputs) -> int:
@@ -25,12 +25,12 @@ def predict(task: PredictTask, outputs: PredictOutputs) -> int:
     validate(task, outputs)
     with open_output(outputs) as out:
         with start_run(task, outputs, out) as run:
-            results = out.track(run.results(), run.finder.count)
+            rows = out.track(run.rows(), run.finder.count)
             if run.journal is None:
                 format_ = choose_format(outputs.format, None)
-                _write(out, results, format_, has_preview=outputs.preview)
+                _write(out, rows, format_, has_preview=outputs.preview)
             else:
-                deque(results, maxlen=0)
+                deque(rows, maxlen=0)
                 for path in outputs.files:
                     format_ = choose_format(outputs.format, path)
                     _write(out, run.journal.rows(), format_, path=path)
@@ -45,7 +45,7 @@ def predict(task: PredictTask, outputs: PredictOutputs) -> int:
 
 def _write(
     out: Output,
-    results: "Iterable[ImageResult]",
+    rows: "Iterable[ResultRow]",
     format_: Format,
     *,
     path: Path | None = None,
@@ -54,12 +54,12 @@ def _write(
     from effnet_cli.predict import formats, table
 
     if format_ == "csv":
-        out.csv(formats.csv_lines(results), path)
+        out.csv(formats.csv_lines(rows), path)
     elif format_ == "json":
-        out.json_array(map(formats.as_row, results), path)
+        out.json_array(map(formats.to_row, rows), path)
     elif format_ == "jsonl":
-        out.jsonl(map(formats.as_row, results), path)
+        out.jsonl(map(formats.to_row, rows), path)
     elif has_preview and out.can_draw_images():
-        out.table(table.preview_blocks(results), path)
+        out.table(table.preview_blocks(rows), path)
     else:
-        out.table(table.blocks(results), path)
+        out.table(table.blocks(rows), path)

@@ -1,8 +1,8 @@
-"""What a surveyed dataset has to tell: one function for each kind of finding."""
+"""The checks of a scanned dataset, one function each."""
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,211 +12,189 @@ from effnet_cli.datasets.duplicates import Pairs
 from effnet_cli.datasets.inspect_files import FileInspection
 from effnet_cli.datasets.listing import FileList
 from effnet_cli.datasets.records import (
-    EXAMPLES,
+    MAX_EXAMPLES,
     SPLITS,
     TEST,
     TRAIN,
     VAL,
     Finding,
+    error,
+    note,
+    warning,
 )
 from effnet_cli.options import DatasetOptions
 from effnet_cli.system.text import pluralize, quote_names
 
-BAD_SHARE = 0.01  # of all files that may be broken
-BAD_CLASS_SHARE = 0.1  # of the files of one class
-FEW_IMAGES = 10  # in training; fewer teach a class badly
-IMBALANCE = 10  # times more images in the largest class than in the smallest
-SMALL_PX = 32  # shorter side; the networks' inputs are 224 px and more
-MIXED_SIZES = 2  # times larger is the largest shorter side than the smallest
+MAX_BROKEN = 0.01  # fraction of all files
+MAX_BROKEN_IN_CLASS = 0.1  # fraction of a class
+FEW_IMAGES = 10  # training images of a class
+IMBALANCE = 10  # largest / smallest class
+SMALL_PX = 32  # shorter side; model inputs are 224 px and more
+MIXED_SIZES = 2  # largest / smallest shorter side
+
+Indexes = Iterable[int] | npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
 class CheckedFiles:
-    """A listing and its survey, with the place of each file after the split.
+    """A listing and its inspection, with copies and splits.
 
-    `kept` [N] are the files to train and validate on. `contents` [N] numbers the bytes of the kept
-    files; copies share a number (-1 elsewhere). `conflicts` [N] are files whose bytes lie in
-    several classes. `near` [P,2] are pairs of contents that look the same.
+    `kept` [N] are the files to train and validate on, `conflicts` [N] those whose content is in
+    several classes. `contents` [N] numbers the different contents of the kept files (-1
+    elsewhere); `first` [K] is a file of each, `earlier` [K] its split in an earlier part of the
+    run (-1 if new), and `near` [P,2] are the pairs of near-duplicates among them.
     """
 
     listing: FileList
-    survey: FileInspection
+    inspection: FileInspection
     splits: npt.NDArray[np.int8]
-    kept: npt.NDArray[np.bool_]
-    conflicts: npt.NDArray[np.bool_]
+    kept: Mask
+    conflicts: Mask
     contents: npt.NDArray[np.intp]
+    first: npt.NDArray[np.intp]
     near: Pairs
+    earlier: npt.NDArray[np.int8]
 
-    def paths(self, indexes: Iterable[int] | npt.NDArray[np.intp]) -> tuple[str, ...]:
-        """Paths of files."""
+    @property
+    def has_test(self) -> bool:
+        return bool((self.splits == TEST).any())
+
+    def paths(self, indexes: Indexes) -> tuple[str, ...]:
         return tuple(self.listing.paths[int(index)] for index in indexes)
 
-    def names(self, labels: Iterable[int] | npt.NDArray[np.intp]) -> list[str]:
-        """Names of classes."""
+    def names(self, labels: Indexes) -> list[str]:
         return [self.listing.classes[int(label)] for label in labels]
 
-    def table(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-        """The number of `chosen` files [N] in each class and split [C,3]."""
+    def count(self, chosen: Mask | None = None) -> npt.NDArray[np.intp]:
+        """Files per class and split [C,3]: the `chosen` ones [N], else all."""
+        files = slice(None) if chosen is None else chosen
         counts = np.zeros((len(self.listing.classes), len(SPLITS)), dtype=np.intp)
-        np.add.at(counts, (self.listing.labels[chosen], self.splits[chosen]), 1)
+        np.add.at(counts, (self.listing.labels[files], self.splits[files]), 1)
         return counts
 
+    def contents_of(self, split: int) -> npt.NDArray[np.intp]:
+        """The different contents in a split."""
+        return np.unique(self.contents[self.kept & (self.splits == split)])
 
-def findings(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
+    def examples(self, contents: npt.NDArray[np.intp], splits: tuple[int, ...]) -> tuple[str, ...]:
+        """A file with each of the first `contents` [K,S], in each of `splits` [S]."""
+        return tuple(
+            self.listing.paths[
+                int(np.argmax(self.kept & (self.contents == content) & (self.splits == split)))
+            ]
+            for row in contents[:MAX_EXAMPLES]
+            for content, split in zip(row, splits, strict=True)
+        )
+
+
+def run_checks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
     """All findings about classes and images."""
-    counts = data.table(data.kept)
-    yield from _class_number(data)
-    yield from _broken_files(data, options)
-    yield from _no_good_images(data, counts)
-    yield from _label_conflicts(data)
-    yield from _leaks(data, options)
-    yield from _empty_sides(data, counts)
-    yield from _missing_classes(data)
-    yield from _near_leaks(data)
-    yield from _few_images(data, counts)
-    yield from _imbalance(data, counts)
-    yield from _similar_names(data.listing.classes)
-    yield from _copies(data)
-    yield from _sizes(data)
+    for check in CHECKS:
+        yield from check(data, options)
 
 
 # --- classes -----------------------------------------------------------------------------------
 
 
-def _class_number(data: CheckedFiles) -> Iterator[Finding]:
+def _number_of_classes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     classes = data.listing.classes
     if not classes:
-        yield Finding(
-            "error", "no_classes", "No class has training images.", "Add classes with images."
-        )
+        yield error("no_classes", "No class has training images.", "Add images to the classes.")
     elif len(classes) == 1:
-        yield Finding(
-            "error",
+        yield error(
             "one_class",
-            f"There is one class only, {quote_names(classes)}: nothing can be told apart.",
+            f"There is only one class, {quote_names(classes)}; training needs at least two.",
             "Add a second class beside it, e.g. a folder called other with images of anything "
             f"else{_or_its_folders(data)}.",
         )
 
 
 def _or_its_folders(data: CheckedFiles) -> str:
-    """What else to try if the only class holds folders, which may be the classes."""
+    """An alternative if the only class holds folders, which may be the classes."""
     if not any(finding.kind == "nested" for finding in data.listing.findings):
         return ""
-    path, name = data.listing.paths[0], data.listing.names[0]
-    folder = path.removesuffix(name) + data.listing.classes[0]
-    return f", or give {folder!r} if the folders in it are the classes"
+    name = data.listing.classes[0]
+    parent = data.listing.paths[0].partition(f"/{name}/")[0]
+    return f", or use '{parent}/{name}' if its folders are the classes"
 
 
-def _no_good_images(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
-    listed = data.table(np.ones(len(data.kept), dtype=np.bool_))
-    labels = np.flatnonzero(
-        (counts[:, TRAIN] + _undivided(data, counts) == 0) & (listed[:, TRAIN] > 0)
-    )
-    if len(labels):
-        yield Finding(
-            "error",
+def _classes_without_images(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+    is_automatic = data.listing.is_automatic
+    listed, valid, kept = data.count(), data.count(~data.conflicts), data.count(data.kept)
+    train, val = kept[:, TRAIN], kept[:, VAL]
+    rows = [
+        (
+            error,
             "no_good_images",
-            f"{pluralize(len(labels), 'class', 'classes')} without a usable training image: "
-            f"{quote_names(data.names(labels))}.",
-            "Add images, or take the class out.",
-            len(labels),
-        )
-
-
-def _undivided(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Images that the automatic split took from training [C]."""
-    return counts[:, VAL] * data.listing.is_automatic
-
-
-def _empty_sides(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
-    if data.listing.is_automatic:
-        labels = np.flatnonzero((counts[:, VAL] == 0) & (counts[:, TRAIN] > 0))
-        if len(labels):
-            yield Finding(
-                "error",
-                "cannot_split",
-                f"{pluralize(len(labels), 'class', 'classes')} with one image only, which cannot "
-                f"be both in training and in validation: {quote_names(data.names(labels))}.",
-                "Add images, or name a folder of validation images with --val.",
-                len(labels),
-            )
-    elif not counts[:, VAL].any():
-        yield Finding(
-            "error",
-            "empty_val",
-            "Validation has no usable image.",
-            "Add images, or name another folder with --val.",
-        )
-
-
-def _missing_classes(data: CheckedFiles) -> Iterator[Finding]:
-    listed = data.table(~data.conflicts)
-    splits = [VAL, TEST] if not data.listing.is_automatic else [TEST]
-    for split in splits:
-        labels = np.flatnonzero((listed[:, split] == 0) & (listed[:, TRAIN] > 0))
-        if len(labels) and listed[:, split].any():
-            yield Finding(
-                "warning",
-                f"missing_in_{SPLITS[split]}",
-                f"{pluralize(len(labels), 'class', 'classes')} without an image in "
-                f"{SPLITS[split]}: {quote_names(data.names(labels))}.",
-                "Add some, or nothing will be known about them.",
-                len(labels),
-            )
-
-
-def _few_images(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
-    train = counts[:, TRAIN]
-    labels = np.flatnonzero((train > 0) & (train < FEW_IMAGES))
-    if len(labels):
-        yield Finding(
-            "warning",
+            (listed[:, TRAIN] > 0) & (train + val * is_automatic == 0),
+            "no usable training images",
+            "Add images, or remove the class.",
+        ),
+        (
+            error,
+            "cannot_split",
+            is_automatic & (val == 0) & (train > 0),
+            "too few images for both training and validation",
+            "Add images, or name a folder of validation images with --val.",
+        ),
+        (
+            warning,
             "few_images",
-            f"{pluralize(len(labels), 'class', 'classes')} with fewer than {FEW_IMAGES} training "
-            f"images: {quote_names(data.names(labels))}.",
-            "Add images: with so few, what is learned depends on chance.",
-            len(labels),
-        )
+            (train > 0) & (train < FEW_IMAGES),
+            f"fewer than {FEW_IMAGES} training images",
+            "Add images; results from so few vary widely.",
+        ),
+    ]
+    for split in (TEST,) if is_automatic else (VAL, TEST):
+        is_missing = (valid[:, split] == 0) & (valid[:, TRAIN] > 0) & valid[:, split].any()
+        hint = "Add some, or these classes are not evaluated."
+        kind, what = f"missing_in_{SPLITS[split]}", f"no images in {SPLITS[split]}"
+        rows.append((warning, kind, is_missing, what, hint))
+    for make, kind, is_affected, what, hint in rows:
+        names = data.names(np.flatnonzero(is_affected))
+        if names:
+            count = pluralize(len(names), "class has", "classes have")
+            yield make(kind, f"{count} {what}: {quote_names(names)}.", hint, count=len(names))
+    if not is_automatic and not val.any():
+        hint = "Add images, or name another folder with --val."
+        yield error("empty_val", "Validation has no usable images.", hint)
 
 
-def _imbalance(data: CheckedFiles, counts: npt.NDArray[np.intp]) -> Iterator[Finding]:
-    train = counts[:, TRAIN]
+def _imbalance(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+    train = data.count(data.kept)[:, TRAIN]
     filled = np.flatnonzero(train)
     if not len(filled):
         return
-    least = filled[np.argmin(train[filled])]
-    most = np.argmax(train)
+    least, most = filled[np.argmin(train[filled])], np.argmax(train)
     if train[most] >= IMBALANCE * train[least]:
         large, small = data.names([int(most), int(least)])
-        yield Finding(
-            "warning",
+        yield warning(
             "imbalance",
             f"Class '{large}' has {pluralize(train[most], 'training image')}, "
-            f"class '{small}' {train[least]:,}.",
-            "Use --balance, and look at balanced accuracy and the recall of each class.",
+            f"class '{small}' has {train[least]:,}.",
+            "Use --balance, and compare balanced accuracy and the recall of each class.",
         )
 
 
-def _similar_names(classes: Sequence[str]) -> Iterator[Finding]:
-    alike: dict[str, list[str]] = {}
-    for name in classes:
-        alike.setdefault(_plain(name), []).append(name)
-    groups = [names for names in alike.values() if len(names) > 1]
+def _similar_names(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+    similar: dict[str, list[str]] = {}
+    for name in data.listing.classes:
+        similar.setdefault(_normalize(name), []).append(name)
+    groups = [names for names in similar.values() if len(names) > 1]
     if groups:
-        shown = "; ".join(quote_names(names) for names in groups[:EXAMPLES])
-        yield Finding(
-            "warning",
+        shown = "; ".join(quote_names(names) for names in groups[:MAX_EXAMPLES])
+        yield warning(
             "similar_names",
-            f"Classes with nearly the same name are kept apart: {shown}.",
-            "Move their images into one folder if they mean the same.",
-            len(groups),
+            f"Classes with nearly the same name stay separate: {shown}.",
+            "Move their images into one folder if they are the same class.",
+            count=len(groups),
         )
 
 
-def _plain(name: str) -> str:
-    """What is left of a name when case, the encoding of accents and separators do not count; a
-    minus at the start does.
+def _normalize(name: str) -> str:
+    """`name` without case, separators and differences in the encoding of accents; a leading minus
+    stays.
     """
     folded = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"(?<=.)[\s_-]+", " ", re.sub(r"^[\s_]+(?=.)", "", folded)).rstrip()
@@ -226,126 +204,126 @@ def _plain(name: str) -> str:
 
 
 def _broken_files(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
-    bad = ~data.survey.is_good
-    number, total = int(bad.sum()), len(bad)
+    is_bad, faults = ~data.inspection.is_good, data.inspection.faults
+    number, total = int(is_bad.sum()), len(is_bad)
     if not number:
         return
-    listed = data.table(np.ones(total, dtype=np.bool_)).sum(axis=1)
-    broken = data.table(bad).sum(axis=1)
-    worst = np.flatnonzero(broken > BAD_CLASS_SHARE * listed)
-    is_refused = (number > BAD_SHARE * total or len(worst) > 0) and not options.allow_bad
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(data.survey.kinds.items()))
+    listed, broken = data.count().sum(axis=1), data.count(is_bad).sum(axis=1)
+    worst = np.flatnonzero(broken > MAX_BROKEN_IN_CLASS * listed)
+    is_refused = (number > MAX_BROKEN * total or len(worst) > 0) and not options.allow_bad
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(data.inspection.kinds.items()))
     classes = f"; over 10 % of {quote_names(data.names(worst))}" if len(worst) else ""
-    yield Finding(
-        "error" if is_refused else "warning",
+    yield (error if is_refused else warning)(
         "broken_files",
         f"{number:,} of {pluralize(total, 'image')} cannot be opened ({kinds}{classes}).",
-        "Mend or delete them, or leave them out with --allow-bad."
+        "Repair or delete them, or exclude them with --allow-bad."
         if is_refused
-        else "They are left out of training, and count as wrong answers in validation.",
-        number,
-        data.paths(index for index, _ in data.survey.faults),
-        tuple(error.message for _, error in data.survey.faults),
+        else "They are excluded from training and count as errors in validation.",
+        count=number,
+        paths=data.paths(index for index, _ in faults),
+        reasons=tuple(fault.message for _, fault in faults),
     )
 
 
-def _label_conflicts(data: CheckedFiles) -> Iterator[Finding]:
+def _label_conflicts(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     indexes = np.flatnonzero(data.conflicts)
     if len(indexes):
-        digests = data.survey.digests[indexes]
-        together = indexes[np.lexsort(digests.T[::-1])]
-        yield Finding(
-            "warning",
+        by_content = indexes[np.lexsort(data.inspection.digests[indexes].T[::-1])]
+        yield warning(
             "label_conflict",
-            f"{pluralize(len(indexes), 'file')} whose very same image lies in more than one class, "
-            "as a copy or a link, left out.",
-            "Keep each image in the class it shows.",
-            len(indexes),
-            data.paths(together[:EXAMPLES]),
+            f"{pluralize(len(indexes), 'file')} excluded: the same image is in several classes, as "
+            "a copy or a link.",
+            "Keep each image in one class.",
+            count=len(indexes),
+            paths=data.paths(by_content[:MAX_EXAMPLES]),
         )
 
 
 def _leaks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
     for one, other in ((TRAIN, VAL), (TRAIN, TEST), (VAL, TEST)):
-        shared = np.intersect1d(_in_split(data, one), _in_split(data, other))
-        if not len(shared):
-            continue
-        pairs = [
-            _file(data, number, split) for number in shared[:EXAMPLES] for split in (one, other)
-        ]
-        is_refused = one == TRAIN and not options.allow_leak
-        yield Finding(
-            "error" if is_refused else "warning",
-            "leak",
-            f"{pluralize(len(shared), 'image')} both in {SPLITS[one]} and in {SPLITS[other]}.",
-            f"Delete them from {SPLITS[one]}, or keep them with --allow-leak: "
-            f"the result on {SPLITS[other]} is then too good."
-            if is_refused
-            else f"The result on {SPLITS[other]} is too good.",
-            len(shared),
-            data.paths(pairs),
-        )
-
-
-def _in_split(data: CheckedFiles, split: int) -> npt.NDArray[np.intp]:
-    """The different contents of a split."""
-    return np.unique(data.contents[data.kept & (data.splits == split)])
-
-
-def _file(data: CheckedFiles, content: int, split: int) -> int:
-    """The first file with this content in this split."""
-    return int(np.argmax(data.kept & (data.contents == content) & (data.splits == split)))
-
-
-def _near_leaks(data: CheckedFiles) -> Iterator[Finding]:
-    train = _in_split(data, TRAIN)
-    for split in (VAL, TEST):
-        held_out = _in_split(data, split)
-        straight = np.isin(data.near[:, 0], train) & np.isin(data.near[:, 1], held_out)
-        turned = np.isin(data.near[:, 1], train) & np.isin(data.near[:, 0], held_out)
-        pairs = np.concatenate([data.near[straight], data.near[turned][:, ::-1]])
-        if len(pairs):
-            files = [
-                _file(data, number, place)
-                for pair in pairs[:EXAMPLES]
-                for number, place in zip(pair, (TRAIN, split), strict=True)
-            ]
-            yield Finding(
-                "warning",
-                "near_leak",
-                f"{pluralize(len(pairs), 'pair')} of images in train and {SPLITS[split]} look "
-                "nearly the same.",
-                "Keep such images on one side, or the result is too good.",
-                len(pairs),
-                data.paths(files),
+        shared = np.intersect1d(data.contents_of(one), data.contents_of(other))
+        if len(shared):
+            is_refused = one == TRAIN and not options.allow_leak
+            count = pluralize(len(shared), "image is", "images are")
+            refusal = f"Remove them from {SPLITS[one]}, or use --allow-leak; results"
+            yield (error if is_refused else warning)(
+                "leak",
+                f"{count} in both {SPLITS[one]} and {SPLITS[other]}.",
+                f"{refusal if is_refused else 'Results'} on {SPLITS[other]} will be too good.",
+                count=len(shared),
+                paths=data.examples(np.stack([shared, shared], axis=1), (one, other)),
             )
 
 
-def _copies(data: CheckedFiles) -> Iterator[Finding]:
+def _near_leaks(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+    near = np.concatenate([data.near, data.near[:, ::-1]])
+    near = near[np.isin(near[:, 0], data.contents_of(TRAIN))]
+    for split in (VAL, TEST):
+        pairs = near[np.isin(near[:, 1], data.contents_of(split))]
+        if len(pairs):
+            count = pluralize(len(pairs), "pair")
+            yield warning(
+                "near_leak",
+                f"{count} of images in train and {SPLITS[split]} look nearly the same.",
+                "Keep such images in one split, or results will be too good.",
+                count=len(pairs),
+                paths=data.examples(pairs, (TRAIN, split)),
+            )
+
+
+def _trained_before(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+    trained = np.flatnonzero(data.earlier == TRAIN)
+    for split in (VAL, TEST):
+        moved = np.intersect1d(data.contents_of(split), trained)
+        if len(moved):
+            yield error(
+                "trained_before",
+                f"{pluralize(len(moved), 'image')} of {SPLITS[split]} used for training before "
+                "this run was resumed.",
+                "Move them back to train, or start a new run.",
+                count=len(moved),
+                paths=data.examples(moved[:, None], (split,)),
+            )
+
+
+def _copies(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     indexes = np.flatnonzero(data.kept)
     places = data.contents[indexes] * len(SPLITS) + data.splits[indexes]
-    _, first = np.unique(places, return_index=True)
-    extra = np.delete(indexes, first)
+    extra = np.delete(indexes, np.unique(places, return_index=True)[1])
     if len(extra):
-        yield Finding(
-            "note",
+        yield note(
             "copies",
-            f"{pluralize(len(extra), 'image')} exactly like another one of the same class; kept.",
-            "",
-            len(extra),
-            data.paths(extra[:EXAMPLES]),
+            f"{pluralize(len(extra), 'exact copy', 'exact copies')} of images of the same class; "
+            "kept.",
+            count=len(extra),
+            paths=data.paths(extra[:MAX_EXAMPLES]),
         )
 
 
-def _sizes(data: CheckedFiles) -> Iterator[Finding]:
-    sides = data.survey.shorter_px[data.kept]
+def _sizes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+    sides = data.inspection.shorter_px[data.kept]
     if not len(sides):
         return
-    least, middle, most = int(sides.min()), int(np.median(sides)), int(sides.max())
-    words = f"shorter sides of {least:,} to {most:,} px (median {middle:,} px)"
+    least, median, most = int(sides.min()), int(np.median(sides)), int(sides.max())
+    sizes = f"shorter sides of {least:,} to {most:,} px (median {median:,} px)"
     if most >= MIXED_SIZES * least:
-        yield Finding("note", "mixed_sizes", f"The images differ in size: {words}.")
+        yield note("mixed_sizes", f"Image sizes vary: {sizes}.")
     small = int((sides < SMALL_PX).sum())
     if small:
-        message = f"{pluralize(small, 'image')} with a shorter side below {SMALL_PX} px; {words}."
-        yield Finding("note", "small_images", message, count=small)
+        message = f"{pluralize(small, 'image')} with a shorter side below {SMALL_PX} px: {sizes}."
+        yield note("small_images", message, count=small)
+
+
+CHECKS: tuple[Callable[[CheckedFiles, DatasetOptions], Iterator[Finding]], ...] = (
+    _number_of_classes,
+    _broken_files,
+    _classes_without_images,
+    _label_conflicts,
+    _leaks,
+    _trained_before,
+    _near_leaks,
+    _imbalance,
+    _similar_names,
+    _copies,
+    _sizes,
+)

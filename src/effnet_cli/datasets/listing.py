@@ -1,44 +1,69 @@
-"""What every layout comes to: labelled files, or the one reason why there are none."""
+"""From a source of labelled files, in any format, to one list of files."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLITS, Finding
+from effnet_cli.datasets.records import SPLITS, TRAIN, VAL, Finding, error, note
 from effnet_cli.system.errors import ImageError
 from effnet_cli.system.text import pluralize, quote_names
 
-SPLIT_NAMES = (
-    ("train", "training"),
-    ("val", "valid", "validation", "dev", "eval"),
-    ("test", "testing"),
-)
-SPLIT_BY_NAME = {name: split for split, names in enumerate(SPLIT_NAMES) for name in names}
-
 
 class LayoutError(Exception):
-    """The files cannot even be listed; ends the scan with this one finding."""
+    """The files of a dataset cannot be listed; ends the scan with this one finding."""
 
-    def __init__(self, kind: str, message: str, hint: str, paths: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, message: str, hint: str, paths: Iterable[str] = ()) -> None:
         super().__init__(message)
-        self.finding = Finding("error", kind, message, hint, max(1, len(paths)), paths)
+        self.finding = error(kind, message, hint, paths=tuple(paths))
+
+
+class LabelledFile(NamedTuple):
+    """A file and the name of its class; `error` if it is not a regular file."""
+
+    path: str
+    label: str
+    error: ImageError | None = None
+
+
+@dataclass(slots=True)
+class Source:
+    """A dataset in some format, whose splits are read on demand.
+
+    `layout` describes it, e.g. `train/ and val/`. A source without splits has TRAIN only.
+    """
+
+    layout: str
+    has_splits: bool
+    splits: set[int]
+
+    def read(self, split: int) -> tuple[list[str], list[LabelledFile]]:
+        """The classes of a split, including those without files, and its files.
+
+        Raises:
+            LayoutError: the files cannot be listed.
+        """
+        raise NotImplementedError
+
+    def findings(self) -> Iterable[Finding]:
+        """What was found so far."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True)
 class FileList:
-    """Every file of a dataset, with the place that its folder or row gives it.
+    """Every file of a dataset with its class (an index of `classes`) and split (of SPLITS).
 
-    `names` are the paths below the folder of the split, with "/": they stay the same when the
-    dataset is moved. `labels` are indexes of `classes`, `splits` of SPLITS. `faults` are the places
-    of what was found to be no file. `is_automatic`: validation has yet to be split off train.
+    `faults` has the indexes of what is not a regular file. `is_automatic`: validation has yet to
+    be split off the training images.
     """
 
     layout: str
     classes: list[str]
     paths: Paths
-    names: Paths
     labels: npt.NDArray[np.int32]
     splits: npt.NDArray[np.int8]
     is_automatic: bool
@@ -46,13 +71,52 @@ class FileList:
     faults: dict[int, ImageError] = field(default_factory=dict)
 
 
-def unknown_classes(split: int, names: list[str], where: str) -> Finding:
-    """Classes that only validation or test has: the network could never answer them."""
-    return Finding(
-        "error",
-        f"unknown_in_{SPLITS[split]}",
-        f"{where!r} has {pluralize(len(names), 'class', 'classes')} that the training images lack: "
-        f"{quote_names(names)}.",
-        "Add training images of them, or take them out.",
-        len(names),
+def list_files(source: Source, *, skip_empty: bool) -> FileList:
+    """Read all splits; the training images define the classes.
+
+    Raises:
+        LayoutError: there are no training images, or the files cannot be listed.
+    """
+    if source.splits and TRAIN not in source.splits:
+        names = quote_names([SPLITS[split] for split in sorted(source.splits)])
+        hint = "Name the split of the training images train."
+        raise LayoutError("no_train", f"The dataset has {names}, but no training images.", hint)
+    all_classes, train = source.read(TRAIN)
+    filled = {file.label for file in train}
+    classes = [name for name in all_classes if name in filled or not skip_empty]
+    indexes = {name: index for index, name in enumerate(classes)}
+    findings = [*_empty_classes([n for n in all_classes if n not in filled], skip_empty)]
+    files = [(TRAIN, file) for file in train]
+    for split in sorted(source.splits - {TRAIN}):
+        held_out = source.read(split)[1]
+        unknown = {file.label for file in held_out}.difference(all_classes)
+        findings += _unknown_classes(sorted(unknown), SPLITS[split])
+        files += [(split, file) for file in held_out if file.label in indexes]
+    is_automatic = VAL not in source.splits
+    return FileList(
+        layout=f"{source.layout}{', validation split off automatically' * is_automatic}",
+        classes=classes,
+        paths=Paths(file.path for _, file in files),
+        labels=np.array([indexes[file.label] for _, file in files], dtype=np.int32),
+        splits=np.array([split for split, _ in files], dtype=np.int8),
+        is_automatic=is_automatic,
+        findings=[*source.findings(), *findings],
+        faults={index: file.error for index, (_, file) in enumerate(files) if file.error},
     )
+
+
+def _empty_classes(names: list[str], is_skipped: bool) -> Iterable[Finding]:
+    count = pluralize(len(names), "class has", "classes have")
+    message = f"{count} no images: {quote_names(names)}."
+    if names and is_skipped:
+        yield note("empty_class", f"{message} Skipped.", count=len(names))
+    elif names:
+        yield error("empty_class", message, "Add images, or use --skip-empty.", count=len(names))
+
+
+def _unknown_classes(names: list[str], split: str) -> Iterable[Finding]:
+    if names:
+        count = pluralize(len(names), "class", "classes")
+        message = f"Split {split} has {count} without training images: {quote_names(names)}."
+        hint = f"Add training images, or remove them from {split}."
+        yield error(f"unknown_in_{split}", message, hint, count=len(names))

@@ -1,5 +1,5 @@
-"""Many paths in two flat arrays: 50,000 `str` objects would be copied into every worker process,
-page by page, as their reference counts change.
+"""Many paths in two flat arrays: worker processes would copy 50,000 `str` objects, page by page, as
+their reference counts change.
 """
 
 import os
@@ -11,12 +11,8 @@ import numpy.typing as npt
 
 
 class Paths(Sequence[str]):
-    """An immutable list of paths of any bytes, as the operating system encodes them.
-
-    `blob` holds them one behind the other; path `i` is `blob[offsets[i]:offsets[i + 1]]`.
-
-    Args:
-        paths: `str` as `os.fsdecode` gives them.
+    """An immutable list of paths (`str` as from `os.fsdecode`), kept as the bytes of the operating
+    system: path `i` is `blob[offsets[i]:offsets[i + 1]]`.
     """
 
     __slots__ = ("_blob", "_offsets")
@@ -59,10 +55,10 @@ class Paths(Sequence[str]):
         return f"<{len(self)} paths>"
 
     def encoded(self, index: int) -> bytes:
-        """Path `index` in the operating system's bytes."""
+        """Path `index` as bytes of the operating system."""
         position = range(len(self))[index]
         return self._blob[self._offsets[position] : self._offsets[position + 1]]
 
     def take(self, indexes: Iterable[int] | npt.NDArray[np.intp]) -> "Paths":
-        """The paths at `indexes`, in that order."""
+        """The paths at `indexes`."""
         return Paths(self[int(index)] for index in indexes)

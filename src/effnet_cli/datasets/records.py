@@ -1,9 +1,11 @@
-"""What a scan of a dataset gives: what was found, and the images to train on."""
+"""The records of a dataset: its images, and what a scan found."""
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,17 +18,22 @@ Level = Literal["error", "warning", "note"]
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)  # indexes of SPLITS
-EXAMPLES = 5  # paths that are shown for each finding
+SPLIT_ALIASES = (
+    ("train", "training"),
+    ("val", "valid", "validation", "dev", "eval"),
+    ("test", "testing"),
+)
+SPLIT_BY_NAME = {name: split for split, names in enumerate(SPLIT_ALIASES) for name in names}
+MAX_EXAMPLES = 5  # paths in one finding
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of thing that was found; an error refuses the dataset.
+    """One kind of problem or fact; an error refuses the dataset.
 
-    `kind` is fixed, so that programs can rely on it. `message` is one sentence with the offending
-    values, `hint` one with what to do (empty for most notes). `paths` are the first five of `count`
-    things, or the first five pairs, one path behind the other; `reasons` has what is wrong with
-    each, where that differs.
+    `kind` is a stable identifier. `message` is one sentence with the offending values, `hint` an
+    instruction (empty for most notes). `paths` are the first five of `count` items, or the first
+    five pairs, one path after the other; `reasons` says what is wrong with each, if that differs.
     """
 
     level: Level
@@ -38,35 +45,41 @@ class Finding:
     reasons: tuple[str, ...] = ()
 
 
+error = partial(Finding, "error")
+warning = partial(Finding, "warning")
+note = partial(Finding, "note")
+
+
 @dataclass(slots=True)
-class Tally:
-    """How many, and the first few."""
+class ExampleCounter:
+    """A count of items, and the first few."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
-    def add(self, path: str) -> None:
+    def add(self, item: str) -> None:
         self.count += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(path)
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(item)
 
-    def join(self, other: "Tally") -> None:
+    def merge(self, other: "ExampleCounter") -> None:
         self.count += other.count
-        self.examples = (self.examples + other.examples)[:EXAMPLES]
+        self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
 
-    def finding(self, level: Level, kind: str, message: str, hint: str = "") -> list[Finding]:
-        """A finding of all that was counted, or none."""
-        if not self.count:
-            return []
-        return [Finding(level, kind, message, hint, self.count, tuple(self.examples))]
+
+class Counters(defaultdict[str, ExampleCounter]):
+    """Counters by kind of finding."""
+
+    def __init__(self) -> None:
+        super().__init__(ExampleCounter)
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """The images of one split, in the order of classes and paths.
+    """The images of one split, ordered by class and path.
 
-    `labels` are the class indexes of `paths`. `failed` are the class indexes of the images that
-    cannot be opened: validation counts them as wrong answers.
+    `labels` are the class indexes of `paths`, `failed` those of the images that cannot be opened,
+    which validation counts as errors.
     """
 
     paths: Paths
@@ -74,13 +87,13 @@ class Subset:
     failed: npt.NDArray[np.int32]
 
     def count(self, num_classes: int) -> npt.NDArray[np.intp]:
-        """Good images in each class [num_classes]."""
+        """Images that can be opened, per class [num_classes]."""
         return np.bincount(self.labels, minlength=num_classes)
 
 
 class SplitTable(NamedTuple):
-    """Every image that takes part, those that cannot be opened included, in the order of classes
-    and paths: index of its class, index of SPLITS, SHA-256 (uint8 [N,32]; zeros if unreadable).
+    """All images of the splits, including those that cannot be opened: class indexes, indexes of
+    SPLITS, and SHA-256 digests (uint8 [N,32]; zeros if unreadable).
     """
 
     paths: Paths
@@ -91,11 +104,7 @@ class SplitTable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A checked, split dataset.
-
-    `file_keys`, uint64 and sorted, holds a hash of (split, class, path, content) for each file;
-    `fingerprint` is the SHA-256 of these and the classes, the same wherever `root` lies.
-    """
+    """A checked, split dataset."""
 
     root: str
     classes: tuple[str, ...]
@@ -103,14 +112,28 @@ class Dataset:
     val: Subset
     test: Subset | None
     findings: tuple[Finding, ...]
-    file_keys: npt.NDArray[np.uint64]
-    fingerprint: str
     files: SplitTable
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the classes and over split, class and content of each image, hexadecimal;
+        independent of paths.
+        """
+        _, labels, splits, digests = self.files
+        digest = hashlib.sha256()
+        for name in self.classes:
+            digest.update(name.encode(errors="surrogateescape") + b"\0")
+        for key in sorted(
+            b"%d %d " % (split, label) + content.tobytes()
+            for split, label, content in zip(splits, labels, digests, strict=True)
+        ):
+            digest.update(key)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """Good images of one class in each split; `test` is `None` where there is no such split."""
+    """The usable images of one class in each split; `test` is `None` without such a split."""
 
     name: str
     train: int
@@ -120,8 +143,8 @@ class ClassCount:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """All that is known of a dataset; `dataset` is `None` if it is refused. `layout` says in words
-    how it was read.
+    """The result of a scan; `dataset` is `None` if there are errors. `layout` describes how the
+    dataset was read.
     """
 
     root: str
@@ -130,89 +153,51 @@ class Scan:
     findings: tuple[Finding, ...]
     dataset: Dataset | None
 
-    def errors(self) -> Iterator[Finding]:
-        """Why the dataset is refused."""
-        return (finding for finding in self.findings if finding.level == "error")
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
 
     def to_json(self) -> dict[str, object]:
-        """The scan in types that JSON knows, names as they are."""
+        """The scan as JSON types; names stay as they are."""
         return {
             "ok": self.dataset is not None,
             "root": self.root,
             "layout": self.layout,
-            "classes": [
-                {"name": row.name, "train": row.train, "val": row.val, "test": row.test}
-                for row in self.classes
-            ],
-            "findings": [
-                {
-                    "level": finding.level,
-                    "kind": finding.kind,
-                    "message": finding.message,
-                    "hint": finding.hint,
-                    "count": finding.count,
-                    "paths": list(finding.paths),
-                    "reasons": list(finding.reasons),
-                }
-                for finding in self.findings
-            ],
+            "classes": [asdict(row) for row in self.classes],
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
+    def require_dataset(self) -> Dataset:
+        """The dataset.
 
-class DatasetRefused(UsageError):
-    """A dataset that cannot be trained on: the message lists all errors of `scan`, each with its
-    hint if there are several.
+        Raises:
+            DatasetError: the scan has errors.
+        """
+        if self.dataset is None:
+            raise DatasetError(self)
+        return self.dataset
+
+
+class DatasetError(UsageError):
+    """A dataset that cannot be trained on; the message lists all errors of `scan`, with their
+    hints if there are several.
     """
 
     def __init__(self, scan: Scan) -> None:
-        errors = list(scan.errors())
-        look = f"Then look again: effnet finetune {shlex.quote(scan.root)} --check"
-        hint = errors[0].hint if len(errors) == 1 else look
-        super().__init__("\n".join(_described(scan.root, errors)), hint)
+        errors = scan.errors()
+        again = f"Check again with: effnet finetune {shlex.quote(scan.root)} --check"
+        hint = errors[0].hint if len(errors) == 1 else again
+        super().__init__("\n".join(_describe(scan.root, errors)), hint)
         self.scan = scan
 
-    def __reduce__(self) -> tuple[type["DatasetRefused"], tuple[Scan]]:
-        return DatasetRefused, (self.scan,)
+    def __reduce__(self) -> tuple[type["DatasetError"], tuple[Scan]]:
+        return DatasetError, (self.scan,)
 
 
-def _described(root: str, errors: Sequence[Finding]) -> Iterator[str]:
-    yield f"{root!r} cannot be trained on:"
-    for error in errors:
-        yield f"- {error.message} {error.hint}" if len(errors) > 1 else f"- {error.message}"
-        reasons = error.reasons or ("",) * len(error.paths)
-        for path, reason in zip(error.paths, reasons, strict=True):
+def _describe(root: str, errors: Sequence[Finding]) -> Iterator[str]:
+    yield f"Cannot train on {root!r}:"
+    for found in errors:
+        yield f"- {found.message} {found.hint}" if len(errors) > 1 else f"- {found.message}"
+        reasons = found.reasons or ("",) * len(found.paths)
+        for path, reason in zip(found.paths, reasons, strict=True):
             line = path.replace("\n", "\\n")  # a name must not look like another line
             yield f"    {line}: {reason}" if reason else f"    {line}"
-
-
-def require_dataset(scan: Scan) -> Dataset:
-    """The dataset of a scan without errors.
-
-    Raises:
-        DatasetRefused: there are errors.
-    """
-    if scan.dataset is None:
-        raise DatasetRefused(scan)
-    return scan.dataset
-
-
-def count_changes(
-    old_keys: npt.NDArray[np.uint64], new_keys: npt.NDArray[np.uint64]
-) -> tuple[int, int]:
-    """How many files of `Dataset.file_keys` are gone and how many are new; a changed file is
-    both.
-    """
-    old, old_counts = np.unique(old_keys, return_counts=True)
-    new, new_counts = np.unique(new_keys, return_counts=True)
-    _, in_old, in_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)
-    kept = int(np.minimum(old_counts[in_old], new_counts[in_new]).sum())
-    return len(old_keys) - kept, len(new_keys) - kept
-
-
-def fingerprint(classes: Iterable[str], file_keys: npt.NDArray[np.uint64]) -> str:
-    """SHA-256, hexadecimal, over the classes and the sorted keys of the files."""
-    digest = hashlib.sha256()
-    for name in classes:
-        digest.update(name.encode(errors="surrogateescape") + b"\0")
-    digest.update(file_keys.astype("<u8").tobytes())
-    return digest.hexdigest()

@@ -2,19 +2,20 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.datasets.csv_file import CSV_TEXT
 from effnet_cli.datasets.inspect_files import hash_file, map_files
 from effnet_cli.datasets.labelled import LabelledImages
-from effnet_cli.datasets.listing import SPLIT_BY_NAME
-from effnet_cli.datasets.records import SPLITS, TEST, TRAIN, VAL, Dataset
+from effnet_cli.datasets.records import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL, Dataset
 from effnet_cli.datasets.scan import scan
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import DatasetOptions, ImageOptions
@@ -24,19 +25,17 @@ from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
 SPLIT_FILE_NAME = "split.csv"
-# Beside the indexes of SPLITS: an image that the training has not seen, and one that lies in more
-# than one class.
-NEW, AMBIGUOUS = -1, -2
-
+WRITE_TEXT = CSV_TEXT | {"encoding": "utf-8"}  # without a byte order mark
 COLUMNS = ("path", "label", "split", "sha256")
-CSV_FORMAT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+# Beside the indexes of SPLITS: not seen by the training, and in several classes.
+NEW, AMBIGUOUS = -1, -2
 
 Places = npt.NDArray[np.int8]
 
 
 class SplitRow(NamedTuple):
-    """A line of `split.csv`: the absolute path, the class, an index of SPLITS, and the SHA-256 of
-    the bytes (empty if the file is unreadable).
+    """A row of `split.csv`: the absolute path, the class, the index of the split, and the SHA-256
+    of the bytes (empty if the file is unreadable).
     """
 
     path: str
@@ -45,32 +44,42 @@ class SplitRow(NamedTuple):
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SavedSplit:
     """The images of a training.
 
-    `contents` gives the split of an image by the SHA-256 of its bytes, `paths` by its absolute
-    path; training wins where an image is in several splits.
+    `contents` maps the SHA-256 of an image to its split, `paths` its absolute path; training wins
+    if an image is in several splits.
     """
 
     file: Path
-    classes: frozenset[str]
-    contents: Mapping[bytes, int]
-    paths: Mapping[str, int]
+    rows: list[SplitRow]
+    contents: dict[bytes, int] = field(default_factory=dict)
+    paths: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in sorted(self.rows, key=lambda row: -row.split):
+            self.paths[row.path] = row.split
+            if row.digest:
+                self.contents[row.digest] = row.split
+
+    @property
+    def classes(self) -> set[str]:
+        return {row.label for row in self.rows if row.split == TRAIN}
 
     def locate(self, data: LabelledImages, reporter: Reporter = SILENT) -> Places:
         """The split of each image of `data` [N], `NEW` or `AMBIGUOUS`.
 
-        A changed file in the place of a training image counts as that image.
+        A changed file at the path of a training image counts as that image.
         """
         total = len(data.paths)
         places = np.full(total, NEW, dtype=np.int8)
         by_content: dict[bytes, list[int]] = {}
-        digests = map_files(lambda index: _content(data.paths[index]), total)
+        digests = map_files(lambda index: _hash_content(data.paths[index]), total)
         for index, digest in enumerate(digests):
             by_path = self.paths.get(_absolute(data.paths[index]), NEW)
-            is_same = by_path == TRAIN or not digest
-            places[index] = self.contents.get(digest, by_path if is_same else NEW)
+            may_be_same = by_path == TRAIN or not digest
+            places[index] = self.contents.get(digest, by_path if may_be_same else NEW)
             by_content.setdefault(digest, []).append(index)
             reporter.progress("Comparing images", index + 1, total)
         by_content.pop(b"", None)  # unreadable
@@ -79,52 +88,71 @@ class SavedSplit:
                 places[same] = AMBIGUOUS
         return places
 
+    def count_changes(self, dataset: Dataset) -> tuple[int, int]:
+        """How many of these images are gone from `dataset`, and how many of its images are new; a
+        changed image is both, a renamed one neither.
+        """
+        before = Counter(row[1:] for row in self.rows)
+        after = Counter(row[1:] for row in _rows_of(dataset))
+        return (before - after).total(), (after - before).total()
+
 
 def save_split(dataset: Dataset, folder: Path) -> None:
-    """Write the split into a run folder. Images that the run has trained on before, and that are
-    gone from the dataset, stay recorded.
+    """Write the split into a run folder. Images that the run has trained on before stay in it when
+    they are gone from the dataset.
     """
-    file = folder / SPLIT_FILE_NAME
     rows = list(_rows_of(dataset))
-    if file.exists():
+    saved = load_split(folder)
+    if saved is not None:
         trained = {row.digest for row in rows if row.split == TRAIN}
-        earlier = (row for row in _read_rows(file) if row.split == TRAIN)
-        rows += [row for row in earlier if row.digest not in trained]
-    _write_rows(file, rows)
+        rows += [row for row in saved.rows if row.split == TRAIN and row.digest not in trained]
+    with atomic_write(folder / SPLIT_FILE_NAME) as part, part.open("w", **WRITE_TEXT) as lines:
+        writer = csv.writer(lines)
+        writer.writerow(COLUMNS)
+        for row in rows:  # as in every CSV dataset, paths are bytes of the operating system
+            path = os.fsencode(row.path).decode(errors="surrogateescape")
+            writer.writerow((path, row.label, SPLITS[row.split], row.digest.hex()))
 
 
-def load_split(run: Path) -> SavedSplit | None:
+def load_split(folder: Path) -> SavedSplit | None:
     """The split in a run folder; `None` if there is none.
 
     Raises:
         UsageError: the file cannot be read.
     """
-    file = run / SPLIT_FILE_NAME
+    file = folder / SPLIT_FILE_NAME
     if not file.is_file():
         return None
-    rows = sorted(_read_rows(file), key=lambda row: -row.split)  # training comes last and wins
-    return SavedSplit(
-        file,
-        frozenset(row.label for row in rows if row.split == TRAIN),
-        {row.digest: row.split for row in rows if row.digest},
-        {row.path: row.split for row in rows},
-    )
+    rows = []
+    try:
+        with file.open(**CSV_TEXT) as lines:
+            for cells in csv.DictReader(lines, strict=True):
+                path, label, split, sha256 = (cells[name] for name in COLUMNS)
+                path = os.fsdecode(path.encode(errors="surrogateescape"))
+                rows.append(SplitRow(path, label, SPLIT_BY_NAME[split], bytes.fromhex(sha256)))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
+        raise UsageError(
+            f"{str(file)!r} is not the split of a training: {fault!r}.",
+            "Restore the file, or move the model file to another folder.",
+        ) from fault
+    return SavedSplit(file, rows)
 
 
 def locate_images(
     data: LabelledImages,
     card: ModelCard,
     model: Path | None,
+    *,
     images: ImageOptions = ImageOptions(),
     reporter: Reporter = SILENT,
 ) -> Places | None:
-    """Where each image of `data` was in the training of a model: an index of SPLITS, `NEW` or
-    `AMBIGUOUS` [N]; `None` if the training is not known to have had any of them.
+    """The place of each image of `data` in the training of a model: an index of SPLITS, `NEW` or
+    `AMBIGUOUS` [N]; `None` if the training is not known to include any of them.
 
     Args:
         card: the card of the model.
         model: its file or run folder. Without a split in that folder, `data` is scanned and split
-            again, and compared as a whole.
+            again, and must be unchanged.
     """
     if not card.dataset:
         return None
@@ -144,45 +172,41 @@ def _split_again(
     if not {"fingerprint", "seed", "val_fraction"} <= about.keys():
         return None
     if data.split not in (None, SPLITS[TRAIN]) or set(data.classes) != set(card.classes):
-        return None  # a scan decodes every image: only if it may be the dataset
+        return None  # another dataset; a scan would decode every image
     options = DatasetOptions(None, about["val_fraction"], True, True, True)
     found = scan(Path(data.root), options, seed=about["seed"], images=images, reporter=reporter)
-    dataset = found.dataset
-    if dataset is None or dataset.fingerprint != about["fingerprint"]:
+    if found.dataset is None or found.dataset.fingerprint != about["fingerprint"]:
         reporter.note(
-            f"The model is not in its run folder, which has {SPLIT_FILE_NAME}: images that it was "
-            "trained on cannot be recognised."
+            f"Cannot exclude training images: there is no {SPLIT_FILE_NAME} beside the model."
         )
         return None
-    split_of = dict(zip(dataset.files.paths, dataset.files.splits, strict=True))
+    files = found.dataset.files
+    split_of = dict(zip(files.paths, files.splits, strict=True))
     return np.array([split_of.get(path, AMBIGUOUS) for path in data.paths], dtype=np.int8)
 
 
 def exclude_training_images(
     data: LabelledImages, places: Places, reporter: Reporter = SILENT
 ) -> LabelledImages:
-    """`data` without the images that a model was trained on, and those in several classes.
+    """`data` without the images that a model was trained on and those in several classes.
 
     Raises:
         UsageError: none is left.
     """
-    is_kept = (places != TRAIN) & (places != AMBIGUOUS)
-    if not is_kept.any():
+    kept = np.flatnonzero((places != TRAIN) & (places != AMBIGUOUS))
+    if not len(kept):
         raise UsageError(
             f"The model was trained on all images in {data.root!r}.", "Use other images."
         )
     if not np.isin(places, (VAL, TEST)).all():
         reporter.note(_describe(places))
-    kept = np.flatnonzero(is_kept)
     split = SPLITS[VAL] if data.split in (None, SPLITS[TRAIN]) else data.split
-    return replace(
-        data, split=split, paths=data.paths.take(kept), labels=data.labels[kept], faults={}
-    )
+    return replace(data, split=split, paths=data.paths.take(kept), labels=data.labels[kept])
 
 
 def _describe(places: Places) -> str:
     """`812 validation images; 3 new images included; 5 images from training excluded`."""
-    counts = {place: int((places == place).sum()) for place in (VAL, TEST, NEW, TRAIN, AMBIGUOUS)}
+    counts = {place: (places == place).sum().item() for place in (VAL, TEST, NEW, TRAIN, AMBIGUOUS)}
     texts = {
         VAL: pluralize(counts[VAL], "validation image"),
         TEST: pluralize(counts[TEST], "test image"),
@@ -197,8 +221,8 @@ def _absolute(path: str) -> str:
     return str(Path(path).absolute())
 
 
-def _content(path: str) -> bytes:
-    """SHA-256 of a file's bytes; empty if it is unreadable or not a file."""
+def _hash_content(path: str) -> bytes:
+    """SHA-256 of a file's bytes; empty if it is unreadable or not a regular file."""
     with suppress(ImageError):
         return hash_file(path) if Path(path).is_file() else b""
     return b""
@@ -210,26 +234,3 @@ def _rows_of(dataset: Dataset) -> Iterator[SplitRow]:
         label, digest = dataset.classes[files.labels[index]], files.digests[index]
         content = digest.tobytes() if digest.any() else b""
         yield SplitRow(_absolute(path), label, int(files.splits[index]), content)
-
-
-def _write_rows(file: Path, rows: list[SplitRow]) -> None:
-    with atomic_write(file) as part, part.open("w", **CSV_FORMAT) as lines:
-        writer = csv.writer(lines)
-        writer.writerow(COLUMNS)
-        for row in rows:  # as in any CSV dataset, paths have the bytes of the operating system
-            path = os.fsencode(row.path).decode(errors="surrogateescape")
-            writer.writerow((path, row.label, SPLITS[row.split], row.digest.hex()))
-
-
-def _read_rows(file: Path) -> Iterator[SplitRow]:
-    try:
-        with file.open(**CSV_FORMAT) as lines:
-            for cells in csv.DictReader(lines, strict=True):
-                path, label, split, sha256 = (cells[name] for name in COLUMNS)
-                path = os.fsdecode(path.encode(errors="surrogateescape"))
-                yield SplitRow(path, label, SPLIT_BY_NAME[split], bytes.fromhex(sha256))
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as error:
-        raise UsageError(
-            f"{str(file)!r} is not the split of a training: {error!r}.",
-            "Restore the file, or move the model file to another folder.",
-        ) from error

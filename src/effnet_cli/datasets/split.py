@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def held_out(
+def choose_validation(
     labels: npt.NDArray[np.int32],
     groups: npt.NDArray[np.intp],
     keys: npt.NDArray[np.uint8],
@@ -14,34 +14,33 @@ def held_out(
     fraction: float,
     seed: int,
 ) -> npt.NDArray[np.bool_]:
-    """Which images [N] go to validation: about `fraction` of each class, at least one and never
-    all, groups whole.
+    """Which images [N] to validate on: about `fraction` of each class, at least one and never all.
 
     Args:
         labels: the class of each image [N].
-        groups: equal numbers for images that stay together [N]; a group lies in one class.
-        keys: what tells the contents of the groups apart, a row of bytes for each number.
-        fraction: 0 to 1, both excluded.
-        seed: another seed draws another split.
+        groups: the group of each image [N]; a group stays together and lies in one class.
+        keys: the content of each group, as rows of bytes.
+        fraction: between 0 and 1, exclusive.
+        seed: selects one of many splits.
 
-    A class with one group only is left in training whole.
+    A class with one group is not split.
     """
     result = np.zeros(len(labels), dtype=np.bool_)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         numbers, sizes = np.unique(groups[members], return_counts=True)
-        drawn = sorted(range(len(numbers)), key=lambda i: _lot(keys[numbers[i]].tobytes(), seed))
-        chosen = _fill([int(sizes[i]) for i in drawn], len(members), fraction)
-        result[members] = np.isin(groups[members], [numbers[drawn[place]] for place in chosen])
+        order = sorted(range(len(numbers)), key=lambda i: _rank(keys[numbers[i]].tobytes(), seed))
+        chosen = _fill([int(sizes[i]) for i in order], len(members), fraction)
+        result[members] = np.isin(groups[members], [numbers[order[place]] for place in chosen])
     return result
 
 
-def _lot(key: bytes, seed: int) -> bytes:
+def _rank(key: bytes, seed: int) -> bytes:
     return hashlib.sha256(b"%d:" % seed + key).digest()
 
 
 def _fill(sizes: list[int], total: int, fraction: float) -> list[int]:
-    """The places of the groups to hold out, in the order drawn: each that still fits."""
+    """The indexes of the groups to choose: in order, each that still fits."""
     if len(sizes) < 2:
         return []
     room = min(max(round(total * fraction), 1), total - 1)

@@ -1,7 +1,4 @@
-"""Training in several processes, started by torchrun; a single process communicates with none.
-
-torchrun passes the ranks in the environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE.
-"""
+"""Training in several processes, which torchrun starts; a single process talks to no other."""
 
 import os
 import time
@@ -30,9 +27,7 @@ SHUTDOWN_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among all: `rank` of `count`, and `local_rank` of the `local_count` on this
-    machine.
-    """
+    """This process among all: `rank` of `count`, and `local_rank` of `local_count` here."""
 
     rank: int = 0
     count: int = 1
@@ -74,21 +69,18 @@ class ProcessGroup:
 
     def reduce_max(self, number: int) -> int:
         """The largest `number` of all processes."""
-        return self._reduce(number, distributed.ReduceOp.MAX)
+        if self.count == 1:
+            return number
+        largest = torch.tensor(number)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
 
     def reduce_min(self, number: int) -> int:
         """The smallest `number` of all processes."""
-        return self._reduce(number, distributed.ReduceOp.MIN)
-
-    def _reduce(self, number: int, operation: distributed.ReduceOp.RedOpType) -> int:
-        if self.count == 1:
-            return number
-        value = torch.tensor(number)
-        distributed.all_reduce(value, operation)
-        return int(value)
+        return -self.reduce_max(-number)
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """`module` with its gradients averaged over the processes as they are computed."""
+        """`module`, averaging its gradients over the processes as they are computed."""
         if self.count == 1:
             return module
         devices = [device.index or 0] if device.type == "cuda" else None
@@ -97,7 +89,7 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun has started, if any.
+    """Join the processes that torchrun has started, if any, by the ranks in the environment.
 
     Raises:
         EffnetError: the processes cannot connect.
@@ -107,17 +99,20 @@ def join_process_group() -> Iterator[ProcessGroup]:
         yield ProcessGroup()
         return
     _connect(count)
-    rank = distributed.get_rank()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    processes = ProcessGroup(
+        distributed.get_rank(),
+        count,
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_count=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
     try:
-        yield ProcessGroup(rank, count, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        yield processes
     except TrainingStopped as stopped:
-        if rank:
+        if not processes.is_first:
             raise SystemExit(stopped.exit_status) from stopped
         raise
     except EffnetError:
-        # Most errors occur in all processes: let the first one report, and torchrun end the rest.
-        if rank:
+        if not processes.is_first:  # as most errors occur in all, the first process reports
             time.sleep(SHUTDOWN_SECONDS)
         raise
     finally:

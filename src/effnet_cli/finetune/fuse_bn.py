@@ -7,15 +7,10 @@ and offset, and results differ only by rounding. On a CPU a step of lite0 takes 
 instead of 67 (torch 2.15, 2 cores).
 """
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-# glibc's malloc.h: parameters of mallopt
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 1 << 30
 
 
 class FusedConvBatchNorm(nn.Sequential):
@@ -46,17 +41,3 @@ def fuse_batch_norm(module: nn.Module) -> None:
 def _is_fusable(module: nn.Module) -> bool:
     layers = list(module.children())[:2] if isinstance(module, nn.Sequential) else []
     return len(layers) == 2 and all(map(isinstance, layers, (nn.Conv2d, nn.BatchNorm2d)))
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of returning it to the kernel after every layer.
-
-    Otherwise activations of 100 MB are mapped and cleared again each time: a fifth of a training
-    step on a CPU. Other C libraries have no such setting and need none.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.datasets import Subset
+from effnet_cli.datasets.records import Subset
 from effnet_cli.images.augment import Augmentation, augment_image
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.resize import FILTERS
@@ -20,8 +20,7 @@ from effnet_cli.system.reporter import Reporter
 Crops = npt.NDArray[np.uint8]
 Indexes = npt.NDArray[np.intp]
 
-# Fraction of the memory that is free at the start.
-CACHED_MEMORY = 0.25
+CACHED_MEMORY = 0.25  # fraction of the memory that is free at the start
 # Larger images are cached at this multiple of the crop's side: a view of a third of the area then
 # still has a pixel for each of its own.
 CACHED_OVERSAMPLING = 2
@@ -30,9 +29,7 @@ BATCHES_AHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Crops, uint8 [N,H,W,3], and their indexes in the subset [N]; unreadable images are left
-    out.
-    """
+    """Crops, uint8 [N,H,W,3], and their indexes in the subset [N], without unreadable images."""
 
     crops: Crops
     indexes: Indexes
@@ -47,7 +44,7 @@ class CacheBudget:
         self._left = num_bytes
 
     def reserve(self, num_bytes: int) -> bool:
-        """Whether `num_bytes` fit; if so they are reserved."""
+        """Reserve `num_bytes` if they fit."""
         if num_bytes > self._left:
             return False
         self._left -= num_bytes
@@ -91,17 +88,16 @@ class BatchLoader:
 
     def load_batch(self, part: Indexes, augmentation: Augmentation | None) -> Batch:
         """The images at the indexes `part`, as `load_batches` gives them."""
-        crops: list[Crops] = []
-        loaded: list[int] = []
+        crops: dict[int, Crops] = {}
         for index in map(int, part):
             try:
-                crops.append(self._crop(index, augmentation))
-                loaded.append(index)
+                crops[index] = self._crop(index, augmentation)
             except ImageError as error:
                 self._report_lost(index, error)
         crop_px = (augmentation or self._loader.preprocessing).crop_px
-        stacked = np.stack(crops) if crops else np.empty((0, crop_px, crop_px, 3), np.uint8)
-        return Batch(stacked, np.array(loaded, dtype=np.intp))
+        empty = np.empty((0, crop_px, crop_px, 3), np.uint8)
+        stacked = np.stack([*crops.values()]) if crops else empty
+        return Batch(stacked, np.array([*crops], dtype=np.intp))
 
     def _crop(self, index: int, augmentation: Augmentation | None) -> Crops:
         if augmentation is None:

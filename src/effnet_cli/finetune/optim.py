@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from effnet_cli.engines.torch_engine import AUTOCAST_DTYPES
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.reporter import Reporter
@@ -18,7 +19,6 @@ Result = TypeVar("Result")
 
 LABEL_SMOOTHING = 0.1
 WARM_UP = 0.05  # fraction of the steps in which the learning rate rises
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # What torch's CPU allocator says when it runs out of memory (Linux, Windows).
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 

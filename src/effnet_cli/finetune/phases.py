@@ -76,11 +76,11 @@ class Phase(ABC):
 
     @abstractmethod
     def module(self) -> nn.Module:
-        """The model that validation sees now, as the model file will hold it."""
+        """The model that is validated now, as the model file will hold it."""
 
     @abstractmethod
     def validate(self) -> ValidationOutputs:
-        """Indexes and logits of the validation images, as `module()` computes them."""
+        """Indexes and logits of the validation images."""
 
     def state_tensors(self) -> dict[str, Tensor] | None:
         """The tensors to resume from; `None` for a phase that restarts."""
@@ -92,10 +92,7 @@ class Phase(ABC):
 
 @dataclass(frozen=True, slots=True)
 class HeadFeatures:
-    """Features of the backbone, divided by `scale`: `train` float32 [N,D] of the clean images and
-    of augmented views with their `labels` int64 [N], and `val` float32 [M,D] of the validation
-    images `val_indexes` [M].
-    """
+    """Features of the backbone, float32 [N,D], divided by `scale`; `labels` are int64 [N]."""
 
     train: Tensor
     labels: Tensor
@@ -105,16 +102,19 @@ class HeadFeatures:
 
 
 def extract_features(setup: TrainingSetup) -> HeadFeatures:
-    """Run the backbone on all training and validation images."""
-    backbone = _replace_head(setup.module, nn.Identity())
-    engine = setup.inference.load_engine(backbone)
-    parts = [
-        setup.inference.run(engine, setup.train, what, augmentation=augmentation)
-        for what, augmentation in _head_augmentations(setup)
-    ]
-    labels = np.concatenate([setup.train.labels[indexes] for indexes, _ in parts])
-    train = np.concatenate([features for _, features in parts])
-    val_indexes, val = setup.inference.run(engine, setup.val, "Validation features")
+    """Run the backbone on the training images, clean and augmented, and the validation images."""
+    run, augment = setup.inference.run, setup.options.augment
+    engine = setup.inference.load_engine(_replace_head(setup.module, nn.Identity()))
+    passes = [run(engine, setup.train, "Features")]
+    views = max(1, min(MAX_VIEWS_PER_IMAGE, HEAD_VIEWS // len(setup.train)))
+    for number in range(views if augment != "none" else 0):
+        seeds = (setup.options.seed, 0, number)
+        view = Augmentation(HEAD_POLICIES[augment], setup.card.preprocessing.crop_px, seeds)
+        what = f"Features of view {number + 1} of {views}"
+        passes.append(run(engine, setup.train, what, augmentation=view))
+    labels = np.concatenate([setup.train.labels[indexes] for indexes, _ in passes])
+    train = np.concatenate([features for _, features in passes])
+    val_indexes, val = run(engine, setup.val, "Validation features")
     # One scale for all features keeps their relations and makes the learning rate fit any model.
     scale = float(train.std()) or 1.0
     return HeadFeatures(
@@ -126,19 +126,6 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
     )
 
 
-def _head_augmentations(setup: TrainingSetup) -> Iterator[tuple[str, Augmentation | None]]:
-    """The passes over the training images, with the labels of their progress bars."""
-    yield "Features", None
-    options, crop_px = setup.options, setup.card.preprocessing.crop_px
-    if options.augment == "none":
-        return
-    views = max(1, min(MAX_VIEWS_PER_IMAGE, HEAD_VIEWS // len(setup.train)))
-    for number in range(views):
-        seeds = (options.seed, 0, number)
-        what = f"Features of view {number + 1} of {views}"
-        yield what, Augmentation(HEAD_POLICIES[options.augment], crop_px, seeds)
-
-
 class HeadPhase(Phase):
     """Trains the classifier head on features; takes seconds on any machine, in each process."""
 
@@ -147,12 +134,12 @@ class HeadPhase(Phase):
     processes = ProcessGroup()
 
     def __init__(self, setup: TrainingSetup, features: HeadFeatures) -> None:
-        options, num_features = setup.options, len(features.labels)
+        options, count = setup.options, len(features.labels)
         self._module, self._features, self._seed = setup.module, features, options.seed
         self._head: nn.Module = setup.module.get_submodule("classifier")
-        self._batch_size = min(HEAD_BATCH_SIZE, max(1, num_features // 4))
+        self._batch_size = min(HEAD_BATCH_SIZE, max(1, count // 4))
         self.lr, self.epochs = HEAD_LR, HEAD_EPOCHS
-        self.steps = _head_steps(num_features / self._batch_size)
+        self.steps = _head_steps(count / self._batch_size)
         self.num_images = self.steps * self._batch_size
         self.stepper = Stepper(
             self._head,
@@ -174,18 +161,18 @@ class HeadPhase(Phase):
             part = torch.from_numpy(order[step * self._batch_size :][: self._batch_size])
             yield features.train[part], features.labels[part], self._batch_size
 
-    def validate(self) -> ValidationOutputs:
-        self._head.eval()
-        with torch.inference_mode():
-            logits: Floats = self._head(self._features.val).numpy()
-        return self._features.val_indexes, logits
-
     def module(self) -> nn.Module:
         """The model with a copy of the head that takes unscaled features."""
         head = copy.deepcopy(self._head)
         with torch.no_grad():
             head.get_parameter("1.weight").div_(self._features.scale)
         return _replace_head(self._module, head)
+
+    def validate(self) -> ValidationOutputs:
+        self._head.eval()
+        with torch.inference_mode():
+            logits: Floats = self._head(self._features.val).numpy()
+        return self._features.val_indexes, logits
 
 
 def _head_steps(steps_per_pass: float) -> int:
@@ -213,8 +200,7 @@ class FullPhase(Phase):
     name: PhaseName = "full"
 
     def __init__(self, setup: TrainingSetup, module: nn.Module) -> None:
-        options = setup.options
-        self._setup, self._options = setup, options
+        self._setup, options = setup, setup.options
         self.device, self.processes = setup.device, setup.processes
         self.epochs, self.patience, self.minutes = options.epochs, options.patience, options.minutes
         self.num_images = len(setup.train)
@@ -245,23 +231,22 @@ class FullPhase(Phase):
         )
 
     def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+        setup, options = self._setup, self._setup.options
         self._trained.train()
-        if not self._options.from_scratch:
+        if not options.from_scratch:
             _freeze_statistics(self._trained)
-        seeds = (self._options.seed, 1, epoch)
+        seeds, policy = (options.seed, 1, epoch), POLICIES[options.augment]
         order = np.random.default_rng(seeds).permutation(self.num_images)
         parts = np.array_split(order, self.steps)[first_step:]
         shards = (self.processes.shard(part) for part in parts)
-        policy = POLICIES[self._options.augment]
-        view_px = _view_px(self._setup.card.preprocessing.crop_px, policy)
-        train = self._setup.train
-        batches = train.load_batches(shards, Augmentation(policy, view_px, seeds))
+        view_px = _view_px(setup.card.preprocessing.crop_px, policy)
+        batches = setup.train.load_batches(shards, Augmentation(policy, view_px, seeds))
         for part, batch in zip(parts, batches, strict=True):
-            labels = torch.from_numpy(train.labels[batch.indexes].astype(np.int64))
-            yield self._normalise(batch.crops), labels.to(self.device), len(part)
+            labels = torch.from_numpy(setup.train.labels[batch.indexes].astype(np.int64))
+            yield self._to_inputs(batch.crops), labels.to(self.device), len(part)
 
-    def _normalise(self, crops: Crops) -> Tensor:
-        """uint8 [N,H,W,3] -> float32 [N,3,H,W], normalised, in channels_last memory."""
+    def _to_inputs(self, crops: Crops) -> Tensor:
+        """uint8 [N,H,W,3] -> normalised float32 [N,3,H,W] on the device."""
         values = torch.from_numpy(crops)
         if self.device.type == "cuda":
             values = values.pin_memory()
@@ -282,14 +267,14 @@ class FullPhase(Phase):
         end: that also makes the model more robust to images of another kind (WiSE-FT: Wortsman
         et al. 2021, arXiv 2109.01903). Of random weights nothing should remain.
         """
-        step, total_steps = self.stepper.schedule.step, self.stepper.schedule.total_steps
-        decay = 1 - 1 / max(1.0, AVERAGED_FRACTION * total_steps)
-        if self._options.from_scratch:
-            decay = min(decay, step / (step + 10))
+        schedule, is_from_scratch = self.stepper.schedule, self._setup.options.from_scratch
+        decay = 1 - 1 / max(1.0, AVERAGED_FRACTION * schedule.total_steps)
+        if is_from_scratch:
+            decay = min(decay, schedule.step / (schedule.step + 10))
         torch._foreach_lerp_(
             list(self._average.parameters()), list(self._trained.parameters()), 1 - decay
         )
-        if self._options.from_scratch:  # otherwise the statistics are frozen
+        if is_from_scratch:  # otherwise the statistics are frozen
             for ours, theirs in zip(self._average.buffers(), self._trained.buffers(), strict=True):
                 ours.copy_(theirs)
 
@@ -298,8 +283,7 @@ class FullPhase(Phase):
 
     def validate(self) -> ValidationOutputs:
         inference = self._setup.inference
-        engine = inference.load_engine(self._average)
-        return inference.run(engine, self._setup.val, "Validation")
+        return inference.run(inference.load_engine(self._average), self._setup.val, "Validation")
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The average, the trained weights, and AdamW's moments."""
@@ -321,13 +305,11 @@ class FullPhase(Phase):
         parameters = list(self._trained.parameters())
         for name, value in _select(tensors, "optimizer.").items():
             number, key = name.split(".")
-            self._restore_moment(parameters[int(number)], key, value.clone())
-
-    def _restore_moment(self, parameter: Tensor, key: str, value: Tensor) -> None:
-        if value.shape == parameter.shape:
-            # The fused update ignores strides: it needs the memory format of the parameter.
-            value = torch.empty_like(parameter).copy_(value)
-        self.stepper.optimizer.state[parameter][key] = value.to(parameter.device)
+            parameter, moment = parameters[int(number)], value.clone()
+            if moment.shape == parameter.shape:
+                # The fused update ignores strides: it needs the memory format of the parameter.
+                moment = torch.empty_like(parameter).copy_(moment)
+            self.stepper.optimizer.state[parameter][key] = moment.to(parameter.device)
 
 
 def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch 
     several processes only the first yields records.
 
     Raises:
-        DatasetRefused: the dataset cannot be trained on.
+        DatasetError: the dataset cannot be trained on.
         UsageError: options or files that do not fit together.
         EffnetError: missing weights, memory or disk space; saved progress is kept.
         TrainingStopped: by a signal; saved progress is kept.

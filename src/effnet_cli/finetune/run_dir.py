@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
@@ -106,12 +105,9 @@ class RunDir:
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         self._write_text(METRICS_FILE_NAME, lines)
 
-    def write_state(
-        self, state: TrainingState, file_keys: npt.NDArray[np.uint64], tensors: Mapping[str, Tensor]
-    ) -> None:
+    def write_state(self, state: TrainingState, tensors: Mapping[str, Tensor]) -> None:
         """Write what `--resume` needs."""
-        content = {**to_arrays(tensors), "file_keys": file_keys}
-        checkpoint.write_state(self.path / STATE_FILE_NAME, asdict(state), content)
+        checkpoint.write_state(self.path / STATE_FILE_NAME, asdict(state), to_arrays(tensors))
 
     def read_state(self) -> tuple[TrainingState, Arrays] | None:
         """The last state; `None` before the first one."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.datasets import Dataset, Subset, count_changes, require_dataset, scan
+from effnet_cli.datasets.records import Dataset, Subset
 from effnet_cli.datasets.saved_split import load_split
+from effnet_cli.datasets.scan import scan
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
-from effnet_cli.finetune.fuse_bn import keep_freed_memory
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.loader import BatchLoader, CacheBudget
 from effnet_cli.finetune.run_dir import (
@@ -34,6 +34,7 @@ from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, FinetuneOptions, FinetuneTask, TrainingPrecision
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.machine import keep_freed_memory
 from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT, Reporter
 
@@ -152,14 +153,14 @@ def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:
         task.dataset,
         seed=task.options.seed,
         images=task.images,
-        known={} if saved is None else saved.contents,
+        earlier={} if saved is None else saved.contents,
         workers=task.workers,
         reporter=reporter,
     )
     for finding in result.findings:
         if finding.level != "error":
             reporter.note(f"{finding.message} {finding.hint}".strip())
-    return require_dataset(result)
+    return result.require_dataset()
 
 
 # --- the model ----------------------------------------------------------------------------------
@@ -259,15 +260,21 @@ def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
         return TrainingState(), None
     state, tensors = saved
     _check_classes(state.classes, setup.dataset.classes)
-    removed, added = count_changes(tensors["file_keys"], setup.dataset.file_keys)
+    if setup.processes.is_first:
+        _note_changes(setup)
+    else:
+        state.loss = 0.0  # the saved sum is of all processes
+    return state, tensors
+
+
+def _note_changes(setup: TrainingSetup) -> None:
+    saved = load_split(setup.run_dir.path)
+    removed, added = (0, 0) if saved is None else saved.count_changes(setup.dataset)
     if removed or added:
         setup.reporter.note(
             f"The dataset has changed since: {removed:,} files removed or changed, {added:,} added"
             " or changed."
         )
-    if not setup.processes.is_first:
-        state.loss = 0.0  # the saved sum is of all processes
-    return state, {name: value for name, value in tensors.items() if name != "file_keys"}
 
 
 def _check_classes(before: list[str], now: tuple[str, ...]) -> None:

@@ -1,5 +1,5 @@
-"""SIGINT and SIGTERM during a training: within an epoch the first signal stops after the running
-step; a second one, or one outside of an epoch, stops at once.
+"""SIGINT and SIGTERM: within an epoch the first one stops the training after the running step; a
+second one, or one outside of an epoch, stops it at once.
 """
 
 import shlex
@@ -38,14 +38,13 @@ class StopRequest:
 
 @contextmanager
 def defer_signals(request: StopRequest) -> Iterator[None]:
-    """Record the first signal in `request`; a second one gets the handler from before."""
+    """Record the first signal in `request`; pass a second one to its previous handler."""
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.number:
-            handler = previous[number]
-            if callable(handler):
-                handler(number, frame)
+        handler = previous[number]
+        if request.number and callable(handler):
+            handler(number, frame)
         request.number = number
 
     with _handle_signals(handle, previous):
@@ -54,7 +53,7 @@ def defer_signals(request: StopRequest) -> Iterator[None]:
 
 @contextmanager
 def stop_on_signal(run_dir: Path) -> Iterator[None]:
-    """Raise `TrainingStopped` at once on a signal."""
+    """Raise `TrainingStopped` on a signal."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         raise stop_error(number, run_dir, "the last saved state is kept")
@@ -64,26 +63,21 @@ def stop_on_signal(run_dir: Path) -> Iterator[None]:
 
 
 def stop_error(number: int, run_dir: Path, progress: str = "progress is saved") -> TrainingStopped:
-    """The error for a signal; before the first state, training restarts with the head."""
-    has_state = (run_dir / STATE_FILE_NAME).exists()
-    rest = progress if has_state else "--resume restarts with the classifier head"
-    return TrainingStopped(signal.Signals(number), run_dir, rest)
+    """The error for a signal; without a saved state, training restarts with the head."""
+    if not (run_dir / STATE_FILE_NAME).exists():
+        progress = "--resume restarts with the classifier head"
+    return TrainingStopped(signal.Signals(number), run_dir, progress)
 
 
 @contextmanager
 def _handle_signals(
     handler: Callable[[int, FrameType | None], None], previous: dict[int, Any]
 ) -> Iterator[None]:
-    """Install `handler` for both signals; `previous` receives the handlers from before.
-
-    Only the main thread can, and ignored signals stay ignored, as in a shell's background jobs.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            previous[number] = signal.signal(number, handler)
+    """Install a handler, which only the main thread can; `previous` receives the former ones."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background jobs
+                previous[number] = signal.signal(number, handler)
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from effnet_cli.datasets import Finding, Scan
+from effnet_cli.datasets.records import Finding, Scan
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.output.tables import Block, Line, Styled, Table

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.datasets import Subset
+from effnet_cli.datasets.records import Subset
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import compute_metrics, fit_temperature, fit_unknown_threshold
 from effnet_cli.evaluate.records import Metrics
@@ -157,12 +157,12 @@ class Trainer:
         tensors = phase.state_tensors()
         if tensors is None or not self._setup.processes.is_first:
             return
-        state, dataset = self._state, self._setup.dataset
+        state = self._state
         state.seconds = self._seconds()
-        state.classes = list(dataset.classes)
+        state.classes = list(self._setup.dataset.classes)
         state.micro_batch_size = phase.stepper.micro_batch_size
         state.scaler = phase.stepper.scaler.state_dict()
-        self._setup.run_dir.write_state(state, dataset.file_keys, tensors)
+        self._setup.run_dir.write_state(state, tensors)
 
     def _update_best(self, phase: Phase, metrics: Metrics) -> bool:
         """Whether the epoch is the best so far: by top-1 (with `--balance` balanced accuracy), then

@@ -1,8 +1,10 @@
-"""Pillow with its gaps closed: what it does not look for; its many exceptions as one of ours."""
+"""Pillow with its gaps closed: unreadable metadata, hidden scans, and one error for its many."""
 
 import errno
 import io
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -10,50 +12,56 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from effnet_cli.images.bare import bare
 from effnet_cli.images.sniff import HEIC, Content
-from effnet_cli.images.sources import CONVERT
+from effnet_cli.images.sources import CONVERT, cannot_read
 from effnet_cli.system.errors import ImageError
 
-NO_SEGMENTS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # JPEG's markers without a length
-# What Pillow says of files that are whole, but of a kind that it does not decode.
+PNG_MAGIC_BYTES = 8
+# The optional chunks that change how a PNG looks; a name in lower case marks a chunk as optional.
+PNG_KEPT = (b"tRNS", b"eXIf")
+JPEG_EXIF, JPEG_ADOBE, JPEG_SCAN = 0xE1, 0xEE, 0xDA
+JPEG_METADATA = (*range(0xE0, 0xF0), 0xFE)  # APP0..APP15 and comments
+JPEG_BARE_MARKERS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # these have no length
+# How Pillow's messages for whole files begin whose coding it does not support.
 UNSUPPORTED = ("unknown pixel mode", "unsupported", "cannot handle", "compression is not")
-# Reasons that are about Pillow's own objects and values, and tell a person nothing.
-PYTHONS_WORDS = r"b['\"]|\(\)|object at|driver"
-BLOCK_BYTES = 1 << 20
+# Reasons that speak of Pillow's own objects and values, and mean nothing to a user.
+INTERNAL_REASON = r"b['\"]|\(\)|object at|driver"
+MAX_PIXELS_HINT = "Use a higher --max-pixels if you trust the file."
+READ_BYTES = 1 << 20
 
 
-def opened_by_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFile:
-    """An image whose header is read; broken notes in it are left out.
+def open_with_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFile:
+    """An image whose header is read; metadata that Pillow cannot read is left out.
 
     Raises:
-        Exception: Pillow's own, for `translated`.
+        Exception: Pillow's own, for `translate_errors`.
     """
     format = str(content.format)
     if format == "TIFF":
-        _know_doubles()
+        _register_float64_tiff()
     if format == HEIC:
-        _know_heic()
+        _register_heic()
     try:
         return Image.open(file, formats=(format,))
     except (UnidentifiedImageError, ValueError) as error:
         if _is_text_limit(error):
             raise
         file.seek(0)
-        if notes_left_out := bare(file.read(), format):
+        stripped = strip_metadata(file.read(), format)
+        if stripped is not None:
             with suppress(UnidentifiedImageError, ValueError):
-                return Image.open(io.BytesIO(notes_left_out), formats=(format,))
-        raise _reason(file, format) or error from error
+                return Image.open(io.BytesIO(stripped), formats=(format,))
+        raise _find_reason(file, format) or error from error
 
 
 def _is_text_limit(error: Exception) -> bool:
-    return "MAX_TEXT_" in str(error)  # how Pillow's limits are called
+    return "MAX_TEXT_" in str(error)  # Pillow names its limits in the message
 
 
 @cache
-def _know_doubles() -> None:
-    """Pillow decodes TIFFs of doubles, as scientific programs write them, but does not look for
-    them.
+def _register_float64_tiff() -> None:
+    """Pillow decodes TIFFs of 64-bit floats, which scientific programs write, but does not know
+    their header.
     """
     from PIL.TiffImagePlugin import II, OPEN_INFO  # not needed for other formats
 
@@ -62,14 +70,14 @@ def _know_doubles() -> None:
 
 
 @cache
-def _know_heic() -> None:
-    from pi_heif import register_heif_opener  # an extra; `opening` has looked for it
+def _register_heic() -> None:
+    from pi_heif import register_heif_opener  # an extra; `identify` has checked that it is there
 
     register_heif_opener()
 
 
-def _reason(file: BinaryIO, format: str) -> Exception | None:
-    """Why Pillow does not know a file: it keeps that to itself, but the format's reader tells."""
+def _find_reason(file: BinaryIO, format: str) -> Exception | None:
+    """Why Pillow cannot identify a file: only the format's own reader says so."""
     file.seek(0)
     try:
         Image.OPEN[format][0](file, "")
@@ -78,93 +86,125 @@ def _reason(file: BinaryIO, format: str) -> Exception | None:
     return None
 
 
+def strip_metadata(data: bytes, format: str) -> bytes | None:
+    """A PNG or JPEG without profiles, texts and previews; `None` for formats that open with broken
+    ones.
+    """
+    if format == "PNG":
+        return data[:PNG_MAGIC_BYTES] + b"".join(_needed_chunks(data))
+    if format == "JPEG":
+        return data[:2] + b"".join(_needed_segments(data))
+    return None
+
+
+def _needed_chunks(data: bytes) -> Iterator[bytes]:
+    start = PNG_MAGIC_BYTES
+    while start + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        chunk = data[start : start + 12 + length]
+        is_intact = chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))
+        if kind[:1].isupper() or (kind in PNG_KEPT and is_intact):
+            yield chunk
+        start += 12 + length
+
+
+def _needed_segments(data: bytes) -> Iterator[bytes]:
+    end = 2
+    for start, kind, length in _segments(io.BytesIO(data)):
+        if kind == JPEG_SCAN:
+            break
+        end = start + length
+        segment = data[start:end]
+        is_needed = segment[4:10] == b"Exif\0\0" if kind == JPEG_EXIF else kind == JPEG_ADOBE
+        if kind not in JPEG_METADATA or (is_needed and len(segment) >= 16):
+            yield segment
+    yield data[end:]
+
+
+def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Start, marker and length of each segment of a JPEG, up to what is not one."""
+    start = 2
+    while file.seek(start) and len(head := file.read(4)) == 4:
+        if head[0] != 0xFF or head[1] in JPEG_BARE_MARKERS:
+            return
+        length = 2 + int.from_bytes(head[2:])
+        yield start, head[1], length
+        start += length
+
+
 def has_many_scans(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether a JPEG may be gone over more than once: it is progressive, or its first scan lacks
-    some of its colours.
+    """Whether a JPEG can have several scans: it is progressive, or its first scan lacks some of its
+    colours.
     """
     if image.format not in ("JPEG", "MPO"):
         return False
-    return "progressive" in image.info or _colours_of_first_scan(file) != len(image.getbands())
+    return "progressive" in image.info or _first_scan_bands(file) != len(image.getbands())
 
 
-def _colours_of_first_scan(file: BinaryIO) -> int:
-    """0 if something other than segments comes before it. The file's position stays as it is."""
+def _first_scan_bands(file: BinaryIO) -> int:
+    """0 if there is no scan. The file's position stays as it is."""
     position = file.tell()
-    place = 2
-    try:
-        while file.seek(place) and len(segment := file.read(5)) == 5 and segment[0] == 0xFF:
-            if segment[1] == 0xDA:
-                return segment[4]
-            if segment[1] in NO_SEGMENTS:
-                return 0
-            place += 2 + int.from_bytes(segment[2:4])
-        return 0
-    finally:
-        file.seek(position)
+    starts = (start for start, kind, _ in _segments(file) if kind == JPEG_SCAN)
+    file.seek(next(starts, 0) + 4)
+    bands = file.read(1)
+    file.seek(position)
+    return bands[0] if bands else 0
 
 
-def count_of(file: BinaryIO, mark: bytes) -> int:
-    """How often two bytes occur in a file, whose position stays as it is."""
+def count_scans(file: BinaryIO) -> int:
+    """How many scans a JPEG has at most; the file's position stays as it is."""
     position = file.tell()
     file.seek(0)
-    count, before = 0, b""
-    while block := file.read(BLOCK_BYTES):
-        count += (before + block).count(mark)
-        before = block[-1:]
+    count, last = 0, b""
+    while block := file.read(READ_BYTES):
+        count += (last + block).count(b"\xff\xda")
+        last = block[-1:]
     file.seek(position)
     return count
 
 
 @contextmanager
-def translated(content: Content) -> Iterator[None]:
-    """Pillow's many exceptions for hostile and damaged files as one of ours.
+def translate_errors(content: Content) -> Iterator[None]:
+    """Raise whatever the decoder raises as `ImageError`.
 
     Mutated files raise OSError, ValueError, SyntaxError, NotImplementedError, struct.error and
-    more; whatever comes out of the decoder is this file's fault, and stops no other file.
+    more; each is the fault of one file, and stops no other.
     """
     try:
         yield
     except ImageError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
-        raise ImageError(
-            "too_large",
-            f"This is {content.description} with more pixels than the limit allows.",
-            "Raise the limit with --max-pixels if you trust it.",
-        ) from error
-    except OSError as error:
-        # EINVAL: a damaged file sent the decoder to a place before its start
-        if error.errno not in (None, errno.EINVAL):
-            raise ImageError(
-                "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
-            ) from error
-        raise _damaged(content, error) from error
     except Exception as error:
-        if _is_text_limit(error):
-            raise ImageError(
-                "too_large",
-                f"This is {content.description} with more text or colour profile than is unpacked.",
-                CONVERT,
-            ) from error
-        raise _damaged(content, error) from error
+        raise _translate(error, content) from error
 
 
-def _damaged(content: Content, error: Exception) -> ImageError:
-    is_worded = isinstance(error, OSError | ValueError | SyntaxError | NotImplementedError)
-    reason = " ".join(str(error).split()).rstrip(".") if is_worded else ""
-    is_wrapped = any(isinstance(value, Exception) for value in error.args)
-    if not reason or is_wrapped or re.search(PYTHONS_WORDS, reason):
-        reason = "unknown layout"
-    # the container of HEIC takes any coding, so that what is whole may be of a kind not known here
+def _translate(error: Exception, content: Content) -> ImageError:
+    what = f"This is {content.description}"
+    if isinstance(
+        error, Image.DecompressionBombError | Image.DecompressionBombWarning | MemoryError
+    ):
+        message = f"{what} with more pixels than the limit allows."
+        return ImageError("too_large", message, MAX_PIXELS_HINT)
+    # EINVAL: a damaged file made the decoder seek to a negative position
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return cannot_read(error)
+    if _is_text_limit(error):
+        return ImageError("too_large", f"{what} whose text or profile is too large.", CONVERT)
+    reason = _describe(error)
+    # the container of HEIC holds any coding, so that whole files can be of an unsupported one
     is_other_coding = content.format == HEIC and "end of file" not in reason
     if is_other_coding or reason.lower().startswith(UNSUPPORTED):
-        return ImageError(
-            "unsupported_format",
-            f"This is {content.description} of a rare kind ({reason}).",
-            CONVERT,
-        )
-    return ImageError(
-        "truncated",
-        f"This is {content.description} that is cut off or damaged ({reason}).",
-        "Fetch it again.",
-    )
+        message = f"{what} of an unsupported kind ({reason})."
+        return ImageError("unsupported_format", message, CONVERT)
+    message = f"{what} that is truncated or corrupt ({reason})."
+    return ImageError("truncated", message, "Download or copy it again.")
+
+
+def _describe(error: Exception) -> str:
+    """Pillow's reason where it is meant for users."""
+    is_worded = isinstance(error, OSError | ValueError | SyntaxError | NotImplementedError)
+    is_wrapped = any(isinstance(value, Exception) for value in error.args)
+    reason = " ".join(str(error).split()).rstrip(".")
+    if not is_worded or is_wrapped or not reason or re.search(INTERNAL_REASON, reason):
+        return "unknown layout"
+    return reason

@@ -1,4 +1,4 @@
-"""From what a person typed to the images it names, one by one, in flat memory."""
+"""From the inputs of a command to the images that they name, one by one, in flat memory."""
 
 import codecs
 import glob
@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -22,61 +22,39 @@ OPENED_SUFFIXES = (
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .ico .tga .icb"
     " .vda .vst .ppm .pgm .pbm .pnm .jp2 .j2k .jpf .jpx .j2c"
 )
-# Images to a person: that they cannot be opened is said, not passed over in silence.
+# Images that effnet may not open: each gets an error instead of being skipped.
 OTHER_SUFFIXES = ".heic .heif .jxl .svg .psd .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .exr .hdr .xcf"
 IMAGE_SUFFIXES = frozenset(f"{OPENED_SUFFIXES} {OTHER_SUFFIXES}".split())
-# What systems leave in folders; names that start with a dot are ignored as well.
-SYSTEM_NAMES = frozenset(
-    (
-        "$recycle.bin",
-        "@eadir",
-        "__macosx",
-        "desktop.ini",
-        "ehthumbs.db",
-        "icon\r",
-        "lost+found",
-        "system volume information",
-        "thumbs.db",
-    )
-)
+# What operating systems leave in folders, besides names that start with a dot.
+SYSTEM_NAMES = frozenset((
+    "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found",
+    "system volume information", "thumbs.db",
+))  # fmt: skip
 STDIN = "-"
+FOLDER_HINT = "Pass an image file, or a folder with images."
 SkipReason = Literal["ignored", "not_image", "already_visited"]
 Identity = tuple[int, int]  # the device and number of a file or folder, whatever its name
 
 
-def _folder_error(message: str) -> ImageError:
-    return ImageError("not_a_file", message, "Give an image file, or a folder that has some.")
-
-
 class Url(str):
-    """An image's source that is an address, not a path."""
+    """The source of an image that is not a path."""
 
 
 class ImageInput(NamedTuple):
-    """One input: its name as a person knows it, and the path or the bytes to open, or why there is
-    nothing to open.
-    """
+    """One input: its name for the user, and the source to open or the error instead of one."""
 
     name: str
     source: str | bytes | Image.Image | None
     error: ImageError | None = None
 
 
-class _Entry(NamedTuple):
-    """One name in a folder."""
-
-    path: str
-    is_link: bool
-    is_folder: bool
-
-
 @dataclass(slots=True)
-class _Level:
-    """A folder that the walk is in: what is left of it, and whether it gave anything."""
+class _OpenFolder:
+    """A folder of the walk: its remaining entries, and whether it gave anything so far."""
 
     path: str
-    entries: Iterator[_Entry | ImageInput]
-    found: bool = False
+    entries: Iterator[os.DirEntry[str] | ImageInput]
+    has_inputs: bool = False
 
 
 @dataclass(slots=True)
@@ -84,21 +62,20 @@ class Finder:
     """The images that `inputs` name, in order; iterate once.
 
     An input is a file, a folder (searched with all its subfolders, in the order of the names), an
-    address (http or https), a glob pattern, `@LIST` (a file with one path a line, or paths ended by
-    NUL), or `-` (such a list, or one image's bytes, on stdin). A path that exists comes before
-    every other meaning. What is named itself always gives an `ImageInput`; in folders, files that
-    are images neither by name nor by content are only counted in `not_images`. `on_skip` is called
-    for everything that is passed over; links to `outer_folders` (those around a folder that is an
-    input) are not entered.
+    http or https URL, a glob pattern, `@LIST` (a file with one path per line, or NUL-separated
+    paths), or `-` (such a list, or the bytes of one image, on stdin). An existing path comes before
+    every other meaning. An input always gives an `ImageInput`; in folders, files that are images
+    neither by name nor by content are only counted in `not_images`. `on_skip` is called for
+    whatever is skipped; links to `outer_folders` (those around an input folder) are not followed.
     """
 
     inputs: Sequence[str]
     stdin: io.BufferedReader | None = None
     not_images: int = 0
     duplicate_links: int = 0
-    on_skip: Callable[[SkipReason, str], None] = lambda why, path: None
+    on_skip: Callable[[SkipReason, str], None] = lambda reason, path: None
     outer_folders: frozenset[Identity] = frozenset()
-    _folders: set[Identity] = field(default_factory=set)
+    _visited: set[Identity] = field(default_factory=set)
     _linked: set[Identity] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -107,96 +84,83 @@ class Finder:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the inputs come from a program: it may take its time, and says them once."""
+        """Whether inputs come from a program, which can be slow and is read only once."""
         return any(text == STDIN or _is_piped_list(text) for text in self.inputs)
 
     def count(self) -> int | None:
-        """How many there are, found out by looking for them once more; unknown for stdin."""
-        if self.is_stream:
-            return None
-        return sum(1 for _ in Finder(self.inputs))
+        """The number of images, by a second search; `None` for a stream."""
+        return None if self.is_stream else sum(1 for _ in Finder(self.inputs))
 
     def __iter__(self) -> Iterator[ImageInput]:
         for text in self.inputs:
             if text == STDIN:
                 yield from self._read_stdin()
             elif _is_list(text):
-                yield from self._list(text[1:])
-            elif _is_address(text):
-                yield _at_address(text)
-            elif glob.has_magic(text) and not os.path.lexists(text):
-                yield from self._glob(text)
+                yield from self._read_list(text[1:])
+            elif glob.has_magic(text) and not os.path.lexists(text) and not _is_url(text):
+                yield from self._expand(text)
             else:
-                yield from self._path(text)
+                yield from self._find(text)
 
-    def _path(self, path: str) -> Iterator[ImageInput]:
-        """What one path names: a file, or all images of a folder."""
-        if _is_address(path):
-            yield _at_address(path)
+    def _find(self, path: str) -> Iterator[ImageInput]:
+        """A file, a URL, or all images of a folder."""
+        if _is_url(path):
+            yield _url_input(path)
             return
         if not os.path.isdir(path):
             yield ImageInput(path, path)
             return
-        self._folders.clear()
+        self._visited.clear()
         self._linked.clear()
-        images = self._walk(path)
-        first = next(images, None)
-        if first is None:
-            yield ImageInput(path, None, _folder_error("This folder has no images in it."))
-        else:
-            yield from chain((first,), images)
+        is_empty = True
+        for one in self._walk(path):
+            is_empty = False
+            yield one
+        if is_empty:
+            yield _failed(path, "not_a_file", "This folder contains no images.", hint=FOLDER_HINT)
 
     def _walk(self, top: str) -> Iterator[ImageInput]:
-        """The images below `top`; every real folder and every linked file once, so that loops of
-        links end.
+        """The images below `top`; every folder and every linked file once, so that loops of links
+        end.
         """
         root = os.path.realpath(top)
-        levels = [_Level(top, self._entries(top))]
-        while levels:
-            level = levels[-1]
-            entry = next(level.entries, None)
+        folders = [_OpenFolder(top, self._list(top))]
+        while folders:
+            folder = folders[-1]
+            entry = next(folder.entries, None)
             if entry is None:
-                levels.pop()
-                if levels:
-                    levels[-1].found |= level.found
-                    if not level.found and is_image_name(level.path):
-                        yield ImageInput(
-                            level.path, None, _folder_error("This is a folder, not an image file.")
-                        )
+                folders.pop()
+                if folders:
+                    folders[-1].has_inputs |= folder.has_inputs
+                    if not folder.has_inputs and is_image_name(folder.path):
+                        message = "This is a folder, not an image file."
+                        yield _failed(folder.path, "not_a_file", message, hint=FOLDER_HINT)
             elif isinstance(entry, ImageInput):
-                level.found = True
+                folder.has_inputs = True
                 yield entry
-            elif entry.is_folder:
-                levels.append(_Level(entry.path, self._entries(entry.path)))
+            elif _is_dir(entry):
+                folders.append(_OpenFolder(entry.path, self._list(entry.path)))
             elif self._is_image(entry.path) and not (
-                entry.is_link and self._is_seen_link(entry.path, root)
+                entry.is_symlink() and self._is_duplicate(entry.path, root)
             ):
-                level.found = True
+                folder.has_inputs = True
                 yield ImageInput(entry.path, entry.path)
 
-    def _entries(self, folder: str) -> Iterator[_Entry | ImageInput]:
-        """What lies in a folder, in the order of the names; nothing the second time that a link
-        leads here.
-        """
+    def _list(self, folder: str) -> Iterator[os.DirEntry[str] | ImageInput]:
+        """The entries of a folder, in the order of the names; none on a second visit by a link."""
         try:
-            status = os.stat(folder)
-            identity = (status.st_dev, status.st_ino)
-            if identity in self._folders or identity in self.outer_folders:
+            identity = _identify(folder)
+            if identity in self._visited or identity in self.outer_folders:
                 self.on_skip("already_visited", folder)
                 return
-            self._folders.add(identity)
+            self._visited.add(identity)
             with os.scandir(folder) as scan:
-                entries = sorted(
-                    (e.name, e.is_symlink(), _is_dir(e)) for e in scan if self._is_wanted(e)
-                )
+                entries = sorted(filter(self._is_wanted, scan), key=attrgetter("name"))
         except OSError as error:
-            message = f"The folder cannot be read: {error.strerror}."
-            yield ImageInput(
-                folder, None, ImageError("unreadable", message, "Check its permissions.")
-            )
+            message = f"Cannot read the folder: {error.strerror}."
+            yield _failed(folder, "unreadable", message, hint="Check its permissions.")
             return
-        for name, is_link, is_folder in entries:
-            yield _Entry(os.path.join(folder, name), is_link, is_folder)
+        yield from entries
 
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
         if is_ignored(entry.name):
@@ -211,82 +175,85 @@ class Finder:
         self.on_skip("not_image", path)
         return False
 
-    def _is_seen_link(self, path: str, root: str) -> bool:
-        """Whether the link `path` leads to a file that this folder gives under another name."""
-        target = os.path.realpath(path)
+    def _is_duplicate(self, link: str, root: str) -> bool:
+        """Whether the target of a link is also found under another name."""
+        target = os.path.realpath(link)
         try:
-            status = os.stat(target)
-        except OSError:  # it leads nowhere: opening it will say so
+            identity = _identify(target)
+        except OSError:  # a broken link: opening it says so
             return False
-        identity = (status.st_dev, status.st_ino)
-        inside = target.startswith(os.path.join(root, ""))
-        below = os.path.relpath(target, root).split(os.sep) if inside else []
-        listed = (
-            inside
-            and not any(map(is_ignored, below))
+        is_inside = target.startswith(os.path.join(root, ""))
+        if identity in self._linked or (
+            is_inside
+            and not any(map(is_ignored, os.path.relpath(target, root).split(os.sep)))
             and (is_image_name(target) or is_image_content(target))
-        )
-        if listed or identity in self._linked:
+        ):
             self.duplicate_links += 1
             return True
         self._linked.add(identity)
         return False
 
-    def _glob(self, pattern: str) -> Iterator[ImageInput]:
-        paths = sorted(set(_matches(pattern)))
+    def _expand(self, pattern: str) -> Iterator[ImageInput]:
+        paths = sorted(set(_match(pattern)))
         if not paths:
-            error = ImageError(
-                "missing", "No file matches this pattern.", "Check it, and quote it for the shell."
-            )
-            yield ImageInput(pattern, None, error)
+            hint = "Check the pattern, and quote it for the shell."
+            yield _failed(pattern, "missing", "No file matches this pattern.", hint=hint)
         for path in paths:
-            yield from self._path(path)
+            yield from self._find(path)
 
-    def _list(self, path: str) -> Iterator[ImageInput]:
+    def _read_list(self, path: str) -> Iterator[ImageInput]:
         try:
             with Path(path).open("rb") as file:
                 content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
                 if content is not None and content.format is not None:
-                    raise UsageError(
-                        f"The list {path!r} is {content.description}.", "Leave out the @."
-                    )
-                yield from self._lines(file)
+                    message = f"The list {path!r} is {content.description}."
+                    raise UsageError(message, "Remove the @.")
+                yield from self._read_lines(file)
         except OSError as error:
             raise UsageError(
-                f"The list {path!r} cannot be read: {error.strerror}.",
-                "Give a file with one path a line after the @.",
+                f"Cannot read the list {path!r}: {error.strerror}.",
+                "After the @, pass a file with one path per line.",
             ) from error
 
     def _read_stdin(self) -> Iterator[ImageInput]:
-        """Paths, or the bytes of one image: the first bytes tell. Paths may begin like an image
+        """Paths, or the bytes of one image, by its first bytes. A path can begin like an image
         (`BMW.jpg`), but then there is such a file.
         """
         stdin = self.stdin or cast(io.BufferedReader, sys.stdin.buffer)
         head = stdin.peek(HEAD_BYTES)
         first = re.split(rb"[\0\r\n]", head, maxsplit=1)[0]
         if sniff(head) is None or os.path.lexists(os.fsdecode(first)):
-            yield from self._lines(stdin)
+            yield from self._read_lines(stdin)
         else:
             yield ImageInput(STDIN, stdin.read())
 
-    def _lines(self, file: io.BufferedReader) -> Iterator[ImageInput]:
+    def _read_lines(self, file: io.BufferedReader) -> Iterator[ImageInput]:
         for number, line in enumerate(_split_lines(file)):
             if number == 0:
-                line = line.removeprefix(codecs.BOM_UTF8)  # Windows' editors put it there
+                line = line.removeprefix(codecs.BOM_UTF8)  # Windows editors put it there
             if line:
-                yield from self._path(os.fsdecode(line))
+                yield from self._find(os.fsdecode(line))
 
 
-def _is_address(text: str) -> bool:
+def _failed(name: str, kind: str, message: str, *, hint: str) -> ImageInput:
+    return ImageInput(name, None, ImageError(kind, message, hint))
+
+
+def _identify(path: str) -> Identity:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_url(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None and not os.path.lexists(text)
 
 
-def _at_address(text: str) -> ImageInput:
+def _url_input(text: str) -> ImageInput:
     scheme = text.partition("://")[0]
     if scheme.lower() in ("http", "https"):
         return ImageInput(text, Url(text))
-    message = f"Addresses with {scheme}:// are not fetched, only http:// and https://."
-    return ImageInput(text, None, ImageError("unreadable", message, "Download it first."))
+    message = f"{scheme}:// URLs are not supported, only http:// and https://."
+    return _failed(text, "unreadable", message, hint="Download it first.")
 
 
 def _is_list(text: str) -> bool:
@@ -298,7 +265,7 @@ def _is_piped_list(text: str) -> bool:
     return _is_list(text) and not os.path.isfile(text[1:])
 
 
-def _matches(pattern: str) -> Iterator[str]:
+def _match(pattern: str) -> Iterator[str]:
     """The paths that a pattern matches; unlike the standard library's, `**` enters no linked
     folder, so that loops of links end.
     """
@@ -311,16 +278,16 @@ def _matches(pattern: str) -> Iterator[str]:
     for top in glob.glob(before) if before else [""]:
         for folder, subfolders, _ in os.walk(top or os.curdir):
             subfolders[:] = [name for name in subfolders if not is_ignored(name)]
-            start = folder if top else folder[2:]  # "." and "./a" as a person would write them
-            yield from _matches(os.path.join(glob.escape(start), after))
+            start = folder if top else folder[2:]  # without "./", as in other patterns
+            yield from _match(os.path.join(glob.escape(start), after))
 
 
 def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
-    """Lines without their ends; if there is a NUL byte in what can be read at once, NUL ends the
+    """Lines without their ends; if what can be read at once has a NUL byte, NUL separates the
     paths, as from `find -print0`.
     """
     if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise UsageError("The list is in UTF-16.", "Save it as UTF-8.")
+        raise UsageError("The list is encoded in UTF-16.", "Save it as UTF-8.")
     if b"\0" not in file.peek(1):
         for line in file:
             yield line.rstrip(b"\r\n")
@@ -340,17 +307,17 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether this is what systems leave in folders, or hidden."""
+    """Whether a name is hidden, or one that operating systems leave in folders."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is an image to a person."""
+    """Whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_image_content(path: str) -> bool:
-    """Whether a regular file without an image's name is an image by its first bytes."""
+    """Whether the first bytes of a regular file are those of an image."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False

@@ -1,4 +1,4 @@
-"""An image's bytes -> the network's input: one loader for every command, NumPy and Pillow only."""
+"""From image files to the model's input crops: one loader for every command, without torch."""
 
 import warnings
 from dataclasses import dataclass
@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from effnet_cli.images.decode import count_of, has_many_scans, opened_by_pillow, translated
+from effnet_cli.images import decode, rgb
 from effnet_cli.images.finder import Url
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import place, resize_and_crop
 from effnet_cli.images.sniff import Content
-from effnet_cli.images.sources import ImageSource, identified, opened
-from effnet_cli.images.upright import first, flattened, turn_upright, widen_clear_colour
+from effnet_cli.images.sources import ImageSource, identify, open_regular_file
 from effnet_cli.images.views import VIEWS
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
@@ -22,37 +21,35 @@ from effnet_cli.system.errors import ImageError
 # A JPEG is decoded at the smallest scale that keeps this many times the pixels (per side) that the
 # resize needs: at 2 the image differs by 0.4 of 255 on average from the full decode, at 1 by 1.4.
 DCT_OVERSAMPLING = 2
-# A JPEG may be gone over once for each of its scans. Cameras and libraries write about ten;
-# a small file with thousands of empty ones would keep the decoder for hours.
-MAX_FULL_SCANS = 32  # over an image of the largest permitted size; smaller ones may have more
+# Each scan of a JPEG decodes its pixels once more. Cameras and libraries write about ten scans;
+# a small file with thousands of empty ones would keep the decoder busy for hours.
+MAX_FULL_SCANS = 32  # of an image of the largest permitted size; smaller ones may have more
 # Of one text or colour profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
 MAX_TEXT_BYTES = 16 << 20
-TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
+TIFF_TILE_SIZE = 322, 323  # tags
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLoader:
-    """Opens images and makes crops of them.
+    """Opens images and makes crops of them; safe to use from several threads.
 
-    With the options' defaults, normalised crops equal torchvision's `weights.transforms()` on the
-    same decoded image, to the last bit. Safe to use from several threads.
+    With the default options, normalised crops equal torchvision's `weights.transforms()` on the
+    same decoded image, bit for bit.
     """
 
     preprocessing: Preprocessing
     options: ImageOptions = ImageOptions()
 
     def __post_init__(self) -> None:
-        # Pillow's limit is global to the process; it also guards what our look at the header cannot
-        # see (frames that are larger than their file says). Its warning, given up to twice the
-        # limit, counts as the error it is.
-        # It is never lowered, for loaders with a higher limit: `_decoded` keeps this one's own.
+        # Pillow's limit also guards what the header does not show (frames that are larger than
+        # their file says); its warning, which it gives up to twice the limit, counts as an error.
+        # The limit is global to the process, so it is only raised: `_decode` keeps this loader's.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, self.options.max_pixels)
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT_BYTES)
 
     def load(self, source: ImageSource) -> npt.NDArray[np.uint8]:
-        """What the network sees of one image, a square for each view: uint8
-        [V,crop_px,crop_px,3].
+        """The crops of one image, one for each view: uint8 [V,crop_px,crop_px,3].
 
         Raises:
             ImageError: the image cannot be opened; `kind` says why.
@@ -70,72 +67,69 @@ class ImageLoader:
             ImageError: as `load`.
         """
         if isinstance(source, Image.Image):
-            return flattened(source)
+            with decode.translate_errors(Content("an image")):
+                return _finish(source.copy())
         if isinstance(source, Url):
-            return self.open(self._fetch(source))
-        with opened(source) as file:
-            content = identified(file, "" if isinstance(source, bytes) else str(source))
-            with translated(content):
-                return self._decoded(file, content)
-
-    def _fetch(self, url: Url) -> bytes:
-        if self.options.offline:
-            raise ImageError(
-                "unreadable", "URLs are not downloaded with --offline.", "Remove --offline."
-            )
-        from effnet_cli.images.remote import fetch_image  # 150 ms that few need
-
-        return fetch_image(url, self.options.timeout_s)
-
-    def _decoded(self, file: BinaryIO, content: Content) -> Image.Image:
-        with opened_by_pillow(file, content) as image:
-            self._check_size("image", image.width, image.height)
-            if image.format == "TIFF":
-                # the decoder makes room for a whole tile, however small the image is
-                tags = image.getexif()
-                width, height = (
-                    first(tags.get(tag)) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT)
-                )
-                self._check_size("image's tile", width or 0, height or 0)
-            if has_many_scans(image, file):
-                self._check_scans(file, image.width * image.height)
-            if not self.options.exact_decode and image.format in ("JPEG", "MPO"):
-                needed = place(image.width, image.height, self.preprocessing, self.options.fit)
-                image.draft(
-                    None, (DCT_OVERSAMPLING * needed.width, DCT_OVERSAMPLING * needed.height)
-                )
-            widen_clear_colour(image)
-            image.load()
-            turn_upright(image)
-            return flattened(image)
-
-    def _check_size(self, what: str, width: int, height: int) -> None:
-        pixels = width * height
-        if pixels > self.options.max_pixels:
-            raise ImageError(
-                "too_large",
-                f"This {what} has {pixels:,} pixels ({width} x {height}), "
-                f"more than the limit of {self.options.max_pixels:,}.",
-                "Raise the limit with --max-pixels if you trust it.",
-            )
-
-    def _check_scans(self, file: BinaryIO, pixels: int) -> None:
-        scans = count_of(file, b"\xff\xda")
-        if scans * pixels > MAX_FULL_SCANS * self.options.max_pixels:
-            raise ImageError(
-                "too_large",
-                f"This JPEG image goes over its {pixels:,} pixels {scans:,} times.",
-                "Raise the limit with --max-pixels if you trust it.",
-            )
+            return self.open(self._download(source))
+        with open_regular_file(source) as file:
+            content = identify(file, "" if isinstance(source, bytes) else str(source))
+            with decode.translate_errors(content):
+                return self._decode(file, content)
 
     def crop(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """The square that the network sees of an RGB image: uint8 [crop_px,crop_px,3]."""
+        """Resize an RGB image and crop it to the model's input: uint8 [crop_px,crop_px,3]."""
         crop_px = self.preprocessing.crop_px
-        placement = place(image.width, image.height, self.preprocessing, self.options.fit)
-        part = resize_and_crop(image, placement, crop_px, self.preprocessing.interpolation)
+        placement = place(image.size, self.preprocessing, self.options.fit)
+        part = resize_and_crop(image, placement, self.preprocessing)
         if part.size == (crop_px, crop_px):
             return np.asarray(part)
         neutral = tuple(round(255 * mean) for mean in self.preprocessing.mean)
         crop = Image.new("RGB", (crop_px, crop_px), neutral)
         crop.paste(part, (-placement.left, -placement.top))
         return np.asarray(crop)
+
+    def _download(self, url: Url) -> bytes:
+        if self.options.offline:
+            message = "URLs are not downloaded with --offline."
+            raise ImageError("unreadable", message, "Remove --offline.")
+        from effnet_cli.images.remote import fetch_image  # 150 ms that few need
+
+        return fetch_image(url, self.options.timeout_s)
+
+    def _decode(self, file: BinaryIO, content: Content) -> Image.Image:
+        with decode.open_with_pillow(file, content) as image:
+            self._check_size("image", image.size)
+            if image.format == "TIFF":  # the decoder allocates a whole tile, even for a small image
+                tags = image.getexif()
+                width, height = (rgb.first_value(tags.get(tag)) or 0 for tag in TIFF_TILE_SIZE)
+                self._check_size("image's tile", (width, height))
+            if decode.has_many_scans(image, file):
+                self._check_scans(decode.count_scans(file), image.width * image.height)
+            if not self.options.exact_decode and image.format in ("JPEG", "MPO"):
+                needed = place(image.size, self.preprocessing, self.options.fit)
+                image.draft(
+                    None, (DCT_OVERSAMPLING * needed.width, DCT_OVERSAMPLING * needed.height)
+                )
+            rgb.scale_transparent_colour(image)
+            image.load()
+            return _finish(image)
+
+    def _check_size(self, what: str, size: tuple[int, int]) -> None:
+        width, height = size
+        if width * height > self.options.max_pixels:
+            raise ImageError(
+                "too_large",
+                f"This {what} has {width * height:,} pixels ({width} x {height}), "
+                f"more than the limit of {self.options.max_pixels:,}.",
+                decode.MAX_PIXELS_HINT,
+            )
+
+    def _check_scans(self, scans: int, pixels: int) -> None:
+        if scans * pixels > MAX_FULL_SCANS * self.options.max_pixels:
+            message = f"This JPEG image has {scans:,} scans of {pixels:,} pixels."
+            raise ImageError("too_large", message, decode.MAX_PIXELS_HINT)
+
+
+def _finish(image: Image.Image) -> Image.Image:
+    rgb.apply_orientation(image)
+    return rgb.to_rgb(image)

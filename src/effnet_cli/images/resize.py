@@ -1,10 +1,11 @@
-"""Resize and crop, to the bit as torchvision's `weights.transforms()` does it on a Pillow image.
+"""Resize and crop, bit for bit as torchvision's `weights.transforms()` does on a Pillow image.
 
-Pillow resizes in two passes and rounds to 8 bits between them, so that each pass may be given only
-what the crop keeps of the other axis, and the result stays the same to the last bit if the passes
-come in Pillow's order.
+Pillow resizes one axis after the other and rounds to 8 bits between them. Each pass can therefore
+be limited to what the crop keeps of the other axis, and every bit of the result stays the same if
+the passes come in Pillow's order.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +22,11 @@ PRECISION_BITS = 32 - 8 - 2
 # An image longer than this many times its shorter side is resized window by window: Pillow would
 # make all of the long side, 1,280,000 pixels for 1x5000 at 256, of which the crop keeps 224.
 EXTREME_ASPECT = 16
+WIDTH, HEIGHT = 0, 1  # axes of an image's size
 
 
 class Placement(NamedTuple):
-    """Where an image goes: resized to `width` x `height`, of which the crop starts at `left`,
-    `top` (may be < 0).
-    """
+    """An image is resized to `width` x `height`; its crop starts at `left`, `top` (may be < 0)."""
 
     width: int
     height: int
@@ -34,113 +34,105 @@ class Placement(NamedTuple):
     top: int
 
 
-def place(width: int, height: int, preprocessing: Preprocessing, fit: Fit) -> Placement:
-    """The placement of a `width` x `height` image (pixels, at least 1x1).
+def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> Placement:
+    """The placement of an image of `size` (width, height; at least 1x1).
 
     `crop`: shorter side to `resize_px`, centre crop, as the weights were evaluated. `pad`: longer
-    side to `crop_px`, the rest of the square is filled. `stretch`: both sides to `crop_px`,
-    whatever the shape.
+    side to `crop_px`, the rest of the crop is filled. `stretch`: both sides to `crop_px`.
     """
-    crop_px = preprocessing.crop_px
-    short, long = sorted((width, height))
+    crop_px, resize_px = preprocessing.crop_px, preprocessing.resize_px
+    (width, height), (short, long) = size, sorted(size)
     if fit == "stretch":
-        return Placement(crop_px, crop_px, 0, 0)
-    if fit == "pad":
+        new_size = crop_px, crop_px
+    elif fit == "pad":
         other = max(1, round(crop_px * short / long))
-        new_width, new_height = (crop_px, other) if width >= height else (other, crop_px)
-        return Placement(
-            new_width, new_height, -((crop_px - new_width) // 2), -((crop_px - new_height) // 2)
-        )
-    other = int(preprocessing.resize_px * long / short)
-    new_width, new_height = (
-        (other, preprocessing.resize_px) if width > height else (preprocessing.resize_px, other)
-    )
-    return Placement(
-        new_width, new_height, round((new_width - crop_px) / 2), round((new_height - crop_px) / 2)
-    )
+        new_size = (crop_px, other) if width >= height else (other, crop_px)
+        left, top = (-((crop_px - side) // 2) for side in new_size)
+        return Placement(*new_size, left, top)
+    else:
+        other = int(resize_px * long / short)
+        new_size = (other, resize_px) if width > height else (resize_px, other)
+    left, top = (round((side - crop_px) / 2) for side in new_size)
+    return Placement(*new_size, left, top)
 
 
 def resize_and_crop(
-    image: Image.Image, placement: Placement, crop_px: int, interpolation: Interpolation
+    image: Image.Image, placement: Placement, preprocessing: Preprocessing
 ) -> Image.Image:
-    """The part of an RGB image, resized as `placement` says, that lies in the `crop_px` square.
+    """The part of an RGB image, resized as `placement` says, that lies in the crop.
 
-    It is `crop_px` x `crop_px` unless the resized image is smaller than the square (`pad`).
+    Its size is `crop_px` x `crop_px`, or less where the resized image is smaller (`pad`).
     """
-    width, height, left, top = placement
-    left, right = max(left, 0), min(left + crop_px, width)
-    top, bottom = max(top, 0), min(top + crop_px, height)
+    # since 13.0 Pillow shrinks the height first if it shrinks by much more than the width
+    # (Pillow, src/libImaging/Resample.c)
+    fewer_columns, fewer_rows = image.width - placement.width, image.height - placement.height
+    axes = (HEIGHT, WIDTH) if fewer_rows > 2 * max(0, fewer_columns) else (WIDTH, HEIGHT)
+    sizes, starts = placement[:2], placement[2:]
+    spans = [
+        _Span(size, max(start, 0), min(start + preprocessing.crop_px, size))
+        for size, start in zip(sizes, starts, strict=True)
+    ]
     if max(image.size) > EXTREME_ASPECT * min(image.size):
-        return _windowed(image, placement, (left, top, right, bottom), interpolation)
-    resample = FILTERS[interpolation]
-
-    def columns(image: Image.Image) -> Image.Image:
-        image = image.resize((width, image.height), resample) if width != image.width else image
-        whole = (left, right) == (0, width)
-        return image if whole else image.crop((left, 0, right, image.height))
-
-    def rows(image: Image.Image) -> Image.Image:
-        image = image.resize((image.width, height), resample) if height != image.height else image
-        whole = (top, bottom) == (0, height)
-        return image if whole else image.crop((0, top, image.width, bottom))
-
-    if _rows_come_first(image, placement):
-        return columns(rows(image))
-    return rows(columns(image))
+        return _resize_window(image, axes, spans, interpolation=preprocessing.interpolation)
+    resample = FILTERS[preprocessing.interpolation]
+    for axis in axes:
+        image = _resize_axis(image, axis, spans[axis], resample=resample)
+    return image
 
 
-def _rows_come_first(image: Image.Image, placement: Placement) -> bool:
-    """Since 13.0 Pillow shrinks an image's height first if it shrinks by much more than the width
-    (Pillow, src/libImaging/Resample.c).
-    """
-    return image.height - placement.height > 2 * max(0, image.width - placement.width)
+class _Span(NamedTuple):
+    """What is kept of an axis that is resized to `size`."""
+
+    size: int
+    start: int
+    stop: int
 
 
-def _windowed(
-    image: Image.Image,
-    placement: Placement,
-    box: tuple[int, int, int, int],
-    interpolation: Interpolation,
+def _resize_axis(
+    image: Image.Image, axis: int, span: _Span, *, resample: Image.Resampling
 ) -> Image.Image:
-    """`resize_and_crop` that makes no pixel the crop drops; Pillow's own arithmetic, so that no bit
-    differs.
+    size = list(image.size)
+    if size[axis] != span.size:
+        size[axis] = span.size
+        image = image.resize((size[0], size[1]), resample)
+    if (span.start, span.stop) == (0, span.size):
+        return image
+    box = [0, 0, *image.size]
+    box[axis], box[axis + 2] = span.start, span.stop
+    return image.crop((box[0], box[1], box[2], box[3]))
+
+
+def _resize_window(
+    image: Image.Image, axes: Sequence[int], spans: Sequence[_Span], *, interpolation: Interpolation
+) -> Image.Image:
+    """As `_resize_axis` for each of `axes`, without the pixels that the crop drops; Pillow's own
+    arithmetic, so that every bit is the same.
     """
-    left, top, right, bottom = box
-    columns = _taps(image.width, placement.width, left, right, interpolation)
-    rows = _taps(image.height, placement.height, top, bottom, interpolation)
-    first_row, last_row = rows[0][0], rows[-1][0] + len(rows[-1][1])
-    first_column, last_column = columns[0][0], columns[-1][0] + len(columns[-1][1])
-    pixels = np.asarray(image.crop((first_column, first_row, last_column, last_row)))
-
-    def resized_columns(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        if placement.width == image.width:
-            return pixels[:, left - first_column : right - first_column]
-        return _resampled(pixels.transpose(1, 0, 2), columns, first_column).transpose(1, 0, 2)
-
-    def resized_rows(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        if placement.height == image.height:
-            return pixels[top - first_row : bottom - first_row]
-        return _resampled(pixels, rows, first_row)
-
-    if _rows_come_first(image, placement):
-        pixels = resized_columns(resized_rows(pixels))
-    else:
-        pixels = resized_rows(resized_columns(pixels))
+    taps = [_taps(size, span, interpolation) for size, span in zip(image.size, spans, strict=True)]
+    left, top = (axis_taps[0].first for axis_taps in taps)
+    right, bottom = (axis_taps[-1].first + len(axis_taps[-1].weights) for axis_taps in taps)
+    pixels = np.asarray(image.crop((left, top, right, bottom)))
+    for axis in axes:  # of Pillow's images; arrays have the rows first
+        columns = pixels.swapaxes(0, 1) if axis == WIDTH else pixels
+        columns = _resample(columns, taps[axis])
+        pixels = columns.swapaxes(0, 1) if axis == WIDTH else columns
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-_Taps = list[tuple[int, npt.NDArray[np.int64]]]
+class _Taps(NamedTuple):
+    """One output of an axis: the fixed-point weights of the inputs from `first` on."""
+
+    first: int
+    weights: npt.NDArray[np.int64]
 
 
-def _taps(size: int, new_size: int, start: int, stop: int, interpolation: Interpolation) -> _Taps:
-    """For outputs `start`..`stop` of an axis resized from `size` to `new_size`: first input and
-    fixed-point weights.
-    """
-    scale = size / new_size
+def _taps(size: int, span: _Span, interpolation: Interpolation) -> list[_Taps]:
+    """The taps of a span's outputs on an axis of `size` inputs."""
+    scale = size / span.size
     filter_scale = max(scale, 1.0)
     support = SUPPORT_PX[interpolation] * filter_scale
     taps = []
-    for output in range(start, stop):
+    for output in range(span.start, span.stop):
         center = (output + 0.5) * scale
         first = max(int(center - support + 0.5), 0)
         last = min(int(center + support + 0.5), size)
@@ -149,7 +141,7 @@ def _taps(size: int, new_size: int, start: int, stop: int, interpolation: Interp
         ]
         total = sum(weights)
         fixed = [_round_half_away(w / total * (1 << PRECISION_BITS)) for w in weights]
-        taps.append((first, np.array(fixed, dtype=np.int64)))
+        taps.append(_Taps(first, np.array(fixed, dtype=np.int64)))
     return taps
 
 
@@ -167,13 +159,12 @@ def _round_half_away(value: float) -> int:
     return int(value - 0.5) if value < 0 else int(value + 0.5)
 
 
-def _resampled(pixels: npt.NDArray[np.uint8], taps: _Taps, offset: int) -> npt.NDArray[np.uint8]:
-    """Axis 0 of `pixels` (uint8, inputs `offset`...) resampled by `taps`."""
-    rows = [
-        np.tensordot(
-            weights, pixels[first - offset : first - offset + len(weights)].astype(np.int64), 1
-        )
-        for first, weights in taps
-    ]
+def _resample(pixels: npt.NDArray[np.uint8], taps: list[_Taps]) -> npt.NDArray[np.uint8]:
+    """Axis 0 of `pixels`, which begins at the first tap."""
+    rows = []
+    for first, weights in taps:
+        start = first - taps[0].first
+        inputs = pixels[start : start + len(weights)].astype(np.int64)
+        rows.append(np.tensordot(weights, inputs, 1))
     half = 1 << (PRECISION_BITS - 1)
     return ((np.stack(rows) + half) >> PRECISION_BITS).clip(0, 255).astype(np.uint8)

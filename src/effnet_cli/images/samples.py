@@ -1,4 +1,4 @@
-"""Where the images are that come with effnet."""
+"""The images that come with effnet."""
 
 from pathlib import Path
 

@@ -1,20 +1,20 @@
-"""What a file is, from its first bytes: content decides, not the name."""
+"""What a file is, by its first bytes: content decides, not the name."""
 
 import codecs
 import re
 from typing import NamedTuple
 
 HEAD_BYTES = 512
-HEIC = "HEIF"  # its format's name in Pillow, which opens it with the library of an extra
+HEIC = "HEIF"  # the format's name in Pillow, which needs an extra library for it
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
 
 
 class Content(NamedTuple):
-    """What was found.
+    """What a file is.
 
-    `format` is Pillow's name of a format that effnet opens, else `None`; `is_image` says whether
-    a person would call it an image; `description` goes into messages ("a PDF document").
+    `description` completes "This is ..."; `format` is Pillow's name if effnet opens the format;
+    `is_image` is also true for images that it does not open.
     """
 
     description: str
@@ -22,77 +22,76 @@ class Content(NamedTuple):
     is_image: bool = True
 
 
-# The formats that effnet opens: this is the allow-list given to Pillow.
-_OPENED = (
-    (b"\xff\xd8\xff", Content("a JPEG image", "JPEG")),
-    (b"\x89PNG\r\n\x1a\n", Content("a PNG image", "PNG")),
-    (b"GIF87a", Content("a GIF image", "GIF")),
-    (b"GIF89a", Content("a GIF image", "GIF")),
-    (b"II*\0", Content("a TIFF image", "TIFF")),
-    (b"MM\0*", Content("a TIFF image", "TIFF")),
-    (b"II+\0", Content("a TIFF image", "TIFF")),
-    (b"MM\0+", Content("a TIFF image", "TIFF")),
-    (b"\0\0\1\0", Content("an icon", "ICO")),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", Content("a JPEG 2000 image", "JPEG2000")),
-    (b"\xff\x4f\xff\x51", Content("a JPEG 2000 image", "JPEG2000")),
-)
-_BMP = Content("a BMP image", "BMP")
-_PPM = Content("a PPM image", "PPM")
-_TGA = Content("a TGA image", "TGA")
-_WEBP = Content("a WebP image", "WEBP")
-_AVIF = Content("an AVIF image", "AVIF")
-_HEIC = Content("a HEIC image", HEIC)
-
-# Files that are often met among images.
-_OTHERS = (
-    (b"%PDF", Content("a PDF document", is_image=False)),
-    (b"%!PS", Content("a PostScript document", is_image=False)),
-    (b"8BPS", Content("a Photoshop document")),
-    (b"\xff\x0a", Content("a JPEG XL image")),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", Content("a JPEG XL image")),
-    (b"gimp xcf", Content("a GIMP image")),
-    (b"SIMPLE  =", Content("a FITS image")),
-    (b"v/1\1", Content("an OpenEXR image")),
-    (b"II*\0\x10\0\0\0CR", Content("a raw camera image")),
-    (b"IIU\0", Content("a raw camera image")),
-    (b"IIRO", Content("a raw camera image")),
-    (b"IIRS", Content("a raw camera image")),
-    (b"FUJIFILMCCD-RAW", Content("a raw camera image")),
-    (b"icns\0", Content("a macOS icon")),
-    (b"qoif\0", Content("a QOI image")),
-    (b"DDS |\0\0\0", Content("a DDS texture")),
-    (b"BPG\xfb", Content("a BPG image")),
-    (b"AT&TFORM", Content("a DjVu document")),
-    (b"\xd7\xcd\xc6\x9a", Content("a Windows metafile")),
-    (b"#?RADIANCE", Content("a Radiance HDR image")),
-    (b"version https://git-lfs", Content("a Git LFS pointer", is_image=False)),
-    (b"PK\3\4", Content("a ZIP archive", is_image=False)),
-    (b"\x1f\x8b", Content("a gzip archive", is_image=False)),
-    (b"\xfd7zXZ", Content("an xz archive", is_image=False)),
-    (b"7z\xbc\xaf", Content("a 7-Zip archive", is_image=False)),
-    (b"Rar!", Content("a RAR archive", is_image=False)),
-    (b"\x1aE\xdf\xa3", Content("a Matroska video", is_image=False)),
-    (b"OggS", Content("an Ogg stream", is_image=False)),
-    (b"ID3", Content("an MP3 file", is_image=False)),
-    (b"\x7fELF", Content("a program", is_image=False)),
-    (b"MZ", Content("a Windows program", is_image=False)),
-    (b"SQLite format 3", Content("a SQLite database", is_image=False)),
-    (b"BZh91AY&SY", Content("a bzip2 archive", is_image=False)),
-    (b"\x28\xb5\x2f\xfd", Content("a Zstandard archive", is_image=False)),
-    (b"\xcf\xfa\xed\xfe", Content("a macOS program", is_image=False)),
-    (b"\xca\xfe\xba\xbe", Content("a Java or macOS program", is_image=False)),
-    (b"\0asm", Content("a WebAssembly program", is_image=False)),
-    (b"\x93NUMPY", Content("a NumPy array", is_image=False)),
-    (b"\x89HDF\r\n", Content("an HDF5 file", is_image=False)),
-    (b"PAR1\x15", Content("a Parquet table", is_image=False)),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1", Content("an Office document", is_image=False)),
-    (b"{\\rtf", Content("an RTF document", is_image=False)),
-    # beside every file on disks that macOS writes and other systems read
-    (b"\0\5\x16\7", Content("a file of macOS' notes about another file", is_image=False)),
-)
-_CURSOR = Content("a Windows cursor")
-# What a few first bytes do not tell, as other files begin so too.
+_Signatures = dict[tuple[bytes, ...], Content]
+# The formats that effnet opens; `format` goes into the allow-list given to Pillow.
+_OPENED: _Signatures = {
+    (b"\xff\xd8\xff",): Content("a JPEG image", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n",): Content("a PNG image", "PNG"),
+    (b"GIF87a", b"GIF89a"): Content("a GIF image", "GIF"),
+    (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): Content("a TIFF image", "TIFF"),
+    (b"\0\0\1\0",): Content("an icon", "ICO"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"): Content("a JPEG 2000 image", "JPEG2000"),
+}
+# Other files that are often found among images.
+_OTHER_IMAGES: dict[tuple[bytes, ...], str] = {
+    (b"8BPS",): "a Photoshop document",
+    (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"): "a JPEG XL image",
+    (b"gimp xcf",): "a GIMP image",
+    (b"SIMPLE  =",): "a FITS image",
+    (b"v/1\1",): "an OpenEXR image",
+    (b"II*\0\x10\0\0\0CR", b"IIU\0", b"IIRO", b"IIRS", b"FUJIFILMCCD-RAW"): "a raw camera image",
+    (b"icns\0",): "a macOS icon",
+    (b"qoif\0",): "a QOI image",
+    (b"DDS |\0\0\0",): "a DDS texture",
+    (b"BPG\xfb",): "a BPG image",
+    (b"AT&TFORM",): "a DjVu document",
+    (b"\xd7\xcd\xc6\x9a",): "a Windows metafile",
+    (b"#?RADIANCE",): "a Radiance HDR image",
+}
+_NOT_IMAGES: dict[tuple[bytes, ...], str] = {
+    (b"%PDF",): "a PDF document",
+    (b"%!PS",): "a PostScript document",
+    (b"version https://git-lfs",): "a Git LFS pointer",
+    (b"PK\3\4",): "a ZIP archive",
+    (b"\x1f\x8b",): "a gzip archive",
+    (b"\xfd7zXZ",): "an xz archive",
+    (b"7z\xbc\xaf",): "a 7-Zip archive",
+    (b"Rar!",): "a RAR archive",
+    (b"BZh91AY&SY",): "a bzip2 archive",
+    (b"\x28\xb5\x2f\xfd",): "a Zstandard archive",
+    (b"\x1aE\xdf\xa3",): "a Matroska video",
+    (b"OggS",): "an Ogg stream",
+    (b"ID3",): "an MP3 file",
+    (b"\x7fELF",): "a program",
+    (b"MZ",): "a Windows program",
+    (b"\xcf\xfa\xed\xfe",): "a macOS program",
+    (b"\xca\xfe\xba\xbe",): "a Java or macOS program",
+    (b"\0asm",): "a WebAssembly program",
+    (b"SQLite format 3",): "a SQLite database",
+    (b"\x93NUMPY",): "a NumPy array",
+    (b"\x89HDF\r\n",): "an HDF5 file",
+    (b"PAR1\x15",): "a Parquet table",
+    (b"\xd0\xcf\x11\xe0\xa1\xb1",): "an Office document",
+    (b"{\\rtf",): "an RTF document",
+    (
+        b"\0\5\x16\7",
+    ): "a macOS AppleDouble file",  # macOS leaves one beside each file on foreign disks
+}
+_SIGNATURES: _Signatures = {
+    **{magic: Content(what, is_image=False) for magic, what in _NOT_IMAGES.items()},
+    **{magic: Content(what) for magic, what in _OTHER_IMAGES.items()},
+    **_OPENED,  # last: raw camera images begin like TIFF
+}
+# What a few first bytes do not identify, as other files begin with them too.
 _PATTERNS = (
+    (rb"(?s)RIFF....WEBP", Content("a WebP image", "WEBP")),
+    (rb"RIFF", Content("a RIFF file", is_image=False)),
+    (rb"(?s)BM.{0,15}\0", Content("a BMP image", "BMP")),  # texts have no NUL byte
+    (rb"P[1-6]\s+[\d#]", Content("a PPM image", "PPM")),
+    (
+        rb"(?s)\x00\x00\x02\x00(?!\x00\x00)..",
+        Content("a Windows cursor"),
+    ),  # a TGA has no count of images
     (rb"P[Ff]\n\d+ \d+\n-?[\d.]+\n", Content("a float image (PFM)")),
     (rb"P7\nWIDTH \d+\nHEIGHT \d+\n", Content("a PAM image")),
     (rb"#define \w+_width \d+", Content("an X bitmap")),
@@ -101,40 +100,43 @@ _PATTERNS = (
     (rb"(?s).{128}DICM", Content("a DICOM image")),
     (rb"(?s).{257}ustar", Content("a tar archive", is_image=False)),
     (rb"\x80([\x04\x05]\x95|[\x02\x03][](}cX])", Content("a Python pickle", is_image=False)),
+    (rb"\0+\Z", Content("a file of zero bytes only", is_image=False)),
 )
-_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")
+# Of text in lower case, without white space before it.
+_TEXT_PATTERNS = (
+    (rb"<!doctype html|<html|<head|<body|<script", Content("an HTML page", is_image=False)),
+    (rb"(?s)<(\?xml|!).*(<html|e html)", Content("an HTML page", is_image=False)),
+    (rb"(?s)<svg|<(\?xml|!).*<svg", Content("an SVG drawing")),
+    (rb"<\?xml", Content("an XML document", is_image=False)),
+    (rb"[{\[]", Content("a JSON document", is_image=False)),
+)
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 
 
 def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
-    """What a file with these first and last bytes is; `None` if nothing known.
+    """What a file with these first and last bytes is; `None` if unknown.
 
     Only TGA, which has no signature at its start, needs the name or the last bytes.
     """
-    for magic, content in _OTHERS + _OPENED:
+    for magic, content in _SIGNATURES.items():
         if head.startswith(magic):
             return content
-    if head[:4] == b"RIFF":
-        return _WEBP if head[8:12] == b"WEBP" else Content("a RIFF file", is_image=False)
     if head[4:8] == b"ftyp":
-        return _iso_media(head)
-    # texts begin with these letters too, but have no NUL byte and no size
-    if head[:2] == b"BM" and b"\0" in head[2:18]:
-        return _BMP
-    if re.match(rb"P[1-6]\s+[\d#]", head):
-        return _PPM
-    # a TGA begins with these bytes too, but has no count of images
-    if head[:4] == b"\0\0\2\0" and head[4:6] != b"\0\0":
-        return _CURSOR
-    if tail.endswith(TGA_FOOTER) or (name.lower().endswith(TGA_SUFFIXES) and _is_tga_header(head)):
-        return _TGA
-    for pattern, content in _PATTERNS:
-        if re.match(pattern, head):
-            return content
-    return _text(head)
+        return _sniff_iso_media(head)
+    is_tga_name = name.lower().endswith(TGA_SUFFIXES)
+    if tail.endswith(TGA_FOOTER) or (is_tga_name and _is_tga_header(head)):
+        return Content("a TGA image", "TGA")
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()[:HEAD_BYTES].lower()
+    for patterns, start in ((_PATTERNS, head), (_TEXT_PATTERNS, text)):
+        for pattern, content in patterns:
+            if re.match(pattern, start):
+                return content
+    return None
 
 
 def is_text(head: bytes) -> bool:
-    """Whether these first bytes are those of a text, which may be a list of paths as well."""
+    """Whether these first bytes are text, such as a list of paths."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     try:  # the last character may be cut
@@ -144,40 +146,22 @@ def is_text(head: bytes) -> bool:
     return all(c.isprintable() or c in "\t\n\f\r\x1b" for c in text.removeprefix("\ufeff"))
 
 
-def _iso_media(head: bytes) -> Content:
-    """AVIF, HEIC and videos share one container; the brands tell them apart."""
+def _sniff_iso_media(head: bytes) -> Content:
+    """AVIF, HEIC and videos share one container; its brands tell them apart."""
     size = int.from_bytes(head[:4], "big")
     brands = {head[8:12], *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))}
-    if brands & {b"avif", b"avis"}:
-        return _AVIF
-    if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
-        return _HEIC
+    if brands & _AVIF_BRANDS:
+        return Content("an AVIF image", "AVIF")
+    if brands & _HEIC_BRANDS:
+        return Content("a HEIC image", HEIC)
     if head[8:11] == b"crx":
         return Content("a raw camera image")
     return Content("a video", is_image=False)
 
 
 def _is_tga_header(head: bytes) -> bool:
-    """TGA's header: colour map 0 or 1, a defined image type, 8 to 32 bits a pixel."""
-    return (
-        len(head) >= 18
-        and head[1] in (0, 1)
-        and head[2] in (1, 2, 3, 9, 10, 11)
-        and head[16] in (1, 8, 15, 16, 24, 32)
+    """Colour map 0 or 1, a defined image type, 8 to 32 bits a pixel."""
+    is_whole = len(head) >= 18
+    return is_whole and (
+        head[1] in (0, 1) and head[2] in (1, 2, 3, 9, 10, 11) and head[16] in (1, 8, 15, 16, 24, 32)
     )
-
-
-def _text(head: bytes) -> Content | None:
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_BYTES].lower()
-    is_markup = start.startswith((b"<?xml", b"<!"))
-    if start.startswith(_HTML_STARTS) or (is_markup and (b"<html" in start or b"e html" in start)):
-        return Content("an HTML page", is_image=False)
-    if start.startswith(b"<svg") or (is_markup and b"<svg" in start):
-        return Content("an SVG drawing")
-    if start.startswith(b"<?xml"):
-        return Content("an XML document", is_image=False)
-    if start.startswith((b"{", b"[")):
-        return Content("a JSON document", is_image=False)
-    if head and not head.strip(b"\0"):
-        return Content("a file of zero bytes only", is_image=False)
-    return None

@@ -1,4 +1,4 @@
-"""Only regular files are opened, and only what is an image by its content."""
+"""Opening image files: only regular files, and only what is an image by its content."""
 
 import errno
 import importlib.util
@@ -18,69 +18,70 @@ from effnet_cli.system.errors import ImageError
 
 ImageSource = Path | str | bytes | Image.Image  # an image that is decoded already
 
-HEIC_LIBRARY, HEIC_INSTALL = "pi_heif", "pip install 'effnet-cli[heic]'"
+HEIC_LIBRARY = "pi_heif"
+INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG or PNG."
 CONVERT = "Convert it to JPEG or PNG."
-REPLACE = "Give the image itself."
+CHECK_PATH = "Check the path."
+CHECK_LINK = "Check the link."
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFREG: "a kernel file",
+}
 
 
 @contextmanager
-def opened(source: Path | str | bytes) -> Iterator[BinaryIO]:
-    """A readable, seekable file of the source; only regular files are opened, so that nothing can
-    hang.
+def open_regular_file(source: Path | str | bytes) -> Iterator[BinaryIO]:
+    """A readable, seekable file; other kinds of files are refused, as reading them can hang.
+
+    Raises:
+        ImageError: `missing`, `not_a_file` or `unreadable`.
     """
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     try:
         _check_is_regular(os.stat(source))
-        descriptor = os.open(
-            source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(source, flags)
     except (OSError, ValueError) as error:
-        raise _path_error(error, source) from error
+        raise _translate(error, source) from error
     with os.fdopen(descriptor, "rb") as file:
         _check_is_regular(os.fstat(descriptor))  # it may have been replaced since
         yield file
 
 
-def _path_error(error: OSError | ValueError, source: Path | str) -> ImageError:
-    if isinstance(error, ValueError):  # a NUL byte in the name
-        return ImageError("missing", "No file can have this name.", "Check the path.")
-    if error.errno == errno.ENOENT and os.path.islink(source):
-        target = os.readlink(source)
-        return ImageError("missing", f"This link leads nowhere, to {target!r}.", "Check the link.")
+def _translate(error: OSError | ValueError, source: Path | str) -> ImageError:
+    if isinstance(error, ValueError):
+        return ImageError("missing", "The path contains a NUL byte.", CHECK_PATH)
     match error.errno:
+        case errno.ENOENT if os.path.islink(source):
+            message = f"This is a broken link to {os.readlink(source)!r}."
+            return ImageError("missing", message, CHECK_LINK)
         case errno.ENOENT | errno.ENOTDIR:
-            return ImageError("missing", "There is no such file.", "Check the path.")
+            return ImageError("missing", "No such file.", CHECK_PATH)
         case errno.ENAMETOOLONG:
-            return ImageError("missing", "No file can have a name this long.", "Check the path.")
+            return ImageError("missing", "The file name is too long.", CHECK_PATH)
         case errno.ELOOP:
-            return ImageError("missing", "This link leads back to itself.", "Check the link.")
-    return ImageError(
-        "unreadable", f"The file cannot be opened: {error.strerror}.", "Check its permissions."
-    )
+            return ImageError("missing", "This link leads back to itself.", CHECK_LINK)
+    message = f"Cannot open the file: {error.strerror}."
+    return ImageError("unreadable", message, "Check its permissions.")
 
 
 def _check_is_regular(status: os.stat_result) -> None:
     if stat.S_ISREG(status.st_mode) and status.st_dev not in _kernel_devices():
         return
-    kinds = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-        stat.S_IFREG: "a file of the kernel",
-    }
-    kind = kinds.get(stat.S_IFMT(status.st_mode), "not a regular file")
-    raise ImageError(
-        "not_a_file", f"This is {kind}, not an image file.", "Give the path of an image file."
-    )
+    kind = KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+    message = f"This is {kind}, not an image file."
+    raise ImageError("not_a_file", message, "Pass the path of an image file.")
 
 
 @cache
 def _kernel_devices() -> frozenset[int]:
-    """The file systems whose files are questions to the kernel; reading some of them never ends."""
+    """File systems whose files are answers of the kernel; reading some of them never ends."""
     devices = set()
     for folder in ("/proc", "/sys"):
         try:
@@ -91,35 +92,38 @@ def _kernel_devices() -> frozenset[int]:
     return frozenset(devices - {root})
 
 
-def identified(file: BinaryIO, name: str) -> Content:
-    """What the file is, by its content; refuses all that effnet does not open."""
+def identify(file: BinaryIO, name: str) -> Content:
+    """What the file is, by its content.
+
+    Raises:
+        ImageError: it is nothing that effnet opens.
+    """
     try:
         head = file.read(HEAD_BYTES)
-        if not head:
-            raise ImageError("empty", "The file is empty (0 bytes).", "Fetch it again.")
-        file.seek(0, os.SEEK_END)
-        file.seek(-min(len(TGA_FOOTER), file.tell()), os.SEEK_END)
+        file.seek(-min(len(TGA_FOOTER), file.seek(0, os.SEEK_END)), os.SEEK_END)
         tail = file.read()
         file.seek(0)
     except OSError as error:
-        raise ImageError(
-            "unreadable", f"The file cannot be read: {error.strerror}.", "Check the disk."
-        ) from error
+        raise cannot_read(error) from error
+    if not head:
+        raise ImageError("empty", "The file is empty (0 bytes).", "Download or copy it again.")
     content = sniff(head, name, tail)
-    if content is None and is_text(head):
-        raise ImageError("not_an_image", "This is a text file, not an image.", REPLACE)
+    if content is None and not is_text(head):
+        raise ImageError("not_an_image", "This is not an image in a known format.", CONVERT)
     if content is None:
-        raise ImageError("not_an_image", "This is not an image in any format known here.", CONVERT)
-    if content.format == HEIC and importlib.util.find_spec(HEIC_LIBRARY) is None:
-        hint = f"Install it: {HEIC_INSTALL}; or convert the image to JPEG or PNG."
-        message = f"This is {content.description}, for which the library pi-heif is missing."
-        raise ImageError("unsupported_format", message, hint)
+        content = Content("a text file", is_image=False)
+    if not content.is_image:
+        message = f"This is {content.description}, not an image."
+        raise ImageError("not_an_image", message, "Pass the image itself.")
     if content.format is None:
-        kind = "unsupported_format" if content.is_image else "not_an_image"
-        what = "" if content.is_image else ", not an image"
-        raise ImageError(
-            kind,
-            f"This is {content.description}{what}.",
-            CONVERT if content.is_image else REPLACE,
-        )
+        message = f"This is {content.description}, an unsupported format."
+        raise ImageError("unsupported_format", message, CONVERT)
+    if content.format == HEIC and importlib.util.find_spec(HEIC_LIBRARY) is None:
+        message = f"This is {content.description}, which needs the library pi-heif."
+        raise ImageError("unsupported_format", message, INSTALL_HEIC)
     return content
+
+
+def cannot_read(error: OSError) -> ImageError:
+    """`error` as that of a damaged disk or a lost network drive."""
+    return ImageError("unreadable", f"Cannot read the file: {error.strerror}.", "Check the disk.")

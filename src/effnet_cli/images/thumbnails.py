@@ -1,4 +1,4 @@
-"""Small images for pages."""
+"""Small JPEGs of images, for pages."""
 
 import io
 
@@ -12,31 +12,30 @@ from effnet_cli.images.sources import ImageSource
 from effnet_cli.system.errors import ImageError
 
 QUALITY = 78  # of JPEG: about 3 kB for 128 pixels
-# Decides only the scale at which a JPEG is decoded: sharp up to 512 pixels a side.
-_DECODING = Preprocessing(256, 256, "bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+# Only the scale at which a JPEG is decoded: sharp up to 512 pixels a side.
+_PREPROCESSING = Preprocessing(256, 256, "bicubic", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def make_thumbnail(source: ImageSource, side_px: int) -> bytes | None:
     """An image as a JPEG of at most `side_px` a side; `None` if it cannot be opened."""
     try:
-        image = ImageLoader(_DECODING).open(source)
+        return _encode(ImageLoader(_PREPROCESSING).open(source), side_px)
     except ImageError:
         return None
-    return _jpeg(image, side_px)
 
 
-def encode_thumbnail(crop: npt.NDArray[np.uint8], side_px: int) -> bytes:
+def encode_thumbnail(pixels: npt.NDArray[np.uint8], side_px: int) -> bytes:
     """Pixels, uint8 [H,W,3], as a JPEG of at most `side_px` a side."""
-    return _jpeg(Image.fromarray(crop), side_px)
+    return _encode(Image.fromarray(pixels), side_px)
 
 
 def shrink_thumbnail(content: bytes, side_px: int) -> bytes:
-    """A thumbnail, made here, at most `side_px` a side."""
+    """A thumbnail at most `side_px` a side."""
     with Image.open(io.BytesIO(content)) as image:
-        return _jpeg(image, side_px)
+        return _encode(image, side_px)
 
 
-def _jpeg(image: Image.Image, side_px: int) -> bytes:
+def _encode(image: Image.Image, side_px: int) -> bytes:
     image.thumbnail((side_px, side_px), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     image.save(content, "JPEG", quality=QUALITY)

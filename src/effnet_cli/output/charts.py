@@ -1,4 +1,4 @@
-"""Charts as inline SVG that follows the colours of the page."""
+"""Charts as inline SVG that follows the colors of the page."""
 
 import io
 import re
@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from effnet_cli.output.text import printable
 
-# Placeholders for the colours of the page, which follow the reader's light or dark scheme.
+# Placeholders for the colors of the page, which follow the reader's light or dark scheme.
 INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
-COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
+COLORS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
 CHART_INCHES = (9.0, 4.8)
 
 
@@ -56,10 +56,10 @@ def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
     axes.plot(places[:heads], shares[:heads], color=SOFT, marker="o", linewidth=1.5)
     axes.plot(places[heads:], shares[heads:], color=ACCENT, marker="o", linewidth=1.5)
     spans = ("classifier head", 0, heads, SOFT), ("full model", heads, len(shares), ACCENT)
-    for name, start, end, colour in spans:
+    for name, start, end, color in spans:
         if start < end:
             at = (places[start], shares[start])
-            axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=colour)
+            axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=color)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 100))
     for line in axes.lines:
@@ -131,15 +131,15 @@ def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float,
 
 
 def _svg(figure: Any, title: str) -> Markup:
-    """Inline SVG; text stays text, colours are those of the page."""
+    """Inline SVG; text stays text, colors are those of the page."""
     buffer = io.StringIO()
     matplotlib: Any = import_module("matplotlib")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    for colour, name in COLOURS.items():
-        svg = svg.replace(colour, name)
+    for color, name in COLORS.items():
+        svg = svg.replace(color, name)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
     return Markup(svg)  # noqa: S704 (matplotlib escapes text)

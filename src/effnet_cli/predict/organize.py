@@ -1,4 +1,4 @@
-"""Images into a folder for each class: copied or moved, and nothing that is there replaced."""
+"""Copy or move images into a folder per class; no file is ever overwritten."""
 
 import errno
 import filecmp
@@ -6,133 +6,122 @@ import itertools
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from effnet_cli.options import OrganizeOptions
-from effnet_cli.predict.records import ImageResult
+from effnet_cli.predict.records import ImageResult, Placement
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import PART_SUFFIX, cannot_write
+from effnet_cli.system.text import pluralize
 
-MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may come behind
-# EINVAL: Windows, on file systems without links.
+MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may follow
 NO_LINKS = (
-    errno.EPERM,
-    errno.ENOTSUP,
-    errno.EXDEV,
-    errno.EMLINK,
-    errno.ENOSYS,
-    errno.EINVAL,
+    *(errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS),
+    errno.EINVAL,  # Windows, on file systems without links
 )
 
 
-class Filing:
-    """Files images by their best class; `warn` hears of each that fails.
+def check_folder(options: OrganizeOptions, inputs: Sequence[str]) -> None:
+    """Refuse a folder that cannot be used.
 
     Raises:
-        UsageError: the folder is a file, or lies in one of the inputs, whose images would be
-            found again.
+        UsageError: it is a file, or inside an input, where its images would be found again.
     """
+    folder = options.folder
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(
+            f"--copy-to {str(folder)!r} is not a folder.", "Use an existing or a new folder."
+        )
+    for text in inputs:
+        if Path(text).is_dir() and folder.resolve().is_relative_to(Path(text).resolve()):
+            raise UsageError(
+                f"The folder {str(folder)!r} is inside the input {text!r}.",
+                "Use a folder outside of it.",
+            )
+
+
+class Organizer:
+    """Places images by their best class, and counts them; `warn` is called for each failure."""
 
     def __init__(
-        self,
-        options: OrganizeOptions,
-        inputs: Sequence[str],
-        warn: Callable[[str], None] = lambda text: None,
+        self, options: OrganizeOptions, warn: Callable[[str], None] = lambda text: None
     ) -> None:
         self._options = options
         self._warn = warn
-        self.filed = self.there = self.failed = 0  # images
-        if options.folder.exists() and not options.folder.is_dir():
-            raise UsageError(
-                f"--copy-to {str(options.folder)!r} is no folder.", "Name a folder, or a new one."
-            )
-        for text in inputs:
-            if Path(text).is_dir() and options.folder.resolve().is_relative_to(
-                Path(text).resolve()
-            ):
-                raise UsageError(
-                    f"The folder {str(options.folder)!r} lies in the input {text!r}.",
-                    "Name one outside of it.",
-                )
+        self.placed = self.identical = self.failed = 0  # images
 
-    def watch(self, predictions: Iterable[ImageResult]) -> Iterator[ImageResult]:
-        """The same rows, which say where their images are filed; images that failed or have no
-        answer stay where they are.
+    def place(self, result: ImageResult) -> Placement | None:
+        """Copy or move the image of a result; `None` if that, or the image itself, failed.
 
         Raises:
-            EffnetError: there is no room.
+            EffnetError: the disk is full.
         """
-        for prediction in predictions:
-            yield self._filed(prediction) if prediction.error is None else prediction
-
-    def _filed(self, prediction: ImageResult) -> ImageResult:
-        source = Path(prediction.path)
-        folder = self._options.folder
+        if result.error is not None:
+            return None
+        source, folder = Path(result.path), self._options.folder
         if self._options.group_by == "class":
-            folder = folder / folder_name(prediction.predictions[0].label)
+            folder = folder / folder_name(result.predictions[0].label)
         try:
-            if not source.is_file():  # from an address, or stdin
-                raise FileNotFoundError(errno.ENOENT, "it is no file here")
-            target, is_new = (moved if self._options.moves else copied)(source, folder)
+            if not source.is_file():  # a URL, or stdin
+                raise FileNotFoundError(errno.ENOENT, "not a local file")
+            target, is_new = (move_file if self._options.moves else copy_file)(source, folder)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise cannot_write(folder, error) from error
             self.failed += 1
-            self._warn(f"{prediction.path} stays where it is: {error.strerror}.")
-            return prediction
-        self.filed += is_new
-        self.there += not is_new
-        return replace(prediction, filed=str(target), is_moved=self._options.moves)
+            self._warn(f"Cannot place {result.path}: {error.strerror}.")
+            return None
+        self.placed += is_new
+        self.identical += not is_new
+        return Placement(str(target), self._options.moves, is_new)
 
-    @property
-    def summary(self) -> str:
-        """What was done, in words."""
-        done = "moved" if self._options.moves else "copied"
-        what = "1 image is" if self.filed == 1 else f"{self.filed:,} images are"
-        there = f", {self.there:,} had the same file there already" if self.there else ""
-        failed = f", {self.failed:,} failed and stayed where they were" if self.failed else ""
-        return f"{what} {done} into {str(self._options.folder)!r}{there}{failed}."
+    def summarize(self) -> str:
+        """What was done, in one line."""
+        done = "Moved" if self._options.moves else "Copied"
+        skipped = f"; {self.identical:,} already there" if self.identical else ""
+        failed = f"; {self.failed:,} failed and stay where they are" if self.failed else ""
+        count = pluralize(self.placed, "image")
+        return f"{done} {count} to {str(self._options.folder)!r}{skipped}{failed}."
 
 
 def folder_name(label: str) -> str:
-    """A folder's name for a class: no separators, no leading dot, not too long."""
+    """A folder name for a class: no separators, no leading dot, not too long."""
     name = "".join("_" if c in '/\\\0<>:"|?*' or ord(c) < 32 else c for c in label).strip()
     name = f"_{name[1:]}" if name.startswith(".") else name
     return os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES]).rstrip(". ") or "_"
 
 
-def copied(source: Path, folder: Path) -> tuple[Path, bool]:
-    """A copy of a file in `folder`, or the file there that has the same bytes, and whether it is
-    new.
+def copy_file(source: Path, folder: Path) -> tuple[Path, bool]:
+    """Copy a file into `folder`: the copy, or an identical file there, and whether it is new.
 
     Raises:
         OSError: it cannot be read or written.
     """
-    return new_file(folder, source.name, lambda part: shutil.copy2(source, part))
+    return write_new_file(folder, source.name, lambda part: shutil.copy2(source, part))
 
 
-def moved(source: Path, folder: Path) -> tuple[Path, bool]:
-    """The file under its name in `folder`, and no more under its own; as `copied`.
+def move_file(source: Path, folder: Path) -> tuple[Path, bool]:
+    """`copy_file`, then delete the source.
 
     Raises:
         OSError: it cannot be read, written or deleted.
     """
-    target, is_new = copied(source, folder)
+    target, is_new = copy_file(source, folder)
     if not target.samefile(source) or source.is_symlink():
         source.unlink()
         is_new = True
     return target, is_new
 
 
-def new_file(folder: Path, name: str, write: Callable[[Path], object]) -> tuple[Path, bool]:
-    """A file in `folder` that appears whole under a name that no other file had, and whether it is
-    new; `write` fills it.
+def write_new_file(folder: Path, name: str, write: Callable[[Path], object]) -> tuple[Path, bool]:
+    """Create a file in `folder` under a free name: `a.jpg`, `a (2).jpg`, ...; `write` fills it.
 
-    Where another file has the name, a number comes behind it; where that file has the same bytes,
-    it is the one.
+    It appears whole. An identical file is used instead of creating another.
+
+    Returns:
+        The file, and whether it is new.
 
     Raises:
         OSError: it cannot be written.
@@ -141,28 +130,27 @@ def new_file(folder: Path, name: str, write: Callable[[Path], object]) -> tuple[
     part = folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
     try:
         write(part)
-        for candidate in _names(name):
+        for candidate in _numbered_names(name):
             target = folder / candidate
-            if _is_placed(part, target):
+            if _take_name(part, target):
                 return target, True
             with suppress(OSError):
                 if filecmp.cmp(part, target, shallow=False):
                     return target, False
     finally:
         part.unlink(missing_ok=True)
-    raise AssertionError("names do not end")
+    raise AssertionError("the names are endless")
 
 
-def _names(name: str) -> Iterator[str]:
-    """`a.jpg`, `a (2).jpg`, `a (3).jpg`, ..."""
+def _numbered_names(name: str) -> Iterator[str]:
     yield name
     path = Path(name)
     for number in itertools.count(2):
         yield f"{path.stem} ({number}){path.suffix}"
 
 
-def _is_placed(part: Path, target: Path) -> bool:
-    """Give a file its name, unless another one has it; a rename would replace that."""
+def _take_name(part: Path, target: Path) -> bool:
+    """Give a file its name if that is free; a plain rename would overwrite."""
     try:
         os.link(part, target)
     except FileExistsError:
@@ -170,7 +158,7 @@ def _is_placed(part: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        try:  # a file system without links: take the name first
+        try:  # without links: reserve the name first
             target.open("xb").close()
         except FileExistsError:
             return False

@@ -40,12 +40,34 @@ class ImageResult:
     predictions: tuple[Prediction, ...] = ()
     error: ErrorInfo | None = None
     crop: npt.NDArray[np.uint8] | None = None
-    overlay: npt.NDArray[np.uint8] | None = None
-    explained: str | None = None
-    filed: str | None = None
-    is_moved: bool = False
 
     @property
     def status(self) -> str:
         """`ok` or `error`."""
         return "ok" if self.error is None else "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """A saved Grad-CAM overlay; `pixels`, uint8 [H,W,3], are not read back from a row."""
+
+    path: str
+    pixels: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an image was copied or moved to; `is_new` unless an identical file was there."""
+
+    path: str
+    is_moved: bool
+    is_new: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One row of a run: a result, and what was made of its image."""
+
+    result: ImageResult
+    overlay: Overlay | None = None
+    placement: Placement | None = None

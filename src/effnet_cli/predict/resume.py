@@ -1,5 +1,5 @@
-"""The rows of a run as they come, in a file beside the final one, so that a killed run can go on
-without repeating or losing a row.
+"""The rows of a run as they come, in a file beside the final one, so that a killed run can be
+resumed without repeating or losing a row.
 """
 
 import json
@@ -13,90 +13,89 @@ from filelock import FileLock, Timeout
 
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.output.text import json_text
-from effnet_cli.predict.formats import as_row, from_row
-from effnet_cli.predict.records import ImageResult
+from effnet_cli.predict.formats import from_row, to_row
+from effnet_cli.predict.records import ResultRow
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import cannot_write
 from effnet_cli.system.reporter import SILENT, Reporter
+from effnet_cli.system.text import pluralize
 
-SUFFIX = ".part"
-FORMAT_KEY, FORMAT_VERSION = "effnet_rows", 1
-START = f'{{"{FORMAT_KEY}"'.encode()  # of every such file
+JOURNAL_SUFFIX = ".part"
+JOURNAL_KEY, JOURNAL_VERSION = "effnet_rows", 1
+JOURNAL_START = f'{{"{JOURNAL_KEY}"'.encode()  # the first bytes of every journal
 
 
 class Journal:
-    """JSON lines: first what all rows have in common, then one row for each input, in order.
+    """JSON lines: first the settings, then one row per input, in order.
 
-    A row is one write, and counts when its line has an end: what a kill has cut off is dropped.
+    A row is one write and counts once its line is complete: what a kill has cut off is dropped.
     """
 
-    def __init__(self, path: Path, common: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
         self._path = path
-        self._common = {FORMAT_KEY: FORMAT_VERSION, **common}
-        self.earlier = 0  # rows that were here before
-        if path.exists():
-            self._take_up()
+        self._settings = {JOURNAL_KEY: JOURNAL_VERSION, **settings}
+        self.earlier = self._load_earlier() if path.exists() else 0  # rows of the interrupted run
         self._file: BinaryIO = path.open("ab", buffering=0)
-        self.count = self.earlier  # rows that are here
+        self.count = self.earlier
 
-    def _take_up(self) -> None:
-        """Keep the whole rows of an earlier run, which must have been one of the same kind."""
-        end = 0
+    def _load_earlier(self) -> int:
+        """Truncate the file to its complete rows, and count them."""
+        end = earlier = 0
         with self._path.open("rb") as file:
-            if not START.startswith(file.peek(len(START))[: len(START)]):
+            if not JOURNAL_START.startswith(file.peek(len(JOURNAL_START))[: len(JOURNAL_START)]):
                 raise UsageError(
-                    f"{str(self._path)!r} is no file of effnet's.", "Move it, or name another file."
+                    f"{str(self._path)!r} was not written by effnet.",
+                    "Move it, or use another output file.",
                 )
             for number, line in enumerate(file):
-                content = _parsed(line)
+                content = _parse_line(line)
                 if content is None:
                     break
                 if number == 0:
-                    self._check(content)
+                    self._check_settings(content)
                 end += len(line)
-                self.earlier = number
+                earlier = number
         os.truncate(self._path, end)
+        return earlier
 
-    def _check(self, theirs: Mapping[str, Any]) -> None:
-        mine = json.loads(json_text(self._common))
-        for name, value in mine.items():
-            if theirs.get(name) != value:
+    def _check_settings(self, earlier: Mapping[str, Any]) -> None:
+        for name, value in json.loads(json_text(self._settings)).items():
+            if earlier.get(name) != value:
+                label = "format" if name == JOURNAL_KEY else name.replace("_", " ")
                 raise UsageError(
-                    f"The rows in {str(self._path)!r} are of {_words(name)} "
-                    f"{theirs.get(name)!r}, not {value!r}.",
-                    "Go on with the same options, or delete that file to start over.",
+                    f"The rows in {str(self._path)!r} were computed with {label} "
+                    f"{earlier.get(name)!r}, not {value!r}.",
+                    "Resume with the same options, or delete that file to start over.",
                 )
 
-    def missing(self, images: Iterable[ImageInput]) -> Iterator[ImageInput]:
-        """The inputs that have no row yet.
+    def skip_earlier(self, inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
+        """The inputs without a row.
 
         Raises:
-            UsageError: the rows that are here are not those of the first inputs.
+            UsageError: the rows are not those of the first inputs.
         """
-        images = iter(images)
-        for number, row in enumerate(self._rows(self.earlier), 1):
-            found = next(images, None)
-            if found is None or found.name != row.path:
-                now = "nothing" if found is None else repr(found.name)
+        inputs = iter(inputs)
+        for number, row in enumerate(self.earlier_rows(), start=1):
+            found = next(inputs, None)
+            if found is None or found.name != row.result.path:
+                now = "missing" if found is None else repr(found.name)
                 raise UsageError(
-                    f"Row {number:,} in {str(self._path)!r} is of {row.path!r}, and input "
-                    f"{number:,} is {now}: these are other inputs.",
-                    "Go on with the same inputs, or delete that file to start over.",
+                    f"Row {number:,} in {str(self._path)!r} is {row.result.path!r}, but input "
+                    f"{number:,} is {now}.",
+                    "Resume with the same inputs, or delete that file to start over.",
                 )
-        yield from images
+        yield from inputs
 
-    def keep(self, predictions: Iterable[ImageResult]) -> Iterator[ImageResult]:
-        """The same rows, each of them written down.
+    def append(self, row: ResultRow) -> None:
+        """Write one row.
 
         Raises:
             EffnetError: the file cannot be written.
         """
-        for prediction in predictions:
-            if self.count == 0 and not self._path.stat().st_size:
-                self._write(self._common)
-            self._write(as_row(prediction))
-            self.count += 1
-            yield prediction
+        if self.count == 0 and not self._path.stat().st_size:
+            self._write(self._settings)
+        self._write(to_row(row))
+        self.count += 1
 
     def _write(self, content: Mapping[str, object]) -> None:
         line = (json_text(content) + "\n").encode()
@@ -109,15 +108,15 @@ class Journal:
                 os.truncate(self._path, start)
             raise cannot_write(self._path, error) from error
 
-    def rows(self) -> Iterator[ImageResult]:
+    def rows(self) -> Iterator[ResultRow]:
         """All rows, read back."""
-        yield from self._rows(self.count)
+        yield from self._read(self.count)
 
-    def earlier_rows(self) -> Iterator[ImageResult]:
-        """Those that were here before."""
-        yield from self._rows(self.earlier)
+    def earlier_rows(self) -> Iterator[ResultRow]:
+        """The rows of the interrupted run, read back."""
+        yield from self._read(self.earlier)
 
-    def _rows(self, count: int) -> Iterator[ImageResult]:
+    def _read(self, count: int) -> Iterator[ResultRow]:
         if count:
             with self._path.open("rb") as file:
                 next(file)
@@ -125,76 +124,76 @@ class Journal:
                     yield from_row(json.loads(next(file)))
 
     def close(self) -> None:
-        """No more rows come now."""
+        """Stop writing; the rows can still be read."""
         self._file.close()
 
 
 @contextmanager
-def journal(
+def open_journal(
     output: Path,
-    common: Mapping[str, object],
+    settings: Mapping[str, object],
+    *,
     is_resumed: bool = False,
     reporter: Reporter = SILENT,
 ) -> Iterator[Journal]:
-    """The journal of a run that will write `output`; gone when the block ends well, or without a
-    row.
+    """The journal of a run that will write `output`; deleted when the block succeeds.
 
     Args:
         output: the final file.
-        common: what the rows depend on besides the inputs; JSON values.
-        is_resumed: go on with the rows of an interrupted run, if there are some.
-        listener: hears what is kept of a run that is interrupted now.
+        settings: what the rows depend on besides the inputs; JSON values.
+        is_resumed: continue with the rows of an interrupted run, if there are any.
+        reporter: receives a note if rows are kept.
 
     Raises:
-        UsageError: there are rows of an interrupted run and `is_resumed` is not set; or they are
-            of other inputs or options; or another process writes them now.
+        UsageError: there are rows and `is_resumed` is not set, or they have other settings, or
+            another process is writing them.
         EffnetError: the folder cannot be written.
     """
-    path = output.with_name(output.name + SUFFIX)
+    path = output.with_name(output.name + JOURNAL_SUFFIX)
     lock = FileLock(f"{path}.lock", timeout=0)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise UsageError(
-            f"Another process writes {str(output)!r} now.", "Wait for it, or name another file."
+            f"Another process is writing {str(output)!r}.", "Wait for it, or use another file."
         ) from error
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
-        yield from _held(path, common, is_resumed, reporter)
+        if path.exists() and not is_resumed:
+            raise UsageError(
+                f"{str(path)!r} has the rows of an interrupted run.",
+                "Add --resume to continue it, or delete that file to start over.",
+            )
+        yield from _keep_unfinished(path, settings, reporter)
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
-def _held(
-    path: Path, common: Mapping[str, object], is_resumed: bool, reporter: Reporter
+def _keep_unfinished(
+    path: Path, settings: Mapping[str, object], reporter: Reporter
 ) -> Iterator[Journal]:
-    if path.exists() and not is_resumed:
-        raise UsageError(
-            f"{str(path)!r} has the rows of a run that was interrupted.",
-            "Add --resume to go on with it, or delete that file to start over.",
-        )
     try:
-        kept = Journal(path, common)
+        journal = Journal(path, settings)
     except OSError as error:
         raise cannot_write(path, error) from error
-    is_over = False
+    is_complete = False
     try:
-        yield kept
-        is_over = True
+        yield journal
+        is_complete = True
     finally:
-        kept.close()
-        if is_over or not kept.count:
+        journal.close()
+        if is_complete or not journal.count:
             path.unlink(missing_ok=True)
-        elif kept.count > kept.earlier:
-            rows = "1 row is" if kept.count == 1 else f"{kept.count:,} rows are"
-            reporter.note(f"{rows} kept in {str(path)!r}: the same command with --resume goes on.")
+        elif journal.count > journal.earlier:
+            rows = pluralize(journal.count, "row")
+            reporter.note(f"Kept {rows} in {str(path)!r}; run the same command with --resume.")
 
 
-def _parsed(line: bytes) -> Mapping[str, Any] | None:
-    """The JSON object of a whole line."""
+def _parse_line(line: bytes) -> Mapping[str, Any] | None:
+    """The JSON object of a complete line."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -202,7 +201,3 @@ def _parsed(line: bytes) -> Mapping[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
-
-
-def _words(name: str) -> str:
-    return "format" if name == FORMAT_KEY else name.replace("_", " ")

@@ -1,26 +1,26 @@
-"""`effnet predict`: images in, results out; resumed, explained, organized and collected on the way,
-as the options say.
-"""
+"""`effnet predict`: inputs in, rows out; resumed, explained and organized as the options say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from effnet_cli import __version__
 from effnet_cli.images.finder import Finder
-from effnet_cli.options import ImageOptions, OrganizeOptions, PredictOutputs, PredictTask
+from effnet_cli.options import PredictOutputs, PredictTask
 from effnet_cli.output.out import Output
 from effnet_cli.predict.classifier import Classifier
-from effnet_cli.predict.records import ImageResult
+from effnet_cli.predict.records import ImageResult, ResultRow
 from effnet_cli.predict.summary import RunSummary
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are needed
     from effnet_cli.predict.gallery import Gallery
-    from effnet_cli.predict.gradcam import Explainer
-    from effnet_cli.predict.organize import Filing
+    from effnet_cli.predict.gradcam import GradCam
+    from effnet_cli.predict.organize import Organizer
     from effnet_cli.predict.resume import Journal
+
+# Settings that do not change predictions: a run may be resumed with others.
+IRRELEVANT = frozenset({"isolate", "timeout_s", "offline", "batch_size", "workers", "keep_crops"})
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,40 @@ class PredictRun:
     finder: Finder
     summary: RunSummary
     journal: "Journal | None"
-    organizer: "Filing | None"
-    explainer: "Explainer | None"
+    organizer: "Organizer | None"
+    gradcam: "GradCam | None"
     gallery: "Gallery | None"
 
-    def results(self) -> Iterator[ImageResult]:
-        """One result for each input, in order; the engine is loaded from here on."""
-        journal = self.journal
-        images = journal.missing(self.finder) if journal else self.finder
-        results = self.classifier.predict(images, has_lookahead=not self.finder.is_stream)
-        if self.explainer and self.outputs.explain:
-            results = self.explainer.watch(results, self.outputs.explain)
+    def rows(self) -> Iterator[ResultRow]:
+        """One row per input, in order; the engine loads from here on."""
+        inputs = self.journal.skip_earlier(self.finder) if self.journal else self.finder
+        has_lookahead = not self.finder.is_stream
+        return self._rows(self.classifier.predict(inputs, has_lookahead=has_lookahead))
+
+    def _rows(self, results: Iterable[ImageResult]) -> Iterator[ResultRow]:
+        if self.journal:
+            for row in self.journal.earlier_rows():
+                self._count(row)
+                yield row
+        for result in results:
+            row = self._finish(result)
+            if self.journal:
+                self.journal.append(row)
+            self._count(row)
+            yield row
+
+    def _finish(self, result: ImageResult) -> ResultRow:
+        overlay = placement = None
+        if self.gradcam and self.outputs.explain:
+            overlay = self.gradcam.save(result, self.outputs.explain)
         if self.organizer:
-            results = self.organizer.watch(results)
-        if journal:
-            results = chain(journal.earlier_rows(), journal.keep(results))
+            placement = self.organizer.place(result)
+        return ResultRow(result, overlay, placement)
+
+    def _count(self, row: ResultRow) -> None:
+        self.summary.add(row.result)
         if self.gallery:
-            results = self.gallery.watch(results)
-        return self.summary.count(results)
+            self.gallery.add(row)
 
     @property
     def has_failed(self) -> bool:
@@ -58,9 +74,9 @@ class PredictRun:
 
     def notes(self) -> Iterator[str]:
         """What was done."""
-        yield self.summary.summary(self.finder)
+        yield self.summary.describe(self.finder)
         if self.organizer:
-            yield self.organizer.summary
+            yield self.organizer.summarize()
         if self.outputs.explain:
             yield f"Saved overlays to {str(self.outputs.explain)!r}."
         if self.outputs.html:
@@ -79,74 +95,64 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
     images = replace(task.images, offline=task.model.offline)
     classifier = Classifier(task.model, task.engine, images=images, options=options, reporter=out)
     settings = _settings(task, classifier)
-    organizer = _organizer(task.organize, task.inputs, out)
-    explainer = _explainer(task) if outputs.explain else None
-    gallery = _gallery(classifier, settings) if outputs.html else None
-    with _journal(outputs, settings, out) as journal:
-        summary = RunSummary(journal.earlier if journal else 0)
+    with _open_journal(outputs, settings, out) as journal:
         yield PredictRun(
             outputs=outputs,
             classifier=classifier,
             finder=Finder(list(task.inputs)),
-            summary=summary,
+            summary=RunSummary(journal.earlier if journal else 0),
             journal=journal,
-            organizer=organizer,
-            explainer=explainer,
-            gallery=gallery,
+            organizer=_new_organizer(task, out),
+            gradcam=_load_gradcam(task) if outputs.explain else None,
+            gallery=_new_gallery(classifier, settings) if outputs.html else None,
         )
 
 
 def _settings(task: PredictTask, classifier: Classifier) -> dict[str, object]:
-    """What the results depend on besides the images."""
-    irrelevant = ImageOptions()
-    images = replace(task.images, isolate=irrelevant.isolate, timeout_s=irrelevant.timeout_s)
-    options = asdict(task.options)
-    for name in ("batch_size", "workers", "keep_crops"):
-        del options[name]
-    return {
+    """What predictions depend on besides the images."""
+    settings = {
         "effnet": __version__,
         "model": classifier.name,
         "sha256": classifier.digest,
         "engine": classifier.engine,
         "precision": classifier.precision,
-        **asdict(images),
-        **options,
+        **asdict(task.images),
+        **asdict(task.options),
     }
+    return {name: value for name, value in settings.items() if name not in IRRELEVANT}
 
 
-def _organizer(
-    options: OrganizeOptions | None, inputs: tuple[str, ...], out: Output
-) -> "Filing | None":
-    if options is None:
+def _new_organizer(task: PredictTask, out: Output) -> "Organizer | None":
+    if task.organize is None:
         return None
-    from effnet_cli.predict.organize import Filing
+    from effnet_cli.predict.organize import Organizer
 
-    return Filing(options, inputs, out.warn)
-
-
-def _explainer(task: PredictTask) -> "Explainer":
-    from effnet_cli.predict.gradcam import Explainer
-
-    return Explainer(task.model, task.images)
+    return Organizer(task.organize, out.warn)
 
 
-def _gallery(classifier: Classifier, settings: dict[str, object]) -> "Gallery":
+def _load_gradcam(task: PredictTask) -> "GradCam":
+    from effnet_cli.predict.gradcam import load_gradcam
+
+    return load_gradcam(task.model, task.images)
+
+
+def _new_gallery(classifier: Classifier, settings: dict[str, object]) -> "Gallery":
     from effnet_cli.predict.gallery import Gallery
 
-    choices = [
+    shown = [
         (name.replace("_", " "), str(value))
         for name, value in settings.items()
         if name not in ("model", "engine", "precision") and value is not None
     ]
-    return Gallery(classifier.name, f"{classifier.engine}, {classifier.precision}", choices)
+    return Gallery(classifier.name, f"{classifier.engine}, {classifier.precision}", shown)
 
 
-def _journal(
+def _open_journal(
     outputs: PredictOutputs, settings: dict[str, object], out: Output
 ) -> "AbstractContextManager[Journal | None]":
-    """The rows as they come, for runs that write files."""
+    """The rows on disk as they come, for runs that write files."""
     if not outputs.files:
         return nullcontext()
-    from effnet_cli.predict.resume import journal
+    from effnet_cli.predict.resume import open_journal
 
-    return journal(outputs.files[0], settings, is_resumed=outputs.resume, reporter=out)
+    return open_journal(outputs.files[0], settings, is_resumed=outputs.resume, reporter=out)

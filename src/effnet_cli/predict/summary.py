@@ -1,60 +1,52 @@
-"""The closing summary of `effnet predict`."""
+"""The closing summary of a run."""
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
 
 from effnet_cli.images.finder import Finder
 from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.text import pluralize
 
-FREQUENT_CLASSES = 3  # in the closing summary
+FREQUENT_CLASSES = 3
 
 
 class RunSummary:
-    """Counts rows as they pass, for the closing summary and the exit status; the first `earlier`
-    are those of an interrupted run.
-    """
+    """Counts results; the first `earlier` are those of an interrupted run."""
 
     def __init__(self, earlier: int = 0) -> None:
         self.earlier = earlier
-        self.answered = 0
-        self.failed: Counter[str] = Counter()
+        self.succeeded = 0
+        self.failed: Counter[str] = Counter()  # by the kind of error
         self._classes: Counter[str] = Counter()
         self._started = time.perf_counter()
 
-    def count(self, predictions: Iterable[ImageResult]) -> Iterator[ImageResult]:
-        """The same rows, counted."""
-        for prediction in predictions:
-            if prediction.error is not None:
-                self.failed[prediction.error.kind] += 1
-            else:
-                self.answered += 1
-                self._classes[prediction.predictions[0].label] += 1
-            yield prediction
+    def add(self, result: ImageResult) -> None:
+        """Count one result."""
+        if result.error is not None:
+            self.failed[result.error.kind] += 1
+        else:
+            self.succeeded += 1
+            self._classes[result.predictions[0].label] += 1
 
-    def summary(self, finder: Finder) -> str:
-        """What was done, in words: images, rate, failures by kind, frequent classes, what was
-        left out.
-        """
+    def describe(self, finder: Finder) -> str:
+        """Images, rate, failures by kind, frequent classes and skipped files, in one line."""
+        return "; ".join(filter(None, self._parts(finder)))
+
+    def _parts(self, finder: Finder) -> "list[str]":
         seconds = time.perf_counter() - self._started
-        total = self.answered + self.failed.total()
-        parts = [f"{pluralize(total, 'image')} in {seconds:.1f} s"]
+        total = self.succeeded + self.failed.total()
+        rate = f" ({self.succeeded / seconds:.1f} images/s)" if self.succeeded else ""
         if self.earlier:
-            parts[0] += f", {self.earlier:,} of them earlier"
-        elif self.answered:
-            parts[0] += f" ({self.answered / seconds:.1f} images/s)"
-        if self.failed:
-            kinds = ", ".join(f"{number} {kind}" for kind, number in self.failed.most_common())
-            parts.append(f"{self.failed.total()} failed: {kinds}")
-        if self.answered > FREQUENT_CLASSES:
-            frequent = ", ".join(
-                f"{label} {n}" for label, n in self._classes.most_common(FREQUENT_CLASSES)
-            )
-            parts.append(f"most frequent: {frequent}")
-        if finder.not_images:
-            parts.append(f"{pluralize(finder.not_images, 'file')} left out for not being an image")
-        if finder.duplicate_links:
-            links = pluralize(finder.duplicate_links, "link")
-            parts.append(f"{links} left out whose image is listed already")
-        return "; ".join(parts)
+            rate = f", {self.earlier:,} of them from the interrupted run"
+        kinds = ", ".join(f"{number} {kind}" for kind, number in self.failed.most_common())
+        frequent = self._classes.most_common(FREQUENT_CLASSES)
+        classes = ", ".join(f"{label} {number}" for label, number in frequent)
+        files = pluralize(finder.not_images, "file")
+        links = pluralize(finder.duplicate_links, "link")
+        return [
+            f"{pluralize(total, 'image')} in {seconds:.1f} s{rate}",
+            f"{self.failed.total()} failed: {kinds}" if kinds else "",
+            f"most frequent: {classes}" if self.succeeded > FREQUENT_CLASSES else "",
+            f"skipped {files} that are not images" if finder.not_images else "",
+            f"skipped {links} to images already listed" if finder.duplicate_links else "",
+        ]

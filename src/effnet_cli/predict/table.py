@@ -1,4 +1,4 @@
-"""Predictions as tables and lines."""
+"""Rows as a table or as lines."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from effnet_cli.output.tables import Bar, Block, Line, Styled, Table
 from effnet_cli.output.text import printable
-from effnet_cli.predict.records import ImageResult
+from effnet_cli.predict.records import ImageResult, ResultRow
 
 MAX_TABLE_IMAGES = 12  # shown as one table; more images are streamed, one line each
 LABEL_WIDTH = 30
 
 
-def blocks(results: Iterable[ImageResult]) -> Iterator[Block]:
+def blocks(rows: Iterable[ResultRow]) -> Iterator[Block]:
     """A table for a few images; for more, one line each as soon as it is known."""
-    results = iter(results)
+    results = (row.result for row in rows)
     first = list(itertools.islice(results, MAX_TABLE_IMAGES + 1))
     if len(first) > MAX_TABLE_IMAGES:
         yield from map(_line, itertools.chain(first, results))
@@ -22,18 +22,18 @@ def blocks(results: Iterable[ImageResult]) -> Iterator[Block]:
         yield _table(first)
 
 
-def preview_blocks(results: Iterable[ImageResult]) -> Iterator[Block]:
-    """A table for each image, with what the model saw of it to the left."""
-    for result in results:
-        yield replace(_table([result]), image=result.crop)
+def preview_blocks(rows: Iterable[ResultRow]) -> Iterator[Block]:
+    """A table for each image, with its crop to the left."""
+    for row in rows:
+        yield replace(_table([row.result]), image=row.result.crop)
 
 
 def _table(results: Sequence[ImageResult]) -> Table:
-    rows = [row for result in results for row in (*_rows(result), ())]
-    return Table(("Image", "Class", "", "Probability"), rows, is_wrapped=True)
+    cells = [line for result in results for line in (*_cells(result), ())]
+    return Table(("Image", "Class", "", "Probability"), cells, is_wrapped=True)
 
 
-def _rows(result: ImageResult) -> Iterator[tuple[object, ...]]:
+def _cells(result: ImageResult) -> Iterator[tuple[object, ...]]:
     name = Styled(result.path, "bold")
     if result.error is not None:
         yield name, Styled(f"{result.error.kind}: {result.error.message}", "red")
@@ -54,5 +54,5 @@ def _line(result: ImageResult) -> Line:
         message = f"{result.error.kind}: {result.error.message}"
         return Line((Styled("  error  ", "red"), name, "  ", Styled(message, "red")))
     best = result.predictions[0]
-    label = printable(best.label)
-    return Line((Styled(f"{best.probability:7.1%}", "green"), f"  {label:<{LABEL_WIDTH}}  ", name))
+    label = f"  {printable(best.label):<{LABEL_WIDTH}}  "
+    return Line((Styled(f"{best.probability:7.1%}", "green"), label, name))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from effnet_cli.options import PredictOutputs, PredictTask
 from effnet_cli.output.writers import check_not_read, check_output, choose_format
+from effnet_cli.predict.organize import check_folder
 from effnet_cli.system.errors import UsageError
 
 
@@ -17,6 +18,8 @@ def validate(task: PredictTask, outputs: PredictOutputs) -> None:
     for is_invalid, message, hint in _conflicts(task, outputs):
         if is_invalid:
             raise UsageError(message, hint)
+    if task.organize is not None:
+        check_folder(task.organize, task.inputs)
     for path in outputs.files:
         check_output(path, "--output")
         choose_format(outputs.format, path)

@@ -39,10 +39,14 @@ def map_ordered(
             future: Future[Result] = Future()
             try:
                 item = next(items)
+            except StopIteration:  # not stored: it would hold this frame, and with it the future
+                ended.set()
+                futures.put(None)
+                return None
             except BaseException as error:
                 ended.set()
                 future.set_exception(error)
-                futures.put(None if isinstance(error, StopIteration) else future)
+                futures.put(future)
                 return None
             futures.put(future)
             return item, future

@@ -1,0 +1,33 @@
+"""The formats of datasets."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from effnet_cli.datasets.csv_file import open_csv
+from effnet_cli.datasets.folders import open_folder
+from effnet_cli.datasets.listing import LayoutError, Source
+from effnet_cli.options import DatasetOptions
+
+# Whether a format accepts a root, and how to open it. Options are for training, which reads all
+# splits.
+FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, DatasetOptions | None], Source]], ...]
+FORMATS = (
+    (Path.is_dir, open_folder),
+    (Path.exists, open_csv),
+)
+
+
+def open_source(root: Path, options: DatasetOptions | None = None) -> Source:
+    """The dataset at `root`, in the first format that accepts it.
+
+    Raises:
+        LayoutError: there is none, or it cannot be read.
+    """
+    try:
+        for accepts, open_format in FORMATS:
+            if accepts(root):
+                return open_format(root, options)
+    except OSError as fault:  # e.g. a name that is too long
+        message = f"Cannot read {str(root)!r}: {fault.strerror}."
+        raise LayoutError("unreadable", message, "Check the path.") from fault
+    raise LayoutError("missing", f"There is no folder or file {str(root)!r}.", "Check the path.")

@@ -1,0 +1,131 @@
+"""Any of Pillow's images as upright RGB: gray is scaled, not clipped; transparency is composited,
+not dropped.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageFile, ImageOps
+
+BACKGROUND = (255, 255, 255)  # red, green, blue behind transparent parts
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
+WHITE_IS_ZERO, UNSIGNED = 0, 1
+BAND_PIXELS = 1 << 20  # that are converted at once: each step copies them in up to 8 bytes a pixel
+
+
+def apply_orientation(image: Image.Image) -> None:
+    """Rotate or flip an image in place, as its EXIF orientation says."""
+    # a broken EXIF block says nothing about the image, and Pillow raises anything for it
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def scale_transparent_colour(image: ImageFile.ImageFile) -> None:
+    """Scale the colour that is transparent in a PNG to 8 bits, as Pillow scales the pixels; call
+    before decoding.
+    """
+    colour = image.info.get("transparency")
+    mode = image.tile[0].args if image.format == "PNG" and image.tile else None
+    if isinstance(colour, int) and mode in ("L;2", "L;4"):
+        largest = 3 if mode == "L;2" else 15
+        image.info["transparency"] = (colour & largest) * 255 // largest
+    elif isinstance(colour, tuple) and mode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB."""
+    if image.mode.startswith(("I", "F")):
+        return _scale_to_8_bits(image).convert("RGB")
+    if image.format in ("BMP", "ICO", "TGA") and image.mode == "RGBA" and _is_all_clear(image):
+        return image.convert("RGB")  # they have the channel, and often leave it at zero
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return _composite(image)
+    if image.mode == "CMYK" and image.format == "JPEG" and _stores_ink(image):
+        image = ImageChops.invert(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _composite(image: Image.Image) -> Image.Image:
+    """A transparent image over the background, in bands."""
+    flat = Image.new("RGB", image.size)
+    for rows in _bands(image.height, image.width):
+        layer = image.crop((0, rows.start, image.width, rows.stop)).convert("RGBA")
+        background = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        flat.paste(Image.alpha_composite(background, layer).convert("RGB"), (0, rows.start))
+    return flat
+
+
+def _is_all_clear(image: Image.Image) -> bool:
+    return image.getchannel("A").getextrema() == (0, 0)
+
+
+def _stores_ink(image: Image.Image) -> bool:
+    """Whether a CMYK JPEG stores ink (0 is none) and not its inverse, as Adobe's programs do and
+    Pillow assumes.
+
+    Without Adobe's marker a file does not say; then the black plate does: images use little black.
+    """
+    if "adobe" in image.info:
+        return False
+    return bool(np.asarray(image.getchannel("K")).mean() > 127)
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit and float gray as 8-bit gray: scaled, never clipped.
+
+    Files of 12 and 16 bits use their whole range. 32-bit and float files whose values lie within
+    0..1 (float only), 0..255 or 0..65535 use the first of these; anything else is stretched from
+    its minimum to its maximum.
+    """
+    values = np.asarray(image)
+    tags = image.getexif() if image.format == "TIFF" else {}
+    if values.dtype == np.int32 and first_value(tags.get(TIFF_SAMPLE_FORMAT)) == UNSIGNED:
+        values = values.view(np.uint32)
+    low, high = _range(image, values, first_value(tags.get(TIFF_BITS)) or 16)
+    gray = np.zeros(values.shape, np.uint8)
+    for rows in _bands(*values.shape) if high > low else ():
+        band = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
+        gray[rows] = (band - low) * (255.0 / (high - low)) + 0.5
+    if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
+        gray = 255 - gray
+    if "transparency" in image.info:
+        gray[values == image.info["transparency"]] = 255
+    return Image.fromarray(gray)
+
+
+def _range(image: Image.Image, values: npt.NDArray[np.generic], bits: int) -> tuple[float, float]:
+    """The values that become 0 and 255."""
+    if image.mode.startswith("I;16"):
+        return 0.0, float((1 << bits) - 1)
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 0.0, 65535.0
+    low, high = _extremes(values)
+    if low < 0 or high > 65535:
+        return low, high
+    limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    return 0.0, next(limit for limit in limits if high <= limit)
+
+
+def _extremes(values: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """The least and the greatest finite value; 0 and 0 if there is none."""
+    extremes = []
+    for rows in _bands(*values.shape):
+        band = values[rows].astype(np.float64)
+        finite = band[np.isfinite(band)]
+        if finite.size:
+            extremes += [float(finite.min()), float(finite.max())]
+    return (min(extremes), max(extremes)) if extremes else (0.0, 0.0)
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """Rows of an image in slices of about BAND_PIXELS."""
+    rows = max(1, BAND_PIXELS // max(1, width))
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def first_value(tag: int | tuple[int, ...] | None) -> int | None:
+    """The value of a TIFF tag that may have several."""
+    return tag[0] if isinstance(tag, tuple) else tag
