@@ -1,8 +1,10 @@
 """Batches of crops from the images of a subset, decoded by threads and cached in memory."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from effnet_cli.system.reporter import Reporter
 
 Crops = npt.NDArray[np.uint8]
 Indexes = npt.NDArray[np.intp]
+Decoded = TypeVar("Decoded", Image.Image, Crops)
 
 CACHED_MEMORY = 0.25  # fraction of the memory that is free at the start
 # Larger images are cached at this multiple of the crop's side: a view of a third of the area then
@@ -101,25 +104,19 @@ class BatchLoader:
 
     def _crop(self, index: int, augmentation: Augmentation | None) -> Crops:
         if augmentation is None:
-            return self._validation_crop(index)
-        image, preprocessing = self._image(index), self._loader.preprocessing
-        return augment_image(image, preprocessing, augmentation, index=index)
+            return self._cached(index, self._crops, self._loader.crop)
+        image = self._cached(index, self._images, self._shrink)
+        return augment_image(image, self._loader.preprocessing, augmentation, index=index)
 
-    def _validation_crop(self, index: int) -> Crops:
-        crop = self._crops.get(index)
-        if crop is None:
-            crop = self._loader.crop(self._loader.open(self._paths[index]))
-            if self._budget.reserve(crop.nbytes):
-                self._crops[index] = crop
-        return crop
-
-    def _image(self, index: int) -> Image.Image:
-        image = self._images.get(index)
-        if image is None:
-            image = self._shrink(self._loader.open(self._paths[index]))
-            if self._budget.reserve(3 * image.width * image.height):
-                self._images[index] = image
-        return image
+    def _cached(
+        self, index: int, cache: dict[int, Decoded], prepare: Callable[[Image.Image], Decoded]
+    ) -> Decoded:
+        value = cache.get(index)
+        if value is None:
+            value = prepare(self._loader.open(self._paths[index]))
+            if self._budget.reserve(_num_bytes(value)):
+                cache[index] = value
+        return value
 
     def _shrink(self, image: Image.Image) -> Image.Image:
         preprocessing = self._loader.preprocessing
@@ -133,6 +130,10 @@ class BatchLoader:
         if index not in self.lost:
             self.lost.add(index)
             self._reporter.note(f"Skipped {self._paths[index]}: {error.message}")
+
+
+def _num_bytes(decoded: Image.Image | Crops) -> int:
+    return 3 * math.prod(decoded.size) if isinstance(decoded, Image.Image) else decoded.nbytes
 
 
 def split_chunks(indexes: Indexes, size: int) -> Iterator[Indexes]:

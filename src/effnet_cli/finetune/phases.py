@@ -7,7 +7,6 @@ were good already.
 
 import copy
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,41 +51,6 @@ AVERAGED_FRACTION = 1 / 3  # of all updates: the horizon of the average of the w
 VIEW_MULTIPLE_PX = 16  # of the side of training views
 
 
-class Phase(ABC):
-    """One part of a training; `patience` and `minutes` are the limits that can end it early."""
-
-    name: PhaseName
-    lr: float
-    epochs: int
-    steps: int  # per epoch
-    num_images: int  # per epoch
-    stepper: Stepper
-    device: torch.device
-    processes: ProcessGroup
-    patience: int | None = None
-    minutes: float | None = None
-
-    @abstractmethod
-    def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
-        """The batches of an epoch (from 1), from `first_step` on."""
-
-    def step(self, batch: TrainingBatch) -> Tensor:
-        """One update; its summed loss."""
-        return self.stepper.step(*batch)
-
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """The model that is validated now, as the model file will hold it."""
-
-    @abstractmethod
-    def validate(self) -> ValidationOutputs:
-        """Indexes and logits of the validation images."""
-
-    def state_tensors(self) -> dict[str, Tensor] | None:
-        """The tensors to resume from; `None` for a phase that restarts."""
-        return None
-
-
 # --- the head -----------------------------------------------------------------------------------
 
 
@@ -126,12 +90,14 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
     )
 
 
-class HeadPhase(Phase):
+class HeadPhase:
     """Trains the classifier head on features; takes seconds on any machine, in each process."""
 
     name: PhaseName = "head"
     device = torch.device("cpu")
     processes = ProcessGroup()
+    patience: int | None = None
+    minutes: float | None = None
 
     def __init__(self, setup: TrainingSetup, features: HeadFeatures) -> None:
         options, count = setup.options, len(features.labels)
@@ -152,6 +118,7 @@ class HeadPhase(Phase):
         )
 
     def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+        """The batches of an epoch (from 1), from `first_step` on."""
         self._head.train()
         rng = np.random.default_rng((self._seed, 0, epoch))
         features, count = self._features, len(self._features.labels)
@@ -161,6 +128,10 @@ class HeadPhase(Phase):
             part = torch.from_numpy(order[step * self._batch_size :][: self._batch_size])
             yield features.train[part], features.labels[part], self._batch_size
 
+    def step(self, batch: TrainingBatch) -> Tensor:
+        """One update; its summed loss."""
+        return self.stepper.step(*batch)
+
     def module(self) -> nn.Module:
         """The model with a copy of the head that takes unscaled features."""
         head = copy.deepcopy(self._head)
@@ -169,10 +140,14 @@ class HeadPhase(Phase):
         return _replace_head(self._module, head)
 
     def validate(self) -> ValidationOutputs:
+        """Indexes and logits of the validation images."""
         self._head.eval()
         with torch.inference_mode():
             logits: Floats = self._head(self._features.val).numpy()
         return self._features.val_indexes, logits
+
+    def state_tensors(self) -> None:
+        """None: a resumed training restarts with the head."""
 
 
 def _head_steps(steps_per_pass: float) -> int:
@@ -191,7 +166,7 @@ def _replace_head(module: nn.Module, head: nn.Module) -> nn.Module:
 # --- the full model -----------------------------------------------------------------------------
 
 
-class FullPhase(Phase):
+class FullPhase:
     """Trains all layers, with frozen BatchNorm statistics unless it starts from scratch.
 
     Validation sees a running average of the trained weights, which is also what is saved.
@@ -231,6 +206,7 @@ class FullPhase(Phase):
         )
 
     def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+        """The batches of an epoch (from 1), from `first_step` on."""
         setup, options = self._setup, self._setup.options
         self._trained.train()
         if not options.from_scratch:
@@ -254,8 +230,8 @@ class FullPhase(Phase):
         return normalise_for_training(values, self._setup.card.preprocessing)
 
     def step(self, batch: TrainingBatch) -> Tensor:
-        """One update of the weights and of their average."""
-        loss = super().step(batch)
+        """One update of the weights and of their average; its summed loss."""
+        loss = self.stepper.step(*batch)
         self._update_average()
         return loss
 
@@ -279,9 +255,11 @@ class FullPhase(Phase):
                 ours.copy_(theirs)
 
     def module(self) -> nn.Module:
+        """The average, in evaluation mode."""
         return self._average
 
     def validate(self) -> ValidationOutputs:
+        """Indexes and logits of the validation images."""
         inference = self._setup.inference
         return inference.run(inference.load_engine(self._average), self._setup.val, "Validation")
 
@@ -310,6 +288,9 @@ class FullPhase(Phase):
                 # The fused update ignores strides: it needs the memory format of the parameter.
                 moment = torch.empty_like(parameter).copy_(moment)
             self.stepper.optimizer.state[parameter][key] = moment.to(parameter.device)
+
+
+Phase = HeadPhase | FullPhase
 
 
 def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:

@@ -131,9 +131,6 @@ def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return options | {name: Path(options[name]) for name in names if options[name] is not None}
 
 
-# --- resuming -----------------------------------------------------------------------------------
-
-
 def restore_task(task: FinetuneTask, given: frozenset[str]) -> FinetuneTask:
     """The task of the run in `task.resume`, with the changeable options of `task`.
 
@@ -172,9 +169,6 @@ def _options_by_name(task: FinetuneTask) -> dict[str, Any]:
         if values[name] is not None:
             values[name] = values[name].absolute()
     return {n: str(v) if isinstance(v, Path) else v for n, v in values.items()}
-
-
-# --- the place of a run -------------------------------------------------------------------------
 
 
 @contextmanager

@@ -43,9 +43,8 @@ from effnet_cli.system.reporter import SILENT, Reporter
 class TrainingSetup:
     """All that a training needs before its first epoch.
 
-    `precision` is fp32 or that of autocast. `module` is the pretrained model with a new head, in
-    evaluation mode on the CPU; `card` describes the new model. `class_weights` are float32 [C].
-    `started_at` is the `time.monotonic()` of the start.
+    `module` is the pretrained model with a new head, in evaluation mode on the CPU; `card`
+    describes the new model. `class_weights` are float32 [C]. `started_at` is by `time.monotonic`.
     """
 
     task: FinetuneTask
@@ -116,9 +115,7 @@ def set_up(
 
 
 def _plan_engine(task: FinetuneTask, processes: ProcessGroup) -> EnginePlan:
-    """The engine of validation, and with it the device; several processes on a machine have a GPU
-    each.
-    """
+    """The engine of validation and the device; processes on one machine have a GPU each."""
     plan = plan_engine(EngineOptions(task.device))
     if plan.device == "cuda" and processes.count > 1:
         plan = plan_engine(EngineOptions(f"cuda:{processes.local_rank}"))
@@ -163,13 +160,8 @@ def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:
     return result.require_dataset()
 
 
-# --- the model ----------------------------------------------------------------------------------
-
-
 def _load_base(task: FinetuneTask, processes: ProcessGroup, reporter: Reporter) -> Model:
-    """The model to start from. The first process downloads it; others find it in the cache, or on
-    another machine download it there.
-    """
+    """The model to start from; processes on other machines download it, too."""
     base = processes.broadcast(lambda: _resolve_base(task, reporter))
     return base if processes.is_first else _resolve_base(task, SILENT)
 
@@ -184,9 +176,9 @@ def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
             "--from-scratch cannot be combined with --model or --weights.",
             "Leave out one of them.",
         )
-    variant = find_variant(DEFAULT_VARIANT if task.model.variant is None else task.model.variant)
-    card = imagenet_card(variant.name, variant.preprocessing)
-    return Model(variant, card)
+    name = DEFAULT_VARIANT if task.model.variant is None else task.model.variant
+    variant = find_variant(name)
+    return Model(variant, imagenet_card(variant.name, variant.preprocessing))
 
 
 def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn.Module:
@@ -227,9 +219,6 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
             "test": None if dataset.test is None else len(dataset.test.labels),
         },
     )
-
-
-# --- the run directory --------------------------------------------------------------------------
 
 
 @contextmanager

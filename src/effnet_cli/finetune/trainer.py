@@ -39,6 +39,7 @@ class Trainer:
         self._loss_text = ""
         self.best_module = setup.module
         self._stop = StopRequest()
+        self._classes = setup.dataset.classes
 
     def resume(self, phase: FullPhase, tensors: Arrays | None) -> None:
         """Start a phase, or continue it from its saved tensors."""
@@ -85,7 +86,7 @@ class Trainer:
         state, started = self._state, time.perf_counter()
         loss, images_per_s = self._train(phase)
         indexes, logits = phase.validate()
-        metrics = self._compute_metrics(self._setup.dataset.val, indexes, logits)
+        metrics = _measure(self._setup.dataset.val, indexes, logits, names=self._classes)
         is_best = self._update_best(phase, metrics)
         epoch = Epoch(
             phase=phase.name,
@@ -114,10 +115,10 @@ class Trainer:
         """Run the steps of the epoch that are left; its mean loss, and images per second."""
         state, started, seen_before = self._state, time.perf_counter(), self._state.seen
         total = torch.tensor(state.loss, device=phase.device)
-        for inputs, labels, batch_size in phase.load_batches(state.epoch, state.step):
-            total += phase.step((inputs, labels, batch_size))
+        for batch in phase.load_batches(state.epoch, state.step):
+            total += phase.step(batch)
             state.step += 1
-            state.seen += batch_size
+            state.seen += batch[2]
             self._report_progress(phase, total)
             self._save_or_stop(phase, total)
         loss = sum(phase.processes.gather(float(total))) / state.seen
@@ -159,14 +160,14 @@ class Trainer:
             return
         state = self._state
         state.seconds = self._seconds()
-        state.classes = list(self._setup.dataset.classes)
+        state.classes = list(self._classes)
         state.micro_batch_size = phase.stepper.micro_batch_size
         state.scaler = phase.stepper.scaler.state_dict()
         self._setup.run_dir.write_state(state, tensors)
 
     def _update_best(self, phase: Phase, metrics: Metrics) -> bool:
-        """Whether the epoch is the best so far: by top-1 (with `--balance` balanced accuracy), then
-        by loss.
+        """Whether the epoch is the best so far: by top-1, or balanced accuracy with `--balance`,
+        then by loss.
         """
         state = self._state
         accuracy = metrics.balanced_accuracy if self._setup.options.balance else metrics.top1
@@ -174,16 +175,12 @@ class Trainer:
         is_best = not state.best or rank > state.best["rank"]
         state.stale = 0 if is_best else state.stale + 1
         if is_best:
-            state.best = {
-                "rank": rank,
-                "phase": phase.name,
-                "epoch": state.epoch,
-                "metrics": asdict(metrics),
-            }
+            epoch = {"phase": phase.name, "epoch": state.epoch, "metrics": asdict(metrics)}
+            state.best = {"rank": rank, **epoch}
         return is_best
 
     def _write_model(self, indexes: Indexes, logits: Floats) -> None:
-        """Write the model file, with a temperature and a threshold fitted to the validation."""
+        """Write the best model, with a temperature and a threshold fitted to the validation."""
         if not self._setup.processes.is_first:
             return
         labels = self._setup.dataset.val.labels[indexes]
@@ -196,15 +193,6 @@ class Trainer:
             unknown_below=fit_unknown_threshold(confidences, logits.argmax(axis=1) == labels),
         )
         self._setup.run_dir.write_model(card, self.best_module)
-
-    def _compute_metrics(self, subset: Subset, indexes: Indexes, logits: Floats) -> Metrics:
-        """The metrics of `logits` for the images at `indexes`; all other images have failed."""
-        has_logits = np.zeros(len(subset.labels), dtype=bool)
-        has_logits[indexes] = True
-        failed = np.concatenate([subset.failed, subset.labels[~has_logits]])
-        return compute_metrics(
-            logits, subset.labels[indexes], failed, names=self._setup.dataset.classes
-        )
 
     def finish(self) -> TrainingResult:
         """The result; the test split, if there is one, is evaluated here and never before."""
@@ -221,17 +209,23 @@ class Trainer:
         )
 
     def _test(self) -> Metrics | None:
-        subset, setup = self._setup.dataset.test, self._setup
+        setup, subset = self._setup, self._setup.dataset.test
         if subset is None:
             return None
-        module = setup.processes.broadcast(self._load_best).to(setup.device)
-        engine = setup.inference.load_engine(module)
+        options = ModelOptions(model=setup.run_dir.model)
+        module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
+        engine = setup.inference.load_engine(module.to(setup.device))
         outputs = setup.inference.run(engine, setup.make_loader(subset), "Test")
-        return self._compute_metrics(subset, *outputs)
-
-    def _load_best(self) -> nn.Module:
-        return build.load_module(resolve_model(ModelOptions(model=self._setup.run_dir.model)))
+        return _measure(subset, *outputs, names=self._classes)
 
 
 def _is_finite(module: nn.Module) -> bool:
     return bool(torch.stack([p.isfinite().all() for p in module.parameters()]).all())
+
+
+def _measure(
+    subset: Subset, indexes: Indexes, logits: Floats, *, names: tuple[str, ...]
+) -> Metrics:
+    """The metrics of the logits of the images at `indexes`; all other images have failed."""
+    failed = np.concatenate([subset.failed, np.delete(subset.labels, indexes)])
+    return compute_metrics(logits, subset.labels[indexes], failed, names=names)
