@@ -22,7 +22,7 @@ import good
 import written
 from effnet_cli.images import decode
 from effnet_cli.images.loader import ImageLoader
-from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_BYTES, SandboxedLoader
+from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_MEMORY_BYTES, SandboxedLoader
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, ImageOptions
 from effnet_cli.system.errors import ImageError
@@ -238,7 +238,7 @@ def test_memory_of_a_decoder_is_limited() -> None:
     (peak_kib,) = (
         words[1] for words in map(str.split, status.splitlines()) if words[0] == "VmPeak:"
     )
-    more_bytes = SPARE_BYTES + BYTES_PER_PIXEL * 1_000_000
+    more_bytes = SPARE_MEMORY_BYTES + BYTES_PER_PIXEL * 1_000_000
     assert more_bytes < int(line.split()[3]) <= 1024 * int(peak_kib) + more_bytes
 
 

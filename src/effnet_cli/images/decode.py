@@ -27,7 +27,7 @@ UNSUPPORTED = ("unknown pixel mode", "unsupported", "cannot handle", "compressio
 # Reasons that speak of Pillow's own objects and values, and mean nothing to a user.
 INTERNAL_REASON = r"b['\"]|\(\)|object at|driver"
 MAX_PIXELS_HINT = "Use a higher --max-pixels if you trust the file."
-READ_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
 def open_with_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFile:
@@ -156,7 +156,7 @@ def count_scans(file: BinaryIO) -> int:
     position = file.tell()
     file.seek(0)
     count, last = 0, b""
-    while block := file.read(READ_BYTES):
+    while block := file.read(BLOCK_BYTES):
         count += (last + block).count(b"\xff\xda")
         last = block[-1:]
     file.seek(position)

@@ -9,7 +9,7 @@ from effnet_cli.system.http import Body, HttpError, open_url
 MAX_BYTES = 100_000_000  # of one image's file
 FETCH_SECONDS = 30.0  # for one image, unless --timeout says otherwise
 NOT_FOUND = (404, 410)
-KINDS = {"failed": "unreadable", "timeout": "timeout", "incomplete": "truncated"}
+ERROR_KINDS = {"failed": "unreadable", "timeout": "timeout", "incomplete": "truncated"}
 
 
 def fetch_image(url: str, timeout_s: float | None) -> bytes:
@@ -52,5 +52,5 @@ def _check_size(size_bytes: int) -> None:
 def _translate(error: HttpError | ValueError) -> ImageError:
     kind = "unreadable"
     if isinstance(error, HttpError):
-        kind = "missing" if error.status in NOT_FOUND else KINDS[error.kind]
+        kind = "missing" if error.status in NOT_FOUND else ERROR_KINDS[error.kind]
     return ImageError(kind, f"The download failed: {error}.", "Check the URL.")

@@ -24,6 +24,8 @@ PRECISION_BITS = 32 - 8 - 2
 EXTREME_ASPECT = 16
 WIDTH, HEIGHT = 0, 1  # axes of an image's size
 
+_Tap = tuple[int, npt.NDArray[np.int64]]  # of one output: the first input, fixed-point weights
+
 
 class Placement(NamedTuple):
     """An image is resized to `width` x `height`; its crop starts at `left`, `top` (may be < 0)."""
@@ -67,72 +69,58 @@ def resize_and_crop(
     # (Pillow, src/libImaging/Resample.c)
     fewer_columns, fewer_rows = image.width - placement.width, image.height - placement.height
     axes = (HEIGHT, WIDTH) if fewer_rows > 2 * max(0, fewer_columns) else (WIDTH, HEIGHT)
-    sizes, starts = placement[:2], placement[2:]
-    spans = [
-        _Span(size, max(start, 0), min(start + preprocessing.crop_px, size))
-        for size, start in zip(sizes, starts, strict=True)
+    kept = [
+        range(max(start, 0), min(start + preprocessing.crop_px, size))
+        for size, start in zip(placement[:2], placement[2:], strict=True)
     ]
     if max(image.size) > EXTREME_ASPECT * min(image.size):
-        return _resize_window(image, axes, spans, interpolation=preprocessing.interpolation)
+        interpolation = preprocessing.interpolation
+        taps = [
+            _taps(image.size[axis], placement[axis], kept[axis], interpolation=interpolation)
+            for axis in (WIDTH, HEIGHT)
+        ]
+        return _resample_window(image, axes, taps)
     resample = FILTERS[preprocessing.interpolation]
     for axis in axes:
-        image = _resize_axis(image, axis, spans[axis], resample=resample)
+        image = _resize_axis(image, axis, placement[axis], kept=kept[axis], resample=resample)
     return image
 
 
-class _Span(NamedTuple):
-    """What is kept of an axis that is resized to `size`."""
-
-    size: int
-    start: int
-    stop: int
-
-
 def _resize_axis(
-    image: Image.Image, axis: int, span: _Span, *, resample: Image.Resampling
+    image: Image.Image, axis: int, size: int, *, kept: range, resample: Image.Resampling
 ) -> Image.Image:
-    size = list(image.size)
-    if size[axis] != span.size:
-        size[axis] = span.size
-        image = image.resize((size[0], size[1]), resample)
-    if (span.start, span.stop) == (0, span.size):
+    new_size = list(image.size)
+    if new_size[axis] != size:
+        new_size[axis] = size
+        image = image.resize((new_size[0], new_size[1]), resample)
+    if kept == range(size):
         return image
     box = [0, 0, *image.size]
-    box[axis], box[axis + 2] = span.start, span.stop
+    box[axis], box[axis + 2] = kept.start, kept.stop
     return image.crop((box[0], box[1], box[2], box[3]))
 
 
-def _resize_window(
-    image: Image.Image, axes: Sequence[int], spans: Sequence[_Span], *, interpolation: Interpolation
+def _resample_window(
+    image: Image.Image, axes: Sequence[int], taps: Sequence[Sequence[_Tap]]
 ) -> Image.Image:
     """As `_resize_axis` for each of `axes`, without the pixels that the crop drops; Pillow's own
     arithmetic, so that every bit is the same.
     """
-    taps = [_taps(size, span, interpolation) for size, span in zip(image.size, spans, strict=True)]
-    left, top = (axis_taps[0].first for axis_taps in taps)
-    right, bottom = (axis_taps[-1].first + len(axis_taps[-1].weights) for axis_taps in taps)
+    left, top = (first for (first, _), *_ in taps)
+    right, bottom = (first + len(weights) for *_, (first, weights) in taps)
     pixels = np.asarray(image.crop((left, top, right, bottom)))
-    for axis in axes:  # of Pillow's images; arrays have the rows first
-        columns = pixels.swapaxes(0, 1) if axis == WIDTH else pixels
-        columns = _resample(columns, taps[axis])
-        pixels = columns.swapaxes(0, 1) if axis == WIDTH else columns
+    for axis in axes:  # arrays have the rows first
+        pixels = _resample(pixels.swapaxes(0, 1 - axis), taps[axis]).swapaxes(0, 1 - axis)
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-class _Taps(NamedTuple):
-    """One output of an axis: the fixed-point weights of the inputs from `first` on."""
-
-    first: int
-    weights: npt.NDArray[np.int64]
-
-
-def _taps(size: int, span: _Span, interpolation: Interpolation) -> list[_Taps]:
-    """The taps of a span's outputs on an axis of `size` inputs."""
-    scale = size / span.size
+def _taps(size: int, new_size: int, kept: range, *, interpolation: Interpolation) -> list[_Tap]:
+    """The taps of the outputs `kept` of an axis that is resized from `size` to `new_size`."""
+    scale = size / new_size
     filter_scale = max(scale, 1.0)
     support = SUPPORT_PX[interpolation] * filter_scale
     taps = []
-    for output in range(span.start, span.stop):
+    for output in kept:
         center = (output + 0.5) * scale
         first = max(int(center - support + 0.5), 0)
         last = min(int(center + support + 0.5), size)
@@ -141,7 +129,7 @@ def _taps(size: int, span: _Span, interpolation: Interpolation) -> list[_Taps]:
         ]
         total = sum(weights)
         fixed = [_round_half_away(w / total * (1 << PRECISION_BITS)) for w in weights]
-        taps.append(_Taps(first, np.array(fixed, dtype=np.int64)))
+        taps.append((first, np.array(fixed, dtype=np.int64)))
     return taps
 
 
@@ -159,12 +147,12 @@ def _round_half_away(value: float) -> int:
     return int(value - 0.5) if value < 0 else int(value + 0.5)
 
 
-def _resample(pixels: npt.NDArray[np.uint8], taps: list[_Taps]) -> npt.NDArray[np.uint8]:
+def _resample(pixels: npt.NDArray[np.uint8], taps: Sequence[_Tap]) -> npt.NDArray[np.uint8]:
     """Axis 0 of `pixels`, which begins at the first tap."""
-    rows = []
-    for first, weights in taps:
-        start = first - taps[0].first
-        inputs = pixels[start : start + len(weights)].astype(np.int64)
-        rows.append(np.tensordot(weights, inputs, 1))
+    begin = taps[0][0]
+    rows = [
+        np.tensordot(weights, pixels[first - begin :][: len(weights)].astype(np.int64), 1)
+        for first, weights in taps
+    ]
     half = 1 << (PRECISION_BITS - 1)
     return ((np.stack(rows) + half) >> PRECISION_BITS).clip(0, 255).astype(np.uint8)

@@ -50,11 +50,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _composite(image: Image.Image) -> Image.Image:
     """A transparent image over the background, in bands."""
-    flat = Image.new("RGB", image.size)
-    for rows in _bands(image.height, image.width):
-        layer = image.crop((0, rows.start, image.width, rows.stop)).convert("RGBA")
+    bands = list(_bands(image.height, image.width))
+    if len(bands) == 1:
+        layer = image.convert("RGBA")
         background = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        flat.paste(Image.alpha_composite(background, layer).convert("RGB"), (0, rows.start))
+        return Image.alpha_composite(background, layer).convert("RGB")
+    flat = Image.new("RGB", image.size)
+    for rows in bands:
+        band = image.crop((0, rows.start, image.width, rows.stop))
+        flat.paste(_composite(band), (0, rows.start))
     return flat
 
 

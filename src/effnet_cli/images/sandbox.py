@@ -21,7 +21,7 @@ from effnet_cli.system.errors import ImageError
 
 # Address space that a worker may take beyond that of its start: what libraries allocate later, and
 # what Pillow's widest modes need for an image of the permitted size (a float image and its copies).
-SPARE_BYTES, BYTES_PER_PIXEL = 1 << 30, 24
+SPARE_MEMORY_BYTES, BYTES_PER_PIXEL = 1 << 30, 24
 EXIT_SECONDS = 5.0  # how long to wait for the exit status of a process that is gone
 
 Crops = npt.NDArray[np.uint8]
@@ -108,7 +108,7 @@ def _serve(connection: Connection, preprocessing: Preprocessing, options: ImageO
     """Load images until the other end is closed; runs in the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
     _end_with_parent()
-    _limit_memory(SPARE_BYTES + BYTES_PER_PIXEL * options.max_pixels)
+    _limit_memory(SPARE_MEMORY_BYTES + BYTES_PER_PIXEL * options.max_pixels)
     loader = ImageLoader(preprocessing, options)
     with suppress(EOFError, OSError):  # the parent is gone
         while True:

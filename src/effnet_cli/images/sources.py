@@ -22,8 +22,7 @@ HEIC_LIBRARY = "pi_heif"
 INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG or PNG."
 CONVERT = "Convert it to JPEG or PNG."
 CHECK_PATH = "Check the path."
-CHECK_LINK = "Check the link."
-KINDS = {
+FILE_KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -60,13 +59,13 @@ def _translate(error: OSError | ValueError, source: Path | str) -> ImageError:
     match error.errno:
         case errno.ENOENT if os.path.islink(source):
             message = f"This is a broken link to {os.readlink(source)!r}."
-            return ImageError("missing", message, CHECK_LINK)
+            return ImageError("missing", message, "Check the link.")
         case errno.ENOENT | errno.ENOTDIR:
             return ImageError("missing", "No such file.", CHECK_PATH)
         case errno.ENAMETOOLONG:
             return ImageError("missing", "The file name is too long.", CHECK_PATH)
         case errno.ELOOP:
-            return ImageError("missing", "This link leads back to itself.", CHECK_LINK)
+            return ImageError("missing", "This link leads back to itself.", "Check the link.")
     message = f"Cannot open the file: {error.strerror}."
     return ImageError("unreadable", message, "Check its permissions.")
 
@@ -74,14 +73,14 @@ def _translate(error: OSError | ValueError, source: Path | str) -> ImageError:
 def _check_is_regular(status: os.stat_result) -> None:
     if stat.S_ISREG(status.st_mode) and status.st_dev not in _kernel_devices():
         return
-    kind = KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+    kind = FILE_KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
     message = f"This is {kind}, not an image file."
     raise ImageError("not_a_file", message, "Pass the path of an image file.")
 
 
 @cache
 def _kernel_devices() -> frozenset[int]:
-    """File systems whose files are answers of the kernel; reading some of them never ends."""
+    """File systems of the kernel; some of their files never end."""
     devices = set()
     for folder in ("/proc", "/sys"):
         try:
@@ -125,5 +124,5 @@ def identify(file: BinaryIO, name: str) -> Content:
 
 
 def cannot_read(error: OSError) -> ImageError:
-    """`error` as that of a damaged disk or a lost network drive."""
+    """`error` as that of a damaged or disconnected disk."""
     return ImageError("unreadable", f"Cannot read the file: {error.strerror}.", "Check the disk.")
