@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from effnet_cli.datasets.records import ClassCount, Finding, Scan
+from effnet_cli.datasets.findings import Finding
+from effnet_cli.datasets.records import ClassCount, Scan
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune.records import Epoch, TrainingResult
 

@@ -13,7 +13,7 @@ import pytest
 
 from dataset_files import fill, png, put, splits, truncated_png, two_classes
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.datasets.records import TRAIN, VAL, Dataset
+from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.saved_split import (
     AMBIGUOUS,
     SPLIT_FILE_NAME,
@@ -23,6 +23,7 @@ from effnet_cli.datasets.saved_split import (
     save_split,
 )
 from effnet_cli.datasets.scan import scan
+from effnet_cli.datasets.split import TRAIN, VAL
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.imagenet import imagenet_card
@@ -143,7 +144,7 @@ def test_training_images_are_recognised_after_any_change(no_decoding: Callable[[
     Path(dataset.val.paths[0]).unlink()
     shutil.move("d", "moved")
     kept, note = evaluated("moved")
-    val = {path.replace("d/", "moved/", 1) for path in dataset.val.paths[1:]}
+    val = {path.replace("d/", "moved/", 1) for path in list(dataset.val.paths)[1:]}
     edited = str(train[2]).replace("d/", "moved/", 1)
     assert kept == {*val, "moved/cat/new.png", "moved/dog/new.png", edited}
     assert note == "3 validation images; 3 new images included; 16 images from training excluded"

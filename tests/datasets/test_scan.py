@@ -23,8 +23,9 @@ from PIL import Image
 from dataset_files import fill, png, put, seeds, splits, truncated_png, two_classes
 from effnet_cli.datasets import inspect_files
 from effnet_cli.datasets.duplicates import group_duplicates
+from effnet_cli.datasets.findings import Finding
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import Dataset, DatasetError, Finding, Scan, Subset
+from effnet_cli.datasets.records import Dataset, DatasetError, Scan, Subset
 from effnet_cli.datasets.saved_split import load_split, save_split
 from effnet_cli.datasets.scan import scan
 from effnet_cli.datasets.split import choose_validation
@@ -91,9 +92,9 @@ def test_case_01_empty_class_folder_is_refused_or_left_out() -> None:
     assert "'fox', 'owl'" in error.message
     assert "--skip-empty" in error.hint
     assert found(error.scan, "empty_class").count == 2
-    kept = dataset(skip_empty=True)
-    assert kept.classes == ("cat", "dog")
-    assert [one.level for one in kept.findings if one.kind == "empty_class"] == ["note"]
+    kept = scan(Path("d"), DatasetOptions(skip_empty=True))
+    assert kept.require_dataset().classes == ("cat", "dog")
+    assert found(kept, "empty_class").level == "note"
 
 
 def test_case_01_class_that_is_left_out_is_left_out_of_validation_too() -> None:
@@ -548,9 +549,9 @@ def test_case_27_same_image_in_train_and_val_is_refused_unless_allowed() -> None
     assert "d/train/cat/1.png" in error.message
     assert "d/test/cat/copy.png" in error.message
     assert error.message.count("--allow-leak") == 2
-    data = dataset(allow_leak=True)
-    assert data.val.count(2).tolist() == [11, 10]
-    assert {one.level for one in data.findings if one.kind == "leak"} == {"warning"}
+    allowed = scan(Path("d"), DatasetOptions(allow_leak=True))
+    assert allowed.require_dataset().val.count(2).tolist() == [11, 10]
+    assert {one.level for one in allowed.findings if one.kind == "leak"} == {"warning"}
 
 
 def photo(path: str, seed: int, px: int = 200, **options: object) -> None:
@@ -578,11 +579,12 @@ def test_case_27_automatic_split_keeps_copies_on_one_side(seed: int) -> None:
         photo(f"{name}.png", number)
         photo(f"{name}.jpg", number, px=100, quality=70)
         shutil.copy(f"{name}.png", f"{name}_copy.png")
-    data = dataset(seed=seed)
+    result = scan(Path("d"), seed=seed)
+    data = result.require_dataset()
     sides = [{Path(p).stem.removesuffix("_copy") for p in s.paths} for s in (data.train, data.val)]
     assert not sides[0] & sides[1]
     assert data.val.count(2).tolist() == [3, 3]
-    assert not any(one.kind == "near_leak" for one in data.findings)
+    assert not any(one.kind == "near_leak" for one in result.findings)
 
 
 @pytest.mark.parametrize("px", [8, 28])
@@ -852,7 +854,7 @@ def test_paths_give_back_any_bytes(given_paths: list[bytes]) -> None:
     assert len(paths) == len(texts)
     assert [paths.encoded(i) for i in range(len(paths))] == given_paths
     assert pickle.loads(pickle.dumps(paths)) == paths
-    assert list(paths[::-1]) == texts[::-1]
+    assert list(paths.take(range(len(paths) - 1, -1, -1))) == texts[::-1]
     with pytest.raises(IndexError):
         paths[len(texts)]
     if texts:

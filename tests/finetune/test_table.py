@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from effnet_cli.datasets.records import ClassCount, Finding, Scan
+from effnet_cli.datasets.findings import Finding
+from effnet_cli.datasets.records import ClassCount, Scan
 from effnet_cli.evaluate.records import ClassMetrics
 from effnet_cli.finetune import table
 from effnet_cli.finetune.records import Epoch, TrainingResult

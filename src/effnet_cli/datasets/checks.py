@@ -2,38 +2,42 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.duplicates import Pairs
+from effnet_cli.datasets.findings import FINDING_EXAMPLES, Finding, error, note, warning
 from effnet_cli.datasets.inspect_files import FileInspection
 from effnet_cli.datasets.listing import FileList
-from effnet_cli.datasets.records import (
-    MAX_EXAMPLES,
-    SPLITS,
-    TEST,
-    TRAIN,
-    VAL,
-    Finding,
-    error,
-    note,
-    warning,
-)
+from effnet_cli.datasets.split import SPLITS, TEST, TRAIN, VAL
 from effnet_cli.options import DatasetOptions
 from effnet_cli.system.text import pluralize, quote_names
 
 MAX_BROKEN = 0.01  # fraction of all files
 MAX_BROKEN_IN_CLASS = 0.1  # fraction of a class
-FEW_IMAGES = 10  # training images of a class
+FEW_TRAINING_IMAGES = 10  # in a class
 IMBALANCE = 10  # largest / smallest class
-SMALL_PX = 32  # shorter side; model inputs are 224 px and more
+SMALL_SIDE_PX = 32  # shorter side; model inputs are 224 px and more
 MIXED_SIZES = 2  # largest / smallest shorter side
 
-Indexes = Iterable[int] | npt.NDArray[np.intp]
+OTHER_CLASS = "Add a second class beside it, e.g. a folder other with images of anything else"
+ADD_VAL = "Add images, or name a folder of validation images with --val."
+ADD_SOME = "Add some, or these classes are not evaluated."
+ADD_TRAIN = "Add images; results from so few vary widely."
+# Findings about classes, by kind: level, what is wrong, hint.
+CLASS_FINDINGS: dict[str, tuple[Callable[..., Finding], str, str]] = {
+    "no_good_images": (error, "no usable training images", "Add images, or remove the class."),
+    "cannot_split": (error, "too few images for both training and validation", ADD_VAL),
+    "missing_in_val": (warning, "no images in val", ADD_SOME),
+    "missing_in_test": (warning, "no images in test", ADD_SOME),
+    "few_images": (warning, f"fewer than {FEW_TRAINING_IMAGES} training images", ADD_TRAIN),
+}
+
 Mask = npt.NDArray[np.bool_]
+Indexes = npt.NDArray[np.intp]
 
 
 @dataclass(slots=True)
@@ -51,8 +55,8 @@ class CheckedFiles:
     splits: npt.NDArray[np.int8]
     kept: Mask
     conflicts: Mask
-    contents: npt.NDArray[np.intp]
-    first: npt.NDArray[np.intp]
+    contents: Indexes
+    first: Indexes
     near: Pairs
     earlier: npt.NDArray[np.int8]
 
@@ -60,10 +64,10 @@ class CheckedFiles:
     def has_test(self) -> bool:
         return bool((self.splits == TEST).any())
 
-    def paths(self, indexes: Indexes) -> tuple[str, ...]:
+    def paths(self, indexes: Iterable[int] | Indexes) -> tuple[str, ...]:
         return tuple(self.listing.paths[int(index)] for index in indexes)
 
-    def names(self, labels: Indexes) -> list[str]:
+    def names(self, labels: Sequence[int] | Indexes) -> list[str]:
         return [self.listing.classes[int(label)] for label in labels]
 
     def count(self, chosen: Mask | None = None) -> npt.NDArray[np.intp]:
@@ -73,25 +77,15 @@ class CheckedFiles:
         np.add.at(counts, (self.listing.labels[files], self.splits[files]), 1)
         return counts
 
-    def contents_of(self, split: int) -> npt.NDArray[np.intp]:
+    def contents_of(self, split: int) -> Indexes:
         """The different contents in a split."""
         return np.unique(self.contents[self.kept & (self.splits == split)])
 
-    def examples(self, contents: npt.NDArray[np.intp], splits: tuple[int, ...]) -> tuple[str, ...]:
-        """A file with each of the first `contents` [K,S], in each of `splits` [S]."""
-        return tuple(
-            self.listing.paths[
-                int(np.argmax(self.kept & (self.contents == content) & (self.splits == split)))
-            ]
-            for row in contents[:MAX_EXAMPLES]
-            for content, split in zip(row, splits, strict=True)
-        )
-
-
-def run_checks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
-    """All findings about classes and images."""
-    for check in CHECKS:
-        yield from check(data, options)
+    def examples(self, contents: Indexes, *splits: int) -> tuple[str, ...]:
+        """Of the first `contents` [K,S] or [K,1], a file in each of `splits` [S]."""
+        places = self.contents * len(SPLITS) + self.splits
+        wanted = contents[:FINDING_EXAMPLES] * len(SPLITS) + np.array(splits)
+        return self.paths(int(np.argmax(places == place)) for place in wanted.flat)
 
 
 # --- classes -----------------------------------------------------------------------------------
@@ -101,58 +95,30 @@ def _number_of_classes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Findin
     classes = data.listing.classes
     if not classes:
         yield error("no_classes", "No class has training images.", "Add images to the classes.")
-    elif len(classes) == 1:
-        yield error(
-            "one_class",
-            f"There is only one class, {quote_names(classes)}; training needs at least two.",
-            "Add a second class beside it, e.g. a folder called other with images of anything "
-            f"else{_or_its_folders(data)}.",
-        )
+    if len(classes) == 1:
+        hint = OTHER_CLASS
+        if any(finding.kind == "nested" for finding in data.listing.findings):
+            folder = data.listing.paths[0].partition(f"/{classes[0]}/")[0] + f"/{classes[0]}"
+            hint += f", or use {folder!r} if its folders are the classes"
+        message = f"There is only one class, {quote_names(classes)}; training needs at least two."
+        yield error("one_class", message, f"{hint}.")
 
 
-def _or_its_folders(data: CheckedFiles) -> str:
-    """An alternative if the only class holds folders, which may be the classes."""
-    if not any(finding.kind == "nested" for finding in data.listing.findings):
-        return ""
-    name = data.listing.classes[0]
-    parent = data.listing.paths[0].partition(f"/{name}/")[0]
-    return f", or use '{parent}/{name}' if its folders are the classes"
-
-
-def _classes_without_images(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+def _images_of_classes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     is_automatic = data.listing.is_automatic
-    listed, valid, kept = data.count(), data.count(~data.conflicts), data.count(data.kept)
+    listed, kept = data.count(), data.count(data.kept)
+    valid = data.count(~data.conflicts)
     train, val = kept[:, TRAIN], kept[:, VAL]
-    rows = [
-        (
-            error,
-            "no_good_images",
-            (listed[:, TRAIN] > 0) & (train + val * is_automatic == 0),
-            "no usable training images",
-            "Add images, or remove the class.",
-        ),
-        (
-            error,
-            "cannot_split",
-            is_automatic & (val == 0) & (train > 0),
-            "too few images for both training and validation",
-            "Add images, or name a folder of validation images with --val.",
-        ),
-        (
-            warning,
-            "few_images",
-            (train > 0) & (train < FEW_IMAGES),
-            f"fewer than {FEW_IMAGES} training images",
-            "Add images; results from so few vary widely.",
-        ),
-    ]
-    for split in (TEST,) if is_automatic else (VAL, TEST):
-        is_missing = (valid[:, split] == 0) & (valid[:, TRAIN] > 0) & valid[:, split].any()
-        hint = "Add some, or these classes are not evaluated."
-        kind, what = f"missing_in_{SPLITS[split]}", f"no images in {SPLITS[split]}"
-        rows.append((warning, kind, is_missing, what, hint))
-    for make, kind, is_affected, what, hint in rows:
-        names = data.names(np.flatnonzero(is_affected))
+    is_missing = (valid == 0) & (valid[:, [TRAIN]] > 0) & valid.any(axis=0)
+    affected = {
+        "no_good_images": (listed[:, TRAIN] > 0) & (train + val * is_automatic == 0),
+        "cannot_split": is_automatic & (val == 0) & (train > 0),
+        "missing_in_val": is_missing[:, VAL] & (not is_automatic),
+        "missing_in_test": is_missing[:, TEST],
+        "few_images": (train > 0) & (train < FEW_TRAINING_IMAGES),
+    }
+    for kind, (make, what, hint) in CLASS_FINDINGS.items():
+        names = data.names(np.flatnonzero(affected[kind]))
         if names:
             count = pluralize(len(names), "class has", "classes have")
             yield make(kind, f"{count} {what}: {quote_names(names)}.", hint, count=len(names))
@@ -166,15 +132,13 @@ def _imbalance(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     filled = np.flatnonzero(train)
     if not len(filled):
         return
-    least, most = filled[np.argmin(train[filled])], np.argmax(train)
+    least, most = int(filled[np.argmin(train[filled])]), int(np.argmax(train))
     if train[most] >= IMBALANCE * train[least]:
-        large, small = data.names([int(most), int(least)])
-        yield warning(
-            "imbalance",
-            f"Class '{large}' has {pluralize(train[most], 'training image')}, "
-            f"class '{small}' has {train[least]:,}.",
-            "Use --balance, and compare balanced accuracy and the recall of each class.",
-        )
+        large, small = data.names([most, least])
+        count = pluralize(train[most], "training image")
+        message = f"Class '{large}' has {count}, class '{small}' has {train[least]:,}."
+        hint = "Use --balance, and compare balanced accuracy and the recall of each class."
+        yield warning("imbalance", message, hint)
 
 
 def _similar_names(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
@@ -183,13 +147,10 @@ def _similar_names(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
         similar.setdefault(_normalize(name), []).append(name)
     groups = [names for names in similar.values() if len(names) > 1]
     if groups:
-        shown = "; ".join(quote_names(names) for names in groups[:MAX_EXAMPLES])
-        yield warning(
-            "similar_names",
-            f"Classes with nearly the same name stay separate: {shown}.",
-            "Move their images into one folder if they are the same class.",
-            count=len(groups),
-        )
+        shown = "; ".join(quote_names(names) for names in groups[:FINDING_EXAMPLES])
+        message = f"Classes with nearly the same name stay separate: {shown}."
+        hint = "Move their images into one folder if they are the same class."
+        yield warning("similar_names", message, hint, count=len(groups))
 
 
 def _normalize(name: str) -> str:
@@ -229,30 +190,24 @@ def _label_conflicts(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]
     indexes = np.flatnonzero(data.conflicts)
     if len(indexes):
         by_content = indexes[np.lexsort(data.inspection.digests[indexes].T[::-1])]
-        yield warning(
-            "label_conflict",
-            f"{pluralize(len(indexes), 'file')} excluded: the same image is in several classes, as "
-            "a copy or a link.",
-            "Keep each image in one class.",
-            count=len(indexes),
-            paths=data.paths(by_content[:MAX_EXAMPLES]),
-        )
+        paths = data.paths(by_content[:FINDING_EXAMPLES])
+        count = pluralize(len(indexes), "file")
+        message = f"{count} excluded: the same image is in several classes, as a copy or a link."
+        hint = "Keep each image in one class."
+        yield warning("label_conflict", message, hint, count=len(indexes), paths=paths)
 
 
 def _leaks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
     for one, other in ((TRAIN, VAL), (TRAIN, TEST), (VAL, TEST)):
         shared = np.intersect1d(data.contents_of(one), data.contents_of(other))
+        make, hint = warning, f"Results on {SPLITS[other]} are too good."
+        if one == TRAIN and not options.allow_leak:
+            make, hint = error, "Remove them from train, or accept too good results: --allow-leak."
         if len(shared):
-            is_refused = one == TRAIN and not options.allow_leak
             count = pluralize(len(shared), "image is", "images are")
-            refusal = f"Remove them from {SPLITS[one]}, or use --allow-leak; results"
-            yield (error if is_refused else warning)(
-                "leak",
-                f"{count} in both {SPLITS[one]} and {SPLITS[other]}.",
-                f"{refusal if is_refused else 'Results'} on {SPLITS[other]} will be too good.",
-                count=len(shared),
-                paths=data.examples(np.stack([shared, shared], axis=1), (one, other)),
-            )
+            message = f"{count} in both {SPLITS[one]} and {SPLITS[other]}."
+            paths = data.examples(shared[:, None], one, other)
+            yield make("leak", message, hint, count=len(shared), paths=paths)
 
 
 def _near_leaks(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
@@ -262,28 +217,22 @@ def _near_leaks(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
         pairs = near[np.isin(near[:, 1], data.contents_of(split))]
         if len(pairs):
             count = pluralize(len(pairs), "pair")
-            yield warning(
-                "near_leak",
-                f"{count} of images in train and {SPLITS[split]} look nearly the same.",
-                "Keep such images in one split, or results will be too good.",
-                count=len(pairs),
-                paths=data.examples(pairs, (TRAIN, split)),
-            )
+            message = f"{count} of images in train and {SPLITS[split]} look nearly the same."
+            hint = "Keep such images in one split, or results are too good."
+            paths = data.examples(pairs, TRAIN, split)
+            yield warning("near_leak", message, hint, count=len(pairs), paths=paths)
 
 
-def _trained_before(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
+def _earlier_training_images(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     trained = np.flatnonzero(data.earlier == TRAIN)
     for split in (VAL, TEST):
         moved = np.intersect1d(data.contents_of(split), trained)
         if len(moved):
-            yield error(
-                "trained_before",
-                f"{pluralize(len(moved), 'image')} of {SPLITS[split]} used for training before "
-                "this run was resumed.",
-                "Move them back to train, or start a new run.",
-                count=len(moved),
-                paths=data.examples(moved[:, None], (split,)),
-            )
+            count = pluralize(len(moved), "image")
+            message = f"This run has already trained on {count} now in {SPLITS[split]}."
+            hint = "Move them back to train, or start a new run."
+            paths = data.examples(moved[:, None], split)
+            yield error("already_trained", message, hint, count=len(moved), paths=paths)
 
 
 def _copies(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
@@ -291,13 +240,10 @@ def _copies(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     places = data.contents[indexes] * len(SPLITS) + data.splits[indexes]
     extra = np.delete(indexes, np.unique(places, return_index=True)[1])
     if len(extra):
-        yield note(
-            "copies",
-            f"{pluralize(len(extra), 'exact copy', 'exact copies')} of images of the same class; "
-            "kept.",
-            count=len(extra),
-            paths=data.paths(extra[:MAX_EXAMPLES]),
-        )
+        count = pluralize(len(extra), "exact copy", "exact copies")
+        paths = data.paths(extra[:FINDING_EXAMPLES])
+        message = f"{count} of images of the same class; kept."
+        yield note("copies", message, count=len(extra), paths=paths)
 
 
 def _sizes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
@@ -308,19 +254,20 @@ def _sizes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     sizes = f"shorter sides of {least:,} to {most:,} px (median {median:,} px)"
     if most >= MIXED_SIZES * least:
         yield note("mixed_sizes", f"Image sizes vary: {sizes}.")
-    small = int((sides < SMALL_PX).sum())
+    small = int((sides < SMALL_SIDE_PX).sum())
     if small:
-        message = f"{pluralize(small, 'image')} with a shorter side below {SMALL_PX} px: {sizes}."
+        count = pluralize(small, "image")
+        message = f"{count} with a shorter side below {SMALL_SIDE_PX} px: {sizes}."
         yield note("small_images", message, count=small)
 
 
 CHECKS: tuple[Callable[[CheckedFiles, DatasetOptions], Iterator[Finding]], ...] = (
     _number_of_classes,
     _broken_files,
-    _classes_without_images,
+    _images_of_classes,
     _label_conflicts,
     _leaks,
-    _trained_before,
+    _earlier_training_images,
     _near_leaks,
     _imbalance,
     _similar_names,

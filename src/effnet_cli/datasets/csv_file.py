@@ -2,44 +2,34 @@
 
 import csv
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from effnet_cli.datasets.findings import error, note
 from effnet_cli.datasets.listing import LabelledFile, LayoutError, Source
-from effnet_cli.datasets.records import (
-    SPLIT_BY_NAME,
-    SPLITS,
-    TRAIN,
-    Counters,
-    Finding,
-    error,
-    note,
-)
+from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TRAIN
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.options import DatasetOptions
-from effnet_cli.system.text import pluralize
 
 DELIMITERS = ",;\t"
 HEADER_HINT = "Start the file with the line path,label or path,label,split."
 # Invalid bytes survive in names.
 CSV_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-# Findings about invalid rows: kind, what is wrong, hint.
-ROW_ERRORS = (
-    ("unknown_split", "an unknown split", "Use train, val or test."),
-    ("empty_label", "no label", "Add the name of the class."),
-    ("empty_path", "no path", "Add the path of the image."),
-)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class CsvSource(Source):
     """A dataset in a CSV file; paths are relative to its folder. `rows` has (label, path)."""
 
+    counted = (
+        (error, "unknown_split", "row", "with an unknown split.", "Use train, val or test."),
+        (error, "empty_label", "row", "without a label.", "Add the name of the class."),
+        (error, "empty_path", "row", "without a path.", "Add the path of the image."),
+        (note, "listed_twice", "row", "skipped: the file is already listed.", ""),
+    )
     folder: Path
     rows: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
-    counters: Counters = field(default_factory=Counters)
 
     def add(self, cells: dict[str, str], line: str) -> None:
         """Add a row, or count what is wrong with it."""
@@ -68,19 +58,6 @@ class CsvSource(Source):
                 files[identity] = LabelledFile(path, label)
         return sorted({label for label, _ in files}), list(files.values())
 
-    def findings(self) -> Iterator[Finding]:
-        for kind, what, hint in ROW_ERRORS:
-            count, lines = self.counters[kind].count, self.counters[kind].examples
-            more = f" and {count - len(lines):,} more" if count > len(lines) else ""
-            message = f"{pluralize(count, 'row')} with {what}: {', '.join(lines)}{more}."
-            if count:
-                yield error(kind, message, hint, count=count)
-        repeated = self.counters["listed_twice"]
-        if repeated.count:
-            message = f"{pluralize(repeated.count, 'row')} skipped: the file is already listed."
-            paths = tuple(repeated.examples)
-            yield note("listed_twice", message, count=repeated.count, paths=paths)
-
 
 def _resolve(path: str) -> str:
     try:
@@ -90,11 +67,7 @@ def _resolve(path: str) -> str:
 
 
 def open_csv(file: Path, options: DatasetOptions | None) -> CsvSource:
-    """The rows of a CSV file.
-
-    Raises:
-        LayoutError: it is not such a file.
-    """
+    """The rows of a CSV file."""
     name = repr(str(file))
     if options is not None and options.val is not None:
         message = f"--val {str(options.val)!r} needs a folder, but {name} is a CSV file."
@@ -138,7 +111,7 @@ def _parse(reader: Any, file: Path) -> CsvSource:
         raise LayoutError("missing_column", message, HEADER_HINT)
     has_splits = "split" in header
     layout = f"a CSV file{' with a split column' * has_splits}"
-    source = CsvSource(layout, has_splits, set(), folder=file.parent)
+    source = CsvSource(layout=layout, has_splits=has_splits, splits=set(), folder=file.parent)
     for cells in reader:
         if cells:
             source.add(dict(zip(header, cells, strict=False)), f"line {reader.line_num}")

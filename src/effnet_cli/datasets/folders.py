@@ -1,9 +1,10 @@
 """Datasets as folders: one for each class, perhaps below one for each split."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from effnet_cli.datasets.findings import note, warning
 from effnet_cli.datasets.layout import (
     FolderContents,
     enclosing_folders,
@@ -13,30 +14,14 @@ from effnet_cli.datasets.layout import (
     no_classes,
 )
 from effnet_cli.datasets.listing import LabelledFile, LayoutError, Source
-from effnet_cli.datasets.records import (
-    MAX_EXAMPLES,
-    SPLITS,
-    TRAIN,
-    VAL,
-    Counters,
-    Finding,
-    note,
-    warning,
-)
+from effnet_cli.datasets.split import SPLITS, TRAIN, VAL
 from effnet_cli.images.finder import Finder, SkipReason
 from effnet_cli.options import DatasetOptions
-from effnet_cli.system.text import pluralize, quote_names
+from effnet_cli.system.text import quote_names
 
 MOVE = "Move each into the folder of its class."
 UNLINK = "Delete the links that point back."
-# Findings about what is counted on the way: level, kind, noun, what follows it, hint.
-COUNTED: tuple[tuple[Callable[..., Finding], str, str, str, str], ...] = (
-    (warning, "no_class", "image", "outside the class folders skipped.", MOVE),
-    (note, "system_files", "hidden or system file", "ignored.", ""),
-    (note, "not_images", "file", "skipped: not an image.", ""),
-    (warning, "link_loop", "folder", "reached again through links; images count once.", UNLINK),
-    (note, "nested", "image", "in subfolders of a class folder, as images of that class.", ""),
-)
+RENAME = "Rename the splits if these are classes."
 KIND_OF_SKIP: dict[SkipReason, str] = {
     "ignored": "system_files",
     "not_image": "not_images",
@@ -44,13 +29,19 @@ KIND_OF_SKIP: dict[SkipReason, str] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class FolderSource(Source):
     """A dataset in folders: `bases` has a folder of class folders for each split."""
 
+    counted = (
+        (warning, "not_used", "folder", "beside the splits not used.", RENAME),
+        (warning, "no_class", "image", "outside the class folders skipped.", MOVE),
+        (note, "system_files", "hidden or system file", "ignored.", ""),
+        (note, "not_images", "file", "skipped: not an image.", ""),
+        (warning, "link_loop", "folder", "reached again through links; images count once.", UNLINK),
+        (note, "nested", "image", "in subfolders of a class folder, as images of that class.", ""),
+    )
     bases: dict[int, Path]
-    layout_findings: list[Finding]
-    counters: Counters = field(default_factory=Counters)
 
     def read(self, split: int) -> tuple[list[str], list[LabelledFile]]:
         base = self.bases[split]
@@ -80,21 +71,9 @@ class FolderSource(Source):
     def _skip(self, reason: SkipReason, path: str) -> None:
         self.counters[KIND_OF_SKIP[reason]].add(path)
 
-    def findings(self) -> Iterator[Finding]:
-        yield from self.layout_findings
-        for make, kind, noun, what, hint in COUNTED:
-            counter = self.counters[kind]
-            if counter.count:
-                message = f"{pluralize(counter.count, noun)} {what}"
-                yield make(kind, message, hint, count=counter.count, paths=tuple(counter.examples))
-
 
 def open_folder(root: Path, options: DatasetOptions | None) -> FolderSource:
-    """A folder of classes or of splits.
-
-    Raises:
-        LayoutError: it is ambiguous, or cannot be read.
-    """
+    """A folder of classes or of splits."""
     top = find_splits(root)
     has_splits = top.has_train() or top.has_only_splits()
     names = top.splits() if has_splits else {}
@@ -105,13 +84,18 @@ def open_folder(root: Path, options: DatasetOptions | None) -> FolderSource:
             names.pop(VAL, None)
         _check_candidates(names)
     folders = [f"{bases[split].name}/" for split in sorted(bases)]
-    layout = " and ".join([", ".join(folders[:-1]), folders[-1]][len(folders) == 1 :])
+    layout = " and ".join(folders)
     if not has_splits:
         layout = f"one folder of classes{f', validated on {folders[1]}' if VAL in bases else ''}"
-    findings = [*_layout_findings(root, top, bases)] if has_splits else []
-    source = FolderSource(layout, has_splits, set(bases), bases=bases, layout_findings=findings)
+    source = FolderSource(layout=layout, has_splits=has_splits, splits=set(bases), bases=bases)
+    if top.path != root:
+        source.notes.append(note("parent", f"Using the splits in {str(top.path)!r}."))
     if has_splits:
         source.count(top)
+        used = {path.resolve() for path in bases.values()}
+        for folder in map(top.path.joinpath, top.folders):
+            if folder.resolve() not in used:
+                source.counters["not_used"].add(str(folder))
     return source
 
 
@@ -130,18 +114,3 @@ def _check_candidates(names: dict[int, list[str]]) -> None:
             choose = f"Choose one with --val {found[0]}."
             hint = choose if split == VAL else "Rename all but one of them."
             raise LayoutError("two_candidates", message, hint)
-
-
-def _layout_findings(root: Path, top: FolderContents, bases: dict[int, Path]) -> Iterator[Finding]:
-    if top.path != root:
-        yield note("parent", f"Using the splits in {str(top.path)!r}.")
-    used = {path.resolve() for path in bases.values()}
-    names = [name for name in top.folders if (top.path / name).resolve() not in used]
-    if names:
-        yield warning(
-            "not_used",
-            f"Folders beside the splits are not used: {quote_names(names)}.",
-            "Rename the splits if these are classes.",
-            count=len(names),
-            paths=tuple(str(top.path / name) for name in names[:MAX_EXAMPLES]),
-        )

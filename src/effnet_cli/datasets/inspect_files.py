@@ -6,16 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from effnet_cli.datasets.findings import FINDING_EXAMPLES
 from effnet_cli.datasets.listing import FileList
-from effnet_cli.datasets.records import MAX_EXAMPLES
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models.variants import HALF
@@ -30,19 +28,16 @@ DIGEST_BYTES = 32  # SHA-256
 THUMBNAIL_PX = 16
 COLOUR_PX = 4  # of the colour thumbnail
 CHUNK = 16  # files that a thread takes at once
-CHUNKS_AHEAD = 4  # per thread; bounds the memory
+CHUNKS_PER_THREAD = 4  # finished and waiting; bounds the memory
 SCALED_FORMATS = ("JPEG", "MPO")  # may be decoded at a smaller scale
 SECONDS_BETWEEN_REPORTS = 0.1
 NO_CONTENT = ("missing", "not_a_file", "unreadable")  # kinds of errors
 # JPEG is decoded at the smallest scale of at least twice this: enough for a thumbnail, and
 # truncated or damaged files fail at every scale.
-SCAN_PREPROCESSING = Preprocessing(
-    resize_px=64, crop_px=64, interpolation="bilinear", mean=HALF, std=HALF
-)
+SCAN_PREPROCESSING = Preprocessing(64, 64, interpolation="bilinear", mean=HALF, std=HALF)
 MAYBE_SCALED_PX = 2 * SCAN_PREPROCESSING.resize_px
 
 
-@dataclass(slots=True)
 class FileInspection:
     """What was found in each file of a listing; row `i` is file `i`.
 
@@ -51,29 +46,38 @@ class FileInspection:
     has the first few errors in the order of files, `kinds` counts them all.
     """
 
-    is_good: npt.NDArray[np.bool_]
-    digests: npt.NDArray[np.uint8]
-    gray: npt.NDArray[np.uint8]
-    colour: npt.NDArray[np.uint8]
-    shorter_px: npt.NDArray[np.int32]
-    aspect: npt.NDArray[np.float32]
-    faults: list[tuple[int, ImageError]] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)
+    def __init__(self, total: int) -> None:
+        self.is_good = np.zeros(total, dtype=np.bool_)
+        self.digests = np.zeros((total, DIGEST_BYTES), dtype=np.uint8)
+        self.gray = np.zeros((total, THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8)
+        self.colour = np.zeros((total, COLOUR_PX, COLOUR_PX, 3), dtype=np.uint8)
+        self.shorter_px = np.zeros(total, dtype=np.int32)
+        self.aspect = np.zeros(total, dtype=np.float32)
+        self.faults: list[tuple[int, ImageError]] = []
+        self.kinds: Counter[str] = Counter()
 
-    @classmethod
-    def empty(cls, total: int) -> "FileInspection":
-        return cls(
-            is_good=np.zeros(total, dtype=np.bool_),
-            digests=np.zeros((total, DIGEST_BYTES), dtype=np.uint8),
-            gray=np.zeros((total, THUMBNAIL_PX, THUMBNAIL_PX), dtype=np.uint8),
-            colour=np.zeros((total, COLOUR_PX, COLOUR_PX, 3), dtype=np.uint8),
-            shorter_px=np.zeros(total, dtype=np.int32),
-            aspect=np.zeros(total, dtype=np.float32),
-        )
+    def inspect(self, index: int, path: str, loader: ImageLoader) -> ImageError | None:
+        """Fill row `index`; the error if the file cannot be opened."""
+        try:
+            image = loader.open(path)
+            self.digests[index] = np.frombuffer(hash_file(path), dtype=np.uint8)
+        except ImageError as error:
+            if error.kind not in NO_CONTENT:
+                with suppress(ImageError):
+                    self.digests[index] = np.frombuffer(hash_file(path), dtype=np.uint8)
+            return error.without_traceback()
+        size = (THUMBNAIL_PX, THUMBNAIL_PX)
+        small = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+        self.gray[index] = np.asarray(small.convert("L"))
+        self.colour[index] = np.asarray(small.reduce(THUMBNAIL_PX // COLOUR_PX))
+        self.shorter_px[index] = _measure_shorter_side(path, image)
+        self.aspect[index] = image.width / image.height
+        self.is_good[index] = True
+        return None
 
     def add_fault(self, index: int, fault: ImageError) -> None:
         self.kinds[fault.kind] += 1
-        if len(self.faults) < MAX_EXAMPLES:
+        if len(self.faults) < FINDING_EXAMPLES:
             self.faults.append((index, fault))
 
 
@@ -83,12 +87,10 @@ def inspect_files(
     """Open every file of `listing` in `workers` threads (default: one per core)."""
     loader = ImageLoader(SCAN_PREPROCESSING, images)
     total = len(listing.paths)
-    result = FileInspection.empty(total)
+    result = FileInspection(total)
 
     def inspect(index: int) -> ImageError | None:
-        return listing.faults.get(index) or _inspect(
-            listing.paths[index], index, loader=loader, result=result
-        )
+        return listing.faults.get(index) or result.inspect(index, listing.paths[index], loader)
 
     reported_at = -np.inf
     for index, fault in enumerate(map_files(inspect, total, workers)):
@@ -104,37 +106,12 @@ def inspect_files(
 def map_files(
     work: Callable[[int], Result], total: int, workers: int | None = None
 ) -> Iterator[Result]:
-    """`work(index)` for each of `total` files, in order, in `workers` threads (default: one per
-    core).
-    """
+    """`work(index)` for each of `total` files, in order, in threads (default: one per core)."""
     workers = workers or usable_cores()
-    indexes = iter(range(total))
-    chunks = iter(lambda: list(itertools.islice(indexes, CHUNK)), [])
-    done = map_ordered(
-        lambda chunk: list(map(work, chunk)), chunks, workers=workers, ahead=CHUNKS_AHEAD * workers
-    )
+    chunks = (range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK))
+    ahead = CHUNKS_PER_THREAD * workers
+    done = map_ordered(lambda chunk: [*map(work, chunk)], chunks, workers=workers, ahead=ahead)
     return itertools.chain.from_iterable(done)
-
-
-def _inspect(
-    path: str, index: int, *, loader: ImageLoader, result: FileInspection
-) -> ImageError | None:
-    """Fill row `index` of `result`; the error if the file cannot be opened."""
-    try:
-        image = loader.open(path)
-        result.digests[index] = np.frombuffer(hash_file(path), dtype=np.uint8)
-    except ImageError as fault:
-        if fault.kind not in NO_CONTENT:
-            with suppress(ImageError):
-                result.digests[index] = np.frombuffer(hash_file(path), dtype=np.uint8)
-        return fault.without_traceback()
-    small = image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    result.gray[index] = np.asarray(small.convert("L"))
-    result.colour[index] = np.asarray(small.reduce(THUMBNAIL_PX // COLOUR_PX))
-    result.shorter_px[index] = _measure_shorter_side(path, image)
-    result.aspect[index] = image.width / image.height
-    result.is_good[index] = True
-    return None
 
 
 def hash_file(path: str) -> bytes:

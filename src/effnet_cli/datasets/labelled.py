@@ -9,7 +9,7 @@ import numpy.typing as npt
 from effnet_cli.datasets.formats import open_source
 from effnet_cli.datasets.listing import LayoutError, Source
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
+from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import quote_names
 
@@ -32,9 +32,7 @@ class LabelledImages:
 def load_labelled(root: Path, split: str | None = None) -> LabelledImages:
     """The labelled images of a dataset.
 
-    Args:
-        root: a folder of class folders, one with splits, or a CSV file.
-        split: the name of a split; `None` reads test, else validation, else all images.
+    `split` is the name of a split; `None` reads test, else validation, else all images.
 
     Raises:
         UsageError: the dataset cannot be read, or lacks the split or images.
@@ -47,7 +45,7 @@ def load_labelled(root: Path, split: str | None = None) -> LabelledImages:
         raise UsageError(fault.finding.message, fault.finding.hint) from fault
     for finding in source.findings():
         if finding.level == "error":
-            raise UsageError(finding.message, finding.hint)
+            raise UsageError("\n".join([finding.message, *finding.paths]), finding.hint)
     if not files:
         raise UsageError(f"There is no image in {str(root)!r}.", "Use another folder.")
     classes = tuple(sorted({file.label for file in files}))

@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from effnet_cli.datasets.findings import Counters
 from effnet_cli.datasets.listing import LayoutError
-from effnet_cli.datasets.records import SPLIT_BY_NAME, TRAIN, Counters
+from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN
 from effnet_cli.images.finder import Identity, is_ignored, is_image_content, is_image_name
 from effnet_cli.system.text import pluralize
 
@@ -48,11 +49,7 @@ class FolderContents:
 
 
 def list_folder(folder: Path) -> FolderContents:
-    """The contents of `folder`; links to itself and to folders above it are loops.
-
-    Raises:
-        LayoutError: it cannot be read.
-    """
+    """The contents of `folder`; links to itself and to folders above it are loops."""
     contents = FolderContents(folder)
     above = enclosing_folders(folder)
     try:
@@ -115,4 +112,5 @@ def no_classes(contents: FolderContents) -> LayoutError:
         count = pluralize(contents.num_images, "image is", "images are")
         message = f"{count} directly in {folder!r}, not in the folder of a class."
     examples = contents.counters["no_class"].examples
-    return LayoutError("no_classes", message, example.format(folder) + CSV_EXAMPLE, examples)
+    hint = example.format(folder) + CSV_EXAMPLE
+    return LayoutError("no_classes", message, hint, paths=examples)

@@ -1,14 +1,15 @@
 """From a source of labelled files, in any format, to one list of files."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.datasets.findings import Counters, Finding, error, note
 from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import SPLITS, TRAIN, VAL, Finding, error, note
+from effnet_cli.datasets.split import SPLITS, TRAIN, VAL
 from effnet_cli.system.errors import ImageError
 from effnet_cli.system.text import pluralize, quote_names
 
@@ -29,16 +30,23 @@ class LabelledFile(NamedTuple):
     error: ImageError | None = None
 
 
-@dataclass(slots=True)
+# A finding about counted items: level, kind, noun, what follows it, hint.
+CountedFinding = tuple[Callable[..., Finding], str, str, str, str]
+
+
+@dataclass(slots=True, kw_only=True)
 class Source:
     """A dataset in some format, whose splits are read on demand.
 
     `layout` describes it, e.g. `train/ and val/`. A source without splits has TRAIN only.
     """
 
+    counted: ClassVar[tuple[CountedFinding, ...]] = ()
     layout: str
     has_splits: bool
     splits: set[int]
+    notes: list[Finding] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
 
     def read(self, split: int) -> tuple[list[str], list[LabelledFile]]:
         """The classes of a split, including those without files, and its files.
@@ -49,8 +57,13 @@ class Source:
         raise NotImplementedError
 
     def findings(self) -> Iterable[Finding]:
-        """What was found so far."""
-        raise NotImplementedError
+        """The notes, and what was counted so far."""
+        yield from self.notes
+        for make, kind, noun, what, hint in self.counted:
+            count, examples = self.counters[kind].count, self.counters[kind].examples
+            if count:
+                message = f"{pluralize(count, noun)} {what}"
+                yield make(kind, message, hint, count=count, paths=tuple(examples))
 
 
 @dataclass(slots=True)

@@ -3,8 +3,7 @@ their reference counts change.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +14,8 @@ class Paths(Sequence[str]):
     system: path `i` is `blob[offsets[i]:offsets[i + 1]]`.
     """
 
-    __slots__ = ("_blob", "_offsets")
-
     def __init__(self, paths: Iterable[str] = ()) -> None:
-        blob = bytearray()
-        ends = [0]
+        blob, ends = bytearray(), [0]
         for path in paths:
             blob += os.fsencode(path)
             ends.append(len(blob))
@@ -29,30 +25,14 @@ class Paths(Sequence[str]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Paths": ...
-
-    def __getitem__(self, index: int | slice) -> "str | Paths":
-        if isinstance(index, slice):
-            return self.take(range(*index.indices(len(self))))
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         return os.fsdecode(self.encoded(index))
 
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Paths):
-            return NotImplemented
-        return self._blob == other._blob and np.array_equal(self._offsets, other._offsets)
+        return isinstance(other, Paths) and list(self) == list(other)
 
     def __hash__(self) -> int:
         return hash(self._blob)
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} paths>"
 
     def encoded(self, index: int) -> bytes:
         """Path `index` as bytes of the operating system."""

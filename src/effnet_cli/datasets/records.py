@@ -2,76 +2,16 @@
 
 import hashlib
 import shlex
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.datasets.findings import Finding
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.system.errors import UsageError
-
-Level = Literal["error", "warning", "note"]
-SplitName = Literal["train", "val", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
-TRAIN, VAL, TEST = range(3)  # indexes of SPLITS
-SPLIT_ALIASES = (
-    ("train", "training"),
-    ("val", "valid", "validation", "dev", "eval"),
-    ("test", "testing"),
-)
-SPLIT_BY_NAME = {name: split for split, names in enumerate(SPLIT_ALIASES) for name in names}
-MAX_EXAMPLES = 5  # paths in one finding
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One kind of problem or fact; an error refuses the dataset.
-
-    `kind` is a stable identifier. `message` is one sentence with the offending values, `hint` an
-    instruction (empty for most notes). `paths` are the first five of `count` items, or the first
-    five pairs, one path after the other; `reasons` says what is wrong with each, if that differs.
-    """
-
-    level: Level
-    kind: str
-    message: str
-    hint: str = ""
-    count: int = 1
-    paths: tuple[str, ...] = ()
-    reasons: tuple[str, ...] = ()
-
-
-error = partial(Finding, "error")
-warning = partial(Finding, "warning")
-note = partial(Finding, "note")
-
-
-@dataclass(slots=True)
-class ExampleCounter:
-    """A count of items, and the first few."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, item: str) -> None:
-        self.count += 1
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(item)
-
-    def merge(self, other: "ExampleCounter") -> None:
-        self.count += other.count
-        self.examples = (self.examples + other.examples)[:MAX_EXAMPLES]
-
-
-class Counters(defaultdict[str, ExampleCounter]):
-    """Counters by kind of finding."""
-
-    def __init__(self) -> None:
-        super().__init__(ExampleCounter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +46,10 @@ class SplitTable(NamedTuple):
 class Dataset:
     """A checked, split dataset."""
 
-    root: str
     classes: tuple[str, ...]
     train: Subset
     val: Subset
     test: Subset | None
-    findings: tuple[Finding, ...]
     files: SplitTable
 
     @property
@@ -120,15 +58,10 @@ class Dataset:
         independent of paths.
         """
         _, labels, splits, digests = self.files
-        digest = hashlib.sha256()
-        for name in self.classes:
-            digest.update(name.encode(errors="surrogateescape") + b"\0")
-        for key in sorted(
-            b"%d %d " % (split, label) + content.tobytes()
-            for split, label, content in zip(splits, labels, digests, strict=True)
-        ):
-            digest.update(key)
-        return digest.hexdigest()
+        names = [name.encode(errors="surrogateescape") + b"\0" for name in self.classes]
+        images = zip(splits, labels, digests, strict=True)
+        keys = sorted(b"%d %d " % (split, label) + row.tobytes() for split, label, row in images)
+        return hashlib.sha256(b"".join([*names, *keys])).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

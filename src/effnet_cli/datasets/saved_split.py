@@ -2,10 +2,10 @@
 
 import csv
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from effnet_cli.datasets.csv_file import CSV_TEXT
 from effnet_cli.datasets.inspect_files import hash_file, map_files
 from effnet_cli.datasets.labelled import LabelledImages
-from effnet_cli.datasets.records import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL, Dataset
+from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.scan import scan
+from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError
@@ -25,8 +26,8 @@ from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
 SPLIT_FILE_NAME = "split.csv"
-WRITE_TEXT = CSV_TEXT | {"encoding": "utf-8"}  # without a byte order mark
 COLUMNS = ("path", "label", "split", "sha256")
+WRITE_TEXT = CSV_TEXT | {"encoding": "utf-8"}  # without a byte order mark
 # Beside the indexes of SPLITS: not seen by the training, and in several classes.
 NEW, AMBIGUOUS = -1, -2
 
@@ -44,28 +45,21 @@ class SplitRow(NamedTuple):
     digest: bytes
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SavedSplit:
-    """The images of a training.
-
-    `contents` maps the SHA-256 of an image to its split, `paths` its absolute path; training wins
-    if an image is in several splits.
-    """
+    """The images of a training; those of the training split come last."""
 
     file: Path
     rows: list[SplitRow]
-    contents: dict[bytes, int] = field(default_factory=dict)
-    paths: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for row in sorted(self.rows, key=lambda row: -row.split):
-            self.paths[row.path] = row.split
-            if row.digest:
-                self.contents[row.digest] = row.split
 
     @property
     def classes(self) -> set[str]:
         return {row.label for row in self.rows if row.split == TRAIN}
+
+    @property
+    def contents(self) -> dict[bytes, int]:
+        """The split of each image by SHA-256; training wins if it is in several."""
+        return {row.digest: row.split for row in self.rows if row.digest}
 
     def locate(self, data: LabelledImages, reporter: Reporter = SILENT) -> Places:
         """The split of each image of `data` [N], `NEW` or `AMBIGUOUS`.
@@ -74,18 +68,18 @@ class SavedSplit:
         """
         total = len(data.paths)
         places = np.full(total, NEW, dtype=np.int8)
-        by_content: dict[bytes, list[int]] = {}
-        digests = map_files(lambda index: _hash_content(data.paths[index]), total)
-        for index, digest in enumerate(digests):
-            by_path = self.paths.get(_absolute(data.paths[index]), NEW)
-            may_be_same = by_path == TRAIN or not digest
-            places[index] = self.contents.get(digest, by_path if may_be_same else NEW)
-            by_content.setdefault(digest, []).append(index)
+        contents, by_path = self.contents, {row.path: row.split for row in self.rows}
+        same_content = defaultdict(list)
+        for index, digest in enumerate(map_files(lambda i: _hash_content(data.paths[i]), total)):
+            split = by_path.get(_absolute(data.paths[index]), NEW)
+            may_be_same = split == TRAIN or not digest
+            places[index] = contents.get(digest, split if may_be_same else NEW)
+            if digest:
+                same_content[digest].append(index)
             reporter.progress("Comparing images", index + 1, total)
-        by_content.pop(b"", None)  # unreadable
-        for same in by_content.values():
-            if len(set(data.labels[same])) > 1:
-                places[same] = AMBIGUOUS
+        for indexes in same_content.values():
+            if len(set(data.labels[indexes])) > 1:
+                places[indexes] = AMBIGUOUS
         return places
 
     def count_changes(self, dataset: Dataset) -> tuple[int, int]:
@@ -129,13 +123,13 @@ def load_split(folder: Path) -> SavedSplit | None:
             for cells in csv.DictReader(lines, strict=True):
                 path, label, split, sha256 = (cells[name] for name in COLUMNS)
                 path = os.fsdecode(path.encode(errors="surrogateescape"))
-                rows.append(SplitRow(path, label, SPLIT_BY_NAME[split], bytes.fromhex(sha256)))
+                digest = bytes.fromhex(sha256)
+                rows.append(SplitRow(path, label, split=SPLIT_BY_NAME[split], digest=digest))
     except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
-        raise UsageError(
-            f"{str(file)!r} is not the split of a training: {fault!r}.",
-            "Restore the file, or move the model file to another folder.",
-        ) from fault
-    return SavedSplit(file, rows)
+        message = f"{str(file)!r} is not the split of a training: {fault!r}."
+        hint = "Restore the file, or move the model file to another folder."
+        raise UsageError(message, hint) from fault
+    return SavedSplit(file, sorted(rows, key=lambda row: -row.split))
 
 
 def locate_images(
@@ -158,7 +152,7 @@ def locate_images(
         return None
     saved = None if model is None else load_split(model if model.is_dir() else model.parent)
     if saved is None or saved.classes != set(card.classes):
-        return _split_again(data, card, images, reporter)
+        return _split_again(data, card, images=images, reporter=reporter)
     if saved.file.samefile(data.root):
         return None
     places = saved.locate(data, reporter)
@@ -166,14 +160,16 @@ def locate_images(
 
 
 def _split_again(
-    data: LabelledImages, card: ModelCard, images: ImageOptions, reporter: Reporter
+    data: LabelledImages, card: ModelCard, *, images: ImageOptions, reporter: Reporter
 ) -> Places | None:
     about = card.dataset
     if not {"fingerprint", "seed", "val_fraction"} <= about.keys():
         return None
     if data.split not in (None, SPLITS[TRAIN]) or set(data.classes) != set(card.classes):
         return None  # another dataset; a scan would decode every image
-    options = DatasetOptions(None, about["val_fraction"], True, True, True)
+    options = DatasetOptions(
+        val_fraction=about["val_fraction"], skip_empty=True, allow_bad=True, allow_leak=True
+    )
     found = scan(Path(data.root), options, seed=about["seed"], images=images, reporter=reporter)
     if found.dataset is None or found.dataset.fingerprint != about["fingerprint"]:
         reporter.note(
@@ -195,9 +191,8 @@ def exclude_training_images(
     """
     kept = np.flatnonzero((places != TRAIN) & (places != AMBIGUOUS))
     if not len(kept):
-        raise UsageError(
-            f"The model was trained on all images in {data.root!r}.", "Use other images."
-        )
+        message = f"The model was trained on all images in {data.root!r}."
+        raise UsageError(message, "Use other images.")
     if not np.isin(places, (VAL, TEST)).all():
         reporter.note(_describe(places))
     split = SPLITS[VAL] if data.split in (None, SPLITS[TRAIN]) else data.split
@@ -206,15 +201,15 @@ def exclude_training_images(
 
 def _describe(places: Places) -> str:
     """`812 validation images; 3 new images included; 5 images from training excluded`."""
-    counts = {place: (places == place).sum().item() for place in (VAL, TEST, NEW, TRAIN, AMBIGUOUS)}
-    texts = {
-        VAL: pluralize(counts[VAL], "validation image"),
-        TEST: pluralize(counts[TEST], "test image"),
-        NEW: f"{pluralize(counts[NEW], 'new image')} included",
-        TRAIN: f"{pluralize(counts[TRAIN], 'image')} from training excluded",
-        AMBIGUOUS: f"{pluralize(counts[AMBIGUOUS], 'image')} in several classes excluded",
-    }
-    return "; ".join(text for place, text in texts.items() if counts[place])
+    nouns = (
+        (VAL, "validation image", ""),
+        (TEST, "test image", ""),
+        (NEW, "new image", " included"),
+        (TRAIN, "image", " from training excluded"),
+        (AMBIGUOUS, "image", " in several classes excluded"),
+    )
+    counts = [(int((places == place).sum()), noun, what) for place, noun, what in nouns]
+    return "; ".join(f"{pluralize(count, noun)}{what}" for count, noun, what in counts if count)
 
 
 def _absolute(path: str) -> str:
@@ -230,7 +225,7 @@ def _hash_content(path: str) -> bytes:
 
 def _rows_of(dataset: Dataset) -> Iterator[SplitRow]:
     files = dataset.files
-    for index, path in enumerate(files.paths):
-        label, digest = dataset.classes[files.labels[index]], files.digests[index]
-        content = digest.tobytes() if digest.any() else b""
-        yield SplitRow(_absolute(path), label, int(files.splits[index]), content)
+    for path, label, split, row in zip(*files, strict=True):
+        digest = row.tobytes() if row.any() else b""
+        name = dataset.classes[label]
+        yield SplitRow(_absolute(path), name, split=int(split), digest=digest)

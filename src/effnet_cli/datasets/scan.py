@@ -7,27 +7,17 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.checks import CheckedFiles, run_checks
+from effnet_cli.datasets.checks import CHECKS, CheckedFiles
 from effnet_cli.datasets.duplicates import content_ids, find_near_duplicates, group_duplicates
 from effnet_cli.datasets.formats import open_source
 from effnet_cli.datasets.inspect_files import FileInspection, inspect_files
 from effnet_cli.datasets.listing import FileList, LayoutError, list_files
-from effnet_cli.datasets.records import (
-    TEST,
-    TRAIN,
-    VAL,
-    ClassCount,
-    Dataset,
-    Finding,
-    Scan,
-    SplitTable,
-    Subset,
-)
-from effnet_cli.datasets.split import choose_validation
+from effnet_cli.datasets.records import ClassCount, Dataset, Scan, SplitTable, Subset
+from effnet_cli.datasets.split import TEST, TRAIN, VAL, choose_validation
 from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.reporter import SILENT, Reporter
 
-LEVELS = ("error", "warning", "note")
+LEVEL_ORDER = ("error", "warning", "note")
 
 
 def scan(
@@ -55,12 +45,27 @@ def scan(
     try:
         listing = list_files(open_source(root, options), skip_empty=options.skip_empty)
     except LayoutError as fault:
-        return Scan(str(root), "not recognised", (), (fault.finding,), None)
+        return Scan(str(root), "not recognised", (), findings=(fault.finding,), dataset=None)
     inspection = inspect_files(listing, images, workers=workers, reporter=reporter)
     data = _find_copies(listing, inspection, earlier)
     if listing.is_automatic:
         _split_off_validation(data, options.val_fraction, seed)
-    return _build_scan(root, data, options)
+    found = [*listing.findings, *(one for check in CHECKS for one in check(data, options))]
+    found.sort(key=lambda finding: LEVEL_ORDER.index(finding.level))
+    is_refused = any(finding.level == "error" for finding in found)
+    return Scan(
+        root=str(root),
+        layout=listing.layout,
+        classes=tuple(_count_classes(data)),
+        findings=tuple(found),
+        dataset=None if is_refused else _build_dataset(data),
+    )
+
+
+def _count_classes(data: CheckedFiles) -> Iterator[ClassCount]:
+    rows = data.count(data.kept).tolist()
+    for name, (train, val, test) in zip(data.listing.classes, rows, strict=True):
+        yield ClassCount(name, train=train, val=val, test=test if data.has_test else None)
 
 
 def _find_copies(
@@ -68,16 +73,16 @@ def _find_copies(
 ) -> CheckedFiles:
     """Exclude broken files and those in several classes; number equal contents."""
     good = np.flatnonzero(inspection.is_good)
+    ids, labels = content_ids(inspection.digests[good]), listing.labels[good]
+    pairs = np.unique(np.stack([ids, labels]), axis=1)  # the classes of each content
     conflicts = np.zeros(len(inspection.is_good), dtype=np.bool_)
-    conflicts[good] = _in_several_classes(
-        content_ids(inspection.digests[good]), listing.labels[good]
-    )
+    conflicts[good] = (np.bincount(pairs[0], minlength=1) > 1)[ids]
     kept = inspection.is_good & ~conflicts
     files = np.flatnonzero(kept)
     contents = np.full(len(kept), -1, dtype=np.intp)
     contents[files] = content_ids(inspection.digests[files])
     first = files[np.unique(contents[files], return_index=True)[1]]
-    digests = map(bytes, inspection.digests[first])
+    splits = [earlier.get(digest.tobytes(), -1) for digest in inspection.digests[first]]
     return CheckedFiles(
         listing=listing,
         inspection=inspection,
@@ -87,21 +92,8 @@ def _find_copies(
         contents=contents,
         first=first,
         near=find_near_duplicates(inspection, first),
-        earlier=np.array([earlier.get(digest, -1) for digest in digests], dtype=np.int8),
+        earlier=np.array(splits, dtype=np.int8),
     )
-
-
-def _in_several_classes(
-    contents: npt.NDArray[np.intp], labels: npt.NDArray[np.int32]
-) -> npt.NDArray[np.bool_]:
-    """Which files [N] share their content with a file of another class."""
-    number = int(contents.max(initial=-1)) + 1
-    least = np.full(number, np.iinfo(np.int32).max, dtype=np.int32)
-    most = np.full(number, -1, dtype=np.int32)
-    np.minimum.at(least, contents, labels)
-    np.maximum.at(most, contents, labels)
-    differs: npt.NDArray[np.bool_] = (least != most)[contents]
-    return differs
 
 
 def _split_off_validation(data: CheckedFiles, fraction: float, seed: int) -> None:
@@ -114,53 +106,25 @@ def _split_off_validation(data: CheckedFiles, fraction: float, seed: int) -> Non
         if len(np.unique(groups[members])) == 1:  # all alike: better split than refused
             groups[members] = members
     files = np.flatnonzero(data.kept & (data.splits == TRAIN))
-    group_of_file = groups[data.contents[files]]
+    group_of_file, digests = groups[data.contents[files]], data.inspection.digests[data.first]
     is_val = choose_validation(
-        data.listing.labels[files],
-        group_of_file,
-        data.inspection.digests[data.first],
-        fraction=fraction,
-        seed=seed,
+        data.listing.labels[files], group_of_file, digests, fraction=fraction, seed=seed
     )
     for split in (VAL, TRAIN):  # a group with an image that was trained on stays in training
         is_val[np.isin(group_of_file, groups[data.earlier == split])] = split == VAL
     data.splits[files[is_val]] = VAL
 
 
-# --- the result --------------------------------------------------------------------------------
-
-
-def _build_scan(root: Path, data: CheckedFiles, options: DatasetOptions) -> Scan:
-    found = (*data.listing.findings, *run_checks(data, options))
-    findings = tuple(sorted(found, key=lambda finding: LEVELS.index(finding.level)))
-    is_refused = any(finding.level == "error" for finding in findings)
-    return Scan(
-        root=str(root),
-        layout=data.listing.layout,
-        classes=tuple(_count_classes(data)),
-        findings=findings,
-        dataset=None if is_refused else _build_dataset(root, data, findings),
-    )
-
-
-def _count_classes(data: CheckedFiles) -> Iterator[ClassCount]:
-    rows = data.count(data.kept).tolist()
-    for name, (train, val, test) in zip(data.listing.classes, rows, strict=True):
-        yield ClassCount(name, train=train, val=val, test=test if data.has_test else None)
-
-
-def _build_dataset(root: Path, data: CheckedFiles, findings: tuple[Finding, ...]) -> Dataset:
-    listing, files = data.listing, np.flatnonzero(~data.conflicts)
+def _build_dataset(data: CheckedFiles) -> Dataset:
+    files = np.flatnonzero(~data.conflicts)
     return Dataset(
-        root=str(root),
-        classes=tuple(listing.classes),
+        classes=tuple(data.listing.classes),
         train=_subset(data, TRAIN),
         val=_subset(data, VAL),
         test=_subset(data, TEST) if data.has_test else None,
-        findings=findings,
         files=SplitTable(
-            paths=listing.paths.take(files),
-            labels=listing.labels[files],
+            paths=data.listing.paths.take(files),
+            labels=data.listing.labels[files],
             splits=data.splits[files],
             digests=data.inspection.digests[files],
         ),
@@ -168,7 +132,7 @@ def _build_dataset(root: Path, data: CheckedFiles, findings: tuple[Finding, ...]
 
 
 def _subset(data: CheckedFiles, split: int) -> Subset:
-    labels, in_split = data.listing.labels, data.splits == split
-    good = np.flatnonzero(data.kept & in_split)
-    failed = labels[~data.inspection.is_good & in_split]
+    labels: npt.NDArray[np.int32] = data.listing.labels
+    good = np.flatnonzero(data.kept & (data.splits == split))
+    failed = labels[~data.inspection.is_good & (data.splits == split)]
     return Subset(data.listing.paths.take(good), labels[good], failed)

@@ -1,9 +1,18 @@
-"""The automatic split: the same images go to validation on every machine and in every order."""
+"""The names of splits, and the automatic split, which depends on contents and seed alone."""
 
 import hashlib
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+TRAIN, VAL, TEST = range(3)  # indexes of SPLITS
+SPLIT_BY_NAME = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), VAL),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
 
 
 def choose_validation(
@@ -16,14 +25,9 @@ def choose_validation(
 ) -> npt.NDArray[np.bool_]:
     """Which images [N] to validate on: about `fraction` of each class, at least one and never all.
 
-    Args:
-        labels: the class of each image [N].
-        groups: the group of each image [N]; a group stays together and lies in one class.
-        keys: the content of each group, as rows of bytes.
-        fraction: between 0 and 1, exclusive.
-        seed: selects one of many splits.
-
-    A class with one group is not split.
+    `labels` and `groups` [N] are the class and the group of each image. A group lies in one class
+    and stays together; row `g` of `keys` is the content of group `g`. A class with one group is not
+    split.
     """
     result = np.zeros(len(labels), dtype=np.bool_)
     for label in np.unique(labels):

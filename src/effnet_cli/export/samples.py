@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.datasets.records import SPLIT_BY_NAME, TRAIN, VAL
 from effnet_cli.datasets.saved_split import AMBIGUOUS, locate_images
+from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN, VAL
 from effnet_cli.engines.base import Crops
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader

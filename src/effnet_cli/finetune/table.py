@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from effnet_cli.datasets.records import Finding, Scan
+from effnet_cli.datasets.findings import Finding
+from effnet_cli.datasets.records import Scan
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.output.tables import Block, Line, Styled, Table
