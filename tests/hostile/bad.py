@@ -1,4 +1,4 @@
-"""Files that no answer can be given for: what they are, and what must be said of them."""
+"""Files that cannot be opened, and the errors that they must give."""
 
 # ruff: noqa: E501 (one input a line)
 
@@ -29,8 +29,8 @@ NOISE = np.random.default_rng(7).bytes(4096)
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """An input that has no answer: its bytes, or how to make it; the kinds of error that are right
-    for it, and words that the message must have.
+    """An input that cannot be opened: its bytes, or how to make it; the kinds of error that are
+    right for it, and words that the message must have.
     """
 
     group: str

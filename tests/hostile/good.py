@@ -47,9 +47,7 @@ class Good:
 
 @cache
 def photo(width: int = 128, height: int = 96) -> Image.Image:
-    """A photograph of which the default network is sure, and that looks the same from no two
-    sides.
-    """
+    """A photograph that the default model is sure of, and that differs in all orientations."""
     with Image.open(SAMPLES / "coffee.jpg") as image:
         return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 

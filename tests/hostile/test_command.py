@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_image_that_takes_too_long_is_one_row(folder: Path) -> None:
+def test_image_that_times_out_is_one_row(folder: Path) -> None:
     done = subprocess.run(
         [*COMMAND, *NO_LIMIT, "--timeout", "0.7", "--format", "json", "a.png", "b.jpg", "c.png"],
         cwd=folder,
@@ -92,9 +92,7 @@ def assert_nothing_is_left(session: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_stops_a_decoder_that_hangs(
-    folder: Path, number: signal.Signals, status: int
-) -> None:
+def test_signal_stops_a_hanging_decoder(folder: Path, number: signal.Signals, status: int) -> None:
     with started(folder, "--isolate", "--batch-size", "1", "-") as process:
         assert process.stdin
         assert process.stdout
@@ -113,7 +111,7 @@ def test_signal_stops_a_decoder_that_hangs(
         assert b"Traceback" not in process.stderr.read()
 
 
-def test_reader_that_goes_away_leaves_nothing_running(folder: Path) -> None:
+def test_closed_pipe_leaves_no_process(folder: Path) -> None:
     with started(folder, "--isolate", *["a.png"] * 60) as process:
         assert process.stdout
         assert json.loads(process.stdout.readline())["status"] == "ok"

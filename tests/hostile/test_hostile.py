@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "effnet_cli", "predict"]
 # What a mean difference of one level (of 255) moves a probability by, at most.
 CHANCE_OF_LEVEL = 0.03
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff]")
-PYTHONS_WORDS = r"object at 0x|_io\.|Error\(|damaged \(-?\d+\)|\(\)|b'|literal for"
+INTERNAL_WORDS = r"object at 0x|_io\.|Error\(|corrupt \(-?\d+\)|\(\)|b'|literal for"
 GROUPS = [
     "orientation",
     "broken EXIF",
@@ -74,7 +74,7 @@ def of_twins(session_folder: Path) -> dict[bytes, Row]:
         patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
         classifier = Classifier("lite0")
         return {
-            data: formats.as_row(classifier(data))
+            data: formats.to_row(classifier(data))
             for data in {twin_of(one) for one in good_inputs()}
         }
 
@@ -107,7 +107,7 @@ def twin_of(one: Input) -> bytes:
     return encoded(one.case.twin.convert("RGB"), "PNG", compress_level=1)
 
 
-def test_corpus_has_every_group_and_every_kind_of_fault() -> None:
+def test_corpus_has_every_group_and_every_error_kind() -> None:
     assert len(corpus.inputs()) > 600
     assert {one.case.group for one in good_inputs()} == set(GROUPS)
     assert {one.case.group for one in bad_inputs()} == set(BAD_GROUPS)
@@ -140,7 +140,7 @@ def mean_difference(image: Image.Image, twin: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_odd_image_is_answered_like_its_plain_twin(
+def test_odd_image_is_predicted_like_its_plain_twin(
     group: str, answered: dict[bytes, Row], of_twins: dict[bytes, Row]
 ) -> None:
     wrong = {}
@@ -167,7 +167,7 @@ def is_close(row: Row, plain: Row, tolerance: float) -> bool:
 
 
 @pytest.mark.parametrize("group", BAD_GROUPS)
-def test_bad_input_has_its_kind_and_its_words(group: str, answered: dict[bytes, Row]) -> None:
+def test_bad_input_has_its_kind_and_message(group: str, answered: dict[bytes, Row]) -> None:
     wrong = {}
     for one in bad_inputs(group):
         assert isinstance(one.case, Bad)
@@ -176,12 +176,12 @@ def test_bad_input_has_its_kind_and_its_words(group: str, answered: dict[bytes, 
             wrong[one.name] = (error, one.case.kinds)
         elif one.case.words.lower() not in error["message"].lower():
             wrong[one.name] = (error, one.case.words)
-        elif re.search(PYTHONS_WORDS, error["message"]):
+        elif re.search(INTERNAL_WORDS, error["message"]):
             wrong[one.name] = (error, "words for a person")
     assert not wrong
 
 
-def test_bytes_fare_as_the_file_does(answered: dict[bytes, Row]) -> None:
+def test_bytes_give_the_same_as_the_file(answered: dict[bytes, Row]) -> None:
     loader = ImageLoader(VARIANTS["lite0"].preprocessing)
     wrong = {}
     for one in bad_inputs():
@@ -219,7 +219,7 @@ def as_argument(name: bytes) -> bytes:
     return b"./-" if name == b"-" else name  # alone it would be stdin
 
 
-def test_one_run_over_everything_has_a_row_for_each_in_order(
+def test_one_run_has_a_row_for_each_input_in_order(
     whole_run: "subprocess.CompletedProcess[bytes]",
 ) -> None:
     assert b"Traceback" not in whole_run.stderr
@@ -237,7 +237,7 @@ def odd_names() -> list[bytes]:
     return [as_argument(name) for name in ODD_NAMES]
 
 
-def test_spreadsheet_finds_every_name_and_no_formula(folder: Path) -> None:
+def test_csv_has_every_name_and_no_formula(folder: Path) -> None:
     done = run(["--format", "csv", "--top-k", "1", "--", *odd_names()], folder)
     assert done.returncode == 0
     text = done.stdout.decode("utf-8", "surrogateescape")
@@ -250,7 +250,7 @@ def test_spreadsheet_finds_every_name_and_no_formula(folder: Path) -> None:
     assert {line[1] for line in lines} == {"ok"}
 
 
-def test_terminal_is_sent_no_names_commands(folder: Path) -> None:
+def test_terminal_receives_no_control_characters(folder: Path) -> None:
     main, other = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "--top-k", "1", "--", *odd_names(), "no\x1b[31m\u202esuch"],
@@ -277,7 +277,7 @@ def test_terminal_is_sent_no_names_commands(folder: Path) -> None:
     assert "[bold][link=x].png" in text
 
 
-def test_search_of_the_folder_finds_every_image_once(folder: Path) -> None:
+def test_finder_finds_every_image_once(folder: Path) -> None:
     found = Counter(os.fsencode(f.name) for f in Finder([str(folder)]))
     assert set(found.values()) == {1}
     missed = {

@@ -57,7 +57,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_mutated_images_are_answered_or_refused_and_nothing_else() -> None:
+def test_mutated_images_are_opened_or_refused() -> None:
     chance = random.Random(13)
     opener = ImageLoader(LITE0, ImageOptions(max_pixels=1_000_000))
     came: Counter[str] = Counter()
@@ -112,7 +112,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
     assert int(done.stdout) < BOMBS_MIB
 
 
-def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_are_counted_only_in_jpegs_with_many(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = []
     monkeypatch.setattr(decode, "count_scans", lambda file: counted.append(file) or 1)
     opener = ImageLoader(LITE0)
@@ -125,7 +125,7 @@ def test_only_jpegs_of_many_scans_are_read_over(monkeypatch: pytest.MonkeyPatch)
     assert len(counted) == 1
 
 
-def test_large_image_that_can_be_seen_through_is_flattened_in_bands() -> None:
+def test_large_transparent_image_is_composited_in_bands() -> None:
     values = np.random.default_rng(0).integers(0, 256, (1200, 1100, 4), dtype=np.uint8)
     image = Image.fromarray(values)
     opener = ImageLoader(LITE0)
@@ -141,7 +141,7 @@ def test_large_image_that_can_be_seen_through_is_flattened_in_bands() -> None:
 
 @pytest.fixture(scope="module")
 def hanging() -> bytes:
-    """An image that keeps the decoder for a minute, if a person lets it."""
+    """An image that keeps the decoder busy for a minute."""
     return bad.with_scans(6_000)
 
 
@@ -161,7 +161,7 @@ def same_as_here(opener: SandboxedLoader, source: bytes | str | Path) -> bool:
     return np.array_equal(opener.load(source), ImageLoader(LITE0).load(source))
 
 
-def test_isolated_image_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -> None:
+def test_sandboxed_image_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -> None:
     for name, data in bad.seeds().items():
         assert same_as_here(isolated, data), name
     odd = tmp_path / os.fsdecode(b"\xff\xfe.png")
@@ -170,7 +170,7 @@ def test_isolated_image_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -
     assert same_as_here(isolated, str(odd))
 
 
-def test_isolated_fault_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -> None:
+def test_sandboxed_error_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     for source in (b"", b"<html>", b"\xff\xd8\xff", tmp_path / "no.jpg", tmp_path / "folder.jpg"):
         with pytest.raises(ImageError) as here:
@@ -183,9 +183,7 @@ def test_isolated_fault_is_the_same(isolated: SandboxedLoader, tmp_path: Path) -
         )
 
 
-def test_decoder_that_hangs_costs_its_image_and_no_other(
-    isolated: SandboxedLoader, hanging: bytes
-) -> None:
+def test_hanging_decoder_costs_only_its_image(isolated: SandboxedLoader, hanging: bytes) -> None:
     before = worker_ids()
     error = fault(isolated, hanging)
     assert error.kind == "timeout"
@@ -196,7 +194,7 @@ def test_decoder_that_hangs_costs_its_image_and_no_other(
     assert not worker_ids() & before
 
 
-def test_decoder_that_is_killed_costs_its_image_and_no_other(hanging: bytes) -> None:
+def test_killed_decoder_costs_only_its_image(hanging: bytes) -> None:
     opener = SandboxedLoader(LITE0, ImageOptions(isolate=True, max_pixels=10**11))
     others = worker_ids()
     opener.load(bad.seeds()["baseline.jpg"])
@@ -258,7 +256,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_outlives_who_asked(number: signal.Signals, tmp_path: Path) -> None:
+def test_no_worker_outlives_its_parent(number: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "asks.py"
     script.write_text(WITH_A_WORKER)
     with subprocess.Popen(

@@ -54,7 +54,7 @@ seeds = st.integers(0, 2**32)
 
 
 @given(sides, sides, policies, seeds, st.integers(1, 40), st.sampled_from(["bilinear", "bicubic"]))
-def test_view_is_the_networks_square_whatever_the_image(
+def test_view_has_the_size_of_the_crop_for_any_image(
     width: int, height: int, policy: AugmentPolicy, seed: int, crop_px: int, interpolation: str
 ) -> None:
     views = Augmentation(policy, crop_px, (seed, 1))
@@ -64,7 +64,7 @@ def test_view_is_the_networks_square_whatever_the_image(
 
 
 @given(sides, sides, policies, seeds)
-def test_same_seed_gives_the_same_bytes_and_leaves_the_image(
+def test_same_seed_gives_the_same_bytes_and_keeps_the_image(
     width: int, height: int, policy: AugmentPolicy, seed: int
 ) -> None:
     image = noise(width, height)
@@ -152,7 +152,7 @@ def test_boxes_of_photographs_use_the_whole_range(name: Augment, size: tuple[int
     st.sampled_from(["bilinear", "bicubic"]),
     st.integers(0, 9),
 )
-def test_no_augmentation_of_a_square_is_what_validation_sees(
+def test_no_augmentation_of_a_square_is_the_validation_crop(
     side: int, crop_px: int, interpolation: str, seed: int
 ) -> None:
     image, given_ = noise(side, side, seed), preprocessing(crop_px, interpolation)
@@ -161,9 +161,7 @@ def test_no_augmentation_of_a_square_is_what_validation_sees(
 
 
 @given(st.integers(20, 90), st.integers(20, 90))
-def test_no_augmentation_is_validations_square_but_for_part_of_a_pixel(
-    width: int, height: int
-) -> None:
+def test_no_augmentation_is_the_validation_crop_within_a_pixel(width: int, height: int) -> None:
     # soft, so that the crop's rounding to whole pixels moves no value far
     image = noise(3, 3).resize((width, height), Image.Resampling.BICUBIC)
     wanted = ImageLoader(preprocessing()).crop(image).astype(int)
@@ -175,14 +173,14 @@ def test_no_augmentation_is_validations_square_but_for_part_of_a_pixel(
 # --- flip, turn -----------------------------------------------------------------------------------
 
 
-def test_flip_mirrors_left_and_right() -> None:
+def test_flip_is_horizontal() -> None:
     image = noise(40, 30)
     plain = seen(image, AugmentPolicy())
     assert np.array_equal(seen(image, AugmentPolicy(flip_prob=1)), plain[:, ::-1])
     assert not np.array_equal(plain, plain[:, ::-1])
 
 
-def test_flip_comes_as_often_as_its_chance_says() -> None:
+def test_flip_is_as_frequent_as_its_probability() -> None:
     image = noise(24, 24)
     plain = seen(image, AugmentPolicy()).tobytes()
     kept = sum(
@@ -191,12 +189,12 @@ def test_flip_comes_as_often_as_its_chance_says() -> None:
     assert 260 < kept < 340
 
 
-def test_turn_without_an_angle_changes_nothing() -> None:
+def test_rotation_by_zero_degrees_changes_nothing() -> None:
     image = noise(40, 40)
     assert np.array_equal(seen(image, AugmentPolicy(affine_prob=1)), seen(image, AugmentPolicy()))
 
 
-def test_turn_keeps_the_centre_and_fills_corners_with_the_mean() -> None:
+def test_rotation_keeps_the_center_and_fills_corners_with_the_mean() -> None:
     image = Image.new("RGB", (41, 41), (255, 0, 0))
     policy = AugmentPolicy(affine_prob=1, rotate_degrees=45)
     corners = set()
@@ -207,7 +205,7 @@ def test_turn_keeps_the_centre_and_fills_corners_with_the_mean() -> None:
     assert tuple(round(255 * value) for value in MEAN) in corners
 
 
-def test_turn_goes_both_ways_up_to_its_angle() -> None:
+def test_rotation_goes_both_ways_up_to_its_angle() -> None:
     line = np.zeros((101, 101, 3), dtype=np.uint8)
     line[50] = 255  # horizontal, through the centre
     angles, policy = [], AugmentPolicy(affine_prob=1, rotate_degrees=15)
@@ -224,7 +222,7 @@ def test_turn_goes_both_ways_up_to_its_angle() -> None:
 
 
 @given(st.integers(0, 255), st.integers(0, 9))
-def test_grays_stay_as_they_are_when_colours_change(value: int, seed: int) -> None:
+def test_grays_stay_when_colors_change(value: int, seed: int) -> None:
     policy = AugmentPolicy(saturation=1, hue_degrees=180)
     made = seen(flat((value,) * 3), policy, seed).astype(int)
     assert np.abs(made - value).max() <= 1
@@ -237,7 +235,7 @@ def test_hue_and_saturation_keep_the_luma(colour: tuple[int, int, int], seed: in
     assert np.abs(made @ LUMA - luma).max() < 1.5
 
 
-def test_hue_turns_colours_within_its_angle() -> None:
+def test_hue_rotates_colors_within_its_angle() -> None:
     before = np.array([160, 110, 120])
     yiq = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
@@ -254,7 +252,7 @@ def test_hue_turns_colours_within_its_angle() -> None:
     assert np.abs(turned).max() < 20 + 2
 
 
-def test_lost_colour_is_gray() -> None:
+def test_image_without_color_is_gray() -> None:
     policy = AugmentPolicy(saturation=0.4, gray_prob=1)
     made = seen(noise(40, 40), policy).astype(int)
     assert np.ptp(made, axis=2).max() <= 1
@@ -294,6 +292,6 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
         assert [row[name] for row in factors] == pytest.approx([1.0] * 80, abs=0.03)
 
 
-def test_recipes_are_those_that_can_be_asked_for() -> None:
+def test_every_option_value_has_a_policy() -> None:
     assert set(POLICIES) == set(get_args(Augment))
     assert POLICIES["none"] == AugmentPolicy()

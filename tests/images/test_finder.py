@@ -97,7 +97,7 @@ def test_folder_is_searched_in_the_order_of_names() -> None:
     assert names(".") == [f"./d/{name}" for name in expected]
 
 
-def test_every_name_of_a_image_counts_whatever_the_content() -> None:
+def test_every_image_suffix_counts_for_any_content() -> None:
     wanted = sorted(f"d/x{suffix}" for suffix in IMAGE_SUFFIXES)
     put(*wanted, data=b"no image at all")
     assert names("d") == wanted
@@ -108,7 +108,7 @@ def test_case_of_a_suffix_does_not_matter() -> None:
     assert names("d") == ["d/a.JPG", "d/b.Jpeg", "d/c.PNG"]
 
 
-def test_hidden_and_system_names_are_passed_over() -> None:
+def test_hidden_and_system_names_are_skipped() -> None:
     put("d/.hidden.png", "d/.git/a.png", "d/._1.png", "d/sub/.ipynb_checkpoints/a.png")
     put(*(f"d/{name}/a.png" for name in SYSTEM_NAMES))
     put(*(f"d/sub/{name.upper()}" for name in SYSTEM_NAMES))
@@ -118,7 +118,7 @@ def test_hidden_and_system_names_are_passed_over() -> None:
     assert finder.not_images == 0
 
 
-def test_hidden_and_system_names_count_when_they_are_named() -> None:
+def test_hidden_and_system_names_are_found_as_inputs() -> None:
     put(".hidden/a.png", ".b.png", "__MACOSX/c.png")
     assert names(".hidden", ".b.png", "__MACOSX") == [".hidden/a.png", ".b.png", "__MACOSX/c.png"]
 
@@ -126,12 +126,12 @@ def test_hidden_and_system_names_count_when_they_are_named() -> None:
 @pytest.mark.parametrize(
     "format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
 )
-def test_image_without_a_images_name_is_found(format: str) -> None:
+def test_image_without_an_image_suffix_is_found(format: str) -> None:
     put("d/0123abcd", "d/x.bin", data=encoded(format))
     assert names("d") == ["d/0123abcd", "d/x.bin"]
 
 
-def test_image_that_cannot_be_opened_is_not_passed_over_in_silence() -> None:
+def test_image_of_an_unsupported_format_is_not_skipped() -> None:
     put("d/photo", data=b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
     assert names("d") == ["d/photo"]
 
@@ -150,7 +150,7 @@ NO_IMAGES = {
 
 
 @pytest.mark.parametrize("data", NO_IMAGES.values(), ids=NO_IMAGES)
-def test_file_that_is_no_image_is_counted(data: bytes) -> None:
+def test_file_that_is_not_an_image_is_counted(data: bytes) -> None:
     put("d/notes", "d/sub/x.txt", data=data)
     put("d/a.png")
     finder = Finder(["d"])
@@ -158,14 +158,14 @@ def test_file_that_is_no_image_is_counted(data: bytes) -> None:
     assert finder.not_images == 2
 
 
-def test_file_that_is_named_is_given_whatever_it_is() -> None:
+def test_input_file_is_found_for_any_content() -> None:
     put("notes.txt", data=b"hello")
     finder = Finder(["notes.txt", "missing.png"])
     assert [found.name for found in finder] == ["notes.txt", "missing.png"]
     assert finder.not_images == 0
 
 
-def test_folder_without_images_is_a_fault() -> None:
+def test_folder_without_images_is_an_error() -> None:
     Path("empty").mkdir()
     put("texts/a.txt", "texts/b/c.txt", data=b"hello")
     for folder in ("empty", "texts"):
@@ -174,7 +174,7 @@ def test_folder_without_images_is_a_fault() -> None:
         assert "no images" in error.message
 
 
-def test_folder_named_like_a_image_is_a_fault_unless_it_has_images() -> None:
+def test_folder_named_like_an_image_is_an_error_unless_it_has_images() -> None:
     Path("d/empty.jpg").mkdir(parents=True)
     put("d/texts.jpg/a.txt", data=b"hello")
     put("d/full.jpg/sub.jpg/a.png", "d/z.png")
@@ -189,7 +189,7 @@ def test_folder_named_like_a_image_is_a_fault_unless_it_has_images() -> None:
     assert kinds == ["not_a_file", None, "not_a_file", None]
 
 
-def test_folder_that_may_not_be_read_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     put("d/a.png", "d/locked/b.png", "d/z.png")
     scan = os.scandir
 
@@ -268,7 +268,7 @@ def test_image_below_1500_folders_is_found() -> None:
         assert LOADER.open(found.source).size == (16, 12)
 
 
-def test_folders_deeper_than_a_path_may_be_long_are_one_fault() -> None:
+def test_folders_deeper_than_the_path_limit_are_one_error() -> None:
     put("z.png")
     with nested(2500):
         *_, deep, last = find("d", "z.png")
@@ -280,7 +280,7 @@ def test_folders_deeper_than_a_path_may_be_long_are_one_fault() -> None:
 # --- links -------------------------------------------------------------------------------------
 
 
-def test_loops_of_links_end_and_every_file_comes_once() -> None:
+def test_link_loops_end_and_every_file_is_found_once() -> None:
     put("d/a.png", "d/sub/b.png")
     Path("d/loop").symlink_to(".")
     Path("d/sub/up").symlink_to("..")
@@ -289,7 +289,7 @@ def test_loops_of_links_end_and_every_file_comes_once() -> None:
     assert names("d") == ["d/a.png", "d/sub/b.png"]
 
 
-def test_link_to_a_file_of_the_same_folder_is_passed_over_and_counted() -> None:
+def test_link_to_a_file_of_the_same_folder_is_skipped_and_counted() -> None:
     put("d/a.png", "d/sub/b.png")
     Path("d/also_a.png").symlink_to("a.png")
     Path("d/also_b").symlink_to("sub/b.png")
@@ -309,14 +309,14 @@ def test_link_to_a_file_elsewhere_is_followed_once() -> None:
     assert finder.duplicate_links == 1
 
 
-def test_link_to_what_the_search_passes_over_is_followed() -> None:
+def test_link_to_a_skipped_file_is_followed() -> None:
     put("d/.annex/objects/a", "d/.annex/objects/b")
     Path("d/a.png").symlink_to(".annex/objects/a")
     Path("d/b.png").symlink_to(".annex/objects/b")
     assert names("d") == ["d/a.png", "d/b.png"]
 
 
-def test_link_named_like_a_image_to_what_is_none_is_not_passed_over() -> None:
+def test_link_named_like_an_image_to_another_file_is_not_skipped() -> None:
     put("d/a.png")
     put("d/data.bin", data=b"no image at all")
     Path("d/photo.jpg").symlink_to("data.bin")
@@ -332,14 +332,14 @@ def test_linked_folder_elsewhere_is_searched_once() -> None:
     assert names("d") == ["d/one/a.png", "d/one/sub/b.png", "d/z.png"]
 
 
-def test_link_named_itself_is_followed() -> None:
+def test_input_link_is_followed() -> None:
     put("real/a.png")
     Path("folder").symlink_to("real")
     Path("image").symlink_to("real/a.png")
     assert names("folder", "image") == ["folder/a.png", "image"]
 
 
-def test_dangling_and_looping_links_are_given_to_be_refused() -> None:
+def test_broken_and_looping_links_are_found() -> None:
     put("d/a.png")
     Path("d/dangling.png").symlink_to("nothing")
     Path("d/loop.png").symlink_to("loop.png")
@@ -350,7 +350,7 @@ def test_dangling_and_looping_links_are_given_to_be_refused() -> None:
     assert fault_kind("d/dangling.png") == fault_kind("d/loop.png") == "missing"
 
 
-def test_links_count_anew_for_every_input() -> None:
+def test_links_are_counted_for_each_input() -> None:
     put("elsewhere/a.png")
     for folder in ("d", "e"):
         Path(folder).mkdir()
@@ -361,7 +361,7 @@ def test_links_count_anew_for_every_input() -> None:
 # --- patterns ----------------------------------------------------------------------------------
 
 
-def test_pattern_gives_what_it_matches_in_order() -> None:
+def test_pattern_matches_in_order() -> None:
     put("b.png", "a.png", "c.jpg", "d/e.png", ".hidden.png")
     assert names("*.png") == ["a.png", "b.png"]
     assert names("?.jpg") == ["c.jpg"]
@@ -371,7 +371,7 @@ def test_pattern_gives_what_it_matches_in_order() -> None:
     assert names("**d/e*") == ["d/e.png"]
 
 
-def test_path_that_exists_comes_before_the_pattern_it_looks_like() -> None:
+def test_existing_path_comes_before_a_pattern() -> None:
     put("a1.jpg")
     assert names("a[1].jpg") == ["a1.jpg"]
     put("a[1].jpg", "what?.jpg", "d[x]/b.png")
@@ -380,7 +380,7 @@ def test_path_that_exists_comes_before_the_pattern_it_looks_like() -> None:
     assert names("b[1].jpg") == ["b[1].jpg"]
 
 
-def test_pattern_that_matches_nothing_is_a_fault() -> None:
+def test_pattern_without_matches_is_an_error() -> None:
     error = only_error("no*.png")
     assert error.kind == "missing"
     assert "pattern" in error.message
@@ -392,7 +392,7 @@ def test_pattern_over_folders_gives_every_image_once() -> None:
 
 
 @pytest.mark.timeout(20)
-def test_pattern_ends_where_links_loop() -> None:
+def test_pattern_ends_in_link_loops() -> None:
     put("d/a.png", "d/sub/b.png")
     Path("d/loop").symlink_to(".")
     Path("d/sub/loop").symlink_to("..")
@@ -416,15 +416,15 @@ def test_list_has_one_path_a_line() -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\n", b"\0"])
-def test_end_of_the_last_line_may_lack_or_repeat(end: bytes) -> None:
+def test_last_line_end_is_optional(end: bytes) -> None:
     assert listed(b"b.png" + end) == ["b.png"]
 
 
-def test_blank_lines_and_windows_ends_of_lines_do_not_matter() -> None:
+def test_blank_lines_and_windows_line_ends_do_not_matter() -> None:
     assert listed(b"\r\nb.png\r\n\r\n\nc d.png\r\n") == ["b.png", "c d.png"]
 
 
-def test_mark_that_windows_editors_put_first_is_no_part_of_a_name() -> None:
+def test_byte_order_mark_is_not_part_of_a_name() -> None:
     assert listed(b"\xef\xbb\xbfb.png\na.png\n") == ["b.png", "a.png"]
 
 
@@ -432,11 +432,11 @@ def test_empty_list_gives_nothing() -> None:
     assert listed(b"") == listed(b"\n\n") == []
 
 
-def test_blanks_belong_to_a_name() -> None:
+def test_spaces_are_part_of_a_name() -> None:
     assert listed(b" a.png \n\tb.png\n") == [" a.png ", "\tb.png"]
 
 
-def test_names_of_a_list_are_taken_as_they_stand() -> None:
+def test_names_of_a_list_are_literal() -> None:
     put("a1.png", "x.txt")
     given = ["a[1].png", "*.png", "@x.txt", "-", "-rf", "~"]
     assert listed("\n".join(given).encode()) == given
@@ -447,31 +447,31 @@ def test_names_of_a_list_may_have_any_bytes() -> None:
     assert [os.fsencode(name) for name in listed(given)] == given.split(b"\n")[:-1]
 
 
-def test_nul_ends_names_that_may_have_line_ends() -> None:
+def test_nul_separates_names_with_line_ends() -> None:
     given = ["a.png", "b\nc.png", " \r\n", "é.png", "\n"]
     assert listed("\0".join(given).encode()) == given
     assert listed("\0".join([*given, ""]).encode()) == given
     assert listed(b"a.png\0\0b.png\0") == ["a.png", "b.png"]
 
 
-def test_first_name_that_ends_with_nul_may_have_line_ends_too() -> None:
+def test_first_nul_separated_name_can_have_line_ends() -> None:
     assert listed(b"a\nb.png\0c.png\0") == ["a\nb.png", "c.png"]
 
 
-def test_long_list_is_split_right_wherever_it_is_read() -> None:
+def test_long_list_is_split_correctly_at_any_buffer_end() -> None:
     given = [f"folder/{'x' * (n % 97)}{n}.png" for n in range(4000)]
     assert listed("\n".join(given).encode()) == given
     assert listed("\0".join(given).encode()) == given
 
 
-def test_list_that_cannot_be_read_is_wrong_use() -> None:
+def test_unreadable_list_is_a_usage_error() -> None:
     Path("folder").mkdir()
     for name in ("nothing.txt", "folder"):
         with pytest.raises(UsageError, match=name):
             find(f"@{name}")
 
 
-def test_file_named_with_an_at_comes_before_a_list() -> None:
+def test_file_name_with_an_at_sign_comes_before_a_list() -> None:
     put("@x.jpg")
     put("x.jpg", data=b"a.png\nb.png\n")
     assert names("@x.jpg") == ["@x.jpg"]
@@ -485,13 +485,13 @@ def test_file_named_with_an_at_comes_before_a_list() -> None:
 @pytest.mark.parametrize(
     "format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
 )
-def test_images_bytes_come_from_stdin(format: str) -> None:
+def test_image_bytes_are_read_from_stdin(format: str) -> None:
     data = encoded(format)
     assert find("-", stdin=data) == [ImageInput("-", data)]
     assert LOADER.open(data).size == (16, 12)
 
 
-def test_document_on_stdin_is_refused_as_what_it_is() -> None:
+def test_document_on_stdin_is_identified_and_refused() -> None:
     for data in (b"<!doctype html><html>\nnot found", b"%PDF-1.7\n%", b'{"error":\n 404}'):
         assert find("-", stdin=data) == [ImageInput("-", data)]
 
@@ -511,13 +511,13 @@ class InPieces(io.RawIOBase):
         return len(piece)
 
 
-def test_image_may_come_from_stdin_in_pieces() -> None:
+def test_image_can_arrive_on_stdin_in_pieces() -> None:
     data = encoded("BMP")
     pipe = io.BufferedReader(InPieces(data[:40], data[40:41], data[41:]))
     assert list(Finder(["-"], pipe)) == [ImageInput("-", data)]
 
 
-def test_names_are_given_as_soon_as_they_come_from_stdin() -> None:
+def test_names_are_found_as_soon_as_they_arrive_on_stdin() -> None:
     pipe = InPieces(b"a.png\nb.p", b"ng\n", b"c.png\n")
     found = iter(Finder(["-"], io.BufferedReader(pipe)))
     assert next(found).name == "a.png"
@@ -528,7 +528,7 @@ def test_names_are_given_as_soon_as_they_come_from_stdin() -> None:
 @pytest.mark.parametrize(
     "name", ["BMW.png", "[1].png", "{1}.png", "P1 x.png", "GIF89a.png", "MZ.png"]
 )
-def test_path_that_begins_like_a_image_is_a_path(name: str) -> None:
+def test_path_that_begins_like_an_image_is_a_path(name: str) -> None:
     put(name, "z.png")
     assert names("-", stdin=f"{name}\nz.png\n".encode()) == [name, "z.png"]
     assert names("-", stdin=f"{name}\0z.png\0".encode()) == [name, "z.png"]
@@ -543,7 +543,7 @@ def test_dash_is_stdin_only_as_a_whole_word() -> None:
 # --- how many ----------------------------------------------------------------------------------
 
 
-def test_total_is_how_many_come() -> None:
+def test_count_is_the_number_of_inputs() -> None:
     put("d/a.png", "d/sub/b.png", "c.png")
     put("d/notes.txt", data=b"hello")
     Path("empty").mkdir()
@@ -553,14 +553,14 @@ def test_total_is_how_many_come() -> None:
     assert not finder.is_stream
 
 
-def test_total_is_unknown_where_counting_would_use_the_names_up() -> None:
+def test_count_is_unknown_for_stdin() -> None:
     finder = Finder(["-"], as_stdin(b"a.png\n"))
     assert finder.is_stream
     assert finder.count() is None
     assert [found.name for found in finder] == ["a.png"]
 
 
-def test_list_that_is_a_pipe_is_not_used_up_by_counting() -> None:
+def test_piped_list_is_not_consumed_by_counting() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"a.png\nb.png\n")
     os.close(writing)
@@ -608,7 +608,7 @@ def test_name_of_any_bytes_is_found_and_opened(name: bytes) -> None:
     assert LOADER.open(found.source).size == (16, 12)
 
 
-def test_name_with_nul_is_one_fault() -> None:
+def test_name_with_nul_is_one_error() -> None:
     put("a.png")
     found = find("a\0b.png", "a.png")
     assert [one.name for one in found] == ["a\0b.png", "a.png"]

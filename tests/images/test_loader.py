@@ -1,4 +1,4 @@
-"""From a file's bytes to the network's input, to the bit; every fault has its kind."""
+"""From a file's bytes to the model's input, bit for bit; every error has its kind."""
 
 import errno
 import io
@@ -182,7 +182,7 @@ def test_path_text_and_bytes_give_the_same_input(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_pixels(loader, str(path)), expected)
 
 
-def test_threads_get_what_one_alone_gets() -> None:
+def test_threads_give_the_same_as_one() -> None:
     files = [encoded(source_image(300, 200, seed), "JPEG") for seed in range(24)]
     loader = ImageLoader(B0)
     alone = [load_pixels(loader, data) for data in files]
@@ -214,7 +214,7 @@ def test_large_jpeg_is_decoded_smaller_but_large_enough(size: Size) -> None:
 
 
 @pytest.mark.parametrize("size", [(600, 400), (1023, 767), (4000, 300)])
-def test_jpeg_of_little_more_than_is_needed_is_decoded_in_full(size: Size) -> None:
+def test_jpeg_slightly_larger_than_needed_is_decoded_in_full(size: Size) -> None:
     data = encoded(source_image(*size), "JPEG")
     assert ImageLoader(B0).open(data).size == size
 
@@ -260,7 +260,7 @@ def test_scaled_decode_serves_every_fit(fit: str) -> None:
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("format", [*LOSSLESS, *LOSSY])
-def test_image_is_turned_upright(format: str, orientation: int) -> None:
+def test_orientation_is_applied(format: str, orientation: int) -> None:
     upright = source_image(48, 32)
     turn = UPRIGHT[orientation]
     stored = upright if turn is None else upright.transpose(UNDONE_BY.get(turn, turn))
@@ -290,13 +290,13 @@ BROKEN_EXIF = {
 @pytest.mark.filterwarnings("ignore")  # as the command does
 @pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_says_nothing_about_the_image(format: str, exif: bytes) -> None:
+def test_broken_exif_is_ignored(format: str, exif: bytes) -> None:
     options = {**LOSSLESS, **LOSSY}[format]
     twin = opened(encoded(source_image(), format, **options))
     assert_same(encoded(source_image(), format, exif=exif, **options), twin)
 
 
-def test_broken_colour_profile_is_ignored() -> None:
+def test_broken_color_profile_is_ignored() -> None:
     for format in ("PNG", "JPEG", "TIFF", "WEBP"):
         twin = opened(encoded(source_image(), format))
         assert_same(encoded(source_image(), format, icc_profile=b"no profile" * 20), twin)
@@ -362,7 +362,7 @@ def test_float_values_below_zero_are_stretched() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_value_that_is_no_number_does_not_spoil_the_others(value: float) -> None:
+def test_nan_does_not_affect_other_values(value: float) -> None:
     values = np.asarray(gray()).astype(np.float32) / 255
     values[5, 5] = value
     got = levels(opened(encoded(Image.fromarray(values), "TIFF")))
@@ -371,7 +371,7 @@ def test_value_that_is_no_number_does_not_spoil_the_others(value: float) -> None
     np.testing.assert_array_equal(got, expected)
 
 
-def test_flat_float_image_is_black_or_white_but_never_a_fault() -> None:
+def test_flat_float_image_is_black_or_white_but_never_an_error() -> None:
     for value, level in ((0.0, 0), (1.0, 255), (0.5, 128), (-7.0, 0)):
         image = opened(encoded(Image.new("F", (8, 8), value), "TIFF"))
         assert (levels(image) == level).all()
@@ -392,7 +392,7 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "TGA", "JPEG2000", "AVIF", "ICO"])
-def test_transparency_lies_over_white(format: str, tmp_path: Path) -> None:
+def test_transparency_is_composited_over_white(format: str, tmp_path: Path) -> None:
     options = {
         "WEBP": {"lossless": True, "exact": True},
         "AVIF": LOSSY["AVIF"],
@@ -407,7 +407,7 @@ def test_transparency_lies_over_white(format: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_gray_transparency_lies_over_white(format: str) -> None:
+def test_gray_transparency_is_composited_over_white(format: str) -> None:
     image = see_through().convert("LA")
     expected = over_white(image.convert("RGBA"))
     difference = np.abs(levels(opened(encoded(image, format))) - levels(expected))
@@ -421,7 +421,7 @@ def clear_where(mask: np.ndarray, image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP"])
-def test_transparent_colour_of_a_palette_is_white(format: str) -> None:
+def test_transparent_color_of_a_palette_is_white(format: str) -> None:
     image = source_image().quantize(16)
     expected = clear_where(np.asarray(image) == 3, image)
     source = image if format != "WEBP" else image_with_clear_colour(image, 3)
@@ -435,7 +435,7 @@ def image_with_clear_colour(image: Image.Image, index: int) -> Image.Image:
     return clear
 
 
-def test_half_transparent_colours_of_a_palette_are_mixed_with_white() -> None:
+def test_half_transparent_colors_of_a_palette_are_mixed_with_white() -> None:
     image = source_image().quantize(16)
     opacity = bytes(range(0, 256, 17))
     layer = image.convert("RGBA")
@@ -445,7 +445,7 @@ def test_half_transparent_colours_of_a_palette_are_mixed_with_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1"])
-def test_colour_that_stands_for_nothing_is_white(mode: str) -> None:
+def test_transparent_color_is_white(mode: str) -> None:
     image = source_image().convert(mode)
     clear = image.getpixel((10, 10))
     values = np.asarray(image.convert("RGB"))
@@ -472,7 +472,7 @@ def cmyk(black_ink: float) -> Image.Image:
 
 @pytest.mark.parametrize("black_ink", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("stored", ["with the marker", "inverted", "plain"])
-def test_cmyk_jpeg_keeps_its_colours(stored: str, black_ink: float) -> None:
+def test_cmyk_jpeg_keeps_its_colors(stored: str, black_ink: float) -> None:
     image = cmyk(black_ink)
     if stored == "plain":
         image = Image.merge("CMYK", [band.point(lambda v: 255 - v) for band in image.split()])
@@ -482,7 +482,7 @@ def test_cmyk_jpeg_keeps_its_colours(stored: str, black_ink: float) -> None:
     assert_same(data, source_image(), tolerance=LOSSY_LEVELS)
 
 
-def test_ycck_jpeg_keeps_its_colours() -> None:
+def test_ycck_jpeg_keeps_its_colors() -> None:
     """Pillow cannot write YCCK: the planes are written as if they were inks, and the Adobe marker's
     last byte then tells what they are.
     """
@@ -553,7 +553,7 @@ def test_gray_image_has_three_equal_channels(format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "PPM", "GIF"])
-def test_image_of_two_colours(format: str) -> None:
+def test_image_of_two_colors(format: str) -> None:
     image = gray().convert("1")
     assert_same(encoded(image, format), image)
 
@@ -572,7 +572,7 @@ FRAMES = [
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
-def test_first_frame_answers_for_all(format: str) -> None:
+def test_first_frame_is_used(format: str) -> None:
     first, *others = (frame.convert("RGB") for frame in FRAMES)
     options: dict[str, object] = {
         "WEBP": {"lossless": True},
@@ -586,7 +586,7 @@ def test_first_frame_answers_for_all(format: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # as the command does
 @pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF"])
-def test_damage_behind_the_first_frame_does_not_matter(format: str) -> None:
+def test_damage_after_the_first_frame_does_not_matter(format: str) -> None:
     first, *others = (frame.convert("RGB") for frame in FRAMES)
     source = FRAMES if format == "GIF" else [first, *others]
     data = encoded(source[0], format, save_all=True, append_images=source[1:])
@@ -594,7 +594,7 @@ def test_damage_behind_the_first_frame_does_not_matter(format: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a", "a.txt", "a.tga", "a.heic", "-", ".png", "a.PNG~"])
-def test_content_decides_and_not_the_name(name: str, tmp_path: Path) -> None:
+def test_content_decides_not_the_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(encoded(source_image(), "PNG"))
     assert_same(path, source_image())
@@ -619,7 +619,9 @@ def test_only_the_decoder_of_the_format_is_tried(
 
 @pytest.mark.parametrize("suffix", [".tga", ".TGA", ".icb", ".vda", ".vst"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_tga_without_footer_is_known_by_its_name(mode: str, suffix: str, tmp_path: Path) -> None:
+def test_tga_without_footer_is_identified_by_its_name(
+    mode: str, suffix: str, tmp_path: Path
+) -> None:
     image = source_image().quantize(16) if mode == "P" else source_image().convert(mode)
     data = encoded(image, "TGA")
     assert data.endswith(b"TRUEVISION-XFILE.\0")
@@ -641,7 +643,7 @@ def test_heic_is_opened_upright() -> None:
     assert np.abs(turned - np.rot90(expected, -1)).mean() < 4
 
 
-def test_heic_without_the_library_is_named_with_what_installs_it(
+def test_heic_without_the_library_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -651,7 +653,7 @@ def test_heic_without_the_library_is_named_with_what_installs_it(
 
 
 @pytest.mark.parametrize("size", range(30, len(heic.PLAIN), 60))
-def test_heic_that_is_cut_is_this_files_fault(size: int) -> None:
+def test_truncated_heic_is_an_error(size: int) -> None:
     with pytest.raises(ImageError) as caught:
         ImageLoader(B0).open(heic.PLAIN[:size])
     assert caught.value.kind in ("truncated", "unsupported_format")
@@ -692,7 +694,9 @@ NO_IMAGES = {
 
 
 @pytest.mark.parametrize(("data", "kind", "words"), NO_IMAGES.values(), ids=NO_IMAGES)
-def test_file_that_is_no_image_is_named(data: bytes, kind: str, words: str, tmp_path: Path) -> None:
+def test_file_that_is_not_an_image_is_identified(
+    data: bytes, kind: str, words: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(data)
     for source in (data, path):
@@ -723,7 +727,7 @@ CUT_SOURCES = {
 
 @pytest.mark.filterwarnings("ignore")  # as the command does
 @pytest.mark.parametrize("source", CUT_SOURCES.values(), ids=CUT_SOURCES)
-def test_cut_file_is_a_fault_wherever_it_is_cut(source) -> None:
+def test_file_truncated_anywhere_is_an_error(source) -> None:
     data = source()
     ImageLoader(B0).load(data)
     for share in (0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95):
@@ -732,7 +736,7 @@ def test_cut_file_is_a_fault_wherever_it_is_cut(source) -> None:
         assert "truncated or corrupt" in error.message
 
 
-def test_cut_tga_is_a_fault(tmp_path: Path) -> None:
+def test_truncated_tga_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.tga"
     for options in ({}, {"compression": "tga_rle"}):
         data = encoded(source_image(), "TGA", **options)
@@ -742,7 +746,7 @@ def test_cut_tga_is_a_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("magic", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0"])
-def test_signature_without_a_image_is_said_in_words(magic: bytes, tmp_path: Path) -> None:
+def test_signature_without_an_image_is_an_error(magic: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(magic + bytes(200))
     for source in (path, path.read_bytes()):
@@ -816,7 +820,7 @@ def test_huge_image_is_refused_by_its_header(data: bytes) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib < 50_000
 
 
-def test_limit_is_the_most_that_is_opened() -> None:
+def test_limit_is_inclusive() -> None:
     data = encoded(source_image(40, 30), "PNG")
     assert opened(data, ImageOptions(max_pixels=1200)).size == (40, 30)
     for limit in (1199, 1):
@@ -825,7 +829,7 @@ def test_limit_is_the_most_that_is_opened() -> None:
         assert "1,200 pixels (40 x 30)" in error.message
 
 
-def test_limit_of_a_person_lets_larger_images_in() -> None:
+def test_higher_limit_opens_larger_images() -> None:
     data = encoded(Image.new("L", (MAX_PIXELS // 9000 + 1, 9000)), "PNG", compress_level=1)
     assert fault(data).kind == "too_large"
     assert ImageLoader(B0, ImageOptions(max_pixels=2 * MAX_PIXELS)).open(data).height == 9000
@@ -850,7 +854,7 @@ def test_missing_file(tmp_path: Path) -> None:
     assert fault("").kind == "missing"
 
 
-def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+def test_broken_links(tmp_path: Path) -> None:
     dangling, loop = tmp_path / "dangling.jpg", tmp_path / "loop.jpg"
     dangling.symlink_to("nothing.jpg")
     loop.symlink_to(loop)
@@ -858,16 +862,14 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     assert fault(loop).kind == "missing"
 
 
-def test_link_to_a_image_is_the_image(tmp_path: Path) -> None:
+def test_link_to_an_image_is_the_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(source_image(), "PNG"))
     (tmp_path / "b").symlink_to("a.png")
     (tmp_path / "c").symlink_to("b")
     assert_same(tmp_path / "c", source_image())
 
 
-def test_what_is_no_regular_file_is_not_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe.jpg")
     Path("folder.jpg").mkdir()
@@ -889,14 +891,14 @@ def test_what_is_no_regular_file_is_not_opened(
     "path",
     ["/dev/zero", "/dev/null", "/dev/urandom", "/proc/self/status", "/proc/self/mem", "/proc/kmsg"],
 )
-def test_devices_and_the_kernels_files_are_not_opened(path: str) -> None:
+def test_devices_and_kernel_files_are_not_opened(path: str) -> None:
     if not Path(path).exists():
         pytest.skip(f"no {path} on this system")
     assert fault(path).kind == "not_a_file"
 
 
 @pytest.mark.parametrize("function", ["open", "stat"])
-def test_file_that_may_not_be_read(
+def test_file_without_read_permission(
     function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.png"
@@ -927,7 +929,7 @@ class BadDisk(io.BufferedReader):
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP"])
 @pytest.mark.parametrize("readable_calls", [0, 1, 2, 4])
-def test_disk_that_fails_is_not_the_images_damage(
+def test_failing_disk_is_not_reported_as_a_corrupt_image(
     readable_calls: int, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x"
@@ -946,7 +948,7 @@ def test_disk_that_fails_is_not_the_images_damage(
     assert "Input/output error" in caught.value.message
 
 
-def test_file_that_becomes_a_pipe_is_not_read(
+def test_file_replaced_by_a_pipe_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe, file = tmp_path / "pipe", tmp_path / "x.png"
@@ -1018,7 +1020,7 @@ def sources_of_mutations() -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore")  # as the command does
-def test_mutated_files_are_answered_or_refused_and_nothing_else() -> None:
+def test_mutated_files_are_opened_or_refused() -> None:
     chance = random.Random(20)
     loader = ImageLoader(B0, ImageOptions(max_pixels=1_000_000))
     answered = refused = 0

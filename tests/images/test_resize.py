@@ -132,20 +132,22 @@ def test_every_variant_equals_pillows_whole_resize(size: Size) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_axis_that_keeps_its_size_is_not_touched(axis: int) -> None:
+def test_axis_that_keeps_its_size_is_unchanged(axis: int) -> None:
     size = (24, 500) if axis == 0 else (500, 24)
     for interpolation in FILTERS:
         assert_equals_pillow(size, Preprocessing(24, 24, interpolation, ZERO, ONE))
 
 
-def test_image_of_the_right_size_passes_unchanged() -> None:
+def test_image_of_the_crop_size_is_unchanged() -> None:
     preprocessing = VARIANTS["v2_s"].preprocessing
     image = noise((preprocessing.crop_px, preprocessing.crop_px))
     np.testing.assert_array_equal(ImageLoader(preprocessing).crop(image), np.asarray(image))
 
 
 @pytest.mark.parametrize("size", [(1, MAX_SIDE), (MAX_SIDE, 1), (100_000, 9), (9, 100_000)])
-def test_long_thin_image_makes_no_huge_one(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_thin_image_allocates_no_huge_image(
+    size: Size, monkeypatch: pytest.MonkeyPatch
+) -> None:
     preprocessing = VARIANTS["b7"].preprocessing
     made: list[int] = []
     resize, fromarray = Image.Image.resize, Image.fromarray
@@ -186,7 +188,7 @@ def test_ordinary_image_is_resized_by_pillow(monkeypatch: pytest.MonkeyPatch) ->
 
 @settings(max_examples=200)
 @given(variants, any_side, any_side)
-def test_crop_covers_the_square_from_the_middle(row, width: int, height: int) -> None:
+def test_crop_is_centered(row, width: int, height: int) -> None:
     resize_px, crop_px = row.preprocessing.resize_px, row.preprocessing.crop_px
     placed = place((width, height), row.preprocessing, "crop")
     assert min(placed.width, placed.height) == resize_px
@@ -201,7 +203,7 @@ def test_crop_covers_the_square_from_the_middle(row, width: int, height: int) ->
 
 @settings(max_examples=200)
 @given(variants, any_side, any_side)
-def test_pad_keeps_the_whole_image_in_the_middle(row, width: int, height: int) -> None:
+def test_pad_centers_the_whole_image(row, width: int, height: int) -> None:
     crop_px = row.preprocessing.crop_px
     placed = place((width, height), row.preprocessing, "pad")
     assert max(placed.width, placed.height) == crop_px
@@ -217,14 +219,14 @@ def test_pad_keeps_the_whole_image_in_the_middle(row, width: int, height: int) -
 
 @settings(max_examples=50)
 @given(variants, any_side, any_side)
-def test_stretch_fills_the_square_whatever_the_shape(row, width: int, height: int) -> None:
+def test_stretch_fills_the_crop_for_any_shape(row, width: int, height: int) -> None:
     crop_px = row.preprocessing.crop_px
     assert place((width, height), row.preprocessing, "stretch") == (crop_px, crop_px, 0, 0)
 
 
 @settings(max_examples=100)
 @given(variants, any_side, any_side, fits)
-def test_placement_of_the_turned_image_is_the_turned_placement(
+def test_placement_of_the_transposed_image_is_transposed(
     row, width: int, height: int, fit: Fit
 ) -> None:
     placed = place((width, height), row.preprocessing, fit)
@@ -233,7 +235,7 @@ def test_placement_of_the_turned_image_is_the_turned_placement(
 
 
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (900, 3), (3, 900)])
-def test_padding_is_the_mean_which_the_network_sees_as_nothing(size: Size) -> None:
+def test_padding_is_the_mean_which_normalises_to_zero(size: Size) -> None:
     for row in VARIANTS.values():
         preprocessing = row.preprocessing
         loader = ImageLoader(preprocessing, ImageOptions(fit="pad"))

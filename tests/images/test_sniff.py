@@ -24,7 +24,7 @@ def pillows_name(data: bytes, name: str = "") -> str | None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_signature_of_every_format_is_known(format: str) -> None:
+def test_every_format_is_identified(format: str) -> None:
     assert pillows_name(encoded(format)) == format
     assert pillows_name(encoded(format), "wrong.tga") == format
 
@@ -42,20 +42,20 @@ def test_signature_of_every_format_is_known(format: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_rarer_kinds_of_a_format_are_known(format: str, options: dict[str, object]) -> None:
+def test_rare_kinds_of_a_format_are_identified(format: str, options: dict[str, object]) -> None:
     assert pillows_name(encoded(format, **options)) == format
 
 
 @pytest.mark.parametrize(
     "head", [b"P5 2 2 255\n", b"P6\n# by GIMP\n2 2\n255\n", b"P1\t2 2\n", b"P2\r\n2 2 9\n"]
 )
-def test_ppm_may_have_any_blanks_and_comments(head: bytes) -> None:
+def test_ppm_can_have_any_white_space_and_comments(head: bytes) -> None:
     assert pillows_name(head) == "PPM"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 @pytest.mark.parametrize("compression", [None, "tga_rle"])
-def test_tga_is_known_by_its_footer_or_its_name(mode: str, compression: str | None) -> None:
+def test_tga_is_identified_by_its_footer_or_its_name(mode: str, compression: str | None) -> None:
     data = encoded("TGA", mode, compression=compression)
     assert pillows_name(data) == "TGA"
     without_footer = data[: -len(TGA_FOOTER)]
@@ -75,13 +75,13 @@ def test_tga_is_known_by_its_footer_or_its_name(mode: str, compression: str | No
         b"plain words\n",
     ],
 )
-def test_text_that_begins_like_a_image_is_none(text: bytes) -> None:
+def test_text_that_begins_like_an_image_is_not_an_image(text: bytes) -> None:
     content = sniff(text)
     assert content is None or not content.is_image
 
 
 @given(st.binary(max_size=HEAD_BYTES), st.text(max_size=8), st.binary(max_size=20))
-def test_any_bytes_have_an_answer(head: bytes, name: str, tail: bytes) -> None:
+def test_any_bytes_are_sniffed_without_an_error(head: bytes, name: str, tail: bytes) -> None:
     content = sniff(head, name, tail)
     assert content is None or content.description
     assert content is None or content.format is None or content.is_image
@@ -91,6 +91,6 @@ FILES = [encoded(format) for format in (*FORMATS, "TGA")]
 
 
 @given(st.sampled_from(FILES), st.integers(0, 64))
-def test_any_beginning_of_a_image_is_that_format_or_nothing_yet(data: bytes, end: int) -> None:
+def test_any_beginning_of_an_image_is_its_format_or_unknown(data: bytes, end: int) -> None:
     content = sniff(data[:end])
     assert content is None or content.format in (*FORMATS, None)

@@ -58,7 +58,7 @@ def no_room(*_: object) -> None:
 # --- where ------------------------------------------------------------------------------------
 
 
-def test_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_dir_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.cache_dir() == tmp_path / "cache"
     assert cache.compiled_dir() == tmp_path / "cache" / "compiled"
     monkeypatch.setenv("EFFNET_CACHE", "")
@@ -73,7 +73,7 @@ def test_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.Mo
 # --- whole files ------------------------------------------------------------------------------
 
 
-def test_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_file_appears_when_complete(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "file.bin"
     with atomic_write(path) as part:
         assert part.parent == path.parent  # else it could not be renamed
@@ -83,7 +83,7 @@ def test_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert files_in(path.parent) == ["file.bin"]
 
 
-def test_file_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(OLD)
     with atomic_write(path) as part:
@@ -106,7 +106,7 @@ def test_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [ValueError("broken"), KeyboardInterrupt(), EffnetError("broken", "mend it")]
 )
-def test_file_stays_as_it_was_if_the_work_fails(error: BaseException, tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(error: BaseException, tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(OLD)
     with pytest.raises(type(error)) as caught, atomic_write(path) as part:
@@ -117,7 +117,7 @@ def test_file_stays_as_it_was_if_the_work_fails(error: BaseException, tmp_path: 
     assert files_in(tmp_path) == ["file.bin"]
 
 
-def test_full_disk_while_writing_leaves_the_old_file_and_says_so(tmp_path: Path) -> None:
+def test_full_disk_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     import resource
 
     path = tmp_path / "file.bin"
@@ -138,7 +138,7 @@ def test_full_disk_while_writing_leaves_the_old_file_and_says_so(tmp_path: Path)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_full_disk_at_the_end_leaves_the_old_file_and_says_so(
+def test_full_disk_at_the_end_keeps_the_old_file(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file.bin"
@@ -154,7 +154,7 @@ def test_full_disk_at_the_end_leaves_the_old_file_and_says_so(
 
 
 @pytest.mark.parametrize("folder", ["a file/folder", "/proc/no-such-folder"])
-def test_folder_that_cannot_be_made_is_said(folder: str, tmp_path: Path) -> None:
+def test_uncreatable_folder_is_an_error(folder: str, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     path = tmp_path / folder / "deeper" / "file.bin"
     with pytest.raises(EffnetError, match="Cannot write") as caught, atomic_write(path):
@@ -165,7 +165,7 @@ def test_folder_that_cannot_be_made_is_said(folder: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "name", ["x" * 255, "猫" * 85, "😀" * 63, "-", " ", "new\nline", os.fsdecode(b"\xff\xfe.bin")]
 )
-def test_any_name_that_the_file_system_takes_can_be_written(name: str, tmp_path: Path) -> None:
+def test_any_valid_name_can_be_written(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()  # the file system takes it
     with atomic_write(tmp_path / name) as part:
         part.write_bytes(NEW)
@@ -173,7 +173,7 @@ def test_any_name_that_the_file_system_takes_can_be_written(name: str, tmp_path:
     assert files_in(tmp_path) == [name]
 
 
-def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_one_complete_file(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
 
     def write(number: int) -> None:
@@ -187,9 +187,7 @@ def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
     assert files_in(tmp_path) == ["file.bin"]
 
 
-def test_writers_at_the_same_time_leave_the_umask_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_writers_keep_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_umask = os.umask
 
     def slowly(mask: int) -> int:
@@ -212,7 +210,7 @@ def test_writers_at_the_same_time_leave_the_umask_alone(
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
 
 
-def test_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+def test_killed_writer_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(OLD)
     code = f"""
@@ -263,9 +261,7 @@ def test_threads_take_turns(tmp_path: Path) -> None:
         list(pool.map(enter, range(8)))
 
 
-def test_lock_that_is_held_too_long_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_held_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "LOCK_SECONDS", 0.1)
     path = tmp_path / "file"
     with (
@@ -293,7 +289,7 @@ with process_lock(Path({str(tmp_path / "file")!r})):
 
 
 @pytest.mark.parametrize("folder", ["a file/folder", "/proc/no-such-folder"])
-def test_lock_that_cannot_be_made_is_said(folder: str, tmp_path: Path) -> None:
+def test_uncreatable_lock_is_an_error(folder: str, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     path = tmp_path / folder / "deeper" / "file"
     with pytest.raises(EffnetError, match="Cannot write") as caught, process_lock(path):
@@ -314,7 +310,7 @@ def test_lock_that_cannot_be_made_is_said(folder: str, tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_errors_of_the_work_are_not_taken_for_the_locks(error: Exception, tmp_path: Path) -> None:
+def test_errors_of_the_block_pass_through_the_lock(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as caught, process_lock(tmp_path / "file"):
         raise error
     assert caught.value is error
@@ -326,7 +322,7 @@ def test_errors_of_the_work_are_not_taken_for_the_locks(error: Exception, tmp_pa
 
 
 @given(st.binary(max_size=1000))
-def test_digest_is_that_of_the_bytes(content: bytes) -> None:
+def test_sha256_is_that_of_the_bytes(content: bytes) -> None:
     path = cache.cache_dir() / "content.bin"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -386,7 +382,7 @@ def test_digest_belongs_to_its_path(tmp_path: Path, counted: list[Path]) -> None
 @pytest.mark.parametrize(
     "stamp", [b"", b"{", b"[]", b"null", b"\xff", b'{"sha256": 1}', b'{"sha256": "0"}']
 )
-def test_damaged_stamp_is_made_again(stamp: bytes, tmp_path: Path, counted: list[Path]) -> None:
+def test_damaged_stamp_is_replaced(stamp: bytes, tmp_path: Path, counted: list[Path]) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
     cached_sha256(path)
@@ -400,7 +396,7 @@ def test_damaged_stamp_is_made_again(stamp: bytes, tmp_path: Path, counted: list
 @pytest.mark.parametrize(
     "name", ["猫 😀.pth", "new\nline.pth", os.fsdecode(b"\xff.pth"), "x" * 255]
 )
-def test_digest_of_a_file_of_any_name_is_kept(
+def test_digest_of_a_file_of_any_name_is_cached(
     name: str, tmp_path: Path, counted: list[Path]
 ) -> None:
     path = tmp_path / name
@@ -410,7 +406,7 @@ def test_digest_of_a_file_of_any_name_is_kept(
 
 
 @pytest.mark.parametrize("folder", ["{tmp}/a file/cache", "/proc/no-such-folder/cache"])
-def test_digest_is_right_where_nothing_can_be_kept(
+def test_digest_is_correct_without_a_cache(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a file").touch()
@@ -421,7 +417,7 @@ def test_digest_is_right_where_nothing_can_be_kept(
         assert cached_sha256(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_digest_is_right_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_is_correct_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", no_room)
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
@@ -439,7 +435,7 @@ def artefact_of(digest: str) -> Path:
     return path
 
 
-def test_what_was_made_from_changed_content_is_dropped(tmp_path: Path) -> None:
+def test_compiled_models_of_changed_content_are_deleted(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
     old = artefact_of(cached_sha256(path))
@@ -452,7 +448,7 @@ def test_what_was_made_from_changed_content_is_dropped(tmp_path: Path) -> None:
     assert new.exists()
 
 
-def test_what_was_made_stays_when_only_the_time_changes(tmp_path: Path) -> None:
+def test_compiled_models_stay_when_only_the_time_changes(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
     artefact = artefact_of(cached_sha256(path))
@@ -461,7 +457,7 @@ def test_what_was_made_stays_when_only_the_time_changes(tmp_path: Path) -> None:
     assert artefact.exists()
 
 
-def test_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"x")
 

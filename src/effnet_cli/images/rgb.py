@@ -22,17 +22,17 @@ def apply_orientation(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def scale_transparent_colour(image: ImageFile.ImageFile) -> None:
-    """Scale the colour that is transparent in a PNG to 8 bits, as Pillow scales the pixels; call
+def scale_transparent_color(image: ImageFile.ImageFile) -> None:
+    """Scale the color that is transparent in a PNG to 8 bits, as Pillow scales the pixels; call
     before decoding.
     """
-    colour = image.info.get("transparency")
+    color = image.info.get("transparency")
     mode = image.tile[0].args if image.format == "PNG" and image.tile else None
-    if isinstance(colour, int) and mode in ("L;2", "L;4"):
+    if isinstance(color, int) and mode in ("L;2", "L;4"):
         largest = 3 if mode == "L;2" else 15
-        image.info["transparency"] = (colour & largest) * 255 // largest
-    elif isinstance(colour, tuple) and mode == "RGB;16B":
-        image.info["transparency"] = tuple(value >> 8 for value in colour)
+        image.info["transparency"] = (color & largest) * 255 // largest
+    elif isinstance(color, tuple) and mode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

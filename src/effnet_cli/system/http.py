@@ -125,7 +125,7 @@ def _refusal(response: "httpx.Response") -> HttpError:
 
 
 def _translate(error: Exception, status: int | None = None) -> HttpError:
-    """`error` as one of ours, with the system's reason where there is one."""
+    """`error` as an HttpError, with the reason of the operating system where there is one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__

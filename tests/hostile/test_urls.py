@@ -1,4 +1,4 @@
-"""Images behind addresses: servers that lie, stall, redirect and never end."""
+"""Images behind URLs: servers that lie, stall, redirect and never end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -187,7 +187,7 @@ def opened(address: str, **options: object) -> np.ndarray:
     "path",
     ["image", "image/a.jpg?b=c", "without-length", "in-chunks", "to-image", "countdown/5"],
 )
-def test_image_behind_an_address_is_the_image(server: str, path: str) -> None:
+def test_image_is_loaded_from_a_url(server: str, path: str) -> None:
     here = ImageLoader(LITE0).load(IMAGE)
     np.testing.assert_array_equal(opened(f"{server}/{path}"), here)
 
@@ -214,9 +214,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("path", "wanted"), FAULTS.items(), ids=FAULTS)
-def test_address_without_a_image_is_one_fault(
-    server: str, path: str, wanted: tuple[str, str]
-) -> None:
+def test_url_without_an_image_is_one_error(server: str, path: str, wanted: tuple[str, str]) -> None:
     with pytest.raises(ImageError) as caught:
         opened(f"{server}/{path}")
     kind, words = wanted
@@ -224,7 +222,7 @@ def test_address_without_a_image_is_one_fault(
     assert "\n" not in caught.value.message
 
 
-def test_server_that_drips_is_given_up(server: str) -> None:
+def test_slow_server_times_out(server: str) -> None:
     with pytest.raises(ImageError) as caught:
         opened(f"{server}/drip", timeout_s=0.3)
     assert caught.value.kind == "timeout"
@@ -235,21 +233,21 @@ def test_server_that_drips_is_given_up(server: str) -> None:
     "address",
     ["http://127.0.0.1:9/x.png", "http://[::1/x.png", "http://127.0.0.1:99999/", "http:///x.png"],
 )
-def test_address_of_nobody_is_one_fault(address: str) -> None:
+def test_unreachable_url_is_one_error(address: str) -> None:
     with pytest.raises(ImageError) as caught:
         opened(address)
     assert caught.value.kind == "unreadable"
 
 
-def test_offline_asks_nobody(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "open_url", lambda *_: pytest.fail("somebody was asked"))
+def test_offline_sends_no_request(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "open_url", lambda *_: pytest.fail("a request was sent"))
     with pytest.raises(ImageError) as caught:
         opened(f"{server}/image", offline=True)
     assert "--offline" in caught.value.message
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "s3", "gopher", "FILE"])
-def test_address_of_another_kind_is_one_fault(scheme: str) -> None:
+def test_url_of_another_scheme_is_one_error(scheme: str) -> None:
     (found,) = Finder([f"{scheme}:///etc/passwd"])
     assert found.source is None
     assert found.error is not None
