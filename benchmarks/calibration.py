@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--emoji", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=0, help="of the whole network; 0: head only")
+    parser.add_argument("--epochs", type=int, default=0, help="of the full model; 0: head only")
     given = parser.parse_args()
     roots = {name: given.out / name for name in ("emoji", "digits", "letters", "textures")}
     if not given.out.exists():

@@ -10,7 +10,7 @@ checkout only effnet runs. Rows, each of which --only can name:
 
 - `head only`: the whole command `effnet finetune DIR --head-only`, beside five epochs of the peer.
 - `default`: `--epochs 5`, for as many seeds as --seeds says.
-- `training images/s, same batch`: of the whole network in batches of 64, beside the peer's.
+- `training images/s, same batch`: of the full model in batches of 64, beside the peer's.
 - `feature pass`: images/s from files to features, beside torch eager, with the same loader.
 - `scan`: `--check` of 10,000 small images in 100 classes, which are made first.
 - `same bytes`: whether a second run, and one that is killed in an epoch and resumed, give the very
@@ -219,7 +219,7 @@ def default(setting: Setting, dataset: Path | None = None, name: str = "default"
 
 
 def training_rate(setting: Setting) -> None:
-    """Images a second of the whole network's training."""
+    """Images per second of training the full model."""
     name = "training images/s, same batch"
     run = finetuned(
         setting, setting.dataset, "--epochs", "2", "--batch-size", str(BATCH_SIZE), "--seed", "0"
@@ -343,7 +343,7 @@ def yes(is_so: bool) -> str:
 def killed_and_resumed(
     setting: Setting, epoch: int, options: Sequence[str], epochs: Sequence[dict[str, Any]]
 ) -> Run:
-    """A run that SIGKILL ends in the middle of an epoch of the whole network, and its rest."""
+    """A run that SIGKILL ends in the middle of an epoch of the full model, and its rest."""
     folder = setting.fresh()
     command = [*EFFNET, str(setting.dataset), "--output", str(folder), "--format", "jsonl"]
     with subprocess.Popen(

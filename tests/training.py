@@ -16,8 +16,8 @@ from PIL import Image
 
 from effnet_cli.finetune import phases
 from effnet_cli.finetune.records import Epoch, TrainingResult
+from effnet_cli.finetune.resume import restore_task
 from effnet_cli.finetune.run import finetune
-from effnet_cli.finetune.run_dir import restore_task
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import FinetuneOptions, FinetuneTask, ModelOptions

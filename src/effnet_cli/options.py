@@ -198,20 +198,20 @@ class DatasetOptions(Options):
 
 @dataclass(frozen=True)
 class FinetuneOptions(Options):
-    """How to train: first a classifier on the features of the pretrained model, then, for `epochs`
-    and unless `head_only`, the whole model.
+    """How to train: first a classifier head on features of the pretrained model, then, for `epochs`
+    and unless `head_only`, the full model.
     """
 
     section = "Training"
 
-    epochs: int = option(5, "Epochs of training the whole model", "-n", min=1)
-    head_only: bool = option(False, "Only train the classifier: about a minute on a laptop")
+    epochs: int = option(5, "Epochs of training the full model", "-n", min=1)
+    head_only: bool = option(False, "Only train the classifier head: about a minute on a laptop")
     batch_size: int | None = option(
         None, "Images per update, over all processes", "-b", words=AUTO, min=1
     )
-    lr: float | None = option(None, "Peak learning rate of the whole model", words=AUTO, above=0)
+    lr: float | None = option(None, "Peak learning rate of the full model", words=AUTO, above=0)
     weight_decay: float = option(0.05, "AdamW weight decay", min=0)
-    hidden: int = option(512, "Width of the hidden layer of the classifier; 0 for none", min=0)
+    hidden: int = option(512, "Width of the hidden layer of the head; 0 for none", min=0)
     freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2: 8)", min=0)
     augment: Augment = option("strong", "Strength of augmentation")
     balance: bool = option(False, "Weight classes as if all had the same number of images")

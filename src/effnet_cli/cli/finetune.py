@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]) -> int:
     """Fine-tune a model on the classes of a dataset.
 
-    First trains a classifier on the features of the pretrained model, then, for --epochs, the whole
+    First trains a classifier head on features of the pretrained model, then, for --epochs, the full
     model, and keeps the best epoch by validation. The dataset is checked before; --check does only
     that.
     """
@@ -25,11 +25,11 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
     with open_output(outputs) as out:
         if outputs.check:
             return _check_dataset(task, outputs.format, out)
-        from effnet_cli.finetune import formats, run, run_dir
+        from effnet_cli.finetune import formats, resume, run
         from effnet_cli.finetune.records import TrainingResult
 
         if task.resume is not None:
-            task = run_dir.restore_task(task, typed)
+            task = resume.restore_task(task, typed)
         records: list[Epoch | TrainingResult] = []
         _write(out, formats.keep_last(run.finetune(task, out), records), outputs.format)
         if records and isinstance(records[-1], TrainingResult):

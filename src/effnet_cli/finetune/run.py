@@ -7,7 +7,8 @@ from effnet_cli.datasets.saved_split import save_split
 from effnet_cli.finetune.distributed import join_process_group
 from effnet_cli.finetune.phases import FullPhase, HeadPhase, extract_features
 from effnet_cli.finetune.records import Epoch, TrainingResult
-from effnet_cli.finetune.setup import TrainingSetup, load_progress, set_up
+from effnet_cli.finetune.resume import load_progress
+from effnet_cli.finetune.setup import TrainingSetup, set_up
 from effnet_cli.finetune.trainer import Trainer
 from effnet_cli.options import FinetuneTask
 from effnet_cli.system.reporter import SILENT, Reporter

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ from effnet_cli.system.files import atomic_write, remove_partial_files
 
 RUNS = Path("runs")
 LOCK_FILE_NAME = ".lock"
-# Options that may change on --resume.
-CHANGEABLE = frozenset({"epochs", "minutes", "patience", "offline"})
 
 
 @dataclass(slots=True)
@@ -129,46 +127,6 @@ def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
 
 def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return options | {name: Path(options[name]) for name in names if options[name] is not None}
-
-
-def restore_task(task: FinetuneTask, given: frozenset[str]) -> FinetuneTask:
-    """The task of the run in `task.resume`, with the changeable options of `task`.
-
-    Args:
-        given: names of the options that were given explicitly.
-
-    Raises:
-        UsageError: there is no run, or an option was given that cannot change any more.
-    """
-    saved = RunDir(task.resume or Path()).read_task()
-    before, now = _options_by_name(saved), _options_by_name(task)
-    for name in sorted(given & now.keys() - CHANGEABLE):
-        if before[name] != now[name]:
-            value = "not set" if before[name] is None else repr(before[name])
-            raise UsageError(
-                f"--{name.replace('_', '-')} was {value} when this training was started.",
-                "Leave it out, or start a new training without --resume.",
-            )
-    changed = {name: now[name] for name in CHANGEABLE & given & asdict(saved.options).keys()}
-    return replace(
-        saved,
-        root=task.root if "root" in given else saved.root,
-        model=replace(saved.model, offline=saved.model.offline or task.model.offline),
-        options=replace(saved.options, **changed),
-        device=task.device,
-        workers=task.workers,
-        resume=task.resume,
-    )
-
-
-def _options_by_name(task: FinetuneTask) -> dict[str, Any]:
-    """All options as on the command line, with paths as text."""
-    groups = (task.model, task.dataset, task.images, task.options)
-    values = {name: value for group in groups for name, value in asdict(group).items()}
-    for name in ("model", "weights"):
-        if values[name] is not None:
-            values[name] = values[name].absolute()
-    return {n: str(v) if isinstance(v, Path) else v for n, v in values.items()}
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -19,7 +19,6 @@ from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.loader import BatchLoader, CacheBudget
 from effnet_cli.finetune.run_dir import (
     RunDir,
-    TrainingState,
     check_output,
     choose_path,
     lock_run_dir,
@@ -28,7 +27,6 @@ from effnet_cli.finetune.signals import stop_on_signal
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.card import ModelCard
-from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.models.weights import Model, resolve_model
@@ -227,55 +225,8 @@ def _open_run_dir(task: FinetuneTask, base: Model, processes: ProcessGroup) -> I
     path = processes.broadcast(
         lambda: task.resume or choose_path(task.output, task.root, base.variant.name)
     )
-    if not processes.is_first:
-        with stop_on_signal(path):
-            yield RunDir(path)
-        return
-    with lock_run_dir(path) as run_dir, stop_on_signal(path):
-        run_dir.write_task(task)
+    lock = lock_run_dir(path) if processes.is_first else nullcontext(RunDir(path))
+    with lock as run_dir, stop_on_signal(path):
+        if processes.is_first:
+            run_dir.write_task(task)
         yield run_dir
-
-
-def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
-    """The saved state and tensors of a resumed run, or those of a new one.
-
-    Raises:
-        UsageError: the state is damaged, or the classes of the dataset have changed.
-    """
-    saved = None
-    if setup.task.resume is not None:
-        saved = setup.processes.broadcast(setup.run_dir.read_state)
-    if saved is None:
-        return TrainingState(), None
-    state, tensors = saved
-    _check_classes(state.classes, setup.dataset.classes)
-    if setup.processes.is_first:
-        _note_changes(setup)
-    else:
-        state.loss = 0.0  # the saved sum is of all processes
-    return state, tensors
-
-
-def _note_changes(setup: TrainingSetup) -> None:
-    saved = load_split(setup.run_dir.path)
-    removed, added = (0, 0) if saved is None else saved.count_changes(setup.dataset)
-    if removed or added:
-        setup.reporter.note(
-            f"The dataset has changed since: {removed:,} files removed or changed, {added:,} added"
-            " or changed."
-        )
-
-
-def _check_classes(before: list[str], now: tuple[str, ...]) -> None:
-    if before == list(now):
-        return
-    removed, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
-    changes = [
-        f"{len(names)} {change}, such as {names[0]!r}"
-        for names, change in ((removed, "removed"), (added, "added"))
-        if names
-    ]
-    raise UsageError(
-        f"The classes have changed since the training started: {'; '.join(changes) or 'order'}.",
-        "Use the same dataset, or start a new training without --resume.",
-    )
