@@ -1,4 +1,4 @@
-"""Small datasets for the tests, below the working directory."""
+"""Small datasets for the tests, below the working directory, and what a scan finds in them."""
 
 import io
 import itertools
@@ -6,7 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from effnet_cli.datasets.findings import Finding
+from effnet_cli.datasets.records import Dataset, DatasetError, Scan, Subset
+from effnet_cli.datasets.scan import scan
+from effnet_cli.options import DatasetOptions
 
 seeds = itertools.count()
 
@@ -43,3 +49,33 @@ def two_classes(root: str = "d", count: int = 10) -> None:
 def splits(root: str = "d", val: str = "val", count: int = 10) -> None:
     two_classes(f"{root}/train", count)
     two_classes(f"{root}/{val}", count)
+
+
+def found(result: Scan, kind: str) -> Finding:
+    """The one finding of a kind."""
+    (one,) = [finding for finding in result.findings if finding.kind == kind]
+    return one
+
+
+def kinds(result: Scan, *levels: str) -> list[str]:
+    return [one.kind for one in result.findings if one.level in (levels or ("error", "warning"))]
+
+
+def names(subset: Subset) -> list[str]:
+    """Paths without the root."""
+    return [path.partition("/")[2] for path in subset.paths]
+
+
+def counts(result: Scan) -> dict[str, tuple[int, int, int | None]]:
+    return {row.name: (row.train, row.val, row.test) for row in result.classes}
+
+
+def dataset(root: str = "d", seed: int = 0, **options: object) -> Dataset:
+    return scan(Path(root), DatasetOptions(**options), seed=seed).require_dataset()  # type: ignore[arg-type]
+
+
+def refused(root: str = "d", **options: object) -> DatasetError:
+    with pytest.raises(DatasetError) as caught:
+        dataset(root, **options)
+    assert caught.value.exit_status == 2
+    return caught.value

@@ -36,11 +36,6 @@ from training import Done, task_of, train
 RUN = Path("run")
 
 
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def forbid() -> None:
@@ -75,9 +70,9 @@ def located(root: str = "d", model: Path = RUN) -> tuple[LabelledImages, np.ndar
 
 def evaluated(root: str = "d") -> tuple[set[str], str]:
     """The images of `root` that a model may be evaluated on, and the note."""
-    heard = RecordingReporter()
-    data = exclude_training_images(*located(root), heard)
-    return set(data.paths), heard.text
+    reporter = RecordingReporter()
+    data = exclude_training_images(*located(root), reporter)
+    return set(data.paths), reporter.text
 
 
 def test_file_has_each_image_and_is_a_dataset_itself() -> None:
@@ -175,8 +170,8 @@ def test_other_dataset_is_left_as_it_is() -> None:
 def test_train_folder_without_validation_is_split_too() -> None:
     two_classes("d/train")
     dataset = saved()
-    heard = RecordingReporter()
-    data = exclude_training_images(*located(), heard)
+    reporter = RecordingReporter()
+    data = exclude_training_images(*located(), reporter)
     assert (data.split, set(data.paths)) == ("val", set(dataset.val.paths))
 
 
@@ -222,10 +217,12 @@ def test_model_apart_from_its_run_is_split_again_or_says_so() -> None:
     assert places is not None
     assert set(data.paths.take(np.flatnonzero(places == VAL))) == set(dataset.val.paths)
     put("d/cat/new.png")
-    heard = RecordingReporter()
+    reporter = RecordingReporter()
     data = load_labelled(Path("d"))
-    assert locate_images(data, apart, Path("elsewhere/model.safetensors"), reporter=heard) is None
-    assert "Cannot exclude training images" in heard.text
+    assert (
+        locate_images(data, apart, Path("elsewhere/model.safetensors"), reporter=reporter) is None
+    )
+    assert "Cannot exclude training images" in reporter.text
 
 
 # --- resumed runs --------------------------------------------------------------------------------
@@ -255,6 +252,18 @@ def test_resumed_run_never_validates_on_what_it_trained_on(seed: int) -> None:
     assert counts == {TRAIN: len(after.train.paths), VAL: len(after.val.paths)}
 
 
+def test_resumed_run_refuses_validation_images_that_it_trained_on() -> None:
+    splits()
+    saved()
+    Path("d/train/cat/1.png").rename("d/val/cat/moved.png")
+    split = load_split(RUN)
+    assert split is not None
+    result = scan(Path("d"), DatasetOptions(allow_leak=True), earlier=split.contents)
+    (error,) = result.errors()
+    assert (error.kind, error.count) == ("already_trained", 1)
+    assert error.paths == ("d/val/cat/moved.png",)
+
+
 # --- one scan ------------------------------------------------------------------------------------
 
 
@@ -267,12 +276,12 @@ def test_finetune_decodes_each_image_for_one_scan(
 ) -> None:
     scanned: collections.Counter[str] = collections.Counter()
     others: collections.Counter[str] = collections.Counter()
-    really_open = ImageLoader.open
+    original_open = ImageLoader.open
 
     def counted_open(self: ImageLoader, source: object) -> object:
         is_scan = self.preprocessing.crop_px == 64 and self.preprocessing.mean == (0.5, 0.5, 0.5)
         (scanned if is_scan else others)[str(source)] += 1
-        return really_open(self, source)  # type: ignore[arg-type]
+        return original_open(self, source)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ImageLoader, "open", counted_open)
     done = effnet("finetune", colours, "--model", small.model, "--head-only", "-o", RUN)

@@ -1,8 +1,6 @@
-"""Datasets: the 28 cases, the automatic split, copies, and what a scan leaves alone."""
+"""The 28 kinds of datasets, and what a scan leaves alone."""
 
-import csv
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -16,57 +14,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from dataset_files import fill, png, put, seeds, splits, truncated_png, two_classes
+from dataset_files import (
+    counts,
+    dataset,
+    fill,
+    found,
+    kinds,
+    names,
+    png,
+    put,
+    refused,
+    seeds,
+    splits,
+    truncated_png,
+    two_classes,
+)
 from effnet_cli.datasets import inspect_files
-from effnet_cli.datasets.duplicates import group_duplicates
-from effnet_cli.datasets.findings import Finding
-from effnet_cli.datasets.paths import Paths
-from effnet_cli.datasets.records import Dataset, DatasetError, Scan, Subset
 from effnet_cli.datasets.saved_split import load_split, save_split
 from effnet_cli.datasets.scan import scan
-from effnet_cli.datasets.split import choose_validation
 from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import UsageError
 from helpers import save_image
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def found(result: Scan, kind: str) -> Finding:
-    """The one finding of a kind."""
-    (one,) = [finding for finding in result.findings if finding.kind == kind]
-    return one
-
-
-def kinds(result: Scan, *levels: str) -> list[str]:
-    return [one.kind for one in result.findings if one.level in (levels or ("error", "warning"))]
-
-
-def names(subset: Subset) -> list[str]:
-    """Paths without the root."""
-    return [path.partition("/")[2] for path in subset.paths]
-
-
-def counts(result: Scan) -> dict[str, tuple[int, int, int | None]]:
-    return {row.name: (row.train, row.val, row.test) for row in result.classes}
-
-
-def dataset(root: str = "d", seed: int = 0, **options: object) -> Dataset:
-    return scan(Path(root), DatasetOptions(**options), seed=seed).require_dataset()  # type: ignore[arg-type]
-
-
-def refused(root: str = "d", **options: object) -> DatasetError:
-    with pytest.raises(DatasetError) as caught:
-        dataset(root, **options)
-    assert caught.value.exit_status == 2
-    return caught.value
 
 
 def test_each_of_several_errors_keeps_its_hint() -> None:
@@ -97,7 +67,7 @@ def test_case_01_empty_class_folder_is_refused_or_left_out() -> None:
     assert found(kept, "empty_class").level == "note"
 
 
-def test_case_01_class_that_is_left_out_is_left_out_of_validation_too() -> None:
+def test_case_01_skipped_class_is_skipped_in_validation_too() -> None:
     splits()
     Path("d/train/fox").mkdir()
     fill("d/val/fox")
@@ -263,7 +233,7 @@ def test_case_12_usual_names_of_validation_are_known(name: str) -> None:
     assert counts(result)["cat"] == (10, 10, None)
 
 
-def test_case_12_two_candidates_are_asked_about() -> None:
+def test_case_12_two_candidates_need_a_choice() -> None:
     splits()
     two_classes("d/dev")
     error = refused()
@@ -309,7 +279,7 @@ def test_case_14_train_among_other_classes_is_a_class() -> None:
     assert dataset().classes == ("bus", "car", "train")
 
 
-def test_case_15_images_straight_in_the_root_are_refused() -> None:
+def test_case_15_images_directly_in_the_root_are_refused() -> None:
     fill("d", 7)
     error = refused()
     assert "7 images" in error.message
@@ -318,7 +288,7 @@ def test_case_15_images_straight_in_the_root_are_refused() -> None:
     assert len(found(error.scan, "no_classes").paths) == 5
 
 
-def test_case_15_images_straight_in_a_split_are_refused() -> None:
+def test_case_15_images_directly_in_a_split_are_refused() -> None:
     fill("d/train")
     fill("d/val")
     error = refused()
@@ -326,13 +296,13 @@ def test_case_15_images_straight_in_a_split_are_refused() -> None:
     assert "d/train/cat/1.jpg" in error.hint
 
 
-def test_case_15_images_beside_class_folders_are_told() -> None:
+def test_case_15_images_beside_class_folders_are_reported() -> None:
     two_classes()
     put("d/loose.png")
     assert found(scan(Path("d")), "no_class").paths == ("d/loose.png",)
 
 
-def test_case_16_what_systems_leave_is_ignored_in_one_line() -> None:
+def test_case_16_system_files_are_ignored_in_one_line() -> None:
     two_classes()
     for name in ("__MACOSX/cat/._1.jpg", ".ipynb_checkpoints/1.png", "@eaDir/1.png", ".git/x"):
         put(f"d/{name}")
@@ -344,7 +314,7 @@ def test_case_16_what_systems_leave_is_ignored_in_one_line() -> None:
     assert kinds(result) == ["few_images"]
 
 
-def test_case_17_corrupt_files_are_found_by_opening_them() -> None:
+def test_case_17_corrupt_files_are_found_by_decoding_them() -> None:
     two_classes(count=150)
     put("d/cat/bad.png", truncated_png(next(seeds)))
     put("d/dog/empty.png", b"")
@@ -398,7 +368,7 @@ def test_case_18_files_of_validation_that_fail_are_counted_not_dropped() -> None
     assert found(result, "broken_files").level == "warning"
 
 
-def test_case_19_content_decides_and_what_is_left_out_is_said() -> None:
+def test_case_19_content_decides_and_skipped_files_are_reported() -> None:
     two_classes()
     for name in ("photo", "photo.data", "photo.txt", "photo.JPG"):
         put(f"d/cat/{name}")
@@ -451,7 +421,7 @@ def test_case_22_link_into_another_class_is_a_label_conflict() -> None:
 
 
 @pytest.mark.timeout(20)
-def test_case_23_what_is_no_file_is_reported_and_never_opened() -> None:
+def test_case_23_special_files_are_reported_and_never_opened() -> None:
     two_classes(count=100)
     os.mkfifo("d/cat/fifo.png")
     os.mkfifo("d/cat/nameless")
@@ -474,29 +444,29 @@ def test_case_23_unreadable_file_is_reported() -> None:
     assert "1 unreadable" in found(scan(Path("d")), "broken_files").message
 
 
-class Watcher:
-    """Keeps what it hears."""
+class ProgressRecorder:
+    """Records the progress; a note is an error."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, int, int | None]] = []
+        self.steps: list[tuple[str, int, int | None]] = []
 
     def note(self, text: str) -> None:
         raise AssertionError(text)
 
     def progress(self, what: str, done: int, total: int | None, unit: str = "") -> None:
-        self.heard.append((what, done, total))
+        self.steps.append((what, done, total))
 
 
 def test_case_24_many_files_are_scanned_with_a_moving_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(2000):
         put(f"d/{number % 100:02}/{number}.png", png(number, px=4))
     monkeypatch.setattr(inspect_files, "SECONDS_BETWEEN_REPORTS", 0.02)
-    watcher = Watcher()
-    result = scan(Path("d"), reporter=watcher)
+    progress = ProgressRecorder()
+    result = scan(Path("d"), reporter=progress)
     assert counts(result)["42"] == (16, 4, None)
-    assert watcher.heard[-1] == ("Scanning images", 2000, 2000)
-    assert 2 <= len(watcher.heard) < 1000
-    done = [step for _, step, _ in watcher.heard]
+    assert progress.steps[-1] == ("Scanning images", 2000, 2000)
+    assert 2 <= len(progress.steps) < 1000
+    done = [step for _, step, _ in progress.steps]
     assert done == sorted(done)
     assert len(pickle.dumps(result.require_dataset().train.paths)) < 1600 * 30
 
@@ -530,7 +500,7 @@ def test_case_26_same_bytes_in_two_classes_are_left_out_of_both() -> None:
     assert counts(result) == {"cat": (9, 10, None), "dog": (10, 10, None)}
 
 
-def test_case_26_copies_within_a_class_are_told_and_kept() -> None:
+def test_case_26_copies_within_a_class_are_reported_and_kept() -> None:
     splits()
     put("d/train/cat/copy.png", Path("d/train/cat/1.png").read_bytes())
     result = scan(Path("d"))
@@ -588,7 +558,7 @@ def test_case_27_automatic_split_keeps_copies_on_one_side(seed: int) -> None:
 
 
 @pytest.mark.parametrize("px", [8, 28])
-def test_case_27_digits_are_no_near_copies(px: int) -> None:
+def test_case_27_digits_are_not_near_copies(px: int) -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         folder = Path(f"d/{'train' if number % 2 else 'val'}/{label}")
@@ -631,51 +601,16 @@ def test_case_28_moved_dataset_is_the_same_dataset() -> None:
     assert dataset("e").fingerprint == before.fingerprint
 
 
-# --- layouts -----------------------------------------------------------------------------------
+# --- all errors, limits and sizes -----------------------------------------------------------
 
 
-def test_val_may_be_named_outside_or_beside_the_classes() -> None:
-    two_classes()
-    two_classes("d/holdout", 4)
-    two_classes("other", 3)
-    assert counts(scan(Path("d"), DatasetOptions(val=Path("holdout"))))["cat"] == (10, 4, None)
-    shutil.rmtree("d/holdout")
-    assert counts(scan(Path("d"), DatasetOptions(val=Path("other"))))["cat"] == (10, 3, None)
-    assert kinds(refused(val=Path("nothing")).scan) == ["no_val_folder"]
-
-
-def test_validation_without_train_is_refused() -> None:
-    two_classes("d/val")
-    two_classes("d/test")
-    assert kinds(refused().scan) == ["no_train"]
-
-
-def test_empty_validation_is_refused() -> None:
-    two_classes("d/train")
-    Path("d/val").mkdir()
-    assert kinds(refused().scan, "error") == ["empty_val"]
-
-
-@pytest.mark.parametrize("root", ["nothing", "empty", "image.png", "x" * 300, "fifo", "a.zip"])
-@pytest.mark.timeout(20)
-def test_what_is_no_dataset_is_refused_in_words(root: str) -> None:
-    Path("empty").mkdir()
-    put("image.png")
-    put("a.zip", b"PK\3\4")
-    os.mkfifo("fifo")
-    error = refused(root)
-    assert root in error.message
-    assert error.hint
-    assert error.scan.to_json()["ok"] is False
-
-
-def test_share_of_validation_is_between_0_and_1() -> None:
+def test_val_fraction_is_between_0_and_1() -> None:
     for share in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match="Invalid val_fraction"):
             dataset(val_fraction=share)
 
 
-def test_all_errors_are_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     splits()
     Path("d/train/fox").mkdir()
     fill("d/val/owl")
@@ -689,7 +624,7 @@ def test_all_errors_are_told_at_once() -> None:
     assert pickle.loads(pickle.dumps(error)).message == error.message
 
 
-def test_limit_of_pixels_is_obeyed() -> None:
+def test_max_pixels_is_respected() -> None:
     two_classes()
     result = scan(Path("d"), images=ImageOptions(max_pixels=1000))
     assert "20 too_large" in found(result, "broken_files").message
@@ -700,166 +635,6 @@ def test_sizes_are_those_of_the_files() -> None:
     photo("d/train/cat/large.jpg", 1, px=2000)
     sizes = found(scan(Path("d")), "mixed_sizes")
     assert "32 to 1,500 px (median 32 px)" in sizes.message
-
-
-# --- CSV ---------------------------------------------------------------------------------------
-
-
-def table(*rows: tuple[str, ...], name: str = "d/list.csv", start: str = "") -> str:
-    Path(name).parent.mkdir(exist_ok=True)
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    Path(name).write_bytes((start + text.getvalue()).encode(errors="surrogateescape"))
-    return name
-
-
-def rows_of(folder: str, *more: str) -> list[tuple[str, ...]]:
-    return [(f"{folder}/{n}.png", folder.split("/")[-1], *more) for n in range(10)]
-
-
-def test_csv_without_splits_is_split_like_the_folder() -> None:
-    two_classes()
-    rows = [*rows_of("cat"), *rows_of("dog")]
-    listed = dataset(table(("path", "label"), *rows))
-    assert listed.classes == ("cat", "dog")
-    assert names(listed.val) == names(dataset().val)
-    turned = dataset(table(("path", "label"), *rows[::-1], name="d/turned.csv"))
-    assert turned.fingerprint == listed.fingerprint
-    assert turned.train.paths == listed.train.paths
-
-
-def test_csv_may_have_any_order_of_columns_and_a_mark_at_its_start() -> None:
-    two_classes()
-    rows = [(label, "Train" if n < 7 else "dev", path, "x") for n in range(10)
-            for label in ("cat", "dog") for path in [f"{label}/{n}.png"]]  # fmt: skip
-    header = ("Label", "split", " Path", "extra")
-    result = scan(Path(table(header, *rows, start="\ufeff")))
-    assert counts(result) == {"cat": (7, 3, None), "dog": (7, 3, None)}
-
-
-def test_csv_keeps_labels_and_paths_of_any_bytes() -> None:
-    fill(b"d/caf\xe9")
-    fill("d/a,b\nc")
-    rows = [*rows_of(os.fsdecode(b"caf\xe9")), *rows_of("a,b\nc")]
-    data = dataset(table(("path", "label"), *rows))
-    assert [os.fsencode(name) for name in data.classes] == [b"a,b\nc", b"caf\xe9"]
-    assert data.train.count(2).tolist() == [8, 8]
-
-
-def test_csv_row_without_a_file_is_a_broken_file() -> None:
-    two_classes()
-    rows = [*rows_of("cat"), *rows_of("dog"), ("cat/nothing.png", "cat")]
-    error = refused(table(("path", "label"), *rows))
-    assert found(error.scan, "broken_files").paths == ("d/cat/nothing.png",)
-    assert "1 missing" in error.message
-
-
-def test_csv_errors_name_their_lines() -> None:
-    two_classes()
-    rows = [*rows_of("cat", "train"), *rows_of("dog", "train"), ("cat/1.png", "", "train"),
-            ("cat/2.png", "cat", "holdout"), ("", "cat", "val")]  # fmt: skip
-    error = refused(table(("path", "label", "split"), *rows))
-    assert kinds(error.scan, "error") == ["unknown_split", "empty_label", "empty_path"]
-    for words in ("line 22", "line 23 ('holdout')", "line 24"):
-        assert words in error.message
-
-
-@pytest.mark.parametrize(
-    ("content", "kind"),
-    [
-        (b"", "empty"),
-        (b"path,label\n", "empty"),
-        (b"file,class\na,b\n", "missing_column"),
-        (b"path,split\na,train\n", "missing_column"),
-        (b'path,label\n"a,b\n', "bad_csv"),
-        ("path,label\n".encode("utf-16"), "not_csv"),
-    ],
-)
-def test_csv_that_cannot_be_understood_is_refused(content: bytes, kind: str) -> None:
-    Path("list.csv").write_bytes(content)
-    assert kinds(refused("list.csv").scan) == [kind]
-
-
-def test_csv_lists_each_file_once_and_tells_conflicts() -> None:
-    two_classes()
-    rows = [*rows_of("cat"), *rows_of("dog"), ("./cat/1.png", "cat"), ("cat/2.png", "dog")]
-    result = scan(Path(table(("path", "label"), *rows)))
-    assert found(result, "listed_twice").count == 1
-    assert found(result, "label_conflict").count == 2
-    assert sum(counts(result)["cat"][:2]) == 9
-
-
-# --- the automatic split -----------------------------------------------------------------------
-
-groups_of_classes = st.lists(
-    st.lists(st.integers(1, 6), min_size=2, max_size=12), min_size=1, max_size=4
-)
-
-
-@given(
-    classes=groups_of_classes,
-    fraction=st.floats(0.05, 0.95),
-    seed=st.integers(0, 2**40),
-    order=st.randoms(use_true_random=False),
-)
-@settings(max_examples=200)
-def test_split_is_stratified_whole_and_the_same_in_every_order(
-    classes: list[list[int]], fraction: float, seed: int, order: object
-) -> None:
-    labels, groups = [], []
-    for label, sizes in enumerate(classes):
-        for size in sizes:
-            labels += [label] * size
-            groups += [len(set(groups))] * size
-    keys = np.random.default_rng(0).integers(0, 256, (len(set(groups)), 32), dtype=np.uint8)
-    label_row, group_row = np.array(labels, dtype=np.int32), np.array(groups)
-    chosen = choose_validation(label_row, group_row, keys, fraction=fraction, seed=seed)
-    for label, sizes in enumerate(classes):
-        share = chosen[label_row == label]
-        assert 0 < share.sum() < len(share)
-        if max(sizes) == 1:
-            assert abs(share.sum() - fraction * len(share)) <= 1
-    for group in np.unique(group_row):
-        assert len(np.unique(chosen[group_row == group])) == 1
-    mixed = list(range(len(labels)))
-    order.shuffle(mixed)  # type: ignore[attr-defined]
-    again = choose_validation(
-        label_row[mixed], group_row[mixed], keys, fraction=fraction, seed=seed
-    )
-    assert np.array_equal(again, chosen[mixed])
-
-
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=60))
-@settings(max_examples=100)
-def test_every_member_of_a_group_is_a_direct_copy_of_its_representative(
-    pairs: list[tuple[int, int]],
-) -> None:
-    near = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
-    stands_for = group_duplicates(21, np.array(near, dtype=np.intp).reshape(-1, 2))
-    for thing, other in enumerate(stands_for):
-        assert other == thing or (other, thing) in near
-        assert stands_for[other] == other
-
-
-# --- paths -------------------------------------------------------------------------------------
-
-any_bytes = st.binary(max_size=40).map(lambda text: text.replace(b"\0", b"/"))
-
-
-@given(st.lists(any_bytes, max_size=20))
-def test_paths_give_back_any_bytes(given_paths: list[bytes]) -> None:
-    texts = [os.fsdecode(path) for path in given_paths]
-    paths = Paths(texts)
-    assert list(paths) == texts
-    assert len(paths) == len(texts)
-    assert [paths.encoded(i) for i in range(len(paths))] == given_paths
-    assert pickle.loads(pickle.dumps(paths)) == paths
-    assert list(paths.take(range(len(paths) - 1, -1, -1))) == texts[::-1]
-    with pytest.raises(IndexError):
-        paths[len(texts)]
-    if texts:
-        assert paths[-1] == texts[-1]
-        assert paths != Paths([*texts[:-1], texts[-1] + "x"])
 
 
 # --- what a scan leaves alone ------------------------------------------------------------------
@@ -884,7 +659,7 @@ def test_scan_changes_nothing() -> None:
     assert tree_digest(Path("d")) == before
 
 
-def test_scan_imports_no_torch_and_draws_nothing() -> None:
+def test_scan_imports_neither_torch_nor_rich() -> None:
     two_classes()
     code = (
         "import sys; from pathlib import Path; "

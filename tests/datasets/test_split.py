@@ -1,0 +1,44 @@
+"""The automatic split."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effnet_cli.datasets.split import choose_validation
+
+groups_of_classes = st.lists(
+    st.lists(st.integers(1, 6), min_size=2, max_size=12), min_size=1, max_size=4
+)
+
+
+@given(
+    classes=groups_of_classes,
+    fraction=st.floats(0.05, 0.95),
+    seed=st.integers(0, 2**40),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=200)
+def test_split_is_stratified_whole_and_the_same_in_every_order(
+    classes: list[list[int]], fraction: float, seed: int, order: object
+) -> None:
+    labels, groups = [], []
+    for label, sizes in enumerate(classes):
+        for size in sizes:
+            labels += [label] * size
+            groups += [len(set(groups))] * size
+    keys = np.random.default_rng(0).integers(0, 256, (len(set(groups)), 32), dtype=np.uint8)
+    label_row, group_row = np.array(labels, dtype=np.int32), np.array(groups)
+    chosen = choose_validation(label_row, group_row, keys, fraction=fraction, seed=seed)
+    for label, sizes in enumerate(classes):
+        share = chosen[label_row == label]
+        assert 0 < share.sum() < len(share)
+        if max(sizes) == 1:
+            assert abs(share.sum() - fraction * len(share)) <= 1
+    for group in np.unique(group_row):
+        assert len(np.unique(chosen[group_row == group])) == 1
+    mixed = list(range(len(labels)))
+    order.shuffle(mixed)  # type: ignore[attr-defined]
+    again = choose_validation(
+        label_row[mixed], group_row[mixed], keys, fraction=fraction, seed=seed
+    )
+    assert np.array_equal(again, chosen[mixed])
