@@ -25,6 +25,7 @@ from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, ImageOptions
 from effnet_cli.predict import formats
 from effnet_cli.predict.classifier import Classifier
+from effnet_cli.predict.records import ResultRow
 from effnet_cli.system.errors import ImageError
 from good import ODD_NAMES, Good
 from written import encoded
@@ -74,7 +75,7 @@ def of_twins(session_folder: Path) -> dict[bytes, Row]:
         patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
         classifier = Classifier("lite0")
         return {
-            data: formats.to_row(classifier(data))
+            data: formats.to_row(ResultRow(classifier(data)))
             for data in {twin_of(one) for one in good_inputs()}
         }
 
