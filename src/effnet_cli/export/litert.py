@@ -16,10 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 from effnet_cli.export.litert_file import LiteRtFile, Op
 from effnet_cli.export.litert_tensors import ValueTensors
-from effnet_cli.export.onnx_edits import IMAGE, PROBABILITIES
+from effnet_cli.export.onnx_edits import IMAGE
 from effnet_cli.export.quantize import fuse_activations
 from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY
@@ -29,8 +28,14 @@ FUSED_ACTIVATIONS = {
     "Clip": schema.ActivationFunctionType.RELU6,
     "Relu": schema.ActivationFunctionType.RELU,
 }
-BINARY_OPERATORS = {"Add": Op.ADD, "Mul": Op.MUL}
-ACTIVATIONS = {"Sigmoid": Op.LOGISTIC, "Clip": Op.RELU6, "Relu": Op.RELU}
+ELEMENTWISE = {
+    "Add": Op.ADD,
+    "Mul": Op.MUL,
+    "Sigmoid": Op.LOGISTIC,
+    "Clip": Op.RELU6,
+    "Relu": Op.RELU,
+}
+FLOAT_OPERATORS = {"Cast": Op.CAST, "Div": Op.DIV, "Sub": Op.SUB, "Softmax": Op.SOFTMAX}
 
 
 def write_litert(source: ExportSource, path: Path) -> None:
@@ -48,52 +53,20 @@ class _LiteRtWriter:
     """Translates the ONNX graph of a model into LiteRT operators."""
 
     def __init__(self, source: ExportSource) -> None:
-        self._options, self._card = source.options, source.card
-        self._graph = source.float_graph()
+        px = source.card.preprocessing.crop_px
+        self._input_shape = [source.options.batch or 1, px, px, 3]
+        self._graph = source.graph()
         self._file = LiteRtFile(has_open_batch=source.options.batch is None)
         self._values = ValueTensors(self._file, self._graph, source)
 
     def write(self) -> bytes:
         """The file without the card."""
-        input_ = self._write_input()
-        for node, output, activation in fuse_activations(self._graph):
-            OPERATOR_WRITERS[node.op_type](self, node, output, FUSED_ACTIVATIONS[activation])
-        return self._file.to_bytes([input_], [self._write_output()])
-
-    def _write_input(self) -> int:
-        """Add the input, with preprocessing if the file includes it; return its tensor."""
-        p = self._card.preprocessing
-        shape = [self._options.batch or 1, p.crop_px, p.crop_px, 3]
-        if not self._options.include_preprocessing:
-            input_ = self._file.tensor(INPUT, shape, np.float32)
-            self._values.set_float32(INPUT, input_, shape)
-            return input_
-        input_ = self._file.tensor(IMAGE, shape, np.uint8)
-        value = self._file.tensor("image.float", shape, np.float32)
-        self._file.operator(Op.CAST, [input_], value)
-        for op, name, values in (
-            (Op.DIV, "image.unit", [255.0]),
-            (Op.SUB, "image.centred", p.mean),
-            (Op.DIV, INPUT, p.std),
-        ):
-            constant = self._file.constant(f"{name}.by", np.array(values, np.float32))
-            result = self._file.tensor(name, shape, np.float32)
-            value = self._file.operator(op, [value, constant], result)
-        self._values.set_float32(INPUT, value, shape)
-        return input_
-
-    def _write_output(self) -> int:
-        """Add the softmax if the file includes it; return the output's tensor."""
-        logits = self._values.as_float32(OUTPUT)
-        if not self._options.include_preprocessing:
-            return logits
-        shape = self._values.shapes[OUTPUT]
-        scaled = self._file.tensor("logits.scaled", shape, np.float32)
-        temperature = np.array([self._card.temperature], np.float32)
-        divisor = self._file.constant("temperature", temperature)
-        self._file.operator(Op.DIV, [logits, divisor], scaled)
-        probabilities = self._file.tensor(PROBABILITIES, shape, np.float32)
-        return self._file.operator(Op.SOFTMAX, [scaled], probabilities, beta=1.0)
+        input_, output = self._graph.graph.input[0].name, self._graph.graph.output[0].name
+        dtype = np.uint8 if input_ == IMAGE else np.float32
+        tensor = self._values.add(input_, self._input_shape, dtype)
+        for node, result, activation in fuse_activations(self._graph):
+            OPERATOR_WRITERS[node.op_type](self, node, result, FUSED_ACTIVATIONS[activation])
+        return self._file.to_bytes([tensor], [self._values.as_float32(output)])
 
     # --- one method per kind of operator ----------------------------------------------------------
 
@@ -162,15 +135,18 @@ class _LiteRtWriter:
         result = self._values.add(output, [number, channels])
         self._file.operator(Op.RESHAPE, inputs, result, newShape=shape)
 
-    def _write_binary(self, node: onnx.NodeProto, output: str, _: int) -> None:
-        inputs = [self._values.read(name, output) for name in node.input]
-        shape = max((self._values.shapes[name] for name in node.input), key=np.prod)
-        self._file.operator(BINARY_OPERATORS[node.op_type], inputs, self._values.add(output, shape))
+    def _write_elementwise(self, node: onnx.NodeProto, output: str, _: int) -> None:
+        values = [name for name in node.input if name not in self._values.constants]
+        inputs = [self._values.read(name, output) for name in values]
+        shape = max((self._values.shapes[name] for name in values), key=np.prod)
+        self._file.operator(ELEMENTWISE[node.op_type], inputs, self._values.add(output, shape))
 
-    def _write_activation(self, node: onnx.NodeProto, output: str, _: int) -> None:
-        value = self._values.read(node.input[0], output)
-        result = self._values.add(output, self._values.shapes[node.input[0]])
-        self._file.operator(ACTIVATIONS[node.op_type], [value], result)
+    def _write_float(self, node: onnx.NodeProto, output: str, _: int) -> None:
+        """Pre- and postprocessing, float32 in every precision."""
+        inputs = [self._values.as_float32(name) for name in node.input]
+        tensor = self._values.add(output, self._values.shapes[node.input[0]], np.float32)
+        settings = {"beta": 1.0} if node.op_type == "Softmax" else {}
+        self._file.operator(FLOAT_OPERATORS[node.op_type], inputs, tensor, **settings)
 
     def _write_identity(self, node: onnx.NodeProto, output: str, _: int) -> None:
         self._values.alias(output, node.input[0])
@@ -181,11 +157,9 @@ OPERATOR_WRITERS: Mapping[str, Callable[[_LiteRtWriter, onnx.NodeProto, str, int
     "Gemm": _LiteRtWriter._write_dense,
     "ReduceMean": _LiteRtWriter._write_mean,
     "Flatten": _LiteRtWriter._write_flatten,
-    "Add": _LiteRtWriter._write_binary,
-    "Mul": _LiteRtWriter._write_binary,
-    "Sigmoid": _LiteRtWriter._write_activation,
-    "Clip": _LiteRtWriter._write_activation,
-    "Relu": _LiteRtWriter._write_activation,
+    **dict.fromkeys(ELEMENTWISE, _LiteRtWriter._write_elementwise),
+    **dict.fromkeys(FLOAT_OPERATORS, _LiteRtWriter._write_float),
+    "Transpose": _LiteRtWriter._write_identity,  # to the layout that is used here anyway
     "Identity": _LiteRtWriter._write_identity,
 }
 

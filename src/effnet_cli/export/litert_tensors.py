@@ -31,20 +31,16 @@ class ValueTensors:
         """Whether the recipe keeps a value in 8 bits."""
         return self._recipe is not None and name in self._recipe.values
 
-    def add(self, name: str, shape: list[int]) -> int:
-        """Add the tensor that an operator writes the value to."""
+    def add(self, name: str, shape: list[int], dtype: Any = None) -> int:
+        """Add the tensor that an operator writes the value to; its type is the recipe's unless
+        `dtype` is given.
+        """
         self.shapes[name] = shape
-        if self.is_int8(name):
-            self._int8[name] = self._file.tensor(
-                name, shape, np.int8, quantization=self._quantization(name)
-            )
+        if dtype is None and self.is_int8(name):
+            self._int8[name] = self._int8_tensor(name, name)
             return self._int8[name]
-        self._float32[name] = self._file.tensor(name, shape, np.float32)
+        self._float32[name] = self._file.tensor(name, shape, dtype or np.float32)
         return self._float32[name]
-
-    def set_float32(self, name: str, tensor: int, shape: list[int]) -> None:
-        """Let a tensor that is in the file hold the value."""
-        self.shapes[name], self._float32[name] = shape, tensor
 
     def alias(self, name: str, original: str) -> None:
         """Let the value share the tensors of another one."""
@@ -58,7 +54,9 @@ class ValueTensors:
         return self._as_int8(name) if self.is_int8(output) else self.as_float32(name)
 
     def as_float32(self, name: str) -> int:
-        """The value in float32, dequantized if need be."""
+        """The value in float32, dequantized if need be; a constant as a vector."""
+        if name in self.constants:
+            return self._file.constant(name, self.constants[name].ravel())
         if name not in self._float32:
             tensor = self._file.tensor(f"{name}.float", self.shapes[name], np.float32)
             self._float32[name] = self._file.operator(Op.DEQUANTIZE, [self._int8[name]], tensor)
@@ -66,19 +64,15 @@ class ValueTensors:
 
     def _as_int8(self, name: str) -> int:
         if name not in self._int8:
-            tensor = self._file.tensor(
-                f"{name}.int8",
-                self.shapes[name],
-                np.int8,
-                quantization=self._quantization(name),
-            )
+            tensor = self._int8_tensor(f"{name}.int8", name)
             self._int8[name] = self._file.operator(Op.QUANTIZE, [self._float32[name]], tensor)
         return self._int8[name]
 
-    def _quantization(self, name: str) -> Any:
+    def _int8_tensor(self, tensor_name: str, name: str) -> int:
         assert self._recipe is not None
-        parameters = self._recipe.values[name]
-        return quantization([parameters.scale], [parameters.zero_point - INT8_OFFSET])
+        scale = self._recipe.values[name]
+        parameters = quantization([scale.scale], [scale.zero_point - INT8_OFFSET])
+        return self._file.tensor(tensor_name, self.shapes[name], np.int8, quantization=parameters)
 
     # --- weights ----------------------------------------------------------------------------------
 

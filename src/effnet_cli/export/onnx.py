@@ -10,8 +10,7 @@ from effnet_cli.models.card import CARD_KEY
 
 def write_onnx(source: ExportSource, path: Path) -> None:
     """Write one file; the card is in its `metadata_props`."""
-    graph = source.graph(is_fp16=source.options.precision == "fp16")
-    path.write_bytes(graph.SerializeToString())
+    path.write_bytes(source.graph(source.options.output_precision).SerializeToString())
 
 
 def write_openvino(source: ExportSource, path: Path) -> None:
@@ -19,11 +18,13 @@ def write_openvino(source: ExportSource, path: Path) -> None:
     # imports OpenVINO without its conversion tools, which bring a telemetry client
     from effnet_cli.engines.openvino_engine import openvino
 
-    graph = openvino.Core().read_model(source.graph().SerializeToString())
-    if source.recipe is not None:
+    precision = source.options.output_precision
+    content = source.graph("int8" if precision == "int8" else "fp32").SerializeToString()
+    graph = openvino.Core().read_model(content)
+    if precision == "int8":
         # turns the operators around each 8-bit value into one: half of the .xml
         import_module("openvino._offline_transformations").apply_moc_transformations(graph, cf=True)
     graph.set_rt_info(source.card.to_json(), [CARD_KEY])
-    openvino.save_model(graph, str(path), compress_to_fp16=source.options.precision == "fp16")
+    openvino.save_model(graph, str(path), compress_to_fp16=precision == "fp16")
     # a third of the file is indentation
     path.write_bytes(re.sub(rb">\s+<", b"><", path.read_bytes()))

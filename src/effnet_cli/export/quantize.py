@@ -10,6 +10,7 @@ Simple recipes lose accuracy. What prevents it here (docs/export.md has the meas
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -159,24 +160,19 @@ def to_int8(model: onnx.ModelProto, recipe: Int8Recipe) -> onnx.ModelProto:
     """The graph with QuantizeLinear and DequantizeLinear around its operators; runtimes fuse them
     into integer operators.
     """
-    writer = _QdqWriter(recipe)
-    writer.write(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
     del result.graph.initializer[:]
-    result.graph.node.extend(writer.nodes)
-    result.graph.initializer.extend(writer.constants)
+    _QdqWriter(result.graph, recipe).write(model)
     return result
 
 
 class _QdqWriter:
-    """Writes the `nodes` and `constants` of an int8 graph."""
+    """Writes the nodes and constants of an int8 graph to `graph`."""
 
-    def __init__(self, recipe: Int8Recipe) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self._recipe = recipe
+    def __init__(self, graph: onnx.GraphProto, recipe: Int8Recipe) -> None:
+        self._graph, self._recipe = graph, recipe
         self._dequantized: dict[str, str] = {}  # value -> the name of its 8-bit form as float
 
     def write(self, model: onnx.ModelProto) -> None:
@@ -195,7 +191,7 @@ class _QdqWriter:
             # runtimes have an integer form of this one only, and integers add up exactly
             copy.op_type = "GlobalAveragePool"
             del copy.attribute[:]
-        self.nodes.append(copy)
+        self._graph.node.append(copy)
         if output in self._recipe.values:
             self._quantize(output)
 
@@ -207,11 +203,10 @@ class _QdqWriter:
             self._add_constant(f"{name}.zero_point", np.array(scale.zero_point, np.uint8)),
         ]
         quantized, dequantized = f"{name}.quantised", f"{name}.stored"
-        self.nodes += [
-            helper.make_node("QuantizeLinear", [name, *parameters], [quantized]),
-            helper.make_node("DequantizeLinear", [quantized, *parameters], [dequantized]),
-        ]
-        self._dequantized[name] = dequantized
+        self._add_node("QuantizeLinear", [name, *parameters], quantized)
+        self._dequantized[name] = self._add_node(
+            "DequantizeLinear", [quantized, *parameters], dequantized
+        )
 
     def _write_layer(self, name: str, layer: Int8Layer) -> list[str]:
         """Dequantize a layer's weight and bias; return the names of the results."""
@@ -224,10 +219,13 @@ class _QdqWriter:
                 self._add_constant(f"{name}.{part}.int", values),
                 self._add_constant(f"{name}.{part}.scales", scales),
             ]
-            names.append(f"{name}.{part}")
-            self.nodes.append(helper.make_node("DequantizeLinear", inputs, [names[-1]], axis=0))
+            names.append(self._add_node("DequantizeLinear", inputs, f"{name}.{part}", axis=0))
         return names
 
+    def _add_node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self._graph.node.append(helper.make_node(op_type, inputs, [output], **attributes))
+        return output
+
     def _add_constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
-        self.constants.append(numpy_helper.from_array(values, name))
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name

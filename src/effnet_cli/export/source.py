@@ -10,7 +10,7 @@ from effnet_cli.export import onnx_edits
 from effnet_cli.export.quantize import Int8Recipe, to_int8
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.models.weights import Model
-from effnet_cli.options import ExportOptions
+from effnet_cli.options import ExportOptions, Precision
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class ExportSource:
         content = onnx_writer.build_graph(self.module, crop_px, {CARD_KEY: self.card.to_json()})
         return onnx.load_model_from_string(content)
 
-    def graph(self, *, is_fp16: bool = False) -> onnx.ModelProto:
-        """The model as an ONNX graph with the options applied, except for the precision."""
+    def graph(self, precision: Precision = "fp32") -> onnx.ModelProto:
+        """The ONNX graph in a precision, with the other options applied."""
         graph = self.float_graph()
-        if self.recipe is not None:
+        if precision == "int8" and self.recipe is not None:
             graph = to_int8(graph, self.recipe)
-        if is_fp16:
+        if precision == "fp16":
             onnx_edits.to_fp16(graph)
         if self.options.include_preprocessing:
             onnx_edits.add_preprocessing(graph, self.card)

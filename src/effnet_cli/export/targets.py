@@ -13,7 +13,7 @@ class Target:
 
     `writer` is the `module:function` that writes a file, called as `function(source, path)`.
     `ending` is the end of its name, with which `suffix` ends, and `companions` are the suffixes of
-    further files. `library` is the import name of what it needs, `install` the command for it.
+    further files. `library` is the import name of what it needs, `extra` the extra that brings it.
     `layout` is that of normalised images; `image` is the input type with `--include-preprocessing`.
     `has_open_batch`: the number of images in a call may stay open. `not_compared` says why its
     files cannot run here.
@@ -23,8 +23,8 @@ class Target:
     writer: str
     ending: str
     library: str
-    install: str
-    precisions: tuple[ExportPrecision, ...] = ("fp32",)
+    extra: str | None = None
+    precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
     has_int8: bool = False
     has_open_batch: bool = True
     layout: Literal["NCHW", "NHWC"] = "NCHW"
@@ -36,6 +36,10 @@ class Target:
     def suffix(self) -> str:
         return "." + self.ending.rpartition(".")[2]
 
+    @property
+    def install(self) -> str:
+        return f"pip install 'effnet-cli[{self.extra}]'" if self.extra else "pip install effnet-cli"
+
 
 TARGETS: Mapping[TargetName, Target] = {
     "onnx": Target(
@@ -43,8 +47,6 @@ TARGETS: Mapping[TargetName, Target] = {
         writer="effnet_cli.export.onnx:write_onnx",
         ending=".onnx",
         library="onnx",
-        install="pip install effnet-cli",
-        precisions=("fp32", "fp16"),
         has_int8=True,
     ),
     "openvino": Target(
@@ -52,8 +54,7 @@ TARGETS: Mapping[TargetName, Target] = {
         writer="effnet_cli.export.onnx:write_openvino",
         ending=".xml",
         library="openvino",
-        install="pip install 'effnet-cli[openvino]'",
-        precisions=("fp32", "fp16"),
+        extra="openvino",
         has_int8=True,
         companions=(".bin",),
     ),
@@ -62,7 +63,6 @@ TARGETS: Mapping[TargetName, Target] = {
         writer="effnet_cli.export.torch_export:write_torch_export",
         ending=".pt2",
         library="torch",
-        install="pip install effnet-cli",
         precisions=("fp32", "bf16"),
     ),
     "aotinductor": Target(
@@ -70,7 +70,6 @@ TARGETS: Mapping[TargetName, Target] = {
         writer="effnet_cli.export.torch_export:write_aotinductor",
         ending="-aotinductor.pt2",
         library="torch",
-        install="pip install effnet-cli",
         precisions=("fp32", "bf16"),
     ),
     "litert": Target(
@@ -78,8 +77,7 @@ TARGETS: Mapping[TargetName, Target] = {
         writer="effnet_cli.export.litert:write_litert",
         ending=".tflite",
         library="ai_edge_litert",
-        install="pip install 'effnet-cli[litert]'",
-        precisions=("fp32", "fp16"),
+        extra="litert",
         has_int8=True,
         layout="NHWC",
     ),
@@ -88,7 +86,8 @@ TARGETS: Mapping[TargetName, Target] = {
         writer="effnet_cli.export.torch_export:write_executorch",
         ending=".pte",
         library="executorch",
-        install="pip install 'effnet-cli[executorch]'",
+        extra="executorch",
+        precisions=("fp32",),
         has_open_batch=False,
     ),
     "coreml": Target(
@@ -96,8 +95,7 @@ TARGETS: Mapping[TargetName, Target] = {
         writer="effnet_cli.export.torch_export:write_coreml",
         ending=".mlpackage",
         library="coremltools",
-        install="pip install 'effnet-cli[coreml]'",
-        precisions=("fp32", "fp16"),
+        extra="coreml",
         has_open_batch=False,
         image="image",
         not_compared="Core ML runs on Apple devices only",
