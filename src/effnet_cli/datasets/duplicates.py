@@ -33,12 +33,7 @@ Pairs = npt.NDArray[np.intp]
 def content_ids(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
     """A number for each row of `digests` [N,32], from 0 in their order; equal rows share one."""
     words = np.ascontiguousarray(digests).view(">u8")
-    order = np.lexsort(words.T[::-1])
-    ordered = words[order]
-    is_new = np.any(ordered[1:] != ordered[:-1], axis=1)
-    ids = np.empty(len(words), dtype=np.intp)
-    ids[order] = np.concatenate([[0], np.cumsum(is_new)])[: len(words)]
-    return ids
+    return np.unique(words, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def find_near_duplicates(inspection: FileInspection, files: npt.NDArray[np.intp]) -> Pairs:
