@@ -30,7 +30,7 @@ from effnet_cli.evaluate.metrics import (
 )
 from effnet_cli.evaluate.predictions import LabelledPaths, Predictions
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
-from effnet_cli.evaluate.run import _auroc, _confusion_counts
+from effnet_cli.evaluate.run import _auroc, _confusion_matrix
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
 
@@ -193,8 +193,7 @@ def test_top_k_confusion_and_roc_equal_scikit_learns(case: Case) -> None:
         order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
         wanted = (order == labels[:, None]).any(axis=1)
         assert is_among_top(logits, places, k).tolist() == wanted.tolist()
-    predictions = predictions_of(logits, places, names)
-    counts = _confusion_counts(predictions)
+    counts = np.array(_confusion_matrix(predictions_of(logits, places, names)).counts)
     answers = logits.argmax(axis=1)
     assert counts.tolist() == confusion_matrix(labels, answers, labels=range(len(names))).tolist()
     positive = labels == labels[0]

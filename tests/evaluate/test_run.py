@@ -206,7 +206,7 @@ def test_model_is_evaluated_on_images_it_was_not_trained_on(
     assert "6 validation images; 18 images from training excluded" in heard.text
     assert found.images == 6
     assert found.top1 == ran.end.val.top1
-    assert found.per_class == ran.end.val.classes
+    assert found.classes == ran.end.val.classes
     assert found.temperature == ran.card.temperature
     assert found.confusion is not None
     counts = np.array(found.confusion.counts)
@@ -329,7 +329,7 @@ def test_page_escapes_names_and_runs_nothing(found: Evaluation, photos: Path) ->
             mistakes=(judged, *found.mistakes),
             label_errors=(judged,),
             failures=(FailedImage(hostile, hostile, "truncated", hostile),),
-            per_class=[replace(found.per_class[0], name=name, images=1) for name in (hostile, "b")],
+            classes=[replace(found.classes[0], name=name, images=1) for name in (hostile, "b")],
             confusion=ConfusionMatrix((hostile, "b"), ((3, 1), (0, 2))),
             unknown_classes=(UnknownClass(hostile, (hostile,)),),
         )
@@ -388,10 +388,10 @@ def test_table_of_classes_sorts_without_a_script() -> None:
 def test_ten_thousand_rows_stay_small(found: Evaluation) -> None:
     rows = tuple(
         replace(row, name=f"class {number}", images=1, recall=0.5, f1=0.5)
-        for row in found.per_class[:1]
+        for row in found.classes[:1]
         for number in range(10_000)
     )
     mistakes = tuple(replace(found.mistakes[0], label=str(i)) for i in range(10_000))
     failed = tuple(FailedImage(f"{i}.jpg", "x", "truncated", "cut") for i in range(10_000))
-    page = evaluation_page(replace(found, per_class=rows, mistakes=mistakes, failures=failed))
+    page = evaluation_page(replace(found, classes=rows, mistakes=mistakes, failures=failed))
     assert len(page) < 3_000_000

@@ -14,7 +14,7 @@ class Figure:
     """A field `name` of `Evaluation`; `format` is a format specification.
 
     `can_limit`: --fail-under accepts it, as it is a share (0..1) and higher is better. `needs` says
-    when the figure is defined, if it may be `None`.
+    when it is not `None`.
     """
 
     name: str

@@ -8,26 +8,24 @@ from effnet_cli.evaluate.records import ClassMetrics, Evaluation
 from effnet_cli.output.text import csv_line
 
 SCHEMA = 1
+# The keys of a class, and the fields of `ClassMetrics`.
+CLASS_KEYS = {
+    "label": "name", "precision": "precision", "recall": "recall", "f1": "f1", "support": "images",
+}  # fmt: skip
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:
     """The whole evaluation, schema 1."""
-    per_class = [_class_row(row) for row in found.per_class]
-    return {"schema": SCHEMA, **asdict(found), "per_class": per_class}
+    content = asdict(found)
+    del content["classes"]
+    return {"schema": SCHEMA, **content, "per_class": [_class_row(row) for row in found.classes]}
 
 
 def _class_row(row: ClassMetrics) -> dict[str, Any]:
-    return {
-        "label": row.name,
-        "precision": row.precision,
-        "recall": row.recall,
-        "f1": row.f1,
-        "support": row.images,
-    }
+    return {key: getattr(row, field) for key, field in CLASS_KEYS.items()}
 
 
 def csv_lines(found: Evaluation) -> Iterator[str]:
     """CSV with a header, a line for each class."""
-    rows = [_class_row(row) for row in found.per_class]
-    yield csv_line(rows[0])
-    yield from (csv_line(row.values()) for row in rows)
+    yield csv_line(CLASS_KEYS)
+    yield from (csv_line(_class_row(row).values()) for row in found.classes)

@@ -3,7 +3,7 @@
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,10 @@ import numpy.typing as npt
 from effnet_cli.evaluate.records import MergedClass, UnknownClass
 from effnet_cli.models.imagenet import class_names, wordnet_ids
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.text import pluralize
-
-# How a name can match, in order of preference.
-WAYS = ("names", "WordNet ids", "indexes", "names without case and punctuation")
+from effnet_cli.system.text import pluralize, quote_names
 
 MAX_NOTES = 5  # about classes, of each kind
+LookUp = Callable[[str], int | None]  # from a name to the index of its class
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class LabelMap:
     """How the classes of a dataset map to those of a model.
 
     `indexes` has the model's class for each class of the dataset, `None` for the `unknown` ones.
-    `matching` names the ways that were used. `unused` are the model's classes without a folder.
+    `matching` names the ways that were used, `unused` the model's classes without a folder.
     """
 
     indexes: tuple[int | None, ...]
@@ -49,12 +47,13 @@ def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
     Raises:
         UsageError: no name matches.
     """
-    found = list(_matches(names, classes))
+    lookups = dict(_lookups(classes))
+    found = [_match(name, lookups) for name in names]
     indexes = tuple(index for index, _ in found)
     if all(index is None for index in indexes):
         raise UsageError(
             f"No class in common: the dataset has {pluralize(len(names), 'class', 'classes')} "
-            f"({_examples(names)}), the model {len(classes):,} ({_examples(classes)}).",
+            f"({quote_names(names)}), the model {len(classes):,} ({quote_names(classes)}).",
             "Name the folders after the model's classes, or choose another --model.",
         )
     folders: dict[int, list[str]] = {}
@@ -62,48 +61,43 @@ def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
         if index is not None:
             folders.setdefault(index, []).append(name)
     used_ways = {way for _, way in found}
+    unknown = (name for name, index in zip(names, indexes, strict=True) if index is None)
     return LabelMap(
         indexes=indexes,
-        matching=join_words([way for way in WAYS if way in used_ways]),
-        unknown=tuple(
-            UnknownClass(name, _near(name, classes))
-            for name, index in zip(names, indexes, strict=True)
-            if index is None
-        ),
+        matching=_join([way for way in lookups if way in used_ways]),
+        unknown=tuple(UnknownClass(name, _near(name, classes)) for name in unknown),
         unused=tuple(name for index, name in enumerate(classes) if index not in folders),
         merged=tuple(MergedClass(classes[i], tuple(two)) for i, two in folders.items() if two[1:]),
     )
 
 
-def _matches(names: Sequence[str], classes: Sequence[str]) -> Iterator[tuple[int | None, str]]:
-    """The index of each name's class, and how it matched."""
-    lookups = list(zip(_lookups(classes), WAYS, strict=True))
-    for name in names:
-        tries = ((look_up(name), way) for look_up, way in lookups)
-        yield next((match for match in tries if match[0] is not None), (None, ""))
+def _match(name: str, lookups: Mapping[str, LookUp]) -> tuple[int | None, str]:
+    """The index of the class with this name, and how it matched."""
+    tries = ((look_up(name), way) for way, look_up in lookups.items())
+    return next((match for match in tries if match[0] is not None), (None, ""))
 
 
-def _lookups(classes: Sequence[str]) -> Iterator[Callable[[str], int | None]]:
-    """From a name to the index of its class, in the order of `WAYS`."""
-    yield _unique(classes).get
+def _lookups(classes: Sequence[str]) -> Iterator[tuple[str, LookUp]]:
+    """How a name can match, in order of preference."""
+    yield "names", _unique(classes).get
     ids = wordnet_ids() if tuple(classes) == class_names() else ()
-    yield {name: index for index, name in enumerate(ids)}.get
-    indexes = {str(index): index for index in range(len(ids))}
-    yield lambda name: indexes.get(name.lstrip("0") or name[-1:])  # 007 matches 7
+    yield "WordNet ids", _unique(ids).get
+    indexes = _unique([str(index) for index in range(len(ids))])
+    yield "indexes", lambda name: indexes.get(name.lstrip("0") or name[-1:])  # 007 matches 7
     simple = _unique([_simplify(name) for name in classes])
     simple.pop("", None)  # names that are all punctuation do not match one another
-    yield lambda name: simple.get(_simplify(name))
+    yield "names without case and punctuation", lambda name: simple.get(_simplify(name))
 
 
 def _near(name: str, classes: Sequence[str]) -> tuple[str, ...]:
     """The classes that an unknown name may mean, without a duplicated class of that very name."""
     others = [other for other in classes if other != name]
-    return tuple(difflib.get_close_matches(name, others, n=2, cutoff=0.6))
+    return tuple(difflib.get_close_matches(name, others, n=2))
 
 
 def describe_label_map(label_map: LabelMap, num_classes: int) -> Iterator[str]:
     """Notes on what does not match one to one; the model has `num_classes`."""
-    unknown, merged, unused = label_map.unknown, label_map.merged, label_map.unused
+    unknown, merged = label_map.unknown, label_map.merged
     if label_map.matching != "names":
         yield f"Matched folders by {label_map.matching}"
     for row in unknown[:MAX_NOTES]:
@@ -112,19 +106,19 @@ def describe_label_map(label_map: LabelMap, num_classes: int) -> Iterator[str]:
     if len(unknown) > MAX_NOTES:
         yield f"... and {len(unknown) - MAX_NOTES:,} more unknown classes"
     for one in merged[:MAX_NOTES]:
-        folders = join_words(list(map(repr, one.folders)))
         both = "both" if len(one.folders) == 2 else "all"
+        folders = _join([repr(folder) for folder in one.folders])
         yield f"{folders} {both} map to {one.label!r} and were merged"
     if len(merged) > MAX_NOTES:
         yield f"... and {len(merged) - MAX_NOTES:,} more merged classes"
-    if unused:
-        counts = f"{len(unused):,} of the model's {num_classes:,} classes"
-        yield f"{counts} have no images here: {_examples(unused, MAX_NOTES)}"
+    if label_map.unused:
+        counts = f"{len(label_map.unused):,} of the model's {num_classes:,} classes"
+        yield f"{counts} have no images here: {quote_names(label_map.unused)}"
 
 
-def join_words(words: Sequence[str]) -> str:
+def _join(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:
@@ -137,8 +131,3 @@ def _simplify(name: str) -> str:
     """Only letters and digits, case folded, in Unicode form NFKC."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(character for character in folded if character.isalnum())
-
-
-def _examples(names: Sequence[str], count: int = 3) -> str:
-    shown = ", ".join(map(repr, names[:count]))
-    return f"{shown}, ..." if len(names) > count else shown

@@ -4,6 +4,7 @@
 delay by a second, and classes without images must stay undefined.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -39,8 +40,7 @@ def compute_metrics(
     `failed` [F] are the labels of images without scores; N + F must be positive.
     """
     num_classes, total = len(names), len(labels) + len(failed)
-    losses = _losses(scores, labels, scores_are) if len(labels) else np.zeros(1)
-    predictions = scores.argmax(axis=1) if len(labels) else np.empty(0, dtype=np.intp)
+    predictions = scores.argmax(axis=1)
     right = np.bincount(labels[predictions == labels], minlength=num_classes)
     images = np.bincount(np.concatenate([labels, failed]), minlength=num_classes)
     predicted = np.bincount(predictions, minlength=num_classes)
@@ -59,7 +59,7 @@ def compute_metrics(
     return Metrics(
         images=total,
         failed=len(failed),
-        loss=float(losses.mean()),
+        loss=float(_losses(scores, labels, scores_are).mean()) if len(labels) else 0.0,
         top1=float(right.sum() / total),
         balanced_accuracy=_mean([row.recall for row in classes]),
         macro_f1=_mean([row.f1 for row in classes]),
@@ -67,20 +67,15 @@ def compute_metrics(
     )
 
 
-def _losses(scores: Scores, labels: Labels, scores_are: ScoresAre) -> Probabilities:
-    """The cross-entropy of each row [N]; of logits, at temperature 1."""
-    values = scores.astype(np.float64)
-    if scores_are == "logits":
-        return _cross_entropy(values, labels)
-    # probabilities below float32's smallest are 0
-    return -np.log(np.maximum(values[np.arange(len(labels)), labels], np.finfo(np.float32).tiny))
-
-
-def _cross_entropy(logits: npt.NDArray[np.float64], labels: Labels) -> Probabilities:
-    """The loss of each row [N]; not scikit-learn's, which clips it at 36."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_sums: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1))
-    losses: npt.NDArray[np.float64] = log_sums - shifted[np.arange(len(labels)), labels]
+def _losses(
+    scores: npt.NDArray[np.floating], labels: Labels, scores_are: ScoresAre
+) -> npt.NDArray[np.float64]:
+    """The cross-entropy of each row [N]; not scikit-learn's, which clips it at 36."""
+    values, own = np.asarray(scores, np.float64), (np.arange(len(labels)), labels)
+    if scores_are == "probabilities":  # below float32's smallest they are 0
+        return -np.log(np.maximum(values[own], np.finfo(np.float32).tiny))
+    shifted = values - values.max(axis=1, keepdims=True)
+    losses: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[own]
     return losses
 
 
@@ -97,8 +92,8 @@ def share_interval(right: int, total: int) -> Interval:
     z, share = CONFIDENCE_Z, right / total
     centre = share + z**2 / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    low, high = (centre - half) / (1 + z**2 / total), (centre + half) / (1 + z**2 / total)
-    return max(0.0, low), min(1.0, high)
+    scale = 1 + z**2 / total
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def paired_difference(one: Flags, other: Flags) -> tuple[float, Interval]:
@@ -130,13 +125,12 @@ def calibrate(confidences: Probabilities, right: Flags) -> tuple[float, tuple[Ca
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     places = np.clip(np.digitize(confidences, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
     bins, error = [], 0.0
-    for place in range(CALIBRATION_BINS):
-        inside, count = places == place, int((places == place).sum())
-        confidence = float(confidences[inside].mean()) if count else None
-        accuracy = float(right[inside].mean()) if count else None
-        if confidence is not None and accuracy is not None:
+    for place, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
+        inside = places == place
+        count, confidence, accuracy = int(inside.sum()), None, None
+        if count:
+            confidence, accuracy = float(confidences[inside].mean()), float(right[inside].mean())
             error += count / len(right) * abs(confidence - accuracy)
-        low, high = float(edges[place]), float(edges[place + 1])
         bins.append(CalibrationBin(low, high, count, confidence=confidence, accuracy=accuracy))
     return error, tuple(bins)
 
@@ -151,7 +145,7 @@ def fit_temperature(logits: Scores, labels: Labels) -> float:
     scaled = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        entropy = float(_cross_entropy(scaled / math.exp(log_temperature), labels).sum())
+        entropy = float(_losses(scaled / math.exp(log_temperature), labels, "logits").sum())
         return entropy + 0.5 * (log_temperature / TEMPERATURE_PRIOR) ** 2
 
     low, high = map(math.log, FITTED_TEMPERATURES)

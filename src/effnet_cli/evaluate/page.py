@@ -52,7 +52,7 @@ def evaluation_page(
         commands: shell commands to show at the end.
     """
     confused, failed = table.confused_table(found), table.failed_table(found)
-    has_matrix = found.confusion and 2 <= len(found.per_class) <= MAX_SHOWN_CLASSES
+    has_matrix = found.confusion and 2 <= len(found.classes) <= MAX_SHOWN_CLASSES
     mistake_note = "" if overlay is None else "Red: what the prediction is based on (Grad-CAM)."
     label_note = "Sorted by the model's probability for the label, lowest first."
     return PAGES.get_template("evaluation.html").render(

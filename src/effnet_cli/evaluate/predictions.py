@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -67,14 +68,14 @@ class Predictions:
             path, label = self.images.paths[place], self.classes[self.images.labels[place]]
             yield FailedImage(path, label, kind=error.kind, message=str(error))
 
-    def confused_pairs(self, counts: npt.NDArray[np.intp]) -> Iterator[ConfusedPair]:
-        """The most frequent wrong cells of the confusion matrix `counts` [C,C]."""
-        wrong = counts.copy()
-        np.fill_diagonal(wrong, 0)
-        rows, columns = np.nonzero(wrong)
-        for i in np.argsort(-wrong[rows, columns], kind="stable")[:MAX_CONFUSED_PAIRS]:
-            label, prediction = self.classes[rows[i]], self.classes[columns[i]]
-            yield ConfusedPair(label, prediction, int(wrong[rows[i], columns[i]]))
+    def confused_pairs(self) -> Iterator[ConfusedPair]:
+        """The most frequent mistakes; equally frequent ones in the order of the classes."""
+        wrong = self.predicted != self.labels
+        pairs = np.column_stack([self.labels, self.predicted])[wrong].tolist()
+        for (label, prediction), n in Counter(sorted(map(tuple, pairs))).most_common(
+            MAX_CONFUSED_PAIRS
+        ):
+            yield ConfusedPair(self.classes[label], self.classes[prediction], images=n)
 
     def mistakes(self) -> Iterator[LabelledPrediction]:
         """The wrong predictions, the most confident first."""

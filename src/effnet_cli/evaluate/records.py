@@ -9,9 +9,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """The metrics of one class; `None` where undefined: no images (recall, F1) or no predictions
-    (precision).
-    """
+    """One class; recall and F1 are `None` without images, precision if it is never predicted."""
 
     name: str
     images: int
@@ -20,7 +18,7 @@ class ClassMetrics:
     f1: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Metrics:
     """The metrics that training and evaluation share.
 
@@ -37,18 +35,16 @@ class Metrics:
     macro_f1: float
     classes: tuple[ClassMetrics, ...]
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Metrics":
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> "Metrics":
         """Undo `dataclasses.asdict`."""
         classes = tuple(ClassMetrics(**row) for row in content["classes"])
-        return cls(**{**content, "classes": classes})
+        return Metrics(**{**content, "classes": classes})
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin:
-    """Images with a top probability between `low` and `high`: its mean, and their accuracy; `None`
-    without images.
-    """
+    """Images with a top probability from `low` to `high`; its mean and their accuracy, if any."""
 
     low: float
     high: float
@@ -113,9 +109,7 @@ class MergedClass:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Another model on the same images: its top-1 accuracy, and the `difference` that the evaluated
-    model's is above it.
-    """
+    """Another model on the same images; `difference` is the evaluated model's top-1 less `top1`."""
 
     name: str
     top1: float
@@ -123,9 +117,10 @@ class Comparison:
     interval: Interval
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A model's performance on labelled images; its fields are the keys of the JSON output.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Metrics):
+    """A model's performance on labelled images; its fields are the keys of the JSON output, where
+    `classes` are `per_class`.
 
     Images that failed count as wrong in every accuracy, recall and F1. `auroc` takes the second
     class as positive; `None` unless there are two classes, both with images. `ece` is the expected
@@ -139,19 +134,12 @@ class Evaluation:
     engine: str
     precision: str
     temperature: float
-    images: int
-    failed: int
-    top1: float
     top1_interval: Interval
     top5: float
     top5_interval: Interval
-    balanced_accuracy: float
-    macro_f1: float
     auroc: float | None
-    loss: float
     ece: float
     calibration: tuple[CalibrationBin, ...]
-    per_class: tuple[ClassMetrics, ...]
     confusion: ConfusionMatrix | None
     confused: tuple[ConfusedPair, ...]
     mistakes: tuple[LabelledPrediction, ...]

@@ -5,31 +5,15 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from effnet_cli import options
+from effnet_cli.datasets import saved_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.datasets.saved_split import (
-    SPLIT_FILE_NAME,
-    exclude_training_images,
-    locate_images,
-)
+from effnet_cli.evaluate import metrics
 from effnet_cli.evaluate.label_map import LabelMap, describe_label_map, match_labels
-from effnet_cli.evaluate.metrics import (
-    calibrate,
-    compute_metrics,
-    is_among_top,
-    paired_difference,
-    share_interval,
-)
 from effnet_cli.evaluate.predictions import LabelledPaths, Predictions, predict_labelled
 from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
-from effnet_cli.options import (
-    EngineOptions,
-    EvaluateTask,
-    FinetuneTask,
-    ModelOptions,
-    PredictOptions,
-)
+from effnet_cli.options import EvaluateTask, FinetuneTask
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
@@ -45,20 +29,21 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         EffnetError: the engine cannot be loaded or used.
     """
     models = [model for model in (task.model, task.compare) if model is not None]
-    classifier, *others = (
+    classifiers = [
         Classifier(model, task.engine, task.images, options=task.options, reporter=reporter)
         for model in models
-    )
+    ]
     data = load_labelled(task.root, task.split)
     if task.split is not None and data.split == "train":
         reporter.note("Evaluating training images: the figures say little about other images.")
     else:
-        for model, one in zip(models, (classifier, *others), strict=True):
-            places = locate_images(
+        for model, one in zip(models, classifiers, strict=True):
+            places = saved_split.locate_images(
                 data, one.card, model.model, images=task.images, reporter=reporter
             )
             if places is not None:
-                data = exclude_training_images(data, places, reporter)
+                data = saved_split.exclude_training_images(data, places, reporter)
+    classifier, *others = classifiers
     label_map = match_labels(data.classes, classifier.card.classes)
     if data.split is not None:
         reporter.note(f"{pluralize(len(data.labels), 'image')} of the split {data.split}")
@@ -66,7 +51,7 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         reporter.note(line)
     labels = label_map.apply(data.labels)
     known = np.flatnonzero(labels >= 0)
-    images = LabelledPaths([data.paths[place] for place in known.tolist()], labels[known])
+    images = LabelledPaths(data.paths.take(known), labels[known])
     predictions = predict_labelled(classifier, images, "Evaluation", reporter=reporter)
     found = _evaluation(predictions, label_map, task=task, data=data, classifier=classifier)
     for other in others:
@@ -77,11 +62,11 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
 def validation_task(task: FinetuneTask, folder: Path) -> EvaluateTask:
     """How to evaluate the model in a run folder on the validation images of its training."""
     return EvaluateTask(
-        folder / SPLIT_FILE_NAME,
-        ModelOptions(model=folder),
-        EngineOptions(task.device),
+        folder / saved_split.SPLIT_FILE_NAME,
+        options.ModelOptions(model=folder),
+        options.EngineOptions(task.device),
         images=task.images,
-        options=PredictOptions(workers=task.workers),
+        options=options.PredictOptions(workers=task.workers),
         split="val",
     )
 
@@ -95,35 +80,27 @@ def _evaluation(
     classifier: Classifier,
 ) -> Evaluation:
     p, total = predictions, len(predictions.images.labels)
-    metrics = compute_metrics(
+    shared = metrics.compute_metrics(
         p.scores, p.labels, p.failed_labels, names=p.classes, scores_are=classifier.scores_are
     )
-    right = int(p.is_right.sum())
-    right_in_5 = int(is_among_top(p.scores, p.labels, 5).sum())
-    ece, bins = calibrate(p.probabilities.max(axis=1), p.predicted == p.labels)
-    counts = _confusion_counts(p)
+    top5 = int(metrics.is_among_top(p.scores, p.labels, 5).sum())
+    ece, bins = metrics.calibrate(p.probabilities.max(axis=1), p.predicted == p.labels)
     return Evaluation(
+        **vars(shared),
         data=str(task.root),
         split=data.split,
         model=classifier.name,
         engine=classifier.engine,
         precision=classifier.precision,
         temperature=classifier.card.temperature,
-        images=total,
-        failed=metrics.failed,
-        top1=metrics.top1,
-        top1_interval=share_interval(right, total),
-        top5=right_in_5 / total,
-        top5_interval=share_interval(right_in_5, total),
-        balanced_accuracy=metrics.balanced_accuracy,
-        macro_f1=metrics.macro_f1,
+        top1_interval=metrics.share_interval(int(p.is_right.sum()), total),
+        top5=top5 / total,
+        top5_interval=metrics.share_interval(top5, total),
         auroc=_auroc(p),
-        loss=metrics.loss,
         ece=ece,
         calibration=bins,
-        per_class=metrics.classes,
-        confusion=_confusion_matrix(counts, p.classes),
-        confused=tuple(p.confused_pairs(counts)),
+        confusion=_confusion_matrix(p) if len(p.classes) <= MAX_MATRIX_CLASSES else None,
+        confused=tuple(p.confused_pairs()),
         mistakes=tuple(p.mistakes()),
         label_errors=p.label_errors(),
         failures=tuple(p.failures()),
@@ -143,31 +120,20 @@ def _auroc(predictions: Predictions) -> float | None:
     return float(roc_auc_score(predictions.labels, predictions.probabilities[:, 1]))
 
 
-def _confusion_counts(predictions: Predictions) -> npt.NDArray[np.intp]:
-    """How often class `i` was predicted as `j`, [C,C]; scikit-learn's warns about one class."""
+def _confusion_matrix(predictions: Predictions) -> ConfusionMatrix:
+    """How often each class was predicted as each other; scikit-learn's warns about one class."""
     size = len(predictions.classes)
     cells = predictions.labels * size + predictions.predicted
-    return np.bincount(cells, minlength=size**2).reshape(size, size)
-
-
-def _confusion_matrix(
-    counts: npt.NDArray[np.intp], classes: tuple[str, ...]
-) -> ConfusionMatrix | None:
-    if len(classes) > MAX_MATRIX_CLASSES:
-        return None
-    return ConfusionMatrix(classes, tuple(map(tuple, counts.tolist())))
+    counts = np.bincount(cells, minlength=size**2).reshape(size, size)
+    return ConfusionMatrix(predictions.classes, tuple(map(tuple, counts.tolist())))
 
 
 def _compare(predictions: Predictions, other: Classifier, reporter: Reporter) -> Comparison:
     """Another model on the same images; its classes are matched by name, too."""
     own = predictions.images
     labels = match_labels(predictions.classes, other.card.classes).apply(own.labels)
-    theirs = predict_labelled(
-        other,
-        LabelledPaths(own.paths, labels),
-        f"Evaluation of {other.name}",
-        reporter=reporter,
-    )
-    difference, interval = paired_difference(predictions.is_right, theirs.is_right)
-    top1 = float(theirs.is_right.mean())
+    what = f"Evaluation of {other.name}"
+    right = predict_labelled(other, LabelledPaths(own.paths, labels), what, reporter).is_right
+    difference, interval = metrics.paired_difference(predictions.is_right, right)
+    top1 = float(right.mean())
     return Comparison(other.name, top1, difference=difference, interval=interval)

@@ -1,10 +1,10 @@
 """An evaluation as text and tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from effnet_cli.evaluate.figures import FIGURES
-from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
+from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.text import pluralize
 
@@ -28,13 +28,13 @@ def blocks(found: Evaluation) -> Iterator[Block]:
 def headline(found: Evaluation) -> Iterator[str]:
     """The accuracy, how it compares, and what was left out of it."""
     low, high = found.top1_interval
-    what = pluralize(found.images, "image")
+    largest = max(row.images for row in found.classes) / found.images
     yield (
-        f"{found.model} classifies {found.top1:.1%} of {what} correctly (95 % interval {low:.1%} "
-        f"to {high:.1%}); always predicting the largest class: {_majority(found):.1%}."
+        f"{found.model} classifies {found.top1:.1%} of {pluralize(found.images, 'image')} "
+        f"correctly (95 % interval {low:.1%} to {high:.1%}); always predicting the largest class: "
+        f"{largest:.1%}."
     )
-    if found.comparison is not None:
-        other = found.comparison
+    if (other := found.comparison) is not None:
         low, high = other.interval
         verdict = "not significant" if low <= 0 <= high else "significant"
         yield (
@@ -42,15 +42,10 @@ def headline(found: Evaluation) -> Iterator[str]:
             f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}), {verdict}."
         )
     if found.failed:
-        words = pluralize(found.failed, "image")
-        yield f"{words} could not be opened and count{'s' * (found.failed == 1)} as wrong."
+        verb = "counts" if found.failed == 1 else "count"
+        yield f"{pluralize(found.failed, 'image')} could not be opened and {verb} as wrong."
     if found.unlabelled:
         yield f"Skipped {pluralize(found.unlabelled, 'image')} of unknown classes."
-
-
-def _majority(found: Evaluation) -> float:
-    """The accuracy of always predicting the largest class."""
-    return max(row.images for row in found.per_class) / found.images
 
 
 def figures_table(found: Evaluation) -> Table:
@@ -67,11 +62,10 @@ def figures_table(found: Evaluation) -> Table:
 
 def classes_table(found: Evaluation) -> Table:
     """Every class that has images or predictions, the worst first."""
-    rows = [row for row in found.per_class if row.images or row.precision is not None]
-    rows.sort(key=lambda row: -1.0 if row.f1 is None else row.f1)
+    known = [row for row in found.classes if row.images or row.precision is not None]
     cells = [
-        (row.name, row.images, _share(row.recall), _share(row.precision), _share(row.f1))
-        for row in rows
+        (row.name, row.images, *map(_share, (row.recall, row.precision, row.f1)))
+        for row in sorted(known, key=lambda row: -1.0 if row.f1 is None else row.f1)
     ]
     return Table(("class", "images", "recall", "precision", "F1"), cells)
 
@@ -83,31 +77,21 @@ def confused_table(found: Evaluation) -> Table:
 
 
 def mistake_tables(found: Evaluation) -> Iterator[Table]:
-    """Wrong predictions and, where they were searched for, wrong labels."""
-    yield _labelled_table("Most confident mistakes", found.mistakes)
-    if found.label_errors is not None:
-        yield _labelled_table("Likely label errors", found.label_errors)
+    """Wrong predictions, and labels that are likely wrong."""
+    columns = ("image", "label", "prediction", "probability", "of label")
+    groups = {"Most confident mistakes": found.mistakes, "Likely label errors": found.label_errors}
+    for title, rows in groups.items():
+        cells = [
+            (r.path, r.label, r.prediction, _share(r.probability), _share(r.label_probability))
+            for r in rows or ()
+        ]
+        yield Table(columns, cells, title=title)
 
 
 def failed_table(found: Evaluation) -> Table:
     """The images that could not be opened."""
     cells = [(one.path, one.label, f"{one.kind}: {one.message}") for one in found.failures]
     return Table(("image", "class", "reason"), cells, title="Could not be opened")
-
-
-def _labelled_table(title: str, rows: Sequence[LabelledPrediction]) -> Table:
-    cells = [
-        (
-            row.path,
-            row.label,
-            row.prediction,
-            _share(row.probability),
-            _share(row.label_probability),
-        )
-        for row in rows
-    ]
-    columns = ("image", "label", "prediction", "probability", "of label")
-    return Table(columns, cells, title=title)
 
 
 def settings(found: Evaluation) -> Iterator[tuple[str, str]]:
