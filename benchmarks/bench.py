@@ -92,7 +92,7 @@ def loop(variants: list[str], seconds: float) -> None:
     for name in variants:
         for engine in ENGINES:
             with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-                model = prepare.prepare_variant(name, Path(folder), SILENT).model
+                model = prepare.prepare_variant(name, Path(folder), SILENT)
                 path = model.graph
                 if path is None:
                     made = get_compiled(resolve_model(model.options), SILENT)  # type: ignore[arg-type]

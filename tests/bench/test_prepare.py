@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def test_torchvision_graph_equals_torch(tmp_path: Path, one_thread: None) -> None:
-    model = prepare.prepare_torchvision("resnet18", tmp_path).model
+    model = prepare.prepare_torchvision("resnet18", tmp_path)
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         wanted = prepare.build_seeded(model.variant)(pixels).numpy()
@@ -25,7 +25,7 @@ def test_torchvision_graph_equals_torch(tmp_path: Path, one_thread: None) -> Non
 
 
 def test_torchvision_model_with_other_operators_runs_on_torch_only(tmp_path: Path) -> None:
-    model = prepare.prepare_torchvision("densenet121", tmp_path).model
+    model = prepare.prepare_torchvision("densenet121", tmp_path)
     assert model.graph is None
     with pytest.raises(EffnetError, match="cannot write as a graph"):
         model.resolve("onnxruntime")
@@ -36,7 +36,7 @@ def test_product_has_the_same_shape_on_every_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(prepare.PRODUCT_PX, "cpu", 2)
-    model = prepare.prepare_product("cpu", tmp_path).model
+    model = prepare.prepare_product("cpu", tmp_path)
     crops = np.random.default_rng(0).integers(0, 256, (16, *model.shape), dtype=np.uint8)
     shapes = []
     for engine in ("onnxruntime", "torch"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from effnet_cli.bench import formats, prepare, rounds, start, table, worker
+from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.page import bench_page, chart_points
 from effnet_cli.bench.records import (
     SLOWER,
@@ -239,9 +240,9 @@ def test_wrong_use_is_refused(words: list[str], said: str, effnet: Effnet) -> No
 def test_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_is_installed", lambda name: name == "torch")
     task = BenchTask(device="cpu")
-    assert list(start.engine_precisions(task, "tensors")) == [("torch", "fp32")]
+    assert list(start.engine_plans(task, "tensors")) == [EnginePlan("torch", "cpu", "fp32")]
     with pytest.raises(EffnetError, match=".tflite files in fp32 on cpu needs the engine litert"):
-        list(start.engine_precisions(task, "litert"))
+        list(start.engine_plans(task, "litert"))
     with pytest.raises(
         EffnetError, match="fp16 on cpu needs the engine openvino, which is not installed"
     ):
@@ -301,7 +302,7 @@ def test_hang_between_turns_leaves_the_others(name: str, monkeypatch: pytest.Mon
 
     def hanging(case: Case, seconds: float) -> Turn:
         process = case.worker._process
-        if case.prepared.model.name == name and process.is_alive():
+        if case.model.name == name and process.is_alive():
             assert process.pid
             os.kill(process.pid, signal.SIGSTOP)
             monkeypatch.setattr(worker, "SILENCE_SECONDS", 3)
@@ -335,10 +336,9 @@ def test_failure_of_everything_is_one_error(monkeypatch: pytest.MonkeyPatch) -> 
 def test_failure_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_variant = prepare.prepare_variant
 
-    def broken(name: str, folder: Path, reporter: RecordingReporter) -> prepare.PreparedModel:
-        prepared = prepare_variant(name, folder, reporter)
-        missing = replace(prepared.model, options=None, graph=None)
-        return replace(prepared, model=missing) if name == "lite0" else prepared
+    def broken(name: str, folder: Path, reporter: RecordingReporter) -> BenchModel:
+        model = prepare_variant(name, folder, reporter)
+        return replace(model, options=None, graph=None) if name == "lite0" else model
 
     monkeypatch.setattr(prepare, "prepare_variant", broken)
     task = BenchTask(("lite0", "b0"), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1,))

@@ -31,14 +31,14 @@ def small_product() -> Iterator[None]:
 def test_failed_worker_says_why(
     function: str, error: type[Exception], said: str, tmp_path: Path
 ) -> None:
-    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder=f"failing:{function}")
+    model = replace(prepare.prepare_product("cpu", tmp_path), builder=f"failing:{function}")
     with pytest.raises(error, match=said):
         Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
 
 
 def test_hanging_worker_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(worker, "SILENCE_SECONDS", 1)
-    model = replace(prepare.prepare_product("cpu", tmp_path).model, builder="failing:hangs")
+    model = replace(prepare.prepare_product("cpu", tmp_path), builder="failing:hangs")
     with pytest.raises(EffnetError, match="did not respond for 1 s"):
         Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
     assert not multiprocessing.active_children()
@@ -46,7 +46,7 @@ def test_hanging_worker_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.timeout(60)
 def test_engine_that_silences_output_itself_is_measured(tmp_path: Path) -> None:
-    model = prepare.prepare_product("cpu", tmp_path).model
+    model = prepare.prepare_product("cpu", tmp_path)
     request = WorkerRequest(
         replace(model, builder="failing:silences"),
         EnginePlan("torch", "cpu", "fp32"),

@@ -3,45 +3,35 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.bench.records import BenchResult, Change, Median, Timing
+from effnet_cli.bench.records import BenchResult, Change, Median, TimingKey
 from effnet_cli.bench.statistics import compare_medians
 from effnet_cli.bench.table import recommendation
 from effnet_cli.output.text import csv_line
 from effnet_cli.system.errors import UsageError
 
 BENCH_SCHEMA = 1
-KEYS = ("variant", "engine", "device", "precision", "batch_size", "mode")
+KEYS = tuple(field.name for field in fields(TimingKey))
 MEDIAN_KEYS = ("p50_ms", "p50_low_ms", "p50_high_ms")
 MAX_RESULT_BYTES = 64 * 2**20
 
 
-def as_row(timing: Timing) -> dict[str, Any]:
-    """The JSON object of one timing: flat, with units in the names."""
-    row = asdict(timing)
-    return {name: row[name] for name in KEYS} | row
-
-
 def as_json(result: BenchResult, changes: Sequence[Change] | None = None) -> dict[str, Any]:
     """The whole benchmark, schema 1."""
-    content = {
-        "schema": BENCH_SCHEMA,
-        "machine": dict(result.machine),
-        "limits": dict(result.limits),
-        "seconds": result.seconds,
-        "results": [as_row(timing) for timing in result.timings],
-        "skipped": [asdict(one) for one in result.skipped],
-        "recommendation": list(recommendation(result)),
-    }
-    return content if changes is None else content | {"changes": [asdict(c) for c in changes]}
+    content = {"schema": BENCH_SCHEMA, **asdict(result)}
+    content["results"] = content.pop("timings")
+    content["recommendation"] = list(recommendation(result))
+    if changes is not None:
+        content["changes"] = [asdict(one) for one in changes]
+    return content
 
 
 def csv_lines(result: BenchResult) -> Iterator[str]:
     """CSV with a header and a line for each timing."""
-    rows = [as_row(timing) for timing in result.timings]
+    rows = list(map(asdict, result.timings))
     yield csv_line(rows[0])
     yield from (csv_line(row.values()) for row in rows)
 
@@ -57,22 +47,20 @@ def load_result(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            content = json.loads(file.read(MAX_RESULT_BYTES))
+            content: dict[str, Any] = json.loads(file.read(MAX_RESULT_BYTES))
+        problem = next(_problems(content), None)
     except OSError as error:
         raise UsageError(
             f"Cannot read {str(path)!r}: {error.strerror}.", "Check the path."
         ) from error
     except (ValueError, RecursionError):  # ValueError also where it is not UTF-8
-        problem: str | None = "it is not JSON"
-    else:
-        problem = next(_problems(content), None)
+        problem = "it is not JSON"
     if problem is not None:
         raise UsageError(
             f"{str(path)!r} is not a result of `effnet bench`: {problem}.",
             "Create one: effnet bench --format json > old.json",
         )
-    result: dict[str, Any] = content
-    return result
+    return content
 
 
 def _problems(content: object) -> Iterator[str]:
@@ -99,27 +87,25 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and 0 < value < math.inf
 
 
-def compare_results(result: BenchResult, old: Mapping[str, Any], tolerance: float) -> list[Change]:
+def compare_results(
+    result: BenchResult, old: Mapping[str, Any], tolerance: float
+) -> Iterator[Change]:
     """The timings that both results have."""
     earlier = {tuple(row[name] for name in KEYS): row for row in old["results"]}
-    changes = []
     for timing in result.timings:
         key = {name: getattr(timing, name) for name in KEYS}
         row = earlier.get(tuple(key.values()))
         if row is not None:
             median = Median(*(row[name] for name in MEDIAN_KEYS))
             ratio, interval, verdict = compare_medians(median, timing.median, tolerance)
-            changes.append(
-                Change(
-                    **key,
-                    old_ms=median.ms,
-                    new_ms=timing.p50_ms,
-                    ratio=ratio,
-                    interval=interval,
-                    verdict=verdict,
-                )
+            yield Change(
+                **key,
+                old_ms=median.ms,
+                new_ms=timing.p50_ms,
+                ratio=ratio,
+                interval=interval,
+                verdict=verdict,
             )
-    return changes
 
 
 def compare_limits(result: BenchResult, old: Mapping[str, Any]) -> Iterator[str]:

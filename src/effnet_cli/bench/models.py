@@ -3,7 +3,7 @@ need none are measured without it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ ONNX_EXPORT = {"target": "onnx", "precision": "fp32", "quantize": None, "batch":
 class BenchModel:
     """A model to measure.
 
-    With `options` it is a file, and `export` the record of an exported one. Without, it has seeded
-    weights: `graph` is its ONNX file for the engines that need one (`None` if it cannot be
-    written), and `builder`, as `module:function`, makes its torch module from the variant; both
-    take crops as they are if it `takes_bytes`. `outputs` is the number of scores.
+    With `options` it is a file; an exported one has a `precision`, and may have a `fixed_batch`.
+    Without, it has seeded weights: `graph` is its ONNX file for the engines that need one (`None`
+    if it cannot be written), and `builder`, as `module:function`, makes its torch module from the
+    variant. `is_limit`: the matrix product that gives the peak of an engine; it takes crops as they
+    are. `outputs` is the number of scores.
     """
 
     name: str
@@ -35,29 +36,17 @@ class BenchModel:
     outputs: int
     kind: FileKind = "tensors"
     options: ModelOptions | None = None
-    export: Mapping[str, Any] = field(default_factory=dict)
+    precision: Precision | None = None
+    fixed_batch: int | None = None
     graph: Path | None = None
     builder: str = "effnet_cli.bench.prepare:build_seeded"
-    takes_bytes: bool = False
+    is_limit: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of a crop."""
         px = self.variant.preprocessing.crop_px
         return px, px, 3
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """The only batch size that an exported file takes, if there is one."""
-        return self.export.get("batch")
-
-    @property
-    def exported_precision(self) -> Precision | None:
-        return self.export.get("quantize") or self.export.get("precision")
-
-    def runs_on(self, engine: EngineName) -> bool:
-        """Whether an engine runs this kind of model."""
-        return self.kind in ENGINES[engine].kinds
 
     def resolve(self, engine: EngineName) -> Model:
         """What `engine` loads.
@@ -67,17 +56,17 @@ class BenchModel:
         """
         if self.options is not None:
             return resolve_model(self.options)
-        export = {"include_preprocessing": True} if self.takes_bytes else {}
         if "onnx" not in ENGINES[engine].kinds:
             module, function = self.builder.split(":")
             built = getattr(import_module(module), function)(self.variant)
+            export = {"include_preprocessing": True} if self.is_limit else {}
             return Model(self.variant, self._card(export), module=built)
         if self.graph is None:
             raise EffnetError(
                 f"{self.name} has operators that effnet cannot write as a graph.",
                 "Use --engine torch.",
             )
-        card = self._card({"include_preprocessing": False, **ONNX_EXPORT, **export})
+        card = self._card({"include_preprocessing": self.is_limit, **ONNX_EXPORT})
         return Model(self.variant, card, self.graph)
 
     def _card(self, export: Mapping[str, Any]) -> ModelCard:

@@ -1,7 +1,7 @@
-"""Prepare models in the form that engines load, and count what one image costs them."""
+"""Prepare models in the form that engines load."""
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,8 @@ from effnet_cli.bench.models import BenchModel
 from effnet_cli.engines import onnx_writer
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.images.preprocessing import Preprocessing
-from effnet_cli.models import build
-from effnet_cli.models.summary import ComputeCost, compute_cost
-from effnet_cli.models.variants import (
-    DEFAULT_VARIANT,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Architecture,
-    Variant,
-    WeightsSource,
-    find_variant,
-)
+from effnet_cli.models import build, variants
+from effnet_cli.models.variants import Variant, find_variant
 from effnet_cli.models.weights import resolve_model, weights_state
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
@@ -37,52 +28,42 @@ SEED = 0
 PRODUCT_PX = {"cpu": 26, "cuda": 52, "mps": 37}
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedModel:
-    """A model, what one image costs it, and its published top-1 in percent."""
-
-    model: BenchModel
-    cost: ComputeCost
-    top1: float | None
-
-
-def prepare_variant(name: str, folder: Path, reporter: Reporter) -> PreparedModel:
+def prepare_variant(name: str, folder: Path, reporter: Reporter) -> BenchModel:
     """A variant with its published weights if they are available, else with seeded ones."""
     variant = find_variant(name)
     if weights_state(variant) != "available":
         return _prepare_seeded(variant, folder)
     options = ModelOptions(variant.name)
     get_compiled(resolve_model(options), reporter)  # so that no measured process compiles it
-    model = BenchModel(variant.name, variant, "pretrained", outputs=OUTPUTS, options=options)
-    return PreparedModel(model, compute_cost(variant, OUTPUTS), variant.top1)
+    return BenchModel(variant.name, variant, "pretrained", outputs=OUTPUTS, options=options)
 
 
-def prepare_file(path: Path, reporter: Reporter) -> PreparedModel:
+def prepare_file(path: Path, reporter: Reporter) -> BenchModel:
     """A model file or an exported one; UsageError if it cannot be used."""
     options = ModelOptions(model=path)
     resolved = resolve_model(options)
     card, kind = resolved.card, resolved.file_kind
     if kind == "tensors":
         get_compiled(resolved, reporter)
-    model = BenchModel(
+    return BenchModel(
         path.name if path.is_file() else path.resolve().name,
         replace(resolved.variant, preprocessing=card.preprocessing),
         "yours",
         outputs=len(card.classes),
         kind=kind,
         options=options,
-        export=card.export,
+        precision=card.precision,
+        fixed_batch=card.export.get("batch"),
     )
-    return PreparedModel(model, compute_cost(model.variant, model.outputs), None)
 
 
-def prepare_torchvision(name: str, folder: Path) -> PreparedModel:
+def prepare_torchvision(name: str, folder: Path) -> BenchModel:
     """A classifier of torchvision, which must have it, with seeded weights."""
     weights: Any = build.import_torchvision("torchvision.models").get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
     variant = Variant(
         name=name,
-        architecture=Architecture(
+        architecture=variants.Architecture(
             name=name,
             builder=f"torchvision.models:{name}",
             parameters=meta["num_params"],
@@ -90,16 +71,16 @@ def prepare_torchvision(name: str, folder: Path) -> PreparedModel:
         ),
         weight_set=str(weights),
         preprocessing=Preprocessing(
-            resize_px=transforms.resize_size[0],
-            crop_px=transforms.crop_size[0],
+            transforms.resize_size[0],
+            transforms.crop_size[0],
             interpolation="bilinear",
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            mean=variants.IMAGENET_MEAN,
+            std=variants.IMAGENET_STD,
         ),
         giga_multiply_adds=meta["_ops"],
         top1=meta["_metrics"]["ImageNet-1K"]["acc@1"],
         top5=meta["_metrics"]["ImageNet-1K"]["acc@5"],
-        source=WeightsSource(file_name="", sha256="", size_mb=0.0),
+        source=variants.WeightsSource(file_name="", sha256="", size_mb=0.0),
     )
     return _prepare_seeded(variant, folder)
 
@@ -121,59 +102,52 @@ def build_seeded(variant: Variant) -> nn.Module:
         return build.build(variant, OUTPUTS).eval().requires_grad_(False)
 
 
-def _prepare_seeded(variant: Variant, folder: Path) -> PreparedModel:
+def _prepare_seeded(variant: Variant, folder: Path) -> BenchModel:
+    model = BenchModel(variant.name, variant, "seeded", outputs=OUTPUTS)
     path = folder / f"{variant.name}.onnx"
-    crop_px = variant.preprocessing.crop_px
     try:
-        path.write_bytes(onnx_writer.build_graph(build_seeded(variant), crop_px, {}))
+        path.write_bytes(onnx_writer.build_graph(build_seeded(variant), model.shape[0], {}))
     except (NotImplementedError, torch.fx.proxy.TraceError):  # torchvision's other architectures
-        path.unlink(missing_ok=True)
-    graph = path if path.exists() else None
-    model = BenchModel(variant.name, variant, "seeded", outputs=OUTPUTS, graph=graph)
-    return PreparedModel(model, compute_cost(variant, OUTPUTS), variant.top1)
+        return model
+    return replace(model, graph=path)
 
 
 # --- the matrix product -------------------------------------------------------------------------
 
 
-def prepare_product(device: str, folder: Path) -> PreparedModel:
+def prepare_product(device: str, folder: Path) -> BenchModel:
     """A product of two square matrices as a model: `n` values of `n` crops to `n` scores."""
     px = PRODUCT_PX[device.partition(":")[0]]
-    features = 3 * px**2
-    preprocessing = Preprocessing(
-        resize_px=px, crop_px=px, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD
-    )
+    features, name, base = 3 * px**2, "matrix product", find_variant(variants.DEFAULT_VARIANT)
+    preprocessing = replace(base.preprocessing, resize_px=px, crop_px=px)
     path = folder / f"product-{features}.onnx"
     if not path.exists():
         path.write_bytes(_product_graph(px))
-    name = "matrix product"
-    model = BenchModel(
+    return BenchModel(
         name,
-        replace(find_variant(DEFAULT_VARIANT), name=name, preprocessing=preprocessing),
+        replace(base, name=name, preprocessing=preprocessing),
         "seeded",
         outputs=features,
+        fixed_batch=features,
         graph=path,
         builder=f"{__name__}:build_product",
-        takes_bytes=True,
+        is_limit=True,
     )
-    return PreparedModel(model, ComputeCost(features**2, features**2, 0), None)
 
 
-class _Flatten(nn.Module):
-    """uint8 [N,H,W,3] -> float32 [N,3*H*W]."""
+class _Product(nn.Linear):
+    """uint8 [N,H,W,3] -> float32 [N,n], with n = 3*H*W features."""
 
     def forward(self, crops: Tensor) -> Tensor:
-        return crops.float().flatten(1)
+        return super().forward(crops.float().flatten(1))
 
 
 def build_product(variant: Variant) -> nn.Module:
-    """uint8 [N,H,W,3] -> [N,n]: a linear layer with n = 3*H*W features."""
+    """The torch module of the matrix product."""
     features = 3 * variant.preprocessing.crop_px**2
-    generator = torch.Generator().manual_seed(SEED)
-    layer = nn.Linear(features, features, bias=False)
-    with torch.no_grad():
-        layer.weight.normal_(generator=generator)
-    return nn.Sequential(_Flatten(), layer).eval().requires_grad_(False)
+    layer = _Product(features, features, bias=False).eval().requires_grad_(False)
+    layer.weight.normal_(generator=torch.Generator().manual_seed(SEED))
+    return layer
 
 
 def _product_graph(px: int) -> bytes:
@@ -189,5 +163,4 @@ def _product_graph(px: int) -> bytes:
         }}"""
     )
     proto.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
-    content: bytes = proto.SerializeToString()
-    return content
+    return bytes(proto.SerializeToString())

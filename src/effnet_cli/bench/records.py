@@ -18,7 +18,19 @@ class Median(NamedTuple):
     high_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class TimingKey:
+    """What a timing is of; two results are compared where these are the same."""
+
+    variant: str
+    engine: str
+    device: str
+    precision: Precision
+    batch_size: int
+    mode: BenchMode
+
+
+@dataclass(frozen=True)
 class CallStatistics:
     """Times of one call.
 
@@ -44,8 +56,8 @@ class CallStatistics:
         return Median(self.p50_ms, self.p50_low_ms, self.p50_high_ms)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing(CallStatistics):
+@dataclass(frozen=True, kw_only=True)
+class Timing(CallStatistics, TimingKey):
     """The speed of one model on one engine at one batch size; its fields are the JSON keys.
 
     `weights` are `pretrained`, `yours` or `seeded`. `cold_ms` is from the start of a process to its
@@ -56,12 +68,6 @@ class Timing(CallStatistics):
     medians for one image, in mode `end-to-end`.
     """
 
-    variant: str
-    engine: str
-    device: str
-    precision: Precision
-    batch_size: int
-    mode: BenchMode
     weights: str
     load_ms: float
     cold_ms: float
@@ -100,18 +106,12 @@ class BenchResult:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A timing beside an earlier one: `ratio` is the new median by the old one, and `interval` its
-    95 % confidence interval.
+@dataclass(frozen=True)
+class Change(TimingKey):
+    """A timing beside an earlier one: the `ratio` of the new median to the old one, and the 95 %
+    confidence interval of it.
     """
 
-    variant: str
-    engine: str
-    device: str
-    precision: str
-    batch_size: int
-    mode: str
     old_ms: float
     new_ms: float
     ratio: float

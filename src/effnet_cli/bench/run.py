@@ -4,7 +4,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from effnet_cli.bench import validate
@@ -13,13 +14,14 @@ from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.start import Case, Starter
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, summarize
 from effnet_cli.engines.registry import plan_engine
+from effnet_cli.models.summary import compute_cost
 from effnet_cli.options import BenchTask, EngineOptions
-from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import describe_machine, measure_copy_gb_per_s
 from effnet_cli.system.reporter import SILENT, Reporter
 
 # A training step goes forward once and back twice: to the inputs and to the weights.
 TRAINING_PASSES = 3
+cost_of = cache(compute_cost)
 
 
 def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
@@ -45,70 +47,66 @@ def _measure(task: BenchTask, starter: Starter, reporter: Reporter) -> list[list
     cases = starter.cases
     least = MIN_TURNS * sum(case.turn_seconds for case in cases)
     total = round(max(task.seconds, least))
-    names = dict.fromkeys(case.prepared.model.name for case in cases if not case.is_limit)
+    names = dict.fromkeys(case.model.name for case in cases if not case.model.is_limit)
     reporter.note(f"Measuring {', '.join(names)} for about {total} s")
 
     def show(passed: float) -> None:
         reporter.progress("Measuring", min(round(passed), total - 1), total, unit="steps")
 
-    def fail(index: int, error: EffnetError) -> None:
-        starter.fail(cases[index].prepared, cases[index].plan, error)
-
-    turns = measure_rounds(cases, task.seconds, on_turn=show, on_failure=fail)
+    turns = measure_rounds(
+        cases,
+        task.seconds,
+        on_turn=show,
+        on_failure=lambda index, error: starter.fail(cases[index].worker.request, error),
+    )
     reporter.progress("Measuring", total, total, unit="steps")
-    starter.check_any([t for case, t in zip(cases, turns, strict=True) if not case.is_limit])
+    starter.check_any(t for case, t in zip(cases, turns, strict=True) if not case.model.is_limit)
     return turns
 
 
 def _result(task: BenchTask, starter: Starter, turns: Sequence[Sequence[Turn]]) -> BenchResult:
     measured = [(case, t) for case, t in zip(starter.cases, turns, strict=True) if t]
-    limits = {
-        f"{case.plan.engine} {case.plan.precision}": _peak_giga_multiply_adds_per_s(case, t)
-        for case, t in measured
-        if case.is_limit
-    }
+    limits = dict(_peak_giga_multiply_adds_per_s(*one) for one in measured if one[0].model.is_limit)
     if task.device == "cpu" and task.mode == "inference":
         limits[COPY] = measure_copy_gb_per_s()
-    timings = tuple(_timing(case, t, limits) for case, t in measured if not case.is_limit)
+    timings = tuple(_timing(case, t, limits) for case, t in measured if not case.model.is_limit)
     return BenchResult(describe_machine(), timings, skipped=tuple(starter.skipped), limits=limits)
 
 
 def _timing(case: Case, turns: Sequence[Turn], limits: Mapping[str, float]) -> Timing:
-    model, cost, mode = case.prepared.model, case.prepared.cost, case.worker.request.mode
-    statistics, started = summarize(turns), case.worker.started
+    model, plan, mode = case.model, case.worker.request.plan, case.worker.request.mode
+    statistics, started, memory = summarize(turns), case.worker.started, case.warm_up
+    cost = cost_of(model.variant, model.outputs)
     seconds = statistics.p50_ms / 1000
     passes = TRAINING_PASSES if mode == "train" else 1
     giga_multiply_adds = passes * cost.multiply_adds * case.batch_size / 1e9
     gigabytes = (cost.weight_bytes + case.batch_size * cost.activation_bytes) / 1e9
-    peak = limits.get(f"{case.plan.engine} {started.precision}")
+    peak = limits.get(f"{plan.engine} {started.precision}")
     copy = limits.get(COPY) if started.precision == "fp32" else None
     return Timing(
-        **asdict(statistics),
+        **vars(statistics),
         variant=model.name,
-        engine=case.plan.engine,
-        device=case.plan.device,
+        engine=plan.engine,
+        device=plan.device,
         precision=started.precision,
         batch_size=case.batch_size,
         mode=mode,
         weights=model.weights,
         load_ms=started.load_ms,
         cold_ms=started.cold_ms,
-        peak_memory_mb=_megabytes(case.warm_up.memory_bytes),
-        device_memory_mb=_megabytes(case.warm_up.device_memory_bytes),
+        peak_memory_mb=memory.host_bytes and memory.host_bytes / 1e6,
+        device_memory_mb=memory.device_bytes and memory.device_bytes / 1e6,
         parameters=cost.parameters,
         giga_multiply_adds=cost.multiply_adds / 1e9,
         share_of_peak=peak and giga_multiply_adds / seconds / peak,
         share_of_bandwidth=copy and gigabytes / seconds / copy,
-        top1=case.prepared.top1,
+        top1=None if model.weights == "yours" else model.variant.top1,
         **(case.worker.stage_medians_ms() if mode == "end-to-end" else {}),
     )
 
 
-def _megabytes(size: int | None) -> float | None:
-    return None if size is None else size / 1e6
-
-
-def _peak_giga_multiply_adds_per_s(case: Case, turns: Sequence[Turn]) -> float:
-    """What a matrix product reaches in its fastest calls."""
-    seconds = summarize(turns).p5_ms / 1000
-    return case.prepared.cost.multiply_adds * case.batch_size / 1e9 / seconds
+def _peak_giga_multiply_adds_per_s(case: Case, turns: Sequence[Turn]) -> tuple[str, float]:
+    """An engine and precision, and what a matrix product reaches there in its fastest calls."""
+    plan, seconds = case.worker.request.plan, summarize(turns).p5_ms / 1000
+    giga_multiply_adds = case.model.outputs**2 * case.batch_size / 1e9
+    return f"{plan.engine} {plan.precision}", giga_multiply_adds / seconds

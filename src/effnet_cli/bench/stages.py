@@ -4,7 +4,6 @@ of `predict`, where they overlap.
 
 import itertools
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ TURN_IMAGES = 64  # that go through `predict` in one turn, at most
 
 
 class StagesCaller:
-    """A `worker.Caller` whose calls take one image of `paths` each, in turn, in one thread."""
+    """A `worker.Caller` whose calls take one image of `paths` after the other, in one thread."""
 
     def __init__(
         self, model: Model, plan: EnginePlan, *, paths: tuple[str, ...], options: ImageOptions
@@ -39,25 +38,10 @@ class StagesCaller:
         self._next = itertools.cycle(paths)
         self._times: list[list[float]] = []
 
-    def times_ms(self, batch_size: int, calls: int) -> list[float]:
+    def time_ms(self, batch_size: int) -> float:
         """See `worker.Caller`."""
-        return [self._time(next(self._next)) for _ in range(calls)]
-
-    def medians_ms(self) -> dict[str, Any]:
-        """The median of each of `STAGES`, over all calls so far."""
-        return dict(zip(STAGES, np.median(np.array(self._times), axis=0).tolist(), strict=True))
-
-    def throughput(self) -> tuple[int, float]:
-        """A number of images that went through `predict`, and the seconds they took."""
-        paths = itertools.islice(self._next, self._turn_images)
-        found: Iterator[ImageInput] = iter([ImageInput(path, path) for path in paths])
-        started = time.perf_counter()
-        results = list(self._pipeline.run(found, self._ranking))
-        return len(results), time.perf_counter() - started
-
-    def _time(self, path: str) -> float:
         moments = [time.perf_counter_ns()]
-        image = self._loader.open(path)
+        image = self._loader.open(next(self._next))
         moments.append(time.perf_counter_ns())
         crop = self._loader.crop(image)
         moments.append(time.perf_counter_ns())
@@ -65,3 +49,14 @@ class StagesCaller:
         moments.append(time.perf_counter_ns())
         self._times.append([(b - a) / 1e6 for a, b in itertools.pairwise(moments)])
         return sum(self._times[-1])
+
+    def medians_ms(self) -> dict[str, Any]:
+        """The median of each of `STAGES`, over all calls so far."""
+        return dict(zip(STAGES, np.median(self._times, axis=0).tolist(), strict=True))
+
+    def throughput(self) -> tuple[int, float]:
+        """A number of images that went through `predict`, and the seconds they took."""
+        paths = itertools.islice(self._next, self._turn_images)
+        started = time.perf_counter()
+        results = list(self._pipeline.run((ImageInput(p, p) for p in paths), self._ranking))
+        return len(results), time.perf_counter() - started

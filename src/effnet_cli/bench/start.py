@@ -1,7 +1,7 @@
 """Start a worker process for each model on each engine, and choose its batch sizes."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -9,20 +9,12 @@ from pathlib import Path
 
 from effnet_cli.bench import prepare, rounds, validate
 from effnet_cli.bench.models import BenchModel
-from effnet_cli.bench.prepare import PreparedModel
 from effnet_cli.bench.records import Skipped
 from effnet_cli.bench.statistics import MIN_TURNS, Turn
 from effnet_cli.bench.worker import WarmUp, Worker, WorkerRequest
 from effnet_cli.engines.registry import ENGINES, EnginePlan, list_installed, plan_engine
-from effnet_cli.models.variants import VARIANTS, Variant
-from effnet_cli.options import (
-    BenchMode,
-    BenchTask,
-    EngineName,
-    EngineOptions,
-    EnginePrecision,
-    FileKind,
-)
+from effnet_cli.models.variants import VARIANTS
+from effnet_cli.options import BenchTask, EngineName, EngineOptions, EnginePrecision, FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import Reporter
 
@@ -33,18 +25,17 @@ MAX_CALL_SECONDS = 2.0  # of a batch to try
 CALLS_PER_TURN = 2  # at least
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Case:
-    """A model on an engine at one batch size, warmed up; `is_limit` for the matrix product that
-    gives an engine's peak.
-    """
+    """A model on an engine at one batch size, warmed up."""
 
-    prepared: PreparedModel
-    plan: EnginePlan
-    batch_size: int
     worker: Worker
+    batch_size: int
     warm_up: WarmUp
-    is_limit: bool = False
+
+    @property
+    def model(self) -> BenchModel:
+        return self.worker.request.model
 
     def turn(self, seconds: float) -> Turn:
         """See `rounds.Measurable`."""
@@ -67,21 +58,20 @@ class Starter:
         self._started_at = time.monotonic()
         self.cases: list[Case] = []
         self.skipped: list[Skipped] = []
-        self._with_limit: set[tuple[str, str]] = set()
+        self._limited: set[EnginePlan] = set()  # those with a matrix product
         self._errors: list[EffnetError] = []
 
     def start(self) -> None:
         """Start all workers; EffnetError if none could be started."""
         task = self._task
         if not validate.has_only_files(task):
-            list(engine_precisions(task, "tensors"))  # raises before anything is prepared
+            list(engine_plans(task, "tensors"))  # raises before anything is prepared
         if task.mode == "end-to-end":
             self._images = validate.images(task, self._reporter)
         models = list(self._models())
-        is_chosen = bool(task.variants or task.models)
         for number, (name, make) in enumerate(models):
             self._reporter.progress(f"Loading {name}", number, len(models), unit="steps")
-            if is_chosen or name not in VARIANTS or self._has_time_for(VARIANTS[name]):
+            if self._has_time_for(name):
                 self._start(make())
             else:
                 reason = f"would not fit {task.seconds:g} s; use --variant or a longer --seconds"
@@ -89,22 +79,22 @@ class Starter:
         self._reporter.progress("Loading", len(models), len(models), unit="steps")
         self.check_any(self.cases)
 
-    def check_any(self, measured: Sequence[object]) -> None:
+    def check_any(self, measured: Iterable[object]) -> None:
         """Raise the first failure if nothing is left to measure."""
         if not any(measured):
             error = self._errors[0]
             raise EffnetError(f"Nothing could be measured: {error.message}", error.hint)
 
-    def fail(self, prepared: PreparedModel, plan: EnginePlan, error: EffnetError) -> None:
+    def fail(self, request: WorkerRequest, error: EffnetError) -> None:
         """Skip a model on an engine; reported once for all its batch sizes."""
-        name = prepared.model.name
-        skipped = Skipped(name, plan.engine, error.message, is_failure=True)
+        name, engine = request.model.name, request.plan.engine
+        skipped = Skipped(name, engine, error.message, is_failure=True)
         if skipped not in self.skipped:
             self.skipped.append(skipped)
             self._errors.append(error)
-            self._reporter.note(f"Skipping {name} on {plan.engine}: {error.message}")
+            self._reporter.note(f"Skipping {name} on {engine}: {error.message}")
 
-    def _models(self) -> Iterator[tuple[str, Callable[[], PreparedModel]]]:
+    def _models(self) -> Iterator[tuple[str, Callable[[], BenchModel]]]:
         """The names of the models, and what prepares each."""
         task, folder = self._task, self._folder
         names = task.variants
@@ -117,35 +107,32 @@ class Starter:
         for name in task.against:
             yield name, partial(prepare.prepare_torchvision, name, folder)
 
-    def _has_time_for(self, variant: Variant) -> bool:
-        """Whether one more variant fits into the time, judged by the ones before it."""
-        seconds = self._task.seconds
-        if not self.cases:
+    def _has_time_for(self, name: str) -> bool:
+        """Whether a variant that was not chosen fits into the time, judged by those before it."""
+        task, cases = self._task, [case for case in self.cases if not case.model.is_limit]
+        if task.variants or task.models or name not in VARIANTS or not cases:
             return True
-        if time.monotonic() - self._started_at > seconds:
+        if time.monotonic() - self._started_at > task.seconds:
             return False
-        cases = [case for case in self.cases if not case.is_limit]
-        last = cases[-1].prepared.model.variant
-        growth = variant.giga_multiply_adds / last.giga_multiply_adds
-        of_last = [case for case in cases if case.prepared.model.variant is last]
-        more = sum(max(rounds.TURN_SECONDS, growth * case.turn_seconds) for case in of_last)
-        return MIN_TURNS * (sum(case.turn_seconds for case in cases) + more) <= seconds
+        last = cases[-1].model.variant
+        growth = VARIANTS[name].giga_multiply_adds / last.giga_multiply_adds
+        of_last = [case.turn_seconds for case in cases if case.model.variant is last]
+        more = sum(max(rounds.TURN_SECONDS, growth * seconds) for seconds in of_last)
+        return MIN_TURNS * (sum(case.turn_seconds for case in cases) + more) <= task.seconds
 
-    def _start(self, prepared: PreparedModel) -> None:
-        """Start one model on all its engines."""
-        self._check_precision(prepared.model)
-        for engine, precision in list(engine_precisions(self._task, prepared.model.kind)):
-            if prepared.model.runs_on(engine):
-                plan = EnginePlan(engine, self._task.device, precision)
-                try:
-                    self._start_on(plan, prepared)
-                    self._start_limit(plan)
-                except EffnetError as error:
-                    self.fail(prepared, plan, error)
+    def _start(self, model: BenchModel) -> None:
+        """Start one model on all its engines, each with a matrix product for its peak."""
+        self._check_precision(model)
+        for plan in list(engine_plans(self._task, model.kind)):
+            is_comparable = "tensors" in ENGINES[plan.engine].kinds
+            is_limited = plan in self._limited or self._task.mode == "end-to-end"
+            if self._start_on(plan, model) and is_comparable and not is_limited:
+                self._limited.add(plan)
+                self._start_on(plan, prepare.prepare_product(self._task.device, self._folder))
 
     def _check_precision(self, model: BenchModel) -> None:
         """Raise UsageError if an exported file has none of the precisions that were given."""
-        own, given = model.exported_precision, self._task.precisions
+        own, given = model.precision, self._task.precisions
         is_given = given != BenchTask.precisions and validate.has_only_files(self._task)
         if own is not None and is_given and own not in given:
             raise UsageError(
@@ -153,39 +140,22 @@ class Starter:
                 "Leave out --precision.",
             )
 
-    def _start_on(self, plan: EnginePlan, prepared: PreparedModel) -> None:
-        worker = self._worker(prepared.model, plan, self._task.mode)
-        for batch_size, warm_up in batches(self._task, worker, prepared.model.fixed_batch):
-            self.cases.append(Case(prepared, plan, batch_size, worker=worker, warm_up=warm_up))
-
-    def _start_limit(self, plan: EnginePlan) -> None:
-        """Start a matrix product on the same engine in the same precision, once."""
-        key = plan.engine, plan.precision
-        is_comparable = "tensors" in ENGINES[plan.engine].kinds and self._task.mode != "end-to-end"
-        if not is_comparable or key in self._with_limit:
-            return
-        self._with_limit.add(key)
-        product = prepare.prepare_product(self._task.device, self._folder)
-        size = product.model.outputs
-        try:
-            worker = self._worker(product.model, plan, "inference")
-            warm_up = worker.warm_up(size)
-        except EffnetError as error:
-            self.fail(product, plan, error)
-        else:
-            case = Case(product, plan, size, worker=worker, warm_up=warm_up, is_limit=True)
-            self.cases.append(case)
-
-    def _worker(self, model: BenchModel, plan: EnginePlan, mode: BenchMode) -> Worker:
+    def _start_on(self, plan: EnginePlan, model: BenchModel) -> bool:
+        """Start one model on one engine at its batch sizes; whether that succeeded."""
+        mode = "inference" if model.is_limit else self._task.mode
         request = WorkerRequest(model, plan, mode, images=self._images, options=self._task.images)
-        worker = Worker(request)
-        self._stack.callback(worker.close)
-        return worker
+        try:
+            worker = Worker(request)
+            self._stack.callback(worker.close)
+            for batch_size, warm_up in batches(self._task, worker):
+                self.cases.append(Case(worker, batch_size, warm_up))
+        except EffnetError as error:
+            self.fail(request, error)
+            return False
+        return True
 
 
-def engine_precisions(
-    task: BenchTask, kind: FileKind
-) -> Iterator[tuple[EngineName, EnginePrecision]]:
+def engine_plans(task: BenchTask, kind: FileKind) -> Iterator[EnginePlan]:
     """The engines and precisions to measure a model in, which is a file of `kind`.
 
     Raises:
@@ -201,15 +171,13 @@ def engine_precisions(
     device = task.device.partition(":")[0]
     for name in named or list_installed(device, kind):
         for precision in precisions:
-            if named or precision in ENGINES[name].precisions.get(device, ()):
-                plan_engine(EngineOptions(task.device, name, precision), kind)
-                yield name, precision
+            if named or precision in ENGINES[name].precisions[device]:
+                yield plan_engine(EngineOptions(task.device, name, precision), kind)
 
 
-def batches(
-    task: BenchTask, worker: Worker, fixed_size: int | None
-) -> Iterator[tuple[int, WarmUp]]:
+def batches(task: BenchTask, worker: Worker) -> Iterator[tuple[int, WarmUp]]:
     """The batch sizes to measure, ascending, so that each peak of memory is its own."""
+    fixed_size = worker.request.model.fixed_batch
     default = TRAINING_BATCH_SIZE if task.mode == "train" else 1
     sizes = (fixed_size,) if fixed_size else task.batch_sizes or (default,)
     for size in sorted(sizes):
@@ -221,7 +189,7 @@ def batches(
 
 def best_batch(worker: Worker, device: str, single_ms: float) -> Iterator[tuple[int, WarmUp]]:
     """The batch size with the highest throughput, if that beats one image per `single_ms`."""
-    best: tuple[int, WarmUp] | None = None
+    best: list[tuple[int, WarmUp]] = []
     size, image_ms = 1, single_ms
     while size < LARGEST_BATCH[device.partition(":")[0]]:
         size *= 2
@@ -232,8 +200,7 @@ def best_batch(worker: Worker, device: str, single_ms: float) -> Iterator[tuple[
         if warm_up.call_ms / size > image_ms * (1 + WORTHWHILE_GAIN):
             break
         if warm_up.call_ms / size < image_ms * (1 - WORTHWHILE_GAIN):
-            best, image_ms = (size, warm_up), warm_up.call_ms / size
+            best, image_ms = [(size, warm_up)], warm_up.call_ms / size
         if warm_up.call_ms > 1000 * MAX_CALL_SECONDS:
             break
-    if best is not None:
-        yield best
+    yield from best

@@ -63,8 +63,8 @@ def _median_interval(times: Sequence[npt.NDArray[np.float64]]) -> tuple[float, f
         for _ in range(RESAMPLES)
     ]
     tail = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(medians, (tail, 100 - tail))
-    return float(low), float(high)
+    low, high = np.percentile(medians, (tail, 100 - tail)).tolist()
+    return low, high
 
 
 def compare_medians(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
-from effnet_cli.bench.records import COPY, BenchResult, Change, Timing
+from effnet_cli.bench.records import COPY, BenchResult, Change, Timing, TimingKey
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import BenchMode
 from effnet_cli.output.tables import Block, Table
@@ -65,8 +65,7 @@ def _accurate(known: Sequence[Timing]) -> Iterator[str]:
 
 
 def _name(timing: Timing) -> str:
-    precision = "" if timing.precision == "fp32" else f" in {timing.precision}"
-    return f"{timing.variant} on {timing.engine}{precision}"
+    return f"{timing.variant} on {_engine(timing)}"
 
 
 def _ms(timing: Timing) -> str:
@@ -78,7 +77,7 @@ def _ms(timing: Timing) -> str:
 TIMING_COLUMNS: tuple[tuple[str, Callable[[Timing], object]], ...] = (
     ("model", lambda t: t.variant),
     ("top-1", lambda t: _number(t.top1, ".1f")),
-    ("engine", lambda t: _engine(t.engine, t.precision)),
+    ("engine", lambda t: _engine(t)),
     ("batch", lambda t: t.batch_size),
     ("ms", lambda t: _number(t.p50_ms, ".2f")),
     ("p5", lambda t: _number(t.p5_ms, ".2f")),
@@ -120,7 +119,7 @@ def changes_table(changes: Sequence[Change]) -> Table:
     rows = [
         (
             change.variant,
-            _engine(change.engine, change.precision),
+            _engine(change),
             change.batch_size,
             f"{change.old_ms:.2f}",
             f"{change.new_ms:.2f}",
@@ -133,8 +132,8 @@ def changes_table(changes: Sequence[Change]) -> Table:
     return Table(CHANGE_COLUMNS, rows)
 
 
-def _engine(engine: str, precision: str) -> str:
-    return engine if precision == "fp32" else f"{engine} {precision}"
+def _engine(key: TimingKey) -> str:
+    return key.engine if key.precision == "fp32" else f"{key.engine} {key.precision}"
 
 
 def _number(value: float | None, format_: str) -> str | None:
@@ -155,8 +154,7 @@ def notes(result: BenchResult) -> Iterator[str]:
 def machine_lines(result: BenchResult) -> Iterator[tuple[str, str]]:
     """The machine and its limits, by name."""
     machine = result.machine
-    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']:g} GB"
-    yield "processor", f"{machine['cpu']}, {machine['cores']} cores{memory}"
+    yield "processor", "{cpu}, {cores} cores, {memory_gb:g} GB".format_map(machine)
     yield "instruction sets", ", ".join(machine["instruction_sets"])
     if machine["gpu"] is not None:
         yield "GPU", f"{machine['gpu']['name']}, driver {machine['gpu']['driver']}"

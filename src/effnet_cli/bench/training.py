@@ -26,14 +26,13 @@ class TrainingCaller:
     def __init__(self, variant: Variant, device: str, precision: Precision) -> None:
         self.precision: Precision = precision
         self._device, self._crop_px = torch.device(device), variant.preprocessing.crop_px
-        is_cpu = self._device.type == "cpu"
-        if is_cpu:
+        if self._device.type == "cpu":
             torch.set_num_threads(usable_cores())
             keep_freed_memory()
         torch.manual_seed(0)
         module = build.build(variant, OUTPUTS).to(self._device).eval()
         module.to(memory_format=torch.channels_last)
-        if is_cpu:
+        if self._device.type == "cpu":
             fuse_batch_norm(module)
         self._stepper = Stepper(
             module,
@@ -46,15 +45,12 @@ class TrainingCaller:
         )
         self._inputs, self._labels = torch.empty(0), torch.empty(0)
 
-    def times_ms(self, batch_size: int, calls: int) -> list[float]:
+    def time_ms(self, batch_size: int) -> float:
         """See `worker.Caller`."""
         if len(self._labels) != batch_size:
             shape = (batch_size, 3, self._crop_px, self._crop_px)
             self._inputs = torch.randn(shape).to(self._device, memory_format=torch.channels_last)
             self._labels = torch.randint(OUTPUTS, (batch_size,)).to(self._device)
-        return [self._step(batch_size) for _ in range(calls)]
-
-    def _step(self, batch_size: int) -> float:
         started = time.perf_counter_ns()
         loss = self._stepper.step(self._inputs, self._labels, batch_size)
         float(loss)  # waits for the device

@@ -3,7 +3,6 @@
 from itertools import islice
 
 from effnet_cli.bench import prepare
-from effnet_cli.engines.registry import ENGINES
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir
@@ -36,22 +35,11 @@ def check(task: BenchTask) -> None:
             raise UsageError("--images needs --mode end-to-end.", "Add --mode end-to-end.")
         if not task.image_folder.exists():
             raise UsageError(f"No such folder: {str(task.image_folder)!r}.", "Check the path.")
-    _check_precisions(task)
 
 
 def has_only_files(task: BenchTask) -> bool:
     """Whether only files are measured, no variants."""
     return bool(task.models) and not task.variants and not task.against
-
-
-def _check_precisions(task: BenchTask) -> None:
-    known = {p for row in ENGINES.values() for able in row.precisions.values() for p in able}
-    for precision in task.precisions:
-        if precision not in known and not has_only_files(task):
-            raise UsageError(
-                f"Only models that were exported in {precision} run in {precision}.",
-                f"Create one with `effnet export --quantize {precision}` and use --model.",
-            )
 
 
 def images(task: BenchTask, reporter: Reporter) -> tuple[str, ...]:

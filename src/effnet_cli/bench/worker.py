@@ -48,11 +48,11 @@ class WorkerStart:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """The time of a call once warm, and the peaks of memory so far."""
+    """The time of a call once warm, and the peaks of memory so far: of the process, and CUDA's."""
 
     call_ms: float
-    memory_bytes: int | None
-    device_memory_bytes: int | None
+    host_bytes: int | None
+    device_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Caller(Protocol):
 
     precision: Precision
 
-    def times_ms(self, batch_size: int, calls: int) -> list[float]:
-        """The time of each of some calls."""
+    def time_ms(self, batch_size: int) -> float:
+        """The time of a call."""
 
 
 # --- the handle -----------------------------------------------------------------------------------
@@ -90,8 +90,9 @@ class Worker:
         self._failure: EffnetError | None = None
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        arguments = request, other, time.time()
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(request, other, time.time()), daemon=True
+        )
         self._process.start()
         other.close()
         try:
@@ -102,11 +103,11 @@ class Worker:
 
     def warm_up(self, batch_size: int) -> WarmUp:
         """Call until calls get no faster."""
-        return self._run(warm_up, batch_size, WARM_UP_SECONDS)
+        return self._run(warm_up, batch_size, WARM_UP_SECONDS, images=batch_size)
 
     def turn(self, batch_size: int, seconds: float) -> Turn:
         """Time calls for about `seconds`."""
-        return self._run(take_turn, batch_size, seconds)
+        return self._run(take_turn, batch_size, seconds, images=batch_size)
 
     def stage_medians_ms(self) -> dict[str, Any]:
         """The median of each stage of mode `end-to-end`, over all turns so far."""
@@ -118,16 +119,13 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def _run(
-        self, function: Callable[..., Result], batch_size: int | None = None, *arguments: object
-    ) -> Result:
-        """Run `function(caller, batch_size, *arguments)` in the process."""
+    def _run(self, function: Callable[..., Result], *arguments: object, images: int = 1) -> Result:
+        """Run `function(caller, *arguments)` in the process; each of its calls takes `images`."""
         if self._failure is not None:
             raise self._failure
-        given = () if batch_size is None else (batch_size, *arguments)
-        calls_ms = SILENT_CALLS * (batch_size or 1) * self.started.first_call_ms
+        calls_ms = SILENT_CALLS * images * self.started.first_call_ms
         try:
-            self._connection.send((function, given))
+            self._connection.send((function, arguments))
         except OSError as error:
             raise self._fail_ended() from error
         result: Result = self._receive(SILENCE_SECONDS + calls_ms / 1000)
@@ -177,7 +175,7 @@ def _serve(request: WorkerRequest, connection: Connection, started_at: float) ->
             loading = time.perf_counter()
             caller = _load_caller(request)
             load_ms = 1000 * (time.perf_counter() - loading)
-            (first_call_ms,) = caller.times_ms(1, 1)
+            first_call_ms = caller.time_ms(1)
         cold_ms = 1000 * (time.time() - started_at)  # the only clock that two processes share
         connection.send(WorkerStart(caller.precision, load_ms, first_call_ms, cold_ms=cold_ms))
         while True:
@@ -218,30 +216,27 @@ class EngineCaller:
         self._engine, self._shape = engine, shape
         self._crops: Crops = np.empty((0, *shape), dtype=np.uint8)
 
-    def times_ms(self, batch_size: int, calls: int) -> list[float]:
+    def time_ms(self, batch_size: int) -> float:
         """See `Caller`."""
         if len(self._crops) != batch_size:
             rng = np.random.default_rng(0)
             self._crops = rng.integers(0, 256, (batch_size, *self._shape), dtype=np.uint8)
         if isinstance(self._engine, DeviceClock):
-            times = self._engine.device_times_ms(self._crops, calls)
-            if times is not None:
-                return times
-        times = []
-        for _ in range(calls):
-            started = time.perf_counter_ns()
-            self._engine(self._crops)
-            times.append((time.perf_counter_ns() - started) / 1e6)
-        return times
+            times_ms = self._engine.device_times_ms(self._crops, 1)
+            if times_ms is not None:
+                return times_ms[0]
+        started = time.perf_counter_ns()
+        self._engine(self._crops)
+        return (time.perf_counter_ns() - started) / 1e6
 
 
 def warm_up(caller: Caller, batch_size: int, seconds: float) -> WarmUp:
     """Windows of calls until one is not faster than the one before, or `seconds` are over."""
-    before, deadline = float("inf"), time.monotonic() + seconds
+    before, deadline = math.inf, time.monotonic() + seconds
     while True:
         window: list[float] = []
         while not window or sum(window) < 1000 * WARM_WINDOW_SECONDS:
-            window += caller.times_ms(batch_size, 1)
+            window.append(caller.time_ms(batch_size))
         median = float(np.median(window))
         if median > (1 - WARM_CHANGE) * before or time.monotonic() > deadline:
             return WarmUp(median, peak_memory_bytes(), _device_memory_bytes())
@@ -255,10 +250,10 @@ def take_turn(caller: Caller, batch_size: int, seconds: float) -> Turn:
     times: list[float] = []
     deadline = time.monotonic() + seconds
     while len(times) < 2 or time.monotonic() < deadline:
-        times += caller.times_ms(batch_size, 1)
+        times.append(caller.time_ms(batch_size))
         if times[0] > 1000 * seconds:
             break
-    kept = times if len(times) == 1 else times[1:]
+    kept = times[1:] or times
     images, took = batch_size * len(kept), sum(kept) / 1000
     if isinstance(caller, StagesCaller):
         images, took = caller.throughput()

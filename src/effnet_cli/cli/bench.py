@@ -29,7 +29,7 @@ def bench(task: BenchTask, outputs: BenchOutputs) -> int:
 
         result = run.bench(task, out)
         if old is not None:
-            changes = formats.compare_results(result, old, task.tolerance)
+            changes = list(formats.compare_results(result, old, task.tolerance))
             for line in formats.compare_limits(result, old):
                 out.note(line)
         if outputs.format == "json":

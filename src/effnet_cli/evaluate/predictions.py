@@ -71,11 +71,10 @@ class Predictions:
     def confused_pairs(self) -> Iterator[ConfusedPair]:
         """The most frequent mistakes; equally frequent ones in the order of the classes."""
         wrong = self.predicted != self.labels
-        pairs = np.column_stack([self.labels, self.predicted])[wrong].tolist()
-        for (label, prediction), n in Counter(sorted(map(tuple, pairs))).most_common(
-            MAX_CONFUSED_PAIRS
-        ):
-            yield ConfusedPair(self.classes[label], self.classes[prediction], images=n)
+        cells = np.column_stack([self.labels, self.predicted])[wrong].tolist()
+        pairs = Counter(sorted(map(tuple, cells))).most_common(MAX_CONFUSED_PAIRS)
+        for (label, prediction), images in pairs:
+            yield ConfusedPair(self.classes[label], self.classes[prediction], images)
 
     def mistakes(self) -> Iterator[LabelledPrediction]:
         """The wrong predictions, the most confident first."""
