@@ -43,7 +43,7 @@ LONG_FILES = (
     "export/test_run.py",
     "finetune/test_run.py",
     "finetune/test_resume.py",
-    "test_readme.py",
+    "test_docs.py",
 )
 
 

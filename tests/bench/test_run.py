@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from docs_pages import docs_page
 from effnet_cli.bench import formats, prepare, rounds, start, table, worker
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.page import bench_page, chart_points
@@ -37,7 +38,7 @@ from effnet_cli.output.terminal import render
 from effnet_cli.system import machine
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import SILENT
-from helpers import ROOT, SAMPLES, RecordingReporter
+from helpers import SAMPLES, RecordingReporter
 from training import Done
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -96,9 +97,8 @@ def test_timings_say_what_was_measured(result: BenchResult) -> None:
 def test_json_has_the_documented_keys(result: BenchResult) -> None:
     content = json.loads(json.dumps(formats.as_json(result), allow_nan=False))
     assert content["schema"] == 1
-    page = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
     for name in (*content, *content["machine"], *content["results"][0]):
-        assert f"`{name}`" in page
+        assert f"`{name}`" in docs_page("bench")
     wanted = {
         "variant", "engine", "device", "precision", "batch_size", "mode", "p5_ms", "p50_ms",
         "p90_ms", "p99_ms", "images_per_s", "peak_memory_mb", "share_of_peak", "verdict",

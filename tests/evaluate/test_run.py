@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
+from docs_pages import docs_page
 from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.evaluate import formats, table
 from effnet_cli.evaluate.figures import check_limits
@@ -39,7 +40,7 @@ from effnet_cli.output.tables import Table
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gradcam import load_gradcam
 from effnet_cli.system.errors import UsageError
-from helpers import ROOT, SAMPLES, RecordingReporter
+from helpers import SAMPLES, RecordingReporter
 from training import Done, make_classes, task_of, train, tree
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches", "quick")
@@ -155,10 +156,9 @@ def test_command_has_formats_and_limits(photos: Path, tmp_path: Path, effnet: Ef
 
 
 def test_json_has_the_documented_keys(found: Evaluation) -> None:
-    page = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
     content = json.loads(json.dumps(formats.as_json(found), allow_nan=False))
     for name in (*content, *content["per_class"][0], *content["mistakes"][0]):
-        assert f"`{name}`" in page
+        assert f"`{name}`" in docs_page("evaluate")
 
 
 def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet) -> None:

@@ -176,7 +176,9 @@ def _default_text(field: Field) -> str:
     words = [word for word, value in fields.words_of(field).items() if value is default]
     if shown is None and words:
         shown = words[0]
-    elif shown is None and not any(default is empty for empty in (None, False, fields.REQUIRED)):
+    elif shown is None and not any(
+        default is empty for empty in (None, False, (), fields.REQUIRED)
+    ):
         shown = f"{default:g}" if isinstance(default, float) else str(default)
     return f" [default: {shown}]" if shown else ""
 

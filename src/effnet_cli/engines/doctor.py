@@ -101,7 +101,7 @@ def check_libraries() -> Iterator[CheckResult]:
     for line in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
         extra = str(requirement.marker or "").partition("extra == ")[2].strip("\"'")
-        if requirement.marker is not None and extra in ("dev", ""):
+        if requirement.marker is not None and extra in ("dev", "docs", ""):
             continue
         name = requirement.name
         install = f"{DISTRIBUTION}[{extra}]" if extra else f"{name}{requirement.specifier}"

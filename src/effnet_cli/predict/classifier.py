@@ -33,8 +33,9 @@ Result = TypeVar("Result")
 class Classifier:
     """Classifies images with one model, which is loaded when it is first used.
 
-    >>> Classifier("lite0")("cat.jpg").predictions[0].label
-    'tiger cat'
+    Examples:
+        >>> Classifier("lite0")("cat.jpg").predictions[0].label
+        'tiger cat'
 
     Args:
         model: the name of a variant, the path of a model file, or all of `ModelOptions`.
