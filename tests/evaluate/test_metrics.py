@@ -28,7 +28,7 @@ from effnet_cli.evaluate.metrics import (
     paired_difference,
     share_interval,
 )
-from effnet_cli.evaluate.predictions import LabelledPaths, Predictions
+from effnet_cli.evaluate.predictions import Predictions
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.evaluate.run import _auroc, _confusion_matrix
 
@@ -171,7 +171,8 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> 
     """The predictions for images that all could be opened."""
     places = np.arange(len(labels))
     return Predictions(
-        images=LabelledPaths([f"{place}.jpg" for place in places], labels),
+        paths=[f"{place}.jpg" for place in places],
+        all_labels=labels,
         classes=tuple(names),
         places=places,
         labels=labels,

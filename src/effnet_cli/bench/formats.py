@@ -40,11 +40,7 @@ def csv_lines(result: BenchResult) -> Iterator[str]:
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """A benchmark that was saved with `--format json`.
-
-    Raises:
-        UsageError: the file is something else.
-    """
+    """A benchmark that was saved with `--format json`; UsageError if it is something else."""
     try:
         with path.open("rb") as file:
             content: dict[str, Any] = json.loads(file.read(MAX_RESULT_BYTES))

@@ -49,11 +49,7 @@ class BenchModel:
         return px, px, 3
 
     def resolve(self, engine: EngineName) -> Model:
-        """What `engine` loads.
-
-        Raises:
-            EffnetError: there is no file for it.
-        """
+        """What `engine` loads; EffnetError if there is no file for it."""
         if self.options is not None:
             return resolve_model(self.options)
         if "onnx" not in ENGINES[engine].kinds:

@@ -15,11 +15,7 @@ class Measurable(Protocol):
     """Something whose calls can be timed."""
 
     def turn(self, seconds: float) -> Turn:
-        """Time calls for about `seconds`.
-
-        Raises:
-            EffnetError: it failed and cannot be called again.
-        """
+        """Time calls for about `seconds`; EffnetError if it cannot be called again."""
 
 
 def measure_rounds(

@@ -9,13 +9,14 @@ from functools import cache
 from pathlib import Path
 
 from effnet_cli.bench import validate
-from effnet_cli.bench.records import COPY, BenchResult, Timing
+from effnet_cli.bench.records import COPY, BenchResult, CallStatistics, Timing
 from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.start import Case, Starter
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, summarize
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.models.summary import compute_cost
 from effnet_cli.options import BenchTask, EngineOptions
+from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import describe_machine, measure_copy_gb_per_s
 from effnet_cli.system.reporter import SILENT, Reporter
 
@@ -53,38 +54,39 @@ def _measure(task: BenchTask, starter: Starter, reporter: Reporter) -> list[list
     def show(passed: float) -> None:
         reporter.progress("Measuring", min(round(passed), total - 1), total, unit="steps")
 
-    turns = measure_rounds(
-        cases,
-        task.seconds,
-        on_turn=show,
-        on_failure=lambda index, error: starter.fail(cases[index].worker.request, error),
-    )
+    def fail(index: int, error: EffnetError) -> None:
+        starter.fail(cases[index].worker.request, error)
+
+    turns = measure_rounds(cases, task.seconds, on_turn=show, on_failure=fail)
     reporter.progress("Measuring", total, total, unit="steps")
     starter.check_any(t for case, t in zip(cases, turns, strict=True) if not case.model.is_limit)
     return turns
 
 
 def _result(task: BenchTask, starter: Starter, turns: Sequence[Sequence[Turn]]) -> BenchResult:
-    measured = [(case, t) for case, t in zip(starter.cases, turns, strict=True) if t]
-    limits = dict(_peak_giga_multiply_adds_per_s(*one) for one in measured if one[0].model.is_limit)
+    measured = [(case, summarize(t)) for case, t in zip(starter.cases, turns, strict=True) if t]
+    limits = {}
+    for case, calls in measured:
+        if case.model.is_limit:  # what a matrix product reaches in its fastest calls
+            plan, giga = case.worker.request.plan, case.model.outputs**2 * case.batch_size / 1e9
+            limits[f"{plan.engine} {plan.precision}"] = 1000 * giga / calls.p5_ms
     if task.device == "cpu" and task.mode == "inference":
         limits[COPY] = measure_copy_gb_per_s()
-    timings = tuple(_timing(case, t, limits) for case, t in measured if not case.model.is_limit)
+    timings = tuple(_timing(*one, limits) for one in measured if not one[0].model.is_limit)
     return BenchResult(describe_machine(), timings, skipped=tuple(starter.skipped), limits=limits)
 
 
-def _timing(case: Case, turns: Sequence[Turn], limits: Mapping[str, float]) -> Timing:
+def _timing(case: Case, calls: CallStatistics, limits: Mapping[str, float]) -> Timing:
     model, plan, mode = case.model, case.worker.request.plan, case.worker.request.mode
-    statistics, started, memory = summarize(turns), case.worker.started, case.warm_up
+    started, memory, seconds = case.worker.started, case.warm_up, calls.p50_ms / 1000
     cost = cost_of(model.variant, model.outputs)
-    seconds = statistics.p50_ms / 1000
     passes = TRAINING_PASSES if mode == "train" else 1
     giga_multiply_adds = passes * cost.multiply_adds * case.batch_size / 1e9
     gigabytes = (cost.weight_bytes + case.batch_size * cost.activation_bytes) / 1e9
     peak = limits.get(f"{plan.engine} {started.precision}")
     copy = limits.get(COPY) if started.precision == "fp32" else None
     return Timing(
-        **vars(statistics),
+        **vars(calls),
         variant=model.name,
         engine=plan.engine,
         device=plan.device,
@@ -103,10 +105,3 @@ def _timing(case: Case, turns: Sequence[Turn], limits: Mapping[str, float]) -> T
         top1=None if model.weights == "yours" else model.variant.top1,
         **(case.worker.stage_medians_ms() if mode == "end-to-end" else {}),
     )
-
-
-def _peak_giga_multiply_adds_per_s(case: Case, turns: Sequence[Turn]) -> tuple[str, float]:
-    """An engine and precision, and what a matrix product reaches there in its fastest calls."""
-    plan, seconds = case.worker.request.plan, summarize(turns).p5_ms / 1000
-    giga_multiply_adds = case.model.outputs**2 * case.batch_size / 1e9
-    return f"{plan.engine} {plan.precision}", giga_multiply_adds / seconds

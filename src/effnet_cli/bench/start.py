@@ -156,16 +156,10 @@ class Starter:
 
 
 def engine_plans(task: BenchTask, kind: FileKind) -> Iterator[EnginePlan]:
-    """The engines and precisions to measure a model in, which is a file of `kind`.
-
-    Raises:
-        UsageError: no engine, or not the one that was named, runs that.
-        EffnetError: the engine is not installed.
-    """
+    """The engines and precisions to measure a file of `kind` in; raises what `plan_engine` does."""
     precisions: Sequence[EnginePrecision] = task.precisions if kind == "tensors" else ("fp32",)
-    named: Sequence[EngineName] = [name for name in ENGINES if name in task.engines]
-    if task.mode == "train":
-        named = ["torch"]
+    engines: Sequence[EngineName] = ("torch",) if task.mode == "train" else task.engines
+    named = [name for name in ENGINES if name in engines]
     for precision in () if named else precisions:  # some installed engine must run each
         plan_engine(EngineOptions(task.device, precision=precision), kind)
     device = task.device.partition(":")[0]

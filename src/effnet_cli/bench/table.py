@@ -15,7 +15,9 @@ def blocks(result: BenchResult, changes: Sequence[Change] | None) -> Iterator[Bl
     """The recommendation, the timings, the machine, what was skipped and what has changed."""
     yield from recommendation(result)
     yield timings_table(result, TERMINAL_COLUMNS[result.timings[0].mode])
-    yield from notes(result)
+    yield from (f"{name}: {value}" for name, value in machine_lines(result))
+    for one in result.skipped:
+        yield f"skipped: {one.variant}{f' on {one.engine}' if one.engine else ''}: {one.reason}"
     if changes:
         yield changes_table(changes)
     elif changes is not None:
@@ -74,40 +76,49 @@ def _ms(timing: Timing) -> str:
 
 # --- tables ---------------------------------------------------------------------------------------
 
-TIMING_COLUMNS: tuple[tuple[str, Callable[[Timing], object]], ...] = (
-    ("model", lambda t: t.variant),
-    ("top-1", lambda t: _number(t.top1, ".1f")),
-    ("engine", lambda t: _engine(t)),
-    ("batch", lambda t: t.batch_size),
-    ("ms", lambda t: _number(t.p50_ms, ".2f")),
-    ("p5", lambda t: _number(t.p5_ms, ".2f")),
-    ("p90", lambda t: _number(t.p90_ms, ".2f")),
-    ("p99", lambda t: _number(t.p99_ms, ".2f")),
-    ("images/s", lambda t: _number(t.images_per_s, ",.1f")),
-    ("decode", lambda t: _number(t.decode_ms, ".2f")),
-    ("resize", lambda t: _number(t.resize_ms, ".2f")),
-    ("inference", lambda t: _number(t.model_ms, ".2f")),
-    ("of peak", lambda t: _number(t.share_of_peak, ".0%")),
-    ("of copy", lambda t: _number(t.share_of_bandwidth, ".0%")),
-    ("MB", lambda t: _number(t.device_memory_mb or t.peak_memory_mb, ",.0f")),
-    ("load ms", lambda t: _number(t.load_ms, ",.0f")),
-    ("cold ms", lambda t: _number(t.cold_ms, ",.0f")),
-    ("spread", lambda t: _number(t.spread, ".0%")),
-    ("verdict", lambda t: t.verdict.partition(" ")[0]),
-)
+TIMING_COLUMNS: Mapping[str, Callable[[Timing], object]] = {
+    "model": lambda t: t.variant,
+    "top-1": lambda t: _number(t.top1, ".1f"),
+    "engine": lambda t: _engine(t),
+    "batch": lambda t: t.batch_size,
+    "ms": lambda t: _number(t.p50_ms, ".2f"),
+    "p5": lambda t: _number(t.p5_ms, ".2f"),
+    "p90": lambda t: _number(t.p90_ms, ".2f"),
+    "p99": lambda t: _number(t.p99_ms, ".2f"),
+    "images/s": lambda t: _number(t.images_per_s, ",.1f"),
+    "decode": lambda t: _number(t.decode_ms, ".2f"),
+    "resize": lambda t: _number(t.resize_ms, ".2f"),
+    "inference": lambda t: _number(t.model_ms, ".2f"),
+    "of peak": lambda t: _number(t.share_of_peak, ".0%"),
+    "of copy": lambda t: _number(t.share_of_bandwidth, ".0%"),
+    "MB": lambda t: _number(t.device_memory_mb or t.peak_memory_mb, ",.0f"),
+    "load ms": lambda t: _number(t.load_ms, ",.0f"),
+    "cold ms": lambda t: _number(t.cold_ms, ",.0f"),
+    "spread": lambda t: _number(t.spread, ".0%"),
+    "verdict": lambda t: t.verdict.partition(" ")[0],
+}
 TERMINAL_COLUMNS: Mapping[BenchMode, tuple[str, ...]] = {  # they fit 80 characters
     "inference": ("model", "top-1", "engine", "batch", "ms", "images/s", "MB", "verdict"),
     "train": ("model", "engine", "batch", "ms", "images/s", "MB", "verdict"),
     "end-to-end": ("model", "engine", "ms", "decode", "resize", "inference", "images/s"),
 }
-CHANGE_COLUMNS = ("model", "engine", "batch", "old ms", "new ms", "ratio", "interval", "verdict")
+CHANGE_COLUMNS: Mapping[str, Callable[[Change], object]] = {
+    "model": lambda c: c.variant,
+    "engine": lambda c: _engine(c),
+    "batch": lambda c: c.batch_size,
+    "old ms": lambda c: f"{c.old_ms:.2f}",
+    "new ms": lambda c: f"{c.new_ms:.2f}",
+    "ratio": lambda c: f"{c.ratio:.3f}",
+    "interval": lambda c: f"{c.interval[0]:.3f} to {c.interval[1]:.3f}",
+    "verdict": lambda c: c.verdict,
+}
 
 
 def timings_table(result: BenchResult, names: Container[str] | None = None) -> Table:
     """The columns of some `names`, else all; without those that have no figures."""
     columns = {
         name: [cell(timing) for timing in result.timings]
-        for name, cell in TIMING_COLUMNS
+        for name, cell in TIMING_COLUMNS.items()
         if names is None or name in names
     }
     known = {name: cells for name, cells in columns.items() if set(cells) != {None}}
@@ -116,20 +127,8 @@ def timings_table(result: BenchResult, names: Container[str] | None = None) -> T
 
 def changes_table(changes: Sequence[Change]) -> Table:
     """Old and new medians side by side."""
-    rows = [
-        (
-            change.variant,
-            _engine(change),
-            change.batch_size,
-            f"{change.old_ms:.2f}",
-            f"{change.new_ms:.2f}",
-            f"{change.ratio:.3f}",
-            f"{change.interval[0]:.3f} to {change.interval[1]:.3f}",
-            change.verdict,
-        )
-        for change in changes
-    ]
-    return Table(CHANGE_COLUMNS, rows)
+    rows = [[cell(change) for cell in CHANGE_COLUMNS.values()] for change in changes]
+    return Table(tuple(CHANGE_COLUMNS), rows)
 
 
 def _engine(key: TimingKey) -> str:
@@ -141,14 +140,6 @@ def _number(value: float | None, format_: str) -> str | None:
 
 
 # --- the machine ----------------------------------------------------------------------------------
-
-
-def notes(result: BenchResult) -> Iterator[str]:
-    """The machine, its limits, and what was skipped."""
-    for name, value in machine_lines(result):
-        yield f"{name}: {value}"
-    for one in result.skipped:
-        yield f"skipped: {one.variant}{f' on {one.engine}' if one.engine else ''}: {one.reason}"
 
 
 def machine_lines(result: BenchResult) -> Iterator[tuple[str, str]]:

@@ -43,11 +43,7 @@ def has_only_files(task: BenchTask) -> bool:
 
 
 def images(task: BenchTask, reporter: Reporter) -> tuple[str, ...]:
-    """The paths of the images for mode end-to-end that can be opened.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The paths of images for mode end-to-end that can be opened; UsageError if there is none."""
     folder = str(task.image_folder or sample_images_dir())
     found = (f.source for f in Finder([folder]) if isinstance(f.source, str) and f.error is None)
     paths = list(islice(found, MAX_BENCH_IMAGES))

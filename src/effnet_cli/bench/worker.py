@@ -75,14 +75,9 @@ class Caller(Protocol):
         """The time of a call."""
 
 
-# --- the handle -----------------------------------------------------------------------------------
-
-
 class Worker:
-    """The handle of a worker process, which the constructor starts.
-
-    Raises:
-        EffnetError: it cannot measure that, has ended, or hangs.
+    """The handle of a worker process, which the constructor starts. It raises EffnetError if the
+    process cannot measure what is requested, has ended, or hangs.
     """
 
     def __init__(self, request: WorkerRequest) -> None:

@@ -42,30 +42,28 @@ def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
     """Match each of a dataset's classes, `names`, to one of a model's `classes`.
 
     Each name matches on its own: exactly; for ImageNet-1k's classes also by WordNet id or index;
-    last without case and punctuation.
-
-    Raises:
-        UsageError: no name matches.
+    last without case and punctuation. UsageError if none does.
     """
     lookups = dict(_lookups(classes))
     found = [_match(name, lookups) for name in names]
-    indexes = tuple(index for index, _ in found)
-    if all(index is None for index in indexes):
+    indexes, ways = zip(*found, strict=True)
+    if not any(ways):
         raise UsageError(
             f"No class in common: the dataset has {pluralize(len(names), 'class', 'classes')} "
             f"({quote_names(names)}), the model {len(classes):,} ({quote_names(classes)}).",
             "Name the folders after the model's classes, or choose another --model.",
         )
     folders: dict[int, list[str]] = {}
+    unknown = []
     for name, index in zip(names, indexes, strict=True):
-        if index is not None:
+        if index is None:
+            unknown.append(UnknownClass(name, _near(name, classes)))
+        else:
             folders.setdefault(index, []).append(name)
-    used_ways = {way for _, way in found}
-    unknown = (name for name, index in zip(names, indexes, strict=True) if index is None)
     return LabelMap(
         indexes=indexes,
-        matching=_join([way for way in lookups if way in used_ways]),
-        unknown=tuple(UnknownClass(name, _near(name, classes)) for name in unknown),
+        matching=_join([way for way in lookups if way in ways]),
+        unknown=tuple(unknown),
         unused=tuple(name for index, name in enumerate(classes) if index not in folders),
         merged=tuple(MergedClass(classes[i], tuple(two)) for i, two in folders.items() if two[1:]),
     )

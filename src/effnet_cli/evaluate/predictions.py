@@ -27,21 +27,15 @@ LABEL_ERROR_LIBRARY = "cleanlab"
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPaths:
-    """N images and their labels [N], as indexes of a model's classes; -1 for a class it lacks."""
-
-    paths: Sequence[str]
-    labels: Labels
-
-
-@dataclass(frozen=True, slots=True)
 class Predictions:
     """A model's predictions for the M of N images that could be opened, those at `places` [M].
 
-    `labels` and `predicted` [M] index `classes`; `scores` and `probabilities` are [M,C].
+    `all_labels` [N], `labels` and `predicted` [M] index `classes`, -1 for a class that the model
+    lacks; `scores` and `probabilities` are [M,C].
     """
 
-    images: LabelledPaths
+    paths: Sequence[str]
+    all_labels: Labels
     classes: tuple[str, ...]
     places: npt.NDArray[np.intp]
     labels: Labels
@@ -53,20 +47,20 @@ class Predictions:
     @property
     def failed_labels(self) -> Labels:
         """The labels of the images that could not be opened."""
-        return np.delete(self.images.labels, self.places)
+        return np.delete(self.all_labels, self.places)
 
     @property
     def is_right(self) -> Flags:
         """Whether each of the N images is predicted as labelled; not if it could not be opened."""
-        result = np.zeros(len(self.images.labels), dtype=np.bool_)
+        result = np.zeros(len(self.all_labels), dtype=np.bool_)
         result[self.places] = self.predicted == self.labels
         return result
 
     def failures(self) -> Iterator[FailedImage]:
         """The images that could not be opened."""
         for place, error in sorted(self.errors.items()):
-            path, label = self.images.paths[place], self.classes[self.images.labels[place]]
-            yield FailedImage(path, label, kind=error.kind, message=str(error))
+            label = self.classes[self.all_labels[place]]
+            yield FailedImage(self.paths[place], label, kind=error.kind, message=str(error))
 
     def confused_pairs(self) -> Iterator[ConfusedPair]:
         """The most frequent mistakes; equally frequent ones in the order of the classes."""
@@ -104,7 +98,7 @@ class Predictions:
     def _record(self, index: int) -> LabelledPrediction:
         label, predicted = self.labels[index], self.predicted[index]
         return LabelledPrediction(
-            path=self.images.paths[int(self.places[index])],
+            path=self.paths[int(self.places[index])],
             label=self.classes[label],
             prediction=self.classes[predicted],
             probability=float(self.probabilities[index, predicted]),
@@ -113,17 +107,15 @@ class Predictions:
 
 
 def predict_labelled(
-    classifier: Classifier, images: LabelledPaths, what: str, reporter: Reporter
+    classifier: Classifier, paths: Sequence[str], labels: Labels, *, what: str, reporter: Reporter
 ) -> Predictions:
-    """The predictions for `images`; `what` names the work in the progress bar.
-
-    Raises:
-        UsageError: none can be opened.
+    """The predictions for the images at `paths` with their `labels` [N]; UsageError if none can be
+    opened. `what` names the work in the progress bar.
     """
-    total = len(images.paths)
+    total = len(paths)
     rows: list[Scores] = []
     errors: dict[int, ImageError] = {}
-    for place, row in enumerate(classifier.scores(ImageInput(p, p) for p in images.paths)):
+    for place, row in enumerate(classifier.scores(ImageInput(p, p) for p in paths)):
         if isinstance(row, ImageError):
             errors[place] = row
         else:
@@ -136,10 +128,11 @@ def predict_labelled(
     scores, places = np.stack(rows), np.delete(np.arange(total), list(errors))
     card = classifier.card
     return Predictions(
-        images=images,
+        paths=paths,
+        all_labels=labels,
         classes=card.classes,
         places=places,
-        labels=images.labels[places],
+        labels=labels[places],
         predicted=scores.argmax(axis=1),
         scores=scores,
         probabilities=to_probabilities(scores, classifier.scores_are, card.temperature),

@@ -11,7 +11,7 @@ from effnet_cli.datasets import saved_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.evaluate import metrics
 from effnet_cli.evaluate.label_map import LabelMap, describe_label_map, match_labels
-from effnet_cli.evaluate.predictions import LabelledPaths, Predictions, predict_labelled
+from effnet_cli.evaluate.predictions import Predictions, predict_labelled
 from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
 from effnet_cli.options import EvaluateTask, FinetuneTask
 from effnet_cli.predict.classifier import Classifier
@@ -51,8 +51,9 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         reporter.note(line)
     labels = label_map.apply(data.labels)
     known = np.flatnonzero(labels >= 0)
-    images = LabelledPaths(data.paths.take(known), labels[known])
-    predictions = predict_labelled(classifier, images, "Evaluation", reporter=reporter)
+    predictions = predict_labelled(
+        classifier, data.paths.take(known), labels[known], what="Evaluation", reporter=reporter
+    )
     found = _evaluation(predictions, label_map, task=task, data=data, classifier=classifier)
     for other in others:
         found = replace(found, comparison=_compare(predictions, other, reporter))
@@ -79,7 +80,7 @@ def _evaluation(
     data: LabelledImages,
     classifier: Classifier,
 ) -> Evaluation:
-    p, total = predictions, len(predictions.images.labels)
+    p, total = predictions, len(predictions.all_labels)
     shared = metrics.compute_metrics(
         p.scores, p.labels, p.failed_labels, names=p.classes, scores_are=classifier.scores_are
     )
@@ -130,10 +131,10 @@ def _confusion_matrix(predictions: Predictions) -> ConfusionMatrix:
 
 def _compare(predictions: Predictions, other: Classifier, reporter: Reporter) -> Comparison:
     """Another model on the same images; its classes are matched by name, too."""
-    own = predictions.images
-    labels = match_labels(predictions.classes, other.card.classes).apply(own.labels)
-    what = f"Evaluation of {other.name}"
-    right = predict_labelled(other, LabelledPaths(own.paths, labels), what, reporter).is_right
-    difference, interval = metrics.paired_difference(predictions.is_right, right)
-    top1 = float(right.mean())
+    labels = match_labels(predictions.classes, other.card.classes).apply(predictions.all_labels)
+    theirs = predict_labelled(
+        other, predictions.paths, labels, what=f"Evaluation of {other.name}", reporter=reporter
+    )
+    difference, interval = metrics.paired_difference(predictions.is_right, theirs.is_right)
+    top1 = float(theirs.is_right.mean())
     return Comparison(other.name, top1, difference=difference, interval=interval)
