@@ -11,7 +11,7 @@ from effnet_cli.bench.records import FASTER, SLOWER, UNCHANGED, CallStatistics, 
 STABLE_SPREAD = 0.05  # the largest spread of the turns' medians that counts as stable
 MIN_TURNS = 5  # fewer say nothing about the spread
 RESAMPLES = 500
-CONFIDENCE = 95.0  # percent
+CONFIDENCE_INTERVAL = (2.5, 97.5)  # percentiles of the resamples that hold 95 % of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ def _median_interval(times: Sequence[npt.NDArray[np.float64]]) -> tuple[float, f
         np.median(np.concatenate([times[i] for i in rng.integers(len(times), size=len(times))]))
         for _ in range(RESAMPLES)
     ]
-    tail = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(medians, (tail, 100 - tail)).tolist()
+    low, high = np.percentile(medians, CONFIDENCE_INTERVAL).tolist()
     return low, high
 
 
