@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from effnet_cli.options import (
@@ -70,9 +69,7 @@ def list_weights(outputs: Annotated[ListOutputs, Only("format")]) -> int:
         if outputs.format == "json":
             out.json(listing.list_weights())
         else:
-            columns, rows = listing.weights_table()
-            cells = [(*row[:-1], row[-1] and Path(str(row[-1]))) for row in rows]
-            out.table([Table(columns, cells, is_wrapped=True)])
+            out.table([Table(*listing.weights_table(), is_wrapped=True)])
     return 0
 
 

@@ -5,6 +5,7 @@ the EfficientNet-Lite weights; they must be exactly those of the module.
 """
 
 import argparse
+import itertools
 import pickle
 from collections.abc import Iterator
 from importlib import import_module
@@ -28,26 +29,18 @@ COUNTER = "num_batches_tracked"  # of training steps, in BatchNorm; some files l
 
 
 class _Naming(NamedTuple):
-    """What another library calls the submodules.
+    """What another library calls the submodules."""
 
-    `block` is the name of a block by its stage, its index there and its number in the model.
-    `units` has the names of its convolutions and BatchNorms, by which convolutions are depthwise.
-    """
-
-    stem: tuple[str, str]
-    head: tuple[str, str]
-    classifier: str
-    block: str
-    squeeze: tuple[str, str]
-    units: dict[tuple[bool, ...], str]
+    ends: str  # the stem, the head and the classifier
+    block: str  # by its stage, its index there and its number in the model
+    squeeze: str
+    units: dict[tuple[bool, ...], str]  # in a block, by which of its convolutions are depthwise
 
 
 TIMM = _Naming(
-    stem=("conv_stem", "bn1"),
-    head=("conv_head", "bn2"),
-    classifier="classifier",
+    ends="conv_stem bn1 conv_head bn2 classifier",
     block="blocks.{stage}.{index}",
-    squeeze=("se.conv_reduce", "se.conv_expand"),
+    squeeze="se.conv_reduce se.conv_expand",
     units={
         (False, True, False): "conv_pw bn1 conv_dw bn2 conv_pwl bn3",
         (True, False): "conv_dw bn1 conv_pw bn2",
@@ -56,11 +49,9 @@ TIMM = _Naming(
     },
 )
 PYTORCH_PORT = _Naming(
-    stem=("_conv_stem", "_bn0"),
-    head=("_conv_head", "_bn1"),
-    classifier="_fc",
+    ends="_conv_stem _bn0 _conv_head _bn1 _fc",
     block="_blocks.{number}",
-    squeeze=("_se_reduce", "_se_expand"),
+    squeeze="_se_reduce _se_expand",
     units={
         (False, True, False): "_expand_conv _bn0 _depthwise_conv _bn1 _project_conv _bn2",
         (True, False): "_depthwise_conv _bn1 _project_conv _bn2",
@@ -103,10 +94,9 @@ def set_head(module: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:
 
 
 def load_module(model: Model) -> nn.Module:
-    """The torch module of a model, loaded from its file if need be; errors as in `load`."""
+    """The torch module of a model, loaded from its file if need be; `UsageError` as in `load`."""
     if model.module is not None:
-        module: nn.Module = model.module
-        return module
+        return model.module
     check_has_weights(model.path)
     return load(model.variant, len(model.card.classes), model.path)
 
@@ -123,11 +113,8 @@ def check_has_weights(path: Path) -> None:
 def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
     """Build `variant` with the weights in `path`: in evaluation mode, float32, on the CPU.
 
-    The tensors tell whether the classifier has a hidden layer.
-
-    Raises:
-        UsageError: the file cannot be read, or its tensors are not those of the variant; the
-            message names the first difference.
+    The tensors tell whether the classifier has a hidden layer. `UsageError` with the first
+    difference if the file cannot be read or its tensors are not those of the variant.
     """
     with torch.device("meta"):
         module = build(variant, num_classes)
@@ -189,7 +176,7 @@ def _read_torch_file(path: Path) -> Any:
 def _rename(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` under the names of `module`, if they have those of another library."""
     for naming in (TIMM, PYTORCH_PORT):
-        if f"{naming.stem[0]}.weight" in tensors:
+        if f"{naming.ends.split()[0]}.weight" in tensors:
             prefixes = dict(_prefixes(module, naming))
             split = ((name.rpartition("."), value) for name, value in tensors.items())
             return {f"{prefixes.get(pre, pre)}.{leaf}": value for (pre, _, leaf), value in split}
@@ -199,17 +186,15 @@ def _rename(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _prefixes(module: nn.Module, naming: _Naming) -> Iterator[tuple[str, str]]:
     """Pairs of a submodule's name in `naming` and its name here."""
     *stages, _ = module.get_submodule("features").children()
-    yield from zip(naming.stem, ("features.0.0", "features.0.1"), strict=True)
-    number = 0
+    last = f"features.{len(stages)}"
+    ends = ("features.0.0", "features.0.1", f"{last}.0", f"{last}.1", "classifier.1")
+    yield from zip(naming.ends.split(), ends, strict=True)
+    numbers = itertools.count()
     for stage, blocks in enumerate(stages[1:]):
         for index, block in enumerate(blocks.children()):
-            there = naming.block.format(stage=stage, index=index, number=number)
+            there = naming.block.format(stage=stage, index=index, number=next(numbers))
             for name, name_here in _block_prefixes(block, naming):
                 yield f"{there}.{name}", f"features.{stage + 1}.{index}.block.{name_here}"
-            number += 1
-    last = f"features.{len(stages)}"
-    yield from zip(naming.head, (f"{last}.0", f"{last}.1"), strict=True)
-    yield naming.classifier, "classifier.1"
 
 
 def _block_prefixes(block: nn.Module, naming: _Naming) -> Iterator[tuple[str, str]]:
@@ -219,9 +204,8 @@ def _block_prefixes(block: nn.Module, naming: _Naming) -> Iterator[tuple[str, st
     here = (f"{unit}.{index}" for unit in units for index in (0, 1))
     there = naming.units.get(tuple(conv.groups > 1 for conv in convs), "").split()
     yield from zip(there, here, strict=False)
-    for name in modules:  # squeeze-and-excitation
-        if name.endswith((".fc1", ".fc2")):
-            yield naming.squeeze[name.endswith("2")], name
+    squeeze = [name for name in modules if name.endswith((".fc1", ".fc2"))]
+    yield from zip(naming.squeeze.split(), squeeze, strict=False)
 
 
 def _first_difference(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from effnet_cli.models.variants import Variant
@@ -20,20 +21,14 @@ PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts so f
 def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> None:
     """Download the weights of a variant to `path`, whose lock the caller holds.
 
-    Args:
-        hint: what to do if it fails, for the error.
-
-    Raises:
-        EffnetError: the download failed or is not the published file; whatever was at `path`
-            before is still there.
+    `EffnetError` with `hint` if that fails or gives another file than the published one; whatever
+    was at `path` before is still there.
     """
     url, source = download_url(variant), variant.source
     remove_partial_files(path.parent, path.name)
     reporter.note(f"Downloading the weights of {variant.name} ({source.size_mb:.0f} MB) from {url}")
     with atomic_write(path) as part:
-        reason = _fetch(
-            url, part, lambda done, total: reporter.progress(path.name, done, total, unit="bytes")
-        )
+        reason = _fetch(url, part, partial(reporter.progress, path.name, unit="bytes"))
         if reason:
             raise EffnetError(f"Cannot download {url}: {reason}.", hint)
         digest = sha256(part)

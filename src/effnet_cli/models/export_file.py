@@ -65,13 +65,10 @@ def json_path(path: Path) -> Path:
 def export_owner(path: Path) -> Path | None:
     """The exported file that the JSON or the weights at `path` belong to."""
     suffix = path.suffix.lower()
-    if suffix == ".bin":
-        owner = path.with_suffix(".xml")
-    elif suffix == JSON_SUFFIX and file_kind(path.with_suffix("")) != "tensors":
-        owner = path.with_suffix("")
-    else:
+    if suffix not in (".bin", JSON_SUFFIX):
         return None
-    return owner if owner.is_file() else None
+    owner = path.with_suffix(".xml" if suffix == ".bin" else "")
+    return owner if file_kind(owner) != "tensors" and owner.is_file() else None
 
 
 def is_export(path: Path) -> bool:
@@ -86,16 +83,13 @@ def is_model_file(path: Path) -> bool:
     """Whether the file at `path` is an export, a part of one, or named like weights."""
     if not path.is_file():
         return False
-    is_named_so = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
-    return is_named_so or is_export(path) or export_owner(path) is not None
+    is_weights = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
+    return is_weights or is_export(path) or export_owner(path) is not None
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of an exported file, after checking that the file is as it was written.
-
-    Raises:
-        UsageError: the file or its JSON is missing, damaged or foreign; the message names the
-            difference.
+    """The card of an exported file, after checking that the file is as it was written; `UsageError`
+    with the difference if it or its JSON is missing, damaged or foreign.
     """
     json_file = json_path(path)
     try:
@@ -155,11 +149,10 @@ def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
 def _check_onnx_once(path: Path) -> None:
     """Check an ONNX file unless these bytes were checked before: it doubles the start-up time."""
     stamp = cache_dir() / "checked" / cached_sha256(path)
-    if stamp.is_file():
-        return
-    _read_onnx(path)
-    with suppress(EffnetError), atomic_write(stamp) as part:
-        part.touch()
+    if not stamp.is_file():
+        _read_onnx(path)
+        with suppress(EffnetError), atomic_write(stamp) as part:
+            part.touch()
 
 
 def _read_onnx(path: Path) -> ModelCard:

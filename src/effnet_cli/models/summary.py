@@ -5,7 +5,7 @@ shapes but no values: no weights are needed, and the largest variant takes a sec
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -93,10 +93,19 @@ class ModelSummary:
     growth: tuple[Growth, ...]
 
 
+class _Layer(NamedTuple):
+    """A convolution or linear layer that ran."""
+
+    module: Any
+    input_px: int
+    multiply_adds: int
+    activation_bytes: int
+
+
 def summarize(name: str) -> ModelSummary:
     """Build the variant called `name` and count; `UsageError` if it is unknown."""
     variant = find_variant(name)
-    base, stages = variant.architecture.base, tuple(_stages(variant))
+    base, stages = variant.architecture.base, _stages(variant)
     return ModelSummary(
         variant=variant.name,
         resolution_px=variant.preprocessing.crop_px,
@@ -116,16 +125,6 @@ def compute_cost(variant: Variant, num_classes: int) -> ComputeCost:
         multiply_adds=sum(layer.multiply_adds for layer in layers),
         activation_bytes=sum(layer.activation_bytes for layer in layers),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A convolution or linear layer that ran."""
-
-    module: Any
-    input_px: int
-    multiply_adds: int
-    activation_bytes: int
 
 
 def _count(variant: Variant, num_classes: int) -> tuple[nn.Module, list[_Layer]]:
@@ -151,10 +150,14 @@ def _count(variant: Variant, num_classes: int) -> tuple[nn.Module, list[_Layer]]
     return module, layers
 
 
-def _stages(variant: Variant) -> Iterator[Stage]:
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _stages(variant: Variant) -> tuple[Stage, ...]:
     module, layers = _count(variant, IMAGENET_CLASSES)
-    for stage in (*module.get_submodule("features").children(), module.get_submodule("classifier")):
-        yield _stage(stage, layers)
+    stages = (*module.get_submodule("features").children(), module.get_submodule("classifier"))
+    return tuple(_stage(stage, layers) for stage in stages)
 
 
 def _stage(stage: nn.Module, layers: list[_Layer]) -> Stage:
@@ -183,15 +186,10 @@ def _stage(stage: nn.Module, layers: list[_Layer]) -> Stage:
     )
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def _expansion(convs: list[Any]) -> int:
     """The inner channels of a block relative to those of its input."""
-    inner: int = max(conv.out_channels for conv in convs[:-1] or convs)
-    outer: int = convs[0].in_channels
-    return round(inner / outer)
+    factor: float = max(conv.out_channels for conv in convs[:-1] or convs) / convs[0].in_channels
+    return round(factor)
 
 
 def _growth(base: Variant, stages: tuple[Stage, ...]) -> Iterator[Growth]:

