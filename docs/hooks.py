@@ -22,7 +22,7 @@ from effnet_cli.cli.app import app
 from effnet_cli.engines.registry import ENGINES
 from effnet_cli.evaluate.figures import FIGURES
 from effnet_cli.export.targets import TARGETS
-from effnet_cli.models.export_file import FILE_KINDS
+from effnet_cli.models.export_file import EXPORT_KINDS
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant
 from effnet_cli.system import errors, fields
 
@@ -192,7 +192,7 @@ def _variant_row(variant: Variant) -> tuple[str, ...]:
 
 
 def engines_table() -> Iterator[str]:
-    suffixes = {kind: f"`{suffix}`" for suffix, kind in FILE_KINDS.items()}
+    suffixes = {kind: f"`{suffix}`" for suffix, kind in EXPORT_KINDS.items()}
     rows = [
         (
             f"`{name}`",

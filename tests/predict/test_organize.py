@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from effnet_cli.options import OrganizeOptions
 from effnet_cli.predict.organize import Organizer, check_folder, folder_name, write_new_file
-from effnet_cli.predict.records import ErrorInfo, ImageResult, Placement, Prediction
+from effnet_cli.predict.records import ErrorInfo, ImageResult, PlacedFile, Prediction
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import RecordingReporter, Run, save_image
 
 
-def placed(path: Path, options: OrganizeOptions, label: str = "cat") -> Placement:
+def placed(path: Path, options: OrganizeOptions, label: str = "cat") -> PlacedFile:
     placement = Organizer(options).place(ImageResult(str(path), (Prediction(1, 0, label, 0.9),)))
     assert placement is not None
     return placement

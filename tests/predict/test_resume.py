@@ -19,7 +19,7 @@ from effnet_cli.predict.records import (
     ErrorInfo,
     ImageResult,
     Overlay,
-    Placement,
+    PlacedFile,
     Prediction,
     ResultRow,
 )
@@ -46,7 +46,7 @@ succeeded = st.builds(
     ResultRow,
     answered,
     st.builds(Overlay, text) | st.none(),
-    st.builds(Placement, text, st.booleans()) | st.none(),
+    st.builds(PlacedFile, text, st.booleans()) | st.none(),
 )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from effnet_cli.engines.base import Engine, LoadRequest
 from effnet_cli.engines.exported import ExportedEngine
-from effnet_cli.models.export_file import FILE_KINDS
+from effnet_cli.models.export_file import EXPORT_KINDS
 from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model
 from effnet_cli.options import EngineName, EngineOptions, EnginePrecision, FileKind
@@ -199,7 +199,7 @@ def _check_engine(engine: EngineName, kind: FileKind) -> None:
 def _describe(kind: FileKind) -> str:
     if kind == "tensors":
         return "model files"
-    return f"{next(suffix for suffix, name in FILE_KINDS.items() if name == kind)} files"
+    return f"{next(suffix for suffix, name in EXPORT_KINDS.items() if name == kind)} files"
 
 
 def _is_installed(engine: EngineName) -> bool:

@@ -17,7 +17,7 @@ from effnet_cli.options import FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import atomic_write, cache_dir, cached_sha256
 
-FILE_KINDS: Mapping[str, FileKind] = {
+EXPORT_KINDS: Mapping[str, FileKind] = {
     ".onnx": "onnx",
     ".xml": "openvino",
     ".pt2": "pt2",
@@ -54,7 +54,7 @@ class ExportInfo:
 
 def file_kind(path: Path) -> FileKind:
     """What a file holds, by its name."""
-    return FILE_KINDS.get(path.suffix.lower(), "tensors")
+    return EXPORT_KINDS.get(path.suffix.lower(), "tensors")
 
 
 def json_path(path: Path) -> Path:

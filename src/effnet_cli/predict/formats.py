@@ -8,7 +8,7 @@ from effnet_cli.predict.records import (
     ErrorInfo,
     ImageResult,
     Overlay,
-    Placement,
+    PlacedFile,
     Prediction,
     ResultRow,
 )
@@ -50,7 +50,7 @@ def from_row(content: Mapping[str, Any]) -> ResultRow:
             None if error is None else ErrorInfo(**error),
         ),
         None if overlay is None else Overlay(overlay),
-        None if place is None else Placement(place, is_moved="moved_to" in content),
+        None if place is None else PlacedFile(place, is_moved="moved_to" in content),
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from effnet_cli.options import OrganizeOptions
-from effnet_cli.predict.records import ImageResult, Placement
+from effnet_cli.predict.records import ImageResult, PlacedFile
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import PART_SUFFIX, cannot_write
 from effnet_cli.system.text import pluralize
@@ -52,7 +52,7 @@ class Organizer:
         self._warn = warn
         self.placed = self.identical = self.failed = 0  # images
 
-    def place(self, result: ImageResult) -> Placement | None:
+    def place(self, result: ImageResult) -> PlacedFile | None:
         """Copy or move the image of a result; `None` if that, or the image itself, failed.
 
         Raises:
@@ -75,7 +75,7 @@ class Organizer:
             return None
         self.placed += is_new
         self.identical += not is_new
-        return Placement(str(target), self._options.moves, is_new)
+        return PlacedFile(str(target), self._options.moves, is_new)
 
     def summarize(self) -> str:
         """What was done, in one line."""

@@ -56,7 +56,7 @@ class Overlay:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class PlacedFile:
     """Where an image was copied or moved to; `is_new` unless an identical file was there."""
 
     path: str
@@ -70,4 +70,4 @@ class ResultRow:
 
     result: ImageResult
     overlay: Overlay | None = None
-    placement: Placement | None = None
+    placement: PlacedFile | None = None
