@@ -192,6 +192,29 @@ def test_threads_give_the_same_as_one() -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "I;16"])
+def test_pillow_image_gives_the_input_of_its_file(format: str, mode: str) -> None:
+    if (format, mode) in {("PNG", "CMYK"), ("JPEG", "I;16")}:
+        return  # there is no such file
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 6
+    data = encoded(source_image().convert(mode), format, exif=exif)
+    loader = ImageLoader(B0)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        before = image.mode, image.size, image.tobytes()
+        np.testing.assert_array_equal(loader.load(image), loader.load(data))
+        assert (image.mode, image.size, image.tobytes()) == before
+
+
+def test_pillow_image_of_a_truncated_file_is_an_error() -> None:
+    data = encoded(source_image(), "PNG")[:-100]
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(ImageError) as caught:
+        ImageLoader(B0).load(image)
+    assert caught.value.kind == "truncated"
+
+
 # --- DCT-scaled decode -------------------------------------------------------------------------
 
 

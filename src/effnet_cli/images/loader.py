@@ -68,7 +68,8 @@ class ImageLoader:
         """
         if isinstance(source, Image.Image):
             with decode.translate_errors(Content("an image")):
-                return _finish(source.copy())
+                image = rgb.to_upright_rgb(source)
+                return image.copy() if image is source else image  # callers may change it
         if isinstance(source, Url):
             return self.open(self._download(source))
         with open_regular_file(source) as file:
@@ -112,7 +113,7 @@ class ImageLoader:
                 )
             rgb.scale_transparent_color(image)
             image.load()
-            return _finish(image)
+            return rgb.to_upright_rgb(image)
 
     def _check_size(self, what: str, size: tuple[int, int]) -> None:
         width, height = size
@@ -128,8 +129,3 @@ class ImageLoader:
         if scans * pixels > MAX_FULL_SCANS * self.options.max_pixels:
             message = f"This JPEG image has {scans:,} scans of {pixels:,} pixels."
             raise ImageError("too_large", message, decode.MAX_PIXELS_HINT)
-
-
-def _finish(image: Image.Image) -> Image.Image:
-    rgb.apply_orientation(image)
-    return rgb.to_rgb(image)

@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 0, 1  # axes of an image's size
 _Tap = tuple[int, npt.NDArray[np.int64]]  # of one output: the first input, fixed-point weights
 
 
-class Placement(NamedTuple):
+class ResizePlan(NamedTuple):
     """An image is resized to `width` x `height`; its crop starts at `left`, `top` (may be < 0)."""
 
     width: int
@@ -36,7 +36,7 @@ class Placement(NamedTuple):
     top: int
 
 
-def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> Placement:
+def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> ResizePlan:
     """The placement of an image of `size` (width, height; at least 1x1).
 
     `crop`: shorter side to `resize_px`, center crop, as the weights were evaluated. `pad`: longer
@@ -50,16 +50,16 @@ def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> Plac
         other = max(1, round(crop_px * short / long))
         new_size = (crop_px, other) if width >= height else (other, crop_px)
         left, top = (-((crop_px - side) // 2) for side in new_size)
-        return Placement(*new_size, left, top)
+        return ResizePlan(*new_size, left, top)
     else:
         other = int(resize_px * long / short)
         new_size = (other, resize_px) if width > height else (resize_px, other)
     left, top = (round((side - crop_px) / 2) for side in new_size)
-    return Placement(*new_size, left, top)
+    return ResizePlan(*new_size, left, top)
 
 
 def resize_and_crop(
-    image: Image.Image, placement: Placement, preprocessing: Preprocessing
+    image: Image.Image, placement: ResizePlan, preprocessing: Preprocessing
 ) -> Image.Image:
     """The part of an RGB image, resized as `placement` says, that lies in the crop.
 

@@ -7,19 +7,22 @@ from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageFile, ImageOps
+from PIL import Image, ImageChops, ImageFile
 
 BACKGROUND = (255, 255, 255)  # red, green, blue behind transparent parts
+EXIF_ORIENTATION = 274
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, UNSIGNED = 0, 1
 BAND_PIXELS = 1 << 20  # that are converted at once: each step copies them in up to 8 bytes a pixel
-
-
-def apply_orientation(image: Image.Image) -> None:
-    """Rotate or flip an image in place, as its EXIF orientation says."""
-    # a broken EXIF block says nothing about the image, and Pillow raises anything for it
-    with suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
 
 
 def scale_transparent_color(image: ImageFile.ImageFile) -> None:
@@ -35,17 +38,30 @@ def scale_transparent_color(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, rotated and flipped as its EXIF orientation says."""
+    flat = to_rgb(image)
+    # a broken EXIF block says nothing about the image, and Pillow raises anything for it
+    with suppress(Exception):
+        flat = flat.transpose(TRANSPOSES[image.getexif()[EXIF_ORIENTATION]])
+    return flat
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB."""
     if image.mode.startswith(("I", "F")):
         return _scale_to_8_bits(image).convert("RGB")
-    if image.format in ("BMP", "ICO", "TGA") and image.mode == "RGBA" and _is_all_clear(image):
+    if image.mode == "RGBA" and image.format in ("BMP", "ICO", "TGA") and _is_clear(image):
         return image.convert("RGB")  # they have the channel, and often leave it at zero
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return _composite(image)
     if image.mode == "CMYK" and image.format == "JPEG" and _stores_ink(image):
         image = ImageChops.invert(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_clear(image: Image.Image) -> bool:
+    return image.getchannel("A").getextrema() == (0, 0)
 
 
 def _composite(image: Image.Image) -> Image.Image:
@@ -60,10 +76,6 @@ def _composite(image: Image.Image) -> Image.Image:
         band = image.crop((0, rows.start, image.width, rows.stop))
         flat.paste(_composite(band), (0, rows.start))
     return flat
-
-
-def _is_all_clear(image: Image.Image) -> bool:
-    return image.getchannel("A").getextrema() == (0, 0)
 
 
 def _stores_ink(image: Image.Image) -> bool:

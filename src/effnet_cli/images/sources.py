@@ -22,7 +22,7 @@ HEIC_LIBRARY = "pi_heif"
 INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG or PNG."
 CONVERT = "Convert it to JPEG or PNG."
 CHECK_PATH = "Check the path."
-FILE_KINDS = {
+KIND_NAMES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -73,7 +73,7 @@ def _translate(error: OSError | ValueError, source: Path | str) -> ImageError:
 def _check_is_regular(status: os.stat_result) -> None:
     if stat.S_ISREG(status.st_mode) and status.st_dev not in _kernel_devices():
         return
-    kind = FILE_KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+    kind = KIND_NAMES.get(stat.S_IFMT(status.st_mode), "not a regular file")
     message = f"This is {kind}, not an image file."
     raise ImageError("not_a_file", message, "Pass the path of an image file.")
 
