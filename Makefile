@@ -20,7 +20,7 @@ test:           ## all tests that need no GPU
 	$(PYTHON) -m pytest
 
 docs:           ## build the site in site/; a warning is an error
-	$(PYTHON) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 bench:          ## time whole processes beside timm
 	$(PYTHON) benchmarks/predict.py
