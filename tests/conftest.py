@@ -43,6 +43,8 @@ LONG_FILES = (
     "export/test_run.py",
     "finetune/test_run.py",
     "finetune/test_resume.py",
+    "finetune/test_trainer.py",
+    "finetune/test_distributed.py",
     "test_docs.py",
 )
 

@@ -157,7 +157,7 @@ def test_torchrun_starts_processes_and_an_error_is_reported_once(tmp_path: Path)
         check=False,
     )
     assert refused.returncode != 0
-    assert refused.stderr.count("There is one class only") == 1
+    assert refused.stderr.count("There is only one class") == 1
     assert refused.stdout == ""
 
 

@@ -31,6 +31,7 @@ from training import (
     changed_tensors,
     kept_state,
     make_classes,
+    quick_head,
     resume,
     save_blobs,
     task_of,
@@ -59,6 +60,20 @@ def limit_memory(patch: pytest.MonkeyPatch, limit: int, error: Callable[[], Exce
     patch.setattr(EfficientNetLite, "forward", limited)
 
 
+# A small rate, as AdamW turns the noise of tiny gradients into whole steps.
+WITHOUT_DROPOUT = replace(ONE_EPOCH, lr=1e-6, batch_size=9)
+
+
+@pytest.fixture(scope="module")
+def whole_batches(
+    colours: Path, small: ModelOptions, session_folder: Path, one_core: object
+) -> Ran:
+    """A run without dropout that has enough memory."""
+    with quick_head(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Dropout, "forward", NoDropout.forward)
+        return train(task_of(colours, small, session_folder / "whole", WITHOUT_DROPOUT))
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -73,17 +88,16 @@ def test_small_memory_learns_the_same_in_micro_batches(
     error: Callable[[], Exception],
     colours: Path,
     small: ModelOptions,
+    whole_batches: Ran,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     quick: None,
 ) -> None:
+    whole = whole_batches
     monkeypatch.setattr(nn.Dropout, "forward", NoDropout.forward)
-    # a small rate, as AdamW turns the noise of tiny gradients into whole steps
-    options = replace(ONE_EPOCH, lr=1e-6, batch_size=9)
-    whole = train(task_of(colours, small, tmp_path / "whole", options))
     limit_memory(monkeypatch, 3, error)
     reporter = RecordingReporter()
-    micro = train(task_of(colours, small, tmp_path / "micro", options), reporter)
+    micro = train(task_of(colours, small, tmp_path / "micro", WITHOUT_DROPOUT), reporter)
     assert "Out of memory at micro-batch 9; retrying with 4 and" in reporter.text
     assert "Out of memory at micro-batch 4; retrying with 2 and" in reporter.text
     assert kept_state(micro.folder)[0]["micro_batch_size"] == 2
