@@ -233,15 +233,15 @@ def test_images_come_before_all_of_the_folder_is_searched(
 
 
 @contextmanager
-def nested(levels: int, data: bytes = PNG) -> Iterator[None]:
-    """A folder `d` that holds `levels` more, one in the other, with `a.png` in the last."""
+def nested(levels: int, name: str = "d") -> Iterator[None]:
+    """A folder `d` with `levels` folders called `name`, one in the other; `a.png` in the last."""
     Path("d").mkdir()
     folder = os.open("d", os.O_DIRECTORY)
     for _ in range(levels):
-        os.mkdir("d", dir_fd=folder)
-        folder = entered(folder, "d")
+        os.mkdir(name, dir_fd=folder)
+        folder = entered(folder, name)
     file = os.open("a.png", os.O_CREAT | os.O_WRONLY, dir_fd=folder)
-    os.write(file, data)
+    os.write(file, PNG)
     os.close(file)
     try:
         yield
@@ -249,7 +249,7 @@ def nested(levels: int, data: bytes = PNG) -> Iterator[None]:
         os.unlink("a.png", dir_fd=folder)
         for _ in range(levels):
             folder = entered(folder, "..")
-            os.rmdir("d", dir_fd=folder)
+            os.rmdir(name, dir_fd=folder)
         os.close(folder)
 
 
@@ -270,7 +270,7 @@ def test_image_below_1500_folders_is_found() -> None:
 
 def test_folders_deeper_than_the_path_limit_are_one_error() -> None:
     put("z.png")
-    with nested(2500):
+    with nested(30, name="d" * 200):
         *_, deep, last = find("d", "z.png")
     assert last.name == "z.png"
     assert deep.error is not None
