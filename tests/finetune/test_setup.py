@@ -84,8 +84,10 @@ def test_from_scratch_needs_no_weights(
     statistics = kept_state(ran.folder)[1]["trained.features.0.1.running_mean"]
     assert statistics.any()  # they start at zero and learn, too
     assert len(Classifier(ModelOptions(model=ran.folder)).card.classes) == 3
-    with pytest.raises(UsageError, match="--from-scratch"):
-        run_with(scratch)  # with --model
+    with pytest.raises(UsageError, match="--from-scratch cannot be combined with --model"):
+        run_with(scratch)
+    with pytest.raises(UsageError, match="--from-scratch cannot be combined with --head-only"):
+        run_with(replace(scratch, head_only=True), model=ModelOptions(variant="lite0"))
 
 
 def test_variant_without_weights_is_refused(

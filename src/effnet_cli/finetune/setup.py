@@ -169,10 +169,14 @@ def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
         base = resolve_model(task.model, reporter)
         reporter.note(f"Starting from {base.variant.name}: {base.path}")
         return base
-    if task.model.model is not None or task.model.weights is not None:
+    excluded = {
+        "--model": task.model.model,
+        "--weights": task.model.weights,
+        "--head-only": task.options.head_only,
+    }
+    for flag in filter(excluded.get, excluded):
         raise UsageError(
-            "--from-scratch cannot be combined with --model or --weights.",
-            "Leave out one of them.",
+            f"--from-scratch cannot be combined with {flag}.", "Leave out one of them."
         )
     name = DEFAULT_VARIANT if task.model.variant is None else task.model.variant
     variant = find_variant(name)
