@@ -30,6 +30,7 @@ from effnet_cli.options import (
     ExportOptions,
     ExportTask,
     ModelOptions,
+    Precision,
     TargetName,
 )
 from effnet_cli.predict.records import ImageResult
@@ -351,8 +352,8 @@ def test_broken_export_is_rejected(
 ) -> None:
     build = ExportSource.graph
 
-    def build_broken(self: ExportSource, *, is_fp16: bool) -> onnx.ModelProto:
-        graph = build(self, is_fp16=is_fp16)
+    def build_broken(self: ExportSource, precision: Precision) -> onnx.ModelProto:
+        graph = build(self, precision)
         damage(graph)
         return graph
 
