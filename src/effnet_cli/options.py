@@ -115,7 +115,6 @@ class ImageOptions(Options):
     timeout_s: float | None = option(
         None, "Give up on an image after X seconds; implies --isolate", "--timeout", above=0
     )
-    offline: bool = False  # refuse to fetch addresses
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from effnet_cli.images import remote
 from effnet_cli.images.finder import Finder, Url
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.variants import VARIANTS
-from effnet_cli.options import ImageOptions
+from effnet_cli.options import ImageOptions, ModelOptions
+from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system import http
 from effnet_cli.system.errors import ImageError
 from good import photo
@@ -241,9 +242,11 @@ def test_unreachable_url_is_one_error(address: str) -> None:
 
 def test_offline_sends_no_request(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "open_url", lambda *_: pytest.fail("a request was sent"))
-    with pytest.raises(ImageError) as caught:
-        opened(f"{server}/image", offline=True)
-    assert "--offline" in caught.value.message
+    classifier = Classifier(ModelOptions(offline=True))
+    (result,) = classifier.predict(f"{server}/image")
+    assert result.error is not None
+    assert result.error.kind == "unreadable"
+    assert "--offline" in result.error.message
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "s3", "gopher", "FILE"])

@@ -26,7 +26,7 @@ LOADER = ImageLoader(RGB_CARD.preprocessing)
 def predicted(
     images: Iterator[ImageInput], engine: MeanEngine, batch_size: int = 1, workers: int = 2
 ) -> list[ImageResult]:
-    pipeline = Pipeline(engine, LOADER, batch_size=batch_size, workers=workers)
+    pipeline = Pipeline(engine, LOADER.load, batch_size=batch_size, workers=workers)
     return list(pipeline.run(images, Ranking(RGB_CARD, top_k=3)))
 
 
@@ -108,7 +108,7 @@ def test_work_is_done_as_it_is_consumed_and_not_far_ahead(tmp_path: Path) -> Non
         while True:
             yield ImageInput(str(next(taken)), path)
 
-    rows = Pipeline(MeanEngine(), LOADER, workers=2).run(endless(), Ranking(RGB_CARD, top_k=1))
+    rows = Pipeline(MeanEngine(), LOADER.load, workers=2).run(endless(), Ranking(RGB_CARD, top_k=1))
     assert [row.path for row in itertools.islice(rows, 500)] == [str(n) for n in range(500)]
     assert next(taken) < 600
     rows.close()
@@ -118,7 +118,7 @@ def test_threads_end_when_the_consumer_stops(tmp_path: Path) -> None:
     path = str(plain_image(tmp_path, "a.png", (9, 9, 9)))
     before = set(threading.enumerate())
     inputs = iter([ImageInput("a", path)] * 1000)
-    rows = Pipeline(MeanEngine(), LOADER, workers=4).run(inputs, Ranking(RGB_CARD, top_k=1))
+    rows = Pipeline(MeanEngine(), LOADER.load, workers=4).run(inputs, Ranking(RGB_CARD, top_k=1))
     next(rows)
     rows.close()
     for thread in set(threading.enumerate()) - before:
@@ -140,7 +140,7 @@ def test_an_error_of_the_engine_ends_the_run(tmp_path: Path) -> None:
 def test_an_error_of_the_source_comes_after_the_rows_before_it(tmp_path: Path) -> None:
     path = plain_image(tmp_path, "a.png", (9, 9, 9))
     inputs = iter(Finder([str(path), "@no-list"]))
-    rows = Pipeline(MeanEngine(), LOADER, workers=2).run(inputs, Ranking(RGB_CARD, top_k=1))
+    rows = Pipeline(MeanEngine(), LOADER.load, workers=2).run(inputs, Ranking(RGB_CARD, top_k=1))
     assert next(rows).status == "ok"
     with pytest.raises(UsageError, match="no-list"):
         next(rows)

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from effnet_cli.engines.base import scores_of
 from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ImageOptions
-from effnet_cli.predict.pipeline import BackgroundEngine, Pipeline
+from effnet_cli.predict.pipeline import Pipeline, load_in_background
 from effnet_cli.predict.ranking import Ranking
 
 STAGES = ("decode_ms", "resize_ms", "model_ms")
@@ -28,12 +27,12 @@ class StagesCaller:
         self, model: Model, plan: EnginePlan, *, paths: tuple[str, ...], options: ImageOptions
     ) -> None:
         self._loader = ImageLoader(model.card.preprocessing, options)
-        self._ranking = Ranking(model.card, scores_are=scores_of(model.card), top_k=1)
+        self._ranking = Ranking(model.card, top_k=1)
         self._engine = plan.load(model)
         self.precision = self._engine.precision
         callers = min(plan.workers, plan.max_callers(model.variant))
-        engine = BackgroundEngine(lambda: plan.load(model, callers), callers)
-        self._pipeline = Pipeline(engine, self._loader, workers=plan.workers)
+        score = load_in_background(lambda: plan.load(model, callers), callers)
+        self._pipeline = Pipeline(score, self._loader.load, workers=plan.workers)
         self._turn_images = min(TURN_IMAGES, len(paths))
         self._next = itertools.cycle(paths)
         self._times: list[list[float]] = []

@@ -67,10 +67,12 @@ class Finder:
     every other meaning. An input always gives an `ImageInput`; in folders, files that are images
     neither by name nor by content are only counted in `not_images`. `on_skip` is called for
     whatever is skipped; links to `outer_folders` (those around an input folder) are not followed.
+    `offline` makes URLs errors.
     """
 
     inputs: Sequence[str]
     stdin: io.BufferedReader | None = None
+    offline: bool = False
     not_images: int = 0
     duplicate_links: int = 0
     on_skip: Callable[[SkipReason, str], None] = lambda reason, path: None
@@ -105,7 +107,7 @@ class Finder:
     def _find(self, path: str) -> Iterator[ImageInput]:
         """A file, a URL, or all images of a folder."""
         if _is_url(path):
-            yield _url_input(path)
+            yield self._url_input(path)
             return
         if not os.path.isdir(path):
             yield ImageInput(path, path)
@@ -118,6 +120,16 @@ class Finder:
             yield one
         if is_empty:
             yield _failed(path, "not_a_file", "This folder contains no images.", hint=FOLDER_HINT)
+
+    def _url_input(self, text: str) -> ImageInput:
+        scheme = text.partition("://")[0]
+        if scheme.lower() not in ("http", "https"):
+            message = f"{scheme}:// URLs are not supported, only http:// and https://."
+            return _failed(text, "unreadable", message, hint="Download it first.")
+        if self.offline:
+            message = "URLs are not downloaded with --offline."
+            return _failed(text, "unreadable", message, hint="Remove --offline.")
+        return ImageInput(text, Url(text))
 
     def _walk(self, top: str) -> Iterator[ImageInput]:
         """The images below `top`; every folder and every linked file once, so that loops of links
@@ -246,14 +258,6 @@ def _identify(path: str) -> Identity:
 
 def _is_url(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None and not os.path.lexists(text)
-
-
-def _url_input(text: str) -> ImageInput:
-    scheme = text.partition("://")[0]
-    if scheme.lower() in ("http", "https"):
-        return ImageInput(text, Url(text))
-    message = f"{scheme}:// URLs are not supported, only http:// and https://."
-    return _failed(text, "unreadable", message, hint="Download it first.")
 
 
 def _is_list(text: str) -> bool:

@@ -71,7 +71,9 @@ class ImageLoader:
                 image = rgb.to_upright_rgb(source)
                 return image.copy() if image is source else image  # callers may change it
         if isinstance(source, Url):
-            return self.open(self._download(source))
+            from effnet_cli.images.remote import fetch_image  # 150 ms that few need
+
+            return self.open(fetch_image(source, self.options.timeout_s))
         with open_regular_file(source) as file:
             content = identify(file, "" if isinstance(source, bytes) else str(source))
             with decode.translate_errors(content):
@@ -88,14 +90,6 @@ class ImageLoader:
         crop = Image.new("RGB", (crop_px, crop_px), neutral)
         crop.paste(part, (-placement.left, -placement.top))
         return np.asarray(crop)
-
-    def _download(self, url: Url) -> bytes:
-        if self.options.offline:
-            message = "URLs are not downloaded with --offline."
-            raise ImageError("unreadable", message, "Remove --offline.")
-        from effnet_cli.images.remote import fetch_image  # 150 ms that few need
-
-        return fetch_image(url, self.options.timeout_s)
 
     def _decode(self, file: BinaryIO, content: Content) -> Image.Image:
         with decode.open_with_pillow(file, content) as image:

@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.engines.base import Scores, ScoresAre, scores_of
+from effnet_cli.engines.base import Crops, Scores, scores_of
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.images.finder import Finder, ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
-from effnet_cli.models.card import ModelCard
+from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.export_file import file_kind
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions, PredictOptions
-from effnet_cli.predict.pipeline import BackgroundEngine, Loader, Pipeline, ScoredImage
-from effnet_cli.predict.ranking import Ranking, min_probability
+from effnet_cli.predict.pipeline import Finish, Pipeline, ScoredImage, load_in_background
+from effnet_cli.predict.ranking import new_ranking
 from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import ImageError
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -44,6 +44,14 @@ class Classifier:
         options: how many predictions, batch size and threads.
         reporter: receives notes about downloads and compilation.
 
+    Attributes:
+        card: class names (in the order of `Prediction.index`), preprocessing and temperature.
+        name: the variant, or the path of the model file.
+        sha256: of the weights file, hexadecimal.
+        engine: the name of the engine.
+        precision: the precision of the computation.
+        scores_are: `logits` or `probabilities`, as `scores` yields.
+
     Raises:
         UsageError: unknown variant, model file, device or engine.
         EffnetError: weights or engine are not available.
@@ -57,41 +65,21 @@ class Classifier:
         options: PredictOptions = PredictOptions(),
         reporter: Reporter = SILENT,
     ) -> None:
-        self._options, self._reporter = options, reporter
-        chosen = _model_options(model)
+        if isinstance(model, str):
+            model = ModelOptions(variant=model)
+        elif isinstance(model, Path):
+            model = ModelOptions(model=model)
         # an impossible combination is refused before anything is downloaded
-        kind = file_kind(chosen.model) if chosen.model else "tensors"
-        self._plan = plan_engine(engine, kind)
-        self._model = resolve_model(chosen, reporter)
-        self._min_probability = min_probability(options, self._model.card)
-        self.name = self._model.variant.name if chosen.model is None else str(chosen.model)
-        self._loader = _new_loader(self._model.card.preprocessing, images)
-        self._engine: BackgroundEngine | None = None
-
-    @property
-    def card(self) -> ModelCard:
-        """Class names (in the order of `Prediction.index`), preprocessing and temperature."""
-        return self._model.card
-
-    @property
-    def engine(self) -> str:
-        """The name of the engine."""
-        return self._plan.engine
-
-    @property
-    def precision(self) -> str:
-        """The precision of the computation."""
-        return self.card.precision or self._plan.precision
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights file, hexadecimal."""
-        return self._model.sha256
-
-    @property
-    def scores_are(self) -> ScoresAre:
-        """What `scores` yields."""
-        return scores_of(self.card)
+        self._plan = plan_engine(engine, file_kind(model.model) if model.model else "tensors")
+        self._model = resolve_model(model, reporter)
+        self.card, self.sha256 = self._model.card, self._model.sha256
+        self.name = str(model.model or self._model.variant.name)
+        self.engine, self.precision = self._plan.engine, self.card.precision or self._plan.precision
+        self.scores_are = scores_of(self.card)
+        self._options, self._reporter, self._is_offline = options, reporter, model.offline
+        self._ranking = new_ranking(self.card, options)
+        self._load = _new_loader(self.card.preprocessing, images)
+        self._score: Callable[[Crops], Scores] | None = None
 
     def __call__(self, image: ImageLike) -> ImageResult:
         """Classify one image; a file that cannot be decoded gives a result with `error`.
@@ -103,10 +91,7 @@ class Classifier:
         return next(self.predict([_as_input(image)]))
 
     def predict(
-        self,
-        images: ImageLike | Iterable[ImageLike | ImageInput],
-        *,
-        has_lookahead: bool = True,
+        self, images: ImageLike | Iterable[ImageLike | ImageInput], *, has_lookahead: bool = True
     ) -> Iterator[ImageResult]:
         """Classify images, folders (with their subfolders), patterns and URLs.
 
@@ -121,73 +106,53 @@ class Classifier:
             EffnetError: the engine cannot be loaded or used.
             TypeError: something that is not an image.
         """
-        ranking = Ranking(
-            self.card,
-            scores_are=self.scores_are,
-            top_k=self._options.top_k,
-            min_probability=self._min_probability,
-            keep_crops=self._options.keep_crops,
-        )
-        return self._run(_find_inputs(images), ranking, has_lookahead)
+        return self._run(self._find(images), self._ranking, has_lookahead)
 
     def scores(self, images: Iterable[ImageInput]) -> Iterator[Scores | ImageError]:
-        """The scores of each image, float32 [C], or its error, in order.
-
-        Raises:
-            EffnetError: as `predict`.
-        """
+        """The scores of each image, float32 [C], or its error, in order; raises as `predict`."""
 
         def finish(_: ImageInput, scored: ScoredImage | ImageError) -> Scores | ImageError:
             return scored if isinstance(scored, ImageError) else scored.scores
 
         return self._run(iter(images), finish)
 
+    def _find(self, images: ImageLike | Iterable[ImageLike | ImageInput]) -> Iterator[ImageInput]:
+        for image in [images] if isinstance(images, ONE_IMAGE) else images:
+            if isinstance(image, str | Path):
+                yield from Finder([str(image)], offline=self._is_offline)
+            else:
+                yield image if isinstance(image, ImageInput) else _as_input(image)
+
     def _run(
-        self,
-        inputs: Iterator[ImageInput],
-        finish: Callable[[ImageInput, ScoredImage | ImageError], Result],
-        has_lookahead: bool = True,
+        self, inputs: Iterator[ImageInput], finish: Finish[Result], has_lookahead: bool = True
     ) -> Iterator[Result]:
         workers = self._options.workers or self._plan.workers
         if has_lookahead:
             first = list(itertools.islice(inputs, workers))
             workers = max(1, min(workers, len(first)))
             inputs = itertools.chain(first, inputs)
-        if self._engine is None:
+        if self._score is None:
             callers = min(workers, self._plan.max_callers(self._model.variant))
-            self._engine = BackgroundEngine(
+            self._score = load_in_background(
                 lambda: self._plan.load(self._model, callers, self._reporter), callers
             )
         batch_size = self._options.batch_size or self._plan.batch_size
-        pipeline = Pipeline(self._engine, self._loader, batch_size=batch_size, workers=workers)
+        pipeline = Pipeline(self._score, self._load, batch_size=batch_size, workers=workers)
         return pipeline.run(inputs, finish)
 
 
-def _model_options(model: str | Path | ModelOptions) -> ModelOptions:
-    if isinstance(model, ModelOptions):
-        return model
-    return ModelOptions(variant=model) if isinstance(model, str) else ModelOptions(model=model)
-
-
-def _new_loader(preprocessing: Preprocessing, options: ImageOptions) -> Loader:
+def _new_loader(
+    preprocessing: Preprocessing, options: ImageOptions
+) -> Callable[[ImageSource], Crops]:
     if options.isolate or options.timeout_s is not None:
         from effnet_cli.images.sandbox import SandboxedLoader  # 10 ms that few need
 
-        return SandboxedLoader(preprocessing, options)
-    return ImageLoader(preprocessing, options)
-
-
-def _find_inputs(images: ImageLike | Iterable[ImageLike | ImageInput]) -> Iterator[ImageInput]:
-    many = [images] if isinstance(images, ONE_IMAGE) else images
-    for image in many:
-        if isinstance(image, str | Path):
-            yield from Finder([str(image)])
-        else:
-            yield image if isinstance(image, ImageInput) else _as_input(image)
+        return SandboxedLoader(preprocessing, options).load
+    return ImageLoader(preprocessing, options).load
 
 
 def _as_input(image: ImageLike) -> ImageInput:
-    """One image; unlike in `_find_inputs`, a path is that of a file."""
+    """One image; unlike in `Classifier.predict`, a path is that of a file."""
     if isinstance(image, str | Path):
         return ImageInput(str(image), str(image))
     if isinstance(image, bytes | Image.Image):
@@ -200,16 +165,7 @@ def _as_input(image: ImageLike) -> ImageInput:
 
 
 def _from_array(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    if (
-        pixels.dtype != np.uint8
-        or pixels.ndim not in (2, 3)
-        or pixels.shape[2:]
-        not in (
-            (),
-            (3,),
-            (4,),
-        )
-    ):
+    if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,), (4,)):
         raise TypeError(
             "Expected a uint8 array of shape [H,W], [H,W,3] or [H,W,4], "
             f"got {pixels.dtype} of shape {list(pixels.shape)}."

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from effnet_cli.engines.base import Crops, Engine, Scores, ScoresAre
+from effnet_cli.engines.base import Crops, Engine, Scores
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.sources import ImageSource
 from effnet_cli.system.errors import EffnetError, ImageError
@@ -22,22 +22,6 @@ CHUNKS_AHEAD = 4
 Result = TypeVar("Result")
 
 
-class Loader(Protocol):
-    """Decodes images, in this process or in a sandbox."""
-
-    def load(self, source: ImageSource) -> Crops:
-        """See `ImageLoader.crops`."""
-
-
-class Scorer(Protocol):
-    """The part of an `Engine` that classification needs."""
-
-    @property
-    def scores_are(self) -> ScoresAre: ...
-
-    def __call__(self, crops: Crops) -> Scores: ...
-
-
 class ScoredImage(NamedTuple):
     """The crops of an image, uint8 [V,H,W,3], and the mean of their scores, float32 [C]."""
 
@@ -45,43 +29,38 @@ class ScoredImage(NamedTuple):
     scores: Scores
 
 
-class BackgroundEngine:
+Finish = Callable[[ImageInput, ScoredImage | ImageError], Result]
+
+
+def load_in_background(load: Callable[[], Engine], max_callers: int) -> Callable[[Crops], Scores]:
     """An engine that loads in a thread beside other work; at most `max_callers` use it at once."""
+    turns = threading.Semaphore(max_callers)
+    engine: Future[Engine] = Future()
+    threading.Thread(target=resolve_future, args=(engine, load), daemon=True).start()
 
-    def __init__(self, load: Callable[[], Engine], max_callers: int) -> None:
-        self._turns = threading.Semaphore(max_callers)
-        self._engine: Future[Engine] = Future()
-        threading.Thread(target=resolve_future, args=(self._engine, load), daemon=True).start()
+    def score(crops: Crops) -> Scores:
+        loaded = engine.result()
+        with turns:
+            return loaded(crops)
 
-    @property
-    def scores_are(self) -> ScoresAre:
-        return self._engine.result().scores_are
-
-    def __call__(self, crops: Crops) -> Scores:
-        engine = self._engine.result()
-        with self._turns:
-            return engine(crops)
+    return score
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """`workers` threads, each of which decodes `batch_size` images and scores them in one call."""
+    """`workers` threads, each of which decodes `batch_size` images with `load` (see
+    `ImageLoader.load`) and scores them in one call of `score`.
+    """
 
-    engine: Scorer
-    loader: Loader
+    score: Callable[[Crops], Scores]
+    load: Callable[[ImageSource], Crops]
     batch_size: int = 1
     workers: int = 1
 
-    def run(
-        self,
-        inputs: Iterator[ImageInput],
-        finish: Callable[[ImageInput, ScoredImage | ImageError], Result],
-    ) -> Iterator[Result]:
+    def run(self, inputs: Iterator[ImageInput], finish: Finish[Result]) -> Iterator[Result]:
         """`finish(input, scored)` for every input, in order; memory stays flat.
 
-        Args:
-            inputs: consumed as results are.
-            finish: called in the worker threads.
+        `inputs` are consumed as results are; `finish` is called in the worker threads.
 
         Raises:
             EffnetError: the engine fails, or its scores are not finite.
@@ -91,13 +70,13 @@ class Pipeline:
             return [finish(*pair) for pair in zip(chunk, self._score(chunk), strict=True)]
 
         chunks = iter(lambda: list(itertools.islice(inputs, self.batch_size)), [])
-        for results in map_ordered(process, chunks, self.workers, CHUNKS_AHEAD * self.workers):
+        ahead = CHUNKS_AHEAD * self.workers
+        for results in map_ordered(process, chunks, workers=self.workers, ahead=ahead):
             yield from results
 
     def _score(self, chunk: list[ImageInput]) -> Iterator[ScoredImage | ImageError]:
         loaded = [self._load(one) for one in chunk]
-        crops = [one for one in loaded if not isinstance(one, ImageError)]
-        scores = iter(_check_finite(self.engine(_stack(crops))) if crops else ())
+        scores = iter(self._score_crops([one for one in loaded if not isinstance(one, ImageError)]))
         for one in loaded:
             if isinstance(one, ImageError):
                 yield one
@@ -108,24 +87,23 @@ class Pipeline:
         if one.source is None:
             return one.error or ImageError("missing", "File not found.", "Check the path.")
         try:
-            return self.loader.load(one.source)
+            return self.load(one.source)
         except ImageError as error:
             return error.without_traceback()
 
-
-def _stack(crops: list[Crops]) -> Crops:
-    """All crops, uint8 [N,H,W,3]; those of a single image, the usual case on a CPU, not copied."""
-    return crops[0] if len(crops) == 1 else np.concatenate(crops)
+    def _score_crops(self, crops: list[Crops]) -> Scores | tuple[()]:
+        """Scores, float32 [N,C]; crops of one image, the usual case on a CPU, are not copied."""
+        if not crops:
+            return ()
+        scores = self.score(crops[0] if len(crops) == 1 else np.concatenate(crops))
+        if not np.isfinite(scores).all():
+            raise EffnetError(
+                "The model returned NaN or infinite scores.",
+                "Use --precision fp32, or other weights.",
+            )
+        return scores
 
 
 def _mean(scores: list[Scores]) -> Scores:
     """The mean over the views, float32 [C]; of one view its very bits."""
     return scores[0] if len(scores) == 1 else np.mean(scores, axis=0, dtype=np.float32)
-
-
-def _check_finite(scores: Scores) -> Scores:
-    if not np.isfinite(scores).all():
-        raise EffnetError(
-            "The model returned NaN or infinite scores.", "Use --precision fp32, or other weights."
-        )
-    return scores

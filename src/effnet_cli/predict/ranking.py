@@ -1,11 +1,11 @@
 """Scores to the most probable classes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.engines.base import Scores, ScoresAre, to_probabilities
+from effnet_cli.engines.base import Scores, scores_of, to_probabilities
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import PredictOptions
@@ -24,7 +24,6 @@ class Ranking:
     """
 
     card: ModelCard
-    scores_are: ScoresAre = "logits"
     top_k: int = 5
     min_probability: float = 0.0
     keep_crops: bool = False
@@ -37,31 +36,27 @@ class Ranking:
 
     def _rank(self, scores: Scores) -> tuple[Prediction, ...]:
         """The classes of `scores`, float32 [C], best first."""
-        (probabilities,) = to_probabilities(scores[None], self.scores_are, self.card.temperature)
-        best = [
-            Prediction(rank, int(index), self.card.classes[index], float(probabilities[index]))
-            for rank, index in enumerate(_top(scores.astype(np.float64), self.top_k), start=1)
+        card = self.card
+        (probabilities,) = to_probabilities(scores[None], scores_of(card), card.temperature)
+        best: list[tuple[int | None, str, float]] = [
+            (int(index), card.classes[index], float(probabilities[index]))
+            for index in _top(scores.astype(np.float64), self.top_k)
         ]
-        if best[0].probability < self.min_probability:
-            unknown = Prediction(1, None, UNKNOWN, best[0].probability)
-            best = [unknown, *(replace(one, rank=one.rank + 1) for one in best[: self.top_k - 1])]
-        return tuple(best)
+        probability = best[0][-1]
+        if probability < self.min_probability:
+            best = [(None, UNKNOWN, probability), *best[: self.top_k - 1]]
+        return tuple(Prediction(rank, *one) for rank, one in enumerate(best, start=1))
 
 
-def min_probability(options: PredictOptions, card: ModelCard) -> float:
-    """The top probability below which the model abstains; 0 for never.
-
-    Raises:
-        UsageError: `auto`, and the model has no threshold of its own.
-    """
-    if options.unknown_below != "auto":
-        return options.unknown_below or 0.0
-    if card.unknown_below is None:
+def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
+    """The ranking that `options` ask for; `UsageError` if the model has no threshold for `auto`."""
+    threshold = card.unknown_below if options.unknown_below == "auto" else options.unknown_below
+    if options.unknown_below == "auto" and threshold is None:
         raise UsageError(
             "--unknown-below auto needs a model that was fine-tuned by effnet.",
             "Give a probability, such as --unknown-below 0.5.",
         )
-    return card.unknown_below
+    return Ranking(card, options.top_k, threshold or 0.0, keep_crops=options.keep_crops)
 
 
 def _top(scores: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:

@@ -9,14 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.output.text import json_text
 from effnet_cli.predict.formats import from_row, to_row
 from effnet_cli.predict.records import ResultRow
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import cannot_write
+from effnet_cli.system.files import cannot_write, process_lock
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
@@ -69,13 +67,9 @@ class Journal:
                 )
 
     def skip_earlier(self, inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
-        """The inputs without a row.
-
-        Raises:
-            UsageError: the rows are not those of the first inputs.
-        """
+        """The inputs without a row; `UsageError` if the rows are not those of the first inputs."""
         inputs = iter(inputs)
-        for number, row in enumerate(self.earlier_rows(), start=1):
+        for number, row in enumerate(self.rows(self.earlier), start=1):
             found = next(inputs, None)
             if found is None or found.name != row.result.path:
                 now = "missing" if found is None else repr(found.name)
@@ -87,11 +81,7 @@ class Journal:
         yield from inputs
 
     def append(self, row: ResultRow) -> None:
-        """Write one row.
-
-        Raises:
-            EffnetError: the file cannot be written.
-        """
+        """Write one row; `EffnetError` if that is impossible."""
         if self.count == 0 and not self._path.stat().st_size:
             self._write(self._settings)
         self._write(to_row(row))
@@ -108,15 +98,9 @@ class Journal:
                 os.truncate(self._path, start)
             raise cannot_write(self._path, error) from error
 
-    def rows(self) -> Iterator[ResultRow]:
-        """All rows, read back."""
-        yield from self._read(self.count)
-
-    def earlier_rows(self) -> Iterator[ResultRow]:
-        """The rows of the interrupted run, read back."""
-        yield from self._read(self.earlier)
-
-    def _read(self, count: int) -> Iterator[ResultRow]:
+    def rows(self, count: int | None = None) -> Iterator[ResultRow]:
+        """The first `count` rows, by default all, read back."""
+        count = self.count if count is None else count
         if count:
             with self._path.open("rb") as file:
                 next(file)
@@ -138,11 +122,8 @@ def open_journal(
 ) -> Iterator[Journal]:
     """The journal of a run that will write `output`; deleted when the block succeeds.
 
-    Args:
-        output: the final file.
-        settings: what the rows depend on besides the inputs; JSON values.
-        is_resumed: continue with the rows of an interrupted run, if there are any.
-        reporter: receives a note if rows are kept.
+    `settings` are what the rows depend on besides the inputs. `is_resumed` continues with the rows
+    of an interrupted run, if there are any. `reporter` receives a note if rows are kept.
 
     Raises:
         UsageError: there are rows and `is_resumed` is not set, or they have other settings, or
@@ -150,26 +131,17 @@ def open_journal(
         EffnetError: the folder cannot be written.
     """
     path = output.with_name(output.name + JOURNAL_SUFFIX)
-    lock = FileLock(f"{path}.lock", timeout=0)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise UsageError(
-            f"Another process is writing {str(output)!r}.", "Wait for it, or use another file."
-        ) from error
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        if path.exists() and not is_resumed:
-            raise UsageError(
-                f"{str(path)!r} has the rows of an interrupted run.",
-                "Add --resume to continue it, or delete that file to start over.",
-            )
-        yield from _keep_unfinished(path, settings, reporter)
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    message = f"Another process is writing {str(output)!r}."
+    with process_lock(path, busy=UsageError(message, "Wait for it, or use another file.")):
+        try:
+            if path.exists() and not is_resumed:
+                raise UsageError(
+                    f"{str(path)!r} has the rows of an interrupted run.",
+                    "Add --resume to continue it, or delete that file to start over.",
+                )
+            yield from _keep_unfinished(path, settings, reporter)
+        finally:
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
 
 
 def _keep_unfinished(
@@ -194,10 +166,7 @@ def _keep_unfinished(
 
 def _parse_line(line: bytes) -> Mapping[str, Any] | None:
     """The JSON object of a complete line."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
+    with suppress(ValueError):
+        content = json.loads(line) if line.endswith(b"\n") else None
+        return content if isinstance(content, dict) else None
+    return None

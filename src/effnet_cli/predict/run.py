@@ -1,7 +1,8 @@
 """`effnet predict`: inputs in, rows out; resumed, explained and organized as the options say."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,17 +11,17 @@ from effnet_cli.images.finder import Finder
 from effnet_cli.options import PredictOutputs, PredictTask
 from effnet_cli.output.out import Output
 from effnet_cli.predict.classifier import Classifier
+from effnet_cli.predict.gallery import Gallery
+from effnet_cli.predict.organize import Organizer
 from effnet_cli.predict.records import ImageResult, ResultRow
+from effnet_cli.predict.resume import Journal, open_journal
 from effnet_cli.predict.summary import RunSummary
 
-if TYPE_CHECKING:  # imported where they are needed
-    from effnet_cli.predict.gallery import Gallery
+if TYPE_CHECKING:  # imports torch
     from effnet_cli.predict.gradcam import GradCam
-    from effnet_cli.predict.organize import Organizer
-    from effnet_cli.predict.resume import Journal
 
 # Settings that do not change predictions: a run may be resumed with others.
-IRRELEVANT = frozenset({"isolate", "timeout_s", "offline", "batch_size", "workers", "keep_crops"})
+IRRELEVANT = frozenset({"isolate", "timeout_s", "batch_size", "workers", "keep_crops"})
 
 
 @dataclass(frozen=True)
@@ -31,41 +32,35 @@ class PredictRun:
     classifier: Classifier
     finder: Finder
     summary: RunSummary
-    journal: "Journal | None"
-    organizer: "Organizer | None"
+    journal: Journal | None
+    organizer: Organizer | None
     gradcam: "GradCam | None"
-    gallery: "Gallery | None"
+    gallery: Gallery | None
 
     def rows(self) -> Iterator[ResultRow]:
         """One row per input, in order; the engine loads from here on."""
-        inputs = self.journal.skip_earlier(self.finder) if self.journal else self.finder
-        has_lookahead = not self.finder.is_stream
-        return self._rows(self.classifier.predict(inputs, has_lookahead=has_lookahead))
-
-    def _rows(self, results: Iterable[ImageResult]) -> Iterator[ResultRow]:
-        if self.journal:
-            for row in self.journal.earlier_rows():
-                self._count(row)
-                yield row
-        for result in results:
-            row = self._finish(result)
-            if self.journal:
-                self.journal.append(row)
-            self._count(row)
-            yield row
+        journal = self.journal
+        inputs = journal.skip_earlier(self.finder) if journal else self.finder
+        results = self.classifier.predict(inputs, has_lookahead=not self.finder.is_stream)
+        earlier = journal.rows(journal.earlier) if journal else ()
+        return map(self._count, itertools.chain(earlier, map(self._finish, results)))
 
     def _finish(self, result: ImageResult) -> ResultRow:
-        overlay = placement = None
+        overlay = placed = None
         if self.gradcam and self.outputs.explain:
             overlay = self.gradcam.save(result, self.outputs.explain)
         if self.organizer:
-            placement = self.organizer.place(result)
-        return ResultRow(result, overlay, placement)
+            placed = self.organizer.place(result)
+        row = ResultRow(result, overlay, placed)
+        if self.journal:
+            self.journal.append(row)
+        return row
 
-    def _count(self, row: ResultRow) -> None:
+    def _count(self, row: ResultRow) -> ResultRow:
         self.summary.add(row.result)
         if self.gallery:
             self.gallery.add(row)
+        return row
 
     @property
     def has_failed(self) -> bool:
@@ -92,17 +87,23 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
         EffnetError: weights or a library are missing.
     """
     options = replace(task.options, keep_crops=outputs.needs_crops)
-    images = replace(task.images, offline=task.model.offline)
-    classifier = Classifier(task.model, task.engine, images=images, options=options, reporter=out)
+    classifier = Classifier(
+        task.model, task.engine, images=task.images, options=options, reporter=out
+    )
     settings = _settings(task, classifier)
-    with _open_journal(outputs, settings, out) as journal:
+    with ExitStack() as stack:
+        journal = None
+        if outputs.files:
+            journal = stack.enter_context(
+                open_journal(outputs.files[0], settings, is_resumed=outputs.resume, reporter=out)
+            )
         yield PredictRun(
             outputs=outputs,
             classifier=classifier,
-            finder=Finder(list(task.inputs)),
+            finder=Finder(task.inputs, offline=task.model.offline),
             summary=RunSummary(journal.earlier if journal else 0),
             journal=journal,
-            organizer=_new_organizer(task, out),
+            organizer=Organizer(task.organize, out.warn) if task.organize else None,
             gradcam=_load_gradcam(task) if outputs.explain else None,
             gallery=_new_gallery(classifier, settings) if outputs.html else None,
         )
@@ -113,7 +114,7 @@ def _settings(task: PredictTask, classifier: Classifier) -> dict[str, object]:
     settings = {
         "effnet": __version__,
         "model": classifier.name,
-        "sha256": classifier.digest,
+        "sha256": classifier.sha256,
         "engine": classifier.engine,
         "precision": classifier.precision,
         **asdict(task.images),
@@ -122,37 +123,16 @@ def _settings(task: PredictTask, classifier: Classifier) -> dict[str, object]:
     return {name: value for name, value in settings.items() if name not in IRRELEVANT}
 
 
-def _new_organizer(task: PredictTask, out: Output) -> "Organizer | None":
-    if task.organize is None:
-        return None
-    from effnet_cli.predict.organize import Organizer
-
-    return Organizer(task.organize, out.warn)
-
-
 def _load_gradcam(task: PredictTask) -> "GradCam":
-    from effnet_cli.predict.gradcam import load_gradcam
+    from effnet_cli.predict.gradcam import load_gradcam  # imports torch
 
     return load_gradcam(task.model, task.images)
 
 
-def _new_gallery(classifier: Classifier, settings: dict[str, object]) -> "Gallery":
-    from effnet_cli.predict.gallery import Gallery
-
+def _new_gallery(classifier: Classifier, settings: dict[str, object]) -> Gallery:
     shown = [
         (name.replace("_", " "), str(value))
         for name, value in settings.items()
         if name not in ("model", "engine", "precision") and value is not None
     ]
     return Gallery(classifier.name, f"{classifier.engine}, {classifier.precision}", shown)
-
-
-def _open_journal(
-    outputs: PredictOutputs, settings: dict[str, object], out: Output
-) -> "AbstractContextManager[Journal | None]":
-    """The rows on disk as they come, for runs that write files."""
-    if not outputs.files:
-        return nullcontext()
-    from effnet_cli.predict.resume import open_journal
-
-    return open_journal(outputs.files[0], settings, is_resumed=outputs.resume, reporter=out)

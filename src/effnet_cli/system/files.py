@@ -76,20 +76,21 @@ def cannot_write(path: Path, error: OSError) -> EffnetError:
 
 
 @contextmanager
-def process_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, so that only one process makes it while the others wait.
+def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[None]:
+    """Hold the lock of `path`, so that only one process makes it while the others wait, or fail
+    with the error `busy`.
 
     Raises:
         EffnetError: the folder cannot be written, or the lock stays taken for LOCK_SECONDS.
     """
     from filelock import FileLock, Timeout  # 8 ms, and only new files need it
 
-    lock = FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
+    lock = FileLock(f"{path}.lock", timeout=0 if busy else LOCK_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise EffnetError(
+        raise busy or EffnetError(
             f"Another process has held {lock.lock_file!r} for {LOCK_SECONDS} s.",
             "Stop that process, or delete the lock file.",
         ) from error
