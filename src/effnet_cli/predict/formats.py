@@ -1,17 +1,12 @@
 """Rows as JSON objects and lines of CSV."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from effnet_cli.output.text import csv_line
-from effnet_cli.predict.records import (
-    ErrorInfo,
-    ImageResult,
-    Overlay,
-    PlacedFile,
-    Prediction,
-    ResultRow,
-)
+from effnet_cli.predict import records
+from effnet_cli.predict.records import ResultRow
 
 PROBABILITY_DIGITS = 6  # probabilities differ by 1e-6 between engines; more digits would be noise
 CSV_COLUMNS = ("path", "status", "rank", "index", "label", "probability", "error_kind", "error")
@@ -22,35 +17,30 @@ def to_row(row: ResultRow) -> dict[str, Any]:
     result = row.result
     content: dict[str, Any] = {"path": result.path, "status": result.status}
     if result.error is not None:
-        return content | {"error": {"kind": result.error.kind, "message": result.error.message}}
-    if row.placement is not None:
-        content["moved_to" if row.placement.is_moved else "copied_to"] = row.placement.path
+        return content | {"error": asdict(result.error)}
+    if row.placed is not None:
+        content["moved_to" if row.placed.is_moved else "copied_to"] = row.placed.path
     if row.overlay is not None:
         content["overlay"] = row.overlay.path
-    return content | {"predictions": [_to_json(one) for one in result.predictions]}
-
-
-def _to_json(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "rank": prediction.rank,
-        "index": prediction.index,
-        "label": prediction.label,
-        "probability": round(prediction.probability, PROBABILITY_DIGITS),
-    }
+    content["predictions"] = [
+        asdict(one) | {"probability": round(one.probability, PROBABILITY_DIGITS)}
+        for one in result.predictions
+    ]
+    return content
 
 
 def from_row(content: Mapping[str, Any]) -> ResultRow:
     """The inverse of `to_row`; pixels are not restored."""
     error, overlay = content.get("error"), content.get("overlay")
-    place = content.get("moved_to", content.get("copied_to"))
+    path = content.get("moved_to", content.get("copied_to"))
     return ResultRow(
-        ImageResult(
+        records.ImageResult(
             content["path"],
-            tuple(Prediction(**one) for one in content.get("predictions", ())),
-            None if error is None else ErrorInfo(**error),
+            tuple(records.Prediction(**one) for one in content.get("predictions", ())),
+            None if error is None else records.ErrorInfo(**error),
         ),
-        None if overlay is None else Overlay(overlay),
-        None if place is None else PlacedFile(place, is_moved="moved_to" in content),
+        None if overlay is None else records.Overlay(overlay),
+        None if path is None else records.PlacedFile(path, is_moved="moved_to" in content),
     )
 
 

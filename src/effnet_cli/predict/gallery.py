@@ -25,17 +25,15 @@ MAX_PATH_CHARS, MAX_LABEL_CHARS = 400, 120  # so that no name or message fills t
 
 @dataclass(frozen=True, slots=True)
 class GalleryImage:
-    """One image: its predictions, best first, and JPEGs of its crop and Grad-CAM overlay."""
+    """One image: its predictions, best first, the index of its band of confidence, and JPEGs of its
+    crop and Grad-CAM overlay.
+    """
 
     path: str
     predictions: tuple[Prediction, ...]
+    band: int
     image: bytes | None
     overlay: bytes | None
-
-    @property
-    def band(self) -> int:
-        """The index of its band of confidence."""
-        return _band(self.predictions[0])
 
     @property
     def size_bytes(self) -> int:
@@ -50,69 +48,63 @@ class GalleryImage:
 
 
 @dataclass(slots=True)
-class Failures:
-    """The images with one kind of error: how many, and the first paths for each message."""
-
-    count: int = 0
-    paths: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, path: str, error: ErrorInfo) -> None:
-        """Count one more, and keep its path while there is room."""
-        self.count += 1
-        if self.count <= MAX_FAILED:
-            message = shorten(error.message, MAX_PATH_CHARS)
-            self.paths.setdefault(message, []).append(shorten(path, MAX_PATH_CHARS))
-
-
 class Gallery:
     """Collects rows; `settings` are names and values to show."""
 
-    def __init__(self, model: str, engine: str, settings: Sequence[tuple[str, str]] = ()) -> None:
-        self.model, self.engine, self.settings = model, engine, settings
-        self.images: list[GalleryImage] = []
-        self.failed: dict[str, Failures] = {}
-        # of all images with predictions, shown or not
-        self.classes: Counter[str] = Counter()
-        self.bands: Counter[int] = Counter()
-        self._side_px = SHARP_PX
-        self._image_bytes = 0
-        self._is_full = False
-
-    def add(self, row: ResultRow) -> None:
-        """Collect one row."""
-        result = row.result
-        if result.error is not None:
-            self.failed.setdefault(result.error.kind, Failures()).add(result.path, result.error)
-            return
-        best = result.predictions[0]
-        self.bands[_band(best)] += 1
-        if best.index is not None:
-            self.classes[shorten(best.label, MAX_LABEL_CHARS)] += 1
-        if len(self.images) == FEW_IMAGES and self._side_px == SHARP_PX:
-            self._shrink()
-        if not self._is_full:
-            self._add_image(row)
+    model: str
+    engine: str
+    settings: Sequence[tuple[str, str]] = ()
+    images: list[GalleryImage] = field(default_factory=list)
+    # the number of images, shown or not, by class, by band and by kind of error
+    classes: Counter[str] = field(default_factory=Counter)
+    bands: Counter[int] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    # the paths of the first failed images, by kind of error and message
+    failed_paths: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    _side_px: int = SHARP_PX
+    _image_bytes: int = 0
+    _is_full: bool = False
 
     @property
     def succeeded(self) -> int:
         """Images with predictions, unknown ones included."""
         return self.bands.total()
 
-    def _add_image(self, row: ResultRow) -> None:
+    def add(self, row: ResultRow) -> None:
+        """Collect one row."""
+        if row.result.error is not None:
+            self._add_failure(row.result.path, row.result.error)
+            return
+        best = row.result.predictions[0]
+        band = UNKNOWN_BAND
+        if best.index is not None:
+            band = next(band for band, least in enumerate(BANDS) if best.probability >= least)
+            self.classes[shorten(best.label, MAX_LABEL_CHARS)] += 1
+        self.bands[band] += 1
+        if not self._is_full:
+            self._add_image(row, band)
+
+    def _add_failure(self, path: str, error: ErrorInfo) -> None:
+        self.failed[error.kind] += 1
+        if self.failed[error.kind] <= MAX_FAILED:
+            message = shorten(error.message, MAX_PATH_CHARS)
+            paths = self.failed_paths.setdefault(error.kind, {}).setdefault(message, [])
+            paths.append(shorten(path, MAX_PATH_CHARS))
+
+    def _add_image(self, row: ResultRow, band: int) -> None:
         """Keep an image; from the first one that does not fit none is kept, so that there are no
         gaps.
         """
-        image = _gallery_image(row, self._side_px)
+        if len(self.images) == FEW_IMAGES and self._side_px == SHARP_PX:
+            self._side_px = SMALL_PX
+            self.images = [image.shrink(SMALL_PX) for image in self.images]
+            self._image_bytes = sum(image.size_bytes for image in self.images)
+        image = _gallery_image(row, band, side_px=self._side_px)
         self._image_bytes += image.size_bytes
         self._is_full = self._image_bytes > MAX_IMAGE_BYTES
         if not self._is_full:
             self.images.append(image)
             self._is_full = len(self.images) == MAX_IMAGES
-
-    def _shrink(self) -> None:
-        self._side_px = SMALL_PX
-        self.images = [image.shrink(SMALL_PX) for image in self.images]
-        self._image_bytes = sum(image.size_bytes for image in self.images)
 
 
 def shorten(text: str, max_chars: int) -> str:
@@ -121,13 +113,7 @@ def shorten(text: str, max_chars: int) -> str:
     return text if len(text) <= max_chars else f"{text[:start]}…{text[1 - max_chars + start :]}"
 
 
-def _band(best: Prediction) -> int:
-    if best.index is None:
-        return UNKNOWN_BAND
-    return next(band for band, least in enumerate(BANDS) if best.probability >= least)
-
-
-def _gallery_image(row: ResultRow, side_px: int) -> GalleryImage:
+def _gallery_image(row: ResultRow, band: int, *, side_px: int) -> GalleryImage:
     result, overlay = row.result, row.overlay.pixels if row.overlay else None
     return GalleryImage(
         shorten(result.path, MAX_PATH_CHARS),
@@ -135,6 +121,7 @@ def _gallery_image(row: ResultRow, side_px: int) -> GalleryImage:
             replace(one, label=shorten(one.label, MAX_LABEL_CHARS))
             for one in result.predictions[:MAX_PREDICTIONS]
         ),
+        band,
         image=_encode(result.crop, side_px) or make_thumbnail(result.path, side_px),
         overlay=_encode(overlay, side_px),
     )

@@ -2,12 +2,12 @@
 
 import errno
 import filecmp
-import itertools
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from effnet_cli.options import OrganizeOptions
@@ -24,10 +24,8 @@ NO_LINKS = (
 
 
 def check_folder(options: OrganizeOptions, inputs: Sequence[str]) -> None:
-    """Refuse a folder that cannot be used.
-
-    Raises:
-        UsageError: it is a file, or inside an input, where its images would be found again.
+    """`UsageError` if the folder is a file, or inside an input, where its images would be found
+    again.
     """
     folder = options.folder
     if folder.exists() and not folder.is_dir():
@@ -48,15 +46,12 @@ class Organizer:
     def __init__(
         self, options: OrganizeOptions, warn: Callable[[str], None] = lambda text: None
     ) -> None:
-        self._options = options
-        self._warn = warn
+        self._options, self._warn = options, warn
         self.placed = self.identical = self.failed = 0  # images
 
     def place(self, result: ImageResult) -> PlacedFile | None:
         """Copy or move the image of a result; `None` if that, or the image itself, failed.
-
-        Raises:
-            EffnetError: the disk is full.
+        `EffnetError` if the disk is full.
         """
         if result.error is not None:
             return None
@@ -66,7 +61,11 @@ class Organizer:
         try:
             if not source.is_file():  # a URL, or stdin
                 raise FileNotFoundError(errno.ENOENT, "not a local file")
-            target, is_new = (move_file if self._options.moves else copy_file)(source, folder)
+            write = partial(shutil.copy2, source)
+            target, is_new = write_new_file(folder, source.name, write)
+            if self._options.moves and (source.is_symlink() or not target.samefile(source)):
+                source.unlink()
+                is_new = True
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise cannot_write(folder, error) from error
@@ -75,7 +74,7 @@ class Organizer:
             return None
         self.placed += is_new
         self.identical += not is_new
-        return PlacedFile(str(target), self._options.moves, is_new)
+        return PlacedFile(str(target), self._options.moves)
 
     def summarize(self) -> str:
         """What was done, in one line."""
@@ -93,60 +92,26 @@ def folder_name(label: str) -> str:
     return os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES]).rstrip(". ") or "_"
 
 
-def copy_file(source: Path, folder: Path) -> tuple[Path, bool]:
-    """Copy a file into `folder`: the copy, or an identical file there, and whether it is new.
-
-    Raises:
-        OSError: it cannot be read or written.
-    """
-    return write_new_file(folder, source.name, lambda part: shutil.copy2(source, part))
-
-
-def move_file(source: Path, folder: Path) -> tuple[Path, bool]:
-    """`copy_file`, then delete the source.
-
-    Raises:
-        OSError: it cannot be read, written or deleted.
-    """
-    target, is_new = copy_file(source, folder)
-    if not target.samefile(source) or source.is_symlink():
-        source.unlink()
-        is_new = True
-    return target, is_new
-
-
 def write_new_file(folder: Path, name: str, write: Callable[[Path], object]) -> tuple[Path, bool]:
     """Create a file in `folder` under a free name: `a.jpg`, `a (2).jpg`, ...; `write` fills it.
 
-    It appears whole. An identical file is used instead of creating another.
-
-    Returns:
-        The file, and whether it is new.
-
-    Raises:
-        OSError: it cannot be written.
+    It appears whole. An identical file is used instead of creating another. Returns the file, and
+    whether it is new; raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
+    target, number = folder / name, 1
     try:
         write(part)
-        for candidate in _numbered_names(name):
-            target = folder / candidate
-            if _take_name(part, target):
-                return target, True
+        while not _take_name(part, target):
             with suppress(OSError):
                 if filecmp.cmp(part, target, shallow=False):
                     return target, False
+            number += 1
+            target = folder / f"{Path(name).stem} ({number}){Path(name).suffix}"
+        return target, True
     finally:
         part.unlink(missing_ok=True)
-    raise AssertionError("the names are endless")
-
-
-def _numbered_names(name: str) -> Iterator[str]:
-    yield name
-    path = Path(name)
-    for number in itertools.count(2):
-        yield f"{path.stem} ({number}){path.suffix}"
 
 
 def _take_name(part: Path, target: Path) -> bool:

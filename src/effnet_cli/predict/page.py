@@ -9,9 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from effnet_cli.output.html import PAGES
-from effnet_cli.predict.gallery import UNKNOWN_BAND, Failures, Gallery, GalleryImage
+from effnet_cli.predict.gallery import UNKNOWN_BAND, Gallery, GalleryImage
 from effnet_cli.predict.ranking import UNKNOWN
-from effnet_cli.predict.records import Prediction
 from effnet_cli.system.text import pluralize
 
 # The filters of each image: the index of its class among the filters (`None`: unknown) and its
@@ -43,17 +42,16 @@ def gallery_page(gallery: Gallery) -> str:
     """The page: a summary, the images, and what failed."""
     classes = _filter_classes(gallery.images)
     marks = [(_class_mark(image, classes), image.band) for image in gallery.images]
-    failed = sorted(gallery.failed.items(), key=lambda item: -item[1].count)
     return PAGES.get_template("gallery.html").render(
         title="Predictions",
         summary=list(_summarize(gallery)),
         shares=list(_shares(gallery)),
-        filters=_filters(classes, marks),
+        filters=list(_filters(classes, marks)),
         empty=_empty_choices(marks),
         images=list(_figures(gallery.images, marks)),
         has_overlays=any(image.overlay for image in gallery.images),
         succeeded=gallery.succeeded,
-        failed=[_failure(kind, failures) for kind, failures in failed],
+        failed=list(_failures(gallery)),
         settings=[("model", gallery.model), ("engine", gallery.engine), *gallery.settings],
     )
 
@@ -62,7 +60,7 @@ def gallery_page(gallery: Gallery) -> str:
 
 
 def _summarize(gallery: Gallery) -> Iterator[str]:
-    failed = sum(failures.count for failures in gallery.failed.values())
+    failed = gallery.failed.total()
     total, unknown = gallery.succeeded + failed, gallery.bands[UNKNOWN_BAND]
     if not total:
         yield "No images."
@@ -91,7 +89,7 @@ def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
     for band, number in sorted(gallery.bands.items()):
         yield f"s{band}", BAND_LABELS[band], number
     if gallery.failed:
-        yield "bad", "failed", sum(failures.count for failures in gallery.failed.values())
+        yield "bad", "failed", gallery.failed.total()
 
 
 # --- filters ------------------------------------------------------------------------------------
@@ -111,15 +109,16 @@ def _class_mark(image: GalleryImage, classes: Sequence[str]) -> int | None:
     return classes.index(label) if label in classes else len(classes)
 
 
-def _filters(classes: Sequence[str], marks: Marks) -> list[Filter]:
-    by_class = Counter(mark for mark, _ in marks if mark is not None)
-    by_band = Counter(band for _, band in marks)
-    found: list[Filter] = [
-        ("Class", "class", [(f"c{n}", s, by_class[n]) for n, s in enumerate((*classes, OTHERS))]),
-        ("Confidence", "band", [(f"s{n}", s, by_band[n]) for n, s in enumerate(BAND_LABELS)]),
-    ]
-    used = [(head, name, [one for one in choices if one[2]]) for head, name, choices in found]
-    return [one for one in used if len(one[2]) > 1]
+def _filters(classes: Sequence[str], marks: Marks) -> Iterator[Filter]:
+    """The filters with more than one choice, each with the choices that leave images."""
+    by_class, by_band = Counter(mark for mark, _ in marks), Counter(band for _, band in marks)
+    for heading, name, mark, labels, counts in (
+        ("Class", "class", "c", (*classes, OTHERS), by_class),
+        ("Confidence", "band", "s", BAND_LABELS, by_band),
+    ):
+        choices = [(f"{mark}{n}", label, counts[n]) for n, label in enumerate(labels) if counts[n]]
+        if len(choices) > 1:
+            yield heading, name, choices
 
 
 def _empty_choices(marks: Marks) -> list[tuple[str, str]]:
@@ -137,7 +136,7 @@ def _figures(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str,
     places = {number: place for place, number in enumerate(order)}
     for number, (image, (class_mark, band)) in enumerate(zip(images, marks, strict=True)):
         folder, name = _split_path(image.path)
-        best, *others = map(_bar, image.predictions)
+        best, *others = [(one.label, f"{one.probability:.1%}") for one in image.predictions]
         yield {
             "marks": f"s{band}" if class_mark is None else f"c{class_mark} s{band}",
             "place": places[number],
@@ -148,10 +147,6 @@ def _figures(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str,
             "folder": folder,
             "name": name,
         }
-
-
-def _bar(prediction: Prediction) -> tuple[str, str]:
-    return prediction.label, f"{prediction.probability:.1%}"
 
 
 def _split_path(path: str) -> tuple[str, str]:
@@ -165,11 +160,13 @@ def _base64(content: bytes | None) -> Markup:
     return Markup(base64.b64encode(content or b"").decode())  # noqa: S704
 
 
-def _failure(kind: str, failures: Failures) -> dict[str, Any]:
-    return {
-        "name": KIND_LABELS.get(kind, kind),
-        "number": failures.count,
-        "is_open": failures.count <= MAX_OPEN_FAILURES,
-        "messages": list(failures.paths.items()),
-        "not_shown": failures.count - sum(map(len, failures.paths.values())),
-    }
+def _failures(gallery: Gallery) -> Iterator[dict[str, Any]]:
+    for kind, number in gallery.failed.most_common():
+        messages = gallery.failed_paths[kind]
+        yield {
+            "name": KIND_LABELS.get(kind, kind),
+            "number": number,
+            "is_open": number <= MAX_OPEN_FAILURES,
+            "messages": list(messages.items()),
+            "not_shown": number - sum(map(len, messages.values())),
+        }

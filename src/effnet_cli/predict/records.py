@@ -57,11 +57,10 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class PlacedFile:
-    """Where an image was copied or moved to; `is_new` unless an identical file was there."""
+    """Where an image was copied or moved to."""
 
     path: str
     is_moved: bool
-    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +69,4 @@ class ResultRow:
 
     result: ImageResult
     overlay: Overlay | None = None
-    placement: PlacedFile | None = None
+    placed: PlacedFile | None = None

@@ -14,8 +14,7 @@ class RunSummary:
     """Counts results; the first `earlier` are those of an interrupted run."""
 
     def __init__(self, earlier: int = 0) -> None:
-        self.earlier = earlier
-        self.succeeded = 0
+        self.earlier, self.succeeded = earlier, 0
         self.failed: Counter[str] = Counter()  # by the kind of error
         self._classes: Counter[str] = Counter()
         self._started = time.perf_counter()
@@ -30,9 +29,6 @@ class RunSummary:
 
     def describe(self, finder: Finder) -> str:
         """Images, rate, failures by kind, frequent classes and skipped files, in one line."""
-        return "; ".join(filter(None, self._parts(finder)))
-
-    def _parts(self, finder: Finder) -> "list[str]":
         seconds = time.perf_counter() - self._started
         total = self.succeeded + self.failed.total()
         rate = f" ({self.succeeded / seconds:.1f} images/s)" if self.succeeded else ""
@@ -43,10 +39,11 @@ class RunSummary:
         classes = ", ".join(f"{label} {number}" for label, number in frequent)
         files = pluralize(finder.not_images, "file")
         links = pluralize(finder.duplicate_links, "link")
-        return [
+        parts = [
             f"{pluralize(total, 'image')} in {seconds:.1f} s{rate}",
             f"{self.failed.total()} failed: {kinds}" if kinds else "",
             f"most frequent: {classes}" if self.succeeded > FREQUENT_CLASSES else "",
             f"skipped {files} that are not images" if finder.not_images else "",
             f"skipped {links} to images already listed" if finder.duplicate_links else "",
         ]
+        return "; ".join(filter(None, parts))
