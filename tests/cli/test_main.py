@@ -51,7 +51,7 @@ def test_json_has_a_row_for_each_image_in_order(run: Run, album: Path) -> None:
     assert done.returncode == 1
     summary = done.stderr.decode().splitlines()[-1]
     assert summary.startswith("4 images in ")
-    assert "2 failed: 1 truncated, 1 missing; 1 file left out for not being an image" in summary
+    assert "2 failed: 1 truncated, 1 missing; skipped 1 non-image file" in summary
 
 
 def test_every_format_says_the_same(run: Run, album: Path) -> None:

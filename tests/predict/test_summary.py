@@ -26,8 +26,8 @@ def test_summary_counts_everything(tmp_path: Path) -> None:
         "7 images in ",
         "2 failed: 2 truncated",
         "most frequent: cat 5",
-        "skipped 2 files that are not images",
-        "skipped 1 link",
+        "skipped 2 non-image files",
+        "skipped 1 duplicate link",
     ):
         assert words in summary
 

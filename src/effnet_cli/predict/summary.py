@@ -37,13 +37,13 @@ class RunSummary:
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.failed.most_common())
         frequent = self._classes.most_common(FREQUENT_CLASSES)
         classes = ", ".join(f"{label} {number}" for label, number in frequent)
-        files = pluralize(finder.not_images, "file")
-        links = pluralize(finder.duplicate_links, "link")
+        files = pluralize(finder.not_images, "non-image file")
+        links = pluralize(finder.duplicate_links, "duplicate link")
         parts = [
             f"{pluralize(total, 'image')} in {seconds:.1f} s{rate}",
             f"{self.failed.total()} failed: {kinds}" if kinds else "",
             f"most frequent: {classes}" if self.succeeded > FREQUENT_CLASSES else "",
-            f"skipped {files} that are not images" if finder.not_images else "",
-            f"skipped {links} to images already listed" if finder.duplicate_links else "",
+            f"skipped {files}" if finder.not_images else "",
+            f"skipped {links}" if finder.duplicate_links else "",
         ]
         return "; ".join(filter(None, parts))
