@@ -155,19 +155,15 @@ def _as_input(image: ImageLike) -> ImageInput:
     """One image; unlike in `Classifier.predict`, a path is that of a file."""
     if isinstance(image, str | Path):
         return ImageInput(str(image), str(image))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (3,), (4,)):
+            raise TypeError(
+                "Expected a uint8 array of shape [H,W], [H,W,3] or [H,W,4], "
+                f"got {image.dtype} of shape {list(image.shape)}."
+            )
+        image = Image.fromarray(image)
     if isinstance(image, bytes | Image.Image):
         return ImageInput("-", image)
-    if isinstance(image, np.ndarray):
-        return ImageInput("-", _from_array(image))
     raise TypeError(
         f"Expected a path, bytes, a Pillow image or a NumPy array, got {type(image).__name__}."
     )
-
-
-def _from_array(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,), (4,)):
-        raise TypeError(
-            "Expected a uint8 array of shape [H,W], [H,W,3] or [H,W,4], "
-            f"got {pixels.dtype} of shape {list(pixels.shape)}."
-        )
-    return Image.fromarray(pixels)

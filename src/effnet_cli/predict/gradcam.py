@@ -73,9 +73,7 @@ class GradCam:
 
     def save(self, result: ImageResult, folder: Path) -> Overlay | None:
         """Save the crop and its overlay for the best class side by side; `None` without both.
-
-        Raises:
-            EffnetError: the folder cannot be written.
+        `EffnetError` if the folder cannot be written.
         """
         best = next((one.index for one in result.predictions if one.index is not None), None)
         if result.crop is None or best is None:

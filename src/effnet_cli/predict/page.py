@@ -40,8 +40,7 @@ MAX_OPEN_FAILURES = 12  # of one kind that are unfolded at first
 
 def gallery_page(gallery: Gallery) -> str:
     """The page: a summary, the images, and what failed."""
-    classes = _filter_classes(gallery.images)
-    marks = [(_class_mark(image, classes), image.band) for image in gallery.images]
+    classes, marks = _mark(gallery.images)
     return PAGES.get_template("gallery.html").render(
         title="Predictions",
         summary=list(_summarize(gallery)),
@@ -54,9 +53,6 @@ def gallery_page(gallery: Gallery) -> str:
         failed=list(_failures(gallery)),
         settings=[("model", gallery.model), ("engine", gallery.engine), *gallery.settings],
     )
-
-
-# --- summary ------------------------------------------------------------------------------------
 
 
 def _summarize(gallery: Gallery) -> Iterator[str]:
@@ -92,21 +88,18 @@ def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
         yield "bad", "failed", gallery.failed.total()
 
 
-# --- filters ------------------------------------------------------------------------------------
-
-
-def _filter_classes(images: Sequence[GalleryImage]) -> list[str]:
-    """The classes with a filter of their own, most frequent first."""
-    counts = Counter(one.predictions[0].label for one in images if one.band < UNKNOWN_BAND)
-    names = [label for label, _ in counts.most_common()]
-    return names if len(names) <= MAX_FILTER_CLASSES else names[: MAX_FILTER_CLASSES - 1]
-
-
-def _class_mark(image: GalleryImage, classes: Sequence[str]) -> int | None:
-    if image.band == UNKNOWN_BAND:
-        return None
-    label = image.predictions[0].label
-    return classes.index(label) if label in classes else len(classes)
+def _mark(images: Sequence[GalleryImage]) -> tuple[list[str], Marks]:
+    """The classes with their own filter, most frequent first, and the filters of each image."""
+    known = [one.predictions[0].label for one in images if one.band < UNKNOWN_BAND]
+    classes = [label for label, _ in Counter(known).most_common()]
+    if len(classes) > MAX_FILTER_CLASSES:
+        del classes[MAX_FILTER_CLASSES - 1 :]
+    marks: list[tuple[int | None, int]] = []
+    for one in images:
+        label = one.predictions[0].label
+        mark = classes.index(label) if label in classes else len(classes)
+        marks.append((None if one.band == UNKNOWN_BAND else mark, one.band))
+    return classes, marks
 
 
 def _filters(classes: Sequence[str], marks: Marks) -> Iterator[Filter]:
@@ -126,9 +119,6 @@ def _empty_choices(marks: Marks) -> list[tuple[str, str]]:
     classes = {mark for mark, _ in marks if mark is not None}
     bands = {band for _, band in marks}
     return [(f"c{c}", f"s{s}") for c, s in sorted(set(product(classes, bands)) - set(marks))]
-
-
-# --- images and failures ------------------------------------------------------------------------
 
 
 def _figures(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str, Any]]:
