@@ -58,7 +58,7 @@ def seeded(name: str, folder: Path, photos: Path) -> list[str]:
     path = folder / f"{name}.pth"
     if not path.exists():
         torch.manual_seed(0)
-        card = imagenet_card(name, variant.preprocessing)
+        card = imagenet_card(variant)
         network = build.build(variant, len(card.classes))
         loader = ImageLoader(card.preprocessing)
         paths = sorted(photos.iterdir())

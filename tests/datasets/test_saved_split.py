@@ -57,7 +57,7 @@ def absolute(paths: Iterable[str]) -> list[str]:
 
 
 def card(*classes: str) -> ModelCard:
-    base = imagenet_card("lite0", find_variant("lite0").preprocessing)
+    base = imagenet_card(find_variant("lite0"))
     return replace(base, classes=classes or ("cat", "dog"), dataset={"train": 1})
 
 

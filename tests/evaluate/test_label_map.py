@@ -11,7 +11,7 @@ from effnet_cli.models.variants import find_variant
 from effnet_cli.system.errors import UsageError
 
 ROW = find_variant("lite0")
-IMAGENET = imagenet_card(ROW.name, ROW.preprocessing).classes
+IMAGENET = imagenet_card(ROW).classes
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.randoms())

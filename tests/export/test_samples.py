@@ -80,7 +80,7 @@ def test_few_images_give_many_views(tmp_path: Path) -> None:
     root = copy_cat(tmp_path, ["a/1.jpg"])
     _, compared = choose_images(ExportTask(check=root), CAT_DOG)
     assert compared.labels is None
-    card = imagenet_card("lite0", find_variant("lite0").preprocessing)
+    card = imagenet_card(find_variant("lite0"))
     views = list(compared.load(card, ImageOptions(), reporter=SILENT, step=""))
     assert len({one.crop.tobytes() for one in views}) == len(views) == 32
     whole = ImageLoader(card.preprocessing).load(compared.paths[0])

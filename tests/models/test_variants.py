@@ -101,7 +101,7 @@ def test_built_module_has_the_requested_classes(row: Variant) -> None:
 
 def test_class_names_are_torchvisions() -> None:
     row = find_variant("b0")
-    card = imagenet_card(row.name, row.preprocessing)
+    card = imagenet_card(row)
     assert list(card.classes) == get_weight(row.weight_set).meta["categories"]
 
 

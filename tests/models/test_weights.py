@@ -184,7 +184,7 @@ def test_weights_option_replaces_the_published_ones(tmp_path: Path, mirror: Mirr
         path,
         sha256(path),
     )
-    assert model.card == imagenet_card("b0", find_variant("b0").preprocessing)
+    assert model.card == imagenet_card(find_variant("b0"))
     assert server.requests == []
 
 

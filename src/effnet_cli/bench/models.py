@@ -66,7 +66,7 @@ class BenchModel:
         return Model(self.variant, card, self.graph)
 
     def _card(self, export: Mapping[str, Any]) -> ModelCard:
-        card = replace(imagenet_card(self.variant.name, self.variant.preprocessing), export=export)
+        card = replace(imagenet_card(self.variant), export=export)
         if self.outputs != len(card.classes):
             card = replace(card, classes=tuple(map(str, range(self.outputs))))
         return card

@@ -11,7 +11,7 @@ from typing import Any
 
 from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS
-from effnet_cli.models.export_file import ExportInfo, json_path
+from effnet_cli.models.export_file import json_path, write_json
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import cannot_write, sha256
 
@@ -45,11 +45,11 @@ def write_target(source: ExportSource, path: Path) -> None:
         ) from error
     path.parent.mkdir(exist_ok=True)
     write(source, path)
-    describe(source, path).write(path)
+    describe(source, path)
 
 
-def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) -> ExportInfo:
-    """The content of the JSON beside an exported file."""
+def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) -> None:
+    """Write the JSON beside an exported file."""
     options, card = source.options, source.card
     target, px = TARGETS[options.target], card.preprocessing.crop_px
     batch = options.batch or "batch"
@@ -64,7 +64,8 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
         input_ |= {"dtype": "float32", "values": "(value / 255 - mean) / std"}
         output["values"] = "logits"
     files = {file.name: sha256(file) for file in list_files(path) if file.is_file()}
-    return ExportInfo(card, input=input_, output=output, files=files, check=check)
+    about = {"input": input_, "output": output, "files": files, "check": check}
+    write_json(path, card, about)
 
 
 def list_files(path: Path) -> list[Path]:

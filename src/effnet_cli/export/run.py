@@ -58,7 +58,7 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
             if target.not_compared is None:
                 comparison = _compare(source, path, images, task=task, reporter=reporter)
         check = comparison_dict(comparison, target.not_compared)
-        describe(source, path, check).write(path)
+        describe(source, path, check)
         is_kept = comparison.rejection is None or task.force
         if is_kept:
             put_in_place(scratch, path, final)

@@ -180,7 +180,7 @@ def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
         )
     name = DEFAULT_VARIANT if task.model.variant is None else task.model.variant
     variant = find_variant(name)
-    return Model(variant, imagenet_card(variant.name, variant.preprocessing))
+    return Model(variant, imagenet_card(variant))
 
 
 def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn.Module:

@@ -63,8 +63,8 @@ class ModelCard:
             raise ValueError("its class names are not a list of strings")
         _check_fields(Preprocessing, given, "its preprocessing")
         given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-        preprocessing = Preprocessing(**given)
-        card = cls(**{**content, "classes": tuple(names), "preprocessing": preprocessing})
+        read = {"classes": tuple(names), "preprocessing": Preprocessing(**given)}
+        card = cls(**{**content, **read})
         card._check_values()
         return card
 
@@ -89,8 +89,7 @@ class ModelCard:
 
     def check_export(self) -> None:
         """`ValueError` unless `export` describes an exported file."""
-        about = self.export
-        batch = about.get("batch", 0)
+        about, batch = self.export, self.export.get("batch", 0)
         if (
             about.get("target") not in get_args(TargetName)
             or not isinstance(about.get("include_preprocessing"), bool)

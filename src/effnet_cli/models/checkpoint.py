@@ -65,10 +65,8 @@ def _sort_metadata(content: bytes) -> bytes:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of a model file; the tensors are not read.
-
-    Raises:
-        UsageError: the file is missing, damaged, newer, or of another kind.
+    """The card of a model file; the tensors are not read. `UsageError` if the file is missing,
+    damaged, newer, or of another kind.
     """
     with _check_file(path, "a model file"):
         with safe_open(path, framework="np") as file:
@@ -90,8 +88,7 @@ def read_arrays(path: Path) -> tuple[ModelCard, Arrays]:
 def read_state(path: Path) -> tuple[dict[str, Any], Arrays]:
     """The header and the tensors that `write_state` wrote; `UsageError` for any other file."""
     header, tensors = _read(path, STATE_KEY, "a training state")
-    content: dict[str, Any] = json.loads(header)
-    return content, tensors
+    return json.loads(header), tensors
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":

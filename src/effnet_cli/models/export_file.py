@@ -8,7 +8,6 @@ as it holds the card itself and can be checked before it runs.
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +26,9 @@ EXPORT_KINDS: Mapping[str, FileKind] = {
 COREML_SUFFIX = ".mlpackage"
 JSON_SUFFIX = ".json"
 MAX_EXPORT_JSON_BYTES = 64 * 2**20
-JSON_FIELDS = ("input", "output", "files", "check")  # of the JSON, besides those of the card
-
-
-@dataclass(frozen=True, slots=True)
-class ExportInfo:
-    """The JSON beside an exported file.
-
-    `input` and `output` name the tensors, their dtypes, shapes and meaning. `files` maps file names
-    to their SHA-256. `check` is the comparison with the source model.
-    """
-
-    card: ModelCard
-    input: Mapping[str, Any]
-    output: Mapping[str, Any]
-    files: Mapping[str, str] = field(default_factory=dict)
-    check: Mapping[str, Any] = field(default_factory=dict)
-
-    def write(self, path: Path) -> None:
-        """Write the JSON beside `path`, whole or not at all."""
-        content = json.loads(self.card.to_json()) | {n: getattr(self, n) for n in JSON_FIELDS}
-        text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
-        with atomic_write(json_path(path)) as part:
-            part.write_text(text + "\n", encoding="ascii")
+# Of the JSON, besides those of the card: dtypes, shapes and meaning of the input and the output,
+# SHA-256 of the files by name, comparison with the source model.
+JSON_FIELDS = ("input", "output", "files", "check")
 
 
 def file_kind(path: Path) -> FileKind:
@@ -60,6 +39,14 @@ def file_kind(path: Path) -> FileKind:
 def json_path(path: Path) -> Path:
     """The JSON that belongs to an exported file."""
     return path.with_name(path.name + JSON_SUFFIX)
+
+
+def write_json(path: Path, card: ModelCard, about: Mapping[str, Any]) -> None:
+    """Write the JSON beside `path`, whole or not at all; `about` has the `JSON_FIELDS`."""
+    content = {**json.loads(card.to_json()), **about}
+    text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
+    with atomic_write(json_path(path)) as part:
+        part.write_text(text + "\n", encoding="ascii")
 
 
 def export_owner(path: Path) -> Path | None:

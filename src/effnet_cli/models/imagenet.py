@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models.card import ModelCard
+from effnet_cli.models.variants import Variant
 
 
 def class_names() -> tuple[str, ...]:
@@ -16,11 +16,10 @@ def wordnet_ids() -> tuple[str, ...]:
     return _read("imagenet_wordnet_ids.txt")
 
 
-def imagenet_card(variant: str, preprocessing: Preprocessing) -> ModelCard:
+def imagenet_card(variant: Variant) -> ModelCard:
     """The card of published ImageNet-1k weights."""
-    return ModelCard(variant, class_names(), preprocessing)
+    return ModelCard(variant.name, class_names(), variant.preprocessing)
 
 
 def _read(file_name: str) -> tuple[str, ...]:
-    text = Path(__file__).with_name(file_name).read_text(encoding="utf-8")
-    return tuple(text.splitlines())
+    return tuple(Path(__file__).with_name(file_name).read_text(encoding="utf-8").splitlines())

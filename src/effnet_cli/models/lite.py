@@ -49,32 +49,24 @@ class SameConv2d(nn.Conv2d):
 
 
 def _unit(
-    inputs: int,
-    outputs: int,
-    *,
-    kernel: int = 1,
-    stride: int = 1,
-    groups: int = 1,
-    has_activation: bool = True,
+    inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Convolution, BatchNorm and, unless it is a linear projection, ReLU6."""
+    """Convolution, BatchNorm and ReLU6."""
     conv = SameConv2d(inputs, outputs, kernel, stride=stride, groups=groups, bias=False)
-    activation = [nn.ReLU6(inplace=True)] if has_activation else []
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01), *activation)
+    norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
+    return nn.Sequential(conv, norm, nn.ReLU6(inplace=True))
 
 
 class MBConv(nn.Module):
     """Inverted residual block: 1x1 expansion, depthwise convolution, 1x1 linear projection."""
 
-    def __init__(
-        self, inputs: int, outputs: int, *, expansion: int, kernel: int, stride: int
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
         hidden = inputs * expansion
         self.block = nn.Sequential(
             *([_unit(inputs, hidden)] if expansion > 1 else []),
-            _unit(hidden, hidden, kernel=kernel, stride=stride, groups=hidden),
-            _unit(hidden, outputs, has_activation=False),
+            _unit(hidden, hidden, kernel, stride=stride, groups=hidden),
+            _unit(hidden, outputs)[:2],  # without ReLU6
         )
         self.has_residual = stride == 1 and inputs == outputs
 
@@ -88,17 +80,15 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, *, width: float, depth: float, dropout: float, num_classes: int) -> None:
         super().__init__()
-        features = [_unit(3, STEM_CHANNELS, kernel=3, stride=2)]
+        features = [_unit(3, STEM_CHANNELS, 3, stride=2)]
         channels = STEM_CHANNELS
         for number, (expansion, kernel, stride, base_channels, layers) in enumerate(LITE_STAGES):
             outputs = round_channels(base_channels * width)
             is_scaled = 0 < number < len(LITE_STAGES) - 1
             stage = nn.Sequential()
-            for layer in range(math.ceil(layers * depth) if is_scaled else layers):
-                step = stride if layer == 0 else 1
-                block = MBConv(channels, outputs, expansion=expansion, kernel=kernel, stride=step)
-                stage.append(block)
-                channels = outputs
+            for _ in range(math.ceil(layers * depth) if is_scaled else layers):
+                stage.append(MBConv(channels, outputs, expansion, kernel=kernel, stride=stride))
+                channels, stride = outputs, 1  # of the layers after the first
             features.append(stage)
         self.features = nn.Sequential(*features, _unit(channels, HEAD_CHANNELS))
         self.avgpool = nn.AdaptiveAvgPool2d(1)

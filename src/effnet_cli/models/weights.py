@@ -26,10 +26,8 @@ WeightsState = Literal["available", "missing", "package not installed"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A variant, its card, and the file with its weights.
-
-    A model in training or with random weights has a torch `module` instead of a file; nothing is
-    cached for it.
+    """A variant, its card, and the file with its weights; in training, or with random weights, a
+    torch `module` instead of a file, and nothing is cached for it.
     """
 
     variant: Variant
@@ -61,8 +59,7 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
     variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
     path = options.weights or fetch_weights(variant, offline=options.offline, reporter=reporter)
     _check_readable(path)
-    card = imagenet_card(variant.name, variant.preprocessing)
-    return Model(variant, card, path, sha256=cached_sha256(path))
+    return Model(variant, imagenet_card(variant), path, sha256=cached_sha256(path))
 
 
 def _read_model(path: Path) -> Model:
@@ -136,9 +133,6 @@ def _check_readable(path: Path) -> None:
         raise UsageError(f"There is no file {str(path)!r}.", "Check the path.")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{str(path)!r} cannot be read.", "Check its permissions.")
-
-
-# --- published weights --------------------------------------------------------------------------
 
 
 def expected_path(variant: Variant) -> Path | None:
