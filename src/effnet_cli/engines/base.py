@@ -1,9 +1,11 @@
 """The protocol of engines: crops in, scores out."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from functools import cache
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ from effnet_cli.system.reporter import SILENT, Reporter
 Crops = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 ScoresAre = Literal["logits", "probabilities"]
+Item = TypeVar("Item")
 
 
 class Engine(Protocol):
@@ -37,9 +40,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """What an engine is created with: the model, where and how to compute, and the number of
-    threads that will call it at once.
-    """
+    """What an engine is created with; `callers` threads will call it at once."""
 
     model: Model
     device: str = "cpu"
@@ -91,6 +92,21 @@ def scores_of(card: ModelCard) -> ScoresAre:
     return "probabilities" if card.export.get("include_preprocessing") else "logits"
 
 
+def pad(crops: Crops, size: int) -> Crops:
+    """`crops` with black images behind them, `size` in all."""
+    missing = size - len(crops)
+    if not missing:
+        return crops
+    return np.concatenate([crops, np.zeros((missing, *crops.shape[1:]), dtype=crops.dtype)])
+
+
+class PerThread(threading.local, Generic[Item]):
+    """What each thread creates for itself, once for each batch size."""
+
+    def __init__(self, create: Callable[[int], Item]) -> None:  # in each thread
+        self.get = cache(create)
+
+
 def to_probabilities(
     scores: Scores, scores_are: ScoresAre, temperature: float = 1.0
 ) -> npt.NDArray[np.float64]:
@@ -99,9 +115,9 @@ def to_probabilities(
     Scores that are probabilities already include the temperature.
     """
     values = scores.astype(np.float64)
-    if scores_are == "probabilities":
-        return values
-    values /= temperature
-    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
-    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return result
+    if scores_are == "logits":
+        values /= temperature
+        values -= values.max(axis=1, keepdims=True)
+        np.exp(values, out=values)
+        values /= values.sum(axis=1, keepdims=True)
+    return values

@@ -8,11 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from itertools import groupby
-from operator import attrgetter
 from typing import Literal
 
 from packaging.requirements import Requirement
@@ -37,7 +35,6 @@ PAIR = (
     "print('torch', torch.__version__)"
 )
 FIX_PAIR = "pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'"
-TABLE_COLUMNS = ("name", "status", "detail", "fix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +74,12 @@ def is_healthy(results: Iterable[CheckResult]) -> bool:
     return not any(result.is_required and result.status != "ok" for result in results)
 
 
-def to_rows(results: Iterable[CheckResult]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """A title and rows of `TABLE_COLUMNS` for each area; wrapped, they fit 80 columns."""
-    for area, group in groupby(results, key=attrgetter("area")):
-        yield area.capitalize(), [(one.name, one.status, one.detail, one.fix) for one in group]
-
-
 def check_machine() -> Iterator[CheckResult]:
     """The processor and a GPU."""
     here = describe_machine()
-    gpu, memory_gb = here["gpu"], here["memory_gb"]
-    memory = "" if memory_gb is None else f", {memory_gb:g} GB"
+    gpu, processor = here["gpu"], "{cpu}, {cores} cores, {memory_gb:g} GB".format(**here)
     sets = ", ".join(here["instruction_sets"]) or "none that matter"
-    yield CheckResult("machine", "processor", f"{here['cpu']}, {here['cores']} cores{memory}")
+    yield CheckResult("machine", "processor", processor)
     yield CheckResult("machine", "instruction sets", sets)
     detail = "no NVIDIA GPU" if gpu is None else f"{gpu['name']}, driver {gpu['driver']}"
     yield CheckResult("machine", "GPU", detail, status="absent" if gpu is None else "ok")
@@ -130,8 +120,7 @@ def check_engines() -> Iterator[CheckResult]:
     for name, row in ENGINES.items():
         load = partial(_run, "-c", f"import {row.library}; print('loads')")
         check = partial(_predict, name) if "tensors" in row.kinds else load
-        is_required = name == REQUIRED_ENGINE
-        yield _check("engine", name, check, fix=row.install, is_required=is_required)
+        yield _check("engine", name, check, fix=row.install, is_required=name == REQUIRED_ENGINE)
 
 
 def _check(
@@ -149,10 +138,9 @@ def _check(
 
 def _predict(engine: EngineName) -> str:
     """What an engine predicts for a sample image."""
-    image = str(sample_images_dir() / SAMPLE)
-    options = ("--engine", engine, "--offline", "--device", "cpu", "--format", "json")
-    output = _run("-m", "effnet_cli", "predict", image, *options)
-    best = json.loads(output)[0]["predictions"][0]
+    options = ["--engine", engine, "--offline", "--device", "cpu", "--format", "json"]
+    arguments = ["predict", str(sample_images_dir() / SAMPLE), *options]
+    best = json.loads(_run("-m", "effnet_cli", *arguments))[0]["predictions"][0]
     if best["label"] != SAMPLE_LABEL:
         raise _CheckError(f"predicts {best['label']!r} instead of {SAMPLE_LABEL!r}")
     return f"predicts {best['label']}, {best['probability']:.1%}"
@@ -160,11 +148,10 @@ def _predict(engine: EngineName) -> str:
 
 def _run(*arguments: str) -> str:
     """What Python prints in a process of its own, or `_CheckError` with its last error."""
-    environment = {name: value for name, value in os.environ.items() if name != "EFFNET_DEBUG"}
     try:
         done = subprocess.run(  # noqa: S603
             [sys.executable, *arguments], capture_output=True, text=True, check=False,
-            timeout=TIMEOUT_SECONDS, env=environment,
+            timeout=TIMEOUT_SECONDS, env={**os.environ, "EFFNET_DEBUG": ""},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise _CheckError(f"did not end within {TIMEOUT_SECONDS} s") from error
@@ -178,28 +165,22 @@ def _run(*arguments: str) -> str:
 
 def check_cache() -> Iterator[CheckResult]:
     """Whether the cache can be written."""
-    folder, name = cache_dir(), "compiled models"
+    folder = cache_dir()
     size_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    result = CheckResult("cache", "compiled models", f"{folder}, {size_mb:,.0f} MB")
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if os.access(nearest, os.W_OK):
-        yield CheckResult("cache", name, f"{folder}, {size_mb:,.0f} MB")
-    else:
+    if not os.access(nearest, os.W_OK):
         detail = f"cannot write {folder}: models are recompiled on every run"
-        yield CheckResult("cache", name, detail, status="broken", fix="export EFFNET_CACHE=FOLDER")
+        result = replace(result, detail=detail, status="broken", fix="export EFFNET_CACHE=FOLDER")
+    yield result
 
 
 def check_weights() -> Iterator[CheckResult]:
     """Whether the weights on this machine are the published ones."""
     for found in listing.verify_weights(VARIANTS.values()):
         is_required = found.variant == DEFAULT_VARIANT
-        status: Status = "broken" if found.path or is_required else "absent"
-        if found.status == "intact":
-            status = "ok"
-        yield CheckResult(
-            "weights",
-            found.variant,
-            str(found),
-            status=status,
-            fix=found.fix,
-            is_required=is_required,
-        )
+        result = CheckResult("weights", found.variant, str(found), is_required=is_required)
+        if found.status != "intact":
+            status: Status = "broken" if found.path or is_required else "absent"
+            result = replace(result, status=status, fix=found.fix)
+        yield result

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from effnet_cli.engines.base import Crops, Engine, Scores
+from effnet_cli.engines.base import Crops, Engine, Scores, pad
 from effnet_cli.models.card import ModelCard
 from effnet_cli.system.errors import EffnetError
 
@@ -18,23 +18,14 @@ class ExportedEngine:
         self._num_classes = len(card.classes)
 
     def __call__(self, crops: Crops) -> Scores:
-        scores = self._run(crops, self._batch_size or len(crops))
-        shape = [len(crops), self._num_classes]
+        size = self._batch_size or len(crops)
+        parts = [pad(crops[start : start + size], size) for start in range(0, len(crops), size)]
+        scores = np.concatenate([self._engine(part) for part in parts])
+        shape = [size * len(parts), self._num_classes]
         if list(scores.shape) != shape:
             raise EffnetError(
                 f"The model's output has the shape {list(scores.shape)} instead of {shape}: its "
                 f"JSON names {self._num_classes} classes.",
                 "Export it again.",
             )
-        return scores
-
-    def _run(self, crops: Crops, size: int) -> Scores:
-        """Call with exactly `size` crops at a time, the last ones padded."""
-        if len(crops) == size:
-            return self._engine(crops)
-        parts = []
-        for start in range(0, len(crops), size):
-            part = crops[start : start + size]
-            padding = np.zeros((size - len(part), *part.shape[1:]), dtype=part.dtype)
-            parts.append(self._engine(np.concatenate([part, padding]))[: len(part)])
-        return np.concatenate(parts)
+        return scores[: len(crops)]

@@ -1,12 +1,11 @@
 """LiteRT (`.tflite`) on the CPU."""
 
-import threading
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
+from effnet_cli.engines import base
 from effnet_cli.engines.normalise import model_input
 from effnet_cli.engines.quiet import silence_output
 
@@ -16,32 +15,26 @@ class LiteRtEngine:
     own. Files take images as [N,H,W,3], as is usual in LiteRT.
     """
 
-    def __init__(self, request: LoadRequest) -> None:
+    def __init__(self, request: base.LoadRequest) -> None:
         model = request.model
-        self.precision, self.scores_are = request.precision, scores_of(model.card)
+        self.precision, self.scores_are = request.precision, base.scores_of(model.card)
         self._model = model
         self._content = model.path.read_bytes()
         self._threads = request.threads_per_caller
-        self._local = threading.local()  # each thread's interpreters, by batch size
-        with translate_errors("LiteRT", model):
-            self._interpreter(model.card.export["batch"] or 1)
+        self._interpreters = base.PerThread(self._load)
+        with base.translate_errors("LiteRT", model):
+            self._interpreters.get(model.card.export["batch"] or 1)
 
-    def __call__(self, crops: Crops) -> Scores:
+    def __call__(self, crops: base.Crops) -> base.Scores:
         values = model_input(crops, self._model.card)
         if values is not crops:
             values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
-        with translate_errors("LiteRT", self._model):
-            interpreter = self._interpreter(len(crops))
+        with base.translate_errors("LiteRT", self._model):
+            interpreter = self._interpreters.get(len(crops))
             interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values)
             interpreter.invoke()
-        scores: Scores = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        scores: base.Scores = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
         return scores
-
-    def _interpreter(self, size: int) -> Any:
-        interpreters: dict[int, Any] = self._local.__dict__.setdefault("interpreters", {})
-        if size not in interpreters:
-            interpreters[size] = self._load(size)
-        return interpreters[size]
 
     def _load(self, size: int) -> Any:
         with silence_output():

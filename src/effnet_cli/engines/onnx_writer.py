@@ -8,6 +8,7 @@ installation waits for this.
 
 import operator
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import onnx
@@ -15,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from effnet_cli.engines import onnx_session
 from effnet_cli.models.lite import SameConv2d
@@ -92,18 +93,14 @@ class _GraphWriter:
             return self._add("Identity", inputs, OUTPUT)
         if node.op == "call_function" and node.target in FUNCTIONS:
             return self._add(FUNCTIONS[node.target], inputs, node.name)
-        if node.op == "call_module":
-            module = self._module(node)
-            write = MODULES.get(type(module).__name__)
-            if write is not None:
-                return write(self, node, module, inputs)
+        module = self._module(node)
+        if type(module).__name__ in MODULES:
+            return MODULES[type(module).__name__](self, node, module, inputs)
         raise NotImplementedError(f"no ONNX operator is known for {node.format_node()}")
 
-    def _module(self, node: object) -> Any:
+    def _module(self, node: Any) -> Any:
         """The module that a node calls, if it does."""
-        if isinstance(node, fx.Node) and node.op == "call_module":
-            return self._modules[str(node.target)]
-        return None
+        return self._modules[node.target] if node.op == "call_module" else None
 
     def _add(self, operator_name: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(operator_name, inputs, [output], **attributes))
@@ -114,23 +111,24 @@ class _GraphWriter:
         return name
 
     def _conv(self, node: fx.Node, conv: Any, inputs: list[str]) -> str:
-        weight, bias = conv.weight, conv.bias
         norm = self._following_norm(node)
         if norm is not None:
-            weight, bias = _fold(conv, norm)
-        inputs = [*inputs, self._store(f"{node.name}.weight", weight)]
-        if bias is not None:
-            inputs.append(self._store(f"{node.name}.bias", bias))
-        if isinstance(conv, SameConv2d):
-            padding: dict[str, Any] = {"auto_pad": "SAME_UPPER"}
-        else:
-            padding = {"pads": [*conv.padding, *conv.padding]}
-        sizes = {
+            if norm.running_mean is None:
+                raise NotImplementedError("a BatchNorm without running statistics")
+            conv = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double())
+        inputs = [*inputs, self._store(f"{node.name}.weight", conv.weight)]
+        if conv.bias is not None:
+            inputs.append(self._store(f"{node.name}.bias", conv.bias))
+        attributes = {
             "kernel_shape": conv.kernel_size,
             "strides": conv.stride,
             "dilations": conv.dilation,
+            "group": conv.groups,
         }
-        return self._add("Conv", inputs, node.name, group=conv.groups, **sizes, **padding)
+        if isinstance(conv, SameConv2d):
+            return self._add("Conv", inputs, node.name, auto_pad="SAME_UPPER", **attributes)
+        pads = [*conv.padding, *conv.padding]
+        return self._add("Conv", inputs, node.name, pads=pads, **attributes)
 
     def _following_norm(self, node: fx.Node) -> nn.BatchNorm2d | None:
         """The BatchNorm that is the only reader of this convolution's output."""
@@ -153,10 +151,8 @@ class _GraphWriter:
         return self._add("Mul", [*inputs, gate], node.name)
 
     def _relu6(self, node: fx.Node, _: Any, inputs: list[str]) -> str:
-        bounds = [
-            self._store(f"{node.name}.{bound}", torch.tensor(float(bound))) for bound in (0, 6)
-        ]
-        return self._add("Clip", [*inputs, *bounds], node.name)
+        low, high = (self._store(f"{node.name}.{n}", torch.tensor(float(n))) for n in (0, 6))
+        return self._add("Clip", [*inputs, low, high], node.name)
 
     def _max_pool(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
         kernel, stride, padding = (
@@ -191,7 +187,6 @@ FUNCTIONS = {
     operator.mul: "Mul",
     torch.flatten: "Flatten",
 }
-
 # By class name: some of the classes are torchvision's, whose import costs a second.
 MODULES: dict[str, WriteModule] = {
     "Conv2d": _GraphWriter._conv,
@@ -208,18 +203,3 @@ MODULES: dict[str, WriteModule] = {
     "StochasticDepth": _skip,
     "Identity": _skip,
 }
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the convolution that equals `conv` followed by `norm`."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise NotImplementedError("a BatchNorm without running statistics")
-    return fuse_conv_bn_weights(
-        conv.weight.double(),
-        None if conv.bias is None else conv.bias.double(),
-        norm.running_mean.double(),
-        norm.running_var.double(),
-        norm.eps,
-        norm.weight.double(),
-        norm.bias.double(),
-    )

@@ -6,10 +6,10 @@ A new engine is one class in a file of its own, one row in `ENGINES` and its nam
 
 import ctypes
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from effnet_cli.engines.base import Engine, LoadRequest
@@ -92,6 +92,10 @@ ENGINES: Mapping[EngineName, EngineRow] = {
 # image alone.
 BATCH_SIZE = {"cpu": 1, "cuda": 32, "mps": 16}
 MAX_GIGA_MULTIPLY_ADDS = 16  # in flight at the same time
+KIND_NAMES: Mapping[FileKind, str] = {
+    "tensors": "model files",
+    **{kind: f"{suffix} files" for suffix, kind in EXPORT_KINDS.items()},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class EnginePlan:
 
     @property
     def batch_size(self) -> int:
-        return BATCH_SIZE[_device_type(self.device)]
+        return BATCH_SIZE[self.device.partition(":")[0]]
 
     @property
     def workers(self) -> int:
@@ -126,7 +130,7 @@ class EnginePlan:
         row = ENGINES[self.engine]
         path, name = row.path.split(":")
         try:
-            module = import_module(path)
+            module = importlib.import_module(path)
         except (ImportError, OSError) as error:  # OSError: a library that it needs is broken
             raise EffnetError(
                 f"The installed {row.library} cannot be loaded: {error}.",
@@ -147,7 +151,7 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
         EffnetError: not installed, or no such device on this machine.
     """
     device = _resolve_device(options.device)
-    device_type, files = _device_type(device), _describe(kind)
+    device_type, files = device.partition(":")[0], KIND_NAMES[kind]
     names, subject = list_engines(device_type, kind), "No engine runs"
     if options.engine != "auto":
         _check_engine(options.engine, kind)
@@ -174,10 +178,8 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
 
 def list_engines(device_type: str, kind: FileKind) -> list[EngineName]:
     """The engines for files of some kind on a type of device, those that `auto` prefers first."""
-    names: list[EngineName] = [
-        name for name, row in ENGINES.items() if device_type in row.precisions and kind in row.kinds
-    ]
-    return sorted(names, key=lambda name: device_type not in ENGINES[name].preferred_on)
+    rows = sorted(ENGINES.items(), key=lambda item: device_type not in item[1].preferred_on)
+    return [name for name, row in rows if device_type in row.precisions and kind in row.kinds]
 
 
 def list_installed(device_type: str, kind: FileKind) -> list[EngineName]:
@@ -191,39 +193,24 @@ def _check_engine(engine: EngineName, kind: FileKind) -> None:
     if kind not in ENGINES[engine].kinds:
         others = [name for name, row in ENGINES.items() if kind in row.kinds]
         raise UsageError(
-            f"The engine {engine} does not run {_describe(kind)}.",
+            f"The engine {engine} does not run {KIND_NAMES[kind]}.",
             f"Use --engine {' or '.join(others)}.",
         )
-
-
-def _describe(kind: FileKind) -> str:
-    if kind == "tensors":
-        return "model files"
-    return f"{next(suffix for suffix, name in EXPORT_KINDS.items() if name == kind)} files"
 
 
 def _is_installed(engine: EngineName) -> bool:
     return importlib.util.find_spec(ENGINES[engine].library) is not None
 
 
-def _device_type(device: str) -> str:
-    return device.partition(":")[0]
-
-
 def _resolve_device(name: str) -> str:
-    """The device with this name; `auto` is the first CUDA device if torch can use it, else the
-    CPU.
-    """
+    """`name`, or for `auto` the first CUDA device if torch can use it, else the CPU."""
     if name == "auto":
         return "cuda" if _has_cuda_device() and _is_torch_built_for_cuda() else "cpu"
-    device_type, _, number = name.partition(":")
-    if device_type not in BATCH_SIZE or (
-        number and not (device_type == "cuda" and number.isdigit())
-    ):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
         raise UsageError(f"Unknown device {name!r}.", "Use auto, cpu, cuda, cuda:N or mps.")
-    if device_type == "cuda" and not _has_cuda_device():
+    if name.startswith("cuda") and not _has_cuda_device():
         raise EffnetError("Found no CUDA device.", "Use --device cpu.")
-    if device_type == "mps" and sys.platform != "darwin":
+    if name == "mps" and sys.platform != "darwin":
         raise EffnetError("The device mps needs macOS.", "Use --device cpu.")
     return name
 
@@ -234,12 +221,10 @@ def _has_cuda_device() -> bool:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return False
-    count = ctypes.c_int(0)
-    return (
-        driver.cuInit(0) == 0
-        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-        and count.value > 0
-    )
+    count = ctypes.c_int(0)  # stays 0 if a call fails
+    driver.cuInit(0)
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    return count.value > 0
 
 
 def _is_torch_built_for_cuda() -> bool:

@@ -18,7 +18,6 @@ from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, UsageError
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 Module = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -105,8 +104,7 @@ def _load_program(model: Model, device: torch.device) -> Module:
     """The program in a `.pt2` file.
 
     Raises:
-        UsageError: it was exported for another device.
-        EffnetError: torch cannot load it.
+        EffnetError: torch cannot load it, or it was exported for another device.
     """
     if device.type != "cpu":
         raise UsageError(
@@ -160,8 +158,7 @@ def _event_times_ms(run: Callable[[], object], calls: int) -> list[float]:
     """Milliseconds of each call by the events of the current CUDA device."""
     times = []
     for _ in range(calls):
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         run()
         end.record()
