@@ -47,7 +47,7 @@ AUTO = {"auto": None}
 
 
 def device_option() -> str:
-    return option("auto", "Device to run on", "-d", metavar="auto|cpu|cuda|cuda:N|mps")
+    return option("auto", "Device to run on", "-d auto|cpu|cuda|cuda:N|mps")
 
 
 def workers_option() -> int | None:
@@ -61,13 +61,13 @@ class ModelOptions(Options):
     section = "Model"
 
     variant: str | None = option(
-        None, "Model architecture, see `effnet variants`", "-V", metavar="NAME", shown="lite0"
+        None, "Model architecture, see `effnet variants`", "-V NAME", shown="lite0"
     )
     model: Path | None = option(
-        None, "Model file, exported model, or a folder with either", "-m", metavar="PATH"
+        None, "Model file, exported model, or a folder with either", "-m PATH"
     )
     weights: Path | None = option(
-        None, "Weights for --variant, with tensors named as in torchvision or timm", metavar="FILE"
+        None, "Weights for --variant, with tensors named as in torchvision or timm", "FILE"
     )
     offline: bool = option(False, "Never access the internet")
 
@@ -149,10 +149,7 @@ class OrganizeOptions(Options):
     section = "Organize"
 
     folder: Path = option(
-        REQUIRED,
-        "Copy images into a folder per class in DIR; never overwrites",
-        "--copy-to",
-        metavar="DIR",
+        REQUIRED, "Copy images into a folder per class in DIR; never overwrites", "--copy-to DIR"
     )
     moves: bool = option(False, "With --copy-to: move instead of copying", "--move")
     group_by: GroupBy = option("class", "With --copy-to: what the folders in DIR stand for")
@@ -166,7 +163,7 @@ class PredictTask(Options):
         REQUIRED,
         "Images, folders, URLs, glob patterns, @FILE (a list of paths), or - (stdin: paths, or one "
         "image)",
-        metavar="INPUTS",
+        "INPUTS",
     )
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
@@ -181,9 +178,7 @@ class DatasetOptions(Options):
 
     section = "Data"
 
-    val: Path | None = option(
-        None, "Validation folder, if its name is not a usual one", metavar="DIR"
-    )
+    val: Path | None = option(None, "Validation folder, if its name is not a usual one", "DIR")
     val_fraction: float = option(
         0.2,
         "Fraction of each class to hold out for validation, if there is no such folder",
@@ -235,7 +230,7 @@ class FinetuneTask(Options):
     root: Path = argument(
         Path(),
         "Folder with a folder per class, or with train/ and val/, or a CSV: path,label[,split]",
-        metavar="DATASET",
+        "DATASET",
         shown="",
     )
     model: ModelOptions = ModelOptions()
@@ -247,13 +242,12 @@ class FinetuneTask(Options):
     output: Path | None = option(
         None,
         "New folder for the model and the records of the training",
-        "-o",
-        metavar="DIR",
+        "-o DIR",
         shown="runs/DATASET-VARIANT",
         section="Output",
     )
     resume: Path | None = option(
-        None, "Continue the training in folder RUN", metavar="RUN", section="Training"
+        None, "Continue the training in folder RUN", "RUN", section="Training"
     )
 
 
@@ -294,20 +288,15 @@ class ExportTask(Options):
     model: ModelOptions = ModelOptions()
     options: ExportOptions = ExportOptions()
     output: Path | None = option(
-        None,
-        "File, or folder for it",
-        "-o",
-        metavar="PATH",
-        shown="MODEL.onnx, ...",
-        section="Output",
+        None, "File, or folder for it", "-o PATH", shown="MODEL.onnx, ...", section="Output"
     )
     calibrate: Path | None = option(
-        None, "Folder of typical images to calibrate on", metavar="DIR", section="Export"
+        None, "Folder of typical images to calibrate on", "DIR", section="Export"
     )
     check: Path | None = option(
         None,
         "Folder of images on which the exported model must match the original",
-        metavar="DIR",
+        "DIR",
         shown="validation images beside --calibrate, else samples",
     )
     max_drop: float = option(
@@ -326,19 +315,17 @@ class EvaluateTask(Options):
     root: Path = argument(
         REQUIRED,
         "Folder with a folder per class, or with splits, or a CSV: path,label[,split]",
-        metavar="DATA",
+        "DATA",
     )
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
     images: Annotated[ImageOptions, Only("fit", "exact_decode", "max_pixels")] = ImageOptions()
     options: Annotated[PredictOptions, Only("batch_size", "workers")] = PredictOptions()
-    split: str | None = option(
-        None, "Split to evaluate", metavar="NAME", shown="test, else validation"
-    )
+    split: str | None = option(None, "Split to evaluate", "NAME", shown="test, else validation")
     compare: ModelOptions | None = option(
         None,
         "Second model file or variant to evaluate on the same images",
-        metavar="MODEL",
+        "MODEL",
         parse=ModelOptions.parse,
         section="Model",
     )
@@ -358,45 +345,34 @@ class BenchTask(Options):
     variants: tuple[str, ...] = option(
         (),
         "Model architectures, separated by commas, see `effnet variants`",
-        "--variant -V",
-        metavar="NAMES|all",
+        "--variant -V NAMES|all",
         shown="those that fit --seconds",
         section="Model",
     )
     models: tuple[Path, ...] = option(
-        (),
-        "Model file or exported model; repeatable",
-        "--model -m",
-        metavar="PATH",
-        section="Model",
+        (), "Model file or exported model; repeatable", "--model -m PATH", section="Model"
     )
     against: tuple[str, ...] = option(
-        (),
-        "Classifiers of torchvision to compare with, such as resnet50",
-        metavar="NAMES",
-        section="Model",
+        (), "Classifiers of torchvision to compare with, such as resnet50", "NAMES", section="Model"
     )
     device: str = device_option()
     engines: tuple[EngineName, ...] = option(
         (),
         "Inference engines, separated by commas",
-        "--engine -e",
-        metavar="NAMES|all",
+        "--engine -e NAMES|all",
         words={"all": ()},
         shown="all that are installed",
     )
     precisions: tuple[EnginePrecision, ...] = option(
         ("fp32",),
         "Precisions (fp32, bf16, fp16), separated by commas",
-        "--precision -p",
-        metavar="NAMES",
+        "--precision -p NAMES",
         shown="fp32",
     )
     batch_sizes: tuple[int, ...] = option(
         (),
         "Images in one call, separated by commas",
-        "--batch-size -b",
-        metavar="N,N",
+        "--batch-size -b N,N",
         shown="1 and the fastest",
         min=1,
     )
@@ -404,7 +380,7 @@ class BenchTask(Options):
         "inference", "Measure the model alone, a training step, or image files to predictions"
     )
     image_folder: Path | None = option(
-        None, "Folder of images for --mode end-to-end", "--images", metavar="DIR", shown="samples"
+        None, "Folder of images for --mode end-to-end", "--images DIR", shown="samples"
     )
     seconds: float = option(60.0, "Time to measure, without loading", above=0)
     tolerance: float = option(
@@ -425,7 +401,7 @@ class Outputs(Options):
 
 @dataclass(frozen=True)
 class PageOutputs(Outputs):
-    html: Path | None = option(None, "Also write an HTML page", metavar="FILE")
+    html: Path | None = option(None, "Also write an HTML page", "FILE")
 
 
 @dataclass(frozen=True)
@@ -439,15 +415,10 @@ class PredictOutputs(PageOutputs):
         None, "Output format", "-f", shown="from the suffix of --output, else table"
     )
     outputs: tuple[Path, ...] = option(
-        (),
-        "Write the predictions to FILE instead of stdout; repeatable",
-        "--output -o",
-        metavar="FILE",
+        (), "Write the predictions to FILE instead of stdout; repeatable", "--output -o FILE"
     )
     resume: bool = option(False, "Continue an interrupted run with the same --output")
-    explain: Path | None = option(
-        None, "Save a Grad-CAM overlay for each image to DIR", metavar="DIR"
-    )
+    explain: Path | None = option(None, "Save a Grad-CAM overlay for each image to DIR", "DIR")
     preview: bool = option(False, "Show the images in a terminal with colors")
 
     @property
@@ -475,7 +446,7 @@ class EvaluateOutputs(PageOutputs):
     format: TableFormat = option("table", "Output format", "-f")
     explain: bool = option(False, "With --html: draw Grad-CAM overlays into the images")
     fail_under: tuple[str, ...] = option(
-        (), "Exit with status 3 if top1 or another figure is lower; repeatable", metavar="[NAME=]X"
+        (), "Exit with status 3 if top1 or another figure is lower; repeatable", "[NAME=]X"
     )
 
 
@@ -483,7 +454,7 @@ class EvaluateOutputs(PageOutputs):
 class BenchOutputs(PageOutputs):
     format: TableFormat = option("table", "Output format", "-f")
     compare: Path | None = option(
-        None, "Compare with an earlier result; exit with status 3 if slower", metavar="OLD.json"
+        None, "Compare with an earlier result; exit with status 3 if slower", "OLD.json"
     )
 
 
@@ -491,16 +462,14 @@ class BenchOutputs(PageOutputs):
 class ShowOptions(Options):
     """One variant to describe."""
 
-    name: str | None = argument(None, "Describe one architecture", metavar="VARIANT")
+    name: str | None = argument(None, "Describe one architecture", "VARIANT")
 
 
 @dataclass(frozen=True)
 class PullOptions(Options):
     """Variants by name."""
 
-    names: tuple[str, ...] = argument(
-        REQUIRED, "Names from `effnet variants`, or all", metavar="VARIANTS"
-    )
+    names: tuple[str, ...] = argument(REQUIRED, "Names from `effnet variants`, or all", "VARIANTS")
 
 
 @dataclass(frozen=True)
@@ -508,5 +477,5 @@ class VerifyOptions(Options):
     """Variants by name; all whose weights are installed, if none is named."""
 
     names: tuple[str, ...] = argument(
-        ("all",), "Names from `effnet variants`, or all", metavar="VARIANTS", shown="all installed"
+        ("all",), "Names from `effnet variants`, or all", "VARIANTS", shown="all installed"
     )

@@ -26,7 +26,7 @@ class Inner(Options):
 class Optional(Options):
     section = "Optional"
 
-    folder: Path = option(REQUIRED, "A folder", metavar="DIR")
+    folder: Path = option(REQUIRED, "A folder", "DIR")
     is_new: bool = option(False, "New", "--new")
 
 
@@ -34,7 +34,7 @@ class Optional(Options):
 class Task(Options):
     section = "Task"
 
-    names: tuple[str, ...] = argument(REQUIRED, "Names", metavar="NAMES")
+    names: tuple[str, ...] = argument(REQUIRED, "Names", "NAMES")
     inner: Annotated[Inner, Only("count", "share")] = Inner()
     optional: Optional | None = None
     kinds: tuple[Literal["a", "b"], ...] = option((), "Kinds", words={"all": ()})
@@ -93,6 +93,7 @@ def test_words_stand_for_values_and_count_as_typed() -> None:
         (["--share", "1"], "Invalid --share '1'.", "Use a number between 0 and 1."),
         (["--share", "nan"], "Invalid --share 'nan'.", "Use a number between 0 and 1."),
         (["--kinds", "a,c"], "Unknown kinds 'c'.", "Use a, b."),
+        (["--color", "blue"], "Unknown color 'blue'.", "Use red, green."),
         (
             ["--sizes", "1,0"],
             "Invalid --sizes '0'.",

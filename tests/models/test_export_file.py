@@ -281,7 +281,7 @@ def test_missing_file_and_wrong_engine_are_told(ship: Ship, effnet: Effnet) -> N
     done = effnet("predict", IMAGE, "--model", path, "--engine", "litert")
     assert_refused(done, "litert does not run .onnx files")
     done = effnet("predict", IMAGE, "--model", path, "--precision", "int8")
-    assert_refused(done, "'int8' is not one of")
+    assert_refused(done, "Unknown precision 'int8'.")
     with pytest.raises(UsageError, match="No engine runs .onnx files in int8 on cpu"):
         plan_engine(EngineOptions("cpu", precision="int8"), "onnx")  # type: ignore[arg-type]
     done = effnet("predict", IMAGE, "--engine", "executorch")

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperArgument, TyperCommand
@@ -59,42 +59,32 @@ class _Command(TyperCommand):
                 formatter.write_dl(padded, col_max=FLAGS_WIDTH)
 
 
-def _split(group: Any) -> tuple[Any, tuple[str, ...] | None]:
-    """The dataclass, and the names of the fields that are offered, where not all are."""
-    if _is_optional(group):
-        group = next(kind for kind in get_args(group) if kind is not type(None))
-    if get_origin(group) is Annotated:
-        cls, only = get_args(group)
-        return cls, only.names
-    return group, None
+def _members(group: Any) -> tuple[Any, list[Field]]:
+    """The dataclass of `Group`, `Group | None` or `Annotated[Group, Only(...)]`, and those of its
+    fields that are groups or are offered.
+    """
+    parts = (group, *get_args(group))
+    cls: Any = next(part for part in parts if dataclasses.is_dataclass(part))
+    names = [field.name for field in dataclasses.fields(cls) if "help" in field.metadata]
+    names = next((part.names for part in parts if isinstance(part, fields.Only)), names)
+    return cls, [f for f in dataclasses.fields(cls) if f.name in names or _is_group(f)]
 
 
 def _is_group(field: Field) -> bool:
-    return "help" not in field.metadata and dataclasses.is_dataclass(_split(field.type)[0])
-
-
-def _is_optional(kind: Any) -> bool:
-    return type(None) in get_args(kind)
-
-
-def _is_offered(field: Field, names: tuple[str, ...] | None) -> bool:
-    return "help" in field.metadata and (names is None or field.name in names)
+    is_option = "help" in field.metadata
+    return not is_option and any(map(dataclasses.is_dataclass, fields.types_of(field)))
 
 
 def _offered(group: Any) -> Iterator[tuple[Field, str]]:
     """The fields of a group and of the groups in it, and their sections; a class's own come before
     those that it inherits.
     """
-    cls, names = _split(group)
-    depths = {
-        name: depth
-        for depth, base in enumerate(cls.__mro__)
-        for name in vars(base).get("__annotations__", ())
-    }
-    for field in sorted(dataclasses.fields(cls), key=lambda field: depths[field.name]):
+    cls, members = _members(group)
+    own = [inspect.get_annotations(base).keys() for base in cls.__mro__]
+    for field in sorted(members, key=lambda field: [field.name in names for names in own][::-1]):
         if _is_group(field):
             yield from _offered(field.type)
-        elif _is_offered(field, names):
+        else:
             yield field, field.metadata.get("section") or cls.section
 
 
@@ -105,18 +95,18 @@ def _build(group: Any, values: Values) -> Any:
     Raises:
         UsageError: a value is not valid, or one is missing.
     """
-    cls, names = _split(group)
+    cls, members = _members(group)
     given: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
+    for field in members:
         if _is_group(field):
             given[field.name] = _build(field.type, values)
-        elif _is_offered(field, names) and _is_given(values[field.name]):
+        elif _is_given(values[field.name]):
             given[field.name] = _convert(field, values[field.name])
-    if _is_optional(group) and not given:
+    if not given and type(None) in get_args(group):
         return None
-    for field in dataclasses.fields(cls):
+    for field in members:
         if field.default is fields.REQUIRED and field.name not in given:
-            (flag, *_) = [fields.long_flag(f) for f in dataclasses.fields(cls) if f.name in given]
+            flag = next(fields.long_flag(other) for other in members if other.name in given)
             needed = f"{fields.long_flag(field)} {field.metadata['metavar']}"
             raise UsageError(f"{flag} needs {needed}.", f"Add {needed}.")
     return cls(**given)
@@ -131,20 +121,20 @@ def _is_given(value: object) -> bool:
 
 def _parameter(field: Field, section: str) -> inspect.Parameter:
     """The parameter of which Typer makes an option or argument; `None` where it is not given."""
-    info = field.metadata
+    info, is_argument = field.metadata, "is_argument" in field.metadata
     shared = {
-        "metavar": info.get("metavar") or _metavar(field),
+        "metavar": info["metavar"] or _metavar(field),
         "help": info["help"] + _default_text(field),
         "show_default": False,
+        "autocompletion": lambda: fields.choices_of(field),
     }
-    if info.get("is_argument"):
+    if is_argument:
         declared = typer.Argument(**shared)
     else:
-        short = [flag for flag in info["flags"] if not flag.startswith("--")]
-        long = fields.long_flag(field)
-        declared = typer.Option(long, *short, rich_help_panel=section, **shared)
-    is_missing = info.get("is_argument") and field.default is fields.REQUIRED
-    kind, is_required = _text_type(field), is_missing or info.get("is_required", False)
+        flags = [fields.long_flag(field), *(f for f in info["flags"] if not f.startswith("--"))]
+        declared = typer.Option(*flags, rich_help_panel=section, **shared)
+    is_required = info.get("is_required") or (is_argument and field.default is fields.REQUIRED)
+    kind = _text_type(field)
     return inspect.Parameter(
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -154,32 +144,26 @@ def _parameter(field: Field, section: str) -> inspect.Parameter:
 
 
 def _text_type(field: Field) -> Any:
-    """What Typer makes of the text: a path, a choice or a flag; numbers are parsed here."""
+    """What Typer makes of the text: a path or a flag; all else is parsed here."""
+    kinds = fields.types_of(field)
     if fields.is_list(field):
-        return list[Path] if Path in get_args(field.type) else list[str]
-    if fields.number_type(field) is not None or "parse" in field.metadata:
-        return str
-    kinds = [kind for kind in get_args(field.type) if kind is not type(None)]
-    is_optional = len(kinds) < len(get_args(field.type))
-    return kinds[0] if is_optional else field.type
+        return list[Path] if Path in kinds else list[str]
+    return next((kind for kind in (bool, Path) if kind in kinds), str)
 
 
 def _metavar(field: Field) -> str | None:
     number = fields.number_type(field)
     if number is None:
-        return None
+        return "|".join(fields.choices_of(field)) or None
     return "|".join((*fields.words_of(field), "N" if number is int else "X"))
 
 
 def _default_text(field: Field) -> str:
-    default, shown = field.default, field.metadata.get("shown")
+    default = field.default
     words = [word for word, value in fields.words_of(field).items() if value is default]
-    if shown is None and words:
-        shown = words[0]
-    elif shown is None and not any(
-        default is empty for empty in (None, False, (), fields.REQUIRED)
-    ):
-        shown = f"{default:g}" if isinstance(default, float) else str(default)
+    is_empty = default in (None, ()) or default is False or default is fields.REQUIRED
+    text = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = field.metadata.get("shown", words[0] if words else "" if is_empty else text)
     return f" [default: {shown}]" if shown else ""
 
 
@@ -196,20 +180,21 @@ def _convert(field: Field, value: Any) -> object:
 
 
 def _convert_text(field: Field, text: str) -> object:
-    words, number = fields.words_of(field), fields.number_type(field)
+    words, number, choices = (
+        fields.words_of(field),
+        fields.number_type(field),
+        fields.choices_of(field),
+    )
+    value: object = text
     if text in words:
         return words[text]
     if "parse" in field.metadata:
         return field.metadata["parse"](text)
-    if number is None:
-        choices = fields.choices_of(field)
-        if choices and text not in choices:
-            raise fields.invalid_value(field, fields.long_flag(field), text)
-        return text
-    try:
-        value = number(text)
-    except ValueError:
-        value = math.nan
-    if not fields.is_valid(field, value):
+    if number is not None:
+        try:
+            value = number(text)
+        except ValueError:
+            value = math.nan
+    if not fields.is_valid(field, value) or (choices and text not in choices):
         raise fields.invalid_value(field, fields.long_flag(field), text)
     return value

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypedDict, TypeVar, Unpack, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin
 
 from effnet_cli.system.errors import UsageError
 
@@ -13,14 +13,13 @@ REQUIRED: Any = dataclasses.MISSING
 
 
 class OptionInfo(TypedDict, total=False):
-    """What a field says about its option besides type, default, help and flags.
+    """What a field says about its option besides type, default, help and usage.
 
     `section` replaces the group's. `words` are texts that stand for a value, and `parse` converts
     all others. `shown` is the default in `--help`, where its own text does not do. `min` and `max`
     are valid values, `above` and `below` are not.
     """
 
-    metavar: str
     section: str
     words: Mapping[str, object]
     parse: Callable[[str], object]
@@ -29,20 +28,24 @@ class OptionInfo(TypedDict, total=False):
     max: float
     above: float
     below: float
-    is_argument: bool
     is_required: bool
 
 
-def option(default: T, help: str, flags: str = "", **info: Unpack[OptionInfo]) -> T:  # noqa: A002
-    """A dataclass field that is also an option of the command line, such as `--output -o`."""
-    metadata = {"help": help, "flags": flags.split(), **info}
+def option(default: T, help: str, usage: str = "", **info: Unpack[OptionInfo]) -> T:  # noqa: A002
+    """A dataclass field that is also an option of the command line.
+
+    `usage` has its flags, unless it is the field's name, and what stands for a value: `-o FILE`.
+    """
+    flags = [part for part in usage.split() if part.startswith("-")]
+    metavar = usage.split()[len(flags) :]
+    metadata = {"help": help, "flags": flags, "metavar": "".join(metavar), **info}
     field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 
 
-def argument(default: T, help: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
+def argument(default: T, help: str, metavar: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
     """A dataclass field that is also a positional argument of the command line."""
-    metadata = {"help": help, "is_argument": True, **info}
+    metadata = {"help": help, "metavar": metavar, "is_argument": True, **info}
     field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 
@@ -60,20 +63,13 @@ class Options:
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        """Check that values are within the bounds of their fields."""
         this: Any = self
         for field in dataclasses.fields(this):
-            check_value(field, getattr(self, field.name))
-
-
-def check_value(field: Field, value: object) -> None:
-    """Check a value against the bounds of its field.
-
-    Raises:
-        UsageError: it is outside.
-    """
-    for number in value if isinstance(value, tuple) else (value,):
-        if not is_valid(field, number):
-            raise invalid_value(field, field.name, number)
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not is_valid(field, number):
+                    raise invalid_value(field, field.name, number)
 
 
 def is_valid(field: Field, value: object) -> bool:
@@ -93,7 +89,8 @@ def invalid_value(field: Field, name: str, value: object) -> UsageError:
     """The error that names a value and what is valid."""
     choices = choices_of(field)
     if choices:
-        return UsageError(f"Unknown {name.lstrip('-')} {value!r}.", f"Use {', '.join(choices)}.")
+        what = name.lstrip("-") if is_list(field) else field.name.replace("_", "-")
+        return UsageError(f"Unknown {what} {value!r}.", f"Use {', '.join(choices)}.")
     words = "".join(f"{word} or " for word in words_of(field))
     return UsageError(f"Invalid {name} {value!r}.", f"Use {words}{_valid_numbers(field)}.")
 
@@ -114,17 +111,20 @@ def is_list(field: Field) -> bool:
     return get_origin(field.type) is tuple
 
 
+def types_of(field: Field) -> tuple[Any, ...]:
+    """The type, and the types in a tuple or a union."""
+    return (field.type, *get_args(field.type))
+
+
 def number_type(field: Field) -> type[int] | type[float] | None:
     """The type of a number, or of the numbers in a tuple or beside `None`."""
-    types = {field.type, *get_args(field.type)}
-    return int if int in types else float if float in types else None
+    return next((kind for kind in (int, float) if kind in types_of(field)), None)
 
 
 def choices_of(field: Field) -> tuple[str, ...]:
-    """The valid texts of a list whose items are literals."""
-    if number_type(field) is not None:
-        return ()
-    return tuple(choice for part in get_args(field.type) for choice in get_args(part))
+    """The valid texts of a literal, or of a list of literals."""
+    literals = [kind for kind in types_of(field) if get_origin(kind) is Literal]
+    return () if number_type(field) or not literals else get_args(literals[0])
 
 
 def words_of(field: Field) -> Mapping[str, object]:
@@ -136,5 +136,5 @@ def words_of(field: Field) -> Mapping[str, object]:
 def long_flag(field: Field) -> str:
     """The long flag, such as `--top-k`."""
     flags = field.metadata.get("flags", ())
-    long = [flag for flag in flags if flag.startswith("--")]
-    return long[0] if long else f"--{field.name.replace('_', '-')}"
+    name = f"--{field.name.replace('_', '-')}"
+    return next((flag for flag in flags if flag.startswith("--")), name)
