@@ -146,7 +146,7 @@ class PredictOptions(Options):
 class OrganizeOptions(Options):
     """Where to copy or move images by class."""
 
-    section = "Organize"
+    section = "Organise"
 
     folder: Path = option(
         REQUIRED, "Copy images into a folder per class in DIR; never overwrites", "--copy-to DIR"
@@ -264,13 +264,13 @@ class ExportOptions(Options):
         "fp32", "Precision of the computation or of the stored weights", "-p"
     )
     quantize: Quantization | None = option(
-        None, "Quantize to 8-bit integers, a quarter of the size; needs --calibrate"
+        None, "Quantise to 8-bit integers, a quarter of the size; needs --calibrate"
     )
     batch: int | None = option(
         None, "Images in one call of the exported model", words={"dynamic": None}, min=1
     )
     include_preprocessing: bool = option(
-        False, "Include normalization and softmax: takes pixel values, returns probabilities"
+        False, "Include normalisation and softmax: takes pixel values, returns probabilities"
     )
 
     @property
@@ -419,7 +419,7 @@ class PredictOutputs(PageOutputs):
     )
     resume: bool = option(False, "Continue an interrupted run with the same --output")
     explain: Path | None = option(None, "Save a Grad-CAM overlay for each image to DIR", "DIR")
-    preview: bool = option(False, "Show the images in a terminal with colors")
+    preview: bool = option(False, "Show the images in a terminal with colours")
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -72,13 +72,13 @@ def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
         assert re.search(r"\d\.\d%", text)
     env["NO_COLOR"] = "1"
     text = in_a_terminal("predict", "a.png", "--preview", "-k", "1", cwd=tmp_path, env=env)
-    assert "▀" not in text and "needs a terminal with colors" in text
+    assert "▀" not in text and "needs a terminal with colours" in text
 
 
 def test_a_preview_without_a_terminal_is_a_table(effnet: Effnet) -> None:
     done = effnet("predict", CAT, "--preview")
     assert b"tiger cat" in done.stdout and b"\x1b" not in done.stdout
-    assert "--preview needs a terminal with colors" in done.stderr
+    assert "--preview needs a terminal with colours" in done.stderr
 
 
 def test_below_the_threshold_the_label_is_unknown(effnet: Effnet) -> None:

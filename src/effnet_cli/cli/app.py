@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from effnet_cli import __version__
+from effnet_cli.cli import variants
 from effnet_cli.cli.bench import bench
 from effnet_cli.cli.doctor import doctor
 from effnet_cli.cli.evaluate import evaluate
@@ -12,13 +13,6 @@ from effnet_cli.cli.export import TARGETS_HELP, export
 from effnet_cli.cli.finetune import finetune
 from effnet_cli.cli.options import add_command
 from effnet_cli.cli.predict import predict
-from effnet_cli.cli.variants import (
-    list_weights,
-    print_weights_paths,
-    pull_weights,
-    variants,
-    verify_weights,
-)
 
 # Plain help with sections: rich's panels would double the time to the first line.
 app = typer.Typer(
@@ -32,17 +26,17 @@ add_command(app, finetune)
 add_command(app, evaluate)
 add_command(app, export, epilog=TARGETS_HELP)
 add_command(app, bench)
-add_command(app, variants)
+add_command(app, variants.variants)
 add_command(app, doctor)
 
 weights_app = typer.Typer(
     rich_markup_mode=None, help="List, download, verify and locate pretrained weights."
 )
 app.add_typer(weights_app, name="weights")
-add_command(weights_app, list_weights, name="list")
-add_command(weights_app, pull_weights, name="pull")
-add_command(weights_app, verify_weights, name="verify")
-add_command(weights_app, print_weights_paths, name="path")
+add_command(weights_app, variants.list_weights, name="list")
+add_command(weights_app, variants.pull_weights, name="pull")
+add_command(weights_app, variants.verify_weights, name="verify")
+add_command(weights_app, variants.print_weights_paths, name="path")
 
 
 def _print_version(is_given: bool) -> None:
@@ -51,16 +45,13 @@ def _print_version(is_given: bool) -> None:
         raise typer.Exit
 
 
-VersionOption = Annotated[
-    bool,
-    typer.Option(
-        "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
-    ),
-]
+VERSION = typer.Option(
+    "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+)
 
 
 @app.callback()
-def effnet(version: VersionOption = False) -> None:
+def effnet(version: Annotated[bool, VERSION] = False) -> None:
     """Classify images with EfficientNet.
 
     Try `effnet predict cat.jpg`: the default model is included, nothing is downloaded.

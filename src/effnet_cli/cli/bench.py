@@ -15,14 +15,11 @@ def bench(task: BenchTask, outputs: BenchOutputs) -> int:
     installed get random ones: timings do not depend on them, and nothing is downloaded.
     """
     from effnet_cli.bench import formats
-    from effnet_cli.output.writers import check_not_read
 
     task = replace(task, variants=tuple(row.name for row in find_variants(task.variants)))
     changes = old = None
-    with open_output(outputs) as out:
+    with open_output(outputs, filter(None, [outputs.compare])) as out:
         if outputs.compare is not None:
-            if outputs.html is not None:
-                check_not_read(outputs.html, [outputs.compare])
             old = formats.load_result(outputs.compare)
         from effnet_cli.bench import run, table
         from effnet_cli.bench.records import SLOWER
@@ -32,12 +29,8 @@ def bench(task: BenchTask, outputs: BenchOutputs) -> int:
             changes = list(formats.compare_results(result, old, task.tolerance))
             for line in formats.compare_limits(result, old):
                 out.note(line)
-        if outputs.format == "json":
-            out.json(formats.as_json(result, changes))
-        elif outputs.format == "csv":
-            out.csv(formats.csv_lines(result))
-        else:
-            out.table(table.blocks(result, changes))
+        content, blocks = formats.as_json(result, changes), table.blocks(result, changes)
+        out.show(outputs.format, content, blocks, csv=formats.csv_lines(result))
         if outputs.html is not None:
             from effnet_cli.bench.page import bench_page
 

@@ -23,15 +23,11 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
         if task.compare.variant is not None:
             find_variant(task.compare.variant)  # fail before the first evaluation
         task = replace(task, compare=replace(task.compare, offline=task.model.offline))
-    with open_output(outputs) as out:
+    with open_output(outputs, [task.root]) as out:
         overlay = _overlay(task, outputs)
         found = run.evaluate(task, out)
-        if outputs.format == "json":
-            out.json(formats.as_json(found))
-        elif outputs.format == "csv":
-            out.csv(formats.csv_lines(found))
-        else:
-            out.table(table.blocks(found))
+        content, blocks = formats.as_json(found), table.blocks(found)
+        out.show(outputs.format, content, blocks, csv=formats.csv_lines(found))
         if outputs.html is not None:
             from effnet_cli.evaluate.page import evaluation_page
 
@@ -46,11 +42,7 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
 
 
 def _parse_limits(texts: Sequence[str], names: Collection[str]) -> dict[str, float]:
-    """The least value of each figure: `0.9` (top-1), `macro_f1=0.8`.
-
-    Raises:
-        UsageError: a name is unknown or a number invalid.
-    """
+    """The least value of each figure: `0.9` (top-1), `macro_f1=0.8`."""
     limits = {}
     for text in texts:
         name, _, value = text.rpartition("=")
@@ -70,10 +62,6 @@ def _parse_limits(texts: Sequence[str], names: Collection[str]) -> dict[str, flo
 
 def _overlay(task: EvaluateTask, outputs: EvaluateOutputs) -> Callable[[str, str], Any] | None:
     """What draws Grad-CAM overlays into the page."""
-    if outputs.html is not None:
-        from effnet_cli.output.writers import check_not_read
-
-        check_not_read(outputs.html, [task.root])
     if not outputs.explain:
         return None
     if outputs.html is None:

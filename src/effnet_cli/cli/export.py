@@ -20,10 +20,7 @@ def export(task: ExportTask, outputs: ListOutputs) -> int:
 
     with open_output(outputs) as out:
         result = run.export(task, out)
-        if outputs.format == "json":
-            out.json(formats.to_dict(result))
-        else:
-            out.table(table.blocks(result))
+        out.show(outputs.format, formats.to_dict(result), table.blocks(result))
         for line in table.notes(result):
             out.note(line)
     return 0 if result.comparison.rejection is None else CHECK_FAILED_STATUS

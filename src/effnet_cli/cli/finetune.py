@@ -1,16 +1,11 @@
 """`effnet finetune`."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from effnet_cli.options import FinetuneOutputs, FinetuneTask, Format
 from effnet_cli.output.out import Output, open_output
 from effnet_cli.system.errors import EffnetError, UsageError
-
-if TYPE_CHECKING:
-    from effnet_cli.finetune.records import Epoch, TrainingResult
 
 
 def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]) -> int:
@@ -25,33 +20,21 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
     with open_output(outputs) as out:
         if outputs.check:
             return _check_dataset(task, outputs.format, out)
-        from effnet_cli.finetune import formats, resume, run
-        from effnet_cli.finetune.records import TrainingResult
+        from effnet_cli.finetune import formats, resume, run, table
+        from effnet_cli.finetune.records import Epoch, TrainingResult
 
         if task.resume is not None:
             task = resume.restore_task(task, typed)
         records: list[Epoch | TrainingResult] = []
-        _write(out, formats.keep_last(run.finetune(task, out), records), outputs.format)
+        epochs = formats.keep_last(run.finetune(task, out), records)
+        csv, blocks = formats.csv_lines(epochs), table.blocks(epochs)
+        out.rows(outputs.format, map(formats.to_row, epochs), csv=csv, blocks=blocks)
         if records and isinstance(records[-1], TrainingResult):
             if outputs.report:
                 _report(task, records[-1].model.parent, out)
             for line in formats.describe_result(records[-1]):
                 out.note(line)
     return 0
-
-
-def _write(out: Output, records: "Iterable[Epoch | TrainingResult]", format_: Format) -> None:
-    """Write the epochs as they come."""
-    from effnet_cli.finetune import formats, table
-
-    if format_ == "json":
-        out.json_array(map(formats.to_row, records))
-    elif format_ == "jsonl":
-        out.jsonl(map(formats.to_row, records))
-    elif format_ == "csv":
-        out.csv(formats.csv_lines(records))
-    else:
-        out.table(table.blocks(records))
 
 
 def _check_dataset(task: FinetuneTask, format_: Format, out: Output) -> int:
@@ -67,10 +50,7 @@ def _check_dataset(task: FinetuneTask, format_: Format, out: Output) -> int:
         workers=task.workers,
         reporter=out,
     )
-    if format_ == "table":
-        out.table(scan_blocks(found))
-    else:
-        out.json(found.to_json())
+    out.show("table" if format_ == "table" else "json", found.to_json(), scan_blocks(found))
     return 0 if found.dataset is not None else UsageError.exit_status
 
 

@@ -76,8 +76,7 @@ def run() -> int:
         return error.exit_status
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        # Typer puts choices on lines of their own, and a library's words before them
-        message = " ".join(error.format_message().split()).replace("Value error, ", "")
+        message = " ".join(error.format_message().split())  # Typer breaks lines
         _print_error(message, _usage_hint(context.command_path if context else "effnet"))
         return UsageError.exit_status
     except (OutputClosed, BrokenPipeError):
@@ -86,14 +85,11 @@ def run() -> int:
         return INTERRUPTED_STATUS
     except _Terminated:
         return TERMINATED_STATUS
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            traceback.print_exc()
-        else:  # the help, on a full disk
+    except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:  # the help, on a full disk
             _print_error("Standard output cannot be written: no space left.", "Free some space.")
-        return 1
-    except Exception:  # a bug: the traceback is what its report needs
-        traceback.print_exc()
+        else:  # a bug: the traceback is what its report needs
+            traceback.print_exc()
         return 1
 
 

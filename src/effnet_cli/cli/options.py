@@ -65,7 +65,7 @@ def _members(group: Any) -> tuple[Any, list[Field]]:
     """
     parts = (group, *get_args(group))
     cls: Any = next(part for part in parts if dataclasses.is_dataclass(part))
-    names = [field.name for field in dataclasses.fields(cls) if "help" in field.metadata]
+    names = tuple(field.name for field in dataclasses.fields(cls) if "help" in field.metadata)
     names = next((part.names for part in parts if isinstance(part, fields.Only)), names)
     return cls, [f for f in dataclasses.fields(cls) if f.name in names or _is_group(f)]
 

@@ -53,13 +53,7 @@ def _write(
 ) -> None:
     from effnet_cli.predict import formats, table
 
-    if format_ == "csv":
-        out.csv(formats.csv_lines(rows), path)
-    elif format_ == "json":
-        out.json_array(map(formats.to_row, rows), path)
-    elif format_ == "jsonl":
-        out.jsonl(map(formats.to_row, rows), path)
-    elif has_preview and out.can_draw_images():
-        out.table(table.preview_blocks(rows), path)
-    else:
-        out.table(table.blocks(rows), path)
+    is_drawn = format_ == "table" and has_preview and out.can_draw_images()
+    blocks = table.preview_blocks(rows) if is_drawn else table.blocks(rows)
+    contents, csv = map(formats.to_row, rows), formats.csv_lines(rows)
+    out.rows(format_, contents, csv=csv, blocks=blocks, path=path)

@@ -13,7 +13,7 @@ from effnet_cli.options import (
     VerifyOptions,
 )
 from effnet_cli.output.out import open_output
-from effnet_cli.output.tables import Table
+from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.fields import Only
 
@@ -39,10 +39,7 @@ def variants(options: ShowOptions, outputs: Annotated[ListOutputs, Only("format"
     from effnet_cli.models import listing
 
     with open_output(outputs) as out:
-        if outputs.format == "json":
-            out.json(listing.list_variants())
-        else:
-            out.table([Table(*listing.variants_table())])
+        out.show(outputs.format, listing.list_variants(), [Table(*listing.variants_table())])
     return 0
 
 
@@ -52,12 +49,9 @@ def _describe(name: str, outputs: ListOutputs) -> int:
 
     summary = summarize(name)
     with open_output(outputs) as out:
-        if outputs.format == "json":
-            out.json(asdict(summary))
-        else:
-            stages = Table(*summary_table.stages_table(summary))
-            lines = summary_table.scaling_lines(summary)
-            out.table([*summary_table.headline(summary), stages, *lines])
+        stages, lines = summary_table.stages_table(summary), summary_table.scaling_lines(summary)
+        blocks: list[Block] = [*summary_table.headline(summary), Table(*stages), *lines]
+        out.show(outputs.format, asdict(summary), blocks)
     return 0
 
 
@@ -66,10 +60,8 @@ def list_weights(outputs: Annotated[ListOutputs, Only("format")]) -> int:
     from effnet_cli.models import listing
 
     with open_output(outputs) as out:
-        if outputs.format == "json":
-            out.json(listing.list_weights())
-        else:
-            out.table([Table(*listing.weights_table(), is_wrapped=True)])
+        table = Table(*listing.weights_table(), is_wrapped=True)
+        out.show(outputs.format, listing.list_weights(), [table])
     return 0
 
 

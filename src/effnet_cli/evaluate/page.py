@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ def evaluation_page(
         classes=sortable(table.classes_table(found)),
         matrix=found.confusion if has_matrix else None,
         confused=replace(confused, rows=confused.rows[:MAX_CONFUSED]),
-        reliability=reliability_chart(found.calibration),
+        reliability=reliability_chart([asdict(one) for one in found.calibration]),
         galleries=[
             ("Most confident mistakes", mistake_note, _gallery(found.mistakes, overlay)),
             ("Likely label errors", label_note, _gallery(found.label_errors or (), overlay)),

@@ -1,124 +1,92 @@
-"""Charts as inline SVG that follows the colors of the page."""
+"""Charts as inline SVG that follows the colours of the page."""
 
 import io
 import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from markupsafe import Markup
 
 from effnet_cli.output.text import printable
 
-# Placeholders for the colors of the page, which follow the reader's light or dark scheme.
+# Placeholders for the colours of the page, which follow the reader's light or dark scheme.
 INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
-COLORS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
-CHART_INCHES = (9.0, 4.8)
+COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
 
 
 def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
     """Top-1 in percent against milliseconds on a logarithmic scale: name, ms, top-1."""
     if len(points) < 2:
         return None
-    figure = _figure(CHART_INCHES)
-    axes: Any = figure.add_subplot()
-    front = _front(points)
-    axes.plot([p[1] for p in front], [p[2] for p in front], color=ACCENT, linewidth=1.5, alpha=0.5)
+    axes = _axes((9.0, 4.8), "milliseconds for one image", "top-1, %")
+    _, front_ms, front_top1 = zip(*_front(points), strict=True)
+    axes.plot(front_ms, front_top1, color=ACCENT, linewidth=1.5, alpha=0.5)
     axes.scatter([p[1] for p in points], [p[2] for p in points], color=ACCENT, s=36, zorder=3)
+    style = {"textcoords": "offset points", "color": INK, "parse_math": False}
     for name, ms, top1 in points:
-        axes.annotate(
-            printable(name),
-            (ms, top1),
-            xytext=(7, -11),
-            textcoords="offset points",
-            color=INK,
-            parse_math=False,
-        )
+        axes.annotate(printable(name), (ms, top1), xytext=(7, -11), **style)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(x=0.1, y=0.12)
-    axes.set_xlabel("milliseconds for one image", color=SOFT)
-    axes.set_ylabel("top-1, %", color=SOFT)
-    _simplify(axes)
-    return _svg(figure, "Accuracy against latency")
+    return _svg(axes, "Accuracy against latency")
 
 
 def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
     """Validation top-1 by epoch, one line per phase."""
     if len(epochs) < 2:
         return None
-    figure = _figure((9.0, 3.4))
-    axes: Any = figure.add_subplot()
+    axes = _axes((9.0, 3.4), "epoch", "top-1, %")
     shares = [100 * row["top1"] for row in epochs]
     places = range(1, len(shares) + 1)
     heads = sum(row["phase"] == "head" for row in epochs)
     axes.plot(places[:heads], shares[:heads], color=SOFT, marker="o", linewidth=1.5)
     axes.plot(places[heads:], shares[heads:], color=ACCENT, marker="o", linewidth=1.5)
     spans = ("classifier head", 0, heads, SOFT), ("full model", heads, len(shares), ACCENT)
-    for name, start, end, color in spans:
+    for name, start, end, colour in spans:
         if start < end:
             at = (places[start], shares[start])
-            axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=color)
+            axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", color=colour)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 100))
     for line in axes.lines:
         line.set_clip_on(False)  # do not cut marks at the edge
-    axes.set_xlabel("epoch", color=SOFT)
-    axes.set_ylabel("top-1, %", color=SOFT)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _simplify(axes)
-    return _svg(figure, "Training")
+    return _svg(axes, "Training")
 
 
-class ReliabilityBin(Protocol):
-    """The images whose top probability is between `low` and `high`, and the means over them."""
-
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def images(self) -> int: ...
-    @property
-    def confidence(self) -> float | None: ...
-    @property
-    def accuracy(self) -> float | None: ...
-
-
-def reliability_chart(bins: Sequence[ReliabilityBin]) -> Markup:
-    """Accuracy against the top probability."""
-    figure = _figure((7.0, 4.4))
-    axes: Any = figure.add_subplot()
-    filled = [one for one in bins if one.accuracy is not None]
-    total = sum(one.images for one in filled)
-    middles = [100 * (one.low + one.high) / 2 for one in filled]
+def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
+    """Accuracy against the top probability; a bin has `images` whose top probability is between
+    `low` and `high`, with the means `confidence` and `accuracy`, if any.
+    """
+    axes = _axes((7.0, 4.4), "top probability, %", "accuracy, %")
+    filled = [one for one in bins if one["accuracy"] is not None]
+    total = sum(one["images"] for one in filled)
+    middles = [100 * (one["low"] + one["high"]) / 2 for one in filled]
     width = 100 / len(bins)
-    axes.bar(middles, [100 * (one.confidence or 0) for one in filled], width * 0.9, color=LINE)
-    heights = [100 * (one.accuracy or 0) for one in filled]
-    sizes = [20 + 700 * one.images / total for one in filled]
+    axes.bar(middles, [100 * one["confidence"] for one in filled], width * 0.9, color=LINE)
+    heights = [100 * one["accuracy"] for one in filled]
+    sizes = [20 + 700 * one["images"] / total for one in filled]
     axes.plot(middles, heights, color=ACCENT, linewidth=1.5)
     axes.scatter(middles, heights, s=sizes, color=ACCENT, alpha=0.85, zorder=3)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 105)
-    axes.set_xlabel("top probability, %", color=SOFT)
-    axes.set_ylabel("accuracy, %", color=SOFT)
-    _simplify(axes)
-    return _svg(figure, "Reliability")
+    return _svg(axes, "Reliability")
 
 
-def _figure(inches: tuple[float, float]) -> Any:
-    """An empty figure; matplotlib is imported on first use, which takes half a second."""
-    return import_module("matplotlib.figure").Figure(inches, layout="constrained")
-
-
-def _simplify(axes: Any) -> None:
-    """Remove the frame and the ticks."""
+def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
+    """Empty axes without frame and ticks; importing matplotlib takes half a second."""
+    figure = import_module("matplotlib.figure").Figure(inches, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label, color=SOFT)
+    axes.set_ylabel(y_label, color=SOFT)
     axes.set_axisbelow(True)
     axes.grid(color=LINE, linewidth=0.8)
     axes.tick_params(which="both", colors=SOFT, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
+    return axes
 
 
 def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
@@ -130,16 +98,16 @@ def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float,
     return front
 
 
-def _svg(figure: Any, title: str) -> Markup:
-    """Inline SVG; text stays text, colors are those of the page."""
+def _svg(axes: Any, title: str) -> Markup:
+    """Inline SVG; text stays text, colours are those of the page."""
     buffer = io.StringIO()
     matplotlib: Any = import_module("matplotlib")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        axes.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    for color, name in COLORS.items():
-        svg = svg.replace(color, name)
+    for colour, name in COLOURS.items():
+        svg = svg.replace(colour, name)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
     return Markup(svg)  # noqa: S704 (matplotlib escapes text)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effnet_cli.options import Outputs, PageOutputs
+from effnet_cli.options import Format, Outputs, PageOutputs
 from effnet_cli.output.progress import StderrReporter
 from effnet_cli.output.text import escape_csv, escape_json, json_array, json_lines, json_text
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Output(StderrReporter):
     """Writes what a command shows, and is the `Reporter` of its work.
 
-    Tables are colored and fitted to a terminal, plain and whole in a pipe or file. Progress bars
+    Tables are coloured and fitted to a terminal, plain and whole in a pipe or file. Progress bars
     are removed at the end of the `with` block.
     """
 
@@ -32,34 +32,47 @@ class Output(StderrReporter):
 
         self._write(render(blocks, is_file=path is not None), path)
 
-    def json(self, value: object) -> None:
-        """Write one JSON value."""
-        self._write_data([json_text(value, indent=2) + "\n"], escape_json)
+    def show(
+        self, format_: Format, value: object, blocks: "Iterable[Block]", csv: Iterable[str] = ()
+    ) -> None:
+        """Write a result: `value` as JSON, `blocks` as a table, or the lines of `csv`."""
+        if format_ == "json":
+            self._write_data([json_text(value, indent=2) + "\n"], escape_json)
+        elif format_ == "csv":
+            self._write_data(csv, escape_csv)
+        else:
+            self.table(blocks)
 
-    def json_array(self, rows: Iterable[Mapping[str, object]], path: Path | None = None) -> None:
-        """Write a JSON array, each row as soon as it is known."""
-        self._write_data(json_array(rows), escape_json, path)
-
-    def jsonl(self, rows: Iterable[Mapping[str, object]], path: Path | None = None) -> None:
-        """Write JSON lines, each row as soon as it is known."""
-        self._write_data(json_lines(rows), escape_json, path)
-
-    def csv(self, lines: Iterable[str], path: Path | None = None) -> None:
-        """Write lines of CSV."""
-        self._write_data(lines, escape_csv, path)
+    def rows(
+        self,
+        format_: Format,
+        rows: Iterable[Mapping[str, object]],
+        *,
+        csv: Iterable[str],
+        blocks: "Iterable[Block]",
+        path: Path | None = None,
+    ) -> None:
+        """Write each row as soon as it is known; of the three forms only one is iterated."""
+        if format_ == "table":
+            self.table(blocks, path)
+        elif format_ == "csv":
+            self._write_data(csv, escape_csv, path)
+        else:
+            encode = json_array if format_ == "json" else json_lines
+            self._write_data(encode(rows), escape_json, path)
 
     def page(self, html: str, path: Path) -> None:
         """Write an HTML page."""
         self._write([html], path)
 
     def can_draw_images(self) -> bool:
-        """Whether stdout is a terminal with enough colors; if not, a note says so."""
+        """Whether stdout is a terminal with enough colours; if not, a note says so."""
         from effnet_cli.output.terminal import can_draw_images
 
-        if not can_draw_images():
-            self.note("--preview needs a terminal with colors.")
-            return False
-        return True
+        can_draw = can_draw_images()
+        if not can_draw:
+            self.note("--preview needs a terminal with colours.")
+        return can_draw
 
     def _write_data(
         self,
@@ -77,14 +90,15 @@ class Output(StderrReporter):
         write(pieces, path)
 
 
-def open_output(options: Outputs) -> Output:
-    """The presenter for these options.
+def open_output(options: Outputs, inputs: Iterable[Path] = ()) -> Output:
+    """The presenter for these options, in a run that reads `inputs`.
 
     Raises:
         UsageError: --html names no file that may be written.
     """
     if isinstance(options, PageOutputs) and options.html is not None:
-        from effnet_cli.output.writers import check_page  # imports NumPy
+        from effnet_cli.output import writers  # imports NumPy
 
-        check_page(options.html)
+        writers.check_page(options.html)
+        writers.check_not_read(options.html, inputs)
     return Output(options.quiet)

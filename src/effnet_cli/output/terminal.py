@@ -1,4 +1,4 @@
-"""Blocks as text: colored and fitted to a terminal, plain and whole in a pipe or a file."""
+"""Blocks as text: coloured and fitted to a terminal, plain and whole in a pipe or a file."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def render(blocks: Iterable[Block], *, is_file: bool = False) -> Iterator[str]:
 
 
 def can_draw_images() -> bool:
-    """Whether stdout is a terminal with enough colors to draw images."""
+    """Whether stdout is a terminal with enough colours to draw images."""
     stdout = _stdout()
     has_many = stdout.color_system not in (None, "standard")
     return stdout.is_terminal and has_many and not stdout.no_color
@@ -127,7 +127,7 @@ class _Renderer:
         return f"{text[:PATH_START_WIDTH]}…{os.sep}{printable(path.name)}"
 
     def _print(self, content: RenderableType, width: int) -> str:
-        """What rich prints, with colors only in a terminal and without trailing spaces."""
+        """What rich prints, with colours only in a terminal and without trailing spaces."""
         buffer = io.StringIO()
         if self.console.is_terminal:
             page = Console(file=buffer, force_terminal=True, width=width)

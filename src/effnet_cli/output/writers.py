@@ -51,32 +51,22 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
 
 
 def check_output(output: Path, option: str) -> None:
-    """Check that a file may be written where `option` wants one.
-
-    Raises:
-        UsageError: there is something else than an ordinary file, an image or a model.
-    """
-    named = f"{option} {str(output)!r}"
+    """Raise UsageError if `option` names something else than a file, an image or a model."""
     if output.is_dir():
-        raise UsageError(f"{named} is a folder.", "Name a file in it.")
-    if output.exists() and not output.is_file():
-        raise UsageError(
-            f"{named} is not a regular file.", f"Omit {option}, or name a regular file."
-        )
-    if output.is_file() and is_image_content(str(output)):
-        raise UsageError(f"{named} is an image and would be overwritten.", "Name another file.")
-    if export_file.is_model_file(output):
-        raise UsageError(
-            f"{named} belongs to a model and would be overwritten.", "Name another file."
-        )
+        problem, hint = "is a folder", "Name a file in it."
+    elif output.exists() and not output.is_file():
+        problem, hint = "is not a regular file", f"Omit {option}, or name a regular file."
+    elif output.is_file() and is_image_content(str(output)):
+        problem, hint = "is an image and would be overwritten", "Name another file."
+    elif export_file.is_model_file(output):
+        problem, hint = "belongs to a model and would be overwritten", "Name another file."
+    else:
+        return
+    raise UsageError(f"{option} {str(output)!r} {problem}.", hint)
 
 
 def check_page(path: Path) -> None:
-    """Check that `--html` names a file that may be written.
-
-    Raises:
-        UsageError: it does not.
-    """
+    """Raise UsageError unless `--html` names a file that may be written."""
     if str(path) == STDOUT:
         raise UsageError(
             "--html needs a file path; stdout carries the results.", "Use --html FILE.html."
@@ -85,11 +75,7 @@ def check_page(path: Path) -> None:
 
 
 def check_not_read(output: Path, read: Iterable[Path]) -> None:
-    """Check that no input would be overwritten.
-
-    Raises:
-        UsageError: `output` is one of the files that are `read`.
-    """
+    """Raise UsageError if `output` is one of the files that are `read`."""
     for path in read:
         if path.is_file() and output.exists() and path.samefile(output):
             raise UsageError(
