@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_machine_code_answers_as_torch(tmp_path: Path) -> None:
+def test_machine_code_agrees_with_torch(tmp_path: Path) -> None:
     options = ExportOptions("aotinductor", batch=1)
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         with pytest.raises(EffnetError, match="needs a C\\+\\+ compiler"):
@@ -40,10 +40,10 @@ def test_machine_code_answers_as_torch(tmp_path: Path) -> None:
     assert card.classes[285] == "Egyptian cat"
 
     image = str(SAMPLES / "shuttle.png")
-    (wanted, *_) = Classifier("lite0")(image).predictions
+    (expected, *_) = Classifier("lite0")(image).predictions
     (best, *_) = Classifier(ModelOptions(model=path))(image).predictions
-    assert best.label == wanted.label
-    assert abs(best.probability - wanted.probability) < 1e-4
+    assert best.label == expected.label
+    assert abs(best.probability - expected.probability) < 1e-4
     with pytest.raises(UsageError, match="onnxruntime does not run .pt2 files"):
         Classifier(ModelOptions(model=path), EngineOptions("cpu", "onnxruntime"))
 
@@ -55,5 +55,5 @@ def test_machine_code_answers_as_torch(tmp_path: Path) -> None:
         timeout=100,
     )
     _, label, probability = done.stdout.strip().split("\t")
-    assert label == wanted.label
-    assert np.isclose(float(probability), wanted.probability, atol=1e-4)
+    assert label == expected.label
+    assert np.isclose(float(probability), expected.probability, atol=1e-4)

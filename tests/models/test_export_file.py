@@ -1,4 +1,4 @@
-"""Exported files that are damaged, foreign or hostile: refused before a runtime sees them."""
+"""Exported files that are damaged, foreign or hostile: rejected before a runtime loads them."""
 
 import hashlib
 import io
@@ -17,8 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from effnet_cli.engines.base import to_probabilities
-from effnet_cli.engines.exported import ExportedEngine
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.export.run import export
 from effnet_cli.finetune.run_dir import to_arrays
@@ -43,27 +41,27 @@ pytestmark = pytest.mark.usefixtures("one_core")
 IMAGE = SAMPLES / "cat.jpg"
 CLASSES = ("cat", "dog", "[red]=cmd()")
 Effnet = Callable[..., Done]
-Ship = Callable[[TargetName], Path]
+CopyExport = Callable[[TargetName], Path]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
-    """A network of 64 px and three classes."""
+    """A model of 64 px and three classes."""
     card = ModelCard("lite0", CLASSES, Preprocessing(64, 64, "bicubic", HALF, HALF))
     folder = tmp_path_factory.mktemp("source")
-    network = lively(build.build(find_variant("lite0"), len(CLASSES)))
-    checkpoint.write(folder / "model.safetensors", card, to_arrays(network.state_dict()))
+    module = lively(build.build(find_variant("lite0"), len(CLASSES)))
+    checkpoint.write(folder / "model.safetensors", card, to_arrays(module.state_dict()))
     return ModelOptions(model=folder)
 
 
 @pytest.fixture(scope="module")
-def originals(
+def exports(
     source: ModelOptions, tmp_path_factory: pytest.TempPathFactory, caches: None
 ) -> Callable[[TargetName], Path]:
-    """A good export for each target."""
+    """An export for each target."""
     made: dict[TargetName, Path] = {}
 
-    def ship(target: TargetName) -> Path:
+    def copy_export(target: TargetName) -> Path:
         if target not in made:
             output = tmp_path_factory.mktemp(target)
             result = export(ExportTask(source, ExportOptions(target), output, force=True))
@@ -71,15 +69,15 @@ def originals(
             made[target] = result.path
         return made[target]
 
-    return ship
+    return copy_export
 
 
 @pytest.fixture
-def ship(originals: Ship, tmp_path: Path) -> Ship:
-    """A copy of a good export, to be damaged."""
+def copy_export(exports: CopyExport, tmp_path: Path) -> CopyExport:
+    """A copy of an export, to be damaged."""
 
     def copied(target: TargetName) -> Path:
-        path = originals(target)
+        path = exports(target)
         folder = tmp_path / target
         shutil.copytree(path.parent, folder)
         return folder / path.name
@@ -87,8 +85,8 @@ def ship(originals: Ship, tmp_path: Path) -> Ship:
     return copied
 
 
-def vouch(path: Path) -> None:
-    """Let the JSON say that a changed file is what was exported."""
+def update_digests(path: Path) -> None:
+    """Make the JSON match a changed file."""
     facts = export_file.json_path(path)
     about = json.loads(facts.read_text())
     about["files"] = {
@@ -98,7 +96,7 @@ def vouch(path: Path) -> None:
     facts.write_text(json.dumps(about))
 
 
-def assert_refused(done: Done, words: str, status: int = 2) -> None:
+def assert_rejected(done: Done, words: str, status: int = 2) -> None:
     assert done.status == status, done.stderr
     assert done.stdout == b""
     assert words in done.stderr
@@ -110,37 +108,39 @@ def assert_refused(done: Done, words: str, status: int = 2) -> None:
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
-def test_flipped_byte_is_found(target: TargetName, ship: Ship, effnet: Effnet) -> None:
-    path = ship(target)
+def test_flipped_byte(target: TargetName, copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export(target)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert_refused(
+    assert_rejected(
         effnet("predict", IMAGE, "--model", path), f"the content of '{path.name}' is not what"
     )
 
 
-def test_weights_of_openvino_are_checked_too(ship: Ship, effnet: Effnet) -> None:
-    path = ship("openvino")
+def test_openvino_weights_are_checked(copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export("openvino")
     weights = path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert_refused(effnet("predict", IMAGE, "--model", path), weights.name)
+    assert_rejected(effnet("predict", IMAGE, "--model", path), weights.name)
     weights.unlink()
-    assert_refused(
+    assert_rejected(
         effnet("predict", IMAGE, "--model", path), f"its other half '{weights.name}' is missing"
     )
 
 
 @pytest.mark.parametrize("target", ["onnx", "litert"])
-def test_answers_need_neither_torch_nor_onnx(target: TargetName, ship: Ship) -> None:
-    path = ship(target)
-    imported_by("predict", IMAGE, "--model", path)  # the first time an ONNX file is looked at
+def test_predict_needs_neither_torch_nor_onnx(target: TargetName, copy_export: CopyExport) -> None:
+    path = copy_export(target)
+    imported_by("predict", IMAGE, "--model", path)  # the first run checks the ONNX file
     assert not imported_by("predict", IMAGE, "--model", path) & HEAVY
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
-def test_files_may_be_renamed_together(target: TargetName, ship: Ship, effnet: Effnet) -> None:
-    path = ship(target)
+def test_files_may_be_renamed_together(
+    target: TargetName, copy_export: CopyExport, effnet: Effnet
+) -> None:
+    path = copy_export(target)
     names = {path, export_file.json_path(path), path.with_suffix(".bin")}
     for file in filter(Path.exists, names):
         file.rename(file.with_name(file.name.replace(path.stem, "other [name]")))
@@ -150,37 +150,37 @@ def test_files_may_be_renamed_together(target: TargetName, ship: Ship, effnet: E
 
 @pytest.mark.parametrize("option", ["--html", "--output"])
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
-def test_no_answer_is_written_over_a_network(
-    option: str, target: TargetName, ship: Ship, effnet: Effnet
+def test_model_is_not_overwritten(
+    option: str, target: TargetName, copy_export: CopyExport, effnet: Effnet
 ) -> None:
-    path = ship(target)
+    path = copy_export(target)
     parts = [path, export_file.json_path(path), *path.parent.glob("*.bin")]
     before = [part.read_bytes() for part in parts]
     for part in parts:
         done = effnet("predict", IMAGE, "--model", path, option, part)
-        assert_refused(done, "belongs to a model and would be overwritten.")
+        assert_rejected(done, "belongs to a model and would be overwritten.")
     assert [part.read_bytes() for part in parts] == before
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
-def test_link_leads_to_the_file_and_its_json(
-    target: TargetName, ship: Ship, effnet: Effnet, tmp_path: Path
+def test_symlink(
+    target: TargetName, copy_export: CopyExport, effnet: Effnet, tmp_path: Path
 ) -> None:
-    path = ship(target)
+    path = copy_export(target)
     link = tmp_path / f"link{path.suffix}"
     link.symlink_to(path)
     assert effnet("predict", IMAGE, "--model", link).status == 0
 
 
 @pytest.mark.parametrize("target", ["openvino", "litert"])
-def test_json_has_to_be_beside_it(target: TargetName, ship: Ship, effnet: Effnet) -> None:
-    path = ship(target)
+def test_missing_json(target: TargetName, copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export(target)
     export_file.json_path(path).unlink()
-    assert_refused(effnet("predict", IMAGE, "--model", path), f"'{path.name}.json' is not beside")
+    assert_rejected(effnet("predict", IMAGE, "--model", path), f"'{path.name}.json' is not beside")
 
 
-def test_onnx_file_is_enough_by_itself(ship: Ship, effnet: Effnet) -> None:
-    path = ship("onnx")
+def test_onnx_file_needs_no_json(copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export("onnx")
     with_json = effnet("predict", IMAGE, "--model", path, "-f", "json")
     export_file.json_path(path).unlink()
     without = effnet("predict", IMAGE, "--model", path, "-f", "json")
@@ -226,20 +226,22 @@ def test_onnx_file_is_enough_by_itself(ship: Ship, effnet: Effnet) -> None:
         (lambda about: about["export"].update(batch="two"), "does not say what was exported"),
     ],
 )
-def test_damaged_json_is_told(
-    change: Callable[[dict[str, Any]], object], words: str, ship: Ship, effnet: Effnet
+def test_damaged_json(
+    change: Callable[[dict[str, Any]], object], words: str, copy_export: CopyExport, effnet: Effnet
 ) -> None:
-    path = ship("onnx")
+    path = copy_export("onnx")
     facts = export_file.json_path(path)
     about = json.loads(facts.read_text())
     change(about)
     facts.write_text(json.dumps(about))
-    assert_refused(effnet("predict", IMAGE, "--model", path), words)
+    assert_rejected(effnet("predict", IMAGE, "--model", path), words)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_json_may_be_edited_in_utf_8(encoding: str, ship: Ship, effnet: Effnet) -> None:
-    path = ship("litert")
+def test_json_may_be_edited_in_utf_8(
+    encoding: str, copy_export: CopyExport, effnet: Effnet
+) -> None:
+    path = copy_export("litert")
     facts = export_file.json_path(path)
     about = json.loads(facts.read_text())
     about["classes"] = [f"{name} 猫" for name in about["classes"]]
@@ -251,21 +253,21 @@ def test_json_may_be_edited_in_utf_8(encoding: str, ship: Ship, effnet: Effnet) 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"files": NaN}', b"[" * 99999]
 )
-def test_json_that_is_none_is_told(content: bytes, ship: Ship, effnet: Effnet) -> None:
-    path = ship("onnx")
+def test_invalid_json(content: bytes, copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export("onnx")
     export_file.json_path(path).write_bytes(content)
-    assert_refused(effnet("predict", IMAGE, "--model", path), ".onnx.json' beside it is damaged")
+    assert_rejected(effnet("predict", IMAGE, "--model", path), ".onnx.json' beside it is damaged")
 
 
-def test_huge_json_is_not_read(ship: Ship, effnet: Effnet) -> None:
-    path = ship("onnx")
+def test_huge_json_is_not_read(copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export("onnx")
     with export_file.json_path(path).open("r+b") as file:
         file.truncate(export_file.MAX_EXPORT_JSON_BYTES + 1)
-    assert_refused(effnet("predict", IMAGE, "--model", path), "bytes")
+    assert_rejected(effnet("predict", IMAGE, "--model", path), "bytes")
 
 
-def test_more_classes_than_the_network_answers_are_told(ship: Ship, effnet: Effnet) -> None:
-    path = ship("litert")
+def test_more_classes_than_outputs(copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export("litert")
     facts = export_file.json_path(path)
     about = json.loads(facts.read_text())
     about["classes"].append("wolf")
@@ -275,27 +277,29 @@ def test_more_classes_than_the_network_answers_are_told(ship: Ship, effnet: Effn
     assert "[1, 3] instead of [1, 4]" in done.stderr
 
 
-def test_missing_file_and_wrong_engine_are_told(ship: Ship, effnet: Effnet) -> None:
-    assert_refused(effnet("predict", IMAGE, "--model", "none.onnx"), "'none.onnx'")
-    path = ship("onnx")
+def test_missing_file_and_wrong_engine(copy_export: CopyExport, effnet: Effnet) -> None:
+    assert_rejected(effnet("predict", IMAGE, "--model", "none.onnx"), "'none.onnx'")
+    path = copy_export("onnx")
     done = effnet("predict", IMAGE, "--model", path, "--engine", "litert")
-    assert_refused(done, "litert does not run .onnx files")
+    assert_rejected(done, "litert does not run .onnx files")
     done = effnet("predict", IMAGE, "--model", path, "--precision", "int8")
-    assert_refused(done, "Unknown precision 'int8'.")
+    assert_rejected(done, "Unknown precision 'int8'.")
     with pytest.raises(UsageError, match="No engine runs .onnx files in int8 on cpu"):
         plan_engine(EngineOptions("cpu", precision="int8"), "onnx")  # type: ignore[arg-type]
     done = effnet("predict", IMAGE, "--engine", "executorch")
-    assert_refused(done, "executorch does not run model files")
+    assert_rejected(done, "executorch does not run model files")
 
 
-def test_exported_network_is_not_trained(ship: Ship, effnet: Effnet, tmp_path: Path) -> None:
+def test_exported_model_is_not_trained(
+    copy_export: CopyExport, effnet: Effnet, tmp_path: Path
+) -> None:
     (tmp_path / "data").mkdir()
-    done = effnet("finetune", tmp_path / "data", "--model", ship("onnx"))
+    done = effnet("finetune", tmp_path / "data", "--model", copy_export("onnx"))
     assert done.status == 2
     assert "has no weights to load" in done.stderr
 
 
-# --- files that a runtime must not see ------------------------------------------------------------
+# --- unsafe files ------------------------------------------------------------
 
 
 def loop(graph: onnx.ModelProto) -> None:
@@ -350,25 +354,28 @@ HOSTILE = [loop, nested, foreign_operator, function, other_file, absurd_size, ab
 
 @pytest.mark.parametrize("with_json", [False, True])
 @pytest.mark.parametrize("change", HOSTILE)
-def test_onnx_file_that_is_more_than_a_network_is_refused(
-    change: Callable[[onnx.ModelProto], None], with_json: bool, ship: Ship, effnet: Effnet
+def test_unsafe_onnx_files_are_rejected(
+    change: Callable[[onnx.ModelProto], None],
+    with_json: bool,
+    copy_export: CopyExport,
+    effnet: Effnet,
 ) -> None:
-    path = ship("onnx")
+    path = copy_export("onnx")
     graph = onnx.load(path)
     change(graph)
     path.write_bytes(graph.SerializeToString())
     if with_json:
-        vouch(path)
+        update_digests(path)
     else:
         export_file.json_path(path).unlink()
-    assert_refused(effnet("predict", IMAGE, "--model", path), "is not an exported model")
+    assert_rejected(effnet("predict", IMAGE, "--model", path), "is not an exported model")
 
 
 @given(st.binary(max_size=300), st.integers(0, 2**32))
-def test_damaged_onnx_files_are_told_from_good_ones(
-    originals: Ship, tmp_path_factory: pytest.TempPathFactory, noise: bytes, place: int
+def test_damaged_onnx_files_are_rejected(
+    exports: CopyExport, tmp_path_factory: pytest.TempPathFactory, noise: bytes, place: int
 ) -> None:
-    content = bytearray(originals("onnx").read_bytes())
+    content = bytearray(exports("onnx").read_bytes())
     start = place % len(content)
     content[start : start + len(noise)] = noise
     path = tmp_path_factory.getbasetemp() / "noisy.onnx"
@@ -389,10 +396,10 @@ def test_damaged_onnx_files_are_told_from_good_ones(
         ("loaded", "openvino", "OpenVINO"),
     ],
 )
-def test_network_that_cannot_be_run_is_told_in_a_sentence(
-    when: str, engine: str, library: str, ship: Ship, effnet: Effnet
+def test_model_that_cannot_run(
+    when: str, engine: str, library: str, copy_export: CopyExport, effnet: Effnet
 ) -> None:
-    path = ship("onnx")
+    path = copy_export("onnx")
     export_file.json_path(path).unlink()
     graph = onnx.load(path)
     conv = [node for node in graph.graph.node if node.op_type == "Conv"][3]
@@ -411,10 +418,10 @@ def test_network_that_cannot_be_run_is_told_in_a_sentence(
     [("onnx", ".onnx.json", ".onnx"), ("openvino", ".bin", ".xml"),
      ("openvino", ".xml.json", ".xml")],
 )  # fmt: skip
-def test_part_of_an_export_is_told_from_the_whole(
-    target: TargetName, suffix: str, whole: str, ship: Ship, effnet: Effnet
+def test_part_of_an_export(
+    target: TargetName, suffix: str, whole: str, copy_export: CopyExport, effnet: Effnet
 ) -> None:
-    path = ship(target)
+    path = copy_export(target)
     done = effnet("predict", IMAGE, "--model", path.with_suffix(suffix))
     assert done.status == 2
     assert f"Use --model {path.with_suffix(whole)}" in done.stderr
@@ -424,18 +431,18 @@ def test_part_of_an_export_is_told_from_the_whole(
 @pytest.mark.parametrize(
     "content", [b"", b"garbage" * 99, b"<net", b"\x1c\0\0\0TFL3" + b"\xff" * 64]
 )
-def test_garbage_with_a_json_that_vouches_for_it_is_an_error_in_words(
-    target: TargetName, content: bytes, originals: Ship, ship: Ship, effnet: Effnet
+def test_garbage_with_a_matching_json(
+    target: TargetName, content: bytes, exports: CopyExport, copy_export: CopyExport, effnet: Effnet
 ) -> None:
     if target == "executorch":  # the JSON of another file serves: the program is garbage anyway
-        path = ship("litert").rename(ship("onnx").with_name("lite0.pte"))
-        about = json.loads(export_file.json_path(originals("litert")).read_text())
+        path = copy_export("litert").rename(copy_export("onnx").with_name("lite0.pte"))
+        about = json.loads(export_file.json_path(exports("litert")).read_text())
         about["files"] = {path.name: ""}
         export_file.json_path(path).write_text(json.dumps(about))
     else:
-        path = ship(target)
+        path = copy_export(target)
     path.write_bytes(content)
-    vouch(path)
+    update_digests(path)
     done = effnet("predict", IMAGE, "--model", path)
     assert done.status == 2
     assert "Traceback" not in done.stderr
@@ -449,10 +456,10 @@ class Evil:
 
 
 @pytest.mark.parametrize("place", ["sample", "weights", "legacy"])
-def test_program_with_pickles_is_refused(
-    place: str, ship: Ship, effnet: Effnet, tmp_path: Path
+def test_program_with_pickles_is_rejected(
+    place: str, copy_export: CopyExport, effnet: Effnet, tmp_path: Path
 ) -> None:
-    path = ship("torch-export")
+    path = copy_export("torch-export")
     changed = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
         for name in old.namelist():
@@ -465,58 +472,25 @@ def test_program_with_pickles_is_refused(
                 continue
             new.writestr(name, content)
     path.write_bytes(changed.getvalue())
-    vouch(path)
-    assert_refused(effnet("predict", IMAGE, "--model", path), "it holds pickles, which run code")
+    update_digests(path)
+    assert_rejected(effnet("predict", IMAGE, "--model", path), "it holds pickles, which run code")
 
 
-def test_program_that_is_none_is_told(ship: Ship, effnet: Effnet) -> None:
-    path = ship("torch-export")
+def test_invalid_program(copy_export: CopyExport, effnet: Effnet) -> None:
+    path = copy_export("torch-export")
     assert effnet("predict", IMAGE, "--model", path).status == 0
     path.write_bytes(b"garbage")
-    vouch(path)
+    update_digests(path)
     done = effnet("predict", IMAGE, "--model", path)
-    assert_refused(done, "cannot load", status=1)
+    assert_rejected(done, "cannot load", status=1)
 
 
-def test_looked_at_once_means_these_bytes(ship: Ship, effnet: Effnet) -> None:
-    """The cache remembers that an ONNX file was looked at; another content is looked at again."""
-    path = ship("onnx")
+def test_check_is_cached_by_content(copy_export: CopyExport, effnet: Effnet) -> None:
+    """An ONNX file is checked again when its content changes."""
+    path = copy_export("onnx")
     assert effnet("predict", IMAGE, "--model", path).status == 0
     graph = onnx.load(path)
     loop(graph)
     path.write_bytes(graph.SerializeToString())
-    vouch(path)
-    assert_refused(effnet("predict", IMAGE, "--model", path), "it uses the operator Loop")
-
-
-# --- the arithmetic -------------------------------------------------------------------------------
-
-
-class Echo:
-    """An engine that gives back what it was given."""
-
-    precision, scores_are = "fp32", "probabilities"
-
-    def __init__(self) -> None:
-        self.seen: list[np.ndarray] = []
-
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        self.seen.append(crops)
-        shares = crops.reshape(len(crops), -1)[:, :3].astype(np.float32) + 1
-        return shares / shares.sum(axis=1, keepdims=True)
-
-
-@given(st.integers(1, 7), st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_bytes_and_batches_come_back_exactly(count: int, batch: int, seed: int) -> None:
-    p = Preprocessing(8, 8, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    about = {"batch": batch, "include_preprocessing": True, "precision": "fp32", "quantize": None}
-    card = ModelCard("lite0", CLASSES, p, temperature=2.5, export=about)
-    crops = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    engine = Echo()
-    exported = ExportedEngine(engine, card)
-    given = exported(crops)
-    assert all(part.shape == (batch, 8, 8, 3) for part in engine.seen)
-    assert np.array_equal(np.concatenate(engine.seen)[:count], crops)
-    wanted = Echo()(crops)
-    probabilities = to_probabilities(given, exported.scores_are, card.temperature)
-    np.testing.assert_allclose(probabilities, wanted, rtol=1e-5)
+    update_digests(path)
+    assert_rejected(effnet("predict", IMAGE, "--model", path), "it uses the operator Loop")
