@@ -85,10 +85,9 @@ def set_head(module: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:
     """
     dropout, linear = module.get_submodule("classifier.0"), module.get_submodule("classifier.1")
     width = int(linear.in_features)  # type: ignore[arg-type]
-    layers: list[nn.Module] = [dropout, nn.Linear(width, hidden or num_classes)]
+    head = nn.Sequential(dropout, nn.Linear(width, hidden or num_classes))
     if hidden:
-        layers += [nn.ReLU(), nn.Dropout(HIDDEN_DROPOUT), nn.Linear(hidden, num_classes)]
-    head = nn.Sequential(*layers)
+        head.extend([nn.ReLU(), nn.Dropout(HIDDEN_DROPOUT), nn.Linear(hidden, num_classes)])
     module.classifier = head
     return head
 

@@ -164,8 +164,8 @@ def _stage(stage: nn.Module, layers: list[_Layer]) -> Stage:
     blocks = list(stage.children())
     is_plain = not hasattr(blocks[0], "block")
     first = set((stage if is_plain else blocks[0]).modules())
-    squeeze = next((m for m in first if type(m).__name__ == "SqueezeExcitation"), None)
-    main = first - (set() if squeeze is None else set(squeeze.modules()))
+    squeeze: Any = next((m for m in first if type(m).__name__ == "SqueezeExcitation"), None)
+    main = first - set(squeeze.modules() if squeeze else ())
     inputs_px = [layer.input_px for layer in layers if layer.module in main]
     convs = [layer.module for layer in layers if layer.module in main]
     names = {type(m).__name__ for m in first}
@@ -176,7 +176,7 @@ def _stage(stage: nn.Module, layers: list[_Layer]) -> Stage:
         kernel_px=1 if is_linear else max(conv.kernel_size[0] for conv in convs),
         stride=1 if is_linear else math.prod(conv.stride[0] for conv in convs),
         expansion=None if is_plain else _expansion(convs),
-        squeeze=None if squeeze is None else squeeze.get_submodule("fc1").out_channels,  # type: ignore[arg-type]
+        squeeze=squeeze and squeeze.fc1.out_channels,
         activation=next((name for name in ("SiLU", "ReLU6") if name in names), None),
         input_px=1 if is_linear else inputs_px[0],
         channels=convs[-1].out_features if is_linear else convs[-1].out_channels,

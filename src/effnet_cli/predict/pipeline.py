@@ -61,9 +61,7 @@ class Pipeline:
         """`finish(input, scored)` for every input, in order; memory stays flat.
 
         `inputs` are consumed as results are; `finish` is called in the worker threads.
-
-        Raises:
-            EffnetError: the engine fails, or its scores are not finite.
+        `EffnetError` if the engine fails or its scores are not finite.
         """
 
         def process(chunk: list[ImageInput]) -> list[Result]:

@@ -49,7 +49,9 @@ class Ranking:
 
 
 def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
-    """The ranking that `options` ask for; `UsageError` if the model has no threshold for `auto`."""
+    """The ranking that `options` describe; `UsageError` if `auto` needs a threshold that the model
+    does not have.
+    """
     threshold = card.unknown_below if options.unknown_below == "auto" else options.unknown_below
     if options.unknown_below == "auto" and threshold is None:
         raise UsageError(

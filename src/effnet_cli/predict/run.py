@@ -80,7 +80,7 @@ class PredictRun:
 
 @contextmanager
 def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterator[PredictRun]:
-    """Resolve the model and open what the options ask for.
+    """Resolve the model and open the files that the options name.
 
     Raises:
         UsageError: a model, a folder or a file to resume cannot be used.
