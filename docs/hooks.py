@@ -20,7 +20,7 @@ from effnet_cli import options
 from effnet_cli.cli import main as exit_statuses
 from effnet_cli.cli.app import app
 from effnet_cli.engines.registry import ENGINES
-from effnet_cli.evaluate.figures import FIGURES
+from effnet_cli.evaluate.metrics import METRICS
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.export_file import EXPORT_KINDS
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant
@@ -219,17 +219,17 @@ def targets_table() -> Iterator[str]:
     yield from _table(("target", "files", "for", "precisions", "installation"), rows)
 
 
-def figures_table() -> Iterator[str]:
+def metrics_table() -> Iterator[str]:
     rows = [
         (
-            f"`{figure.name}`",
-            figure.label,
-            "yes" if figure.can_limit else "no",
-            f"null unless there are {figure.needs}" if figure.needs else "",
+            f"`{metric.name}`",
+            metric.label,
+            "yes" if metric.can_limit else "no",
+            f"null unless there are {metric.needs}" if metric.needs else "",
         )
-        for figure in FIGURES
+        for metric in METRICS
     ]
-    yield from _table(("key", "figure", "`--fail-under`", ""), rows)
+    yield from _table(("key", "metric", "`--fail-under`", ""), rows)
 
 
 def error_kinds_table() -> Iterator[str]:
@@ -263,7 +263,7 @@ MARKERS: Mapping[str, Callable[..., Iterator[str]]] = {
     "variants": variants_table,
     "engines": engines_table,
     "targets": targets_table,
-    "figures": figures_table,
+    "metrics": metrics_table,
     "error kinds": error_kinds_table,
     "exit statuses": exit_statuses_table,
     "readme": readme,

@@ -16,7 +16,7 @@ import hooks
 from docs_pages import README, SOURCES, docs_page
 from effnet_cli import options
 from effnet_cli.engines.registry import ENGINES
-from effnet_cli.evaluate.figures import FIGURES
+from effnet_cli.evaluate.metrics import METRICS
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, Format
@@ -162,7 +162,7 @@ def test_table_of_variants_equals_the_registry(name: str) -> None:
         ("variants", ["| `lite0` (default) | 224 |", "| `b7` |"]),
         ("engines", ["| `openvino` | cpu: fp32, bf16, fp16 |", "`.onnx`"]),
         ("targets", ["[`litert`](export/litert.md)", "| fp32, fp16, int8 |"]),
-        ("figures", ["| `macro_f1` | Macro F1 | yes |", "| `ece` |"]),
+        ("metrics", ["| `macro_f1` | Macro F1 | yes |", "| `ece` |"]),
         ("error kinds", ["| `not_an_image` | HTML, PDF"]),
         ("exit statuses", ["| 0 | Success. |", "| 3 | A check failed", "| 143 |"]),
         ("readme", ["# effnet\n", "](predict.md)", "](samples.md)"]),
@@ -208,7 +208,7 @@ def test_every_option_is_in_the_table_of_its_command(command: str) -> None:
 
 def test_every_kind_and_figure_is_explained() -> None:
     assert hooks.ERROR_KINDS.keys() == set(ErrorKind.__args__)  # type: ignore[attr-defined]
-    for figure in FIGURES:
+    for figure in METRICS:
         assert f"| `{figure.name}` | {figure.label} |" in docs_page("evaluate")
 
 

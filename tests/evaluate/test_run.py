@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from docs_pages import docs_page
 from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.evaluate import formats, table
-from effnet_cli.evaluate.figures import check_limits
+from effnet_cli.evaluate.metrics import check_limits
 from effnet_cli.evaluate.page import evaluation_page
 from effnet_cli.evaluate.records import (
     ConfusedPair,

@@ -15,10 +15,10 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
     Folders are matched to classes by name; for the pretrained models also by WordNet id or index.
     Images that cannot be opened count as wrong.
     """
-    from effnet_cli.evaluate import figures, formats, run, table
+    from effnet_cli.evaluate import formats, metrics, run, table
     from effnet_cli.models.variants import find_variant
 
-    limits = _parse_limits(outputs.fail_under, figures.LIMITS)
+    limits = _parse_limits(outputs.fail_under, metrics.LIMITS)
     if task.compare is not None:
         if task.compare.variant is not None:
             find_variant(task.compare.variant)  # fail before the first evaluation
@@ -33,7 +33,7 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
 
             out.page(evaluation_page(found, overlay=overlay), outputs.html)
             out.note(f"Saved {str(outputs.html)!r}.")
-        failed = list(figures.check_limits(found, limits))
+        failed = list(metrics.check_limits(found, limits))
         for line in failed:
             out.note(f"Check failed: {line}.")
     if failed:

@@ -1,4 +1,6 @@
-"""Metrics, calibration and temperature, computed from arrays.
+"""The metrics of an evaluation: their table, and how they are computed from arrays.
+
+A new metric is a field of `Evaluation`, a line in `run` that computes it, and a row of `METRICS`.
 
 `compute_metrics` does without scikit-learn: it runs in every training, whose start the import would
 delay by a second, and classes without images must stay undefined.
@@ -6,13 +8,14 @@ delay by a second, and classes without images must stay undefined.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.engines.base import Scores, ScoresAre
-from effnet_cli.evaluate.records import CalibrationBin, ClassMetrics, Interval, Metrics
+from effnet_cli.evaluate.records import CalibrationBin, ClassMetrics, Evaluation, Interval, Metrics
 
 Labels = npt.NDArray[np.integer]
 Probabilities = npt.NDArray[np.float64]
@@ -25,6 +28,43 @@ TEMPERATURE_STEPS = 40  # of the golden-section search; each narrows it to 0.62
 TEMPERATURE_PRIOR = 0.5  # standard deviation of the logarithm of the temperature
 GOLDEN = (math.sqrt(5) - 1) / 2
 AUTO_PRECISION = 0.95  # of validation predictions above the threshold of --unknown-below auto
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A field `name` of `Evaluation`; `format` is a format specification.
+
+    `can_limit`: --fail-under accepts it, as it is a share (0..1) and higher is better. `needs` says
+    when it is not `None`.
+    """
+
+    name: str
+    label: str
+    format: str
+    can_limit: bool = False
+    needs: str = ""
+
+
+METRICS = (
+    Metric("top1", "Top-1 accuracy", ".1%", can_limit=True),
+    Metric("top5", "Top-5 accuracy", ".1%", can_limit=True),
+    Metric("balanced_accuracy", "Balanced accuracy", ".1%", can_limit=True),
+    Metric("macro_f1", "Macro F1", ".3f", can_limit=True),
+    Metric("auroc", "AUROC", ".3f", can_limit=True, needs="two classes, both with images"),
+    Metric("loss", "Log loss", ".3f"),
+    Metric("ece", "Expected calibration error", ".1%"),
+)
+LIMITS = {metric.name: metric for metric in METRICS if metric.can_limit}
+
+
+def check_limits(evaluation: Evaluation, limits: Mapping[str, float]) -> Iterator[str]:
+    """The limits that are not met: `top1 is 0.8000, below 0.9`."""
+    for name, limit in limits.items():
+        value = getattr(evaluation, name)
+        if value is None:
+            yield f"{name} needs {LIMITS[name].needs}"
+        elif value < limit:
+            yield f"{name} is {value:.4f}, below {limit:g}"
 
 
 def compute_metrics(

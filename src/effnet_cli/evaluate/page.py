@@ -58,7 +58,7 @@ def evaluation_page(
     return PAGES.get_template("evaluation.html").render(
         title=title,
         summary=[*table.headline(found), *summary],
-        figures=table.figures_table(found),
+        figures=table.metrics_table(found),
         sections=sections,
         classes=sortable(table.classes_table(found)),
         matrix=found.confusion if has_matrix else None,

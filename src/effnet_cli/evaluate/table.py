@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from effnet_cli.evaluate.figures import FIGURES
+from effnet_cli.evaluate.metrics import METRICS
 from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.text import pluralize
@@ -13,9 +13,9 @@ MAX_EXAMPLES = 10  # in every other table; JSON and the page have more
 
 
 def blocks(found: Evaluation) -> Iterator[Block]:
-    """The headline figures, the classes, and what is wrong."""
+    """The metrics, the classes, and what is wrong."""
     yield from headline(found)
-    yield figures_table(found)
+    yield metrics_table(found)
     classes = classes_table(found)
     yield replace(classes, rows=classes.rows[:MAX_CLASSES_SHOWN])
     if len(classes.rows) > MAX_CLASSES_SHOWN:
@@ -48,16 +48,16 @@ def headline(found: Evaluation) -> Iterator[str]:
         yield f"Skipped {pluralize(found.unlabelled, 'image')} of unknown classes."
 
 
-def figures_table(found: Evaluation) -> Table:
-    """All figures that are defined, with their intervals."""
+def metrics_table(found: Evaluation) -> Table:
+    """All metrics that are defined, with their intervals."""
     rows = []
-    for figure in FIGURES:
-        value = getattr(found, figure.name)
-        low, high = getattr(found, f"{figure.name}_interval", (None, None))
-        interval = "" if low is None else f"{low:{figure.format}} to {high:{figure.format}}"
+    for metric in METRICS:
+        value = getattr(found, metric.name)
+        low, high = getattr(found, f"{metric.name}_interval", (None, None))
+        interval = "" if low is None else f"{low:{metric.format}} to {high:{metric.format}}"
         if value is not None:
-            rows.append((figure.label, format(value, figure.format), interval))
-    return Table(("figure", "value", "95 % interval"), rows)
+            rows.append((metric.label, format(value, metric.format), interval))
+    return Table(("metric", "value", "95 % interval"), rows)
 
 
 def classes_table(found: Evaluation) -> Table:

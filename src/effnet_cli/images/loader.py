@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from effnet_cli.images import decode, rgb
 from effnet_cli.images.finder import Url
+from effnet_cli.images.orientation import to_upright_rgb
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import place, resize_and_crop
 from effnet_cli.images.sniff import Content
@@ -68,7 +69,7 @@ class ImageLoader:
         """
         if isinstance(source, Image.Image):
             with decode.translate_errors(Content("an image")):
-                image = rgb.to_upright_rgb(source)
+                image = to_upright_rgb(source)
                 return image.copy() if image is source else image  # callers may change it
         if isinstance(source, Url):
             from effnet_cli.images.remote import fetch_image  # 150 ms that few need
@@ -107,7 +108,7 @@ class ImageLoader:
                 )
             rgb.scale_transparent_color(image)
             image.load()
-            return rgb.to_upright_rgb(image)
+            return to_upright_rgb(image)
 
     def _check_size(self, what: str, size: tuple[int, int]) -> None:
         width, height = size

@@ -1,25 +1,14 @@
-"""Any of Pillow's images as upright RGB: gray is scaled, not clipped; transparency is composited,
+"""Any of Pillow's images as RGB: gray is scaled, not clipped; transparency is composited,
 not dropped.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFile
 
 BACKGROUND = (255, 255, 255)  # red, green, blue behind transparent parts
-EXIF_ORIENTATION = 274
-TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, UNSIGNED = 0, 1
 BAND_PIXELS = 1 << 20  # that are converted at once: each step copies them in up to 8 bytes a pixel
@@ -36,15 +25,6 @@ def scale_transparent_color(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = (color & largest) * 255 // largest
     elif isinstance(color, tuple) and mode == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in color)
-
-
-def to_upright_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, rotated and flipped as its EXIF orientation says."""
-    flat = to_rgb(image)
-    # a broken EXIF block says nothing about the image, and Pillow raises anything for it
-    with suppress(Exception):
-        flat = flat.transpose(TRANSPOSES[image.getexif()[EXIF_ORIENTATION]])
-    return flat
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

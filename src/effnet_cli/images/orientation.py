@@ -1,0 +1,27 @@
+"""Rotate and flip images as their EXIF orientation says."""
+
+from contextlib import suppress
+
+from PIL import Image
+
+from effnet_cli.images.rgb import to_rgb
+
+EXIF_ORIENTATION = 274
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, rotated and flipped as its EXIF orientation says."""
+    flat = to_rgb(image)
+    # a broken EXIF block says nothing about the image, and Pillow raises anything for it
+    with suppress(Exception):
+        flat = flat.transpose(TRANSPOSES[image.getexif()[EXIF_ORIENTATION]])
+    return flat
