@@ -29,20 +29,12 @@ TableFormat = Literal["table", "json", "csv"]
 ListFormat = Literal["table", "json"]
 GroupBy = Literal["class", "none"]
 ErrorKind = Literal[
-    "empty",
-    "truncated",
-    "not_an_image",
-    "unsupported_format",
-    "too_large",
-    "unreadable",
-    "not_a_file",
-    "missing",
-    "timeout",
-    "crashed",
-]
+    "empty", "truncated", "not_an_image", "unsupported_format", "too_large", "unreadable",
+    "not_a_file", "missing", "timeout", "crashed",
+]  # fmt: skip
 
 MAX_PIXELS = 89_000_000  # pixels in one image; about 270 MB once decoded
-MAX_VIEWS = 32  # views of one image, as many as `images.views.VIEWS` has
+MAX_VIEWS = 32  # of one image, as many as `images.views.VIEWS` has
 AUTO = {"auto": None}
 
 
@@ -105,11 +97,7 @@ class ImageOptions(Options):
     )
     max_pixels: int = option(MAX_PIXELS, "Refuse images with more pixels", min=1)
     views: int = option(
-        1,
-        f"Test-time augmentation: average over N views of each image (1 to {MAX_VIEWS})",
-        "--tta",
-        min=1,
-        max=MAX_VIEWS,
+        1, f"Test-time augmentation with N views, 1 to {MAX_VIEWS}", "--tta", min=1, max=MAX_VIEWS
     )
     isolate: bool = option(False, "Decode in separate processes, so that a crash fails one image")
     timeout_s: float | None = option(
@@ -181,7 +169,7 @@ class DatasetOptions(Options):
     val: Path | None = option(None, "Validation folder, if its name is not a usual one", "DIR")
     val_fraction: float = option(
         0.2,
-        "Fraction of each class to hold out for validation, if there is no such folder",
+        "Fraction of each class to hold out, if there is no validation folder",
         above=0,
         below=1,
     )

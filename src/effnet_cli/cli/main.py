@@ -1,7 +1,6 @@
 """The one place where errors become text, and the end of the process."""
 
 import errno
-import io
 import os
 import shlex
 import signal
@@ -50,16 +49,10 @@ def main() -> NoReturn:
 
 
 def _duplicate(stream: TextIO) -> TextIO:
-    """The same stream on a descriptor of its own: native code is silenced on 1 and 2, and our own
-    output must still come through.
-    """
-    raw = open(os.dup(stream.fileno()), "wb")  # noqa: PTH123, SIM115 (open to the end)
-    return io.TextIOWrapper(
-        raw,
-        encoding=stream.encoding,
-        errors=stream.errors,
-        line_buffering=getattr(stream, "line_buffering", False),
-        write_through=getattr(stream, "write_through", False),
+    """The same stream on a descriptor of its own, as native code is silenced on 1 and 2."""
+    buffering = 1 if stream.line_buffering else -1
+    return open(  # noqa: PTH123, SIM115 (open to the end)
+        os.dup(stream.fileno()), "w", buffering, encoding=stream.encoding, errors=stream.errors
     )
 
 
@@ -94,10 +87,8 @@ def run() -> int:
 
 
 def _usage_hint(command: str) -> str:
-    """What to type instead."""
-    first = sys.argv[1] if len(sys.argv) > 1 else ""
-    if command == "effnet" and Path(first).exists():
-        return f"To classify it: effnet predict {shlex.quote(first)}"
+    if command == "effnet" and sys.argv[1:] and Path(sys.argv[1]).exists():
+        return f"To classify it: effnet predict {shlex.quote(sys.argv[1])}"
     return f"See `{command} -h`."
 
 

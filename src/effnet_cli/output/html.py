@@ -52,13 +52,7 @@ def grid(table: Table) -> Markup:
     """The table as HTML, text aligned to the left and numbers to the right."""
     columns, rows = table.columns, table.rows
     texts = [any(_is_text(row[i]) for row in rows) for i in range(len(columns))]
-    cells = [
-        [
-            (_format_cell(cell), _css_class(cell, is_text))
-            for cell, is_text in zip(row, texts, strict=True)
-        ]
-        for row in rows
-    ]
+    cells = [[(_format_cell(c), _css_class(c, texts[i])) for i, c in enumerate(r)] for r in rows]
     page = PAGES.get_template("grid.html")
     return Markup(page.render(columns=list(zip(columns, texts, strict=True)), rows=cells))  # noqa: S704
 

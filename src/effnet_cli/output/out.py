@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from effnet_cli.options import Format, Outputs, PageOutputs
 from effnet_cli.output.progress import StderrReporter
 from effnet_cli.output.text import escape_csv, escape_json, json_array, json_lines, json_text
+from effnet_cli.system.errors import UsageError
 
 if TYPE_CHECKING:
     from effnet_cli.output.tables import Block
+
+Escape = Callable[[Iterable[str]], Iterator[str]]
 
 
 class Output(StderrReporter):
@@ -37,9 +40,9 @@ class Output(StderrReporter):
     ) -> None:
         """Write a result: `value` as JSON, `blocks` as a table, or the lines of `csv`."""
         if format_ == "json":
-            self._write_data([json_text(value, indent=2) + "\n"], escape_json)
+            self._write([json_text(value, indent=2) + "\n"], None, escape_json)
         elif format_ == "csv":
-            self._write_data(csv, escape_csv)
+            self._write(csv, None, escape_csv)
         else:
             self.table(blocks)
 
@@ -56,10 +59,10 @@ class Output(StderrReporter):
         if format_ == "table":
             self.table(blocks, path)
         elif format_ == "csv":
-            self._write_data(csv, escape_csv, path)
+            self._write(csv, path, escape_csv)
         else:
             encode = json_array if format_ == "json" else json_lines
-            self._write_data(encode(rows), escape_json, path)
+            self._write(encode(rows), path, escape_json)
 
     def page(self, html: str, path: Path) -> None:
         """Write an HTML page."""
@@ -74,20 +77,15 @@ class Output(StderrReporter):
             self.note("--preview needs a terminal with colours.")
         return can_draw
 
-    def _write_data(
-        self,
-        pieces: Iterable[str],
-        escape: Callable[[Iterable[str]], Iterator[str]],
-        path: Path | None = None,
+    def _write(
+        self, pieces: Iterable[str], path: Path | None, escape: Escape | None = None
     ) -> None:
-        is_shown = path is None and sys.stdout.isatty()
-        self._write(escape(pieces) if is_shown else pieces, path)
-
-    def _write(self, pieces: Iterable[str], path: Path | None) -> None:
+        """Write to a file, or to stdout, where `escape` makes the text safe for a terminal."""
         from effnet_cli.output.writers import write
 
         self.close()
-        write(pieces, path)
+        is_shown = path is None and sys.stdout.isatty()
+        write(escape(pieces) if escape and is_shown else pieces, path)
 
 
 def open_output(options: Outputs, inputs: Iterable[Path] = ()) -> Output:
@@ -99,6 +97,10 @@ def open_output(options: Outputs, inputs: Iterable[Path] = ()) -> Output:
     if isinstance(options, PageOutputs) and options.html is not None:
         from effnet_cli.output import writers  # imports NumPy
 
-        writers.check_page(options.html)
+        if str(options.html) == writers.STDOUT:
+            raise UsageError(
+                "--html needs a file path; stdout carries the results.", "Use --html FILE.html."
+            )
+        writers.check_output(options.html, "--html")
         writers.check_not_read(options.html, inputs)
     return Output(options.quiet)

@@ -66,9 +66,9 @@ class StderrReporter:
 
     def track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
         """`items`, with a bar; `count` is called in a thread to find their number."""
-        return self._track(items, count) if self._can_draw else items
-
-    def _track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
+        if not self._can_draw:
+            yield from items
+            return
         # Not rich's live display: rows go to stdout, often the same terminal, while the bar is up.
         # So the bar is one line, drawn while the next row is awaited and wiped before that row is
         # written.

@@ -65,15 +65,6 @@ def check_output(output: Path, option: str) -> None:
     raise UsageError(f"{option} {str(output)!r} {problem}.", hint)
 
 
-def check_page(path: Path) -> None:
-    """Raise UsageError unless `--html` names a file that may be written."""
-    if str(path) == STDOUT:
-        raise UsageError(
-            "--html needs a file path; stdout carries the results.", "Use --html FILE.html."
-        )
-    check_output(path, "--html")
-
-
 def check_not_read(output: Path, read: Iterable[Path]) -> None:
     """Raise UsageError if `output` is one of the files that are `read`."""
     for path in read:
