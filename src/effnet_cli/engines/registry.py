@@ -92,7 +92,7 @@ ENGINES: Mapping[EngineName, EngineRow] = {
 # image alone.
 BATCH_SIZE = {"cpu": 1, "cuda": 32, "mps": 16}
 MAX_GIGA_MULTIPLY_ADDS = 16  # in flight at the same time
-KIND_NAMES: Mapping[FileKind, str] = {
+FILE_DESCRIPTIONS: Mapping[FileKind, str] = {
     "tensors": "model files",
     **{kind: f"{suffix} files" for suffix, kind in EXPORT_KINDS.items()},
 }
@@ -151,7 +151,7 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
         EffnetError: not installed, or no such device on this machine.
     """
     device = _resolve_device(options.device)
-    device_type, files = device.partition(":")[0], KIND_NAMES[kind]
+    device_type, files = device.partition(":")[0], FILE_DESCRIPTIONS[kind]
     names, subject = list_engines(device_type, kind), "No engine runs"
     if options.engine != "auto":
         _check_engine(options.engine, kind)
@@ -193,7 +193,7 @@ def _check_engine(engine: EngineName, kind: FileKind) -> None:
     if kind not in ENGINES[engine].kinds:
         others = [name for name, row in ENGINES.items() if kind in row.kinds]
         raise UsageError(
-            f"The engine {engine} does not run {KIND_NAMES[kind]}.",
+            f"The engine {engine} does not run {FILE_DESCRIPTIONS[kind]}.",
             f"Use --engine {' or '.join(others)}.",
         )
 

@@ -1,4 +1,4 @@
-"""Quantizes a float32 graph to int8: weights per channel, activations per tensor.
+"""Quantises a float32 graph to int8: weights per channel, activations per tensor.
 
 Simple recipes lose accuracy. What prevents it here (docs/export.md has the measurements):
   - The bias of each layer makes up for the mean shift caused by rounding its weights, which halves

@@ -1,7 +1,7 @@
-"""Training augmentation: a random crop of an image, with random geometry and colors.
+"""Training augmentation: a random crop of an image, with random geometry and colours.
 
 A view starts from the same opened image as validation's crop, and takes two calls of Pillow: the
-resize of a random box (and, where an image is rotated, an affine transform) and a color matrix.
+resize of a random box (and, where an image is rotated, an affine transform) and a colour matrix.
 Its randomness depends only on the seeds, never on the number of threads.
 """
 
@@ -17,9 +17,9 @@ from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import FILTERS
 from effnet_cli.options import Augment
 
-# Luma of red, green, blue (ITU-R BT.601), with the weights of Pillow's own conversion to gray.
+# Luma of red, green, blue (ITU-R BT.601), with the weights of Pillow's own conversion to grey.
 LUMA = np.array([0.299, 0.587, 0.114])
-# Red, green, blue -> luma and two axes of color (YIQ, NTSC 1953): hue is an angle between these.
+# Red, green, blue -> luma and two axes of colour (YIQ, NTSC 1953): hue is an angle between these.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 MAX_BOX_ATTEMPTS = 10
 
@@ -37,7 +37,7 @@ class AugmentPolicy:
     shape that a box keeps (Inception's crop, but with a much larger share than the 0.08 of training
     from scratch). `rotate_degrees` and `shear` bound the affine transform, which has probability
     `affine_prob`. `brightness`, `contrast` and `saturation` bound their factors (0.4: from 0.6 to
-    1.4), `hue_degrees` the angle; `gray_prob` is the probability of losing all color.
+    1.4), `hue_degrees` the angle; `gray_prob` is the probability of losing all colour.
     """
 
     crop_scale: float = 1.0
@@ -98,7 +98,7 @@ def augment_image(
 ) -> npt.NDArray[np.uint8]:
     """The view of an RGB image, the dataset's `index`-th: uint8 [crop_px,crop_px,3].
 
-    `preprocessing` gives the interpolation and the neutral color.
+    `preprocessing` gives the interpolation and the neutral colour.
     """
     policy, crop_px = views.policy, views.crop_px
     rng = np.random.default_rng((*views.seeds, index))
@@ -119,7 +119,7 @@ def augment_image(
 
 
 def _choose_box(size: tuple[int, int], policy: AugmentPolicy, rng: np.random.Generator) -> Box:
-    """A box of the image, in pixels and fractions of them; without randomness its center square."""
+    """A box of the image, in pixels and fractions of them; without randomness its centre square."""
     width, height = size
     side = min(size)
     if policy.area == 1.0:
@@ -140,7 +140,7 @@ def _choose_box(size: tuple[int, int], policy: AugmentPolicy, rng: np.random.Gen
 def _choose_affine(
     crop_px: int, policy: AugmentPolicy, rng: np.random.Generator
 ) -> tuple[float, ...]:
-    """Pillow's coefficients (output -> input) of a rotation and a shear about the center."""
+    """Pillow's coefficients (output -> input) of a rotation and a shear about the centre."""
     angle = math.radians(rng.uniform(-1, 1) * policy.rotate_degrees)
     shear = rng.uniform(-1, 1) * policy.shear
     a, b = math.cos(angle), math.sin(angle) + shear

@@ -134,7 +134,7 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
 
 def has_many_scans(image: Image.Image, file: BinaryIO) -> bool:
     """Whether a JPEG can have several scans: it is progressive, or its first scan lacks some of its
-    colors.
+    colours.
     """
     if image.format not in ("JPEG", "MPO"):
         return False

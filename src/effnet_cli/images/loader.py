@@ -25,7 +25,7 @@ DCT_OVERSAMPLING = 2
 # Each scan of a JPEG decodes its pixels once more. Cameras and libraries write about ten scans;
 # a small file with thousands of empty ones would keep the decoder busy for hours.
 MAX_FULL_SCANS = 32  # of an image of the largest permitted size; smaller ones may have more
-# Of one text or color profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
+# Of one text or colour profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
 MAX_TEXT_BYTES = 16 << 20
 TIFF_TILE_SIZE = 322, 323  # tags
 

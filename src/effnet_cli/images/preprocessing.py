@@ -11,7 +11,7 @@ Triple = tuple[float, float, float]  # red, green, blue
 class Preprocessing:
     """How an image becomes the model's input, as the weights were evaluated.
 
-    The shorter side is resized to `resize_px`, the center `crop_px` x `crop_px` is kept, values are
+    The shorter side is resized to `resize_px`, the centre `crop_px` x `crop_px` is kept, values are
     scaled to 0..1, then `(value - mean) / std` per channel (red, green, blue).
     """
 

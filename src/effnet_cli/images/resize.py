@@ -39,7 +39,7 @@ class ResizePlan(NamedTuple):
 def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> ResizePlan:
     """The placement of an image of `size` (width, height; at least 1x1).
 
-    `crop`: shorter side to `resize_px`, center crop, as the weights were evaluated. `pad`: longer
+    `crop`: shorter side to `resize_px`, centre crop, as the weights were evaluated. `pad`: longer
     side to `crop_px`, the rest of the crop is filled. `stretch`: both sides to `crop_px`.
     """
     crop_px, resize_px = preprocessing.crop_px, preprocessing.resize_px

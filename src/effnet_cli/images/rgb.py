@@ -15,7 +15,7 @@ BAND_PIXELS = 1 << 20  # that are converted at once: each step copies them in up
 
 
 def scale_transparent_color(image: ImageFile.ImageFile) -> None:
-    """Scale the color that is transparent in a PNG to 8 bits, as Pillow scales the pixels; call
+    """Scale the colour that is transparent in a PNG to 8 bits, as Pillow scales the pixels; call
     before decoding.
     """
     color = image.info.get("transparency")
@@ -70,7 +70,7 @@ def _stores_ink(image: Image.Image) -> bool:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float gray as 8-bit gray: scaled, never clipped.
+    """16-bit, 32-bit and float grey as 8-bit grey: scaled, never clipped.
 
     Files of 12 and 16 bits use their whole range. 32-bit and float files whose values lie within
     0..1 (float only), 0..255 or 0..65535 use the first of these; anything else is stretched from

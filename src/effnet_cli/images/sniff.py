@@ -160,7 +160,7 @@ def _sniff_iso_media(head: bytes) -> Content:
 
 
 def _is_tga_header(head: bytes) -> bool:
-    """Color map 0 or 1, a defined image type, 8 to 32 bits a pixel."""
+    """Colour map 0 or 1, a defined image type, 8 to 32 bits a pixel."""
     is_whole = len(head) >= 18
     return is_whole and (
         head[1] in (0, 1) and head[2] in (1, 2, 3, 9, 10, 11) and head[16] in (1, 8, 15, 16, 24, 32)

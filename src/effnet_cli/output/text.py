@@ -5,6 +5,8 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def printable(text: str) -> str:
     """`text` with control and bidirectional characters and invalid bytes escaped."""
@@ -50,14 +52,10 @@ def json_array(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
 def csv_line(cells: Iterable[object]) -> str:
     """One line of CSV without formulas: a spreadsheet must not run a file's name."""
     buffer = io.StringIO()
+    safe = [f"'{c}" if isinstance(c, str) and c.startswith(FORMULA_STARTS) else c for c in cells]
     # the writer only quotes the line ends that it writes itself, and a name may contain either
-    csv.writer(buffer, lineterminator="\r\n").writerow([_csv_cell(cell) for cell in cells])
+    csv.writer(buffer, lineterminator="\r\n").writerow(safe)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _csv_cell(value: object) -> object:
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if is_formula else value
 
 
 def escape_csv(pieces: Iterable[str]) -> Iterator[str]:

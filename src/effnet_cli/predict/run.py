@@ -1,4 +1,4 @@
-"""`effnet predict`: inputs in, rows out; resumed, explained and organized as the options say."""
+"""`effnet predict`: inputs in, rows out; resumed, explained and organised as the options say."""
 
 import itertools
 from collections.abc import Iterator
