@@ -13,22 +13,21 @@ def blocks(result: ExportResult) -> Iterator[Block]:
     if not forms:
         return
     has_labels = forms[0].top1 is not None
-    columns = ["model", "same top-1", "confident", "max |dp|", "mean |dp|"]
-    columns += ["top-1"] if has_labels else []
-    rows = [_cells(form, has_labels) for form in forms]
-    yield Table([*columns, "MB", "ms/image"], rows)
+    columns = ["model", "same top-1", "confident", "max |dp|", "top-1", "MB", "ms/image"]
+    if not has_labels:
+        columns.remove("top-1")
+    yield Table(columns, [_cells(form, has_labels) for form in forms])
 
 
 def _cells(form: ComparedForm, has_labels: bool) -> list[object]:
-    shares = [None if s is None else f"{s:.1%}" for s in (form.agreement, form.confident_agreement)]
-    differences = [form.max_difference, form.mean_difference]
+    difference = form.max_difference
     return [
         form.name,
-        *shares,
-        *(None if d is None else f"{d:.1e}" for d in differences),
+        *(None if s is None else f"{s:.1%}" for s in (form.agreement, form.confident_agreement)),
+        None if difference is None else f"{difference:.1e}",
         *([f"{form.top1:.2%}"] if has_labels else []),
-        f"{form.size_bytes / 1e6:.2f}",
-        f"{form.median_ms:.2f}",
+        f"{form.size_bytes / 1e6:.1f}",
+        f"{form.median_ms:.1f}",
     ]
 
 

@@ -66,7 +66,7 @@ TARGETS: Mapping[TargetName, Target] = {
         precisions=("fp32", "bf16"),
     ),
     "aotinductor": Target(
-        use="machine code for this processor, run by torch or C++; needs g++",
+        use="machine code for this CPU (torch, C++); needs g++",
         writer="effnet_cli.export.torch_export:write_aotinductor",
         ending="-aotinductor.pt2",
         library="torch",
@@ -82,7 +82,7 @@ TARGETS: Mapping[TargetName, Target] = {
         layout="NHWC",
     ),
     "executorch": Target(
-        use="phones and embedded devices with PyTorch's runtime (XNNPACK)",
+        use="phones, embedded devices (PyTorch, XNNPACK)",
         writer="effnet_cli.export.torch_export:write_executorch",
         ending=".pte",
         library="executorch",
@@ -91,7 +91,7 @@ TARGETS: Mapping[TargetName, Target] = {
         has_open_batch=False,
     ),
     "coreml": Target(
-        use="iPhone, iPad, Mac; written anywhere, runs on those only",
+        use="iPhone, iPad, Mac; runs on Apple devices only",
         writer="effnet_cli.export.torch_export:write_coreml",
         ending=".mlpackage",
         library="coremltools",

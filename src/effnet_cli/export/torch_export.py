@@ -1,12 +1,13 @@
 """Writes the targets that start from `torch.export`."""
 
 import copy
+import io
 import logging
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +195,10 @@ class _SplitMean(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the libraries' progress and warnings; the result is compared afterwards."""
+    """Silence the libraries' progress bars and warnings; the result is compared afterwards."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), silence_output():
+    with warnings.catch_warnings(), silence_output(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             yield
