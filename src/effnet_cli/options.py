@@ -55,9 +55,7 @@ class ModelOptions(Options):
     variant: str | None = option(
         None, "Model architecture, see `effnet variants`", "-V NAME", shown="lite0"
     )
-    model: Path | None = option(
-        None, "Model file, exported model, or a folder with either", "-m PATH"
-    )
+    model: Path | None = option(None, "Model file, exported model or folder with either", "-m PATH")
     weights: Path | None = option(
         None, "Weights for --variant, with tensors named as in torchvision or timm", "FILE"
     )
@@ -77,12 +75,8 @@ class EngineOptions(Options):
     section = "Engine"
 
     device: str = device_option()
-    engine: EngineChoice = option(
-        "auto", "Inference engine; auto picks one that matches torch fp32", "-e"
-    )
-    precision: EnginePrecision = option(
-        "fp32", "Lower precision is faster but slightly less accurate", "-p"
-    )
+    engine: EngineChoice = option("auto", "Engine; auto: one that matches torch fp32", "-e")
+    precision: EnginePrecision = option("fp32", "Lower is faster but slightly less accurate", "-p")
 
 
 @dataclass(frozen=True)
@@ -115,9 +109,7 @@ class PredictOptions(Options):
     section = "Engine"
 
     top_k: int = option(5, "Number of classes per image", "-k", min=1, section="Prediction")
-    batch_size: int | None = option(
-        None, "Images in one call of the model", "-b", words=AUTO, min=1
-    )
+    batch_size: int | None = option(None, "Images per call of the model", "-b", words=AUTO, min=1)
     workers: int | None = workers_option()
     unknown_below: float | Literal["auto"] | None = option(
         None,
@@ -234,9 +226,7 @@ class FinetuneTask(Options):
         shown="runs/DATASET-VARIANT",
         section="Output",
     )
-    resume: Path | None = option(
-        None, "Continue the training in folder RUN", "RUN", section="Training"
-    )
+    resume: Path | None = option(None, "Continue the training in RUN", "RUN", section="Training")
 
 
 @dataclass(frozen=True)
@@ -245,12 +235,8 @@ class ExportOptions(Options):
 
     section = "Export"
 
-    target: TargetName = option(
-        "onnx", "File format, see below", "--to -t", is_required=True, shown=""
-    )
-    precision: ExportPrecision = option(
-        "fp32", "Precision of the computation or of the stored weights", "-p"
-    )
+    target: TargetName = option("onnx", "Format, see below", "--to -t", is_required=True, shown="")
+    precision: ExportPrecision = option("fp32", "Precision of computation or stored weights", "-p")
     quantize: Quantization | None = option(
         None, "Quantise to 8-bit integers, a quarter of the size; needs --calibrate"
     )
@@ -278,9 +264,7 @@ class ExportTask(Options):
     output: Path | None = option(
         None, "File, or folder for it", "-o PATH", shown="MODEL.onnx, ...", section="Output"
     )
-    calibrate: Path | None = option(
-        None, "Folder of typical images to calibrate on", "DIR", section="Export"
-    )
+    calibrate: Path | None = option(None, "Typical images to calibrate on", "DIR", section="Export")
     check: Path | None = option(
         None,
         "Folder of images on which the exported model must match the original",
