@@ -43,7 +43,7 @@ ERROR_KINDS: Mapping[str, str] = {
     "bomb.",
     "unreadable": "No permission, a failing disk, or a URL that does not respond.",
     "not_a_file": "A folder, pipe, socket, device, or a file of the kernel.",
-    "missing": "No such file, a broken link, or a pattern without a match.",
+    "missing": "No such file, a broken symlink, or a pattern without a match.",
     "timeout": "Decoding took longer than `--timeout` seconds.",
     "crashed": "The decoder crashed (with `--isolate` or `--timeout`).",
 }

@@ -74,7 +74,7 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
     if "# downloads" in line:
         assert done.returncode == 1  # the tests have no internet; the error says what to do
         assert "Cannot download" in done.stderr
-    elif "# needs an NVIDIA GPU" in line and "no CUDA device" in done.stderr:
+    elif "# needs an NVIDIA GPU" in line and "No CUDA device" in done.stderr:
         assert done.returncode == 1
     else:
         assert done.returncode == 0, done.stderr

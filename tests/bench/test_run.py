@@ -193,7 +193,7 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
     assert (row["variant"], row["weights"], row["batch_size"]) == (path.name, "yours", "2")
     done = effnet("bench", "--model", path, "--precision", "bf16")
     assert done.status == 2
-    assert "was exported in fp32 and does not run in bf16." in done.stderr
+    assert "was exported as fp32 and cannot run as bf16." in done.stderr
     text = page.read_text(encoding="utf-8")
     assert "<b>&" not in text
     assert "&lt;b&gt;&amp;.onnx" in text
@@ -209,23 +209,26 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--against", "resnet51", "-V", "lite0"], "torchvision has no classifier 'resnet51'"),
         (["--model", "nothing.onnx"], "No such file: 'nothing.onnx'"),
         (["--mode", "train", "--engine", "openvino"], "runs on torch"),
-        (["--images", "."], "--images needs --mode end-to-end"),
+        (["--images", "."], "--images requires --mode end-to-end"),
         (["--mode", "end-to-end", "--batch-size", "2"], "one image at a time"),
-        (["--engine", "onnxruntime", "--precision", "bf16"], "does not run model files in bf16"),
+        (
+            ["--engine", "onnxruntime", "--precision", "bf16"],
+            "does not support model files in bf16",
+        ),
         (["-V", "lite0", "--precision", "int8"], "Unknown precision 'int8'"),
         (["-V", "lite0", "--precision", "fp32,int8", "-e", "openvino"], "Unknown precision 'int8'"),
         (
             ["--precision", "fp16", "--mode", "train"],
-            "torch does not run model files in fp16 on cpu",
+            "torch does not support model files in fp16 on cpu",
         ),
         (["--mode", "end-to-end", "--images", "nosuch"], "No such folder: 'nosuch'."),
         (["--mode", "end-to-end", "--images", "benchmarks"], "No images found in 'benchmarks'"),
         (["--mode", "end-to-end", "--images", "README.md"], "None of the 1 images in 'README.md'"),
         (["--device", "cuda:x"], "Unknown device 'cuda:x'"),
-        (["--compare", "README.md"], "is not a result of `effnet bench`"),
+        (["--compare", "README.md"], "is not an `effnet bench` result"),
         (["--compare", "nothing.json"], "Cannot read"),
         (["-V", "lite0", "--html", "."], "--html '.' is a folder"),
-        (["--html", "-"], "--html needs a file path"),
+        (["--html", "-"], "--html requires a file path"),
         (["--compare", "README.md", "--html", "README.md"], "'README.md' is an input"),
     ],
 )
@@ -241,10 +244,12 @@ def test_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_is_installed", lambda name: name == "torch")
     task = BenchTask(device="cpu")
     assert list(start.engine_plans(task, "tensors")) == [EnginePlan("torch", "cpu", "fp32")]
-    with pytest.raises(EffnetError, match=".tflite files in fp32 on cpu needs the engine litert"):
+    with pytest.raises(
+        EffnetError, match=".tflite files in fp32 on cpu requires the engine litert"
+    ):
         list(start.engine_plans(task, "litert"))
     with pytest.raises(
-        EffnetError, match="fp16 on cpu needs the engine openvino, which is not installed"
+        EffnetError, match="fp16 on cpu requires the engine openvino, which is not installed"
     ):
         bench(BenchTask(precisions=("fp16",)))
 
@@ -273,9 +278,7 @@ def test_file_that_is_not_a_result_is_refused(content: str, said: str, tmp_path:
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError) as caught:
         formats.load_result(path)
-    assert caught.value.message.startswith(
-        f"{str(path)!r} is not a result of `effnet bench`: {said}"
-    )
+    assert caught.value.message.startswith(f"{str(path)!r} is not an `effnet bench` result: {said}")
 
 
 @pytest.mark.parametrize("value", [0, -1, "1", None, float("nan"), float("inf")])

@@ -245,7 +245,7 @@ def test_full_disk_on_stdout_is_named(album: Path) -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert b"Error: Standard output cannot be written: No space left on device." in done.stderr
+    assert b"Error: Cannot write to stdout: No space left on device." in done.stderr
     assert b"Traceback" not in done.stderr
 
 

@@ -97,9 +97,9 @@ def test_words_stand_for_values_and_count_as_typed() -> None:
         (
             ["--sizes", "1,0"],
             "Invalid --sizes '0'.",
-            "Use whole numbers from 1, separated by commas.",
+            "Use whole numbers of at least 1, separated by commas.",
         ),
-        (["--new"], "--new needs --folder DIR.", "Add --folder DIR."),
+        (["--new"], "--new requires --folder DIR.", "Add --folder DIR."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -84,7 +84,7 @@ def test_mismatched_torchvision_is_reported_by_every_command(
     done = effnet(*words.split())
     assert done.status == 1
     *_, message, hint = done.stderr.strip().splitlines()
-    assert "do not work together (operator torchvision::nms does not exist)." in message
+    assert "are incompatible (operator torchvision::nms does not exist)." in message
     assert hint.startswith("Install a matching pair: pip install")
     assert "Traceback" not in done.stderr
 
@@ -101,7 +101,7 @@ def test_versions_are_compared_with_requirements(monkeypatch: pytest.MonkeyPatch
     results = by_name(list(doctor.check_libraries()))
     pillow, openvino, filelock = (results[name] for name in ("pillow", "openvino", "filelock"))
     assert (pillow.status, pillow.is_required) == ("broken", True)
-    assert pillow.detail == "9.1, and effnet needs >=13.0.0"
+    assert pillow.detail == "9.1, but effnet requires >=13.0.0"
     assert pillow.fix == "pip install --upgrade 'pillow>=13.0.0'"
     assert (openvino.status, openvino.is_required) == ("absent", False)
     assert openvino.fix == "pip install --upgrade 'effnet-cli[openvino]'"
@@ -123,7 +123,7 @@ def test_engine_with_another_prediction_is_broken(monkeypatch: pytest.MonkeyPatc
     ("code", "error"),
     [
         ("import no_such_library", "No module named 'no_such_library'"),
-        ("import os; os.kill(os.getpid(), 11)", "ended by signal 11"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by signal 11"),
         ("raise SystemExit(4)", "failed"),
         ("print('fine')", None),
     ],

@@ -110,10 +110,13 @@ def test_several_threads_may_call_at_once(
         (EngineOptions(device="cuda:one"), "'cuda:one'"),
         (
             EngineOptions("cpu", "onnxruntime", "fp16"),
-            "onnxruntime does not run model files in fp16 on cpu",
+            "onnxruntime does not support model files in fp16 on cpu",
         ),
-        (EngineOptions("cpu", "torch", "fp16"), "torch does not run model files in fp16 on cpu"),
-        (EngineOptions("cpu", "auto", "int8"), "No engine runs model files in int8 on cpu"),
+        (
+            EngineOptions("cpu", "torch", "fp16"),
+            "torch does not support model files in fp16 on cpu",
+        ),
+        (EngineOptions("cpu", "auto", "int8"), "No engine supports model files in int8 on cpu"),
     ],
 )
 def test_unsupported_combinations_are_refused(options: EngineOptions, words: str) -> None:
@@ -176,7 +179,7 @@ def test_library_that_cannot_be_loaded_is_reported(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if its import failed
     monkeypatch.delitem(sys.modules, "effnet_cli.engines.openvino_engine", raising=False)
-    with pytest.raises(EffnetError, match="openvino cannot be loaded"):
+    with pytest.raises(EffnetError, match="openvino could not be imported"):
         EnginePlan("openvino", "cpu", "fp32").load(model)
 
 
@@ -185,7 +188,7 @@ def test_mismatched_torchvision_is_reported(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr(build, "import_module", broken)
-    with pytest.raises(EffnetError, match="do not work together") as caught:
+    with pytest.raises(EffnetError, match="are incompatible") as caught:
         build.build(find_variant("b0"), 2)
     assert "pip install" in caught.value.hint
 
@@ -215,5 +218,5 @@ def test_cuda_matches_the_cpu(model: Model, crops: np.ndarray, precision: Precis
 
 def test_weights_of_another_variant_are_refused_before_compiling(tmp_path: Path) -> None:
     lite1 = resolve_model(ModelOptions(variant="lite1"))
-    with pytest.raises(UsageError, match="does not hold the weights of lite0"):
+    with pytest.raises(UsageError, match="does not contain lite0 weights"):
         load_engine(resolve_model(ModelOptions(variant="lite0", weights=lite1.path)), "onnxruntime")

@@ -83,10 +83,14 @@ def test_folders_of_one_class_are_merged() -> None:
 
 def test_nothing_in_common_is_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"No class in common: the dataset has 2 classes \('x', 'y'\), the"
+        UsageError,
+        match=r"The dataset and the model share no classes: "
+        r"the dataset has 2 classes \('x', 'y'\), the",
     ):
         match_labels(["x", "y"], ["a", "b", "c", "d"])
     with pytest.raises(
-        UsageError, match=r"No class in common: the dataset has 1 class \('x'\), the model"
+        UsageError,
+        match=r"The dataset and the model share no classes: "
+        r"the dataset has 1 class \('x'\), the model",
     ):
         match_labels(["x"], ["a"])

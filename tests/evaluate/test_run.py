@@ -173,7 +173,7 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "There is no folder or file 'nowhere'"),
+        (["nowhere"], "No such file or folder: 'nowhere'"),
         (["DATA", "--fail-under", "f1=0.5"], "Invalid --fail-under 'f1=0.5'"),
         (["DATA", "--fail-under", "1.5"], "Invalid --fail-under '1.5'"),
         (["DATA", "--split", "val"], "has no split 'val'"),
@@ -191,7 +191,7 @@ def test_wrong_use_is_refused(words: list[str], said: str, photos: Path, effnet:
 
 def test_limit_on_an_undefined_figure_fails(found: Evaluation) -> None:
     (words,) = check_limits(found, {"auroc": 0.1})
-    assert "needs two classes" in words
+    assert "requires two classes" in words
 
 
 # --- fine-tuned models ----------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_unknown_is_a_prediction(effnet: Effnet, tmp_path: Path, small: ModelOpt
     )
     done = effnet("predict", cat, "--unknown-below", "auto")
     assert done.status == 2
-    assert "needs a model that was fine-tuned by effnet" in done.stderr
+    assert "requires a model fine-tuned by effnet" in done.stderr
     assert effnet("predict", cat, "--unknown-below", "x").status == 2
 
 

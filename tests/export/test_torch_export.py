@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 def test_machine_code_agrees_with_torch(tmp_path: Path) -> None:
     options = ExportOptions("aotinductor", batch=1)
     if shutil.which(os.environ.get("CXX", "g++")) is None:
-        with pytest.raises(EffnetError, match="needs a C\\+\\+ compiler"):
+        with pytest.raises(EffnetError, match="requires a C\\+\\+ compiler"):
             export(ExportTask(options=options, output=tmp_path))
         return
     exported = export(ExportTask(options=options, output=tmp_path))
@@ -44,7 +44,7 @@ def test_machine_code_agrees_with_torch(tmp_path: Path) -> None:
     (best, *_) = Classifier(ModelOptions(model=path))(image).predictions
     assert best.label == expected.label
     assert abs(best.probability - expected.probability) < 1e-4
-    with pytest.raises(UsageError, match="onnxruntime does not run .pt2 files"):
+    with pytest.raises(UsageError, match="onnxruntime does not support .pt2 files"):
         Classifier(ModelOptions(model=path), EngineOptions("cpu", "onnxruntime"))
 
     done = subprocess.run(

@@ -247,7 +247,7 @@ def test_training_stopped_by_signals_resumes_to_the_same_bits(
         )
         with pytest.raises(UsageError, match="has no checkpoint yet") as caught:
             resolve_model(ModelOptions(model=folder))
-        assert caught.value.hint == f"Continue the training: effnet finetune --resume '{folder}'"
+        assert caught.value.hint == f"Continue the run: effnet finetune --resume '{folder}'"
     # a second signal stops at once
     both = [int(signal.SIGTERM), int(signal.SIGINT)]
     stop(SIGNAL_IN_STEP.format(step=2, numbers=both), signal.SIGINT)
@@ -320,7 +320,7 @@ def test_more_epochs(finished: tuple[Path, Path]) -> None:
     reporter = RecordingReporter()
     over = resume(folder, reporter)
     assert not over.epochs
-    assert "Already complete; raise --epochs to continue." in reporter.text
+    assert "Already complete; increase --epochs to continue." in reporter.text
     assert over.end == replace(ran.end, seconds=over.end.seconds)
     assert over.model == ran.model
 
@@ -373,7 +373,7 @@ def test_damaged_state_is_an_error(finished: tuple[Path, Path]) -> None:
 
 
 def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no training to resume"):
+    with pytest.raises(UsageError, match="contains no run to resume"):
         resume(tmp_path)
 
 
@@ -456,9 +456,7 @@ def test_other_options_are_refused_with_their_value(
     bare = replace(started(STARTED, here / "run"), **change)
     with pytest.raises(UsageError) as caught:
         restore_task(bare, frozenset({name}))
-    assert caught.value.message == (
-        f"--{name.replace('_', '-')} was {was} when this training was started."
-    )
+    assert caught.value.message == (f"--{name.replace('_', '-')} was {was} when this run started.")
     restore_task(bare, frozenset())  # options that were not given have defaults
 
 
@@ -508,7 +506,7 @@ def test_directory_without_options_is_refused(content: bytes | None, here: Path)
     if content is not None:
         (folder / run_dir.OPTIONS_FILE_NAME).write_bytes(content)
     task = FinetuneTask(Path(), resume=folder)
-    with pytest.raises(UsageError, match="has no training to resume"):
+    with pytest.raises(UsageError, match="contains no run to resume"):
         restore_task(task, frozenset({"lr"}))
 
 

@@ -1,4 +1,4 @@
-"""The run directory and the task that it restores."""
+"""The run folder and the task that it restores."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_run_directory_is_locked_and_cleaned_of_partial_files(here: Path) -> Non
         assert run.model == folder / checkpoint.MODEL_FILE_NAME
         (folder / ".model.safetensors.0123.part").write_bytes(b"half")
         with (
-            pytest.raises(UsageError, match="Another training is writing to"),
+            pytest.raises(UsageError, match="Another run is using"),
             run_dir.lock_run_dir(folder),
         ):
             pass

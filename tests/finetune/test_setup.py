@@ -113,7 +113,7 @@ def test_max_pixels_are_obeyed(colours: Path, tmp_path: Path) -> None:
 def test_missing_cuda_fails(colours: Path, tmp_path: Path, effnet: Callable[..., Done]) -> None:
     done = effnet("finetune", colours, "--device", "cuda", "-o", tmp_path / "run")
     assert done.status == 1
-    assert "Found no CUDA device" in done.stderr
+    assert "No CUDA device found" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -123,10 +123,10 @@ def test_missing_cuda_fails(colours: Path, tmp_path: Path, effnet: Callable[...,
         (["--epochs", "0"], "0"),
         (["--lr", "-1"], "-1"),
         (["--lr", "nan"], "nan"),
-        (["--weight-decay", "-0.1"], "Invalid --weight-decay '-0.1'.\nUse a number from 0."),
+        (["--weight-decay", "-0.1"], "Invalid --weight-decay '-0.1'.\nUse a number of at least 0."),
         (["--batch-size", "x"], "x"),
-        (["--hidden", "-3"], "Invalid --hidden '-3'.\nUse a whole number from 0."),
-        (["--epochs", "-3"], "Invalid --epochs '-3'.\nUse a whole number from 1."),
+        (["--hidden", "-3"], "Invalid --hidden '-3'.\nUse a whole number of at least 0."),
+        (["--epochs", "-3"], "Invalid --epochs '-3'.\nUse a whole number of at least 1."),
         (["--augment", "wild"], "wild"),
         (["--val-fraction", "1"], "1"),
         (["--patience", "0"], "0"),
@@ -156,7 +156,7 @@ def test_bad_values_are_refused_by_name(
 def test_unsupported_precision_is_refused_before_the_scan(effnet: Callable[..., Done]) -> None:
     done = effnet("finetune", "no-such-dataset", "--precision", "fp16", "--device", "cpu")
     assert done.status == 2
-    assert "torch does not run model files in fp16 on cpu." in done.stderr
+    assert "torch does not support model files in fp16 on cpu." in done.stderr
     assert "Use --precision bf16 or fp32." in done.stderr
     assert "no-such-dataset" not in done.stderr
 
@@ -196,7 +196,7 @@ def test_second_training_in_a_run_directory_is_refused(
     before = tree(folder)
     done = run("finetune", "--resume", folder)
     assert done.returncode == 2
-    assert b"Another training is writing to" in done.stderr
+    assert b"Another run is using" in done.stderr
     assert tree(folder) == before
     *_, end = records
     assert end.model == folder / "model.safetensors"

@@ -445,8 +445,8 @@ def paths() -> Iterator[Bad]:
     no_file, missing = ("not_a_file",), ("missing",)
     yield Bad("path", "pipe.jpg", partial(os.mkfifo), no_file, "pipe")
     yield Bad("path", "socket.jpg", socketed, no_file, "socket")
-    yield Bad("path", "dangling.jpg", linked("nothing"), missing, "broken link to 'nothing'")
-    yield Bad("path", "loop.jpg", lambda path: path.symlink_to(path.name), missing, "leads back")
+    yield Bad("path", "dangling.jpg", linked("nothing"), missing, "Broken symlink to 'nothing'")
+    yield Bad("path", "loop.jpg", lambda path: path.symlink_to(path.name), missing, "Symlink loop")
     yield Bad("path", "gone.jpg", lambda _: None, missing, "no such file")
     yield Bad("path", "empty-folder.jpg", lambda path: path.mkdir(), no_file, "no images")
     for name, target in (

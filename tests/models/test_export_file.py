@@ -274,20 +274,20 @@ def test_more_classes_than_outputs(copy_export: CopyExport, effnet: Effnet) -> N
     facts.write_text(json.dumps(about))
     done = effnet("predict", IMAGE, "--model", path)
     assert done.status == 1
-    assert "[1, 3] instead of [1, 4]" in done.stderr
+    assert "returned shape [1, 3], but its JSON lists 4 classes" in done.stderr
 
 
 def test_missing_file_and_wrong_engine(copy_export: CopyExport, effnet: Effnet) -> None:
     assert_rejected(effnet("predict", IMAGE, "--model", "none.onnx"), "'none.onnx'")
     path = copy_export("onnx")
     done = effnet("predict", IMAGE, "--model", path, "--engine", "litert")
-    assert_rejected(done, "litert does not run .onnx files")
+    assert_rejected(done, "litert does not support .onnx files")
     done = effnet("predict", IMAGE, "--model", path, "--precision", "int8")
     assert_rejected(done, "Unknown precision 'int8'.")
-    with pytest.raises(UsageError, match="No engine runs .onnx files in int8 on cpu"):
+    with pytest.raises(UsageError, match="No engine supports .onnx files in int8 on cpu"):
         plan_engine(EngineOptions("cpu", precision="int8"), "onnx")  # type: ignore[arg-type]
     done = effnet("predict", IMAGE, "--engine", "executorch")
-    assert_rejected(done, "executorch does not run model files")
+    assert_rejected(done, "executorch does not support model files")
 
 
 def test_exported_model_is_not_trained(
@@ -473,7 +473,9 @@ def test_program_with_pickles_is_rejected(
             new.writestr(name, content)
     path.write_bytes(changed.getvalue())
     update_digests(path)
-    assert_rejected(effnet("predict", IMAGE, "--model", path), "it holds pickles, which run code")
+    assert_rejected(
+        effnet("predict", IMAGE, "--model", path), "it contains pickles that could run code"
+    )
 
 
 def test_invalid_program(copy_export: CopyExport, effnet: Effnet) -> None:

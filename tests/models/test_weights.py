@@ -83,7 +83,7 @@ def test_offline_makes_no_connection(content: bytes | None, mirror: Mirror) -> N
     server = mirror()
     if content is not None:
         put(content)
-    with pytest.raises(EffnetError, match="Remove --offline, or put") as caught:
+    with pytest.raises(EffnetError, match="Omit --offline, or put") as caught:
         weights.fetch_weights(VARIANT, offline=True)
     assert VARIANT.source.file_name in caught.value.hint
     assert str(weights_path().parent) in caught.value.hint
@@ -210,7 +210,7 @@ def test_model_file_excludes_variant_and_weights(
 @pytest.mark.parametrize("option", ["model", "weights"])
 def test_missing_file_is_named(option: str, tmp_path: Path) -> None:
     path = tmp_path / "nothing.safetensors"
-    with pytest.raises(UsageError, match="There is no file") as caught:
+    with pytest.raises(UsageError, match="No such file") as caught:
         weights.resolve_model(ModelOptions(**{option: path}))
     assert repr(str(path)) in caught.value.message
 
@@ -240,7 +240,7 @@ def test_variant_name_as_a_model_file_suggests_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="There is no file 'lite0'") as caught:
+    with pytest.raises(UsageError, match="No such file: 'lite0'") as caught:
         weights.resolve_model(ModelOptions(model=Path("lite0")))
     assert caught.value.hint == "Use --variant lite0."
 
@@ -258,7 +258,7 @@ def test_error_for_a_folder_without_a_model_names_an_export(
 ) -> None:
     for name in content:
         (tmp_path / name).touch()
-    with pytest.raises(UsageError, match=r"There is no model\.safetensors in the folder") as caught:
+    with pytest.raises(UsageError, match=r"contains no model\.safetensors") as caught:
         weights.resolve_model(ModelOptions(model=tmp_path))
     assert repr(str(tmp_path)) in caught.value.message
     assert hint in caught.value.hint
@@ -271,7 +271,7 @@ def test_relative_folder_without_a_name_is_searched(
     here = tmp_path / "a" / "b"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
-    with pytest.raises(UsageError, match=r"There is no model\.safetensors in the folder"):
+    with pytest.raises(UsageError, match=r"contains no model\.safetensors"):
         weights.resolve_model(ModelOptions(model=Path(name)))
     if name != "/":
         made = model_file(here / name / "model.safetensors")

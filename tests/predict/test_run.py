@@ -72,13 +72,13 @@ def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
         assert re.search(r"\d\.\d%", text)
     env["NO_COLOR"] = "1"
     text = in_a_terminal("predict", "a.png", "--preview", "-k", "1", cwd=tmp_path, env=env)
-    assert "▀" not in text and "needs a terminal with colours" in text
+    assert "▀" not in text and "requires a terminal with colours" in text
 
 
 def test_a_preview_without_a_terminal_is_a_table(effnet: Effnet) -> None:
     done = effnet("predict", CAT, "--preview")
     assert b"tiger cat" in done.stdout and b"\x1b" not in done.stdout
-    assert "--preview needs a terminal with colours" in done.stderr
+    assert "--preview requires a terminal with colours" in done.stderr
 
 
 def test_below_the_threshold_the_label_is_unknown(effnet: Effnet) -> None:
@@ -120,13 +120,16 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--resume"], "--resume needs a file"),
-        (["--move"], "--move needs --copy-to DIR"),
+        (["--resume"], "--resume requires --output"),
+        (["--move"], "--move requires --copy-to DIR"),
         (
             ["-o", "a.json", "-o", "b.csv", "-f", "json"],
-            "--format json conflicts with 2 output files",
+            "--format json cannot be combined with 2 output files",
         ),
-        (["-o", "a.csv", "--copy-to", "x", "--move", "--resume"], "--move conflicts with --resume"),
+        (
+            ["-o", "a.csv", "--copy-to", "x", "--move", "--resume"],
+            "--move cannot be combined with --resume",
+        ),
         (["--tta", "33"], "Invalid --tta '33'"),
         (["--tta", "0"], "'0'"),
         (["--timeout", "0"], "'0'"),

@@ -53,7 +53,7 @@ def load_result(path: Path) -> dict[str, Any]:
         problem = "it is not JSON"
     if problem is not None:
         raise UsageError(
-            f"{str(path)!r} is not a result of `effnet bench`: {problem}.",
+            f"{str(path)!r} is not an `effnet bench` result: {problem}.",
             "Create one: effnet bench --format json > old.json",
         )
     return content

@@ -59,7 +59,7 @@ class BenchModel:
             return Model(self.variant, self._card(export), module=built)
         if self.graph is None:
             raise EffnetError(
-                f"{self.name} has operators that effnet cannot write as a graph.",
+                f"{self.name} uses operators that effnet cannot export to ONNX.",
                 "Use --engine torch.",
             )
         card = self._card({"include_preprocessing": self.is_limit, **ONNX_EXPORT})

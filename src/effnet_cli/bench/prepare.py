@@ -90,7 +90,7 @@ def check_torchvision(name: str) -> None:
     known = models.list_models(models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "Use one such as resnet50."
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Use, for example, resnet50."
         raise UsageError(f"torchvision has no classifier {name!r}.", hint)
 
 

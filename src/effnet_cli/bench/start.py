@@ -136,8 +136,8 @@ class Starter:
         is_given = given != BenchTask.precisions and validate.has_only_files(self._task)
         if own is not None and is_given and own not in given:
             raise UsageError(
-                f"{model.name} was exported in {own} and does not run in {', '.join(given)}.",
-                "Leave out --precision.",
+                f"{model.name} was exported as {own} and cannot run as {', '.join(given)}.",
+                "Omit --precision.",
             )
 
     def _start_on(self, plan: EnginePlan, model: BenchModel) -> bool:

@@ -23,16 +23,14 @@ def check(task: BenchTask) -> None:
             raise UsageError(f"No such file: {str(path)!r}.", "Check the path.")
     if task.mode == "train" and (task.models or set(task.engines) - {"torch"}):
         raise UsageError(
-            "--mode train measures the training step of variants, which runs on torch.",
-            "Leave out --model and --engine.",
+            "--mode train only works with variants on the torch engine.",
+            "Omit --model and --engine.",
         )
     if task.mode == "end-to-end" and task.batch_sizes not in ((), (1,)):
-        raise UsageError(
-            "--mode end-to-end measures one image at a time.", "Leave out --batch-size."
-        )
+        raise UsageError("--mode end-to-end measures one image at a time.", "Omit --batch-size.")
     if task.image_folder is not None:
         if task.mode != "end-to-end":
-            raise UsageError("--images needs --mode end-to-end.", "Add --mode end-to-end.")
+            raise UsageError("--images requires --mode end-to-end.", "Add --mode end-to-end.")
         if not task.image_folder.exists():
             raise UsageError(f"No such folder: {str(task.image_folder)!r}.", "Check the path.")
 

@@ -147,7 +147,7 @@ class Worker:
         code = self._process.exitcode or 0
         status = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return self._fail(
-            f"The worker process ended ({status}); it may have run out of memory.",
+            f"The worker process exited ({status}); it may have run out of memory.",
             "Use a smaller --batch-size or --variant.",
         )
 

@@ -65,7 +65,7 @@ def _overlay(task: EvaluateTask, outputs: EvaluateOutputs) -> Callable[[str, str
     if not outputs.explain:
         return None
     if outputs.html is None:
-        raise UsageError("--explain needs a page to draw into.", "Add --html FILE.")
+        raise UsageError("--explain requires --html.", "Add --html FILE.")
     from effnet_cli.predict.gradcam import load_gradcam
 
     return load_gradcam(task.model, task.images).overlay

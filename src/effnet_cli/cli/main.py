@@ -80,7 +80,7 @@ def run() -> int:
         return TERMINATED_STATUS
     except Exception as error:
         if getattr(error, "errno", None) == errno.ENOSPC:  # the help, on a full disk
-            _print_error("Standard output cannot be written: no space left.", "Free some space.")
+            _print_error("Cannot write to stdout: no space left.", "Free some space.")
         else:  # a bug: the traceback is what its report needs
             traceback.print_exc()
         return 1

@@ -108,7 +108,7 @@ def _build(group: Any, values: Values) -> Any:
         if field.default is fields.REQUIRED and field.name not in given:
             flag = next(fields.long_flag(other) for other in members if other.name in given)
             needed = f"{fields.long_flag(field)} {field.metadata['metavar']}"
-            raise UsageError(f"{flag} needs {needed}.", f"Add {needed}.")
+            raise UsageError(f"{flag} requires {needed}.", f"Add {needed}.")
     return cls(**given)
 
 

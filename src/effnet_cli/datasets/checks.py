@@ -23,10 +23,10 @@ IMBALANCE = 10  # largest / smallest class
 SMALL_SIDE_PX = 32  # shorter side; model inputs are 224 px and more
 MIXED_SIZES = 2  # largest / smallest shorter side
 
-OTHER_CLASS = "Add a second class beside it, e.g. a folder other with images of anything else"
-ADD_VAL = "Add images, or name a folder of validation images with --val."
-ADD_SOME = "Add some, or these classes are not evaluated."
-ADD_TRAIN = "Add images; results from so few vary widely."
+OTHER_CLASS = "Add a second class, for example a folder 'other' with unrelated images"
+ADD_VAL = "Add images, or pass a folder of validation images with --val."
+ADD_SOME = "Add images; otherwise these classes will not be evaluated."
+ADD_TRAIN = "Add images; results from so few images are unreliable."
 # Findings about classes, by kind: level, what is wrong, hint.
 CLASS_FINDINGS: dict[str, tuple[Callable[..., Finding], str, str]] = {
     "no_good_images": (error, "no usable training images", "Add images, or remove the class."),
@@ -123,7 +123,7 @@ def _images_of_classes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Findin
             count = pluralize(len(names), "class has", "classes have")
             yield make(kind, f"{count} {what}: {quote_names(names)}.", hint, count=len(names))
     if not is_automatic and not val.any():
-        hint = "Add images, or name another folder with --val."
+        hint = "Add images, or pass another folder with --val."
         yield error("empty_val", "Validation has no usable images.", hint)
 
 
@@ -148,7 +148,7 @@ def _similar_names(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     groups = [names for names in similar.values() if len(names) > 1]
     if groups:
         shown = "; ".join(quote_names(names) for names in groups[:FINDING_EXAMPLES])
-        message = f"Classes with nearly the same name stay separate: {shown}."
+        message = f"Similar class names are treated as different classes: {shown}."
         hint = "Move their images into one folder if they are the same class."
         yield warning("similar_names", message, hint, count=len(groups))
 
@@ -200,9 +200,12 @@ def _label_conflicts(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]
 def _leaks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
     for one, other in ((TRAIN, VAL), (TRAIN, TEST), (VAL, TEST)):
         shared = np.intersect1d(data.contents_of(one), data.contents_of(other))
-        make, hint = warning, f"Results on {SPLITS[other]} are too good."
+        make, hint = warning, f"Results on {SPLITS[other]} will be overly optimistic."
         if one == TRAIN and not options.allow_leak:
-            make, hint = error, "Remove them from train, or accept too good results: --allow-leak."
+            make = error
+            hint = (
+                "Remove them from train, or pass --allow-leak: results will be overly optimistic."
+            )
         if len(shared):
             count = pluralize(len(shared), "image is", "images are")
             message = f"{count} in both {SPLITS[one]} and {SPLITS[other]}."
@@ -216,9 +219,9 @@ def _near_leaks(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     for split in (VAL, TEST):
         pairs = near[np.isin(near[:, 1], data.contents_of(split))]
         if len(pairs):
-            count = pluralize(len(pairs), "pair")
-            message = f"{count} of images in train and {SPLITS[split]} look nearly the same."
-            hint = "Keep such images in one split, or results are too good."
+            count = pluralize(len(pairs), "near-duplicate pair")
+            message = f"{count} between train and {SPLITS[split]}."
+            hint = "Keep such images in one split; otherwise results will be overly optimistic."
             paths = data.examples(pairs, TRAIN, split)
             yield warning("near_leak", message, hint, count=len(pairs), paths=paths)
 
@@ -242,7 +245,7 @@ def _copies(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     if len(extra):
         count = pluralize(len(extra), "exact copy", "exact copies")
         paths = data.paths(extra[:FINDING_EXAMPLES])
-        message = f"{count} of images of the same class; kept."
+        message = f"{count} of images of the same class (kept)."
         yield note("copies", message, count=len(extra), paths=paths)
 
 

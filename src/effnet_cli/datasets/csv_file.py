@@ -13,7 +13,7 @@ from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.options import DatasetOptions
 
 DELIMITERS = ",;\t"
-HEADER_HINT = "Start the file with the line path,label or path,label,split."
+HEADER_HINT = "The first line must be path,label or path,label,split."
 # Invalid bytes survive in names.
 CSV_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
 
@@ -70,7 +70,7 @@ def open_csv(file: Path, options: DatasetOptions | None) -> CsvSource:
     """The rows of a CSV file."""
     name = repr(str(file))
     if options is not None and options.val is not None:
-        message = f"--val {str(options.val)!r} needs a folder, but {name} is a CSV file."
+        message = f"--val {str(options.val)!r} requires a folder, but {name} is a CSV file."
         hint = "Mark the validation rows with val in a column named split."
         raise LayoutError("val_of_csv", message, hint)
     _check_is_text(file)
@@ -105,9 +105,11 @@ def _parse(reader: Any, file: Path) -> CsvSource:
     header = [name.strip().casefold() for name in next(reader, [])]
     if not any(header):
         raise LayoutError("empty", f"{str(file)!r} is empty.", HEADER_HINT)
-    missing = " and no column ".join(name for name in ("path", "label") if name not in header)
+    missing = [name for name in ("path", "label") if name not in header]
     if missing:
-        message = f"Line 1 of {str(file)!r} has no column {missing}."
+        message = (
+            f"{str(file)!r} is missing the column{'s' * (len(missing) > 1)} {', '.join(missing)}."
+        )
         raise LayoutError("missing_column", message, HEADER_HINT)
     has_splits = "split" in header
     layout = f"a CSV file{' with a split column' * has_splits}"

@@ -21,7 +21,7 @@ from effnet_cli.system.text import quote_names
 
 MOVE = "Move each into the folder of its class."
 UNLINK = "Delete the links that point back."
-RENAME = "Rename the splits if these are classes."
+RENAME = "If these are class folders, rename the split folders."
 KIND_OF_SKIP: dict[SkipReason, str] = {
     "ignored": "system_files",
     "not_image": "not_images",
@@ -103,14 +103,14 @@ def _find_val(top: Path, val: Path) -> Path:
     for candidate in (top / val, val):
         if candidate.is_dir():
             return candidate
-    message = f"There is no folder {str(val)!r}."
+    message = f"No such folder: {str(val)!r}."
     raise LayoutError("no_val_folder", message, "Check the path given to --val.")
 
 
 def _check_candidates(names: dict[int, list[str]]) -> None:
     for split, found in names.items():
         if len(found) > 1:
-            message = f"Several folders could be {SPLITS[split]}: {quote_names(found)}."
+            message = f"Several folders look like the {SPLITS[split]} split: {quote_names(found)}."
             choose = f"Choose one with --val {found[0]}."
             hint = choose if split == VAL else "Rename all but one of them."
             raise LayoutError("two_candidates", message, hint)

@@ -30,4 +30,4 @@ def open_source(root: Path, options: DatasetOptions | None = None) -> Source:
     except OSError as fault:  # e.g. a name that is too long
         message = f"Cannot read {str(root)!r}: {fault.strerror}."
         raise LayoutError("unreadable", message, "Check the path.") from fault
-    raise LayoutError("missing", f"There is no folder or file {str(root)!r}.", "Check the path.")
+    raise LayoutError("missing", f"No such file or folder: {str(root)!r}.", "Check the path.")

@@ -47,7 +47,7 @@ def load_labelled(root: Path, split: str | None = None) -> LabelledImages:
         if finding.level == "error":
             raise UsageError("\n".join([finding.message, *finding.paths]), finding.hint)
     if not files:
-        raise UsageError(f"There is no image in {str(root)!r}.", "Use another folder.")
+        raise UsageError(f"No images found in {str(root)!r}.", "Use another folder.")
     classes = tuple(sorted({file.label for file in files}))
     indexes = {name: index for index, name in enumerate(classes)}
     return LabelledImages(

@@ -10,7 +10,7 @@ from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN
 from effnet_cli.images.finder import Identity, is_ignored, is_image_content, is_image_name
 from effnet_cli.system.text import pluralize
 
-CLASSES_EXAMPLE = "Give each class a folder, e.g. {0}/cat/1.jpg and {0}/dog/2.jpg"
+CLASSES_EXAMPLE = "Create one folder per class, e.g. {0}/cat/1.jpg and {0}/dog/2.jpg"
 SPLITS_EXAMPLE = ", or {0}/train/cat/1.jpg and {0}/val/cat/2.jpg"
 CSV_EXAMPLE = "; or list them in a CSV file with the columns path and label."
 
@@ -110,7 +110,7 @@ def no_classes(contents: FolderContents) -> LayoutError:
     message = f"{folder!r} has no class folders."
     if contents.num_images:
         count = pluralize(contents.num_images, "image is", "images are")
-        message = f"{count} directly in {folder!r}, not in the folder of a class."
+        message = f"{count} directly in {folder!r}, instead of in class folders."
     examples = contents.counters["no_class"].examples
     hint = example.format(folder) + CSV_EXAMPLE
     return LayoutError("no_classes", message, hint, paths=examples)

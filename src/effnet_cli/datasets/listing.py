@@ -92,8 +92,8 @@ def list_files(source: Source, *, skip_empty: bool) -> FileList:
     """
     if source.splits and TRAIN not in source.splits:
         names = quote_names([SPLITS[split] for split in sorted(source.splits)])
-        hint = "Name the split of the training images train."
-        raise LayoutError("no_train", f"The dataset has {names}, but no training images.", hint)
+        hint = "Name the split of the training images 'train'."
+        raise LayoutError("no_train", f"The dataset has no 'train' split, only {names}.", hint)
     all_classes, train = source.read(TRAIN)
     filled = {file.label for file in train}
     classes = [name for name in all_classes if name in filled or not skip_empty]

@@ -126,7 +126,7 @@ def load_split(folder: Path) -> SavedSplit | None:
                 digest = bytes.fromhex(sha256)
                 rows.append(SplitRow(path, label, split=SPLIT_BY_NAME[split], digest=digest))
     except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
-        message = f"{str(file)!r} is not the split of a training: {fault!r}."
+        message = f"{str(file)!r} is not the split of a run: {fault!r}."
         hint = "Restore the file, or move the model file to another folder."
         raise UsageError(message, hint) from fault
     return SavedSplit(file, sorted(rows, key=lambda row: -row.split))
@@ -192,7 +192,7 @@ def exclude_training_images(
     kept = np.flatnonzero((places != TRAIN) & (places != AMBIGUOUS))
     if not len(kept):
         message = f"The model was trained on all images in {data.root!r}."
-        raise UsageError(message, "Use other images.")
+        raise UsageError(message, "Choose different images.")
     if not np.isin(places, (VAL, TEST)).all():
         reporter.note(_describe(places))
     split = SPLITS[VAL] if data.split in (None, SPLITS[TRAIN]) else data.split

@@ -105,7 +105,7 @@ def _check_version(requirement: Requirement) -> str:
     except metadata.PackageNotFoundError as error:
         raise _CheckError("not installed") from error
     if not requirement.specifier.contains(version, prereleases=True):
-        raise _CheckError(f"{version}, and effnet needs {requirement.specifier}")
+        raise _CheckError(f"{version}, but effnet requires {requirement.specifier}")
     return version
 
 
@@ -154,12 +154,12 @@ def _run(*arguments: str) -> str:
             timeout=TIMEOUT_SECONDS, env={**os.environ, "EFFNET_DEBUG": ""},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise _CheckError(f"did not end within {TIMEOUT_SECONDS} s") from error
+        raise _CheckError(f"did not finish within {TIMEOUT_SECONDS} s") from error
     if done.returncode == 0:
         return done.stdout.strip()
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("Error: ")] or lines[-1:]
-    how = f"ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
+    how = f"killed by signal {-done.returncode}" if done.returncode < 0 else "failed"
     raise _CheckError(errors[0].removeprefix("Error: ") if errors else how)
 
 

@@ -24,8 +24,8 @@ class ExportedEngine:
         shape = [size * len(parts), self._num_classes]
         if list(scores.shape) != shape:
             raise EffnetError(
-                f"The model's output has the shape {list(scores.shape)} instead of {shape}: its "
-                f"JSON names {self._num_classes} classes.",
+                f"The model returned shape {list(scores.shape)}, but its JSON lists "
+                f"{self._num_classes} classes.",
                 "Export it again.",
             )
         return scores[: len(crops)]

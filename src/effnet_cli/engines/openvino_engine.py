@@ -47,7 +47,7 @@ class OpenVinoEngine:
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if request.precision.upper() not in able:
             raise EffnetError(
-                f"This processor has no {request.precision} arithmetic.", "Use --precision fp32."
+                f"This processor does not support {request.precision}.", "Use --precision fp32."
             )
         graph = get_compiled(model, request.reporter)
         with base.translate_errors("OpenVINO", model):

@@ -133,8 +133,8 @@ class EnginePlan:
             module = importlib.import_module(path)
         except (ImportError, OSError) as error:  # OSError: a library that it needs is broken
             raise EffnetError(
-                f"The installed {row.library} cannot be loaded: {error}.",
-                f"Install it: {row.install}",
+                f"The installed {row.library} could not be imported: {error}.",
+                f"Reinstall it: {row.install.replace('install', 'install --force-reinstall', 1)}",
             ) from error
         request = LoadRequest(
             model, self.device, precision=self.precision, callers=callers, reporter=reporter
@@ -152,11 +152,11 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
     """
     device = _resolve_device(options.device)
     device_type, files = device.partition(":")[0], FILE_DESCRIPTIONS[kind]
-    names, subject = list_engines(device_type, kind), "No engine runs"
+    names, subject = list_engines(device_type, kind), "No engine supports"
     if options.engine != "auto":
         _check_engine(options.engine, kind)
         names = [name for name in names if name == options.engine]
-        subject = f"The engine {options.engine} does not run"
+        subject = f"The engine {options.engine} does not support"
     if not names:
         raise UsageError(f"{subject} {files} on {device_type}.", "Use --device cpu.")
     able = [name for name in names if options.precision in ENGINES[name].precisions[device_type]]
@@ -169,8 +169,8 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
     installed = next((name for name in able if _is_installed(name)), None)
     if installed is None:
         raise EffnetError(
-            f"Running {files} in {options.precision} on {device_type} needs the engine {able[0]}, "
-            "which is not installed.",
+            f"Running {files} in {options.precision} on {device_type} requires the engine "
+            f"{able[0]}, which is not installed.",
             f"Install it: {ENGINES[able[0]].install}",
         )
     return EnginePlan(installed, device, options.precision)
@@ -193,7 +193,7 @@ def _check_engine(engine: EngineName, kind: FileKind) -> None:
     if kind not in ENGINES[engine].kinds:
         others = [name for name, row in ENGINES.items() if kind in row.kinds]
         raise UsageError(
-            f"The engine {engine} does not run {FILE_DESCRIPTIONS[kind]}.",
+            f"The engine {engine} does not support {FILE_DESCRIPTIONS[kind]}.",
             f"Use --engine {' or '.join(others)}.",
         )
 
@@ -209,9 +209,9 @@ def _resolve_device(name: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
         raise UsageError(f"Unknown device {name!r}.", "Use auto, cpu, cuda, cuda:N or mps.")
     if name.startswith("cuda") and not _has_cuda_device():
-        raise EffnetError("Found no CUDA device.", "Use --device cpu.")
+        raise EffnetError("No CUDA device found.", "Use --device cpu.")
     if name == "mps" and sys.platform != "darwin":
-        raise EffnetError("The device mps needs macOS.", "Use --device cpu.")
+        raise EffnetError("mps is only available on macOS.", "Use --device cpu.")
     return name
 
 

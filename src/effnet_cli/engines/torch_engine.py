@@ -58,7 +58,7 @@ class TorchEngine:
                 scores: Scores = self._module(self._model_input(batch)).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise EffnetError(
-                f"{self._device} has no memory for a batch of {len(crops)} images.",
+                f"Not enough memory on {self._device} for a batch of {len(crops)}.",
                 "Use a smaller --batch-size.",
             ) from error
         return scores
@@ -122,7 +122,7 @@ def _load_program(model: Model, device: torch.device) -> Module:
     except Exception as error:  # torch raises anything for a program that it cannot read
         raise EffnetError(
             f"torch {torch.__version__} cannot load {str(model.path)!r} ({type(error).__name__}).",
-            "Export it again with this torch.",
+            "Export it again with this torch version.",
         ) from error
 
 
@@ -140,8 +140,8 @@ def _check_has_no_code(path: Path) -> None:
     has_pickled_tensors = any(entry["use_pickle"] for entry in entries)
     if not is_archive or has_pickled_tensors or not all(map(_is_plain, filter(None, pickles))):
         raise UsageError(
-            f"{str(path)!r} is refused: it holds pickles, which run code.",
-            "Use a file that effnet exported.",
+            f"Refusing to load {str(path)!r}: it contains pickles that could run code.",
+            "Use a file exported by effnet.",
         )
 
 
@@ -176,5 +176,5 @@ def _check_is_usable(device: torch.device) -> None:
     if not is_usable:
         raise EffnetError(
             f"The installed torch cannot use the device {str(device)!r}.",
-            "Use --device cpu, or install torch for it.",
+            "Use --device cpu, or install a torch build that supports it.",
         )

@@ -49,7 +49,8 @@ def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
     indexes, ways = zip(*found, strict=True)
     if not any(ways):
         raise UsageError(
-            f"No class in common: the dataset has {pluralize(len(names), 'class', 'classes')} "
+            "The dataset and the model share no classes: the dataset has "
+            f"{pluralize(len(names), 'class', 'classes')} "
             f"({quote_names(names)}), the model {len(classes):,} ({quote_names(classes)}).",
             "Name the folders after the model's classes, or choose another --model.",
         )

@@ -62,7 +62,7 @@ def check_limits(evaluation: Evaluation, limits: Mapping[str, float]) -> Iterato
     for name, limit in limits.items():
         value = getattr(evaluation, name)
         if value is None:
-            yield f"{name} needs {LIMITS[name].needs}"
+            yield f"{name} requires {LIMITS[name].needs}"
         elif value < limit:
             yield f"{name} is {value:.4f}, below {limit:g}"
 

@@ -123,7 +123,7 @@ def predict_labelled(
         reporter.progress(what, place + 1, total)
     if not rows:
         raise UsageError(
-            f"None of the {pluralize(total, 'image')} can be opened.", "Use other images."
+            f"None of the {pluralize(total, 'image')} can be opened.", "Choose different images."
         )
     scores, places = np.stack(rows), np.delete(np.arange(total), list(errors))
     card = classifier.card

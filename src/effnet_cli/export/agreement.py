@@ -131,12 +131,12 @@ def find_violation(
     if agreement is None or agreement < tolerance.agreement:
         images = "images that torch is confident about" if is_of_confident else "images"
         return (
-            f"{form.name} has the same top-1 class as torch on {agreement or 0:.1%} of the "
-            f"{images}; {tolerance.agreement:.0%} is required"
+            f"{form.name} agrees with torch on {agreement or 0:.1%} of the {images}; "
+            f"the limit is {tolerance.agreement:.0%}"
         )
     if form.max_difference is None or form.max_difference > tolerance.difference:
         return (
             f"a probability of {form.name} differs by {form.max_difference:.1e} from torch; "
-            f"{tolerance.difference:g} is allowed"
+            f"the limit is {tolerance.difference:g}"
         )
     return None

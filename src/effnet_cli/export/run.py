@@ -144,7 +144,7 @@ def _explain_large_batch(options: ExportOptions) -> Iterator[None]:
         if (options.batch or 1) == 1:
             raise
         raise EffnetError(
-            f"The {options.target} file cannot run here with --batch {options.batch}; it may need "
+            f"The {options.target} file failed to run with --batch {options.batch}; it may need "
             "more memory than is available.",
-            "Use a smaller --batch, or leave it out.",
+            "Use a smaller --batch, or omit it.",
         ) from error

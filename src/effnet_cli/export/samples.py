@@ -74,7 +74,9 @@ class ImageSet:
             loaded += 1
         reporter.progress(step, self.num_views, self.num_views)
         if not loaded:
-            raise UsageError(f"No image in {self.name!r} can be opened.", "Use other images.")
+            raise UsageError(
+                f"No image in {self.name!r} can be opened.", "Choose different images."
+            )
 
     def limit(self, most: int) -> "ImageSet":
         """At most `most` images: a fixed random choice, in order."""

@@ -66,7 +66,7 @@ TARGETS: Mapping[TargetName, Target] = {
         precisions=("fp32", "bf16"),
     ),
     "aotinductor": Target(
-        use="machine code for this CPU (torch, C++); needs g++",
+        use="machine code for this CPU (torch, C++); requires g++",
         writer="effnet_cli.export.torch_export:write_aotinductor",
         ending="-aotinductor.pt2",
         library="torch",
@@ -98,6 +98,6 @@ TARGETS: Mapping[TargetName, Target] = {
         extra="coreml",
         has_open_batch=False,
         image="image",
-        not_compared="Core ML runs on Apple devices only",
+        not_compared="Core ML runs only on Apple devices",
     ),
 }

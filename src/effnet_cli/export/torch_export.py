@@ -42,7 +42,7 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise EffnetError(
-            f"Target aotinductor needs a C++ compiler; {compiler!r} was not found.",
+            f"Target aotinductor requires a C++ compiler; {compiler!r} was not found.",
             "Install one (on Debian: apt install g++), or set CXX to its name.",
         )
     program = _export_program(source, edits=[_split_means])
@@ -77,7 +77,7 @@ def write_coreml(source: ExportSource, path: Path) -> None:
     has_image, batch = source.options.include_preprocessing, source.options.batch
     if has_image and batch != 1:
         raise UsageError(
-            f"Core ML takes one image at a time, not --batch {batch}.", "Leave --batch out."
+            f"Core ML takes one image at a time, not --batch {batch}.", "Omit --batch."
         )
     with _quiet():
         import coremltools

@@ -29,14 +29,12 @@ def validate_task(task: ExportTask) -> ExportTask:
     if options.quantize:
         _check_int8(task, target)
     elif task.calibrate is not None:
-        raise UsageError(
-            f"--calibrate {str(task.calibrate)!r} requires int8.", "Add --quantize int8."
-        )
+        raise UsageError("--calibrate only applies to int8.", "Add --quantize int8.")
     elif task.max_drop != ExportTask.max_drop:
-        raise UsageError(f"--max-drop {task.max_drop:g} requires int8.", "Add --quantize int8.")
+        raise UsageError("--max-drop only applies to int8.", "Add --quantize int8.")
     if importlib.util.find_spec(target.library) is None:
         raise EffnetError(
-            f"Target {options.target} needs {target.library}, which is not installed.",
+            f"Target {options.target} requires {target.library}, which is not installed.",
             f"Install it: {target.install}",
         )
     if not target.has_open_batch and options.batch is None:
@@ -55,12 +53,12 @@ def _check_int8(task: ExportTask, target: Target) -> None:
     if options.precision != "fp32":
         raise UsageError(
             f"--quantize int8 cannot be combined with --precision {options.precision}.",
-            "Remove one of them.",
+            "Omit one of them.",
         )
     if task.calibrate is None:
         raise UsageError(
-            f"--quantize {options.quantize} needs images to calibrate on.",
-            "Name a folder of typical images: --calibrate DIR",
+            f"--quantize {options.quantize} requires images to calibrate on.",
+            "Pass a folder of representative images with --calibrate DIR.",
         )
 
 
@@ -85,7 +83,7 @@ def choose_path(task: ExportTask, target: Target, model: Model) -> Path:
         for file in files:
             if file.exists() and not is_export(path):
                 raise UsageError(
-                    f"{str(file)!r} already exists, and effnet did not export it.",
+                    f"{str(file)!r} already exists and was not created by effnet.",
                     "Use another --output.",
                 )
     except OSError as error:

@@ -99,7 +99,9 @@ class Inference:
         shards = self.processes.gather((indexes, outputs))
         order = np.concatenate([np.empty(0, np.intp), *(i for part, _ in shards for i in part)])
         if not len(order):
-            raise EffnetError("No image of the dataset is readable any more.", "Check the dataset.")
+            raise EffnetError(
+                "None of the images in the dataset can be read any more.", "Check the dataset."
+            )
         rows = np.concatenate([values for _, part in shards for values in part])
         ascending = np.argsort(order)
         return order[ascending], rows[ascending]

@@ -156,7 +156,8 @@ class Stepper:
         if size == 1 or not self._can_shrink:
             raise EffnetError(
                 f"Out of memory at micro-batch {size} on {self._device}.",
-                "Use a smaller --batch-size or --variant, or free memory and use --resume.",
+                "Use a smaller --batch-size or --variant, or free up memory and rerun with "
+                "--resume.",
             ) from error
         self.micro_batch_size = size // 2
         self.optimizer.zero_grad(set_to_none=True)

@@ -299,7 +299,7 @@ def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple
     Raises:
         UsageError: there are fewer images, or smaller batches, than processes.
     """
-    for what, number in ("Batch size", size), ("The number of training images,", num_images):
+    for what, number in ("Batch size", size), ("Training set size", num_images):
         if number is not None and number < num_processes:
             raise UsageError(
                 f"{what} {number} is smaller than the {num_processes} processes.",

@@ -30,8 +30,8 @@ def restore_task(task: FinetuneTask, given: frozenset[str]) -> FinetuneTask:
         if before[name] != now[name]:
             value = "not set" if before[name] is None else repr(before[name])
             raise UsageError(
-                f"--{name.replace('_', '-')} was {value} when this training was started.",
-                "Leave it out, or start a new training without --resume.",
+                f"--{name.replace('_', '-')} was {value} when this run started.",
+                "Omit it, or start a new run without --resume.",
             )
     changed = {name: now[name] for name in CHANGEABLE & given & asdict(saved.options).keys()}
     return replace(
@@ -95,6 +95,6 @@ def _check_classes(before: list[str], now: tuple[str, ...]) -> None:
         if names
     ]
     raise UsageError(
-        f"The classes have changed since the training started: {'; '.join(changes) or 'order'}.",
-        "Use the same dataset, or start a new training without --resume.",
+        f"The classes have changed since this run started: {'; '.join(changes) or 'order'}.",
+        "Use the same dataset, or start a new run without --resume.",
     )

@@ -90,8 +90,8 @@ class RunDir:
             )
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UsageError(
-                f"{str(self.path)!r} has no training to resume.",
-                "Give a run directory to --resume, or leave it out to start a new training.",
+                f"{str(self.path)!r} contains no run to resume.",
+                "Pass a run folder to --resume, or omit it to start a new run.",
             ) from error
 
     def write_model(self, card: ModelCard, module: torch.nn.Module) -> None:
@@ -142,13 +142,13 @@ def lock_run_dir(path: Path) -> Iterator[RunDir]:
         lock.acquire()
     except Timeout as error:
         raise UsageError(
-            f"Another training is writing to {str(path)!r}.",
-            "Wait until it ends, or use another directory with --output.",
+            f"Another run is using {str(path)!r}.",
+            "Wait for it to finish, or use another folder with --output.",
         ) from error
     except OSError as error:
         raise UsageError(
             f"Cannot write to {str(path)!r}: {error.strerror}.",
-            "Use another directory with --output.",
+            "Use another folder with --output.",
         ) from error
     try:
         remove_partial_files(path, "")
@@ -166,7 +166,7 @@ def check_output(output: Path | None) -> None:
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(
             f"--output {str(output)!r} already exists.",
-            f"Use a new directory, or continue that run with --resume {output}",
+            f"Use a new folder, or continue that run with --resume {output}",
         )
 
 

@@ -175,9 +175,7 @@ def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
         "--head-only": task.options.head_only,
     }
     for flag in filter(excluded.get, excluded):
-        raise UsageError(
-            f"--from-scratch cannot be combined with {flag}.", "Leave out one of them."
-        )
+        raise UsageError(f"--from-scratch cannot be combined with {flag}.", "Omit one of them.")
     name = DEFAULT_VARIANT if task.model.variant is None else task.model.variant
     variant = find_variant(name)
     return Model(variant, imagenet_card(variant))

@@ -50,7 +50,7 @@ class Trainer:
             return
         phase.restore(state, tensors)
         if state.epoch > phase.epochs:
-            self._setup.reporter.note("Already complete; raise --epochs to continue.")
+            self._setup.reporter.note("Already complete; increase --epochs to continue.")
 
     def run(self, phase: Phase) -> Iterator[Epoch]:
         """Run the epochs of a phase that are left, until one of its limits is reached.
@@ -124,8 +124,8 @@ class Trainer:
         loss = sum(phase.processes.gather(float(total))) / state.seen
         if not (np.isfinite(loss) and _is_finite(phase.module())):
             raise EffnetError(
-                f"The loss became {loss} in epoch {state.epoch}: the learning rate {phase.lr:g} is"
-                " too high.",
+                f"The loss became {loss} in epoch {state.epoch}: the learning rate {phase.lr:g} "
+                "is probably too high.",
                 "Use a smaller --lr; the best epoch so far is kept.",
             )
         return loss, (state.seen - seen_before) / (time.perf_counter() - started)
@@ -198,7 +198,7 @@ class Trainer:
         """The result; the test split, if there is one, is evaluated here and never before."""
         best = self._state.best
         if not best:
-            raise EffnetError("No epoch was completed.", "Raise --minutes or --epochs.")
+            raise EffnetError("No epoch finished.", "Increase --minutes or --epochs.")
         return TrainingResult(
             model=self._setup.run_dir.model,
             phase=best["phase"],

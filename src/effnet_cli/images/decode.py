@@ -26,7 +26,7 @@ JPEG_BARE_MARKERS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # these have no le
 UNSUPPORTED = ("unknown pixel mode", "unsupported", "cannot handle", "compression is not")
 # Reasons that speak of Pillow's own objects and values, and mean nothing to a user.
 INTERNAL_REASON = r"b['\"]|\(\)|object at|driver"
-MAX_PIXELS_HINT = "Use a higher --max-pixels if you trust the file."
+MAX_PIXELS_HINT = "Increase --max-pixels if you trust the file."
 BLOCK_BYTES = 1 << 20
 
 
@@ -189,12 +189,12 @@ def _translate(error: Exception, content: Content) -> ImageError:
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return cannot_read(error)
     if _is_text_limit(error):
-        return ImageError("too_large", f"{what} whose text or profile is too large.", CONVERT)
+        return ImageError("too_large", f"{what} with oversized metadata.", CONVERT)
     reason = _describe(error)
     # the container of HEIC holds any coding, so that whole files can be of an unsupported one
     is_other_coding = content.format == HEIC and "end of file" not in reason
     if is_other_coding or reason.lower().startswith(UNSUPPORTED):
-        message = f"{what} of an unsupported kind ({reason})."
+        message = f"{what} with an unsupported encoding ({reason})."
         return ImageError("unsupported_format", message, CONVERT)
     message = f"{what} that is truncated or corrupt ({reason})."
     return ImageError("truncated", message, "Download or copy it again.")

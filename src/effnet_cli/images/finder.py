@@ -128,7 +128,7 @@ class Finder:
             return _failed(text, "unreadable", message, hint="Download it first.")
         if self.offline:
             message = "URLs are not downloaded with --offline."
-            return _failed(text, "unreadable", message, hint="Remove --offline.")
+            return _failed(text, "unreadable", message, hint="Omit --offline.")
         return ImageInput(text, Url(text))
 
     def _walk(self, top: str) -> Iterator[ImageInput]:
@@ -219,7 +219,7 @@ class Finder:
                 content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
                 if content is not None and content.format is not None:
                     message = f"The list {path!r} is {content.description}."
-                    raise UsageError(message, "Remove the @.")
+                    raise UsageError(message, "Omit the @.")
                 yield from self._read_lines(file)
         except OSError as error:
             raise UsageError(
@@ -291,7 +291,7 @@ def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
     paths, as from `find -print0`.
     """
     if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise UsageError("The list is encoded in UTF-16.", "Save it as UTF-8.")
+        raise UsageError("The list must be UTF-8, not UTF-16.", "Save it as UTF-8.")
     if b"\0" not in file.peek(1):
         for line in file:
             yield line.rstrip(b"\r\n")

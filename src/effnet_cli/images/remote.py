@@ -23,7 +23,7 @@ def fetch_image(url: str, timeout_s: float | None) -> bytes:
     try:
         if "@" in urlsplit(url).netloc:
             raise ImageError(
-                "unreadable", "URLs with a user name are not supported.", "Download it first."
+                "unreadable", "URLs with credentials are not supported.", "Download it first."
             )
         with open_url(url) as body:
             return _read(body, deadline, limit_s)
@@ -45,8 +45,8 @@ def _read(body: Body, deadline: float, limit_s: float) -> bytes:
 
 def _check_size(size_bytes: int) -> None:
     if size_bytes > MAX_BYTES:
-        message = f"The file has {size_bytes:,} bytes or more, above the limit of {MAX_BYTES:,}."
-        raise ImageError("too_large", message, "Download it yourself if you trust it.")
+        message = f"The file exceeds the limit of {MAX_BYTES:,} bytes."
+        raise ImageError("too_large", message, "Download it manually if you trust it.")
 
 
 def _translate(error: HttpError | ValueError) -> ImageError:

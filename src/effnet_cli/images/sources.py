@@ -58,14 +58,14 @@ def _translate(error: OSError | ValueError, source: Path | str) -> ImageError:
         return ImageError("missing", "The path contains a NUL byte.", CHECK_PATH)
     match error.errno:
         case errno.ENOENT if os.path.islink(source):
-            message = f"This is a broken link to {os.readlink(source)!r}."
+            message = f"Broken symlink to {os.readlink(source)!r}."
             return ImageError("missing", message, "Check the link.")
         case errno.ENOENT | errno.ENOTDIR:
             return ImageError("missing", "No such file.", CHECK_PATH)
         case errno.ENAMETOOLONG:
             return ImageError("missing", "The file name is too long.", CHECK_PATH)
         case errno.ELOOP:
-            return ImageError("missing", "This link leads back to itself.", "Check the link.")
+            return ImageError("missing", "Symlink loop.", "Check the link.")
     message = f"Cannot open the file: {error.strerror}."
     return ImageError("unreadable", message, "Check its permissions.")
 
@@ -75,7 +75,7 @@ def _check_is_regular(status: os.stat_result) -> None:
         return
     kind = KIND_NAMES.get(stat.S_IFMT(status.st_mode), "not a regular file")
     message = f"This is {kind}, not an image file."
-    raise ImageError("not_a_file", message, "Pass the path of an image file.")
+    raise ImageError("not_a_file", message, "Pass an image file.")
 
 
 @cache
@@ -108,17 +108,17 @@ def identify(file: BinaryIO, name: str) -> Content:
         raise ImageError("empty", "The file is empty (0 bytes).", "Download or copy it again.")
     content = sniff(head, name, tail)
     if content is None and not is_text(head):
-        raise ImageError("not_an_image", "This is not an image in a known format.", CONVERT)
+        raise ImageError("not_an_image", "This is not a recognised image format.", CONVERT)
     if content is None:
         content = Content("a text file", is_image=False)
     if not content.is_image:
         message = f"This is {content.description}, not an image."
-        raise ImageError("not_an_image", message, "Pass the image itself.")
+        raise ImageError("not_an_image", message, "Pass an image file.")
     if content.format is None:
         message = f"This is {content.description}, an unsupported format."
         raise ImageError("unsupported_format", message, CONVERT)
     if content.format == HEIC and importlib.util.find_spec(HEIC_LIBRARY) is None:
-        message = f"This is {content.description}, which needs the library pi-heif."
+        message = f"This is {content.description}, which needs the package pi-heif."
         raise ImageError("unsupported_format", message, INSTALL_HEIC)
     return content
 

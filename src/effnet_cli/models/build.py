@@ -73,8 +73,7 @@ def import_torchvision(name: str) -> Any:
     except (ImportError, RuntimeError) as error:  # RuntimeError: incompatible builds
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise EffnetError(
-            f"torch {torch.__version__} and the installed torchvision do not work together "
-            f"({reason}).",
+            f"torch {torch.__version__} and the installed torchvision are incompatible ({reason}).",
             "Install a matching pair: pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'",
         ) from error
 
@@ -125,7 +124,7 @@ def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
     difference = _first_difference(expected, tensors)
     if difference:
         raise UsageError(
-            f"{str(path)!r} does not hold the weights of {variant.name}: {difference}.",
+            f"{str(path)!r} does not contain {variant.name} weights: {difference}.",
             "Select the variant with --variant, or use another file.",
         )
     zero = torch.zeros((), dtype=torch.long)
@@ -145,7 +144,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, dict):
         raise UsageError(
-            f"{str(path)!r} holds a {type(content).__name__}, not named tensors.",
+            f"{str(path)!r} contains a {type(content).__name__} instead of named tensors.",
             "Save only the tensors, with torch.save(model.state_dict()).",
         )
     return {
@@ -162,7 +161,8 @@ def _read_torch_file(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"{str(path)!r} is refused: it is not a weights file, or its pickle runs code.",
+            f"Refusing to load {str(path)!r}: it is not a weights file, or its pickle could run "
+            "code.",
             "Save only the tensors, as safetensors or with torch.save(model.state_dict()).",
         ) from error
     except Exception as error:  # torch lets through whatever a damaged archive causes
@@ -215,10 +215,12 @@ def _first_difference(expected: dict[str, Tensor], given: dict[str, Tensor]) -> 
             return f"the tensor {name} is missing"
         value = given[name]
         if value.shape != tensor.shape:
-            return f"{name} has the shape {list(value.shape)} and not {list(tensor.shape)}"
+            return f"{name} has shape {list(value.shape)}, expected {list(tensor.shape)}"
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-            return f"{name} holds {value.dtype}, {value.layout}, not plain floating point numbers"
+            return (
+                f"{name} contains {value.dtype}, {value.layout} instead of floating-point numbers"
+            )
         if not value.float().isfinite().all():
-            return f"{name} holds NaN or infinite values"
+            return f"{name} contains NaN or infinite values"
     extra = next((name for name in given if name not in expected), None)
-    return f"the tensor {extra} is not one of its tensors" if extra else None
+    return f"unexpected tensor {extra}" if extra else None

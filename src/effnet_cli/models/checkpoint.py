@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STATE_KEY, DIGEST_KEY = "effnet_state", "effnet_sha256"
 READ_ERRORS = (OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError)
-RECREATE = "Download or train it again."
+RECREATE = "Download it again or retrain."
 MODEL_FILE_NAME, OPTIONS_FILE_NAME = "model.safetensors", "options.json"  # in a run folder
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -110,7 +110,7 @@ def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
         header, digest = metadata[key], metadata[DIGEST_KEY]
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if _digest(header, tensors) != digest:
-        raise UsageError(f"{str(path)!r} is damaged: it does not match its digest.", RECREATE)
+        raise UsageError(f"{str(path)!r} is corrupt: checksum mismatch.", RECREATE)
     return header, tensors
 
 

@@ -34,8 +34,7 @@ def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> Non
         digest = sha256(part)
         if not digest.startswith(source.sha256):
             raise EffnetError(
-                f"{url} is the wrong file: its SHA-256 starts with {digest[:8]}, "
-                f"not {source.sha256[:8]}.",
+                f"Checksum mismatch for {url}: got {digest[:8]}, expected {source.sha256[:8]}.",
                 hint,
             )
 

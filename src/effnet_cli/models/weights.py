@@ -53,7 +53,7 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
         if options.variant is not None or options.weights is not None:
             raise UsageError(
                 f"--model {str(options.model)!r} has its own variant and weights.",
-                "Remove --variant and --weights.",
+                "Omit --variant and --weights.",
             )
         return _read_model(_find_model_file(options.model))
     variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
@@ -84,14 +84,14 @@ def _find_model_file(path: Path) -> Path:
     if (path / OPTIONS_FILE_NAME).is_file():
         raise UsageError(
             f"{str(path)!r} has no checkpoint yet (first epoch unfinished).",
-            f"Continue the training: effnet finetune --resume {shlex.quote(str(path))}",
+            f"Continue the run: effnet finetune --resume {shlex.quote(str(path))}",
         )
     exports = [one for one in sorted(path.glob("*")) if export_file.file_kind(one) != "tensors"]
     raise UsageError(
-        f"There is no {MODEL_FILE_NAME} in the folder {str(path)!r}.",
+        f"The folder {str(path)!r} contains no {MODEL_FILE_NAME}.",
         f"Use a file in it: --model {shlex.quote(str(exports[0]))}"
         if exports
-        else "Use a model file, or a folder that `effnet finetune` wrote.",
+        else "Use a model file, or a folder created by `effnet finetune`.",
     )
 
 
@@ -99,15 +99,15 @@ def _check_selectable(path: Path) -> None:
     """Refuse what needs another option, another file or another machine."""
     if path.suffix.lower() == export_file.COREML_SUFFIX:
         raise UsageError(
-            f"{str(path)!r} is a Core ML package, which runs on Apple's devices only.",
+            f"{str(path)!r} is a Core ML package, which runs only on Apple devices.",
             "See docs/export/coreml.md.",
         )
     if str(path) in VARIANTS and not path.exists():
-        raise UsageError(f"There is no file {str(path)!r}.", f"Use --variant {path}.")
+        raise UsageError(f"No such file: {str(path)!r}.", f"Use --variant {path}.")
     owner = export_file.export_owner(path)
     if owner is not None:
         raise UsageError(
-            f"{str(path)!r} is a part of the model in {owner.name!r}.",
+            f"{str(path)!r} is part of the model in {owner.name!r}.",
             f"Use --model {shlex.quote(str(owner))}",
         )
 
@@ -130,7 +130,7 @@ def _check_format(path: Path) -> None:
 
 def _check_readable(path: Path) -> None:
     if not path.is_file():
-        raise UsageError(f"There is no file {str(path)!r}.", "Check the path.")
+        raise UsageError(f"No such file: {str(path)!r}.", "Check the path.")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{str(path)!r} cannot be read.", "Check its permissions.")
 
@@ -198,7 +198,7 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
     if offline:
         what = "damaged" if path.is_file() else "missing"
         raise EffnetError(
-            f"The weights of {variant.name} are {what}.", f"Remove --offline, or {by_hand}"
+            f"The weights of {variant.name} are {what}.", f"Omit --offline, or {by_hand}"
         )
     with process_lock(path):
         if not is_intact(variant, path):  # another process may have downloaded it meanwhile

@@ -74,7 +74,7 @@ class Output(StderrReporter):
 
         can_draw = can_draw_images()
         if not can_draw:
-            self.note("--preview needs a terminal with colours.")
+            self.note("--preview requires a terminal with colours.")
         return can_draw
 
     def _write(

@@ -53,13 +53,13 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
 def check_output(output: Path, option: str) -> None:
     """Raise UsageError if `option` names something else than a file, an image or a model."""
     if output.is_dir():
-        problem, hint = "is a folder", "Name a file in it."
+        problem, hint = "is a folder", "Choose a file inside it."
     elif output.exists() and not output.is_file():
-        problem, hint = "is not a regular file", f"Omit {option}, or name a regular file."
+        problem, hint = "is not a regular file", f"Omit {option}, or choose a regular file."
     elif output.is_file() and is_image_content(str(output)):
-        problem, hint = "is an image and would be overwritten", "Name another file."
+        problem, hint = "is an image and would be overwritten", "Choose another file."
     elif export_file.is_model_file(output):
-        problem, hint = "belongs to a model and would be overwritten", "Name another file."
+        problem, hint = "belongs to a model and would be overwritten", "Choose another file."
     else:
         return
     raise UsageError(f"{option} {str(output)!r} {problem}.", hint)
@@ -70,7 +70,7 @@ def check_not_read(output: Path, read: Iterable[Path]) -> None:
     for path in read:
         if path.is_file() and output.exists() and path.samefile(output):
             raise UsageError(
-                f"{str(output)!r} is an input and would be overwritten.", "Name another file."
+                f"{str(output)!r} is an input and would be overwritten.", "Choose another file."
             )
 
 
@@ -83,7 +83,7 @@ def write_stdout(text: str) -> None:
         raise OutputClosed from error
     except OSError as error:
         raise EffnetError(
-            f"Standard output cannot be written: {error.strerror}.",
+            f"Cannot write to stdout: {error.strerror}.",
             "Free some space, or use --output.",
         ) from error
 

@@ -33,7 +33,9 @@ def load_gradcam(options: ModelOptions, images: ImageOptions = ImageOptions()) -
         EffnetError: the library is not installed.
     """
     if importlib.util.find_spec(GRADCAM_LIBRARY) is None:
-        raise EffnetError("Overlays need the library grad-cam.", f"Install it: {GRADCAM_INSTALL}")
+        raise EffnetError(
+            "Overlays require the package grad-cam.", f"Install it: {GRADCAM_INSTALL}"
+        )
     build.import_torchvision("torchvision")  # the library needs it, with a less clear error
     model = resolve_model(options)
     return GradCam(model, build.load_module(model), images)

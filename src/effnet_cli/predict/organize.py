@@ -30,13 +30,13 @@ def check_folder(options: OrganizeOptions, inputs: Sequence[str]) -> None:
     folder = options.folder
     if folder.exists() and not folder.is_dir():
         raise UsageError(
-            f"--copy-to {str(folder)!r} is not a folder.", "Use an existing or a new folder."
+            f"--copy-to {str(folder)!r} is not a folder.", "Use an existing folder or a new path."
         )
     for text in inputs:
         if Path(text).is_dir() and folder.resolve().is_relative_to(Path(text).resolve()):
             raise UsageError(
                 f"The folder {str(folder)!r} is inside the input {text!r}.",
-                "Use a folder outside of it.",
+                "Use a folder outside it.",
             )
 
 

@@ -83,7 +83,7 @@ class Pipeline:
 
     def _load(self, one: ImageInput) -> Crops | ImageError:
         if one.source is None:
-            return one.error or ImageError("missing", "File not found.", "Check the path.")
+            return one.error or ImageError("missing", "No such file.", "Check the path.")
         try:
             return self.load(one.source)
         except ImageError as error:

@@ -55,8 +55,8 @@ def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
     threshold = card.unknown_below if options.unknown_below == "auto" else options.unknown_below
     if options.unknown_below == "auto" and threshold is None:
         raise UsageError(
-            "--unknown-below auto needs a model that was fine-tuned by effnet.",
-            "Give a probability, such as --unknown-below 0.5.",
+            "--unknown-below auto requires a model fine-tuned by effnet.",
+            "Pass a probability, such as --unknown-below 0.5.",
         )
     return Ranking(card, options.top_k, threshold or 0.0, keep_crops=options.keep_crops)
 

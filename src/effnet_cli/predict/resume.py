@@ -42,7 +42,7 @@ class Journal:
         with self._path.open("rb") as file:
             if not JOURNAL_START.startswith(file.peek(len(JOURNAL_START))[: len(JOURNAL_START)]):
                 raise UsageError(
-                    f"{str(self._path)!r} was not written by effnet.",
+                    f"{str(self._path)!r} was not created by effnet.",
                     "Move it, or use another output file.",
                 )
             for number, line in enumerate(file):
@@ -132,7 +132,9 @@ def open_journal(
     """
     path = output.with_name(output.name + JOURNAL_SUFFIX)
     message = f"Another process is writing {str(output)!r}."
-    with process_lock(path, busy=UsageError(message, "Wait for it, or use another file.")):
+    with process_lock(
+        path, busy=UsageError(message, "Wait for it to finish, or use another file.")
+    ):
         try:
             if path.exists() and not is_resumed:
                 raise UsageError(

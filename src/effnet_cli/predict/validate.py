@@ -30,17 +30,17 @@ def _check_conflicts(task: PredictTask, outputs: PredictOutputs) -> None:
     if outputs.explain and outputs.explain.exists() and not outputs.explain.is_dir():
         raise UsageError(
             f"--explain {str(outputs.explain)!r} is not a folder.",
-            "Use an existing or a new folder.",
+            "Use an existing folder or a new path.",
         )
     if outputs.resume and not outputs.files:
-        raise UsageError("--resume needs a file to continue.", "Add --output FILE.")
+        raise UsageError("--resume requires --output.", "Add --output FILE.")
     if len(outputs.files) > 1 and outputs.format is not None:
         raise UsageError(
-            f"--format {outputs.format} conflicts with {len(outputs.files)} output files.",
+            f"--format {outputs.format} cannot be combined with {len(outputs.files)} output files.",
             "Omit --format: the suffixes determine the formats.",
         )
     if task.organize and task.organize.moves and outputs.resume:
         raise UsageError(
-            "--move conflicts with --resume, which compares the inputs: some have been moved.",
+            "--move cannot be combined with --resume, because moved inputs no longer match.",
             "Omit --resume, and use a new --output for the remaining images.",
         )

@@ -102,7 +102,7 @@ def _valid_numbers(field: Field) -> str:
     elif "below" in info:
         bounds = f"between {info['above']} and {info['below']}"
     else:
-        bounds = f"above {info['above']}" if "above" in info else f"from {info['min']}"
+        bounds = f"above {info['above']}" if "above" in info else f"of at least {info['min']}"
     return f"{what}s {bounds}, separated by commas" if is_list(field) else f"a {what} {bounds}"
 
 
