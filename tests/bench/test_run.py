@@ -208,7 +208,7 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--batch-size", "0"], "Invalid --batch-size '0'"),
         (["--against", "resnet51", "-V", "lite0"], "torchvision has no classifier 'resnet51'"),
         (["--model", "nothing.onnx"], "No such file: 'nothing.onnx'"),
-        (["--mode", "train", "--engine", "openvino"], "runs on torch"),
+        (["--mode", "train", "--engine", "openvino"], "on the torch engine"),
         (["--images", "."], "--images requires --mode end-to-end"),
         (["--mode", "end-to-end", "--batch-size", "2"], "one image at a time"),
         (

@@ -353,7 +353,7 @@ def test_closed_or_full_stream_gives_no_traceback(closed: str, words: str, photo
     assert done.returncode in (0, 1)
     if closed == ">/dev/full" and words != "predict -":
         assert done.returncode == 1
-        assert b"cannot be written" in done.stderr
+        assert b"Cannot write to stdout" in done.stderr
 
 
 def test_narrow_terminal_has_the_words_and_no_bars(tmp_path: Path) -> None:

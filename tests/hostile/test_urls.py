@@ -202,7 +202,7 @@ FAULTS = {
     "page": ("not_an_image", "HTML"),
     "cut": ("truncated", "5,000 of"),
     "huge": ("too_large", "10,000,000,000,000 bytes"),
-    "endless": ("too_large", f"exceeds the limit of {LIMIT_BYTES:,} bytes"),
+    "endless": ("too_large", f"the limit is {LIMIT_BYTES:,} bytes"),
     "silent": ("timeout", "does not respond"),
     "stalled": ("timeout", "does not respond"),
     "gibberish": ("unreadable", "download failed"),

@@ -263,11 +263,11 @@ BIAS, STEM, MEAN = "classifier.1.bias", "features.0.0.weight", "features.0.1.run
 DIFFERENCES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "missing": (lambda tensors: without(tensors, BIAS), f"{BIAS} is missing"),
     "missing first": (lambda tensors: without(without(tensors, BIAS), STEM), f"{STEM} is missing"),
-    "extra": (lambda tensors: {**tensors, "ema.x": torch.zeros(2)}, "ema.x is not one"),
+    "extra": (lambda tensors: {**tensors, "ema.x": torch.zeros(2)}, "unexpected tensor ema.x"),
     "shape": (changed(BIAS, lambda bias: bias[:-1]), f"{BIAS} has shape [6], expected [7]"),
     "dimensions": (changed(BIAS, lambda bias: bias[None]), f"{BIAS} has shape [1, 7]"),
-    "NaN": (changed(STEM, with_first(float("nan"))), f"{STEM} holds NaN"),
-    "infinite": (changed(MEAN, with_first(-float("inf"))), f"{MEAN} holds NaN or inf"),
+    "NaN": (changed(STEM, with_first(float("nan"))), f"{STEM} contains NaN"),
+    "infinite": (changed(MEAN, with_first(-float("inf"))), f"{MEAN} contains NaN or inf"),
     "infinite in float32": (changed(BIAS, lambda bias: bias.double() + 1e300), BIAS),
     "int64": (changed(BIAS, Tensor.long), BIAS),
     "int64 statistics": (changed(MEAN, Tensor.long), MEAN),
@@ -473,12 +473,15 @@ HIDDEN, HEAD = "classifier.1.weight", "classifier.4.weight"
         (changed(HIDDEN, lambda w: w[:15]), "classifier.1.bias has shape [16], expected [15]"),
         (changed(HEAD, lambda w: w[:, :15]), f"{HEAD} has shape [7, 15], expected [7, 16]"),
         (changed(HEAD, lambda w: w[:6]), f"{HEAD} has shape [6, 16], expected [7, 16]"),
-        (changed(HEAD, lambda w: w * float("nan")), f"{HEAD} holds NaN"),
+        (changed(HEAD, lambda w: w * float("nan")), f"{HEAD} contains NaN"),
         (lambda t: without(t, "classifier.4.bias"), "classifier.4.bias is missing"),
         (lambda t: without(t, "classifier.1.bias"), "classifier.1.bias is missing"),
         (lambda t: without(t, HEAD), f"{HIDDEN} has shape [16, 1280], expected [7, 1280]"),
         (lambda t: without(t, HIDDEN), f"{HIDDEN} is missing"),
-        (lambda t: {**t, "classifier.7.weight": torch.zeros(1)}, "classifier.7.weight is not one"),
+        (
+            lambda t: {**t, "classifier.7.weight": torch.zeros(1)},
+            "unexpected tensor classifier.7.weight",
+        ),
     ],
 )
 def test_wrong_classifier_is_refused_with_the_first_difference(

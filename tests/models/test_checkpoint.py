@@ -85,7 +85,7 @@ def test_flipped_byte_in_the_tensors_is_refused(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(UsageError, match="is corrupt"):
         checkpoint.read_tensors(path)
 
 
@@ -102,7 +102,7 @@ def test_digest_covers_the_exact_header_text(path: Path) -> None:
     header = json.dumps(json.loads(CARD.to_json()), ensure_ascii=False)
     assert "café" in header
     with_header(path, header)
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(UsageError, match="is corrupt"):
         checkpoint.read_arrays(path)
 
 

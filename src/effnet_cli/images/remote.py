@@ -45,7 +45,7 @@ def _read(body: Body, deadline: float, limit_s: float) -> bytes:
 
 def _check_size(size_bytes: int) -> None:
     if size_bytes > MAX_BYTES:
-        message = f"The file exceeds the limit of {MAX_BYTES:,} bytes."
+        message = f"The file has at least {size_bytes:,} bytes; the limit is {MAX_BYTES:,} bytes."
         raise ImageError("too_large", message, "Download it manually if you trust it.")
 
 

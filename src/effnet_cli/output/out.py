@@ -99,7 +99,7 @@ def open_output(options: Outputs, inputs: Iterable[Path] = ()) -> Output:
 
         if str(options.html) == writers.STDOUT:
             raise UsageError(
-                "--html needs a file path; stdout carries the results.", "Use --html FILE.html."
+                "--html requires a file path; stdout carries the results.", "Use --html FILE.html."
             )
         writers.check_output(options.html, "--html")
         writers.check_not_read(options.html, inputs)
