@@ -53,9 +53,11 @@ class ModelOptions(Options):
     section = "Model"
 
     variant: str | None = option(
-        None, "Model architecture, see `effnet variants`", "-V NAME", shown="lite0"
+        None, "Model architecture (see `effnet variants`)", "-V NAME", shown="lite0"
     )
-    model: Path | None = option(None, "Model file, exported model or folder with either", "-m PATH")
+    model: Path | None = option(
+        None, "Model file, exported model, or a folder containing one", "-m PATH"
+    )
     weights: Path | None = option(
         None, "Weights for --variant, with tensors named as in torchvision or timm", "FILE"
     )
@@ -86,14 +88,12 @@ class ImageOptions(Options):
     section = "Images"
 
     fit: Fit = option("crop", "How to make images square; published accuracies use crop")
-    exact_decode: bool = option(
-        False, "Decode large JPEGs in full, not at the smallest sufficient scale"
-    )
+    exact_decode: bool = option(False, "Decode large JPEGs in full instead of at a reduced scale")
     max_pixels: int = option(MAX_PIXELS, "Refuse images with more pixels", min=1)
     views: int = option(
         1, f"Test-time augmentation with N views, 1 to {MAX_VIEWS}", "--tta", min=1, max=MAX_VIEWS
     )
-    isolate: bool = option(False, "Decode in separate processes, so that a crash fails one image")
+    isolate: bool = option(False, "Decode in separate processes, so a crash affects only one image")
     timeout_s: float | None = option(
         None, "Give up on an image after X seconds; implies --isolate", "--timeout", above=0
     )
@@ -109,7 +109,7 @@ class PredictOptions(Options):
     section = "Engine"
 
     top_k: int = option(5, "Number of classes per image", "-k", min=1, section="Prediction")
-    batch_size: int | None = option(None, "Images per call of the model", "-b", words=AUTO, min=1)
+    batch_size: int | None = option(None, "Batch size", "-b", words=AUTO, min=1)
     workers: int | None = workers_option()
     unknown_below: float | Literal["auto"] | None = option(
         None,
@@ -132,7 +132,7 @@ class OrganizeOptions(Options):
         REQUIRED, "Copy images into a folder per class in DIR; never overwrites", "--copy-to DIR"
     )
     moves: bool = option(False, "With --copy-to: move instead of copying", "--move")
-    group_by: GroupBy = option("class", "With --copy-to: what the folders in DIR stand for")
+    group_by: GroupBy = option("class", "With --copy-to: how to group images into subfolders")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class DatasetOptions(Options):
 
     section = "Data"
 
-    val: Path | None = option(None, "Validation folder, if its name is not a usual one", "DIR")
+    val: Path | None = option(None, "Validation folder, if it has a nonstandard name", "DIR")
     val_fraction: float = option(
         0.2,
         "Fraction of each class to hold out, if there is no validation folder",
@@ -180,15 +180,13 @@ class FinetuneOptions(Options):
 
     epochs: int = option(5, "Epochs of training the full model", "-n", min=1)
     head_only: bool = option(False, "Only train the classifier head: about a minute on a laptop")
-    batch_size: int | None = option(
-        None, "Images per update, over all processes", "-b", words=AUTO, min=1
-    )
+    batch_size: int | None = option(None, "Global batch size", "-b", words=AUTO, min=1)
     lr: float | None = option(None, "Peak learning rate of the full model", words=AUTO, above=0)
     weight_decay: float = option(0.05, "AdamW weight decay", min=0)
     hidden: int = option(512, "Width of the hidden layer of the head; 0 for none", min=0)
     freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2: 8)", min=0)
-    augment: Augment = option("strong", "Strength of augmentation")
-    balance: bool = option(False, "Weight classes as if all had the same number of images")
+    augment: Augment = option("strong", "Augmentation strength")
+    balance: bool = option(False, "Weight classes equally regardless of size")
     patience: int | None = option(None, "Stop after N epochs without improvement", min=1)
     minutes: float | None = option(
         None, "Time budget in minutes; stop before an epoch that would exceed it", above=0
@@ -221,12 +219,12 @@ class FinetuneTask(Options):
     workers: int | None = workers_option()
     output: Path | None = option(
         None,
-        "New folder for the model and the records of the training",
+        "New folder for the model and the metrics of the run",
         "-o DIR",
         shown="runs/DATASET-VARIANT",
         section="Output",
     )
-    resume: Path | None = option(None, "Continue the training in RUN", "RUN", section="Training")
+    resume: Path | None = option(None, "Continue the run in folder RUN", "RUN", section="Training")
 
 
 @dataclass(frozen=True)
@@ -236,12 +234,12 @@ class ExportOptions(Options):
     section = "Export"
 
     target: TargetName = option("onnx", "Format, see below", "--to -t", is_required=True, shown="")
-    precision: ExportPrecision = option("fp32", "Precision of computation or stored weights", "-p")
+    precision: ExportPrecision = option("fp32", "Compute or weight precision", "-p")
     quantize: Quantization | None = option(
-        None, "Quantise to 8-bit integers, a quarter of the size; needs --calibrate"
+        None, "Quantise to 8-bit integers, a quarter of the size; requires --calibrate"
     )
     batch: int | None = option(
-        None, "Images in one call of the exported model", words={"dynamic": None}, min=1
+        None, "Batch size of the exported model", words={"dynamic": None}, min=1
     )
     include_preprocessing: bool = option(
         False, "Include normalisation and softmax: takes pixel values, returns probabilities"
@@ -262,9 +260,11 @@ class ExportTask(Options):
     model: ModelOptions = ModelOptions()
     options: ExportOptions = ExportOptions()
     output: Path | None = option(
-        None, "File, or folder for it", "-o PATH", shown="MODEL.onnx, ...", section="Output"
+        None, "Output file or folder", "-o PATH", shown="MODEL.onnx, ...", section="Output"
     )
-    calibrate: Path | None = option(None, "Typical images to calibrate on", "DIR", section="Export")
+    calibrate: Path | None = option(
+        None, "Folder of representative images for calibration", "DIR", section="Export"
+    )
     check: Path | None = option(
         None,
         "Folder of images on which the exported model must match the original",
@@ -272,9 +272,9 @@ class ExportTask(Options):
         shown="validation images beside --calibrate, else samples",
     )
     max_drop: float = option(
-        1.0, "Percentage points of top-1 that int8 may lose on labelled images", min=0
+        1.0, "Maximum top-1 drop of int8 on labelled images, in percentage points", min=0
     )
-    force: bool = option(False, "Keep a file that fails the check")
+    force: bool = option(False, "Keep the file even if it fails the check")
     images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()
 
 
@@ -316,7 +316,7 @@ class BenchTask(Options):
 
     variants: tuple[str, ...] = option(
         (),
-        "Model architectures, separated by commas, see `effnet variants`",
+        "Model architectures, separated by commas (see `effnet variants`)",
         "--variant -V NAMES|all",
         shown="those that fit --seconds",
         section="Model",
@@ -325,7 +325,7 @@ class BenchTask(Options):
         (), "Model file or exported model; repeatable", "--model -m PATH", section="Model"
     )
     against: tuple[str, ...] = option(
-        (), "Classifiers of torchvision to compare with, such as resnet50", "NAMES", section="Model"
+        (), "torchvision classifiers to compare with, such as resnet50", "NAMES", section="Model"
     )
     device: str = device_option()
     engines: tuple[EngineName, ...] = option(
@@ -343,18 +343,18 @@ class BenchTask(Options):
     )
     batch_sizes: tuple[int, ...] = option(
         (),
-        "Images in one call, separated by commas",
+        "Batch sizes, separated by commas",
         "--batch-size -b N,N",
         shown="1 and the fastest",
         min=1,
     )
     mode: BenchMode = option(
-        "inference", "Measure the model alone, a training step, or image files to predictions"
+        "inference", "What to time: inference, a training step, or the whole pipeline"
     )
     image_folder: Path | None = option(
         None, "Folder of images for --mode end-to-end", "--images DIR", shown="samples"
     )
-    seconds: float = option(60.0, "Time to measure, without loading", above=0)
+    seconds: float = option(60.0, "Measurement time in seconds, excluding loading", above=0)
     tolerance: float = option(
         0.05, "With --compare: ignore slowdowns up to this fraction", above=0, below=1
     )
@@ -416,7 +416,7 @@ class FinetuneOutputs(Outputs):
 @dataclass(frozen=True)
 class EvaluateOutputs(PageOutputs):
     format: TableFormat = option("table", "Output format", "-f")
-    explain: bool = option(False, "With --html: draw Grad-CAM overlays into the images")
+    explain: bool = option(False, "With --html: draw Grad-CAM overlays on the images")
     fail_under: tuple[str, ...] = option(
         (), "Exit with status 3 if top1 or another figure is lower; repeatable", "[NAME=]X"
     )

@@ -66,7 +66,7 @@ TARGETS: Mapping[TargetName, Target] = {
         precisions=("fp32", "bf16"),
     ),
     "aotinductor": Target(
-        use="machine code for this CPU (torch, C++); requires g++",
+        use="machine code for this CPU (torch, C++); needs g++",
         writer="effnet_cli.export.torch_export:write_aotinductor",
         ending="-aotinductor.pt2",
         library="torch",
@@ -91,7 +91,7 @@ TARGETS: Mapping[TargetName, Target] = {
         has_open_batch=False,
     ),
     "coreml": Target(
-        use="iPhone, iPad, Mac; runs on Apple devices only",
+        use="iPhone, iPad, Mac; runs only on Apple devices",
         writer="effnet_cli.export.torch_export:write_coreml",
         ending=".mlpackage",
         library="coremltools",
