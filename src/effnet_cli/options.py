@@ -325,7 +325,7 @@ class BenchTask(Options):
         (), "Model file or exported model; repeatable", "--model -m PATH", section="Model"
     )
     against: tuple[str, ...] = option(
-        (), "torchvision classifiers to compare with, such as resnet50", "NAMES", section="Model"
+        (), "Compare with torchvision classifiers, such as resnet50", "NAMES", section="Model"
     )
     device: str = device_option()
     engines: tuple[EngineName, ...] = option(
