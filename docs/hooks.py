@@ -170,7 +170,8 @@ def _help_text(field: fields.Field) -> str:
 
 
 def variants_table() -> Iterator[str]:
-    columns = ("variant", "input size (px)", "parameters", "multiply-adds", "top-1", "top-5", "weights")
+    costs = ("input size (px)", "parameters", "multiply-adds")
+    columns = ("variant", *costs, "top-1", "top-5", "weights")
     yield from _table(columns, map(_variant_row, VARIANTS.values()))
 
 

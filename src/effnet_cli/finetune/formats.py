@@ -1,4 +1,4 @@
-"""The records of a training as JSON and CSV, and the commands that use its model."""
+"""The records of a run as JSON and CSV, and the commands that use its model."""
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,7 +54,7 @@ def describe_result(result: TrainingResult) -> Iterator[str]:
 
 
 def list_commands(run_dir: Path) -> Iterator[str]:
-    """The commands that use the model in a run directory."""
+    """The commands that use the model in a run folder."""
     model = f"--model {shlex.quote(str(run_dir))}"
     yield f"effnet predict IMAGE {model}"
     yield f"effnet evaluate FOLDER {model}"

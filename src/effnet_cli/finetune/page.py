@@ -1,4 +1,4 @@
-"""The HTML report of a training: the evaluation page with the training curve and the options."""
+"""The HTML report of a run: the evaluation page with the training curve and the options."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The two phases of a training: the classifier head on the features of the pretrained backbone,
+"""The two phases of a run: the classifier head on the features of the pretrained backbone,
 then the full model (LP-FT: Kumar et al. 2022, arXiv 2202.10054).
 
 A head that fits before the backbone moves keeps the first gradients from distorting features that

@@ -1,4 +1,4 @@
-"""The records of a training: one for each epoch, one for the result."""
+"""The records of a run: one for each epoch, one for the result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 from effnet_cli.evaluate.records import Metrics
 
-# Files of a run directory, beside the model file and the options.
+# Files of a run folder, beside the model file and the options.
 STATE_FILE_NAME, METRICS_FILE_NAME = "state.safetensors", "metrics.jsonl"
 REPORT_FILE_NAME = "report.html"
 

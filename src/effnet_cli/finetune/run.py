@@ -17,7 +17,7 @@ from effnet_cli.system.reporter import SILENT, Reporter
 def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch | TrainingResult]:
     """Train a model; yields a record after each epoch and the result at the end.
 
-    The model file in the run directory is the best epoch by validation, of either phase. Of
+    The model file in the run folder is the best epoch by validation, of either phase. Of
     several processes only the first yields records.
 
     Raises:

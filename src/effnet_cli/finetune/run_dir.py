@@ -1,4 +1,4 @@
-"""The run directory: everything needed to use, inspect and resume a training."""
+"""The run folder: everything needed to use, inspect and resume a run."""
 
 import json
 import os
@@ -34,7 +34,7 @@ LOCK_FILE_NAME = ".lock"
 
 @dataclass(slots=True)
 class TrainingState:
-    """The progress of a training: `step` updates of epoch `epoch` are done, on `seen` images with
+    """The progress of a run: `step` updates of epoch `epoch` are done, on `seen` images with
     the summed loss `loss`. `rows` are the finished epochs, `best` is the one in the model file, and
     `stale` epochs came after it.
     """
@@ -63,7 +63,7 @@ class RunDir:
         return self.path / MODEL_FILE_NAME
 
     def write_task(self, task: FinetuneTask) -> None:
-        """Write the options of a training, without its destination."""
+        """Write the options of a run, without its destination."""
         content = asdict(task)
         del content["output"], content["resume"]
         for name in ("model", "weights"):  # valid in any working directory
@@ -131,10 +131,10 @@ def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 @contextmanager
 def lock_run_dir(path: Path) -> Iterator[RunDir]:
-    """Create the run directory if needed and lock it until the block ends.
+    """Create the run folder if needed and lock it until the block ends.
 
     Raises:
-        UsageError: another training has locked it, or it is not writable.
+        UsageError: another run has locked it, or it is not writable.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def check_output(output: Path | None) -> None:
     """Check early that a new run can be created at `output`.
 
     Raises:
-        UsageError: it exists and is not an empty directory.
+        UsageError: it exists and is not an empty folder.
     """
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(
@@ -171,7 +171,7 @@ def check_output(output: Path | None) -> None:
 
 
 def choose_path(output: Path | None, dataset: Path, variant: str) -> Path:
-    """The directory of a new run: `output`, or the next free `runs/DATASET-VARIANT`."""
+    """The folder of a new run: `output`, or the next free `runs/DATASET-VARIANT`."""
     if output is not None:
         return output
     path = dataset.resolve()

@@ -1,4 +1,4 @@
-"""Sets up a training: device, dataset, pretrained model, run directory, saved progress."""
+"""Sets up a run: device, dataset, pretrained model, run folder, saved progress."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """All that a training needs before its first epoch.
+    """All that a run needs before its first epoch.
 
     `module` is the pretrained model with a new head, in evaluation mode on the CPU; `card`
     describes the new model. `class_weights` are float32 [C]. `started_at` is by `time.monotonic`.
@@ -70,7 +70,7 @@ class TrainingSetup:
 def set_up(
     task: FinetuneTask, processes: ProcessGroup, reporter: Reporter
 ) -> Iterator[TrainingSetup]:
-    """Check the options, scan the dataset, load the model, and lock the run directory until the
+    """Check the options, scan the dataset, load the model, and lock the run folder until the
     block ends.
     """
     started_at = time.monotonic()
@@ -223,7 +223,7 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
 
 @contextmanager
 def _open_run_dir(task: FinetuneTask, base: Model, processes: ProcessGroup) -> Iterator[RunDir]:
-    """The run directory, locked by the first process; signals stop the training from here on."""
+    """The run folder, locked by the first process; signals stop the training from here on."""
     path = processes.broadcast(
         lambda: task.resume or choose_path(task.output, task.root, base.variant.name)
     )

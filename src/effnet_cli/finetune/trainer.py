@@ -1,4 +1,4 @@
-"""Runs the epochs of a training: train, validate, keep the best model, save the state."""
+"""Runs the epochs: train, validate, keep the best model, save the state."""
 
 import time
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ LOSS_SECONDS = 1.0  # between two updates of the loss in the progress bar
 
 
 class Trainer:
-    """Runs phases epoch by epoch, and keeps the best model and the state in the run directory."""
+    """Runs phases epoch by epoch, and keeps the best model and the state in the run folder."""
 
     def __init__(self, setup: TrainingSetup, state: TrainingState) -> None:
         self._setup, self._state = setup, state
