@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli.export.source import ExportSource
-from effnet_cli.export.targets import TARGETS
+from effnet_cli.export.targets import TARGETS, Target
 from effnet_cli.models.export_file import json_path, write_json
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import cannot_write, sha256
@@ -63,25 +63,24 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
     else:
         input_ |= {"dtype": "float32", "values": "(value / 255 - mean) / std"}
         output["values"] = "logits"
-    files = {file.name: sha256(file) for file in list_files(path) if file.is_file()}
+    files = {file.name: sha256(file) for file in list_files(path, target) if file.is_file()}
     about = {"input": input_, "output": output, "files": files, "check": check}
     write_json(path, card, about)
 
 
-def list_files(path: Path) -> list[Path]:
+def list_files(path: Path, target: Target) -> list[Path]:
     """The file and its companions, without the JSON."""
-    weights = path.with_suffix(".bin")
-    return [path, *([weights] if weights.exists() else [])]
+    return [path, *map(path.with_suffix, target.companions)]
 
 
-def put_in_place(scratch: Path, path: Path, final: Path) -> None:
-    """Move the files to their names, the main one last."""
-    for file in (*list_files(path)[1:], json_path(path), path):
+def put_in_place(path: Path, final: Path, target: Target) -> None:
+    """Move the files out of the scratch folder, the main one last."""
+    for file in (*list_files(path, target)[1:], json_path(path), path):
         for part in [file, *file.rglob("*")] if file.is_dir() else [file]:
             if part.is_file():
                 with part.open("rb+") as opened:
                     os.fsync(opened.fileno())
         final_file = final.with_name(file.name)
         if final_file.is_dir():
-            final_file.replace(scratch / "replaced")
+            final_file.replace(path.with_name("replaced"))
         file.replace(final_file)

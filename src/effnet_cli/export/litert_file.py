@@ -87,7 +87,7 @@ class LiteRtFile:
         return len(self._tensors) - 1
 
     def tensor_like(self, other: int, name: str, shape: list[int]) -> int:
-        """Add a tensor with the type and quantization of another one."""
+        """Add a tensor with the type and quantisation of another one."""
         tensor = self._tensors[other]
         dtypes = {number: dtype for dtype, number in TENSOR_TYPES.items()}
         return self.tensor(name, shape, dtypes[tensor.type], quantization=tensor.quantization)

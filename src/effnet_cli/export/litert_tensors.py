@@ -54,7 +54,7 @@ class ValueTensors:
         return self._as_int8(name) if self.is_int8(output) else self.as_float32(name)
 
     def as_float32(self, name: str) -> int:
-        """The value in float32, dequantized if need be; a constant as a vector."""
+        """The value in float32, dequantised if need be; a constant as a vector."""
         if name in self.constants:
             return self._file.constant(name, self.constants[name].ravel())
         if name not in self._float32:

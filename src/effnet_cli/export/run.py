@@ -61,7 +61,7 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
         describe(source, path, check)
         is_kept = comparison.rejection is None or task.force
         if is_kept:
-            put_in_place(scratch, path, final)
+            put_in_place(path, final, target)
     return ExportResult(
         target=options.target,
         precision=options.output_precision,
@@ -131,7 +131,7 @@ def _load_candidate(options: ExportOptions, path: Path) -> CandidateForm:
     """Load a written file as `predict --model` does."""
     model = resolve_model(ModelOptions(model=path))
     engine = plan_engine(EngineOptions("cpu"), model.file_kind).load(model)
-    size = sum(file.stat().st_size for file in list_files(path))
+    size = sum(file.stat().st_size for file in list_files(path, TARGETS[options.target]))
     return CandidateForm(f"{options.target} {options.output_precision}", engine, size)
 
 
