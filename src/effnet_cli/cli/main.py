@@ -70,6 +70,9 @@ def run() -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = " ".join(error.format_message().split())  # Typer breaks lines
+        choices = getattr(getattr(error, "param", None), "metavar", None) or ""
+        if "|" in choices:  # of a missing option
+            message += f" Choose from: {choices.replace('|', ', ')}."
         _print_error(message, _usage_hint(context.command_path if context else "effnet"))
         return UsageError.exit_status
     except (OutputClosed, BrokenPipeError):
