@@ -129,7 +129,7 @@ def test_unsupported_combinations_are_refused(options: EngineOptions, words: str
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
 def test_missing_gpu_is_reported(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_has_cuda_device", lambda: False)
-    with pytest.raises(EffnetError, match="no CUDA device"):
+    with pytest.raises(EffnetError, match="No CUDA device"):
         plan_engine(EngineOptions(device=device))
     assert plan_engine(EngineOptions(device="auto")).device == "cpu"
 

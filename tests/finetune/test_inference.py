@@ -32,5 +32,5 @@ def test_no_readable_image_is_an_error(tmp_path: Path, inference: Inference) -> 
     save_image(tmp_path / "x.png", 0)
     images = loader_of(tmp_path)
     (tmp_path / "x.png").unlink()
-    with pytest.raises(EffnetError, match="No image of the dataset is readable"):
+    with pytest.raises(EffnetError, match="None of the images in the dataset can be read"):
         inference.run(inference.load_engine(with_head()), images, "Validation")
