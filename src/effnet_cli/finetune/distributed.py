@@ -1,4 +1,4 @@
-"""Training in several processes, which torchrun starts; a single process talks to no other."""
+"""Training in several processes started by torchrun; a single process does not communicate."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from effnet_cli.system.errors import EffnetError
 
 Shared = TypeVar("Shared")
 
-# How long a process waits for the others: for a scan, or for their part of the features.
+# How long a process waits for the others to scan the dataset or to extract their features.
 TIMEOUT = timedelta(hours=2)
 # torchrun ends all processes within this time after one has failed.
 SHUTDOWN_SECONDS = 5
@@ -27,7 +27,7 @@ SHUTDOWN_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among all: `rank` of `count`, and `local_rank` of `local_count` here."""
+    """This process: `rank` of `count` overall, `local_rank` of `local_count` on this machine."""
 
     rank: int = 0
     count: int = 1
@@ -56,11 +56,11 @@ class ProcessGroup:
         return result
 
     def shard(self, indexes: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """This process's part of `indexes`: every `count`-th."""
+        """Return this process's part of `indexes`: every `count`-th, starting at `rank`."""
         return indexes[self.rank :: self.count]
 
     def gather(self, value: Shared) -> list[Shared]:
-        """The `value` of each process, by rank."""
+        """Return the `value` of each process, in the order of their ranks."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -68,7 +68,7 @@ class ProcessGroup:
         return values
 
     def reduce_max(self, number: int) -> int:
-        """The largest `number` of all processes."""
+        """Return the largest `number` of all processes."""
         if self.count == 1:
             return number
         largest = torch.tensor(number)
@@ -76,11 +76,11 @@ class ProcessGroup:
         return int(largest)
 
     def reduce_min(self, number: int) -> int:
-        """The smallest `number` of all processes."""
+        """Return the smallest `number` of all processes."""
         return -self.reduce_max(-number)
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """`module`, averaging its gradients over the processes as they are computed."""
+        """Wrap `module` to average its gradients over the processes as they are computed."""
         if self.count == 1:
             return module
         devices = [device.index or 0] if device.type == "cuda" else None
@@ -89,7 +89,7 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun has started, if any, by the ranks in the environment.
+    """Join the processes that torchrun has started, if any, using the ranks in the environment.
 
     Raises:
         EffnetError: the processes cannot connect.
@@ -112,7 +112,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
             raise SystemExit(stopped.exit_status) from stopped
         raise
     except EffnetError:
-        if not processes.is_first:  # as most errors occur in all, the first process reports
+        if not processes.is_first:  # most errors occur in all processes: let the first report
             time.sleep(SHUTDOWN_SECONDS)
         raise
     finally:

@@ -12,7 +12,7 @@ from effnet_cli.output.text import csv_line, json_array, json_lines
 
 
 def to_row(record: Epoch | TrainingResult) -> dict[str, Any]:
-    """The JSON object of a record; its kind is in `row`."""
+    """Return the JSON object of a record; its `row` field is the kind of record."""
     content = asdict(record)
     if isinstance(record, Epoch):
         return {"row": "epoch", **content}
@@ -20,7 +20,7 @@ def to_row(record: Epoch | TrainingResult) -> dict[str, Any]:
 
 
 def csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
-    """One line per epoch; the result has other columns and is left out."""
+    """Yield a header and a line per epoch; the result has other columns and is left out."""
     is_first = True
     for record in records:
         if isinstance(record, Epoch):
@@ -38,14 +38,14 @@ ENCODERS: Mapping[Format, Callable[[Iterable[Epoch | TrainingResult]], Iterator[
 
 
 def keep_last(records: Iterable[Any], last: list[Any]) -> Iterator[Any]:
-    """The same records; `last` holds the latest one."""
+    """Yield the same records, keeping the latest one in `last`."""
     for record in records:
         last[:] = [record]
         yield record
 
 
 def describe_result(result: TrainingResult) -> Iterator[str]:
-    """Where the model is, and the commands that use it."""
+    """Yield a line that says where the model is, and the commands that use it."""
     yield (
         f"Saved epoch {result.epoch} of the {PHASE_TITLES[result.phase]} to {result.model} "
         f"({result.seconds:.0f} s of training). Use it:"
@@ -54,7 +54,7 @@ def describe_result(result: TrainingResult) -> Iterator[str]:
 
 
 def list_commands(run_dir: Path) -> Iterator[str]:
-    """The commands that use the model in a run folder."""
+    """Yield the commands that use the model in a run folder."""
     model = f"--model {shlex.quote(str(run_dir))}"
     yield f"effnet predict IMAGE {model}"
     yield f"effnet evaluate FOLDER {model}"

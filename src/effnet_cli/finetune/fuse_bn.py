@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class FusedConvBatchNorm(nn.Sequential):
     """Convolution, BatchNorm and further layers, with the first two computed as one convolution.
 
-    Children and tensors have the names that they have in the `nn.Sequential` it replaces.
+    Children and tensors keep the names they have in the `nn.Sequential` that it replaces.
     """
 
     def forward(self, x: Tensor) -> Tensor:

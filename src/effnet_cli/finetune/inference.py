@@ -1,7 +1,7 @@
 """Runs models in training through the engine that `predict` would use.
 
-The engine sees the same bits as in `predict`, and on a CPU it is four times as fast as torch: that
-pays for the features of the head and for the validation of every epoch.
+The engine gets exactly the same inputs as in `predict`. On a CPU it is four times as fast as torch,
+which speeds up the head's features and the validation after every epoch.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,14 @@ from effnet_cli.system.parallel import map_ordered
 from effnet_cli.system.reporter import Reporter
 
 Floats = npt.NDArray[np.float32]
-IMAGES_PER_TASK = 16  # of a thread, at least
+IMAGES_PER_TASK = 16  # minimum number of images in a thread's task
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """How models in training are run: the device, the preprocessing, and the processes that share
-    the images.
+    """Runs models that are being trained.
+
+    `plan` sets the engine and device, `card` the preprocessing; `processes` share the images.
     """
 
     plan: EnginePlan
@@ -39,7 +40,7 @@ class Inference:
     reporter: Reporter
 
     def load_engine(self, module: nn.Module) -> Engine:
-        """The engine for `module` (in evaluation mode) with its weights as they are now.
+        """Load the engine for `module` (in evaluation mode) with its current weights.
 
         Raises:
             EffnetError: the engine cannot run it.
@@ -64,7 +65,7 @@ class Inference:
             what: the label of the progress bar.
 
         Returns:
-            The indexes of the readable images, ascending [N], and their outputs, float32
+            The indexes of the readable images, in ascending order [N], and their outputs, float32
             [N,outputs].
 
         Raises:
@@ -95,7 +96,7 @@ class Inference:
         return self._gather(indexes, outputs)
 
     def _gather(self, indexes: list[Indexes], outputs: list[Floats]) -> tuple[Indexes, Floats]:
-        """The outputs of all processes in the order of the images."""
+        """Gather the outputs of all processes, in the order of the images."""
         shards = self.processes.gather((indexes, outputs))
         order = np.concatenate([np.empty(0, np.intp), *(i for part, _ in shards for i in part)])
         if not len(order):

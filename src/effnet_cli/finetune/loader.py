@@ -23,9 +23,9 @@ Crops = npt.NDArray[np.uint8]
 Indexes = npt.NDArray[np.intp]
 Decoded = TypeVar("Decoded", Image.Image, Crops)
 
-CACHED_MEMORY = 0.25  # fraction of the memory that is free at the start
-# Larger images are cached at this multiple of the crop's side: a view of a third of the area then
-# still has a pixel for each of its own.
+CACHED_MEMORY = 0.25  # fraction of the memory available at the start
+# Larger images are shrunk before caching, to a shorter side of this multiple of the crop's side.
+# A view of a third of the area then still need not be enlarged.
 CACHED_OVERSAMPLING = 2
 BATCHES_AHEAD = 4
 
@@ -47,7 +47,7 @@ class CacheBudget:
         self._left = num_bytes
 
     def reserve(self, num_bytes: int) -> bool:
-        """Reserve `num_bytes` if they fit."""
+        """Reserve `num_bytes` if they fit, and return whether they do."""
         if num_bytes > self._left:
             return False
         self._left -= num_bytes
@@ -81,16 +81,16 @@ class BatchLoader:
     def load_batches(
         self, parts: Iterator[Indexes], augmentation: Augmentation | None
     ) -> Iterator[Batch]:
-        """A batch for each of `parts`, in order, loaded ahead by threads.
+        """Load a batch for each of `parts`, in order and ahead of use, with threads.
 
-        Without an augmentation the crops are those of validation.
+        Without an augmentation, the batches hold validation crops.
         """
         load = partial(self.load_batch, augmentation=augmentation)
         ahead = self._workers + BATCHES_AHEAD
         return map_ordered(load, parts, workers=self._workers, ahead=ahead)
 
     def load_batch(self, part: Indexes, augmentation: Augmentation | None) -> Batch:
-        """The images at the indexes `part`, as `load_batches` gives them."""
+        """Load one batch: the images whose indexes are in `part`."""
         crops: dict[int, Crops] = {}
         for index in map(int, part):
             try:
@@ -137,5 +137,5 @@ def _num_bytes(decoded: Image.Image | Crops) -> int:
 
 
 def split_chunks(indexes: Indexes, size: int) -> Iterator[Indexes]:
-    """`indexes` in chunks of `size`; the last may be smaller."""
+    """Split `indexes` into chunks of `size`; the last may be smaller."""
     return (indexes[start : start + size] for start in range(0, len(indexes), size))

@@ -18,14 +18,14 @@ from effnet_cli.system.reporter import Reporter
 Result = TypeVar("Result")
 
 LABEL_SMOOTHING = 0.1
-WARM_UP = 0.05  # fraction of the steps in which the learning rate rises
+WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
 # What torch's CPU allocator says when it runs out of memory (Linux, Windows).
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 
 @dataclass(slots=True)
 class Schedule:
-    """The step of a phase and its learning rate: linear warm-up, then half a cosine to zero."""
+    """The learning rate of a phase: a linear warm-up, and half a cosine down to zero."""
 
     total_steps: int
     step: int = 0
@@ -43,11 +43,11 @@ class Stepper:
 
     Args:
         module: maps inputs to logits; in training mode when `step` is called.
-        groups: AdamW's parameter groups; the `lr` of each is its peak.
+        groups: AdamW's parameter groups; the `lr` of each is its peak learning rate.
         schedule: advanced by each step.
         class_weights: float32 [C], with a mean of 1 over the training images.
         precision: `fp32`, or the autocast precision.
-        seed: of dropout, which depends on the seed and the number of the step alone.
+        seed: seed of dropout, which depends only on this seed and the step number.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Stepper:
         self._can_shrink = True
 
     def step(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """One update; returns the summed loss of this process without waiting for the device.
+        """Make one update and return this process's summed loss, without waiting for the device.
 
         Args:
             inputs: this process's part of the batch, on the device, [N,...].
             labels: int64 [N].
-            batch_size: images in the batch over all processes.
+            batch_size: number of images in the batch, over all processes.
         """
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self.schedule.factor
@@ -107,28 +107,29 @@ class Stepper:
         return torch.stack(losses).sum()
 
     def _backward(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """Add the gradients of one micro-batch; returns its summed loss."""
+        """Add the gradients of one micro-batch and return its summed loss."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             logits = self._module(inputs).float()
         losses = functional.cross_entropy(
             logits, labels, reduction="none", label_smoothing=LABEL_SMOOTHING
         )
         loss = (losses * self._class_weights[labels]).sum()
-        # Gradients are averaged over the processes, which have `batch_size` images together.
+        # Gradients are averaged over the processes, which share `batch_size` images.
         mean = loss * (self._processes.count / batch_size)
         self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _synchronise(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Processes exchange gradients with the last micro-batch only."""
+        """Return a context that exchanges gradients for the last micro-batch only."""
         if is_last or self._processes.count == 1:
             return nullcontext()
         context: AbstractContextManager[None] = self._module.no_sync()  # type: ignore[operator]
         return context
 
     def _agree_on_micro_batch(self, inputs: Tensor, labels: Tensor, batch_size: int) -> None:
-        """Find a micro-batch that fits in all processes, before the first exchange of gradients:
-        a process that ran out of memory later would leave the others waiting.
+        """Find a micro-batch that fits in all processes before gradients are first exchanged.
+
+        A process that ran out of memory later would leave the others waiting.
         """
 
         def try_backward() -> None:
@@ -142,7 +143,7 @@ class Stepper:
         self._can_shrink = False
 
     def _shrink_to_fit(self, work: Callable[[], Result], batch_size: int) -> Result:
-        """Call `work`, with half the micro-batch each time that it runs out of memory."""
+        """Call `work`, halving the micro-batch each time it runs out of memory."""
         while True:
             try:
                 return work()
@@ -176,9 +177,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def group_parameters(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's parameter groups for the trainable parameters of `module`; `lr` is the peak.
+    """Return AdamW's groups of the trainable parameters; `lr` is their peak learning rate.
 
-    Weights decay; biases and the scales of BatchNorm do not.
+    Weight decay does not apply to biases and BatchNorm scales.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     weights, others = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]

@@ -19,7 +19,7 @@ CURVE_NOTE = (
 
 
 def report_page(evaluation: Evaluation, run_dir: Path) -> str:
-    """The page about a run whose model was evaluated on the validation images."""
+    """Return the report of a run, given the evaluation of its model on the validation images."""
     lines = (run_dir / METRICS_FILE_NAME).read_text("ascii").splitlines()
     epochs = [json.loads(line) for line in lines]
     card = read_card(run_dir / MODEL_FILE_NAME)

@@ -1,8 +1,8 @@
 """The two phases of a run: the classifier head on the features of the pretrained backbone,
 then the full model (LP-FT: Kumar et al. 2022, arXiv 2202.10054).
 
-A head that fits before the backbone moves keeps the first gradients from distorting features that
-were good already.
+Training the head first keeps the first gradients of the full model from distorting features that
+are already good.
 """
 
 import copy
@@ -35,8 +35,8 @@ ValidationOutputs = tuple[Indexes, Floats]  # indexes of the readable images, lo
 # The head trains on features of the clean images and of augmented views.
 HEAD_BATCH_SIZE = 256
 HEAD_LR = 1e-3
-HEAD_EPOCHS = 8  # its training is validated this many times
-HEAD_PASSES = 40  # over all views; fewer where there are many
+HEAD_EPOCHS = 8  # the head is validated this many times during its training
+HEAD_PASSES = 40  # over all views; fewer if there are many
 MIN_HEAD_PASSES = 10
 MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
 HEAD_VIEWS = 4000  # small datasets get more views per image, up to about this total
@@ -47,8 +47,8 @@ HEAD_POLICIES: Mapping[Augment, AugmentPolicy] = {**POLICIES, "strong": POLICIES
 MIN_AUTO_BATCH, MAX_AUTO_BATCH = 8, 64
 MIN_UPDATES = 40  # per epoch; small datasets get smaller batches
 FULL_LR = 3e-4  # at MAX_AUTO_BATCH; scales with the square root of the batch size
-AVERAGED_FRACTION = 1 / 3  # of all updates: the horizon of the average of the weights
-VIEW_MULTIPLE_PX = 16  # of the side of training views
+AVERAGED_FRACTION = 1 / 3  # of all updates: the horizon of the weight average
+VIEW_MULTIPLE_PX = 16  # the side of training views is a multiple of this
 
 
 # --- the head -----------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ VIEW_MULTIPLE_PX = 16  # of the side of training views
 
 @dataclass(frozen=True, slots=True)
 class HeadFeatures:
-    """Features of the backbone, float32 [N,D], divided by `scale`; `labels` are int64 [N]."""
+    """Backbone features, float32 [N,D], divided by `scale`; `labels` are int64 [N]."""
 
     train: Tensor
     labels: Tensor
@@ -79,7 +79,7 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
     labels = np.concatenate([setup.train.labels[indexes] for indexes, _ in passes])
     train = np.concatenate([features for _, features in passes])
     val_indexes, val = run(engine, setup.val, "Validation features")
-    # One scale for all features keeps their relations and makes the learning rate fit any model.
+    # One scale for all features keeps their ratios and makes the learning rate fit any model.
     scale = float(train.std()) or 1.0
     return HeadFeatures(
         train=torch.from_numpy(train / np.float32(scale)),
@@ -91,7 +91,7 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
 
 
 class HeadPhase:
-    """Trains the classifier head on features; takes seconds on any machine, in each process."""
+    """Trains the classifier head on features. Each process trains its own, within seconds."""
 
     name: PhaseName = "head"
     device = torch.device("cpu")
@@ -118,7 +118,7 @@ class HeadPhase:
         )
 
     def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
-        """The batches of an epoch (from 1), from `first_step` on."""
+        """Yield the batches of an epoch (counted from 1), starting at `first_step`."""
         self._head.train()
         rng = np.random.default_rng((self._seed, 0, epoch))
         features, count = self._features, len(self._features.labels)
@@ -129,35 +129,35 @@ class HeadPhase:
             yield features.train[part], features.labels[part], self._batch_size
 
     def step(self, batch: TrainingBatch) -> Tensor:
-        """One update; its summed loss."""
+        """Make one update and return its summed loss."""
         return self.stepper.step(*batch)
 
     def module(self) -> nn.Module:
-        """The model with a copy of the head that takes unscaled features."""
+        """Return the model with a copy of the head that takes unscaled features."""
         head = copy.deepcopy(self._head)
         with torch.no_grad():
             head.get_parameter("1.weight").div_(self._features.scale)
         return _replace_head(self._module, head)
 
     def validate(self) -> ValidationOutputs:
-        """Indexes and logits of the validation images."""
+        """Return the indexes and logits of the readable validation images."""
         self._head.eval()
         with torch.inference_mode():
             logits: Floats = self._head(self._features.val).numpy()
         return self._features.val_indexes, logits
 
     def state_tensors(self) -> None:
-        """None: a resumed training restarts with the head."""
+        """Return `None`: a run that was stopped in this phase restarts it when resumed."""
 
 
 def _head_steps(steps_per_pass: float) -> int:
-    """Steps of an epoch of the head."""
+    """Return the number of steps in an epoch of the head."""
     usual = min(max(MIN_HEAD_STEPS, HEAD_PASSES * steps_per_pass), MAX_HEAD_STEPS)
     return round(max(usual, MIN_HEAD_PASSES * steps_per_pass) / HEAD_EPOCHS)
 
 
 def _replace_head(module: nn.Module, head: nn.Module) -> nn.Module:
-    """`module` with another head, in evaluation mode; all other layers are shared."""
+    """Return `module` with another head, in evaluation mode; all other layers are shared."""
     other = copy.copy(module)
     other._modules = {**module._modules, "classifier": head}
     return other.eval()
@@ -169,7 +169,7 @@ def _replace_head(module: nn.Module, head: nn.Module) -> nn.Module:
 class FullPhase:
     """Trains all layers, with frozen BatchNorm statistics unless it starts from scratch.
 
-    Validation sees a running average of the trained weights, which is also what is saved.
+    Validation uses a running average of the trained weights, which also goes into the model file.
     """
 
     name: PhaseName = "full"
@@ -198,7 +198,7 @@ class FullPhase:
         )
 
     def describe(self) -> str:
-        """One line about the training ahead."""
+        """Describe the training ahead in one line."""
         return (
             f"Training the full model on {self.device} in {self._setup.precision}: "
             f"{self.epochs} epoch{'s' * (self.epochs != 1)} of {self.steps} updates with about "
@@ -206,7 +206,7 @@ class FullPhase:
         )
 
     def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
-        """The batches of an epoch (from 1), from `first_step` on."""
+        """Yield the batches of an epoch (counted from 1), starting at `first_step`."""
         setup, options = self._setup, self._setup.options
         self._trained.train()
         if not options.from_scratch:
@@ -222,7 +222,7 @@ class FullPhase:
             yield self._to_inputs(batch.crops), labels.to(self.device), len(part)
 
     def _to_inputs(self, crops: Crops) -> Tensor:
-        """uint8 [N,H,W,3] -> normalised float32 [N,3,H,W] on the device."""
+        """Convert uint8 [N,H,W,3] to normalised float32 [N,3,H,W] on the device."""
         values = torch.from_numpy(crops)
         if self.device.type == "cuda":
             values = values.pin_memory()
@@ -230,7 +230,7 @@ class FullPhase:
         return normalise_for_training(values, self._setup.card.preprocessing)
 
     def step(self, batch: TrainingBatch) -> Tensor:
-        """One update of the weights and of their average; its summed loss."""
+        """Update the weights and their average, and return the summed loss."""
         loss = self.stepper.step(*batch)
         self._update_average()
         return loss
@@ -239,9 +239,9 @@ class FullPhase:
     def _update_average(self) -> None:
         """Move the average towards the trained weights.
 
-        It starts from the pretrained model with its new head, of which a twentieth remains at the
-        end: that also makes the model more robust to images of another kind (WiSE-FT: Wortsman
-        et al. 2021, arXiv 2109.01903). Of random weights nothing should remain.
+        The average starts as the pretrained model with its new head. A twentieth of that remains
+        at the end, which also makes the model more robust to other kinds of images (WiSE-FT:
+        Wortsman et al. 2021, arXiv 2109.01903). Random initial weights are averaged out early.
         """
         schedule, is_from_scratch = self.stepper.schedule, self._setup.options.from_scratch
         decay = 1 - 1 / max(1.0, AVERAGED_FRACTION * schedule.total_steps)
@@ -255,16 +255,16 @@ class FullPhase:
                 ours.copy_(theirs)
 
     def module(self) -> nn.Module:
-        """The average, in evaluation mode."""
+        """Return the averaged model, in evaluation mode."""
         return self._average
 
     def validate(self) -> ValidationOutputs:
-        """Indexes and logits of the validation images."""
+        """Return the indexes and logits of the readable validation images."""
         inference = self._setup.inference
         return inference.run(inference.load_engine(self._average), self._setup.val, "Validation")
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The average, the trained weights, and AdamW's moments."""
+        """Return the average, the trained weights, and AdamW's moments."""
         tensors = {f"average.{k}": v for k, v in self._average.state_dict().items()}
         tensors |= {f"trained.{k}": v for k, v in self._trained.state_dict().items()}
         moments = self.stepper.optimizer.state
@@ -294,10 +294,12 @@ Phase = HeadPhase | FullPhase
 
 
 def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:
-    """Updates per epoch and images per update; every process has some of each.
+    """Return the updates per epoch and the images per update.
+
+    Every process gets at least one image of each update.
 
     Raises:
-        UsageError: there are fewer images, or smaller batches, than processes.
+        UsageError: the dataset or the batch has fewer images than there are processes.
     """
     for what, number in ("Batch size", size), ("Training set size", num_images):
         if number is not None and number < num_processes:
@@ -315,7 +317,7 @@ def _view_px(crop_px: int, policy: AugmentPolicy) -> int:
 
 
 def _trainable_copy(module: nn.Module, options: FinetuneOptions) -> nn.Module:
-    """A copy of `module` in which all but the frozen stages learn."""
+    """Return a copy of `module` in which all but the frozen stages are trainable."""
     other = copy.deepcopy(module).to(memory_format=torch.channels_last)
     other.requires_grad_(True)
     for stage in list(other.get_submodule("features").children())[: options.freeze]:
@@ -333,7 +335,7 @@ def _freeze_statistics(module: nn.Module) -> None:
 
 
 def _select(tensors: Arrays, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it."""
+    """Return the tensors whose names start with `prefix`, with the prefix removed."""
     return {
         name.removeprefix(prefix): torch.from_numpy(value)
         for name, value in tensors.items()

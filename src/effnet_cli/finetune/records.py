@@ -17,12 +17,12 @@ PHASE_TITLES: Mapping[PhaseName, str] = {"head": "classifier head", "full": "ful
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over the training images (of the head: an eighth of its training) and the
-    validation after it.
+    """One epoch of a phase and the validation after it.
 
-    `loss` is the mean training loss, with label smoothing, augmentation and class weights;
-    `val_loss` is the plain cross-entropy. `images_per_s` is the rate of training alone, `seconds`
-    includes validation.
+    An epoch of the full model is one pass over the training images; one of the head is an eighth
+    of its training. `loss` is the mean training loss, with label smoothing, augmentation and class
+    weights; `val_loss` is the plain cross-entropy. `images_per_s` covers training only, `seconds`
+    also validation.
     """
 
     phase: PhaseName
@@ -40,8 +40,8 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """The model file, the epoch it holds with its validation metrics, and the metrics of the test
-    split if there is one.
+    """The model file, the phase and epoch it comes from, and its metrics on the validation images
+    and on the test split, if there is one.
     """
 
     model: Path

@@ -16,13 +16,13 @@ CHANGEABLE = frozenset({"epochs", "minutes", "patience", "offline"})
 
 
 def restore_task(task: FinetuneTask, given: frozenset[str]) -> FinetuneTask:
-    """The task of the run in `task.resume`, with the changeable options of `task`.
+    """Return the task of the run in `task.resume`, with the changeable options of `task`.
 
     Args:
         given: names of the options that were given explicitly.
 
     Raises:
-        UsageError: there is no run, or an option was given that cannot change any more.
+        UsageError: there is no such run, or a given option can no longer be changed.
     """
     saved = RunDir(task.resume or Path()).read_task()
     before, now = _options_by_name(saved), _options_by_name(task)
@@ -46,7 +46,7 @@ def restore_task(task: FinetuneTask, given: frozenset[str]) -> FinetuneTask:
 
 
 def _options_by_name(task: FinetuneTask) -> dict[str, Any]:
-    """All options as on the command line, with paths as text."""
+    """Return all options by their command-line names, with paths as text."""
     groups = (task.model, task.dataset, task.images, task.options)
     values = {name: value for group in groups for name, value in asdict(group).items()}
     for name in ("model", "weights"):
@@ -56,7 +56,7 @@ def _options_by_name(task: FinetuneTask) -> dict[str, Any]:
 
 
 def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
-    """The saved state and tensors of a resumed run, or those of a new one.
+    """Return the saved state and tensors of a resumed run, or a new state without tensors.
 
     Raises:
         UsageError: the state is damaged, or the classes of the dataset have changed.

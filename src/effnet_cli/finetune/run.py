@@ -15,16 +15,16 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 
 def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch | TrainingResult]:
-    """Train a model; yields a record after each epoch and the result at the end.
+    """Train a model, yielding a record after each epoch and the result at the end.
 
-    The model file in the run folder is the best epoch by validation, of either phase. Of
-    several processes only the first yields records.
+    The model file in the run folder holds the best epoch of both phases, by validation. If there
+    are several processes, only the first yields records.
 
     Raises:
         DatasetError: the dataset cannot be trained on.
-        UsageError: options or files that do not fit together.
-        EffnetError: missing weights, memory or disk space; saved progress is kept.
-        TrainingStopped: by a signal; saved progress is kept.
+        UsageError: options or files do not fit together.
+        EffnetError: weights, memory or disk space are lacking; saved progress is kept.
+        TrainingStopped: a signal arrived; saved progress is kept.
     """
     with ExitStack() as stack:
         processes = stack.enter_context(join_process_group())
@@ -36,7 +36,7 @@ def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch 
 
 
 def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
-    """First the head, then the full model, or what is left of them."""
+    """Train the head and then the full model, or what is left of them."""
     state, tensors = load_progress(setup)
     if setup.processes.is_first:
         save_split(setup.dataset, setup.run_dir.path)
@@ -50,6 +50,6 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
         full = FullPhase(setup, module)
         setup.reporter.note(full.describe())
         trainer.resume(full, tensors)
-        tensors = None  # as large as the optimizer's state
+        tensors = None  # free memory: they are as large as the optimizer's state
         yield from trainer.run(full)
     yield trainer.finish()

@@ -34,9 +34,10 @@ LOCK_FILE_NAME = ".lock"
 
 @dataclass(slots=True)
 class TrainingState:
-    """The progress of a run: `step` updates of epoch `epoch` are done, on `seen` images with
-    the summed loss `loss`. `rows` are the finished epochs, `best` is the one in the model file, and
-    `stale` epochs came after it.
+    """The progress of a run.
+
+    `step` updates of epoch `epoch` are done, on `seen` images with a summed loss of `loss`. `rows`
+    are the finished epochs, `best` is the one in the model file, and `stale` counts those after it.
     """
 
     epoch: int = 1
@@ -63,7 +64,7 @@ class RunDir:
         return self.path / MODEL_FILE_NAME
 
     def write_task(self, task: FinetuneTask) -> None:
-        """Write the options of a run, without its destination."""
+        """Write the options of a run, without `output` and `resume`."""
         content = asdict(task)
         del content["output"], content["resume"]
         for name in ("model", "weights"):  # valid in any working directory
@@ -74,10 +75,10 @@ class RunDir:
         self._write_text(OPTIONS_FILE_NAME, text + "\n")
 
     def read_task(self) -> FinetuneTask:
-        """The task that `write_task` wrote.
+        """Read the task that `write_task` wrote.
 
         Raises:
-            UsageError: there is none.
+            UsageError: it is missing or invalid.
         """
         try:
             content = json.loads((self.path / OPTIONS_FILE_NAME).read_text("ascii"))
@@ -108,7 +109,7 @@ class RunDir:
         checkpoint.write_state(self.path / STATE_FILE_NAME, asdict(state), to_arrays(tensors))
 
     def read_state(self) -> tuple[TrainingState, Arrays] | None:
-        """The last state; `None` before the first one."""
+        """Read the last saved state and its tensors; `None` if none was saved yet."""
         path = self.path / STATE_FILE_NAME
         if not path.exists():
             return None
@@ -121,7 +122,7 @@ class RunDir:
 
 
 def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Tensors as NumPy arrays on the CPU."""
+    """Convert tensors on any device to NumPy arrays."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
@@ -171,7 +172,7 @@ def check_output(output: Path | None) -> None:
 
 
 def choose_path(output: Path | None, dataset: Path, variant: str) -> Path:
-    """The folder of a new run: `output`, or the next free `runs/DATASET-VARIANT`."""
+    """Return the folder of a new run: `output`, or the next free `runs/DATASET-VARIANT`."""
     if output is not None:
         return output
     path = dataset.resolve()

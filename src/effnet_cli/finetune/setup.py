@@ -39,10 +39,11 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """All that a run needs before its first epoch.
+    """Everything that a run needs before its first epoch.
 
     `module` is the pretrained model with a new head, in evaluation mode on the CPU; `card`
-    describes the new model. `class_weights` are float32 [C]. `started_at` is by `time.monotonic`.
+    describes the new model. `class_weights` are float32 [C]. `started_at` is read from
+    `time.monotonic`.
     """
 
     task: FinetuneTask
@@ -113,11 +114,11 @@ def set_up(
 
 
 def _plan_engine(task: FinetuneTask, processes: ProcessGroup) -> EnginePlan:
-    """The engine of validation and the device; processes on one machine have a GPU each."""
+    """Choose the device and the validation engine; each process on a machine gets its own GPU."""
     plan = plan_engine(EngineOptions(task.device))
     if plan.device == "cuda" and processes.count > 1:
         plan = plan_engine(EngineOptions(f"cuda:{processes.local_rank}"))
-    if task.options.precision != "auto":  # refuse it now, not after the scan
+    if task.options.precision != "auto":  # reject it now, not after the scan
         plan_engine(EngineOptions(plan.device, "torch", task.options.precision))
     if plan.device == "cpu":
         keep_freed_memory()
@@ -126,14 +127,14 @@ def _plan_engine(task: FinetuneTask, processes: ProcessGroup) -> EnginePlan:
 
 
 def _choose_precision(precision: TrainingPrecision, device: torch.device) -> str:
-    """`auto` is bf16 on CUDA; on a CPU autocast is slower than fp32."""
+    """Resolve `auto`: bf16 on a GPU that supports it, else fp32 (autocast is slower on a CPU)."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _class_weights(dataset: Dataset, options: FinetuneOptions) -> Tensor:
-    """1 each, or with `--balance` inversely proportional to the sizes of the classes."""
+    """Return weights of 1, or with `--balance` weights inversely proportional to class sizes."""
     counts = dataset.train.count(len(dataset.classes))
     weights = np.ones(len(counts))
     if options.balance:
@@ -159,7 +160,7 @@ def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:
 
 
 def _load_base(task: FinetuneTask, processes: ProcessGroup, reporter: Reporter) -> Model:
-    """The model to start from; processes on other machines download it, too."""
+    """Return the model to start from; processes on other machines download it too."""
     base = processes.broadcast(lambda: _resolve_base(task, reporter))
     return base if processes.is_first else _resolve_base(task, SILENT)
 
@@ -182,7 +183,7 @@ def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
 
 
 def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn.Module:
-    """The pretrained or untrained model with a new head."""
+    """Build the pretrained or untrained model with a new head."""
     torch.manual_seed(options.seed)
     if options.from_scratch:
         module = build.build(base.variant, len(base.card.classes)).eval()
@@ -199,10 +200,10 @@ def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn
 
 
 def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
-    """The card of the new model, whose crops cover the whole shorter side of an image.
+    """Return the card of the new model, whose crops cover the whole shorter side of an image.
 
-    Objects are larger in training views than in validation crops, as views are parts of images:
-    validation gains from showing more of the image (Touvron et al. 2019, arXiv 1906.06423).
+    Objects are larger in training views than in validation crops because views are parts of images.
+    Validation gains from showing more of the image (Touvron et al. 2019, arXiv 1906.06423).
     """
     preprocessing = base.card.preprocessing
     return ModelCard(
@@ -223,7 +224,7 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
 
 @contextmanager
 def _open_run_dir(task: FinetuneTask, base: Model, processes: ProcessGroup) -> Iterator[RunDir]:
-    """The run folder, locked by the first process; signals stop the training from here on."""
+    """Open the run folder, locked by the first process. Signals stop the training from here on."""
     path = processes.broadcast(
         lambda: task.resume or choose_path(task.output, task.root, base.variant.name)
     )

@@ -1,5 +1,7 @@
-"""SIGINT and SIGTERM: within an epoch the first one stops the training after the running step; a
-second one, or one outside of an epoch, stops it at once.
+"""Handling of SIGINT and SIGTERM.
+
+Within an epoch, the first signal stops the training after the current step. A second signal, or
+one outside an epoch, stops it at once.
 """
 
 import shlex
@@ -14,7 +16,7 @@ from typing import Any
 from effnet_cli.finetune.records import STATE_FILE_NAME
 from effnet_cli.system.errors import EffnetError
 
-STOPPED_BY_SIGNAL = 128  # plus the number of the signal: the exit status
+STOPPED_BY_SIGNAL = 128  # the exit status is this plus the signal number
 
 
 class TrainingStopped(EffnetError):
@@ -38,7 +40,7 @@ class StopRequest:
 
 @contextmanager
 def defer_signals(request: StopRequest) -> Iterator[None]:
-    """Record the first signal in `request`; pass a second one to its previous handler."""
+    """Record the first signal in `request`, and pass a second one to its previous handler."""
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -63,7 +65,7 @@ def stop_on_signal(run_dir: Path) -> Iterator[None]:
 
 
 def stop_error(number: int, run_dir: Path, progress: str = "progress is saved") -> TrainingStopped:
-    """The error for a signal; without a saved state, training restarts with the head."""
+    """Return the error for a signal. Without a saved state, `--resume` restarts with the head."""
     if not (run_dir / STATE_FILE_NAME).exists():
         progress = "--resume restarts with the classifier head"
     return TrainingStopped(signal.Signals(number), run_dir, progress)
@@ -73,7 +75,7 @@ def stop_error(number: int, run_dir: Path, progress: str = "progress is saved") 
 def _handle_signals(
     handler: Callable[[int, FrameType | None], None], previous: dict[int, Any]
 ) -> Iterator[None]:
-    """Install a handler, which only the main thread can; `previous` receives the former ones."""
+    """Install `handler` (only the main thread can) and put the former handlers in `previous`."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background jobs

@@ -1,4 +1,4 @@
-"""A training and the scan of a dataset as tables and lines."""
+"""Tables and lines that show a run or the scan of a dataset."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,7 +14,7 @@ FINDING_TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
 def blocks(records: Iterable[Epoch | TrainingResult]) -> Iterator[Block]:
-    """One line per epoch as soon as it is over; at the end the classes."""
+    """Yield a line as soon as each epoch ends, and the metrics and classes at the end."""
     is_first = True
     for record in records:
         if isinstance(record, TrainingResult):
@@ -64,7 +64,7 @@ def _class_cells(row: ClassMetrics) -> tuple[str | int, ...]:
 
 
 def scan_blocks(scan: Scan) -> Iterator[Block]:
-    """The layout of a dataset, its classes, and the findings."""
+    """Yield the layout of a dataset, its classes, and the findings."""
     yield f"{scan.root}: {scan.layout}"
     if scan.classes:
         yield Table(("class", "train", "validation", "test"), scan_rows(scan))
@@ -72,14 +72,14 @@ def scan_blocks(scan: Scan) -> Iterator[Block]:
 
 
 def scan_rows(scan: Scan) -> list[list[object]]:
-    """The images of each class in each split, and the sums."""
+    """Return the number of images of each class in each split, and the totals."""
     rows: list[list[object]] = [[row.name, row.train, row.val, row.test] for row in scan.classes]
     sums = [sum(count or 0 for count in column) for column in list(zip(*rows, strict=True))[1:]]
     return [*rows, ["all", *sums]] if rows else rows
 
 
 def findings_blocks(scan: Scan) -> Iterator[Block]:
-    """The findings, errors first, each with its first paths."""
+    """Yield the findings, errors first, each with its first paths."""
     for level, title in FINDING_TITLES.items():
         findings = [finding for finding in scan.findings if finding.level == level]
         if findings:

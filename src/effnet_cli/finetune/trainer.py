@@ -25,8 +25,8 @@ from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import EffnetError
 
-SAVE_SECONDS = 300  # between two saves of the state within an epoch
-LOSS_SECONDS = 1.0  # between two updates of the loss in the progress bar
+SAVE_SECONDS = 300  # between saves of the state within an epoch
+LOSS_SECONDS = 1.0  # between updates of the loss in the progress bar
 
 
 class Trainer:
@@ -53,10 +53,10 @@ class Trainer:
             self._setup.reporter.note("Already complete; increase --epochs to continue.")
 
     def run(self, phase: Phase) -> Iterator[Epoch]:
-        """Run the epochs of a phase that are left, until one of its limits is reached.
+        """Run the remaining epochs of a phase, until one of its limits is reached.
 
         Raises:
-            TrainingStopped: by a signal; progress is saved.
+            TrainingStopped: a signal arrived; progress is saved.
             EffnetError: the loss is not finite, or memory or disk space ran out.
         """
         while self._state.epoch <= phase.epochs and not self._is_over_limit(phase):
@@ -79,7 +79,7 @@ class Trainer:
         return False
 
     def _seconds(self) -> float:
-        """Duration of the training, including its earlier runs."""
+        """Return the duration of the training, including the time before it was resumed."""
         return self._earlier_seconds + time.monotonic() - self._setup.started_at
 
     def _run_epoch(self, phase: Phase) -> Epoch:
@@ -112,7 +112,7 @@ class Trainer:
         return epoch
 
     def _train(self, phase: Phase) -> tuple[float, float]:
-        """Run the steps of the epoch that are left; its mean loss, and images per second."""
+        """Run the remaining steps of the epoch; return its mean loss and the images per second."""
         state, started, seen_before = self._state, time.perf_counter(), self._state.seen
         total = torch.tensor(state.loss, device=phase.device)
         for batch in phase.load_batches(state.epoch, state.step):
@@ -131,7 +131,7 @@ class Trainer:
         return loss, (state.seen - seen_before) / (time.perf_counter() - started)
 
     def _report_progress(self, phase: Phase, total: Tensor) -> None:
-        """Reading the loss waits for the device, so the bar shows a new one once a second."""
+        """Update the progress bar, its loss only once a second: reading it waits for the device."""
         now, state = time.monotonic(), self._state
         if now - self._shown_at > LOSS_SECONDS:
             self._shown_at = now
@@ -142,7 +142,7 @@ class Trainer:
         progress(title + self._loss_text, state.seen, phase.num_images)
 
     def _save_or_stop(self, phase: Phase, total: Tensor) -> None:
-        """Save the state if the last save is long ago; save it and stop if a signal came."""
+        """Save the state if the last save was long ago; save it and stop if a signal arrived."""
         self._stop.number = phase.processes.reduce_max(self._stop.number)
         if self._stop.number or time.monotonic() - self._saved_at > SAVE_SECONDS:
             self._state.loss = float(total)
@@ -166,8 +166,9 @@ class Trainer:
         self._setup.run_dir.write_state(state, tensors)
 
     def _update_best(self, phase: Phase, metrics: Metrics) -> bool:
-        """Whether the epoch is the best so far: by top-1, or balanced accuracy with `--balance`,
-        then by loss.
+        """Record the epoch if it is the best so far, and return whether it is.
+
+        Epochs are ranked by top-1 (balanced accuracy with `--balance`), then by validation loss.
         """
         state = self._state
         accuracy = metrics.balanced_accuracy if self._setup.options.balance else metrics.top1
@@ -180,7 +181,7 @@ class Trainer:
         return is_best
 
     def _write_model(self, indexes: Indexes, logits: Floats) -> None:
-        """Write the best model, with a temperature and a threshold fitted to the validation."""
+        """Write the best model, with a temperature and threshold fitted to its validation."""
         if not self._setup.processes.is_first:
             return
         labels = self._setup.dataset.val.labels[indexes]
@@ -195,7 +196,7 @@ class Trainer:
         self._setup.run_dir.write_model(card, self.best_module)
 
     def finish(self) -> TrainingResult:
-        """The result; the test split, if there is one, is evaluated here and never before."""
+        """Return the result. The test split, if there is one, is evaluated only here."""
         best = self._state.best
         if not best:
             raise EffnetError("No epoch finished.", "Increase --minutes or --epochs.")
@@ -226,6 +227,6 @@ def _is_finite(module: nn.Module) -> bool:
 def _measure(
     subset: Subset, indexes: Indexes, logits: Floats, *, names: tuple[str, ...]
 ) -> Metrics:
-    """The metrics of the logits of the images at `indexes`; all other images have failed."""
+    """Compute metrics from the logits of the images at `indexes`; all others count as failed."""
     failed = np.concatenate([subset.failed, np.delete(subset.labels, indexes)])
     return compute_metrics(logits, subset.labels[indexes], failed, names=names)
