@@ -24,9 +24,9 @@ Item = TypeVar("Item")
 
 
 class Engine(Protocol):
-    """Runs a model: crops, `uint8 [N,H,W,3]`, in; scores, `float32 [N,C]`, out.
+    """Runs a model: takes crops, `uint8 [N,H,W,3]`, and returns scores, `float32 [N,C]`.
 
-    Safe to call from as many threads at once as it was loaded for.
+    It is safe to call from as many threads at once as it was loaded for.
 
     Raises:
         EffnetError: when called, if the device runs out of memory.
@@ -40,7 +40,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """What an engine is created with; `callers` threads will call it at once."""
+    """What an engine is created from; `callers` threads will call it at once."""
 
     model: Model
     device: str = "cpu"
@@ -55,25 +55,26 @@ class LoadRequest:
 
 @runtime_checkable
 class DeviceClock(Protocol):
-    """An engine that times its passes by the clock of its device."""
+    """An engine that can time its forward passes with the device's clock."""
 
     def device_times_ms(self, crops: Crops, calls: int) -> list[float] | None:
-        """Milliseconds of each of `calls` passes through the model, its input already on the
-        device; `None` if the device works synchronously.
+        """Return the milliseconds of each of `calls` passes, with the input already on the device.
+
+        Returns `None` if the device works synchronously.
         """
 
 
 class CannotRunError(UsageError):
-    """A runtime refuses an exported file."""
+    """A runtime cannot run an exported file."""
 
 
 @contextmanager
 def translate_errors(
     library: str, model: Model, errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)
 ) -> Iterator[None]:
-    """Raise `CannotRunError` for what `library` raises for a file that it cannot run.
+    """Turn the `errors` that `library` raises for a file it cannot run into `CannotRunError`.
 
-    Errors in a graph that effnet compiled itself are bugs, and stay what they are.
+    Errors in a graph that effnet compiled itself are bugs and pass through unchanged.
     """
     try:
         yield
@@ -88,12 +89,12 @@ def translate_errors(
 
 
 def scores_of(card: ModelCard) -> ScoresAre:
-    """What a model gives: a file exported with its preprocessing ends in a softmax."""
+    """Return what a model outputs: a file exported with its preprocessing ends in a softmax."""
     return "probabilities" if card.export.get("include_preprocessing") else "logits"
 
 
 def pad(crops: Crops, size: int) -> Crops:
-    """`crops` with black images behind them, `size` in all."""
+    """Append black images to `crops` to make `size` images."""
     missing = size - len(crops)
     if not missing:
         return crops
@@ -101,18 +102,18 @@ def pad(crops: Crops, size: int) -> Crops:
 
 
 class PerThread(threading.local, Generic[Item]):
-    """What each thread creates for itself, once for each batch size."""
+    """Items that each thread creates for itself, one for each batch size."""
 
-    def __init__(self, create: Callable[[int], Item]) -> None:  # in each thread
+    def __init__(self, create: Callable[[int], Item]) -> None:  # runs in each thread
         self.get = cache(create)
 
 
 def to_probabilities(
     scores: Scores, scores_are: ScoresAre, temperature: float = 1.0
 ) -> npt.NDArray[np.float64]:
-    """Probabilities, float64 [N,C]: softmax(logits / `temperature`) of each row.
+    """Return probabilities, float64 [N,C]: softmax(logits / `temperature`) of each row.
 
-    Scores that are probabilities already include the temperature.
+    Scores that are already probabilities are only converted: they include the temperature.
     """
     values = scores.astype(np.float64)
     if scores_are == "logits":

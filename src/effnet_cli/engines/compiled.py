@@ -1,8 +1,7 @@
-"""The compiled form of a model that onnxruntime and OpenVINO load: an ONNX graph, made once per set
-of weights, then cached.
+"""Compile a model to the ONNX graph that onnxruntime and OpenVINO load, once per set of weights.
 
-The file name carries the digests of the weights and of the file itself, so that new weights never
-meet an old graph and a damaged one is made again.
+The graph is cached. Its file name contains the digests of the weights and of the file itself, so
+new weights are never run with an old graph, and a damaged graph is compiled again.
 """
 
 import hashlib
@@ -14,13 +13,15 @@ from effnet_cli.system import files
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.reporter import Reporter
 
-GRAPH_VERSION = "g2"  # part of the file name; raise it when the graph that is written changes
-MAX_PROBABILITY_DIFFERENCE = 1e-3  # from torch fp32; a graph that differs more is refused
+GRAPH_VERSION = "g2"  # part of the file name; increase it when the written graph changes
+MAX_PROBABILITY_DIFFERENCE = 1e-3  # from torch fp32; a graph that differs by more is refused
 
 
 def get_compiled(model: Model, reporter: Reporter) -> Path | bytes:
-    """The compiled form of a model: the exported file, else the cached ONNX file, compiled if
-    needed; its bytes if the cache cannot be written.
+    """Return an exported file as it is, or else the cached ONNX file, compiled if needed.
+
+    Returns the bytes of the graph instead if there is no cached file: for a model with a torch
+    `module`, or if the cache cannot be written.
 
     Raises:
         UsageError: the weights do not fit the model.
@@ -76,8 +77,8 @@ def _cache(model: Model, content: bytes) -> Path:
 
 
 def _compile(model: Model) -> bytes:
-    """The graph, written from the torch module and compared with it."""
-    # imports torch; with a cached graph a start does without
+    """Write the graph of the torch module and compare the two."""
+    # imports torch, which a start with a cached graph does not need
     from effnet_cli.engines import onnx_writer
     from effnet_cli.models import build
 

@@ -1,6 +1,6 @@
 """The checks of `effnet doctor`.
 
-Libraries are loaded in processes of their own: some combinations end the process.
+Libraries are loaded in separate processes, because some combinations crash the process.
 """
 
 import json
@@ -39,7 +39,7 @@ FIX_PAIR = "pip install --upgrade 'torch>=2.14' 'torchvision>=0.29'"
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check; `fix` is the command that repairs it. `is_required`: effnet needs it to work."""
+    """A check's result. `fix` is the repair command; `is_required`: effnet needs what it checks."""
 
     area: str
     name: str
@@ -54,7 +54,7 @@ class _CheckError(Exception):
 
 
 def run_checks(reporter: Reporter = SILENT) -> Iterator[CheckResult]:
-    """Run all checks, one after the other."""
+    """Run all checks, one after another."""
     checks = {
         "the machine": check_machine,
         "the libraries": check_libraries,
@@ -70,12 +70,12 @@ def run_checks(reporter: Reporter = SILENT) -> Iterator[CheckResult]:
 
 
 def is_healthy(results: Iterable[CheckResult]) -> bool:
-    """Whether all that effnet requires is ok."""
+    """Return whether everything that effnet requires is ok."""
     return not any(result.is_required and result.status != "ok" for result in results)
 
 
 def check_machine() -> Iterator[CheckResult]:
-    """The processor and a GPU."""
+    """Report the processor, the GPU and Python."""
     here = describe_machine()
     gpu, processor = here["gpu"], "{cpu}, {cores} cores, {memory_gb:g} GB".format(**here)
     sets = ", ".join(here["instruction_sets"]) or "none that matter"
@@ -87,7 +87,7 @@ def check_machine() -> Iterator[CheckResult]:
 
 
 def check_libraries() -> Iterator[CheckResult]:
-    """Each library that effnet declares, against the versions that it needs."""
+    """Check the version of each library that effnet declares."""
     for line in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
         extra = str(requirement.marker or "").partition("extra == ")[2].strip("\"'")
@@ -110,13 +110,13 @@ def _check_version(requirement: Requirement) -> str:
 
 
 def check_torch_pair() -> Iterator[CheckResult]:
-    """Whether torch and torchvision load together: builds for CPU and CUDA do not mix."""
+    """Check that torch and torchvision load together: builds for CPU and CUDA do not mix."""
     check = partial(_run, "-c", PAIR)
     yield _check("library", "torch with torchvision", check, fix=FIX_PAIR, is_required=True)
 
 
 def check_engines() -> Iterator[CheckResult]:
-    """Whether each engine predicts a sample image, or at least loads."""
+    """Check that each engine classifies a sample image, or at least loads."""
     for name, row in ENGINES.items():
         load = partial(_run, "-c", f"import {row.library}; print('loads')")
         check = partial(_predict, name) if "tensors" in row.kinds else load
@@ -126,7 +126,7 @@ def check_engines() -> Iterator[CheckResult]:
 def _check(
     area: str, name: str, check: Callable[[], str], *, fix: str, is_required: bool
 ) -> CheckResult:
-    """The result of `check`, which returns the detail or raises `_CheckError`."""
+    """Run `check`, which returns the detail or raises `_CheckError`."""
     try:
         return CheckResult(area, name, check(), is_required=is_required)
     except _CheckError as error:
@@ -137,7 +137,7 @@ def _check(
 
 
 def _predict(engine: EngineName) -> str:
-    """What an engine predicts for a sample image."""
+    """Return an engine's prediction for a sample image; `_CheckError` if it is wrong."""
     options = ["--engine", engine, "--offline", "--device", "cpu", "--format", "json"]
     arguments = ["predict", str(sample_images_dir() / SAMPLE), *options]
     best = json.loads(_run("-m", "effnet_cli", *arguments))[0]["predictions"][0]
@@ -147,7 +147,7 @@ def _predict(engine: EngineName) -> str:
 
 
 def _run(*arguments: str) -> str:
-    """What Python prints in a process of its own, or `_CheckError` with its last error."""
+    """Return what a separate Python process prints; `_CheckError` with its error if it fails."""
     try:
         done = subprocess.run(  # noqa: S603
             [sys.executable, *arguments], capture_output=True, text=True, check=False,
@@ -164,7 +164,7 @@ def _run(*arguments: str) -> str:
 
 
 def check_cache() -> Iterator[CheckResult]:
-    """Whether the cache can be written."""
+    """Check that the cache can be written."""
     folder = cache_dir()
     size_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     result = CheckResult("cache", "compiled models", f"{folder}, {size_mb:,.0f} MB")
@@ -176,7 +176,7 @@ def check_cache() -> Iterator[CheckResult]:
 
 
 def check_weights() -> Iterator[CheckResult]:
-    """Whether the weights on this machine are the published ones."""
+    """Check that the weights on this machine are the published ones."""
     for found in listing.verify_weights(VARIANTS.values()):
         is_required = found.variant == DEFAULT_VARIANT
         result = CheckResult("weights", found.variant, str(found), is_required=is_required)

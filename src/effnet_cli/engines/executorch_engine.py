@@ -15,18 +15,18 @@ from effnet_cli.engines.quiet import silence_output
 
 
 def _import_runtime() -> Any:
-    """The runtime, without the log of the compiler that it imports."""
+    """Import the runtime, without the log output of the compiler that it imports."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its interface may change
+            warnings.simplefilter("ignore")  # a warning that its interface may change
             return import_module("executorch.runtime").Runtime.get()
     finally:
         logging.disable(logging.NOTSET)
 
 
 class ExecuTorchEngine:
-    """An `Engine` for the fixed number of images that a program was exported for."""
+    """An `Engine` that takes exactly the number of images that the program was exported for."""
 
     def __init__(self, request: LoadRequest) -> None:
         model = request.model

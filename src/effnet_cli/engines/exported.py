@@ -1,4 +1,4 @@
-"""Engines for exported files, which may take a fixed number of images per call."""
+"""Run exported files, which may take a fixed number of images per call."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from effnet_cli.system.errors import EffnetError
 
 
 class ExportedEngine:
-    """An `Engine` around the one that runs the file."""
+    """An `Engine` that wraps the one that runs the file."""
 
     def __init__(self, engine: Engine, card: ModelCard) -> None:
         self.precision = card.precision or "fp32"

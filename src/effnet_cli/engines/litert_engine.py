@@ -11,8 +11,9 @@ from effnet_cli.engines.quiet import silence_output
 
 
 class LiteRtEngine:
-    """An `Engine`. An interpreter serves one thread and one batch size, so each thread has its
-    own. Files take images as [N,H,W,3], as is usual in LiteRT.
+    """An `Engine` whose files take images as [N,H,W,3], as is usual in LiteRT.
+
+    An interpreter serves one thread and one batch size, so each thread has its own.
     """
 
     def __init__(self, request: base.LoadRequest) -> None:

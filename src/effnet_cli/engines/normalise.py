@@ -1,4 +1,4 @@
-"""Crops to the model's input: scaled to 0..1, then (value - mean) / std for each channel."""
+"""Turn crops into model input: scale to 0..1, then (value - mean) / std for each channel."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,18 +18,18 @@ Pixels = npt.NDArray[np.float32]
 
 
 def model_input(crops: Crops, card: ModelCard) -> npt.NDArray[np.generic]:
-    """What the model of `card` takes: a file exported with its preprocessing takes the bytes."""
+    """Return the input for the model of `card`: raw crops if it includes its preprocessing."""
     if card.export.get("include_preprocessing"):
         return crops
     return normalise(crops, card.preprocessing)
 
 
 def normalise(crops: Crops, preprocessing: Preprocessing) -> Pixels:
-    """uint8 [N,H,W,3] -> float32 [N,3,H,W].
+    """Normalise uint8 [N,H,W,3] to float32 [N,3,H,W].
 
-    Each step rounds to float32 as torchvision's does, so that no bit differs. In NumPy rather than
-    in the graph: as exact, and 0.1 ms of the 13 ms that an image takes (lite0, 1 core), while
-    OpenVINO turns a graph's divisions into multiplications, which differ.
+    Each step rounds to float32 as in torchvision, so the result is identical to the last bit. This
+    is done in NumPy, not in the graph, because OpenVINO turns a graph's divisions into
+    multiplications, which differ. It takes 0.1 of the 13 ms per image (lite0, 1 core).
     """
     planes = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
     pixels: Pixels = np.true_divide(planes, np.float32(255), dtype=np.float32)
@@ -39,25 +39,26 @@ def normalise(crops: Crops, preprocessing: Preprocessing) -> Pixels:
 
 
 def normalise_tensor(crops: "Tensor", preprocessing: Preprocessing) -> "Tensor":
-    """`normalise` for a tensor on any device, bit for bit; in channels_last memory.
+    """Do the same as `normalise`, bit for bit, for a tensor on any device, in channels_last.
 
-    It divides by tensors: CUDA multiplies by the reciprocal of a plain number.
+    It divides by tensors, because CUDA would multiply by the reciprocal of a plain number.
     """
     scale, mean, std = _constants(preprocessing, crops.device)
     return crops.permute(0, 3, 1, 2).float().div_(scale).sub_(mean).div_(std)
 
 
 def normalise_for_training(crops: "Tensor", preprocessing: Preprocessing) -> "Tensor":
-    """As `normalise_tensor`, but mean and std are scaled to 0..255 instead of every value to 0..1:
-    one pass less over each batch; the last bits differ, which training does not notice.
+    """Normalise like `normalise_tensor`, but scale mean and std to 0..255, not the values to 0..1.
+
+    This saves one pass over each batch. The last bits differ, which does not matter in training.
     """
     scale, mean, std = _constants(preprocessing, crops.device)
     return crops.permute(0, 3, 1, 2).float().sub_(mean * scale).div_(std * scale)
 
 
-@cache  # a copy to the device waits for the device
+@cache  # copying to the device would wait for the device
 def _constants(preprocessing: Preprocessing, device: "torch.device") -> "tuple[Tensor, ...]":
-    """255, mean [3,1,1] and standard deviation [3,1,1]."""
+    """Return 255, mean [3,1,1] and standard deviation [3,1,1] as tensors on `device`."""
     import torch
 
     with torch.inference_mode(False):

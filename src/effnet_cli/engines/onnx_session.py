@@ -1,8 +1,8 @@
-"""Opens ONNX graphs in onnxruntime, on the cores that this process may use.
+"""Open ONNX graphs in onnxruntime, on the cores that this process may use.
 
-By default onnxruntime starts a thread for every core of the machine, also for those that this
-process may not use, and the threads then wait for one another (int8 of lite0, calibrated on one of
-two cores: 6.8 instead of 4.2 s).
+By default onnxruntime starts a thread for every core of the machine, even those that this process
+may not use, and the threads then wait for one another (calibrating lite0 for int8 on one of two
+cores: 6.8 s instead of 4.2 s).
 """
 
 from pathlib import Path
@@ -13,20 +13,21 @@ from effnet_cli.system.parallel import usable_cores
 
 Provider = tuple[str, dict[str, str]]  # onnxruntime's name of a device, and its settings
 
-FATAL_ONLY = 4  # severity in onnxruntime's log; errors are raised all the same
+FATAL_ONLY = 4  # log severity in onnxruntime; errors are raised regardless
 ON_CPU: Provider = ("CPUExecutionProvider", {})
 
 
 def open_session(
     graph: bytes | Path, callers: int = 1, provider: Provider = ON_CPU
 ) -> onnxruntime.InferenceSession:
-    """A session for `graph`, the bytes or the path of an ONNX file; its `callers` threads share
-    the cores.
+    """Open `graph`, the bytes or the path of an ONNX file.
+
+    `callers` is the number of threads that will call the session at once; they share the cores.
     """
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = FATAL_ONLY
     settings.intra_op_num_threads = max(1, usable_cores() // callers)
-    # Spinning threads return a quarter sooner, but keep the cores from the other callers.
+    # Spinning threads return in a quarter less time, but take the cores from other callers.
     spins = "1" if callers == 1 else "0"
     settings.add_session_config_entry("session.intra_op.allow_spinning", spins)
     return onnxruntime.InferenceSession(graph, settings, providers=[provider])

@@ -1,9 +1,9 @@
-"""Writes the ONNX graph of a torch module node by node.
+"""Write the ONNX graph of a torch module node by node.
 
-torch's own exporters need 1 to 7 seconds and give graphs of hundreds of nodes for the "same"
-padding; the models here use a dozen operators. BatchNorm is folded into the convolution before it;
-"same" padding is left to the runtime, which knows the input's size. The first prediction after an
-installation waits for this.
+The first prediction after an installation waits for this. torch's own exporters take 1 to 7 seconds
+and create hundreds of nodes for the "same" padding, while the models here use a dozen operators.
+BatchNorm is folded into the convolution before it, and "same" padding is left to the runtime, which
+knows the input size.
 """
 
 import operator
@@ -27,10 +27,11 @@ INPUT, OUTPUT = "pixels", "logits"
 
 
 def build_graph(module: nn.Module, crop_px: int, metadata: dict[str, str]) -> bytes:
-    """`module` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
+    """Return `module` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
 
-    The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px], its output `logits`, float32
-    [batch,outputs]; batch is dynamic. `metadata` becomes the file's `metadata_props`.
+    The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px]; its output is `logits`,
+    float32 [batch,outputs]. The batch size is dynamic. `metadata` becomes the file's
+    `metadata_props`.
 
     Raises:
         NotImplementedError: the module uses an operator that has no entry here.
@@ -54,8 +55,9 @@ def build_graph(module: nn.Module, crop_px: int, metadata: dict[str, str]) -> by
 
 
 def max_difference(content: bytes, module: nn.Module, crop_px: int) -> float:
-    """The largest difference of a probability between an ONNX file and the module it was written
-    from, on two seeded images of soft blobs with the values of normalised photographs.
+    """Return the largest difference in a probability between an ONNX file and its source module.
+
+    The input is two seeded images of soft blobs, with the value range of normalised photographs.
     """
     blobs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = functional.interpolate(blobs, size=(crop_px, crop_px), mode="bicubic")
@@ -67,14 +69,14 @@ def max_difference(content: bytes, module: nn.Module, crop_px: int) -> float:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at modules without children, so that each of them is one node of the trace."""
+    """A tracer that stops at modules without children: each of them is one node of the trace."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return next(m.children(), None) is None
 
 
 class _GraphWriter:
-    """Turns a module into ONNX `nodes` and `weights`."""
+    """Converts a module to ONNX `nodes` and `weights`."""
 
     def __init__(self, module: nn.Module) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -85,7 +87,7 @@ class _GraphWriter:
             self._values[node] = self._emit(node)
 
     def _emit(self, node: fx.Node) -> str:
-        """Write the ONNX nodes of one traced node; return the name of the value they make."""
+        """Write the ONNX nodes of one traced node; return the name of their output."""
         inputs = [self._values[argument] for argument in node.args if isinstance(argument, fx.Node)]
         if node.op == "placeholder":
             return INPUT
@@ -99,7 +101,7 @@ class _GraphWriter:
         raise NotImplementedError(f"no ONNX operator is known for {node.format_node()}")
 
     def _module(self, node: Any) -> Any:
-        """The module that a node calls, if it does."""
+        """Return the module that a node calls, if any."""
         return self._modules[node.target] if node.op == "call_module" else None
 
     def _add(self, operator_name: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -131,7 +133,7 @@ class _GraphWriter:
         return self._add("Conv", inputs, node.name, pads=pads, **attributes)
 
     def _following_norm(self, node: fx.Node) -> nn.BatchNorm2d | None:
-        """The BatchNorm that is the only reader of this convolution's output."""
+        """Return the BatchNorm that alone reads this convolution's output, if there is one."""
         module = self._module(next(iter(node.users)))
         return module if len(node.users) == 1 and isinstance(module, nn.BatchNorm2d) else None
 
@@ -165,8 +167,8 @@ class _GraphWriter:
     def _average_pool(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
         if pool.output_size not in (1, (1, 1)):
             raise NotImplementedError(f"{node.target} averages to {pool.output_size}")
-        # Not GlobalAveragePool: onnxruntime adds up its blocks value by value, and of the 36,100 of
-        # b4's first gate that leaves four or five digits; this is as fast, and keeps six.
+        # Not GlobalAveragePool: onnxruntime adds up its values one by one, which leaves four or
+        # five digits for the 36,100 values of b4's first gate. This is as fast, and keeps six.
         return self._add("ReduceMean", inputs, node.name, axes=[2, 3], keepdims=1)
 
 
@@ -187,7 +189,7 @@ FUNCTIONS = {
     operator.mul: "Mul",
     torch.flatten: "Flatten",
 }
-# By class name: some of the classes are torchvision's, whose import costs a second.
+# Keyed by class name: some classes are torchvision's, which takes a second to import.
 MODULES: dict[str, WriteModule] = {
     "Conv2d": _GraphWriter._conv,
     "SameConv2d": _GraphWriter._conv,

@@ -11,7 +11,7 @@ from effnet_cli.engines.onnx_session import open_session
 from effnet_cli.system.errors import EffnetError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# What it raises for a file that it cannot run; these have no base class of their own.
+# Raised by onnxruntime for a file that it cannot run; they have no common base class.
 RUNTIME_ERRORS = (
     state.Fail,
     state.InvalidArgument,
@@ -23,7 +23,7 @@ RUNTIME_ERRORS = (
 
 
 class OnnxRuntimeEngine:
-    """An `Engine`."""
+    """An `Engine` that runs ONNX graphs."""
 
     def __init__(self, request: LoadRequest) -> None:
         model = request.model

@@ -19,8 +19,10 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 def _import_openvino() -> Any:
-    """openvino without its conversion tools, which it imports where they are installed, and a
-    telemetry client with them: a third of its import time.
+    """Import openvino without its conversion tools.
+
+    Where they are installed, openvino imports them and a telemetry client with them, which takes a
+    third of its import time.
     """
     modules: dict[str, Any] = sys.modules
     modules.setdefault(CONVERSION_TOOLS, None)
@@ -35,8 +37,9 @@ openvino = _import_openvino()
 
 
 class OpenVinoEngine:
-    """An `Engine`. Compiles the graph for fixed batch sizes, powers of two: up to 1.7 times as fast
-    as a dynamic one.
+    """An `Engine` that compiles the graph for fixed batch sizes, which are powers of two.
+
+    This is up to 1.7 times as fast as a dynamic batch size.
     """
 
     def __init__(self, request: base.LoadRequest) -> None:
@@ -55,14 +58,14 @@ class OpenVinoEngine:
         self._settings = {
             "INFERENCE_PRECISION_HINT": HINTS[request.precision],
             "NUM_STREAMS": str(request.callers),
-            "ENABLE_CPU_PINNING": "NO",  # the threads that decode need the same cores
+            "ENABLE_CPU_PINNING": "NO",  # the decoding threads need the same cores
             "INFERENCE_NUM_THREADS": str(max(usable_cores(), request.callers)),
         }
         self._lock = threading.Lock()
         self._compiled = cache(self._compile)
         self._requests = base.PerThread(self._create_request)
-        # A first call before any other thread's: two at the same time deadlock in OpenVINO 2026.4
-        # (one holds the lock of a C++ static, the other the interpreter's).
+        # Make the first call before any other thread can: two first calls at the same time deadlock
+        # in OpenVINO 2026.4 (one holds a C++ static's lock, the other the interpreter's).
         crop_px = model.card.preprocessing.crop_px
         batch_size = model.card.export.get("batch") or 1
         self(np.zeros((batch_size, crop_px, crop_px, 3), dtype=np.uint8))

@@ -1,12 +1,12 @@
-"""Keeps native libraries from writing to stdout and stderr."""
+"""Keep native libraries from writing to stdout and stderr."""
 
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# One thread at a time replaces stdout and stderr. Reentrant: an engine that is loaded in silence
-# may load its own library in silence.
+# Only one thread at a time replaces stdout and stderr. The lock is reentrant because an engine that
+# is loaded silently may itself load its library silently.
 _LOCK = threading.RLock()
 
 
@@ -14,8 +14,8 @@ _LOCK = threading.RLock()
 def silence_output() -> Iterator[None]:
     """Discard what the process writes to stdout and stderr.
 
-    The command line has descriptors of its own for its output; in a program that calls effnet, what
-    other threads write meanwhile is lost.
+    The command line uses separate descriptors for its own output. In a program that calls effnet,
+    whatever other threads write in the meantime is lost.
     """
     with _LOCK:
         saved = {number: os.dup(number) for number in (1, 2)}

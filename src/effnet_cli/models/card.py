@@ -18,13 +18,13 @@ RECORDS = ("options", "dataset", "metrics", "export")
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a model predicts and how it was made; the same JSON is in its file and its exports.
+    """What a model predicts and how it was made. Its model file and exports hold it as JSON.
 
     `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
-    Predictions below the probability `unknown_below` are best called unknown, as validation found
-    too many wrong ones there; `None` if that was not determined. `options`, `dataset` and `metrics`
-    record the training: its options, a fingerprint of the data, the figures of the best epoch.
-    `export` describes an exported file and is empty otherwise.
+    Predictions with a probability below `unknown_below` are best called unknown, because too many
+    of them were wrong in validation; `None` if no limit was determined. `options`, `dataset` and
+    `metrics` record the training run: its options, a fingerprint of the data, and the figures of
+    the best epoch. `export` describes an exported file and is empty otherwise.
     """
 
     variant: str
@@ -39,18 +39,18 @@ class ModelCard:
 
     @property
     def precision(self) -> Precision | None:
-        """What an exported file computes in; `None` for a model file."""
+        """The precision an exported file computes in; `None` for a model file."""
         precision: Precision | None = self.export.get("quantize") or self.export.get("precision")
         return precision
 
     def to_json(self) -> str:
-        """ASCII JSON without NaN; class names of any bytes survive as surrogate escapes."""
+        """Return ASCII JSON without NaN. Non-UTF-8 class names survive as surrogate escapes."""
         content = {"format_version": CARD_VERSION, **asdict(self)}
         return json.dumps(content, allow_nan=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelCard":
-        """Parse what `to_json` wrote; `ValueError` with the first difference if it is invalid."""
+        """Parse what `to_json` wrote; `ValueError` with the first problem if it is invalid."""
         content = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(content, dict):
             raise ValueError("its header is not a JSON object")
@@ -88,7 +88,7 @@ class ModelCard:
                 raise ValueError(f"its {name!r} is not a JSON object")
 
     def check_export(self) -> None:
-        """`ValueError` unless `export` describes an exported file."""
+        """Raise `ValueError` unless `export` describes an exported file."""
         about, batch = self.export, self.export.get("batch", 0)
         if (
             about.get("target") not in get_args(TargetName)
@@ -101,12 +101,12 @@ class ModelCard:
 
 
 def describe_read_error(error: Exception) -> str:
-    """Why a file cannot be read, to be put into a sentence."""
+    """Return why a file cannot be read, as a phrase to put into a sentence."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
 
 
 def _check_fields(kind: type, content: object, what: str) -> None:
-    """Check that `content` has the fields of a dataclass: all without a default, and no others."""
+    """Check that `content` has all required fields of a dataclass, and no unknown ones."""
     if not isinstance(content, dict):
         raise ValueError(f"{what} is not complete: it is not a JSON object")
     required = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]

@@ -1,5 +1,6 @@
-"""The model file: safetensors with the card in its metadata, readable without torch and without
-running code.
+"""Read and write model files: safetensors with the card in the metadata.
+
+Reading one needs no torch and runs no code from the file.
 """
 
 import hashlib
@@ -30,19 +31,19 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file starts like safetensors: eight bytes of header length, then its brace."""
+    """Return whether a file starts like safetensors: an 8-byte header length, then a brace."""
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{"
 
 
 def write(path: Path, card: ModelCard, tensors: Arrays) -> None:
-    """Write a model file, whole or not at all; `tensors` are float32, named as in torchvision."""
+    """Write a model file atomically. `tensors` are float32, with torchvision's names."""
     _write(path, tensors, key=CARD_KEY, header=card.to_json())
 
 
 def write_state(path: Path, header: Mapping[str, Any], tensors: Arrays) -> None:
-    """Write the state from which a training resumes, whole or not at all; `header` is JSON-able."""
+    """Atomically write the state that a run resumes from; `header` must be JSON-serializable."""
     text = json.dumps(header, allow_nan=False, sort_keys=True)
     _write(path, tensors, key=STATE_KEY, header=text)
 
@@ -55,7 +56,7 @@ def _write(path: Path, tensors: Arrays, *, key: str, header: str) -> None:
 
 
 def _sort_metadata(content: bytes) -> bytes:
-    """Sort the metadata, which the library orders randomly: equal models are equal bytes."""
+    """Sort the metadata, which safetensors orders randomly, so equal models have equal bytes."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -65,8 +66,9 @@ def _sort_metadata(content: bytes) -> bytes:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of a model file; the tensors are not read. `UsageError` if the file is missing,
-    damaged, newer, or of another kind.
+    """Return the card of a model file without reading the tensors.
+
+    `UsageError` if the file is missing, damaged, of a newer version, or not a model file.
     """
     with _check_file(path, "a model file"):
         with safe_open(path, framework="np") as file:
@@ -79,20 +81,20 @@ def read_card(path: Path) -> ModelCard:
 
 
 def read_arrays(path: Path) -> tuple[ModelCard, Arrays]:
-    """The card and the tensors of a model file, checked against its digest; errors as above."""
+    """Return a model file's card and digest-checked tensors; errors as in `read_card`."""
     card = read_card(path)
     _, tensors = _read(path, CARD_KEY, "a model file")
     return card, tensors
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """The header and the tensors that `write_state` wrote; `UsageError` for any other file."""
+    """Return the header and tensors that `write_state` wrote; `UsageError` for any other file."""
     header, tensors = _read(path, STATE_KEY, "a training state")
     return json.loads(header), tensors
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """The torch tensors of any safetensors file, checked against the digest of a model file."""
+    """Return the torch tensors of any safetensors file, checking effnet's digest if it has one."""
     with _check_file(path, "a safetensors file"), safe_open(path, framework="pt") as file:
         has_digest = DIGEST_KEY in (file.metadata() or {})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -102,7 +104,7 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
 
 
 def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
-    """The header under `key` and the tensors, checked against the digest."""
+    """Return the header under `key` and the tensors, after checking the digest."""
     with _check_file(path, what), safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
         if not {key, DIGEST_KEY} <= metadata.keys():
@@ -116,7 +118,7 @@ def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
 
 @contextmanager
 def _check_file(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a damaged or foreign file causes into one `UsageError`."""
+    """Turn any error that a damaged or foreign file causes into a `UsageError`."""
     try:
         yield
     except READ_ERRORS as error:
@@ -125,7 +127,7 @@ def _check_file(path: Path, what: str) -> Iterator[None]:
 
 
 def _digest(header: str, tensors: Arrays) -> str:
-    """SHA-256 over the header and every tensor's name, dtype, shape and bytes."""
+    """Return the SHA-256 of the header and every tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,4 +1,4 @@
-"""Download published weights: resumed, checked, whole or not at all."""
+"""Download published weights atomically: resume broken connections and check the digest."""
 
 import os
 import time
@@ -15,14 +15,14 @@ from effnet_cli.system.reporter import Reporter
 MODELS_URL = "https://download.pytorch.org/models"  # torchvision's
 MIRROR_VARIABLE = "EFFNET_MIRROR"
 ATTEMPTS = 4
-PAUSE_SECONDS = 0.5  # before another attempt, times the number of attempts so far
+PAUSE_SECONDS = 0.5  # before each retry, multiplied by the number of attempts so far
 
 
 def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> None:
     """Download the weights of a variant to `path`, whose lock the caller holds.
 
-    `EffnetError` with `hint` if that fails or gives another file than the published one; whatever
-    was at `path` before is still there.
+    `EffnetError` with `hint` if the download fails or is not the published file. In that case,
+    whatever was at `path` is left as it was.
     """
     url, source = download_url(variant), variant.source
     remove_partial_files(path.parent, path.name)
@@ -40,7 +40,7 @@ def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> Non
 
 
 def download_url(variant: Variant) -> str:
-    """The URL of a variant's weights; `EFFNET_MIRROR` replaces torchvision's folder."""
+    """Return the URL of a variant's weights; `EFFNET_MIRROR` replaces torchvision's folder."""
     base = os.environ.get(MIRROR_VARIABLE) or MODELS_URL
     if not base.startswith(("https://", "http://")):
         raise UsageError(
@@ -51,9 +51,9 @@ def download_url(variant: Variant) -> str:
 
 
 def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) -> str | None:
-    """Download `url` into `part`, resuming where a connection closed; the reason if it fails.
+    """Download `url` into `part`, resuming after a lost connection; return the reason if it fails.
 
-    A server that never responded is not tried again; one that failed or closed the connection is.
+    A server that never responded is not retried; one that failed or closed the connection is.
     """
     reason: str | None = None
     for attempt in range(ATTEMPTS):
@@ -65,7 +65,7 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
             return None
         except HttpError as error:
             reason = str(error)
-            if error.status == 416:  # what is here is not the start of the server's file
+            if error.status == 416:  # what we have is not the start of the server's file
                 part.write_bytes(b"")
             elif done == 0 if error.status is None else 300 <= error.status < 500:
                 return reason
@@ -73,7 +73,7 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
 
 
 def _append(body: Body, part: Path, progress: Callable[[int, int | None], None]) -> None:
-    """Write a response's body to `part`, from its byte `body.start` on."""
+    """Write a response's body to `part`, starting at byte `body.start`."""
     done = body.start
     with part.open("rb+") as file:
         file.truncate(body.start)

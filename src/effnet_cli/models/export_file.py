@@ -1,8 +1,8 @@
-"""Exported files: one for a runtime, and a JSON beside it that holds the card.
+"""Exported files: each is a file for a runtime, with a JSON file next to it that holds the card.
 
 The JSON (`model.onnx.json` for `model.onnx`) also describes input and output, and has the SHA-256
-of the file: a runtime must only see bytes that an export wrote. An ONNX file may come without it,
-as it holds the card itself and can be checked before it runs.
+of the file, so that a runtime only loads bytes that an export wrote. An ONNX file may come without
+the JSON, because it contains the card itself and can be checked before it runs.
 """
 
 import json
@@ -26,23 +26,23 @@ EXPORT_KINDS: Mapping[str, FileKind] = {
 COREML_SUFFIX = ".mlpackage"
 JSON_SUFFIX = ".json"
 MAX_EXPORT_JSON_BYTES = 64 * 2**20
-# Of the JSON, besides those of the card: dtypes, shapes and meaning of the input and the output,
-# SHA-256 of the files by name, comparison with the source model.
+# In the JSON besides the card's fields: dtype, shape and meaning of the input and the output,
+# SHA-256 of the files by name, and the comparison with the source model.
 JSON_FIELDS = ("input", "output", "files", "check")
 
 
 def file_kind(path: Path) -> FileKind:
-    """What a file holds, by its name."""
+    """Return what a file holds, judging by its suffix."""
     return EXPORT_KINDS.get(path.suffix.lower(), "tensors")
 
 
 def json_path(path: Path) -> Path:
-    """The JSON that belongs to an exported file."""
+    """Return the path of the JSON that belongs to an exported file."""
     return path.with_name(path.name + JSON_SUFFIX)
 
 
 def write_json(path: Path, card: ModelCard, about: Mapping[str, Any]) -> None:
-    """Write the JSON beside `path`, whole or not at all; `about` has the `JSON_FIELDS`."""
+    """Write the JSON next to `path` atomically; `about` has the `JSON_FIELDS`."""
     content = {**json.loads(card.to_json()), **about}
     text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
     with atomic_write(json_path(path)) as part:
@@ -50,7 +50,7 @@ def write_json(path: Path, card: ModelCard, about: Mapping[str, Any]) -> None:
 
 
 def export_owner(path: Path) -> Path | None:
-    """The exported file that the JSON or the weights at `path` belong to."""
+    """Return the exported file that `path`, a JSON or weights file, belongs to, if any."""
     suffix = path.suffix.lower()
     if suffix not in (".bin", JSON_SUFFIX):
         return None
@@ -59,7 +59,7 @@ def export_owner(path: Path) -> Path | None:
 
 
 def is_export(path: Path) -> bool:
-    """Whether `path` was exported, according to its JSON; the file may be damaged or gone."""
+    """Return whether `path`, by its JSON, is an export; the file may be damaged or gone."""
     try:
         return "export" in json.loads(json_path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -67,7 +67,7 @@ def is_export(path: Path) -> bool:
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether the file at `path` is an export, a part of one, or named like weights."""
+    """Return whether the file at `path` is an export, part of one, or named like weights."""
     if not path.is_file():
         return False
     is_weights = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
@@ -75,8 +75,9 @@ def is_model_file(path: Path) -> bool:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of an exported file, after checking that the file is as it was written; `UsageError`
-    with the difference if it or its JSON is missing, damaged or foreign.
+    """Return the card of an exported file, after checking that the file is unchanged.
+
+    `UsageError` with the reason if it or its JSON is missing, damaged or foreign.
     """
     json_file = json_path(path)
     try:
@@ -96,7 +97,7 @@ def read_card(path: Path) -> ModelCard:
 
 
 def _read_json(path: Path, json_file: Path) -> ModelCard:
-    """The card in the JSON, after comparing the digests of all files of the export."""
+    """Return the card in the JSON, after checking the digest of every file of the export."""
     if json_file.stat().st_size > MAX_EXPORT_JSON_BYTES:
         raise ValueError(f"{json_file.name!r} has {json_file.stat().st_size:,} bytes")
     try:
@@ -107,7 +108,7 @@ def _read_json(path: Path, json_file: Path) -> ModelCard:
     if path.suffix.lower() not in {Path(name).suffix.lower() for name in files}:
         raise ValueError(f"{json_file.name!r} beside it describes {sorted(files)}")
     for name, digest in files.items():
-        part = path.with_suffix(Path(name).suffix)  # all may have been renamed together
+        part = path.with_suffix(Path(name).suffix)  # all files may have been renamed together
         if not part.is_file():
             raise ValueError(f"its other half {part.name!r} is missing")
         if cached_sha256(part) != digest:
@@ -117,7 +118,7 @@ def _read_json(path: Path, json_file: Path) -> ModelCard:
 
 
 def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
-    """The card and the digests by file name."""
+    """Return the card, and the digest of each file by name."""
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
@@ -134,7 +135,7 @@ def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
 
 
 def _check_onnx_once(path: Path) -> None:
-    """Check an ONNX file unless these bytes were checked before: it doubles the start-up time."""
+    """Check an ONNX file, only once for the same bytes: it doubles the start-up time."""
     stamp = cache_dir() / "checked" / cached_sha256(path)
     if not stamp.is_file():
         _read_onnx(path)

@@ -7,17 +7,17 @@ from effnet_cli.models.variants import Variant
 
 
 def class_names() -> tuple[str, ...]:
-    """The 1,000 names, as in the `meta["categories"]` of torchvision's weights."""
+    """Return the 1,000 names, as in the `meta["categories"]` of torchvision's weights."""
     return _read("imagenet_classes.txt")
 
 
 def wordnet_ids() -> tuple[str, ...]:
-    """The 1,000 ids, such as `n01440764`: the folder names of the published dataset."""
+    """Return the 1,000 ids (e.g. `n01440764`), the folder names of the published dataset."""
     return _read("imagenet_wordnet_ids.txt")
 
 
 def imagenet_card(variant: Variant) -> ModelCard:
-    """The card of published ImageNet-1k weights."""
+    """Return the card of a variant's published ImageNet-1k weights."""
     return ModelCard(variant.name, class_names(), variant.preprocessing)
 
 

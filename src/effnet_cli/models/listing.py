@@ -1,4 +1,4 @@
-"""The registry and the weights on this machine, as JSON-able rows and as tables of 80 columns."""
+"""List the variants and the weights on this machine, as JSON-able rows or 80-column tables."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Cells = tuple[list[str], list[list[object]]]  # column names and rows
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """Whether the weights in `path` are the published ones; if not, the command that fixes them."""
+    """Whether the weights at `path` are the published ones; if not, `fix` is the command to run."""
 
     variant: str
     status: Literal["intact", "damaged", "missing", "package not installed"]
@@ -26,7 +26,7 @@ class VerifyResult:
 
 
 def list_variants() -> list[dict[str, object]]:
-    """Every variant; accuracies are percentages on ImageNet-1k, sizes those of the weights."""
+    """Return all variants. Accuracies are ImageNet-1k percentages; `size_mb` is for the weights."""
     return [
         {
             "variant": variant.name,
@@ -44,7 +44,7 @@ def list_variants() -> list[dict[str, object]]:
 
 
 def variants_table() -> Cells:
-    """The figures of `list_variants`, rounded; MACs are multiply-adds."""
+    """Return the figures of `list_variants`, rounded. MACs are multiply-adds."""
     columns = ["variant", "px", "M params", "G MACs", "top-1 %", "top-5 %", "MB", "weights"]
     return columns, [
         [
@@ -62,7 +62,7 @@ def variants_table() -> Cells:
 
 
 def list_weights() -> list[dict[str, object]]:
-    """Where the weights of every variant belong; no path if their package is not installed."""
+    """Return a row per variant; `path` is `None` if the package of its weights is not installed."""
     return [
         {
             "variant": variant.name,
@@ -75,7 +75,7 @@ def list_weights() -> list[dict[str, object]]:
 
 
 def weights_table() -> Cells:
-    """The rows of `list_weights`; the paths come last, as they may be long."""
+    """Return the rows of `list_weights`, with the paths last because they may be long."""
     return ["variant", "weights", "MB", "path"], [
         [row.name, weights_state(row), f"{row.source.size_mb:.0f}", expected_path(row)]
         for row in VARIANTS.values()
@@ -83,7 +83,7 @@ def weights_table() -> Cells:
 
 
 def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:
-    """Compare the SHA-256 of the weights, never a cached one, with the published one."""
+    """Compare the SHA-256 of the weights, always computed afresh, with the published one."""
     for variant in variants:
         path, fix = expected_path(variant), f"effnet weights pull {variant.name}"
         if variant.source.package is not None:

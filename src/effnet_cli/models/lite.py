@@ -1,9 +1,9 @@
 """EfficientNet-Lite (tensorflow/tpu, `models/official/efficientnet/lite/`), with torchvision's
 module names.
 
-Unlike EfficientNet it has no squeeze-and-excitation, ReLU6 instead of SiLU, a stem (32) and a head
-(1280) that are not scaled, first and last stages whose layers are not scaled, TensorFlow's "same"
-padding, and BatchNorm with epsilon 1e-3 and momentum 0.01.
+Differences from EfficientNet: no squeeze-and-excitation; ReLU6 instead of SiLU; the channels of the
+stem (32) and head (1280) and the depth of the first and last stages are not scaled; TensorFlow's
+"same" padding; BatchNorm with epsilon 1e-3 and momentum 0.01.
 """
 
 import math
@@ -30,7 +30,7 @@ HEAD_CHANNELS = 1280
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding: output size = ceil(input size / stride).
 
-    The padding depends on the input size; if it is odd, the larger half is at the bottom and right.
+    The padding depends on the input size. If it is odd, the extra pixel is at the bottom or right.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -41,7 +41,7 @@ class SameConv2d(nn.Conv2d):
         ]
         top, left = before = [padding // 2 for padding in total]
         bottom, right = (padding - half for padding, half in zip(total, before, strict=True))
-        if (top, left) != (bottom, right):  # a symmetric padding needs no copy of the input
+        if (top, left) != (bottom, right):  # symmetric padding needs no copy of the input
             input, before = functional.pad(input, (left, right, top, bottom)), [0, 0]
         return functional.conv2d(
             input, weight, bias, self.stride, before, self.dilation, self.groups
@@ -76,7 +76,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """`float32 [N,3,H,W]` -> logits `float32 [N,num_classes]`."""
+    """Maps `float32 [N,3,H,W]` to logits `float32 [N,num_classes]`."""
 
     def __init__(self, *, width: float, depth: float, dropout: float, num_classes: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class EfficientNetLite(nn.Module):
             stage = nn.Sequential()
             for _ in range(math.ceil(layers * depth) if is_scaled else layers):
                 stage.append(MBConv(channels, outputs, expansion, kernel=kernel, stride=stride))
-                channels, stride = outputs, 1  # of the layers after the first
+                channels, stride = outputs, 1  # for the layers after the first
             features.append(stage)
         self.features = nn.Sequential(*features, _unit(channels, HEAD_CHANNELS))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -101,7 +101,7 @@ class EfficientNetLite(nn.Module):
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of 8 at most 10 % below `channels` (the paper's released code)."""
+    """Round to a multiple of 8, at most 10 % below `channels` (as in the paper's code)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 

@@ -1,7 +1,7 @@
-"""ONNX files of unknown origin, checked before a runtime sees them.
+"""Check ONNX files of unknown origin before a runtime loads them.
 
-An ONNX file can be a program: it can loop, read other files, and make gigabytes from a few bytes.
-One that effnet runs has only the operators of its models, and all of its tensors in itself.
+An ONNX file can be a program: it can loop, read other files, and expand a few bytes to gigabytes.
+effnet only runs files that use its own models' operators and contain all of their tensors.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ ONNX_OPERATORS = {
 
 
 def read_checked_card(path: Path) -> ModelCard:
-    """The card in an ONNX file; `ValueError` if the file is damaged, foreign or unsafe."""
+    """Return the card in an ONNX file; `ValueError` if it is damaged, not effnet's or unsafe."""
     size = path.stat().st_size
     if size > MAX_ONNX_BYTES:
         raise ValueError(f"it has {size:,} bytes, more than an ONNX file can have")

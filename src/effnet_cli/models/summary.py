@@ -1,5 +1,7 @@
-"""What a variant consists of, stage by stage, counted on a module on torch's meta device, which has
-shapes but no values: no weights are needed, and the largest variant takes a second.
+"""Summarize a variant stage by stage.
+
+Costs are counted on torch's meta device, whose tensors have shapes but no values: no weights are
+needed, and the largest variant takes a second.
 """
 
 import math
@@ -14,15 +16,17 @@ from effnet_cli.models import build
 from effnet_cli.models.variants import ARCHITECTURES, VARIANTS, Architecture, Variant, find_variant
 
 FLOAT_BYTES = 4
-IMAGENET_CLASSES = 1000  # the published figures are for as many
+IMAGENET_CLASSES = 1000  # the published figures are for this many
 # arXiv 1905.11946, section 3.3: one unit of phi multiplies depth, width and resolution by these.
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeCost:
-    """The cost of one image; `activation_bytes` are the float32 values that convolutions and linear
-    layers read and write.
+    """The cost of one image.
+
+    `activation_bytes` is the size of the float32 values that convolutions and linear layers read
+    and write.
     """
 
     parameters: int
@@ -38,9 +42,9 @@ class ComputeCost:
 class Stage:
     """Blocks of one kind, of which only the first may reduce the resolution.
 
-    `expansion` is the factor of an MBConv's inner channels; `squeeze` the channels inside the first
-    block's squeeze-and-excitation, `None` without. `input_px` is the side of the input, `channels`
-    are those of the output.
+    `expansion` is the factor of an MBConv's inner channels. `squeeze` is the number of channels
+    inside the first block's squeeze-and-excitation, `None` if it has none. `input_px` is the side
+    of the input; `channels` is the number of output channels.
     """
 
     operator: str
@@ -68,8 +72,9 @@ class Factor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """How scaling changes a stage: channels times width, rounded to a multiple of 8; layers times
-    depth, rounded up.
+    """How scaling changes a stage.
+
+    Channels are multiplied by width and rounded to a multiple of 8; layers by depth, rounded up.
     """
 
     base_channels: int
@@ -80,8 +85,10 @@ class Growth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """The stages of a variant. `growth` has an entry per stage; like `factors` it is empty for a
-    variant that was not made by compound scaling.
+    """The stages of a variant and their cost.
+
+    `growth` has one entry per stage. `growth` and `factors` are empty for a variant that was not
+    made by compound scaling.
     """
 
     variant: str
@@ -94,7 +101,7 @@ class ModelSummary:
 
 
 class _Layer(NamedTuple):
-    """A convolution or linear layer that ran."""
+    """A convolution or linear layer that was run."""
 
     module: Any
     input_px: int
@@ -103,7 +110,7 @@ class _Layer(NamedTuple):
 
 
 def summarize(name: str) -> ModelSummary:
-    """Build the variant called `name` and count; `UsageError` if it is unknown."""
+    """Summarize the variant called `name`; `UsageError` if it is unknown."""
     variant = find_variant(name)
     base, stages = variant.architecture.base, _stages(variant)
     return ModelSummary(
@@ -118,7 +125,7 @@ def summarize(name: str) -> ModelSummary:
 
 
 def compute_cost(variant: Variant, num_classes: int) -> ComputeCost:
-    """The cost of one image of the variant's size."""
+    """Return the cost of one image at the variant's resolution."""
     module, layers = _count(variant, num_classes)
     return ComputeCost(
         parameters=_parameters(module),
@@ -128,10 +135,10 @@ def compute_cost(variant: Variant, num_classes: int) -> ComputeCost:
 
 
 def _count(variant: Variant, num_classes: int) -> tuple[nn.Module, list[_Layer]]:
-    """Run one image through the module; its layers in the order in which they ran.
+    """Run one image through the variant; return the module and its layers in execution order.
 
-    torch's FlopCounterMode counts the same multiply-adds in twice the time, but neither input sizes
-    nor bytes.
+    torch's FlopCounterMode counts the same multiply-adds but takes twice as long, and records
+    neither input sizes nor bytes.
     """
     layers: list[_Layer] = []
 
@@ -187,7 +194,7 @@ def _stage(stage: nn.Module, layers: list[_Layer]) -> Stage:
 
 
 def _expansion(convs: list[Any]) -> int:
-    """The inner channels of a block relative to those of its input."""
+    """Return the ratio of a block's inner channels to its input channels."""
     factor: float = max(conv.out_channels for conv in convs[:-1] or convs) / convs[0].in_channels
     return round(factor)
 

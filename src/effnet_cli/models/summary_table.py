@@ -1,4 +1,4 @@
-"""The summary of a variant as text and a table that fits 80 columns."""
+"""Format a variant's summary as text and as a table that fits in 80 columns."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 def headline(summary: "ModelSummary") -> Iterator[str]:
-    """Name, size and published accuracy."""
+    """Yield the variant's name, size and published accuracy."""
     cost, stages = summary.cost, summary.stages
     yield (
         f"{summary.variant}: {summary.resolution_px} px, {cost.parameters:,} parameters, "
@@ -25,7 +25,7 @@ def headline(summary: "ModelSummary") -> Iterator[str]:
 
 
 def stages_table(summary: "ModelSummary") -> Cells:
-    """A row for each stage; `16 -> 24` is what scaling made of the smallest variant's 16."""
+    """Return one row per stage. `16 -> 24`: scaling turned the smallest variant's 16 into 24."""
     columns = ["#", "operator", "px", "channels", "layers", "SE", "K params", "M MACs"]
     rows: list[list[object]] = []
     for number, stage in enumerate(summary.stages, 1):
@@ -41,7 +41,7 @@ def stages_table(summary: "ModelSummary") -> Cells:
 
 
 def scaling_lines(summary: "ModelSummary") -> Iterator[str]:
-    """How compound scaling makes the variant."""
+    """Yield lines that explain how compound scaling produces the variant."""
     if not summary.factors:
         yield "Not made by compound scaling: found by architecture search (arXiv 2104.00298)."
         return
@@ -69,7 +69,7 @@ def _change(before: int, after: int) -> str:
 
 
 def _operator(stage: "Stage") -> str:
-    """`MBConv6 5x5 /2`: kind with expansion, kernel, stride."""
+    """Return e.g. `MBConv6 5x5 /2`: block type with expansion factor, kernel size, stride."""
     if stage.operator == "linear":
         return "linear"
     stride = "" if stage.stride == 1 else f" /{stage.stride}"

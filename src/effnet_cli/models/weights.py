@@ -26,8 +26,9 @@ WeightsState = Literal["available", "missing", "package not installed"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A variant, its card, and the file with its weights; in training, or with random weights, a
-    torch `module` instead of a file, and nothing is cached for it.
+    """A variant, its card, and its weights: the file at `path`, or a torch `module`.
+
+    `module` is used in training and for random weights; nothing is cached for such a model.
     """
 
     variant: Variant
@@ -43,7 +44,7 @@ class Model:
 
 
 def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
-    """The model that `options` select; published weights are downloaded if they are missing.
+    """Return the model that `options` select, downloading published weights if missing.
 
     Raises:
         UsageError: unknown variant, or a file that cannot be used.
@@ -73,10 +74,10 @@ def _read_model(path: Path) -> Model:
 
 
 def _find_model_file(path: Path) -> Path:
-    """The file that `--model` selects: `path` itself, or the model in a run folder."""
+    """Return the file that `--model` selects: `path` itself, or the model in a run folder."""
     _check_selectable(path)
     if path.is_symlink() and not export_file.json_path(path).exists():
-        path = path.resolve()  # the JSON is beside the target
+        path = path.resolve()  # the JSON is next to the target
     if not path.is_dir():
         return path
     if (path / MODEL_FILE_NAME).exists():
@@ -96,7 +97,7 @@ def _find_model_file(path: Path) -> Path:
 
 
 def _check_selectable(path: Path) -> None:
-    """Refuse what needs another option, another file or another machine."""
+    """Refuse a path that needs another option, another file or another machine."""
     if path.suffix.lower() == export_file.COREML_SUFFIX:
         raise UsageError(
             f"{str(path)!r} is a Core ML package, which runs only on Apple devices.",
@@ -136,7 +137,7 @@ def _check_readable(path: Path) -> None:
 
 
 def expected_path(variant: Variant) -> Path | None:
-    """Where the published weights belong; `None` if their package is not installed."""
+    """Return where the published weights belong; `None` if their package is not installed."""
     if variant.source.package is None:
         return hub_folder() / variant.source.file_name
     spec = importlib.util.find_spec(variant.source.package.replace("-", "_"))
@@ -146,16 +147,16 @@ def expected_path(variant: Variant) -> Path | None:
 
 
 def hub_folder() -> Path:
-    """The download folder of torch.hub, determined as torch does but without importing it."""
+    """Return torch.hub's download folder, found the way torch does but without importing it."""
     home = os.environ.get("TORCH_HOME")
     if not home:
         home = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
-    home = os.path.expanduser(home)  # noqa: PTH111 (Path's raises for an unknown user)
+    home = os.path.expanduser(home)  # noqa: PTH111 (Path.expanduser raises for an unknown user)
     return Path(home) / "hub" / "checkpoints"
 
 
 def weights_state(variant: Variant) -> WeightsState:
-    """Whether the published weights are on this machine; their digest is not checked."""
+    """Return whether the published weights are on this machine, without checking the digest."""
     path = expected_path(variant)
     if path is None:
         return "package not installed"
@@ -163,22 +164,22 @@ def weights_state(variant: Variant) -> WeightsState:
 
 
 def is_intact(variant: Variant, path: Path, digest: Callable[[Path], str] = cached_sha256) -> bool:
-    """Whether `path` is a file with the published SHA-256, as far as that is known."""
+    """Return whether `path` has the published SHA-256, of which only a prefix may be known."""
     return path.is_file() and digest(path).startswith(variant.source.sha256)
 
 
 def find_local_weights(variant: Variant) -> Path | None:
-    """The published weights of a variant, if they are on this machine and intact."""
+    """Return the path of a variant's published weights, if they are here and intact."""
     path = expected_path(variant)
     return path if path is not None and is_intact(variant, path) else None
 
 
 def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter = SILENT) -> Path:
-    """The published weights of a variant, downloaded if need be.
+    """Return the path of a variant's published weights, downloading them if needed.
 
-    A file with another digest than the published one is never used: a cached one is downloaded
-    again, one in a package is refused. `EffnetError` if that is impossible; its hint says which
-    file to put where.
+    A file whose digest is not the published one is never used: a cached file is downloaded again,
+    a file in a package is refused. `EffnetError` if there are no usable weights; its hint says
+    what to install, or which file to put where.
     """
     path, source = expected_path(variant), variant.source
     if path is None:
@@ -209,7 +210,7 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
 
 
 def weights_hint(variants: Sequence[Variant]) -> str:
-    """How to get the weights of `variants`."""
+    """Return a hint that says how to get the weights of `variants`."""
     pull = f"run: effnet weights pull {' '.join(variant.name for variant in variants)}"
     files = [v.source.file_name for v in variants if v.source.package is None]
     return f"Put {', '.join(files)} into {hub_folder()}, or {pull}" if files else pull.capitalize()
