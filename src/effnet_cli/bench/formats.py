@@ -1,4 +1,4 @@
-"""A benchmark as JSON and CSV, and its comparison with an earlier one."""
+"""Formats a benchmark as JSON and CSV, and compares it with an earlier one."""
 
 import json
 import math
@@ -20,7 +20,7 @@ MAX_RESULT_BYTES = 64 * 2**20
 
 
 def as_json(result: BenchResult, changes: Sequence[Change] | None = None) -> dict[str, Any]:
-    """The whole benchmark, schema 1."""
+    """Return the whole benchmark as a JSON object, schema 1."""
     content = {"schema": BENCH_SCHEMA, **asdict(result)}
     content["results"] = content.pop("timings")
     content["recommendation"] = list(recommendation(result))
@@ -30,7 +30,7 @@ def as_json(result: BenchResult, changes: Sequence[Change] | None = None) -> dic
 
 
 def csv_lines(result: BenchResult) -> Iterator[str]:
-    """CSV with a header and a line for each timing."""
+    """Yield a CSV header and a line for each timing."""
     rows = list(map(asdict, result.timings))
     yield csv_line(rows[0])
     yield from (csv_line(row.values()) for row in rows)
@@ -40,7 +40,7 @@ def csv_lines(result: BenchResult) -> Iterator[str]:
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """A benchmark that was saved with `--format json`; UsageError if it is something else."""
+    """Load a benchmark saved with `--format json`; UsageError if it is something else."""
     try:
         with path.open("rb") as file:
             content: dict[str, Any] = json.loads(file.read(MAX_RESULT_BYTES))
@@ -49,7 +49,7 @@ def load_result(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"Cannot read {str(path)!r}: {error.strerror}.", "Check the path."
         ) from error
-    except (ValueError, RecursionError):  # ValueError also where it is not UTF-8
+    except (ValueError, RecursionError):  # ValueError is also raised for invalid UTF-8
         problem = "it is not JSON"
     if problem is not None:
         raise UsageError(
@@ -60,7 +60,7 @@ def load_result(path: Path) -> dict[str, Any]:
 
 
 def _problems(content: object) -> Iterator[str]:
-    """Why it is not a benchmark of this schema."""
+    """Yield the reasons why `content` is not a benchmark of this schema."""
     if not isinstance(content, dict) or "schema" not in content:
         yield 'it has no "schema"'
         return
@@ -86,7 +86,7 @@ def _is_positive(value: object) -> bool:
 def compare_results(
     result: BenchResult, old: Mapping[str, Any], tolerance: float
 ) -> Iterator[Change]:
-    """The timings that both results have."""
+    """Yield the change of each timing that both results have."""
     earlier = {tuple(row[name] for name in KEYS): row for row in old["results"]}
     for timing in result.timings:
         key = {name: getattr(timing, name) for name in KEYS}
@@ -105,7 +105,7 @@ def compare_results(
 
 
 def compare_limits(result: BenchResult, old: Mapping[str, Any]) -> Iterator[str]:
-    """How the limits of the machine have changed: times change by as much with them."""
+    """Yield how much the machine's limits have changed; the models' speeds change with them."""
     for name, value in result.limits.items():
         if name in old["limits"]:
             yield f"Limit {name}: {value / old['limits'][name]:.2f} times the earlier value"

@@ -1,5 +1,6 @@
-"""A model to measure, as it travels to a worker process; imports no torch, so that engines which
-need none are measured without it.
+"""A model to measure, in the form sent to a worker process.
+
+This module does not import torch, so that engines that do not need it are measured without it.
 """
 
 from collections.abc import Mapping
@@ -23,11 +24,11 @@ ONNX_EXPORT = {"target": "onnx", "precision": "fp32", "quantize": None, "batch":
 class BenchModel:
     """A model to measure.
 
-    With `options` it is a file; an exported one has a `precision`, and may have a `fixed_batch`.
-    Without, it has seeded weights: `graph` is its ONNX file for the engines that need one (`None`
-    if it cannot be written), and `builder`, as `module:function`, makes its torch module from the
-    variant. `is_limit`: the matrix product that gives the peak of an engine; it takes crops as they
-    are. `outputs` is the number of scores.
+    With `options`, it is loaded as they say; an exported file has a `precision`, and may have a
+    `fixed_batch`. Without them, it has seeded weights: `graph` is its ONNX file for engines that
+    need one (`None` if it cannot be written), and `builder` is the `module:function` that builds
+    its torch module from the variant. `is_limit` marks the matrix product that measures an engine's
+    peak, which takes crops without preprocessing. `outputs` is the number of scores.
     """
 
     name: str
@@ -49,7 +50,7 @@ class BenchModel:
         return px, px, 3
 
     def resolve(self, engine: EngineName) -> Model:
-        """What `engine` loads; EffnetError if there is no file for it."""
+        """Return the model for `engine` to load; EffnetError if there is no file for it."""
         if self.options is not None:
             return resolve_model(self.options)
         if "onnx" not in ENGINES[engine].kinds:

@@ -9,7 +9,7 @@ from effnet_cli.output.html import PAGES, grid
 
 
 def bench_page(result: BenchResult, changes: Sequence[Change] | None) -> str:
-    """The recommendation, the chart, all figures, and the changes since an earlier result."""
+    """Render the recommendation, the chart, all figures and the changes since an earlier result."""
     return PAGES.get_template("bench.html").render(
         title="Benchmark",
         summary=list(table.recommendation(result)),
@@ -23,8 +23,9 @@ def bench_page(result: BenchResult, changes: Sequence[Change] | None) -> str:
 
 
 def chart_points(result: BenchResult) -> list[tuple[str, float, float]]:
-    """Each model's name, milliseconds for one image on its fastest engine, and published top-1 in
-    percent.
+    """Return each model's name, milliseconds per image, and published top-1 in percent.
+
+    The time is for batch size 1 on the model's fastest engine.
     """
     best: dict[str, Timing] = {}
     for timing in result.timings:

@@ -1,4 +1,4 @@
-"""Prepare models in the form that engines load."""
+"""Prepares models in the form that engines load."""
 
 import difflib
 from dataclasses import replace
@@ -21,25 +21,25 @@ from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import Reporter
 
-OUTPUTS = 1000  # of ImageNet-1k
+OUTPUTS = 1000  # the classes of ImageNet-1k
 SEED = 0
-# Side of the matrix product's crops, whose values are the features of its matrices (2,028, 8,112
-# and 4,107): on a CPU it takes a twentieth of a second.
+# Side of the matrix product's crops. The matrices have one feature for each value of a crop: 2,028,
+# 8,112 and 4,107. On a CPU, the product takes a twentieth of a second.
 PRODUCT_PX = {"cpu": 26, "cuda": 52, "mps": 37}
 
 
 def prepare_variant(name: str, folder: Path, reporter: Reporter) -> BenchModel:
-    """A variant with its published weights if they are available, else with seeded ones."""
+    """Prepare a variant with its published weights if available, else with seeded weights."""
     variant = find_variant(name)
     if weights_state(variant) != "available":
         return _prepare_seeded(variant, folder)
     options = ModelOptions(variant.name)
-    get_compiled(resolve_model(options), reporter)  # so that no measured process compiles it
+    get_compiled(resolve_model(options), reporter)  # so that no measured process has to compile it
     return BenchModel(variant.name, variant, "pretrained", outputs=OUTPUTS, options=options)
 
 
 def prepare_file(path: Path, reporter: Reporter) -> BenchModel:
-    """A model file or an exported one; UsageError if it cannot be used."""
+    """Prepare a model file or an exported file; UsageError if it cannot be used."""
     options = ModelOptions(model=path)
     resolved = resolve_model(options)
     card, kind = resolved.card, resolved.file_kind
@@ -58,7 +58,7 @@ def prepare_file(path: Path, reporter: Reporter) -> BenchModel:
 
 
 def prepare_torchvision(name: str, folder: Path) -> BenchModel:
-    """A classifier of torchvision, which must have it, with seeded weights."""
+    """Prepare a torchvision classifier, which must exist, with seeded weights."""
     weights: Any = build.import_torchvision("torchvision.models").get_model_weights(name).DEFAULT
     transforms, meta = weights.transforms(), weights.meta
     variant = Variant(
@@ -95,7 +95,7 @@ def check_torchvision(name: str) -> None:
 
 
 def build_seeded(variant: Variant) -> nn.Module:
-    """The untrained module of a variant, always with the same weights, in evaluation mode."""
+    """Build a variant's untrained module in evaluation mode, always with the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return build.build(variant, OUTPUTS).eval().requires_grad_(False)
@@ -115,7 +115,7 @@ def _prepare_seeded(variant: Variant, folder: Path) -> BenchModel:
 
 
 def prepare_product(device: str, folder: Path) -> BenchModel:
-    """A product of two square matrices as a model: `n` values of `n` crops to `n` scores."""
+    """Prepare a product of two n-by-n matrices as a model: n crops of n values to n scores each."""
     px = PRODUCT_PX[device.partition(":")[0]]
     features, name, base = 3 * px**2, "matrix product", find_variant(variants.DEFAULT_VARIANT)
     preprocessing = replace(base.preprocessing, resize_px=px, crop_px=px)
@@ -135,14 +135,14 @@ def prepare_product(device: str, folder: Path) -> BenchModel:
 
 
 class _Product(nn.Linear):
-    """uint8 [N,H,W,3] -> float32 [N,n], with n = 3*H*W features."""
+    """The matrix product, uint8 [N,H,W,3] -> float32 [N,n], with n = 3*H*W features."""
 
     def forward(self, crops: Tensor) -> Tensor:
         return super().forward(crops.float().flatten(1))
 
 
 def build_product(variant: Variant) -> nn.Module:
-    """The torch module of the matrix product."""
+    """Build the torch module of the matrix product."""
     features = 3 * variant.preprocessing.crop_px**2
     layer = _Product(features, features, bias=False).eval().requires_grad_(False)
     layer.weight.normal_(generator=torch.Generator().manual_seed(SEED))
@@ -150,7 +150,7 @@ def build_product(variant: Variant) -> nn.Module:
 
 
 def _product_graph(px: int) -> bytes:
-    """An ONNX file with one matrix product, uint8 [batch,px,px,3] -> float32 [batch,3*px*px]."""
+    """Return an ONNX file with one product, uint8 [batch,px,px,3] -> float32 [batch,3*px*px]."""
     features = 3 * px**2
     weight = np.random.default_rng(SEED).standard_normal((features, features), dtype=np.float32)
     proto = parser.parse_model(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from effnet_cli.options import BenchMode, Precision
 
-COPY = "copy"  # the limit that is a bandwidth
+COPY = "copy"  # the name of the bandwidth limit
 FASTER, SLOWER, UNCHANGED = "faster", "slower", "unchanged"
 
 
@@ -20,7 +20,7 @@ class Median(NamedTuple):
 
 @dataclass(frozen=True)
 class TimingKey:
-    """What a timing is of; two results are compared where these are the same."""
+    """What was timed. Timings of two results are compared if their keys are equal."""
 
     variant: str
     engine: str
@@ -32,11 +32,12 @@ class TimingKey:
 
 @dataclass(frozen=True)
 class CallStatistics:
-    """Times of one call.
+    """Statistics of the time per call.
 
     `p50_low_ms` to `p50_high_ms` is the 95 % confidence interval of the median (bootstrap over
-    turns). `images_per_s` is all images by all time. `spread` is the range of the turns' medians,
-    from the 10th to the 90th percentile, by `p50_ms`; it decides the `verdict`.
+    turns). `images_per_s` is all images divided by the total time. `spread` is the range from the
+    10th to the 90th percentile of the turns' medians, divided by `p50_ms`. It decides the
+    `verdict`, together with the number of turns.
     """
 
     p5_ms: float
@@ -58,14 +59,15 @@ class CallStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing(CallStatistics, TimingKey):
-    """The speed of one model on one engine at one batch size; its fields are the JSON keys.
+    """The speed of one model on one engine at one batch size. Its fields are the JSON keys.
 
-    `weights` are `pretrained`, `yours` or `seeded`. `cold_ms` is from the start of a process to its
-    first prediction and includes `load_ms`, of the engine. `peak_memory_mb` is the largest resident
-    set of the process. `share_of_peak` is of the multiply-adds per second of a large matrix product
-    on the same engine in the same precision, `share_of_bandwidth` of the bytes per second of a
-    large copy; `None` without such a limit. `top1` is published, in percent. The last three are
-    medians for one image, in mode `end-to-end`.
+    `weights` are `pretrained`, `yours` or `seeded`. `cold_ms` is the time from the start of a
+    process to its first prediction, including `load_ms`, the time to load the model.
+    `peak_memory_mb` is the largest resident set of the process. `share_of_peak` is relative to the
+    multiply-adds per second of a large matrix product on the same engine in the same precision,
+    `share_of_bandwidth` to the bytes per second of a large copy; each is `None` without that limit.
+    `top1` is the published accuracy in percent. The last three are medians for one image in mode
+    `end-to-end`.
     """
 
     weights: str
@@ -85,7 +87,7 @@ class Timing(CallStatistics, TimingKey):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A model, or a model on one engine, that was not measured; `is_failure` if it was tried."""
+    """A model, perhaps on one engine, that was not measured; `is_failure` if it was tried."""
 
     variant: str
     engine: str
@@ -95,8 +97,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """A benchmark. `limits` of the machine are billions of multiply-adds per second by engine and
-    precision (`torch fp32`), and gigabytes per second under `COPY`.
+    """A benchmark.
+
+    `limits` are the machine's: billions of multiply-adds per second for each engine and precision
+    (keys such as `torch fp32`), and gigabytes per second under `COPY`.
     """
 
     machine: Mapping[str, Any]
@@ -108,8 +112,9 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class Change(TimingKey):
-    """A timing beside an earlier one: the `ratio` of the new median to the old one, and the 95 %
-    confidence interval of it.
+    """A timing compared with an earlier one.
+
+    `ratio` is the new median divided by the old one, and `interval` its 95 % confidence interval.
     """
 
     old_ms: float

@@ -1,4 +1,4 @@
-"""Measure several cases in alternation, so that disturbances of the machine hit all alike."""
+"""Measures cases in alternation, so that disturbances of the machine affect all equally."""
 
 import random
 import time
@@ -26,11 +26,11 @@ def measure_rounds(
     on_failure: Callable[[int, EffnetError], object] = lambda _, __: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[list[Turn]]:
-    """The turns of each case: one per round, in random order, for `seconds` and at least as many
-    rounds as a verdict needs.
+    """Measure each case once per round, in random order, and return the turns of each case.
 
-    `on_turn` receives the seconds passed, `on_failure` the index of a case that failed, which has
-    no turns then.
+    Rounds continue for `seconds`, and at least until there are enough for a verdict. `on_turn`
+    receives the seconds passed. `on_failure` receives the index and the error of a case that
+    failed, which then has no turns.
     """
     turns: list[list[Turn]] = [[] for _ in cases]
     order, rng, started = list(range(len(cases))), random.Random(0), clock()  # noqa: S311

@@ -1,4 +1,4 @@
-"""Run a benchmark."""
+"""Runs a benchmark."""
 
 import tempfile
 import time
@@ -20,16 +20,16 @@ from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import describe_machine, measure_copy_gb_per_s
 from effnet_cli.system.reporter import SILENT, Reporter
 
-# A training step goes forward once and back twice: to the inputs and to the weights.
+# A training step goes forward once and backward twice: once for the inputs, once for the weights.
 TRAINING_PASSES = 3
 cost_of = cache(compute_cost)
 
 
 def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
-    """Measure what `task` names, or the variants that fit its time.
+    """Measure the models that `task` names, or else the variants that fit into its time.
 
     Raises:
-        UsageError: no such variant, engine, file or image, or options that exclude each other.
+        UsageError: a variant, engine, file or image does not exist, or options are incompatible.
         EffnetError: a library or a device is missing, or everything failed.
     """
     started = time.perf_counter()
@@ -44,7 +44,7 @@ def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
 
 
 def _measure(task: BenchTask, starter: Starter, reporter: Reporter) -> list[list[Turn]]:
-    """The turns of all cases, none for those that fail meanwhile; EffnetError if all fail."""
+    """Return the turns of each case, none if it fails meanwhile; EffnetError if all fail."""
     cases = starter.cases
     least = MIN_TURNS * sum(case.turn_seconds for case in cases)
     total = round(max(task.seconds, least))

@@ -1,5 +1,7 @@
-"""Time images end to end: decoding, resizing and inference one after the other, and the throughput
-of `predict`, where they overlap.
+"""Times images end to end.
+
+Decoding, resizing and inference are timed one after the other. The throughput is that of `predict`,
+where they overlap.
 """
 
 import itertools
@@ -17,11 +19,11 @@ from effnet_cli.predict.pipeline import Pipeline, load_in_background
 from effnet_cli.predict.ranking import Ranking
 
 STAGES = ("decode_ms", "resize_ms", "model_ms")
-TURN_IMAGES = 64  # that go through `predict` in one turn, at most
+TURN_IMAGES = 64  # the most images that go through `predict` in one turn
 
 
 class StagesCaller:
-    """A `worker.Caller` whose calls take one image of `paths` after the other, in one thread."""
+    """A `worker.Caller` whose calls process one image of `paths` after another, in one thread."""
 
     def __init__(
         self, model: Model, plan: EnginePlan, *, paths: tuple[str, ...], options: ImageOptions
@@ -50,11 +52,11 @@ class StagesCaller:
         return sum(self._times[-1])
 
     def medians_ms(self) -> dict[str, Any]:
-        """The median of each of `STAGES`, over all calls so far."""
+        """Return the median of each of `STAGES` over all calls so far."""
         return dict(zip(STAGES, np.median(self._times, axis=0).tolist(), strict=True))
 
     def throughput(self) -> tuple[int, float]:
-        """A number of images that went through `predict`, and the seconds they took."""
+        """Run some images through `predict`; return their number and the seconds they took."""
         paths = itertools.islice(self._next, self._turn_images)
         started = time.perf_counter()
         results = list(self._pipeline.run((ImageInput(p, p) for p in paths), self._ranking))

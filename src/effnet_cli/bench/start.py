@@ -1,4 +1,4 @@
-"""Start a worker process for each model on each engine, and choose its batch sizes."""
+"""Starts a worker process for each model on each engine, and chooses its batch sizes."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,16 +18,16 @@ from effnet_cli.options import BenchTask, EngineName, EngineOptions, EnginePreci
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import Reporter
 
-LARGEST_BATCH = {"cpu": 32, "cuda": 512, "mps": 64}  # to try for the best throughput
+LARGEST_BATCH = {"cpu": 32, "cuda": 512, "mps": 64}  # the largest to try for the best throughput
 TRAINING_BATCH_SIZE = 32
-WORTHWHILE_GAIN = 0.05  # in throughput, for a larger batch to be better
-MAX_CALL_SECONDS = 2.0  # of a batch to try
+WORTHWHILE_GAIN = 0.05  # in time per image, for a larger batch to count as better
+MAX_CALL_SECONDS = 2.0  # after a longer call, no larger batch is tried
 CALLS_PER_TURN = 2  # at least
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model on an engine at one batch size, warmed up."""
+    """A warmed-up model on one engine at one batch size."""
 
     worker: Worker
     batch_size: int
@@ -48,8 +48,9 @@ class Case:
 
 
 class Starter:
-    """Starts the worker processes of all `cases`; `stack` ends them. `skipped` has what was not, or
-    could not be started.
+    """Starts the worker processes of all `cases`, which `stack` ends.
+
+    `skipped` lists what was not started or failed.
     """
 
     def __init__(self, task: BenchTask, folder: Path, stack: ExitStack, reporter: Reporter) -> None:
@@ -58,7 +59,7 @@ class Starter:
         self._started_at = time.monotonic()
         self.cases: list[Case] = []
         self.skipped: list[Skipped] = []
-        self._limited: set[EnginePlan] = set()  # those with a matrix product
+        self._limited: set[EnginePlan] = set()  # the plans that have a matrix product
         self._errors: list[EffnetError] = []
 
     def start(self) -> None:
@@ -86,7 +87,7 @@ class Starter:
             raise EffnetError(f"Nothing could be measured: {error.message}", error.hint)
 
     def fail(self, request: WorkerRequest, error: EffnetError) -> None:
-        """Skip a model on an engine; reported once for all its batch sizes."""
+        """Skip a model on an engine, and report this once for all its batch sizes."""
         name, engine = request.model.name, request.plan.engine
         skipped = Skipped(name, engine, error.message, is_failure=True)
         if skipped not in self.skipped:
@@ -95,7 +96,7 @@ class Starter:
             self._reporter.note(f"Skipping {name} on {engine}: {error.message}")
 
     def _models(self) -> Iterator[tuple[str, Callable[[], BenchModel]]]:
-        """The names of the models, and what prepares each."""
+        """Yield the name of each model and the function that prepares it."""
         task, folder = self._task, self._folder
         names = task.variants
         if not names and not task.models:
@@ -108,7 +109,10 @@ class Starter:
             yield name, partial(prepare.prepare_torchvision, name, folder)
 
     def _has_time_for(self, name: str) -> bool:
-        """Whether a variant that was not chosen fits into the time, judged by those before it."""
+        """Return whether there is time for a model.
+
+        Chosen models always fit. Other variants are judged by the times of those before them.
+        """
         task, cases = self._task, [case for case in self.cases if not case.model.is_limit]
         if task.variants or task.models or name not in VARIANTS or not cases:
             return True
@@ -131,7 +135,7 @@ class Starter:
                 self._start_on(plan, prepare.prepare_product(self._task.device, self._folder))
 
     def _check_precision(self, model: BenchModel) -> None:
-        """Raise UsageError if an exported file has none of the precisions that were given."""
+        """Raise UsageError if an exported file has none of the requested precisions."""
         own, given = model.precision, self._task.precisions
         is_given = given != BenchTask.precisions and validate.has_only_files(self._task)
         if own is not None and is_given and own not in given:
@@ -141,7 +145,7 @@ class Starter:
             )
 
     def _start_on(self, plan: EnginePlan, model: BenchModel) -> bool:
-        """Start one model on one engine at its batch sizes; whether that succeeded."""
+        """Start one model on one engine at its batch sizes; return whether that succeeded."""
         mode = "inference" if model.is_limit else self._task.mode
         request = WorkerRequest(model, plan, mode, images=self._images, options=self._task.images)
         try:
@@ -156,11 +160,11 @@ class Starter:
 
 
 def engine_plans(task: BenchTask, kind: FileKind) -> Iterator[EnginePlan]:
-    """The engines and precisions to measure a file of `kind` in; raises what `plan_engine` does."""
+    """Yield the engines and precisions for a file of `kind`. Raise what `plan_engine` raises."""
     precisions: Sequence[EnginePrecision] = task.precisions if kind == "tensors" else ("fp32",)
     engines: Sequence[EngineName] = ("torch",) if task.mode == "train" else task.engines
     named = [name for name in ENGINES if name in engines]
-    for precision in () if named else precisions:  # some installed engine must run each
+    for precision in () if named else precisions:  # some installed engine must support each
         plan_engine(EngineOptions(task.device, precision=precision), kind)
     device = task.device.partition(":")[0]
     for name in named or list_installed(device, kind):
@@ -170,7 +174,7 @@ def engine_plans(task: BenchTask, kind: FileKind) -> Iterator[EnginePlan]:
 
 
 def batches(task: BenchTask, worker: Worker) -> Iterator[tuple[int, WarmUp]]:
-    """The batch sizes to measure, ascending, so that each peak of memory is its own."""
+    """Yield the batch sizes to measure, ascending, so that each peak of memory is its own."""
     fixed_size = worker.request.model.fixed_batch
     default = TRAINING_BATCH_SIZE if task.mode == "train" else 1
     sizes = (fixed_size,) if fixed_size else task.batch_sizes or (default,)
@@ -182,7 +186,7 @@ def batches(task: BenchTask, worker: Worker) -> Iterator[tuple[int, WarmUp]]:
 
 
 def best_batch(worker: Worker, device: str, single_ms: float) -> Iterator[tuple[int, WarmUp]]:
-    """The batch size with the highest throughput, if that beats one image per `single_ms`."""
+    """Yield the batch size with the highest throughput, if it beats one image per `single_ms`."""
     best: list[tuple[int, WarmUp]] = []
     size, image_ms = 1, single_ms
     while size < LARGEST_BATCH[device.partition(":")[0]]:

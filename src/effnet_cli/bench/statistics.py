@@ -11,13 +11,14 @@ from effnet_cli.bench.records import FASTER, SLOWER, UNCHANGED, CallStatistics, 
 STABLE_SPREAD = 0.05  # the largest spread of the turns' medians that counts as stable
 MIN_TURNS = 5  # fewer say nothing about the spread
 RESAMPLES = 500
-CONFIDENCE_INTERVAL = (2.5, 97.5)  # percentiles of the resamples that hold 95 % of them
+CONFIDENCE_INTERVAL = (2.5, 97.5)  # percentiles that enclose 95 % of the resamples
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Some calls in a row: their times, and the images and seconds of the throughput, which may
-    have been measured apart.
+    """The times of consecutive calls, and the images and seconds that give the throughput.
+
+    The throughput may have been measured separately.
     """
 
     times_ms: tuple[float, ...]
@@ -26,7 +27,7 @@ class Turn:
 
 
 def summarize(turns: Sequence[Turn]) -> CallStatistics:
-    """The statistics of all calls of a case."""
+    """Return the statistics of all calls of a case."""
     times = [np.asarray(turn.times_ms) for turn in turns]
     p5, p50, p90, p99 = np.percentile(np.concatenate(times), (5, 50, 90, 99)).tolist()
     low, high = np.percentile([np.median(one) for one in times], (10, 90))
@@ -54,8 +55,9 @@ def _verdict(spread: float, turns: int) -> str:
 
 
 def _median_interval(times: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
-    """The confidence interval of the median, by a bootstrap over turns: the calls of one turn are
-    not independent.
+    """Return the confidence interval of the median.
+
+    The bootstrap resamples whole turns, because the calls of one turn are not independent.
     """
     rng = np.random.default_rng(0)
     medians = [
@@ -69,13 +71,13 @@ def _median_interval(times: Sequence[npt.NDArray[np.float64]]) -> tuple[float, f
 def compare_medians(
     old: Median, new: Median, tolerance: float
 ) -> tuple[float, tuple[float, float], str]:
-    """The ratio of two medians, new by old, its interval, and the verdict.
+    """Return the ratio of the new median to the old one, its confidence interval, and the verdict.
 
-    `SLOWER` or `FASTER` if the ratio departs from 1 by more than `tolerance` and the whole interval
-    lies on that side of 1.
+    The verdict is `SLOWER` or `FASTER` if the ratio differs from 1 by more than `tolerance` and the
+    whole interval lies on the same side of 1, else `UNCHANGED`.
     """
     ratio = new.ms / old.ms
-    # the errors of the two medians are independent: on a log scale their squares add up
+    # the errors of the two medians are independent, so on a log scale their squares add up
     below = np.hypot(np.log(new.ms / new.low_ms), np.log(old.high_ms / old.ms))
     above = np.hypot(np.log(new.high_ms / new.ms), np.log(old.ms / old.low_ms))
     low, high = float(ratio * np.exp(-below)), float(ratio * np.exp(above))

@@ -1,4 +1,4 @@
-"""A benchmark as text and tables."""
+"""Formats a benchmark as text and tables."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
@@ -12,7 +12,7 @@ MODERATE = 3.0
 
 
 def blocks(result: BenchResult, changes: Sequence[Change] | None) -> Iterator[Block]:
-    """The recommendation, the timings, the machine, what was skipped and what has changed."""
+    """Yield the recommendation, the timings, the machine, what was skipped and what changed."""
     yield from recommendation(result)
     yield timings_table(result, TERMINAL_COLUMNS[result.timings[0].mode])
     yield from (f"{name}: {value}" for name, value in machine_lines(result))
@@ -28,7 +28,7 @@ def blocks(result: BenchResult, changes: Sequence[Change] | None) -> Iterator[Bl
 
 
 def recommendation(result: BenchResult) -> Iterator[str]:
-    """Which model to use on this machine, for speed and for accuracy."""
+    """Yield which model to use on this machine, for speed and for accuracy."""
     ours = [t for t in result.timings if t.variant in VARIANTS or t.weights == "yours"]
     if not ours:
         return
@@ -52,8 +52,9 @@ def recommendation(result: BenchResult) -> Iterator[str]:
 
 
 def _accurate(known: Sequence[Timing]) -> Iterator[str]:
-    """The most accurate model, and the most accurate of those that are not much slower than the
-    fastest.
+    """Yield the most accurate model, preceded by the best trade-off if there is a separate one.
+
+    The trade-off is the most accurate model that is not much slower than the fastest.
     """
     least_ms = min(t.p50_ms for t in known)
     near = [t for t in known if t.p50_ms <= MODERATE * least_ms]
@@ -115,7 +116,7 @@ CHANGE_COLUMNS: Mapping[str, Callable[[Change], object]] = {
 
 
 def timings_table(result: BenchResult, names: Container[str] | None = None) -> Table:
-    """The columns of some `names`, else all; without those that have no figures."""
+    """Return the columns called `names`, or all if `None`, without those that have no figures."""
     columns = {
         name: [cell(timing) for timing in result.timings]
         for name, cell in TIMING_COLUMNS.items()
@@ -126,7 +127,7 @@ def timings_table(result: BenchResult, names: Container[str] | None = None) -> T
 
 
 def changes_table(changes: Sequence[Change]) -> Table:
-    """Old and new medians side by side."""
+    """Return a table of the old and new medians side by side."""
     rows = [[cell(change) for cell in CHANGE_COLUMNS.values()] for change in changes]
     return Table(tuple(CHANGE_COLUMNS), rows)
 
@@ -143,7 +144,7 @@ def _number(value: float | None, format_: str) -> str | None:
 
 
 def machine_lines(result: BenchResult) -> Iterator[tuple[str, str]]:
-    """The machine and its limits, by name."""
+    """Yield the facts about the machine and its limits, each with its name."""
     machine = result.machine
     yield "processor", "{cpu}, {cores} cores, {memory_gb:g} GB".format_map(machine)
     yield "instruction sets", ", ".join(machine["instruction_sets"])

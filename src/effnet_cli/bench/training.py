@@ -1,4 +1,4 @@
-"""Time the training step of `finetune`."""
+"""Times the training step of `finetune`."""
 
 import time
 
@@ -17,7 +17,7 @@ from effnet_cli.system.reporter import SILENT
 
 LEARNING_RATE = 1e-5  # the images are noise
 WEIGHT_DECAY = 0.05
-SCHEDULE_STEPS = 1_000_000  # more than are taken
+SCHEDULE_STEPS = 1_000_000  # more than are ever taken
 
 
 class TrainingCaller:

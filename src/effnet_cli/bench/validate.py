@@ -1,4 +1,4 @@
-"""Check a benchmark's options before anything is started."""
+"""Checks a benchmark's options before anything is started."""
 
 from itertools import islice
 
@@ -11,11 +11,11 @@ from effnet_cli.options import BenchTask
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import Reporter
 
-MAX_BENCH_IMAGES = 1_000  # of a folder, in mode end-to-end
+MAX_BENCH_IMAGES = 1_000  # the most images of a folder, in mode end-to-end
 
 
 def check(task: BenchTask) -> None:
-    """Raise UsageError for a missing file or model, and options that exclude each other."""
+    """Raise UsageError for a missing file or model, or incompatible options."""
     for name in task.against:
         prepare.check_torchvision(name)
     for path in task.models:
@@ -36,12 +36,12 @@ def check(task: BenchTask) -> None:
 
 
 def has_only_files(task: BenchTask) -> bool:
-    """Whether only files are measured, no variants."""
+    """Return whether only model files are measured, no variants or torchvision models."""
     return bool(task.models) and not task.variants and not task.against
 
 
 def images(task: BenchTask, reporter: Reporter) -> tuple[str, ...]:
-    """The paths of images for mode end-to-end that can be opened; UsageError if there is none."""
+    """Return the paths of readable images for mode end-to-end; UsageError if there are none."""
     folder = str(task.image_folder or sample_images_dir())
     found = (f.source for f in Finder([folder]) if isinstance(f.source, str) and f.error is None)
     paths = list(islice(found, MAX_BENCH_IMAGES))

@@ -1,6 +1,7 @@
 """The process that measures one model on one engine, and its handle.
 
-A process of its own gives each its own memory and start, and a failure ends nothing else.
+Each one has its own process, so that its memory and start-up time are its own, and so that a
+failure ends nothing else.
 """
 
 import math
@@ -28,17 +29,21 @@ from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import peak_memory_bytes
 
 WARM_UP_SECONDS = 2.0  # at most
-WARM_WINDOW_SECONDS, WARM_CHANGE = 0.1, 0.03  # warm is a window no faster than the one before
-# A worker hangs if it is silent for this long, besides its calls, which depend on the model.
+WARM_WINDOW_SECONDS, WARM_CHANGE = 0.1, 0.03  # warm: hardly faster than the window before
+# A worker counts as hung after this long without a response, plus an allowance for its calls.
 SILENCE_SECONDS = 120
-SILENT_CALLS = 10  # times the first call with one image, for each image of a batch
+SILENT_CALLS = 10  # per image of a batch: this many times the first call with one image
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
-    """`load_ms` is of the engine, `cold_ms` from the start of the process to the end of a call."""
+    """The times of a worker's start.
+
+    `load_ms` is the time to load the model. `cold_ms` is the time from the start of the process to
+    the end of the first call.
+    """
 
     precision: Precision
     load_ms: float
@@ -48,7 +53,7 @@ class WorkerStart:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """The time of a call once warm, and the peaks of memory so far: of the process, and CUDA's."""
+    """The time of a call once warm, and the peak memory so far, of the process and of CUDA."""
 
     call_ms: float
     host_bytes: int | None
@@ -57,7 +62,7 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """What a worker measures; `images` are paths, for mode `end-to-end`."""
+    """What a worker measures. `images` are paths, used in mode `end-to-end`."""
 
     model: BenchModel
     plan: EnginePlan
@@ -72,12 +77,13 @@ class Caller(Protocol):
     precision: Precision
 
     def time_ms(self, batch_size: int) -> float:
-        """The time of a call."""
+        """Time one call."""
 
 
 class Worker:
-    """The handle of a worker process, which the constructor starts. It raises EffnetError if the
-    process cannot measure what is requested, has ended, or hangs.
+    """The handle of a worker process, which the constructor starts.
+
+    It raises EffnetError if the process cannot measure the request, has ended, or hangs.
     """
 
     def __init__(self, request: WorkerRequest) -> None:
@@ -97,7 +103,7 @@ class Worker:
             raise
 
     def warm_up(self, batch_size: int) -> WarmUp:
-        """Call until calls get no faster."""
+        """Repeat the call until it gets no faster."""
         return self._run(warm_up, batch_size, WARM_UP_SECONDS, images=batch_size)
 
     def turn(self, batch_size: int, seconds: float) -> Turn:
@@ -105,7 +111,7 @@ class Worker:
         return self._run(take_turn, batch_size, seconds, images=batch_size)
 
     def stage_medians_ms(self) -> dict[str, Any]:
-        """The median of each stage of mode `end-to-end`, over all turns so far."""
+        """Return the median of each stage of mode `end-to-end` over all turns so far."""
         return self._run(StagesCaller.medians_ms)
 
     def close(self) -> None:
@@ -115,7 +121,7 @@ class Worker:
         self._process.join()
 
     def _run(self, function: Callable[..., Result], *arguments: object, images: int = 1) -> Result:
-        """Run `function(caller, *arguments)` in the process; each of its calls takes `images`."""
+        """Run `function(caller, *arguments)` in the process; each call takes `images` images."""
         if self._failure is not None:
             raise self._failure
         calls_ms = SILENT_CALLS * images * self.started.first_call_ms
@@ -128,7 +134,7 @@ class Worker:
 
     def _receive(self, seconds: float) -> Any:
         try:
-            # One second at a time: of a pause of both processes (Ctrl+Z) only one second counts.
+            # Poll a second at a time: a pause of both processes (Ctrl+Z) then counts as one second.
             if not any(self._connection.poll(1) for _ in range(math.ceil(seconds))):
                 self.close()
                 raise self._fail(
@@ -163,7 +169,7 @@ def _serve(request: WorkerRequest, connection: Connection, started_at: float) ->
     """Load the model, call it once, then run functions until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if request.mode == "inference":  # no other threads to leave the cores to: see `__main__`
+    if request.mode == "inference":  # no other threads need the cores: see `__main__`
         os.environ.pop("OMP_WAIT_POLICY", None)
     try:
         with silence_output():
@@ -204,7 +210,7 @@ def _load_caller(request: WorkerRequest) -> Caller:
 
 
 class EngineCaller:
-    """Calls an engine with crops of noise of a `shape`."""
+    """A `Caller` that runs an engine on noise crops of the given `shape`."""
 
     def __init__(self, engine: Engine, shape: tuple[int, int, int]) -> None:
         self.precision = engine.precision
@@ -226,7 +232,7 @@ class EngineCaller:
 
 
 def warm_up(caller: Caller, batch_size: int, seconds: float) -> WarmUp:
-    """Windows of calls until one is not faster than the one before, or `seconds` are over."""
+    """Time windows of calls until one is hardly faster than the last, or `seconds` have passed."""
     before, deadline = math.inf, time.monotonic() + seconds
     while True:
         window: list[float] = []
@@ -239,8 +245,9 @@ def warm_up(caller: Caller, batch_size: int, seconds: float) -> WarmUp:
 
 
 def take_turn(caller: Caller, batch_size: int, seconds: float) -> Turn:
-    """Calls for about `seconds`; the first has cold caches and counts only if it alone takes longer
-    than that.
+    """Time calls for about `seconds`.
+
+    The first call has cold caches. It counts only if it alone takes longer than `seconds`.
     """
     times: list[float] = []
     deadline = time.monotonic() + seconds
@@ -256,7 +263,7 @@ def take_turn(caller: Caller, batch_size: int, seconds: float) -> Turn:
 
 
 def _device_memory_bytes() -> int | None:
-    """The most memory that was allocated on a CUDA device."""
+    """Return the peak memory allocated on the CUDA device, or `None` without CUDA."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

@@ -1,4 +1,4 @@
-"""Compares an exported file with its source in torch, image by image."""
+"""Compares an exported file with its PyTorch source, image by image."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,13 +13,15 @@ from effnet_cli.export.records import ComparedForm, ExportComparison
 from effnet_cli.export.samples import LabelledCrop
 
 REFERENCE = "torch fp32"
-CONFIDENT = 0.5  # the top probability from which a prediction counts as confident
+CONFIDENT = 0.5  # the lowest top probability of a confident prediction
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What an export has to reach: the share of (confident) images with the same top-1 class, and
-    the largest difference of a probability.
+    """The limits that an exported file must meet.
+
+    `agreement` is the smallest share of images with the same top-1 class as torch, counted only on
+    confident images if `is_of_confident`. `difference` is the largest difference in a probability.
     """
 
     agreement: float
@@ -31,14 +33,15 @@ TOLERANCES = {
     "fp32": Tolerance(1.0, 1e-4, is_of_confident=False),
     "fp16": Tolerance(0.99, 0.03),  # 11 bits of precision
     "bf16": Tolerance(0.95, 0.15),  # 8 bits of precision
-    "int8": Tolerance(0.95, 1.0),  # without labels
+    "int8": Tolerance(0.95, 1.0),  # used without labels
 }
 
 
 @dataclass(slots=True)
 class CandidateForm:
-    """A form of the model to compare: its probabilities, float64 [N,C] for each call, and the
-    milliseconds per image.
+    """A form of the model to compare, with its results.
+
+    Each call adds float64 probabilities [N,C] and the milliseconds per image.
     """
 
     name: str
@@ -62,9 +65,9 @@ def compare(
     batch: int,
     temperature: float,
 ) -> ExportComparison:
-    """Run every candidate on all images, `batch` at a time; the first one is the reference.
+    """Run every candidate on all images, `batch` at a time, and compare it with the first one.
 
-    The candidates take turns, so that other load on the machine affects all of them.
+    The candidates take turns, so that other load on the machine affects all of them equally.
     """
     labels: list[int | None] = []
     for chunk in _chunks(images, batch):
@@ -109,14 +112,14 @@ def _to_form(
 
 
 def _finite(difference: float) -> float:
-    """A difference for JSON; NaN counts as the largest possible one."""
+    """Return a difference that JSON can hold: 1, the largest possible, for NaN or infinity."""
     return float(difference) if np.isfinite(difference) else 1.0
 
 
 def find_violation(
     form: ComparedForm, reference: ComparedForm, *, precision: str, max_drop: float
 ) -> str | None:
-    """Why an exported form has to be rejected; `None` if it is within the tolerance."""
+    """Return why an exported file must be rejected, or `None` if it is within the tolerance."""
     if precision == "int8" and form.top1 is not None and reference.top1 is not None:
         drop = 100 * (reference.top1 - form.top1)
         if drop <= max_drop:

@@ -1,4 +1,4 @@
-"""Measures the values inside a model on real images, for the ranges of its int8 form."""
+"""Measures a model's intermediate values on real images, to choose the ranges for int8."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,17 +13,19 @@ from effnet_cli.engines import onnx_session
 from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 
-# How the range of a value follows from its measurements: the extremes of all images; the mean of
-# each image's extremes; the central 99.99 or 99.9 % of all numbers.
+# How a value's range is derived from its measurements: the extremes over all images, the mean of
+# each image's extremes, or the central 99.99 or 99.9 % of all sampled numbers.
 Calibrator = Literal["widest", "average", "percentile 99.99", "percentile 99.9"]
 CALIBRATORS: tuple[Calibrator, ...] = ("widest", "average", "percentile 99.99", "percentile 99.9")
-SAMPLES_PER_IMAGE = 1024  # numbers kept of each value
+SAMPLES_PER_IMAGE = 1024  # numbers kept per value
 
 
 @dataclass(slots=True)
 class ValueStats:
-    """Measurements of one value of a graph: its minimum and maximum in each image, a sample of its
-    numbers, and the sums of the channels' means [C].
+    """Measurements of one value in a graph.
+
+    They are its minimum and maximum in each image, a sample of its numbers, and the sum over images
+    of each channel's mean [C].
     """
 
     minima: list[float] = field(default_factory=list)
@@ -32,7 +34,7 @@ class ValueStats:
     channel_sums: npt.NDArray[np.float64] | float = 0.0
 
     def add(self, value: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
-        """Add the value, [1,C,...], for one more image."""
+        """Add the value [1,C,...] from one more image."""
         flat = value.ravel()
         self.minima.append(float(flat.min()))
         self.maxima.append(float(flat.max()))
@@ -47,7 +49,7 @@ class ValueStats:
         return np.asarray(self.channel_sums) / len(self.minima)
 
     def range_by(self, calibrator: Calibrator) -> tuple[float, float]:
-        """The range for int8 to cover; it always includes 0."""
+        """Return the range that int8 must cover, which always includes 0."""
         if calibrator == "widest":
             low, high = min(self.minima), max(self.maxima)
         elif calibrator == "average":
@@ -62,7 +64,7 @@ Calibration = Mapping[str, ValueStats]
 
 
 def measure_ranges(model: onnx.ModelProto, images: Iterable[Pixels]) -> Calibration:
-    """Run a float32 graph on `images`, [1,3,H,W] each, and measure each of its values."""
+    """Run a float32 graph on `images` [1,3,H,W] and measure each value except the logits."""
     names = [name for node in model.graph.node for name in node.output if name != OUTPUT]
     observed = onnx.ModelProto()
     observed.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""Writes the files of an export to a scratch folder, and moves them to their names at the end."""
+"""Writes an export's files to a scratch folder, then moves them to their final place."""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ from effnet_cli.system.files import cannot_write, sha256
 
 @contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
-    """A folder beside the final file; it is removed with everything still in it."""
+    """Create a folder beside the final file, and remove it with its contents on exit."""
     scratch = final.with_name(f".{final.name[:50]}.{secrets.token_hex(8)}.part")
     try:
         scratch.mkdir(parents=True)
@@ -30,7 +30,7 @@ def scratch_folder(final: Path) -> Iterator[Path]:
 
 
 def write_target(source: ExportSource, path: Path) -> None:
-    """Write the target's file, and a JSON without a comparison beside it, which loading needs.
+    """Write the exported file and, beside it, the JSON that loading needs, without a comparison.
 
     Raises:
         EffnetError: the target's library cannot be imported.
@@ -69,12 +69,12 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
 
 
 def list_files(path: Path, target: Target) -> list[Path]:
-    """The file and its companions, without the JSON."""
+    """Return the exported file and its companions, without the JSON."""
     return [path, *map(path.with_suffix, target.companions)]
 
 
 def put_in_place(path: Path, final: Path, target: Target) -> None:
-    """Move the files out of the scratch folder, the main one last."""
+    """Move the files from the scratch folder to their final place, the main file last."""
     for file in (*list_files(path, target)[1:], json_path(path), path):
         for part in [file, *file.rglob("*")] if file.is_dir() else [file]:
             if part.is_file():

@@ -7,7 +7,7 @@ from effnet_cli.export.records import ExportComparison, ExportResult
 
 
 def to_dict(result: ExportResult) -> dict[str, Any]:
-    """The JSON object of an export."""
+    """Return the JSON object of an export."""
     return {
         "target": result.target,
         "precision": result.precision,
@@ -18,6 +18,6 @@ def to_dict(result: ExportResult) -> dict[str, Any]:
 
 
 def comparison_dict(comparison: ExportComparison, not_compared: str | None) -> dict[str, Any]:
-    """The comparison as `check` in the JSON beside an exported file."""
+    """Return the comparison as stored under `check` in the JSON beside an exported file."""
     is_passed = not_compared is None and comparison.rejection is None
     return {"passed": is_passed, "not_compared": not_compared, **asdict(comparison)}

@@ -1,8 +1,8 @@
 """Writes LiteRT (`.tflite`) files, operator by operator.
 
-The existing converter, litert-torch, needs an older torch than this project, jax and transformers;
-the models here use a dozen operators. LiteRT lays images out as [N,H,W,C], and so does the graph
-that is written: nothing is transposed at run time.
+The existing converter, litert-torch, needs jax, transformers and an older torch than this project,
+while the models here use only a dozen operators. LiteRT expects images as [N,H,W,C]. The graph is
+written in that layout, so nothing is transposed at run time.
 """
 
 import io
@@ -39,8 +39,9 @@ FLOAT_OPERATORS = {"Cast": Op.CAST, "Div": Op.DIV, "Sub": Op.SUB, "Softmax": Op.
 
 
 def write_litert(source: ExportSource, path: Path) -> None:
-    """Write one file; the card is in the zip archive appended to it, where LiteRT's metadata tools
-    look for such files.
+    """Write one file, with the card in a zip archive appended to it.
+
+    LiteRT's metadata tools look for additional files there.
     """
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:
@@ -60,7 +61,7 @@ class _LiteRtWriter:
         self._values = ValueTensors(self._file, self._graph, source)
 
     def write(self) -> bytes:
-        """The file without the card."""
+        """Return the content of the file, without the card."""
         input_, output = self._graph.graph.input[0].name, self._graph.graph.output[0].name
         dtype = np.uint8 if input_ == IMAGE else np.float32
         tensor = self._values.add(input_, self._input_shape, dtype)
@@ -117,8 +118,8 @@ class _LiteRtWriter:
         number, height, _, channels = self._values.shapes[node.input[0]]
         value, axes = self._values.read(node.input[0], output), [1, 2]
         if not self._values.is_int8(output):
-            # Each row first: the runtime adds up value by value, which leaves four or five digits
-            # of a mean of 36,100 floats.
+            # Average each row first: the runtime adds the values one by one, which leaves a mean of
+            # 36,100 floats accurate to only four or five digits.
             rows = self._values.add(f"{output}.rows", [number, height, 1, channels])
             value, axes = self._reduce(value, [2], rows), [1]
         self._reduce(value, axes, self._values.add(output, [number, 1, 1, channels]))
@@ -142,7 +143,7 @@ class _LiteRtWriter:
         self._file.operator(ELEMENTWISE[node.op_type], inputs, self._values.add(output, shape))
 
     def _write_float(self, node: onnx.NodeProto, output: str, _: int) -> None:
-        """Pre- and postprocessing, float32 in every precision."""
+        """Write an operator of pre- or postprocessing, which is float32 in every precision."""
         inputs = [self._values.as_float32(name) for name in node.input]
         tensor = self._values.add(output, self._values.shapes[node.input[0]], np.float32)
         settings = {"beta": 1.0} if node.op_type == "Softmax" else {}
@@ -159,14 +160,15 @@ OPERATOR_WRITERS: Mapping[str, Callable[[_LiteRtWriter, onnx.NodeProto, str, int
     "Flatten": _LiteRtWriter._write_flatten,
     **dict.fromkeys(ELEMENTWISE, _LiteRtWriter._write_elementwise),
     **dict.fromkeys(FLOAT_OPERATORS, _LiteRtWriter._write_float),
-    "Transpose": _LiteRtWriter._write_identity,  # to the layout that is used here anyway
+    "Transpose": _LiteRtWriter._write_identity,  # to the layout that is already used here
     "Identity": _LiteRtWriter._write_identity,
 }
 
 
 def _is_same_padding(attributes: Mapping[str, Any]) -> bool:
-    """Whether a padding is LiteRT's SAME for images of any size: ONNX's own SAME_UPPER, or half a
-    kernel on each side with stride 1.
+    """Return whether a padding equals LiteRT's SAME for images of any size.
+
+    This holds for ONNX's SAME_UPPER, and for half a kernel on each side with stride 1.
     """
     if attributes.get("auto_pad") == b"SAME_UPPER":
         return True

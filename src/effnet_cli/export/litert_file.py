@@ -11,7 +11,7 @@ import numpy.typing as npt
 SCHEMA_VERSION = 3
 FILE_IDENTIFIER = b"TFL3"
 STRUCTURE_BYTES = 2**20  # room for everything except the constants
-MAX_OLD_CODE = 127  # the highest operator that the first version of the schema could name
+MAX_OLD_CODE = 127  # the highest operator code in the first version of the schema
 
 Op = schema.BuiltinOperator
 Array = npt.NDArray[Any]
@@ -23,7 +23,7 @@ TENSOR_TYPES = {
     np.dtype(np.uint8): schema.TensorType.UINT8,
     np.dtype(np.int32): schema.TensorType.INT32,
 }
-# Each operator's table of settings, if it has one, and its version for int8
+# Each operator's options table, if it has one, and its version for int8
 # (tensorflow/lite/tools/versioning/op_version.cc).
 OPERATOR_ROWS: Mapping[int, tuple[str | None, int]] = {
     Op.ADD: ("AddOptions", 2),
@@ -77,7 +77,7 @@ class LiteRtFile:
         quantization: Any = None,
         is_batched: bool = True,
     ) -> int:
-        """Add a tensor that is computed; `is_batched`: its first axis is the batch."""
+        """Add a computed tensor, whose first axis is the batch if `is_batched`."""
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type = name, shape, TENSOR_TYPES[np.dtype(dtype)]
         if is_batched and self._has_open_batch:
@@ -87,13 +87,13 @@ class LiteRtFile:
         return len(self._tensors) - 1
 
     def tensor_like(self, other: int, name: str, shape: list[int]) -> int:
-        """Add a tensor with the type and quantisation of another one."""
+        """Add a tensor with the same type and quantisation as `other`."""
         tensor = self._tensors[other]
         dtypes = {number: dtype for dtype, number in TENSOR_TYPES.items()}
         return self.tensor(name, shape, dtypes[tensor.type], quantization=tensor.quantization)
 
     def operator(self, op: int, inputs: list[int], output: int, **settings: Any) -> int:
-        """Add an operator; return its output."""
+        """Add an operator and return its output."""
         code = op, self._version(op, inputs)
         if code not in self._codes:
             self._codes.append(code)
@@ -143,7 +143,7 @@ def _operator_code(op: int, version: int) -> Any:
 
 
 def quantization(scales: Sequence[float] | Array, zero_points: Sequence[int], axis: int = 0) -> Any:
-    """Scales and zero points: one of each, or one per channel along `axis`."""
+    """Return quantisation parameters: one scale and zero point, or one per channel along `axis`."""
     result = schema.QuantizationParametersT()
     result.scale = np.asarray(scales, np.float32)
     result.zeroPoint = np.asarray(zero_points, np.int64)

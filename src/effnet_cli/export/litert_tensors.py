@@ -1,4 +1,4 @@
-"""The values of an ONNX graph as tensors of a LiteRT file, in float32, int8 or both."""
+"""Maps the values of an ONNX graph to tensors of a LiteRT file, in float32, int8 or both."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from effnet_cli.export.litert_file import Array, LiteRtFile, Op, quantization
 from effnet_cli.export.onnx_edits import read_constants
 from effnet_cli.export.source import ExportSource
 
-INT8_OFFSET = 128  # LiteRT's int8 starts at -128, a recipe's integers at 0
+INT8_OFFSET = 128  # LiteRT's int8 starts at -128, while a recipe's integers start at 0
 
 
 class ValueTensors:
-    """Finds or adds the tensor of each value of `graph`; images are laid out as [N,H,W,C].
+    """Finds or adds the tensor for each value of `graph`, with images as [N,H,W,C].
 
-    `constants` are the graph's own, `shapes` those of the tensors added so far.
+    `constants` holds the graph's constants, `shapes` the shapes of the values added so far.
     """
 
     def __init__(self, file: LiteRtFile, graph: onnx.ModelProto, source: ExportSource) -> None:
@@ -28,12 +28,13 @@ class ValueTensors:
         self._int8: dict[str, int] = {}
 
     def is_int8(self, name: str) -> bool:
-        """Whether the recipe keeps a value in 8 bits."""
+        """Return whether the recipe stores a value in 8 bits."""
         return self._recipe is not None and name in self._recipe.values
 
     def add(self, name: str, shape: list[int], dtype: Any = None) -> int:
-        """Add the tensor that an operator writes the value to; its type is the recipe's unless
-        `dtype` is given.
+        """Add the tensor for a value that an operator computes.
+
+        Its type is `dtype` if given, else int8 or float32 as in the recipe.
         """
         self.shapes[name] = shape
         if dtype is None and self.is_int8(name):
@@ -43,18 +44,18 @@ class ValueTensors:
         return self._float32[name]
 
     def alias(self, name: str, original: str) -> None:
-        """Let the value share the tensors of another one."""
+        """Make a value share the tensors of `original`."""
         self.shapes[name] = self.shapes[original]
         for tensors in (self._float32, self._int8):
             if original in tensors:
                 tensors[name] = tensors[original]
 
     def read(self, name: str, output: str) -> int:
-        """The value in the type in which the operator that writes `output` computes."""
+        """Return a value in the type used by the operator that writes `output`."""
         return self._as_int8(name) if self.is_int8(output) else self.as_float32(name)
 
     def as_float32(self, name: str) -> int:
-        """The value in float32, dequantised if need be; a constant as a vector."""
+        """Return a value in float32, dequantised if necessary, or a constant as a vector."""
         if name in self.constants:
             return self._file.constant(name, self.constants[name].ravel())
         if name not in self._float32:
@@ -77,8 +78,9 @@ class ValueTensors:
     # --- weights ----------------------------------------------------------------------------------
 
     def layer(self, node: onnx.NodeProto, output: str, *, is_depthwise: bool = False) -> list[int]:
-        """Add the weights, [O,H,W,I] (depthwise: [1,H,W,O]), and the bias of the layer whose
-        result is `output`.
+        """Add the weights and the bias of the layer that computes `output`.
+
+        The weights are [O,H,W,I], or [1,H,W,O] for a depthwise layer.
         """
         names, axis = node.input[1:3], 3 if is_depthwise else 0
         if self._recipe is None:
@@ -89,14 +91,14 @@ class ValueTensors:
         values = _to_channels_last(layer.weight, is_depthwise)
         weight = self._file.constant(names[0], values, quantization(layer.scales, zeros, axis))
         if node.op_type == "Gemm" and not self.is_int8(output):
-            # LiteRT's kernel for float32 times int8, which keeps the logits in float32
+            # LiteRT's kernel for float32 inputs and int8 weights keeps the logits in float32
             bias = (layer.bias * layer.bias_scales.astype(np.float64)).astype(np.float32)
             return [weight, self._file.constant(names[1], bias)]
         scales = quantization(layer.bias_scales, zeros)
         return [weight, self._file.constant(names[1], layer.bias, scales)]
 
     def _float(self, name: str, values: Array) -> int:
-        """A float32 constant; for fp16 it is stored in half the size."""
+        """Add a float32 constant, stored as float16 if the export is fp16."""
         if not self._is_fp16:
             return self._file.constant(name, values)
         stored = self._file.constant(f"{name}.half", values.astype(np.float16))
@@ -105,7 +107,7 @@ class ValueTensors:
 
 
 def _to_channels_last(weight: Array, is_depthwise: bool) -> Array:
-    """[O,I,H,W] -> [O,H,W,I], depthwise [O,1,H,W] -> [1,H,W,O]; [O,I] stays."""
+    """Convert [O,I,H,W] to [O,H,W,I], or depthwise [O,1,H,W] to [1,H,W,O]; keep [O,I] as is."""
     if weight.ndim != 4:
         return weight
     return weight.transpose(1, 2, 3, 0) if is_depthwise else weight.transpose(0, 2, 3, 1)

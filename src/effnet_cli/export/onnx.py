@@ -9,22 +9,22 @@ from effnet_cli.models.card import CARD_KEY
 
 
 def write_onnx(source: ExportSource, path: Path) -> None:
-    """Write one file; the card is in its `metadata_props`."""
+    """Write one file, with the card in its `metadata_props`."""
     path.write_bytes(source.graph(source.options.output_precision).SerializeToString())
 
 
 def write_openvino(source: ExportSource, path: Path) -> None:
-    """Write `path` (.xml) and the weights beside it (.bin); the card is in the `rt_info`."""
-    # imports OpenVINO without its conversion tools, which bring a telemetry client
+    """Write `path` (.xml), with the card in its `rt_info`, and the weights beside it (.bin)."""
+    # This imports OpenVINO without its conversion tools, which include a telemetry client.
     from effnet_cli.engines.openvino_engine import openvino
 
     precision = source.options.output_precision
     content = source.graph("int8" if precision == "int8" else "fp32").SerializeToString()
     graph = openvino.Core().read_model(content)
     if precision == "int8":
-        # turns the operators around each 8-bit value into one: half of the .xml
+        # Merges the operators around each 8-bit value, which halves the .xml.
         import_module("openvino._offline_transformations").apply_moc_transformations(graph, cf=True)
     graph.set_rt_info(source.card.to_json(), [CARD_KEY])
     openvino.save_model(graph, str(path), compress_to_fp16=precision == "fp16")
-    # a third of the file is indentation
+    # Indentation makes up a third of the file.
     path.write_bytes(re.sub(rb">\s+<", b"><", path.read_bytes()))

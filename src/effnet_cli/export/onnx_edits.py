@@ -1,4 +1,4 @@
-"""Edits of a model's ONNX graph: preprocessing, batch size, float16."""
+"""Edits a model's ONNX graph: preprocessing, batch size, float16."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,10 @@ BATCH = "batch"
 
 
 def add_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
-    """Make `model` take `image`, uint8 [batch,H,W,3] (red, green, blue), and return
-    `probabilities`, float32 [batch,classes]: softmax(logits / temperature).
+    """Add preprocessing and softmax(logits / temperature) to `model`.
 
-    The arithmetic is that of `engines.normalise`, step by step.
+    Its input becomes `image`, uint8 [batch,H,W,3] in RGB, and its output `probabilities`, float32
+    [batch,classes]. The arithmetic follows `engines.normalise` step by step.
     """
     p, graph = card.preprocessing, model.graph
     before = [
@@ -47,7 +47,7 @@ def add_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
 
 
 def set_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Fix the number of images in a call."""
+    """Fix the number of images per call."""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch
 
@@ -67,7 +67,7 @@ def to_fp16(model: onnx.ModelProto) -> None:
 
 
 def _clip_to_fp16(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
-    """float16, with the largest finite numbers in place of those beyond its range."""
+    """Convert to float16, clipping numbers beyond its range to its largest finite ones."""
     limit = np.finfo(np.float16).max
     result: npt.NDArray[np.float16] = np.clip(values, -limit, limit).astype(np.float16)
     return result
@@ -79,12 +79,12 @@ def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
 
 
 def read_constants(model: onnx.ModelProto) -> dict[str, npt.NDArray[np.generic]]:
-    """The constants of a graph by name."""
+    """Return the graph's constants, keyed by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def map_readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each value, by its name."""
+    """Return the nodes that read each value, keyed by the value's name."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:

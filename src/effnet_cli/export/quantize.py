@@ -1,9 +1,9 @@
 """Quantises a float32 graph to int8: weights per channel, activations per tensor.
 
-Simple recipes lose accuracy. What prevents it here (docs/export.md has the measurements):
-  - The bias of each layer makes up for the mean shift caused by rounding its weights, which halves
-    the mean difference of probabilities.
-  - No method of choosing the ranges is best for every model, so each is tried on calibration
+Simple recipes lose accuracy. Three steps prevent it here (docs/export.md has the measurements):
+  - The bias of each layer compensates for the mean shift caused by rounding its weights, which
+    halves the mean difference in probabilities.
+  - No single way of choosing ranges is best for every model, so each one is tried on calibration
     images, and the one closest to float32 is used.
   - A ReLU after a layer becomes part of the layer's range. Logits stay float32.
 """
@@ -27,13 +27,13 @@ from effnet_cli.export.onnx_edits import map_readers, read_constants
 RANGE_STEPS = 255
 WEIGHT_STEPS = 127  # on each side of zero
 MIN_SCALE = 1e-12  # for a channel whose weights are all zero
-FUSED = ("Clip", "Relu")  # into the range of the layer before them
+FUSED = ("Clip", "Relu")  # merged into the range of the layer before them
 LAYERS = ("Conv", "Gemm")
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Scale:
-    """real = `scale` * (integer - `zero_point`), integers 0..255."""
+    """The mapping real = `scale` * (integer - `zero_point`), for integers from 0 to 255."""
 
     scale: float
     zero_point: int
@@ -44,7 +44,7 @@ SIGMOID_SCALE = Int8Scale(1 / 256, 0)  # LiteRT accepts no other
 
 @dataclass(frozen=True, slots=True)
 class Int8Layer:
-    """A layer's weight as int8 with a scale per output channel [O], its bias as int32."""
+    """A layer's int8 weight and int32 bias, each with a scale per output channel [O]."""
 
     weight: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float32]
@@ -54,8 +54,10 @@ class Int8Layer:
 
 @dataclass(frozen=True, slots=True)
 class Int8Recipe:
-    """How a graph becomes int8: the scale of every value stored in 8 bits, and each layer by the
-    name of its result.
+    """How to convert a graph to int8.
+
+    `values` holds the scale of each value stored in 8 bits, by name. `layers` holds each layer, by
+    the name of its output.
     """
 
     calibrator: Calibrator
@@ -66,7 +68,7 @@ class Int8Recipe:
 def choose_recipe(
     model: onnx.ModelProto, calibration: Calibration, images: Sequence[Pixels]
 ) -> Int8Recipe:
-    """The recipe whose probabilities on `images` differ least from float32, on average."""
+    """Return the recipe whose probabilities on `images` differ least from float32 on average."""
     expected = _predict(model, images)
     recipes = [make_recipe(model, calibration, calibrator) for calibrator in CALIBRATORS]
     differences = [
@@ -85,7 +87,7 @@ def _predict(model: onnx.ModelProto, images: Sequence[Pixels]) -> npt.NDArray[np
 def make_recipe(
     model: onnx.ModelProto, calibration: Calibration, calibrator: Calibrator
 ) -> Int8Recipe:
-    """The recipe with the ranges of one calibrator."""
+    """Return the recipe whose ranges come from one calibrator."""
     constants, readers = read_constants(model), map_readers(model)
     values = {INPUT: scale_for(calibration[INPUT].range_by(calibrator))}
     layers = {}
@@ -105,8 +107,10 @@ def make_recipe(
 
 
 def fuse_activations(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str | None]]:
-    """The nodes of a graph, each with the name of its result. A ReLU that is the only reader of a
-    layer is fused into it: it comes as the third item, its operator, and its result as the second.
+    """Yield each node, the name of its output, and the operator fused into it, if any.
+
+    A ReLU that is the only reader of a layer is fused into the layer, and the output is then the
+    ReLU's.
     """
     readers = map_readers(model)
     fused = set()
@@ -121,7 +125,7 @@ def fuse_activations(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, s
 
 
 def scale_for(ends: tuple[float, float]) -> Int8Scale:
-    """The scale that covers a range."""
+    """Return the scale that covers a range."""
     low, high = ends
     scale = max((high - low) / RANGE_STEPS, MIN_SCALE)
     return Int8Scale(float(np.float32(scale)), int(np.clip(round(-low / scale), 0, RANGE_STEPS)))
@@ -134,9 +138,9 @@ def quantize_layer(
     input_means: npt.NDArray[np.float64],
     input_scale: float,
 ) -> Int8Layer:
-    """Round a weight [O,I,...] to int8, and correct the bias by the mean shift of the rounding."""
+    """Round a weight [O,I,...] to int8, and correct the bias for the mean shift this causes."""
     others = tuple(range(1, weight.ndim))
-    # a bias has to fit into 32 bits at its channel's scale
+    # the bias must fit into 32 bits at its channel's scale
     minimum = np.maximum(np.abs(bias) / (input_scale * 2.0**30), MIN_SCALE)
     scales = np.maximum(np.abs(weight).max(axis=others) / WEIGHT_STEPS, minimum).astype(np.float32)
     steps = scales.astype(np.float64).reshape(-1, *(1 for _ in others))
@@ -157,8 +161,9 @@ def quantize_layer(
 
 
 def to_int8(model: onnx.ModelProto, recipe: Int8Recipe) -> onnx.ModelProto:
-    """The graph with QuantizeLinear and DequantizeLinear around its operators; runtimes fuse them
-    into integer operators.
+    """Return the graph with QuantizeLinear and DequantizeLinear around its operators.
+
+    Runtimes fuse these into integer operators.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -173,7 +178,7 @@ class _QdqWriter:
 
     def __init__(self, graph: onnx.GraphProto, recipe: Int8Recipe) -> None:
         self._graph, self._recipe = graph, recipe
-        self._dequantized: dict[str, str] = {}  # value -> the name of its 8-bit form as float
+        self._dequantized: dict[str, str] = {}  # value -> the name of its dequantised 8-bit form
 
     def write(self, model: onnx.ModelProto) -> None:
         self._quantize(INPUT)
@@ -188,7 +193,7 @@ class _QdqWriter:
         copy.CopyFrom(node)
         copy.input[:], copy.output[:] = inputs, [output]
         if node.op_type == "ReduceMean":
-            # runtimes have an integer form of this one only, and integers add up exactly
+            # the only mean with an integer form in the runtimes, and integer sums are exact
             copy.op_type = "GlobalAveragePool"
             del copy.attribute[:]
         self._graph.node.append(copy)

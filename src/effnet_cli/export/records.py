@@ -6,12 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ComparedForm:
-    """One form of the model, compared with torch in fp32; the row of torch has no comparison.
+    """One form of the model compared with torch in fp32; torch's own row has no comparison.
 
-    `agreement` is the share (0..1) of images with the same top-1 class, `confident_agreement` that
-    among the images whose top probability in torch is at least 0.5 (`None` if there are none).
-    `max_difference` and `mean_difference` are of the probabilities of all classes. `top1` is the
-    accuracy, `None` without labels. `median_ms` is per image.
+    `agreement` is the share (0..1) of images with the same top-1 class. `confident_agreement` is
+    the share among images whose top probability in torch is at least 0.5 (`None` if there are
+    none). `max_difference` and `mean_difference` compare the probabilities of all classes. `top1`
+    is the accuracy (`None` without labels). `median_ms` is per image.
     """
 
     name: str
@@ -26,9 +26,11 @@ class ComparedForm:
 
 @dataclass(frozen=True, slots=True)
 class ExportComparison:
-    """The forms, torch first, compared on `images` views of the images called `image_set`;
-    `confident` of them have a top probability of at least 0.5. `rejection` says why the exported
-    file is too different.
+    """The comparison of an exported file with torch.
+
+    `image_set` names the images used, and `images` is the number of views of them. `confident` is
+    how many views have a top probability of at least 0.5 in torch. `forms` starts with torch.
+    `rejection` says why the exported file is too different.
     """
 
     image_set: str
@@ -40,7 +42,7 @@ class ExportComparison:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """An export: the file at `path`, `None` if it was rejected, and its comparison with torch.
+    """An exported file and its comparison with torch. `path` is `None` if it was rejected.
 
     `not_compared` says why there was no comparison.
     """

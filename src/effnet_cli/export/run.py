@@ -1,4 +1,4 @@
-"""Exports a model to a file for another runtime, and compares the file with the model."""
+"""Exports a model to a file for another runtime and compares the file with the model."""
 
 import time
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOp
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.reporter import SILENT, Reporter
 
-RECIPE_IMAGES = 32  # of the calibration images, to choose between recipes
+RECIPE_IMAGES = 32  # calibration images used to choose between recipes
 
 
 def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
-    """Write the model of `task` for its target, run the file, and compare it with the model.
+    """Export the model of `task` to its target, run the file, and compare it with the model.
 
     Raises:
         UsageError: the target does not support the task, or a file or folder is unsuitable.
@@ -81,7 +81,7 @@ def _load_source(model: Model, options: ExportOptions) -> ExportSource:
 def _quantize(
     source: ExportSource, images: ImageSet, task: ExportTask, *, reporter: Reporter
 ) -> ExportSource:
-    """The source with an int8 recipe, calibrated on `images`."""
+    """Return the source with an int8 recipe calibrated on `images`."""
     graph, recipe_images = source.float_graph(), list[Pixels]()
 
     def load() -> Iterator[Pixels]:
@@ -102,7 +102,7 @@ def _quantize(
 def _compare(
     source: ExportSource, path: Path, images: ImageSet, *, task: ExportTask, reporter: Reporter
 ) -> ExportComparison:
-    """Compare torch in fp32, the target's own fp32 if the file is less precise, and the file."""
+    """Compare the file, and its fp32 form if it is less precise, with torch in fp32."""
     options = source.options
     torch = plan_engine(EngineOptions("cpu", "torch")).load(source.model)
     candidates = [CandidateForm(REFERENCE, torch, source.model.path.stat().st_size)]
@@ -128,7 +128,7 @@ def _compare(
 
 
 def _load_candidate(options: ExportOptions, path: Path) -> CandidateForm:
-    """Load a written file as `predict --model` does."""
+    """Load an exported file as `predict --model` does."""
     model = resolve_model(ModelOptions(model=path))
     engine = plan_engine(EngineOptions("cpu"), model.file_kind).load(model)
     size = sum(file.stat().st_size for file in list_files(path, TARGETS[options.target]))
@@ -137,7 +137,7 @@ def _load_candidate(options: ExportOptions, path: Path) -> CandidateForm:
 
 @contextmanager
 def _explain_large_batch(options: ExportOptions) -> Iterator[None]:
-    """Turn the dozen errors that libraries raise for too large a batch into one."""
+    """Replace the many errors that libraries raise for too large a batch with one."""
     try:
         yield
     except (MemoryError, RuntimeError, CannotRunError) as error:

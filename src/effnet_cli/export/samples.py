@@ -1,4 +1,4 @@
-"""Chooses the images to calibrate an export on and to compare it on, and loads them."""
+"""Chooses and loads the images for calibrating and comparing an export."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -22,14 +22,14 @@ from effnet_cli.options import ExportTask, ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import SILENT, Reporter
 
-MIN_VIEWS = 32  # to compare every export on
+MIN_VIEWS = 32  # the fewest views to compare an export on
 MAX_COMPARED = 2_000  # images
-MAX_CALIBRATION = 128  # images; more of them do not change the result
+MAX_CALIBRATION = 128  # images; more do not change the result
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledCrop:
-    """One crop, uint8 [1,H,W,3], and the index of its class, if known."""
+    """One crop, uint8 [1,H,W,3], and its class index if known."""
 
     crop: Crops
     label: int | None
@@ -37,7 +37,7 @@ class LabelledCrop:
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Paths of images, and the indexes of their classes if all are known."""
+    """Image paths, and their class indexes if all are known."""
 
     name: str
     paths: tuple[str, ...]
@@ -50,11 +50,12 @@ class ImageSet:
     def load(
         self, card: ModelCard, options: ImageOptions, *, reporter: Reporter, step: str
     ) -> Iterator[LabelledCrop]:
-        """Each image as `predict` loads it, then mirrored and in parts until there are `MIN_VIEWS`
-        views. Images that cannot be opened are skipped with a note.
+        """Yield each image as `predict` loads it, and skip those that cannot be opened with a note.
+
+        If there are fewer than `MIN_VIEWS`, add mirrored views and parts of the images.
 
         Raises:
-            UsageError: none can be opened.
+            UsageError: no image can be opened.
         """
         loader = ImageLoader(card.preprocessing, options)
         failed: set[int] = set()
@@ -79,7 +80,7 @@ class ImageSet:
             )
 
     def limit(self, most: int) -> "ImageSet":
-        """At most `most` images: a fixed random choice, in order."""
+        """Return at most `most` images, chosen at random with a fixed seed, in their order."""
         if len(self.paths) <= most:
             return self
         chosen = random.Random(0).sample(range(len(self.paths)), most)  # noqa: S311 (no secret)
@@ -96,15 +97,18 @@ class ImageSet:
 
 
 def sample_images() -> ImageSet:
-    """The images that come with effnet."""
+    """Return the images that come with effnet."""
     return ImageSet("the sample images", _find_images(sample_images_dir()))
 
 
 def choose_images(
     task: ExportTask, card: ModelCard, reporter: Reporter = SILENT
 ) -> tuple[ImageSet | None, ImageSet]:
-    """The images to calibrate on, and those to compare on: of `task.check`, else the validation
-    images beside the former, else those that calibration leaves over, else the samples.
+    """Return the images to calibrate on (`None` without `task.calibrate`) and to compare on.
+
+    The images to compare on come from `task.check`. Otherwise they are the validation images that
+    belong to `task.calibrate`, else its images not used for calibration, else the calibration
+    images. Without either folder they are the samples.
 
     Raises:
         UsageError: a folder is missing or has no image.
@@ -127,8 +131,10 @@ def choose_images(
 def _find_parts(
     root: Path, task: ExportTask, card: ModelCard, *, reporter: Reporter
 ) -> tuple[ImageSet, ImageSet | None]:
-    """The images to calibrate on; and those to compare on if `root` has folders for both, or if the
-    model was trained on a part of its images.
+    """Return the images in `root` to calibrate on and, if known, separate ones to compare on.
+
+    These are known if `root` has a folder for each, or if the model was trained on only some of its
+    images.
     """
     train, validation = _find_split(root, TRAIN) or root, _find_split(root, VAL)
     if validation is not None:
@@ -148,7 +154,7 @@ def _find_parts(
 
 
 def _find_split(root: Path, split: int) -> Path | None:
-    """The folder of a split with one of the usual names, if `root` has one for training."""
+    """Return the folder of a split, by its usual names, if `root` also has a training folder."""
     if not root.is_dir():
         return None
     folders = {SPLIT_BY_NAME.get(one.name.lower()): one for one in root.iterdir() if one.is_dir()}
@@ -173,7 +179,7 @@ def _select_labelled(
 
 
 def _read_folder(folder: Path, name: str, card: ModelCard) -> ImageSet:
-    """All images below a folder; its subfolders may be called like classes."""
+    """Read all images below a folder, with labels if its subfolders are named after classes."""
     if not folder.is_dir():
         raise UsageError(f"{str(folder)!r} is not a folder.", "Use a folder of images.")
     paths = _find_images(folder)

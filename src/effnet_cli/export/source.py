@@ -1,4 +1,4 @@
-"""What every target is written from."""
+"""The source from which every target is written."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -15,7 +15,7 @@ from effnet_cli.options import ExportOptions, Precision
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A model, and the form to export it in.
+    """A model and the form in which to export it.
 
     `card` is written into the file. `module` is the model in evaluation mode, float32, on the CPU.
     `recipe` is set for int8.
@@ -28,19 +28,19 @@ class ExportSource:
     recipe: Int8Recipe | None = None
 
     def in_fp32(self) -> "ExportSource":
-        """The same model in fp32."""
+        """Return the same source in fp32."""
         options = replace(self.options, precision="fp32", quantize=None)
         card = replace(self.card, export={**self.card.export, **asdict(options)})
         return replace(self, card=card, options=options, recipe=None)
 
     def float_graph(self) -> onnx.ModelProto:
-        """The model as an ONNX graph in float32: pixels -> logits, open batch."""
+        """Return the model as a float32 ONNX graph from pixels to logits, with an open batch."""
         crop_px = self.card.preprocessing.crop_px
         content = onnx_writer.build_graph(self.module, crop_px, {CARD_KEY: self.card.to_json()})
         return onnx.load_model_from_string(content)
 
     def graph(self, precision: Precision = "fp32") -> onnx.ModelProto:
-        """The ONNX graph in a precision, with the other options applied."""
+        """Return the ONNX graph in the given precision, with the other options applied."""
         graph = self.float_graph()
         if precision == "int8" and self.recipe is not None:
             graph = to_int8(graph, self.recipe)

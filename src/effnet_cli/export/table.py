@@ -8,7 +8,7 @@ from effnet_cli.output.tables import Block, Table
 
 
 def blocks(result: ExportResult) -> Iterator[Block]:
-    """Each form of the model, torch first; nothing if the file was not compared."""
+    """Yield a table of the model's forms, torch first, or nothing if there was no comparison."""
     forms = result.comparison.forms
     if not forms:
         return
@@ -32,7 +32,7 @@ def _cells(form: ComparedForm, has_labels: bool) -> list[object]:
 
 
 def notes(result: ExportResult) -> Iterator[str]:
-    """What was compared, why the file was rejected, where it is and how to use it."""
+    """Yield what was compared, why the file was rejected, where it is and how to use it."""
     found = result.comparison
     if found.forms:
         yield (

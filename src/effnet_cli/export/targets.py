@@ -1,4 +1,4 @@
-"""The targets of an export: literal rows, read without any library."""
+"""The export targets, as literal rows that can be read without importing any library."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from effnet_cli.options import ExportPrecision, TargetName
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One target.
+    """One export target.
 
     `writer` is the `module:function` that writes a file, called as `function(source, path)`.
-    `ending` is the end of its name, with which `suffix` ends, and `companions` are the suffixes of
-    further files. `library` is the import name of what it needs, `extra` the extra that brings it.
-    `layout` is that of normalised images; `image` is the input type with `--include-preprocessing`.
-    `has_open_batch`: the number of images in a call may stay open. `not_compared` says why its
-    files cannot run here.
+    `ending` is how the file's name ends, `suffix` its last part, and `companions` are the suffixes
+    of further files. `library` is the import name of the required library, and `extra` the extra
+    that installs it. `layout` is the layout of normalised images, and `image` the input type with
+    `--include-preprocessing`. `has_open_batch`: the number of images per call may stay open.
+    `not_compared` says why the files cannot run here.
     """
 
     use: str

@@ -22,11 +22,11 @@ from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.system.errors import EffnetError, UsageError
 
-MAX_OPEN_BATCH = 4096  # images in one call of a file with an open batch
+MAX_OPEN_BATCH = 4096  # images per call of a file with an open batch
 
 
 def write_torch_export(source: ExportSource, path: Path) -> None:
-    """Write an exported program; the card is its extra file `effnet`."""
+    """Write an exported program, with the card as its extra file `effnet`."""
     program = _export_program(source)
     program.example_inputs = None  # they would be saved too
     with _quiet():
@@ -34,10 +34,10 @@ def write_torch_export(source: ExportSource, path: Path) -> None:
 
 
 def write_aotinductor(source: ExportSource, path: Path) -> None:
-    """Write machine code for this kind of processor; the card is in its metadata.
+    """Write machine code for this kind of processor, with the card in its metadata.
 
     Raises:
-        EffnetError: there is no compiler.
+        EffnetError: no C++ compiler was found.
     """
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
@@ -48,7 +48,7 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
     program = _export_program(source, edits=[_split_means])
     settings: dict[str, Any] = {
         "aot_inductor.metadata": {CARD_KEY: source.card.to_json()},
-        "freezing": True,  # weights are constants: folded and laid out for the processor
+        "freezing": True,  # weights become constants, folded and laid out for the processor
     }
     with _quiet(), torch.no_grad():
         torch._inductor.aoti_compile_and_package(
@@ -57,7 +57,7 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
 
 
 def write_executorch(source: ExportSource, path: Path) -> None:
-    """Write a program for XNNPACK; the format has no place for the card."""
+    """Write a program for XNNPACK. The format has no place for the card."""
     with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
@@ -68,11 +68,12 @@ def write_executorch(source: ExportSource, path: Path) -> None:
 
 
 def write_coreml(source: ExportSource, path: Path) -> None:
-    """Write an ML program; the card is in its user-defined metadata. With preprocessing its input
-    is an image.
+    """Write an ML program, with the card in its user-defined metadata.
+
+    With preprocessing, its input is an image.
 
     Raises:
-        UsageError: Core ML takes one image at a time.
+        UsageError: the batch of images is not 1; Core ML takes one image at a time.
     """
     has_image, batch = source.options.include_preprocessing, source.options.batch
     if has_image and batch != 1:
@@ -114,7 +115,7 @@ def _export_program(
 
     Args:
         has_planes: preprocessing takes float32 [N,3,H,W] instead of uint8 [N,H,W,3].
-        edits: changes to a copy of the module before.
+        edits: changes made to a copy of the module before the export.
     """
     options, crop_px = source.options, source.card.preprocessing.crop_px
     module = copy.deepcopy(source.module)
@@ -135,10 +136,10 @@ def _export_program(
 
 
 class _WholeModel(nn.Module):
-    """A module with a float32 input and output, and with preprocessing if `has_preprocessing`.
+    """The module with a float32 output, and with preprocessing if `has_preprocessing`.
 
-    float32 [N,3,H,W] -> logits float32 [N,C]; or uint8 [N,H,W,3], or 0 to 255 as float32
-    [N,3,H,W], -> probabilities float32 [N,C].
+    Without preprocessing, it maps float32 [N,3,H,W] to logits, float32 [N,C]. With it, it maps
+    uint8 [N,H,W,3], or float32 [N,3,H,W] from 0 to 255, to probabilities, float32 [N,C].
     """
 
     mean: Tensor
@@ -165,8 +166,9 @@ class _WholeModel(nn.Module):
 
 
 def _fuse_batch_norm(module: nn.Module) -> None:
-    """Fuse each BatchNorm into the convolution before it: converters that traverse a graph many
-    times take half as long.
+    """Fuse each BatchNorm into the convolution before it.
+
+    This halves the time of converters that traverse the graph many times.
     """
     for unit in module.modules():
         conv, norm, *_ = (*unit.children(), None, None)
@@ -176,7 +178,7 @@ def _fuse_batch_norm(module: nn.Module) -> None:
 
 
 def _split_means(module: nn.Module) -> None:
-    """Replace the averages over whole feature maps by `_SplitMean`."""
+    """Replace each average over a whole feature map with `_SplitMean`."""
     for unit in module.modules():
         for name, layer in unit.named_children():
             if isinstance(layer, nn.AdaptiveAvgPool2d):
@@ -184,8 +186,10 @@ def _split_means(module: nn.Module) -> None:
 
 
 class _SplitMean(nn.Module):
-    """The mean of each channel, [N,C,H,W] -> [N,C,1,1], row by row: XNNPACK and Inductor add up
-    value by value, which leaves four or five digits of the 36,100 floats in b4's first gate.
+    """The mean of each channel, [N,C,H,W] -> [N,C,1,1], computed row by row.
+
+    XNNPACK and Inductor add the values one by one, which leaves a mean of the 36,100 floats in b4's
+    first gate accurate to only four or five digits.
     """
 
     def forward(self, values: Tensor) -> Tensor:
@@ -195,7 +199,7 @@ class _SplitMean(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the libraries' progress bars and warnings; the result is compared afterwards."""
+    """Silence the libraries' progress bars and warnings, as the result is compared afterwards."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(), silence_output(), redirect_stderr(io.StringIO()):

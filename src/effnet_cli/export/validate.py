@@ -1,4 +1,4 @@
-"""Checks an export task, and chooses the name of its file, before anything slow starts."""
+"""Checks an export task and chooses its file name before anything slow starts."""
 
 import importlib.util
 from dataclasses import replace
@@ -14,7 +14,7 @@ from effnet_cli.system.files import cannot_write
 
 
 def validate_task(task: ExportTask) -> ExportTask:
-    """The task, with a batch of 1 where the target cannot leave it open.
+    """Check the task and return it, with a batch of 1 if the target needs a fixed one.
 
     Raises:
         UsageError: the target does not support an option, or two options contradict each other.
@@ -63,11 +63,11 @@ def _check_int8(task: ExportTask, target: Target) -> None:
 
 
 def choose_path(task: ExportTask, target: Target, model: Model) -> Path:
-    """Where the file goes; only an earlier export is ever replaced.
+    """Choose where to write the file; only an earlier export is ever replaced.
 
     Raises:
         UsageError: `--output` has the wrong suffix, or another file is in the way.
-        EffnetError: no file can have that name.
+        EffnetError: the path cannot be used for a file.
     """
     path = task.output
     try:
