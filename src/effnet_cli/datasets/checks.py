@@ -44,10 +44,10 @@ Indexes = npt.NDArray[np.intp]
 class CheckedFiles:
     """A listing and its inspection, with copies and splits.
 
-    `kept` [N] are the files to train and validate on, `conflicts` [N] those whose content is in
-    several classes. `contents` [N] numbers the different contents of the kept files (-1
-    elsewhere); `first` [K] is a file of each, `earlier` [K] its split in an earlier part of the
-    run (-1 if new), and `near` [P,2] are the pairs of near-duplicates among them.
+    `kept` [N] marks the files to train and validate on, `conflicts` [N] those whose content is in
+    several classes. `contents` [N] numbers the K distinct contents of the kept files (-1 for other
+    files). For each content, `first` [K] is its first file and `earlier` [K] its split in an
+    earlier part of the run (-1 if new). `near` [P,2] lists pairs of near-duplicate contents.
     """
 
     listing: FileList
@@ -71,18 +71,18 @@ class CheckedFiles:
         return [self.listing.classes[int(label)] for label in labels]
 
     def count(self, chosen: Mask | None = None) -> npt.NDArray[np.intp]:
-        """Files per class and split [C,3]: the `chosen` ones [N], else all."""
+        """Count the `chosen` files [N] (default: all) per class and split [C,3]."""
         files = slice(None) if chosen is None else chosen
         counts = np.zeros((len(self.listing.classes), len(SPLITS)), dtype=np.intp)
         np.add.at(counts, (self.listing.labels[files], self.splits[files]), 1)
         return counts
 
     def contents_of(self, split: int) -> Indexes:
-        """The different contents in a split."""
+        """Return the distinct contents of the kept files of a split."""
         return np.unique(self.contents[self.kept & (self.splits == split)])
 
     def examples(self, contents: Indexes, *splits: int) -> tuple[str, ...]:
-        """Of the first `contents` [K,S] or [K,1], a file in each of `splits` [S]."""
+        """Return a file in each of `splits` [S] for each of the first `contents` [K,S] or [K,1]."""
         places = self.contents * len(SPLITS) + self.splits
         wanted = contents[:FINDING_EXAMPLES] * len(SPLITS) + np.array(splits)
         return self.paths(int(np.argmax(places == place)) for place in wanted.flat)
@@ -154,9 +154,7 @@ def _similar_names(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
 
 
 def _normalize(name: str) -> str:
-    """`name` without case, separators and differences in the encoding of accents; a leading minus
-    stays.
-    """
+    """Remove differences of case, separators and accent encoding, but keep a leading minus."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"(?<=.)[\s_-]+", " ", re.sub(r"^[\s_]+(?=.)", "", folded)).rstrip()
 

@@ -14,13 +14,13 @@ from effnet_cli.options import DatasetOptions
 
 DELIMITERS = ",;\t"
 HEADER_HINT = "The first line must be path,label or path,label,split."
-# Invalid bytes survive in names.
+# Names keep bytes that are not valid UTF-8.
 CSV_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
 
 
 @dataclass(slots=True, kw_only=True)
 class CsvSource(Source):
-    """A dataset in a CSV file; paths are relative to its folder. `rows` has (label, path)."""
+    """A dataset in a CSV file. `rows` has (label, path) by split, relative to `folder`."""
 
     counted = (
         (error, "unknown_split", "row", "with an unknown split.", "Use train, val or test."),
@@ -67,7 +67,7 @@ def _resolve(path: str) -> str:
 
 
 def open_csv(file: Path, options: DatasetOptions | None) -> CsvSource:
-    """The rows of a CSV file."""
+    """Read the rows of a CSV file."""
     name = repr(str(file))
     if options is not None and options.val is not None:
         message = f"--val {str(options.val)!r} requires a folder, but {name} is a CSV file."

@@ -1,8 +1,8 @@
 """Exact copies of images, by content, and near-duplicates, by appearance.
 
 A near-duplicate is the same image encoded again or resized. Candidates come from a difference hash
-("dHash": where the image gets brighter), sorted several times so that likely pairs are neighbours;
-the differences of thumbnails confirm them. No step compares all pairs.
+("dHash": where the image gets brighter), sorted several times so that likely pairs are neighbours.
+Comparing thumbnails confirms them. No step compares all pairs.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from effnet_cli.datasets.inspect_files import FileInspection
 
 WINDOW = 8  # neighbours to compare in each sorted order
 ROTATIONS = (0, 14, 28, 42)  # bits of the hash: 56 in all, four orders
-# The thumbnails of an image and of a JPEG of it, of quality 60 and half the size, differ by less
-# than these (of 255): measured on 143 photos and crops, with all copies found. Of 3,000 drawings of
-# circles and squares, 47 of 4.5 million pairs are as similar; of 1,797 digits of 8 px, none.
+# The thumbnails of an image and of its JPEG copy (quality 60, half the size) differ by less than
+# these limits (of 255). They find all copies of 143 photos and crops. Among 3,000 drawings of
+# circles and squares, 47 of 4.5 million pairs are as similar; among 1,797 digits of 8 px, none.
 MEAN_DIFFERENCE = 4.0
 MAX_DIFFERENCE = 28
 COLOUR_DIFFERENCE = 16.0
@@ -31,14 +31,15 @@ Pairs = npt.NDArray[np.intp]
 
 
 def content_ids(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
-    """A number for each row of `digests` [N,32], from 0 in their order; equal rows share one."""
+    """Number the distinct rows of `digests` [N,32] from 0, in sorted order: one number per row."""
     words = np.ascontiguousarray(digests).view(">u8")
     return np.unique(words, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def find_near_duplicates(inspection: FileInspection, files: npt.NDArray[np.intp]) -> Pairs:
-    """Pairs of near-duplicates [P,2] among `files` [N], whose contents all differ: indexes of
-    `files`, the smaller one first.
+    """Find the near-duplicates among `files` [N], whose contents all differ.
+
+    The result [P,2] has pairs of indexes of `files`, the smaller index first.
     """
     gray = inspection.gray[files]
     has_contrast = gray.std(axis=(1, 2), dtype=np.float32) >= MIN_CONTRAST
@@ -55,7 +56,7 @@ def find_near_duplicates(inspection: FileInspection, files: npt.NDArray[np.intp]
 
 
 def _hash_differences(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """56 bits for each thumbnail [N,16,16]: where it gets brighter from left to right."""
+    """Return 56 bits per thumbnail [N,16,16]: where it gets brighter from left to right."""
     count = len(gray)
     blocks = gray.reshape(count, 8, 2, 8, 2).mean(axis=(2, 4), dtype=np.float32)
     bits = (np.diff(blocks, axis=2) > MARGIN).reshape(count, 56)
@@ -68,7 +69,7 @@ def _hash_differences(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 def _candidates(
     hashes: npt.NDArray[np.uint64], brightness: npt.NDArray[np.int32]
 ) -> Iterator[Pairs]:
-    """Likely pairs: neighbours when sorted by the hash, rotated to start at different bits."""
+    """Yield likely pairs: neighbours when sorted by the hash, rotated to several start bits."""
     for rotation in ROTATIONS:
         low = hashes & np.uint64((1 << rotation) - 1)
         rotated = (hashes >> np.uint64(rotation)) | (low << np.uint64(56 - rotation))
@@ -82,7 +83,7 @@ def _candidates(
 def _look_alike(
     inspection: FileInspection, one: npt.NDArray[np.intp], other: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.bool_]:
-    """Whether the thumbnails of the files `one[i]` and `other[i]` are nearly the same [P]."""
+    """Return whether the thumbnails of `one[i]` and `other[i]` are nearly the same [P]."""
     aspects = inspection.aspect[one] / inspection.aspect[other]
     gray = inspection.gray[one].astype(np.int16) - inspection.gray[other]
     colour = inspection.colour[one].astype(np.int16) - inspection.colour[other]
@@ -98,10 +99,10 @@ def _look_alike(
 
 
 def group_duplicates(count: int, pairs: Pairs) -> npt.NDArray[np.intp]:
-    """The representative of each of `count` items [count].
+    """Return the item that represents each item's group [count].
 
-    An item joins only a direct duplicate that represents itself, so that chains (the frames of a
-    film) do not become one group.
+    An item joins only a direct duplicate that represents itself, so that chains (such as the frames
+    of a film) do not become one group.
     """
     groups = np.arange(count)
     is_taken = np.zeros(count, dtype=np.bool_)  # has joined a group, or has others in its own

@@ -10,11 +10,11 @@ FINDING_EXAMPLES = 5  # paths in one finding
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of problem or fact; an error refuses the dataset.
+    """One kind of problem or fact. A dataset with an error cannot be trained on.
 
     `kind` is a stable identifier. `message` is one sentence with the offending values, `hint` an
-    instruction (empty for most notes). `paths` are the first five of `count` items, or the first
-    five pairs, one path after the other; `reasons` says what is wrong with each, if that differs.
+    instruction (empty for most notes). `paths` has the first five of `count` items; for pairs, the
+    two paths follow each other. `reasons` says what is wrong with each path, if that differs.
     """
 
     level: Literal["error", "warning", "note"]

@@ -1,4 +1,4 @@
-"""Datasets as folders: one for each class, perhaps below one for each split."""
+"""Datasets as folders: one per class, optionally inside one per split."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ KIND_OF_SKIP: dict[SkipReason, str] = {
 
 @dataclass(slots=True, kw_only=True)
 class FolderSource(Source):
-    """A dataset in folders: `bases` has a folder of class folders for each split."""
+    """A dataset in folders. `bases` maps each split to the folder of its class folders."""
 
     counted = (
         (warning, "not_used", "folder", "beside the splits not used.", RENAME),
@@ -54,7 +54,7 @@ class FolderSource(Source):
         return classes, [file for name in classes for file in self._find(base / name)]
 
     def count(self, contents: FolderContents) -> None:
-        """Count what is beside class folders or splits."""
+        """Count what lies beside the class folders or splits."""
         for kind, counter in contents.counters.items():
             self.counters[kind].merge(counter)
 
@@ -73,7 +73,7 @@ class FolderSource(Source):
 
 
 def open_folder(root: Path, options: DatasetOptions | None) -> FolderSource:
-    """A folder of classes or of splits."""
+    """Open a folder of class folders or of splits."""
     top = find_splits(root)
     has_splits = top.has_train() or top.has_only_splits()
     names = top.splits() if has_splits else {}

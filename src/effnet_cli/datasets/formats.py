@@ -8,8 +8,8 @@ from effnet_cli.datasets.folders import open_folder
 from effnet_cli.datasets.listing import LayoutError, Source
 from effnet_cli.options import DatasetOptions
 
-# Whether a format accepts a root, and how to open it. Options are for training, which reads all
-# splits.
+# For each format: whether it accepts a root, and how to open it. Only training, which reads all
+# splits, passes options.
 FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, DatasetOptions | None], Source]], ...]
 FORMATS = (
     (Path.is_dir, open_folder),
@@ -18,10 +18,10 @@ FORMATS = (
 
 
 def open_source(root: Path, options: DatasetOptions | None = None) -> Source:
-    """The dataset at `root`, in the first format that accepts it.
+    """Open the dataset at `root` with the first format that accepts it.
 
     Raises:
-        LayoutError: there is none, or it cannot be read.
+        LayoutError: there is no dataset, or it cannot be read.
     """
     try:
         for accepts, open_format in FORMATS:

@@ -1,4 +1,4 @@
-"""Decode every file once: whether it opens, its content hash, its size, and a thumbnail."""
+"""Decode every file once to learn whether it opens, its content hash, size and thumbnails."""
 
 import hashlib
 import itertools
@@ -32,18 +32,18 @@ CHUNKS_PER_THREAD = 4  # finished and waiting; bounds the memory
 SCALED_FORMATS = ("JPEG", "MPO")  # may be decoded at a smaller scale
 SECONDS_BETWEEN_REPORTS = 0.1
 NO_CONTENT = ("missing", "not_a_file", "unreadable")  # kinds of errors
-# JPEG is decoded at the smallest scale of at least twice this: enough for a thumbnail, and
-# truncated or damaged files fail at every scale.
+# A JPEG is decoded at the smallest scale that gives at least twice this size. That is enough for a
+# thumbnail, and truncated or damaged files fail at every scale.
 SCAN_PREPROCESSING = Preprocessing(64, 64, interpolation="bilinear", mean=HALF, std=HALF)
 MAYBE_SCALED_PX = 2 * SCAN_PREPROCESSING.resize_px
 
 
 class FileInspection:
-    """What was found in each file of a listing; row `i` is file `i`.
+    """What was found in each file of a listing: row `i` describes file `i`.
 
     `digests` [N,32] are SHA-256 of the bytes (zeros if unreadable), `gray` [N,16,16] and `colour`
-    [N,4,4,3] thumbnails, `shorter_px` and `aspect` (width / height) of the upright image. `faults`
-    has the first few errors in the order of files, `kinds` counts them all.
+    [N,4,4,3] are thumbnails, `shorter_px` and `aspect` (width / height) describe the upright image.
+    `faults` has the first few errors in file order; `kinds` counts all errors by kind.
     """
 
     def __init__(self, total: int) -> None:
@@ -57,7 +57,7 @@ class FileInspection:
         self.kinds: Counter[str] = Counter()
 
     def inspect(self, index: int, path: str, loader: ImageLoader) -> ImageError | None:
-        """Fill row `index`; the error if the file cannot be opened."""
+        """Fill row `index`, or return the error if the file cannot be opened."""
         try:
             image = loader.open(path)
             self.digests[index] = np.frombuffer(hash_file(path), dtype=np.uint8)
@@ -106,7 +106,7 @@ def inspect_files(
 def map_files(
     work: Callable[[int], Result], total: int, workers: int | None = None
 ) -> Iterator[Result]:
-    """`work(index)` for each of `total` files, in order, in threads (default: one per core)."""
+    """Yield `work(index)` for `total` files in order, using threads (default: one per core)."""
     workers = workers or usable_cores()
     chunks = (range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK))
     ahead = CHUNKS_PER_THREAD * workers
@@ -115,7 +115,7 @@ def map_files(
 
 
 def hash_file(path: str) -> bytes:
-    """SHA-256 of a regular file's bytes.
+    """Return the SHA-256 of a regular file's bytes.
 
     Raises:
         ImageError: the file cannot be read.
@@ -130,9 +130,9 @@ def hash_file(path: str) -> bytes:
 
 
 def _measure_shorter_side(path: str, image: Image.Image) -> int:
-    """The shorter side of the stored image; `image` may be a JPEG decoded at a smaller scale."""
+    """Return the stored image's shorter side: `image` may be a JPEG decoded at a smaller scale."""
     shorter = min(image.size)
-    if shorter >= MAYBE_SCALED_PX:  # other formats are refused at once: they are never scaled
+    if shorter >= MAYBE_SCALED_PX:  # other formats raise at once: they are never scaled
         with suppress(Exception), Image.open(path, formats=SCALED_FORMATS) as stored:
             shorter = min(stored.size)
     return shorter

@@ -13,13 +13,13 @@ from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import quote_names
 
-EVALUATION_ORDER = (TEST, VAL, TRAIN)  # without --split: what training has not seen comes first
+EVALUATION_ORDER = (TEST, VAL, TRAIN)  # without --split: images unseen in training come first
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Images and their classes; `labels` index `classes`. `split` is the one that was read,
-    `None` in a dataset without splits.
+    """Images and their classes. `labels` are indexes of `classes`. `split` is the split that was
+    read, or `None` if the dataset has no splits.
     """
 
     root: str
@@ -30,9 +30,10 @@ class LabelledImages:
 
 
 def load_labelled(root: Path, split: str | None = None) -> LabelledImages:
-    """The labelled images of a dataset.
+    """Load the labelled images of a dataset.
 
-    `split` is the name of a split; `None` reads test, else validation, else all images.
+    `split` is the name of a split. `None` reads test, else validation, else training, which is all
+    images in a dataset without splits.
 
     Raises:
         UsageError: the dataset cannot be read, or lacks the split or images.

@@ -17,14 +17,14 @@ CSV_EXAMPLE = "; or list them in a CSV file with the columns path and label."
 
 @dataclass(slots=True)
 class FolderContents:
-    """The subfolders of a folder, and what else is in it: `counters` by kind of finding."""
+    """The subfolders of a folder. `counters` has what else is in it, by kind of finding."""
 
     path: Path
     folders: list[str] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
 
     def splits(self) -> dict[int, list[str]]:
-        """The subfolders with the usual name of a split, by the index of the split."""
+        """Return the subfolders that are named like a split, by the index of the split."""
         found: dict[int, list[str]] = {}
         for name in self.folders:
             if (split := SPLIT_BY_NAME.get(name.lower())) is not None:
@@ -35,9 +35,7 @@ class FolderContents:
         return bool(self.folders) and {n.lower() for n in self.folders} <= SPLIT_BY_NAME.keys()
 
     def has_train(self) -> bool:
-        """Whether a subfolder called train is a split; among other classes it may hold railway
-        trains.
-        """
+        """Return whether a subfolder named train is a split, and not a class of railway trains."""
         train = self.splits().get(TRAIN, [])
         if not train or self.has_only_splits():
             return bool(train)
@@ -49,7 +47,7 @@ class FolderContents:
 
 
 def list_folder(folder: Path) -> FolderContents:
-    """The contents of `folder`; links to itself and to folders above it are loops."""
+    """List `folder`. Links to the folder itself or to a folder above it count as loops."""
     contents = FolderContents(folder)
     above = enclosing_folders(folder)
     try:
@@ -78,19 +76,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def identify(folder: Path | str) -> Identity:
-    """The identity of a folder, whatever path leads to it."""
+    """Return a folder's identity, which is the same for every path to it."""
     status = Path(folder).stat()
     return status.st_dev, status.st_ino
 
 
 def enclosing_folders(folder: Path) -> frozenset[Identity]:
-    """The folder itself and all above it, by its name and by where links lead."""
+    """Return the folder and all folders above it, by its path as given and with links resolved."""
     real, named = folder.resolve(), folder.absolute()
     return frozenset(map(identify, {real, *real.parents, named, *named.parents}))
 
 
 def find_splits(root: Path) -> FolderContents:
-    """The folder that holds the splits: `root`, or one below it if each holds only the next."""
+    """Find the folder of the splits: `root`, or one below it if each level has a single folder."""
     first = contents = list_folder(root)
     seen = {identify(root)}
     while len(contents.folders) == 1 and not contents.num_images and not contents.has_train():
@@ -103,7 +101,7 @@ def find_splits(root: Path) -> FolderContents:
 
 
 def no_classes(contents: FolderContents) -> LayoutError:
-    """The error for a folder that should have class folders."""
+    """Return the error for a folder that should have class folders."""
     folder = str(contents.path).rstrip("/")
     is_split = contents.path.name.lower() in SPLIT_BY_NAME
     example = CLASSES_EXAMPLE if is_split else CLASSES_EXAMPLE + SPLITS_EXAMPLE

@@ -1,4 +1,4 @@
-"""From a source of labelled files, in any format, to one list of files."""
+"""Turn a source of labelled files, in any format, into one list of files."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from effnet_cli.system.text import pluralize, quote_names
 
 
 class LayoutError(Exception):
-    """The files of a dataset cannot be listed; ends the scan with this one finding."""
+    """The files of a dataset cannot be listed. The scan ends with this one finding."""
 
     def __init__(self, kind: str, message: str, hint: str, paths: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class LayoutError(Exception):
 
 
 class LabelledFile(NamedTuple):
-    """A file and the name of its class; `error` if it is not a regular file."""
+    """A file and the name of its class. `error` is set if it is not a regular file."""
 
     path: str
     label: str
@@ -49,7 +49,7 @@ class Source:
     counters: Counters = field(default_factory=Counters)
 
     def read(self, split: int) -> tuple[list[str], list[LabelledFile]]:
-        """The classes of a split, including those without files, and its files.
+        """Return the classes of a split, including those without files, and its files.
 
         Raises:
             LayoutError: the files cannot be listed.
@@ -57,7 +57,7 @@ class Source:
         raise NotImplementedError
 
     def findings(self) -> Iterable[Finding]:
-        """The notes, and what was counted so far."""
+        """Yield the notes, and findings for what was counted so far."""
         yield from self.notes
         for make, kind, noun, what, hint in self.counted:
             count, examples = self.counters[kind].count, self.counters[kind].examples
@@ -70,8 +70,8 @@ class Source:
 class FileList:
     """Every file of a dataset with its class (an index of `classes`) and split (of SPLITS).
 
-    `faults` has the indexes of what is not a regular file. `is_automatic`: validation has yet to
-    be split off the training images.
+    `faults` has the errors of entries that are not regular files, by index. `is_automatic` says
+    that validation has yet to be split off from the training images.
     """
 
     layout: str
@@ -85,7 +85,7 @@ class FileList:
 
 
 def list_files(source: Source, *, skip_empty: bool) -> FileList:
-    """Read all splits; the training images define the classes.
+    """Read all splits. The training images define the classes.
 
     Raises:
         LayoutError: there are no training images, or the files cannot be listed.

@@ -1,5 +1,5 @@
-"""Many paths in two flat arrays: worker processes would copy 50,000 `str` objects, page by page, as
-their reference counts change.
+"""Many paths in two flat arrays. Worker processes would copy the memory pages of 50,000 `str`
+objects as their reference counts change.
 """
 
 import os
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 
 class Paths(Sequence[str]):
-    """An immutable list of paths (`str` as from `os.fsdecode`), kept as the bytes of the operating
-    system: path `i` is `blob[offsets[i]:offsets[i + 1]]`.
+    """An immutable list of paths (`str` as from `os.fsdecode`), stored as the operating system's
+    bytes: path `i` is `blob[offsets[i]:offsets[i + 1]]`.
     """
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
@@ -35,10 +35,10 @@ class Paths(Sequence[str]):
         return hash(self._blob)
 
     def encoded(self, index: int) -> bytes:
-        """Path `index` as bytes of the operating system."""
+        """Return path `index` as the operating system's bytes."""
         position = range(len(self))[index]
         return self._blob[self._offsets[position] : self._offsets[position + 1]]
 
     def take(self, indexes: Iterable[int] | npt.NDArray[np.intp]) -> "Paths":
-        """The paths at `indexes`."""
+        """Return the paths at `indexes`."""
         return Paths(self[int(index)] for index in indexes)

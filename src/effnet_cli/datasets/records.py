@@ -18,8 +18,8 @@ from effnet_cli.system.errors import UsageError
 class Subset:
     """The images of one split, ordered by class and path.
 
-    `labels` are the class indexes of `paths`, `failed` those of the images that cannot be opened,
-    which validation counts as errors.
+    `labels` are the class indexes of `paths`. `failed` has the class indexes of the images that
+    cannot be opened, which validation counts as errors.
     """
 
     paths: Paths
@@ -27,7 +27,7 @@ class Subset:
     failed: npt.NDArray[np.int32]
 
     def count(self, num_classes: int) -> npt.NDArray[np.intp]:
-        """Images that can be opened, per class [num_classes]."""
+        """Count the images that can be opened, per class [num_classes]."""
         return np.bincount(self.labels, minlength=num_classes)
 
 
@@ -54,8 +54,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the classes and over split, class and content of each image, hexadecimal;
-        independent of paths.
+        """Hexadecimal SHA-256 of the classes and of each image's split, class and content, but not
+        its path.
         """
         _, labels, splits, digests = self.files
         names = [name.encode(errors="surrogateescape") + b"\0" for name in self.classes]
@@ -66,7 +66,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """The usable images of one class in each split; `test` is `None` without such a split."""
+    """The usable images of one class in each split. `test` is `None` without a test split."""
 
     name: str
     train: int
@@ -76,7 +76,7 @@ class ClassCount:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The result of a scan; `dataset` is `None` if there are errors. `layout` describes how the
+    """The result of a scan. `dataset` is `None` if there are errors. `layout` describes how the
     dataset was read.
     """
 
@@ -90,7 +90,7 @@ class Scan:
         return [finding for finding in self.findings if finding.level == "error"]
 
     def to_json(self) -> dict[str, object]:
-        """The scan as JSON types; names stay as they are."""
+        """Return the scan as JSON types, with names unchanged."""
         return {
             "ok": self.dataset is not None,
             "root": self.root,
@@ -100,7 +100,7 @@ class Scan:
         }
 
     def require_dataset(self) -> Dataset:
-        """The dataset.
+        """Return the dataset.
 
         Raises:
             DatasetError: the scan has errors.
@@ -111,7 +111,7 @@ class Scan:
 
 
 class DatasetError(UsageError):
-    """A dataset that cannot be trained on; the message lists all errors of `scan`, with their
+    """A dataset that cannot be trained on. The message lists all errors of `scan`, with their
     hints if there are several.
     """
 

@@ -28,7 +28,7 @@ from effnet_cli.system.text import pluralize
 SPLIT_FILE_NAME = "split.csv"
 COLUMNS = ("path", "label", "split", "sha256")
 WRITE_TEXT = CSV_TEXT | {"encoding": "utf-8"}  # without a byte order mark
-# Beside the indexes of SPLITS: not seen by the training, and in several classes.
+# Places besides the indexes of SPLITS: not seen in training, and found in several classes.
 NEW, AMBIGUOUS = -1, -2
 
 Places = npt.NDArray[np.int8]
@@ -47,7 +47,7 @@ class SplitRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SavedSplit:
-    """The images of a training; those of the training split come last."""
+    """The images of a training run. Those of the training split come last."""
 
     file: Path
     rows: list[SplitRow]
@@ -58,11 +58,11 @@ class SavedSplit:
 
     @property
     def contents(self) -> dict[bytes, int]:
-        """The split of each image by SHA-256; training wins if it is in several."""
+        """The split of each image by SHA-256; training wins for an image in several splits."""
         return {row.digest: row.split for row in self.rows if row.digest}
 
     def locate(self, data: LabelledImages, reporter: Reporter = SILENT) -> Places:
-        """The split of each image of `data` [N], `NEW` or `AMBIGUOUS`.
+        """Return the split of each image of `data` [N]: an index of SPLITS, `NEW` or `AMBIGUOUS`.
 
         A changed file at the path of a training image counts as that image.
         """
@@ -83,8 +83,8 @@ class SavedSplit:
         return places
 
     def count_changes(self, dataset: Dataset) -> tuple[int, int]:
-        """How many of these images are gone from `dataset`, and how many of its images are new; a
-        changed image is both, a renamed one neither.
+        """Count the saved images gone from `dataset`, and the images new in it. A changed
+        image counts as both, a renamed one as neither.
         """
         before = Counter(row[1:] for row in self.rows)
         after = Counter(row[1:] for row in _rows_of(dataset))
@@ -92,8 +92,8 @@ class SavedSplit:
 
 
 def save_split(dataset: Dataset, folder: Path) -> None:
-    """Write the split into a run folder. Images that the run has trained on before stay in it when
-    they are gone from the dataset.
+    """Write the split into a run folder. It keeps images that the run has already trained on, even
+    if they are gone from the dataset.
     """
     rows = list(_rows_of(dataset))
     saved = load_split(folder)
@@ -103,13 +103,13 @@ def save_split(dataset: Dataset, folder: Path) -> None:
     with atomic_write(folder / SPLIT_FILE_NAME) as part, part.open("w", **WRITE_TEXT) as lines:
         writer = csv.writer(lines)
         writer.writerow(COLUMNS)
-        for row in rows:  # as in every CSV dataset, paths are bytes of the operating system
+        for row in rows:  # as in every CSV dataset, paths keep the operating system's bytes
             path = os.fsencode(row.path).decode(errors="surrogateescape")
             writer.writerow((path, row.label, SPLITS[row.split], row.digest.hex()))
 
 
 def load_split(folder: Path) -> SavedSplit | None:
-    """The split in a run folder; `None` if there is none.
+    """Read the split in a run folder. Return `None` if there is none.
 
     Raises:
         UsageError: the file cannot be read.
@@ -140,13 +140,13 @@ def locate_images(
     images: ImageOptions = ImageOptions(),
     reporter: Reporter = SILENT,
 ) -> Places | None:
-    """The place of each image of `data` in the training of a model: an index of SPLITS, `NEW` or
-    `AMBIGUOUS` [N]; `None` if the training is not known to include any of them.
+    """Find the place of each image of `data` in a model's training: an index of SPLITS, `NEW` or
+    `AMBIGUOUS` [N]. Return `None` if the training is not known to include any of them.
 
     Args:
-        card: the card of the model.
+        card: the model's card.
         model: its file or run folder. Without a split in that folder, `data` is scanned and split
-            again, and must be unchanged.
+            again, which works only if it is unchanged.
     """
     if not card.dataset:
         return None
@@ -184,10 +184,10 @@ def _split_again(
 def exclude_training_images(
     data: LabelledImages, places: Places, reporter: Reporter = SILENT
 ) -> LabelledImages:
-    """`data` without the images that a model was trained on and those in several classes.
+    """Return `data` without the images that a model was trained on and those in several classes.
 
     Raises:
-        UsageError: none is left.
+        UsageError: no image is left.
     """
     kept = np.flatnonzero((places != TRAIN) & (places != AMBIGUOUS))
     if not len(kept):
@@ -200,7 +200,9 @@ def exclude_training_images(
 
 
 def _describe(places: Places) -> str:
-    """`812 validation images; 3 new images included; 5 images from training excluded`."""
+    """Count the images of each place, as in
+    `812 validation images; 3 new images included; 5 images from training excluded`.
+    """
     nouns = (
         (VAL, "validation image", ""),
         (TEST, "test image", ""),
@@ -217,7 +219,7 @@ def _absolute(path: str) -> str:
 
 
 def _hash_content(path: str) -> bytes:
-    """SHA-256 of a file's bytes; empty if it is unreadable or not a regular file."""
+    """Return the SHA-256 of a file's bytes; empty if it is unreadable or not a regular file."""
     with suppress(ImageError):
         return hash_file(path) if Path(path).is_file() else b""
     return b""

@@ -30,17 +30,17 @@ def scan(
     workers: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Scan:
-    """Scan a dataset; problems are part of the result, and nothing is written.
+    """Scan a dataset. Problems are part of the result, and nothing is written.
 
     Args:
         root: a folder of class folders, a folder of splits (train, val, test) with class folders,
             or a CSV file with the columns path, label and optionally split.
         options: how to split it, and which problems to allow.
-        seed: of the automatic split.
+        seed: seed of the automatic split.
         images: limits on images.
-        earlier: the split of images, by SHA-256 of their bytes, in an earlier part of the run. An
+        earlier: the split of images in an earlier part of the run, by SHA-256 of their bytes. An
             image that was trained on is never validated on.
-        workers: threads that open images; `None` is one per core.
+        workers: number of threads that open images; `None` is one per core.
     """
     try:
         listing = list_files(open_source(root, options), skip_empty=options.skip_empty)
@@ -71,7 +71,7 @@ def _count_classes(data: CheckedFiles) -> Iterator[ClassCount]:
 def _find_copies(
     listing: FileList, inspection: FileInspection, earlier: Mapping[bytes, int]
 ) -> CheckedFiles:
-    """Exclude broken files and those in several classes; number equal contents."""
+    """Exclude broken files and images in several classes, and number the distinct contents."""
     good = np.flatnonzero(inspection.is_good)
     ids, labels = content_ids(inspection.digests[good]), listing.labels[good]
     pairs = np.unique(np.stack([ids, labels]), axis=1)  # the classes of each content
@@ -97,13 +97,13 @@ def _find_copies(
 
 
 def _split_off_validation(data: CheckedFiles, fraction: float, seed: int) -> None:
-    """Move a fraction of the training images to validation, near-duplicates together."""
+    """Move a fraction of the training images to validation, keeping near-duplicates together."""
     labels = data.listing.labels[data.first]
     same_class = labels[data.near[:, 0]] == labels[data.near[:, 1]]
     groups = group_duplicates(len(labels), data.near[same_class])
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        if len(np.unique(groups[members])) == 1:  # all alike: better split than refused
+        if len(np.unique(groups[members])) == 1:  # all alike: better to split than to refuse
             groups[members] = members
     files = np.flatnonzero(data.kept & (data.splits == TRAIN))
     group_of_file, digests = groups[data.contents[files]], data.inspection.digests[data.first]

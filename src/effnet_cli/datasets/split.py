@@ -1,4 +1,4 @@
-"""The names of splits, and the automatic split, which depends on contents and seed alone."""
+"""The names of splits, and the automatic split, which depends only on contents and seed."""
 
 import hashlib
 from typing import Literal
@@ -23,11 +23,11 @@ def choose_validation(
     fraction: float,
     seed: int,
 ) -> npt.NDArray[np.bool_]:
-    """Which images [N] to validate on: about `fraction` of each class, at least one and never all.
+    """Choose validation images [N]: about `fraction` of each class, at least one and never all.
 
     `labels` and `groups` [N] are the class and the group of each image. A group lies in one class
-    and stays together; row `g` of `keys` is the content of group `g`. A class with one group is not
-    split.
+    and is never divided. Row `g` of `keys` is the content of group `g`. A class with only one group
+    is not split.
     """
     result = np.zeros(len(labels), dtype=np.bool_)
     for label in np.unique(labels):
@@ -44,7 +44,7 @@ def _rank(key: bytes, seed: int) -> bytes:
 
 
 def _fill(sizes: list[int], total: int, fraction: float) -> list[int]:
-    """The indexes of the groups to choose: in order, each that still fits."""
+    """Return the indexes of the groups that still fit, in order, or the smallest if none fits."""
     if len(sizes) < 2:
         return []
     room = min(max(round(total * fraction), 1), total - 1)

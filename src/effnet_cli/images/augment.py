@@ -1,8 +1,8 @@
 """Training augmentation: a random crop of an image, with random geometry and colours.
 
-A view starts from the same opened image as validation's crop, and takes two calls of Pillow: the
-resize of a random box (and, where an image is rotated, an affine transform) and a colour matrix.
-Its randomness depends only on the seeds, never on the number of threads.
+A view starts from the same opened image as the validation crop and takes two Pillow calls: one
+resizes a random box, the other applies a colour matrix. Rotation adds an affine transform.
+The randomness depends only on the seeds, never on the number of threads.
 """
 
 import math
@@ -17,9 +17,9 @@ from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import FILTERS
 from effnet_cli.options import Augment
 
-# Luma of red, green, blue (ITU-R BT.601), with the weights of Pillow's own conversion to grey.
+# Luma weights of red, green and blue (ITU-R BT.601), the same as in Pillow's conversion to grey.
 LUMA = np.array([0.299, 0.587, 0.114])
-# Red, green, blue -> luma and two axes of colour (YIQ, NTSC 1953): hue is an angle between these.
+# Red, green, blue -> luma and two colour axes (YIQ, NTSC 1953). Hue is an angle in their plane.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 MAX_BOX_ATTEMPTS = 10
 
@@ -28,16 +28,16 @@ Box = tuple[float, float, float, float]  # left, upper, right, lower
 
 @dataclass(frozen=True, slots=True)
 class AugmentPolicy:
-    """How far a view may be from the image.
+    """How much a view may differ from the image.
 
-    `crop_scale` is the side of a view, as a share of the model's input, at which the whole model is
-    trained: views are enlarged parts of images, and smaller crops undo that, so that things are
-    about as large as in validation (Touvron et al. 2019, arXiv 1906.06423), and faster to train on.
-    `area` and `aspect` are the smallest share of the image's area and the largest change of its
-    shape that a box keeps (Inception's crop, but with a much larger share than the 0.08 of training
-    from scratch). `rotate_degrees` and `shear` bound the affine transform, which has probability
-    `affine_prob`. `brightness`, `contrast` and `saturation` bound their factors (0.4: from 0.6 to
-    1.4), `hue_degrees` the angle; `gray_prob` is the probability of losing all colour.
+    `crop_scale` is the side of the views for training the whole model, as a share of the model's
+    input side. Random boxes enlarge objects; smaller views make them about as large as in
+    validation (Touvron et al. 2019, arXiv 1906.06423), and training faster. `area` is the smallest
+    share of the image's area that a box keeps, `aspect` its largest width / height or height /
+    width (an Inception crop, but with a much larger area than the 0.08 for training from scratch).
+    `rotate_degrees` and `shear` bound the affine transform, which has probability `affine_prob`.
+    `brightness`, `contrast` and `saturation` bound their factors (0.4: from 0.6 to 1.4),
+    `hue_degrees` the hue's angle. `gray_prob` is the probability of losing all colour.
     """
 
     crop_scale: float = 1.0
@@ -86,7 +86,7 @@ POLICIES: Mapping[Augment, AugmentPolicy] = {
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Views by `policy`, `crop_px` wide and high, from the random numbers of `seeds`."""
+    """How to make views: `policy`, their width and height `crop_px`, and the random `seeds`."""
 
     policy: AugmentPolicy
     crop_px: int
@@ -96,9 +96,9 @@ class Augmentation:
 def augment_image(
     image: Image.Image, preprocessing: Preprocessing, views: Augmentation, *, index: int
 ) -> npt.NDArray[np.uint8]:
-    """The view of an RGB image, the dataset's `index`-th: uint8 [crop_px,crop_px,3].
+    """Make a random view of the dataset's `index`-th image (RGB): uint8 [crop_px,crop_px,3].
 
-    `preprocessing` gives the interpolation and the neutral colour.
+    `preprocessing` gives the interpolation and the neutral colour that fills empty corners.
     """
     policy, crop_px = views.policy, views.crop_px
     rng = np.random.default_rng((*views.seeds, index))
@@ -119,7 +119,7 @@ def augment_image(
 
 
 def _choose_box(size: tuple[int, int], policy: AugmentPolicy, rng: np.random.Generator) -> Box:
-    """A box of the image, in pixels and fractions of them; without randomness its centre square."""
+    """Choose a box of the image, in fractional pixels: its centre square if `area` is 1."""
     width, height = size
     side = min(size)
     if policy.area == 1.0:
@@ -140,7 +140,7 @@ def _choose_box(size: tuple[int, int], policy: AugmentPolicy, rng: np.random.Gen
 def _choose_affine(
     crop_px: int, policy: AugmentPolicy, rng: np.random.Generator
 ) -> tuple[float, ...]:
-    """Pillow's coefficients (output -> input) of a rotation and a shear about the centre."""
+    """Choose a rotation and shear about the centre, as Pillow coefficients (output -> input)."""
     angle = math.radians(rng.uniform(-1, 1) * policy.rotate_degrees)
     shear = rng.uniform(-1, 1) * policy.shear
     a, b = math.cos(angle), math.sin(angle) + shear
@@ -152,7 +152,7 @@ def _choose_affine(
 def _choose_colors(
     crop: Image.Image, policy: AugmentPolicy, rng: np.random.Generator
 ) -> tuple[float, ...] | None:
-    """Brightness, contrast, saturation and hue as one matrix [3,4], row by row; `None` for none."""
+    """Choose colour changes: one matrix [3,4], row by row, or `None` if the policy has none."""
     bounds = (policy.brightness, policy.contrast, policy.saturation)
     if not any((*bounds, policy.hue_degrees)):
         return None

@@ -1,4 +1,4 @@
-"""Pillow with its gaps closed: unreadable metadata, hidden scans, and one error for its many."""
+"""Work around Pillow: unreadable metadata, JPEGs with many scans, and its many error types."""
 
 import errno
 import io
@@ -17,24 +17,24 @@ from effnet_cli.images.sources import CONVERT, cannot_read
 from effnet_cli.system.errors import ImageError
 
 PNG_MAGIC_BYTES = 8
-# The optional chunks that change how a PNG looks; a name in lower case marks a chunk as optional.
+# The optional chunks that change how a PNG looks. A lower-case first letter means optional.
 PNG_KEPT = (b"tRNS", b"eXIf")
 JPEG_EXIF, JPEG_ADOBE, JPEG_SCAN = 0xE1, 0xEE, 0xDA
 JPEG_METADATA = (*range(0xE0, 0xF0), 0xFE)  # APP0..APP15 and comments
 JPEG_BARE_MARKERS = (*range(0xC0), *range(0xD0, 0xD9), 0xFF)  # these have no length
-# How Pillow's messages for whole files begin whose coding it does not support.
+# How Pillow's messages begin for intact files with an unsupported encoding.
 UNSUPPORTED = ("unknown pixel mode", "unsupported", "cannot handle", "compression is not")
-# Reasons that speak of Pillow's own objects and values, and mean nothing to a user.
+# Reasons that mention Pillow's own objects and values, which mean nothing to a user.
 INTERNAL_REASON = r"b['\"]|\(\)|object at|driver"
 MAX_PIXELS_HINT = "Increase --max-pixels if you trust the file."
 BLOCK_BYTES = 1 << 20
 
 
 def open_with_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFile:
-    """An image whose header is read; metadata that Pillow cannot read is left out.
+    """Open an image and read its header, leaving out metadata that Pillow cannot read.
 
     Raises:
-        Exception: Pillow's own, for `translate_errors`.
+        Exception: any of Pillow's own, for `translate_errors`.
     """
     format = str(content.format)
     if format == "TIFF":
@@ -60,8 +60,8 @@ def _is_text_limit(error: Exception) -> bool:
 
 @cache
 def _register_float64_tiff() -> None:
-    """Pillow decodes TIFFs of 64-bit floats, which scientific programs write, but does not know
-    their header.
+    """Let Pillow open TIFFs of 64-bit floats, which scientific programs write. It can decode them,
+    but does not know their header.
     """
     from PIL.TiffImagePlugin import II, OPEN_INFO  # not needed for other formats
 
@@ -77,7 +77,7 @@ def _register_heic() -> None:
 
 
 def _find_reason(file: BinaryIO, format: str) -> Exception | None:
-    """Why Pillow cannot identify a file: only the format's own reader says so."""
+    """Find out why Pillow cannot identify a file. Only the format's own reader says so."""
     file.seek(0)
     try:
         Image.OPEN[format][0](file, "")
@@ -87,8 +87,8 @@ def _find_reason(file: BinaryIO, format: str) -> Exception | None:
 
 
 def strip_metadata(data: bytes, format: str) -> bytes | None:
-    """A PNG or JPEG without profiles, texts and previews; `None` for formats that open with broken
-    ones.
+    """Remove the profiles, texts and previews of a PNG or JPEG. Return `None` for other formats,
+    which open even if these are broken.
     """
     if format == "PNG":
         return data[:PNG_MAGIC_BYTES] + b"".join(_needed_chunks(data))
@@ -122,7 +122,7 @@ def _needed_segments(data: bytes) -> Iterator[bytes]:
 
 
 def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """Start, marker and length of each segment of a JPEG, up to what is not one."""
+    """Yield the start, marker and length of each JPEG segment, up to the first invalid one."""
     start = 2
     while file.seek(start) and len(head := file.read(4)) == 4:
         if head[0] != 0xFF or head[1] in JPEG_BARE_MARKERS:
@@ -133,8 +133,8 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
 
 
 def has_many_scans(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether a JPEG can have several scans: it is progressive, or its first scan lacks some of its
-    colours.
+    """Return whether a JPEG can have several scans: it is progressive, or its first scan does not
+    have all its colours.
     """
     if image.format not in ("JPEG", "MPO"):
         return False
@@ -142,7 +142,7 @@ def has_many_scans(image: Image.Image, file: BinaryIO) -> bool:
 
 
 def _first_scan_bands(file: BinaryIO) -> int:
-    """0 if there is no scan. The file's position stays as it is."""
+    """Count the bands in the first scan (0 if there is no scan), keeping the file's position."""
     position = file.tell()
     starts = (start for start, kind, _ in _segments(file) if kind == JPEG_SCAN)
     file.seek(next(starts, 0) + 4)
@@ -152,7 +152,7 @@ def _first_scan_bands(file: BinaryIO) -> int:
 
 
 def count_scans(file: BinaryIO) -> int:
-    """How many scans a JPEG has at most; the file's position stays as it is."""
+    """Return an upper bound on the scans of a JPEG, keeping the file's position."""
     position = file.tell()
     file.seek(0)
     count, last = 0, b""
@@ -167,8 +167,8 @@ def count_scans(file: BinaryIO) -> int:
 def translate_errors(content: Content) -> Iterator[None]:
     """Raise whatever the decoder raises as `ImageError`.
 
-    Mutated files raise OSError, ValueError, SyntaxError, NotImplementedError, struct.error and
-    more; each is the fault of one file, and stops no other.
+    Corrupt files raise OSError, ValueError, SyntaxError, NotImplementedError, struct.error and
+    more. Each is the fault of one file and must not stop the others.
     """
     try:
         yield
@@ -191,7 +191,7 @@ def _translate(error: Exception, content: Content) -> ImageError:
     if _is_text_limit(error):
         return ImageError("too_large", f"{what} with oversized metadata.", CONVERT)
     reason = _describe(error)
-    # the container of HEIC holds any coding, so that whole files can be of an unsupported one
+    # a HEIC container can hold any encoding, so an intact file may have an unsupported one
     is_other_coding = content.format == HEIC and "end of file" not in reason
     if is_other_coding or reason.lower().startswith(UNSUPPORTED):
         message = f"{what} with an unsupported encoding ({reason})."
@@ -201,7 +201,7 @@ def _translate(error: Exception, content: Content) -> ImageError:
 
 
 def _describe(error: Exception) -> str:
-    """Pillow's reason where it is meant for users."""
+    """Return Pillow's reason if it is meant for users, else a general one."""
     is_worded = isinstance(error, OSError | ValueError | SyntaxError | NotImplementedError)
     is_wrapped = any(isinstance(value, Exception) for value in error.args)
     reason = " ".join(str(error).split()).rstrip(".")

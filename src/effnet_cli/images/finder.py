@@ -1,4 +1,4 @@
-"""From the inputs of a command to the images that they name, one by one, in flat memory."""
+"""Find the images that a command's inputs name, one by one, so that memory stays flat."""
 
 import codecs
 import glob
@@ -37,11 +37,11 @@ Identity = tuple[int, int]  # the device and number of a file or folder, whateve
 
 
 class Url(str):
-    """The source of an image that is not a path."""
+    """An image source that is a URL, not a path."""
 
 
 class ImageInput(NamedTuple):
-    """One input: its name for the user, and the source to open or the error instead of one."""
+    """One input: its name for the user, and either the source to open or an error."""
 
     name: str
     source: str | bytes | Image.Image | None
@@ -50,7 +50,7 @@ class ImageInput(NamedTuple):
 
 @dataclass(slots=True)
 class _OpenFolder:
-    """A folder of the walk: its remaining entries, and whether it gave anything so far."""
+    """A folder of the walk: its remaining entries, and whether it has yielded inputs so far."""
 
     path: str
     entries: Iterator[os.DirEntry[str] | ImageInput]
@@ -59,14 +59,14 @@ class _OpenFolder:
 
 @dataclass(slots=True)
 class Finder:
-    """The images that `inputs` name, in order; iterate once.
+    """The images that `inputs` name, in order. Iterate over it only once.
 
-    An input is a file, a folder (searched with all its subfolders, in the order of the names), an
-    http or https URL, a glob pattern, `@LIST` (a file with one path per line, or NUL-separated
-    paths), or `-` (such a list, or the bytes of one image, on stdin). An existing path comes before
-    every other meaning. An input always gives an `ImageInput`; in folders, files that are images
-    neither by name nor by content are only counted in `not_images`. `on_skip` is called for
-    whatever is skipped; links to `outer_folders` (those around an input folder) are not followed.
+    An input is a file, a folder (searched with all its subfolders, in name order), an http or
+    https URL, a glob pattern, `@LIST` (a file with one path per line, or NUL-separated paths), or
+    `-` (such a list, or the bytes of one image, on stdin). If a path exists, it takes precedence
+    over every other meaning. Every input yields an `ImageInput`, but files in folders that are
+    images neither by name nor by content are only counted in `not_images`. `on_skip` is called for
+    whatever is skipped. Links to `outer_folders` (those around an input folder) are not followed.
     `offline` makes URLs errors.
     """
 
@@ -86,11 +86,11 @@ class Finder:
 
     @property
     def is_stream(self) -> bool:
-        """Whether inputs come from a program, which can be slow and is read only once."""
+        """Whether a program supplies inputs. It may be slow, and they can be read only once."""
         return any(text == STDIN or _is_piped_list(text) for text in self.inputs)
 
     def count(self) -> int | None:
-        """The number of images, by a second search; `None` for a stream."""
+        """Count the images with a separate search. Return `None` for a stream."""
         return None if self.is_stream else sum(1 for _ in Finder(self.inputs))
 
     def __iter__(self) -> Iterator[ImageInput]:
@@ -105,7 +105,7 @@ class Finder:
                 yield from self._find(text)
 
     def _find(self, path: str) -> Iterator[ImageInput]:
-        """A file, a URL, or all images of a folder."""
+        """Yield a file, a URL, or all images of a folder."""
         if _is_url(path):
             yield self._url_input(path)
             return
@@ -132,8 +132,8 @@ class Finder:
         return ImageInput(text, Url(text))
 
     def _walk(self, top: str) -> Iterator[ImageInput]:
-        """The images below `top`; every folder and every linked file once, so that loops of links
-        end.
+        """Yield the images below `top`. Every folder and every linked file is visited once, so
+        that loops of links end.
         """
         root = os.path.realpath(top)
         folders = [_OpenFolder(top, self._list(top))]
@@ -159,7 +159,7 @@ class Finder:
                 yield ImageInput(entry.path, entry.path)
 
     def _list(self, folder: str) -> Iterator[os.DirEntry[str] | ImageInput]:
-        """The entries of a folder, in the order of the names; none on a second visit by a link."""
+        """Yield a folder's entries in name order, or none if a link leads to it a second time."""
         try:
             identity = _identify(folder)
             if identity in self._visited or identity in self.outer_folders:
@@ -188,7 +188,7 @@ class Finder:
         return False
 
     def _is_duplicate(self, link: str, root: str) -> bool:
-        """Whether the target of a link is also found under another name."""
+        """Return whether the target of a link is also found under another name."""
         target = os.path.realpath(link)
         try:
             identity = _identify(target)
@@ -228,8 +228,8 @@ class Finder:
             ) from error
 
     def _read_stdin(self) -> Iterator[ImageInput]:
-        """Paths, or the bytes of one image, by its first bytes. A path can begin like an image
-        (`BMW.jpg`), but then there is such a file.
+        """Read paths or the bytes of one image, whichever the first bytes show. A path can begin
+        like an image (`BMW.jpg`), so it counts as a path if the file exists.
         """
         stdin = self.stdin or cast(io.BufferedReader, sys.stdin.buffer)
         head = stdin.peek(HEAD_BYTES)
@@ -265,13 +265,13 @@ def _is_list(text: str) -> bool:
 
 
 def _is_piped_list(text: str) -> bool:
-    """Whether this is a list that can be read only once: `@<(find ...)` of a shell."""
+    """Return whether this list can be read only once, as with a shell's `@<(find ...)`."""
     return _is_list(text) and not os.path.isfile(text[1:])
 
 
 def _match(pattern: str) -> Iterator[str]:
-    """The paths that a pattern matches; unlike the standard library's, `**` enters no linked
-    folder, so that loops of links end.
+    """Yield the paths that match a pattern. Unlike in the standard library, `**` does not enter
+    linked folders, so that loops of links end.
     """
     separator = f"[/{re.escape(os.sep)}]"
     recursive = re.fullmatch(rf"(|.*?{separator})\*\*{separator}(.*)", pattern, re.DOTALL)
@@ -287,8 +287,8 @@ def _match(pattern: str) -> Iterator[str]:
 
 
 def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
-    """Lines without their ends; if what can be read at once has a NUL byte, NUL separates the
-    paths, as from `find -print0`.
+    """Yield lines without line ends. If the first buffered bytes contain a NUL, split at NULs
+    instead, as for `find -print0`.
     """
     if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise UsageError("The list must be UTF-8, not UTF-16.", "Save it as UTF-8.")
@@ -311,17 +311,17 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a name is hidden, or one that operating systems leave in folders."""
+    """Return whether a name is hidden, or one that operating systems leave in folders."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name has the suffix of an image."""
+    """Return whether a file name has an image suffix."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_image_content(path: str) -> bool:
-    """Whether the first bytes of a regular file are those of an image."""
+    """Return whether the first bytes of a regular file are those of an image."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False

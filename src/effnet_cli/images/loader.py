@@ -1,4 +1,4 @@
-"""From image files to the model's input crops: one loader for every command, without torch."""
+"""Turn image files into the model's input crops, for every command and without torch."""
 
 import warnings
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from effnet_cli.images.views import VIEWS
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
 
-# A JPEG is decoded at the smallest scale that keeps this many times the pixels (per side) that the
-# resize needs: at 2 the image differs by 0.4 of 255 on average from the full decode, at 1 by 1.4.
+# A JPEG is decoded at the smallest scale that keeps this many times the pixels per side that the
+# resize needs. At 2, the image differs from the full decode by 0.4 of 255 on average; at 1, by 1.4.
 DCT_OVERSAMPLING = 2
-# Each scan of a JPEG decodes its pixels once more. Cameras and libraries write about ten scans;
+# Each scan of a JPEG decodes all its pixels again. Cameras and libraries write about ten scans, but
 # a small file with thousands of empty ones would keep the decoder busy for hours.
-MAX_FULL_SCANS = 32  # of an image of the largest permitted size; smaller ones may have more
-# Of one text or colour profile in a PNG, unpacked. Printers' profiles have 3 MB; Pillow allows 1.
+MAX_FULL_SCANS = 32  # in an image of the largest permitted size; smaller ones may have more
+# For one text or colour profile of a PNG, unpacked. Printer profiles take 3 MB; Pillow allows 1 MB.
 MAX_TEXT_BYTES = 16 << 20
 TIFF_TILE_SIZE = 322, 323  # tags
 
@@ -43,14 +43,14 @@ class ImageLoader:
 
     def __post_init__(self) -> None:
         # Pillow's limit also guards what the header does not show (frames that are larger than
-        # their file says); its warning, which it gives up to twice the limit, counts as an error.
-        # The limit is global to the process, so it is only raised: `_decode` keeps this loader's.
+        # their file says). Up to twice the limit it only warns, which counts as an error here.
+        # The limit is global to the process, so it is only raised; `_decode` checks this loader's.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, self.options.max_pixels)
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT_BYTES)
 
     def load(self, source: ImageSource) -> npt.NDArray[np.uint8]:
-        """The crops of one image, one for each view: uint8 [V,crop_px,crop_px,3].
+        """Load the crops of one image, one per view: uint8 [V,crop_px,crop_px,3].
 
         Raises:
             ImageError: the image cannot be opened; `kind` says why.
@@ -61,8 +61,8 @@ class ImageLoader:
         return np.stack([self.crop(view.apply(image)) for view in VIEWS[: self.options.views]])
 
     def open(self, source: ImageSource) -> Image.Image:
-        """The image as RGB: first frame, upright by its EXIF orientation, transparency over
-        white, 8 bits a channel.
+        """Open the image's first frame as RGB: upright by its EXIF orientation, transparency over
+        white, 8 bits per channel.
 
         Raises:
             ImageError: as `load`.
@@ -72,7 +72,7 @@ class ImageLoader:
                 image = to_upright_rgb(source)
                 return image.copy() if image is source else image  # callers may change it
         if isinstance(source, Url):
-            from effnet_cli.images.remote import fetch_image  # 150 ms that few need
+            from effnet_cli.images.remote import fetch_image  # an import of 150 ms that few need
 
             return self.open(fetch_image(source, self.options.timeout_s))
         with open_regular_file(source) as file:

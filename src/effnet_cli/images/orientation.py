@@ -1,4 +1,4 @@
-"""Rotate and flip images as their EXIF orientation says."""
+"""Rotate and flip images according to their EXIF orientation."""
 
 from contextlib import suppress
 
@@ -19,9 +19,9 @@ TRANSPOSES = {
 
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, rotated and flipped as its EXIF orientation says."""
+    """Convert an image of any mode to RGB, rotated and flipped by its EXIF orientation."""
     flat = to_rgb(image)
-    # a broken EXIF block says nothing about the image, and Pillow raises anything for it
+    # a broken EXIF block does not mean a broken image, and Pillow raises any exception for it
     with suppress(Exception):
         flat = flat.transpose(TRANSPOSES[image.getexif()[EXIF_ORIENTATION]])
     return flat

@@ -9,10 +9,10 @@ Triple = tuple[float, float, float]  # red, green, blue
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How an image becomes the model's input, as the weights were evaluated.
+    """How an image becomes the model's input, as when the weights were evaluated.
 
-    The shorter side is resized to `resize_px`, the centre `crop_px` x `crop_px` is kept, values are
-    scaled to 0..1, then `(value - mean) / std` per channel (red, green, blue).
+    The shorter side is resized to `resize_px`, the centre `crop_px` x `crop_px` is kept, and values
+    are scaled to 0..1, then to `(value - mean) / std` per channel (red, green, blue).
     """
 
     resize_px: int

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from effnet_cli.system.errors import ImageError
 from effnet_cli.system.http import Body, HttpError, open_url
 
-MAX_BYTES = 100_000_000  # of one image's file
+MAX_BYTES = 100_000_000  # per image file
 FETCH_SECONDS = 30.0  # for one image, unless --timeout says otherwise
 NOT_FOUND = (404, 410)
 ERROR_KINDS = {"failed": "unreadable", "timeout": "timeout", "incomplete": "truncated"}

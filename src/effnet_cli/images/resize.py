@@ -1,8 +1,8 @@
-"""Resize and crop, bit for bit as torchvision's `weights.transforms()` does on a Pillow image.
+"""Resize and crop, bit for bit like torchvision's `weights.transforms()` on a Pillow image.
 
-Pillow resizes one axis after the other and rounds to 8 bits between them. Each pass can therefore
-be limited to what the crop keeps of the other axis, and every bit of the result stays the same if
-the passes come in Pillow's order.
+Pillow resizes one axis after the other and rounds to 8 bits in between. Each pass can therefore be
+limited to what the crop keeps of the other axis. Every bit of the result stays the same if the
+passes run in Pillow's order.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 SUPPORT_PX = {"bilinear": 1.0, "bicubic": 2.0}
 # Pillow's fixed-point arithmetic for 8-bit images (Pillow, src/libImaging/Resample.c)
 PRECISION_BITS = 32 - 8 - 2
-# An image longer than this many times its shorter side is resized window by window: Pillow would
-# make all of the long side, 1,280,000 pixels for 1x5000 at 256, of which the crop keeps 224.
+# For an image longer than this many times its shorter side, only the crop is computed. Pillow would
+# make all of the long side: 1,280,000 pixels for 1x5000 at 256, of which the crop keeps 224.
 EXTREME_ASPECT = 16
 WIDTH, HEIGHT = 0, 1  # axes of an image's size
 
-_Tap = tuple[int, npt.NDArray[np.int64]]  # of one output: the first input, fixed-point weights
+_Tap = tuple[int, npt.NDArray[np.int64]]  # for one output: the first input, fixed-point weights
 
 
 class ResizePlan(NamedTuple):
-    """An image is resized to `width` x `height`; its crop starts at `left`, `top` (may be < 0)."""
+    """A resize to `width` x `height`, then a crop that starts at `left`, `top` (may be < 0)."""
 
     width: int
     height: int
@@ -37,10 +37,11 @@ class ResizePlan(NamedTuple):
 
 
 def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> ResizePlan:
-    """The placement of an image of `size` (width, height; at least 1x1).
+    """Plan how to resize and crop an image of `size` (width, height; at least 1x1).
 
-    `crop`: shorter side to `resize_px`, centre crop, as the weights were evaluated. `pad`: longer
-    side to `crop_px`, the rest of the crop is filled. `stretch`: both sides to `crop_px`.
+    `crop` resizes the shorter side to `resize_px` and crops the centre, as when the weights were
+    evaluated. `pad` resizes the longer side to `crop_px`; the rest of the crop is filled. `stretch`
+    resizes both sides to `crop_px`.
     """
     crop_px, resize_px = preprocessing.crop_px, preprocessing.resize_px
     (width, height), (short, long) = size, sorted(size)
@@ -61,7 +62,7 @@ def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> Resi
 def resize_and_crop(
     image: Image.Image, placement: ResizePlan, preprocessing: Preprocessing
 ) -> Image.Image:
-    """The part of an RGB image, resized as `placement` says, that lies in the crop.
+    """Resize an RGB image as `placement` says, and return the part that lies in the crop.
 
     Its size is `crop_px` x `crop_px`, or less where the resized image is smaller (`pad`).
     """
@@ -103,8 +104,8 @@ def _resize_axis(
 def _resample_window(
     image: Image.Image, axes: Sequence[int], taps: Sequence[Sequence[_Tap]]
 ) -> Image.Image:
-    """As `_resize_axis` for each of `axes`, without the pixels that the crop drops; Pillow's own
-    arithmetic, so that every bit is the same.
+    """Do what `_resize_axis` does for each of `axes`, but compute only the pixels of the crop. The
+    arithmetic is Pillow's, so that every bit is the same.
     """
     left, top = (first for (first, _), *_ in taps)
     right, bottom = (first + len(weights) for *_, (first, weights) in taps)
@@ -115,7 +116,7 @@ def _resample_window(
 
 
 def _taps(size: int, new_size: int, kept: range, *, interpolation: Interpolation) -> list[_Tap]:
-    """The taps of the outputs `kept` of an axis that is resized from `size` to `new_size`."""
+    """Return the taps for the outputs `kept` of an axis resized from `size` to `new_size`."""
     scale = size / new_size
     filter_scale = max(scale, 1.0)
     support = SUPPORT_PX[interpolation] * filter_scale
@@ -134,7 +135,7 @@ def _taps(size: int, new_size: int, kept: range, *, interpolation: Interpolation
 
 
 def _weight(x: float, interpolation: Interpolation) -> float:
-    """The interpolation's kernel at distance `x`; bicubic with a = -0.5, as in Pillow."""
+    """Return the interpolation kernel at distance `x` (bicubic with a = -0.5, as in Pillow)."""
     x = abs(x)
     if interpolation == "bilinear":
         return max(1.0 - x, 0.0)
@@ -148,7 +149,7 @@ def _round_half_away(value: float) -> int:
 
 
 def _resample(pixels: npt.NDArray[np.uint8], taps: Sequence[_Tap]) -> npt.NDArray[np.uint8]:
-    """Axis 0 of `pixels`, which begins at the first tap."""
+    """Resample axis 0 of `pixels`, which begins at the first tap's input."""
     begin = taps[0][0]
     rows = [
         np.tensordot(weights, pixels[first - begin :][: len(weights)].astype(np.int64), 1)

@@ -1,4 +1,4 @@
-"""Any of Pillow's images as RGB: gray is scaled, not clipped; transparency is composited,
+"""Convert any Pillow image to RGB. Gray is scaled, not clipped; transparency is composited,
 not dropped.
 """
 
@@ -11,12 +11,12 @@ from PIL import Image, ImageChops, ImageFile
 BACKGROUND = (255, 255, 255)  # red, green, blue behind transparent parts
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, UNSIGNED = 0, 1
-BAND_PIXELS = 1 << 20  # that are converted at once: each step copies them in up to 8 bytes a pixel
+BAND_PIXELS = 1 << 20  # converted at once; each step copies them, at up to 8 bytes per pixel
 
 
 def scale_transparent_color(image: ImageFile.ImageFile) -> None:
-    """Scale the colour that is transparent in a PNG to 8 bits, as Pillow scales the pixels; call
-    before decoding.
+    """Scale a PNG's transparent colour to 8 bits, as Pillow scales the pixels. Call this before
+    decoding.
     """
     color = image.info.get("transparency")
     mode = image.tile[0].args if image.format == "PNG" and image.tile else None
@@ -28,11 +28,11 @@ def scale_transparent_color(image: ImageFile.ImageFile) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB."""
+    """Convert an image of any mode to RGB."""
     if image.mode.startswith(("I", "F")):
         return _scale_to_8_bits(image).convert("RGB")
     if image.mode == "RGBA" and image.format in ("BMP", "ICO", "TGA") and _is_clear(image):
-        return image.convert("RGB")  # they have the channel, and often leave it at zero
+        return image.convert("RGB")  # these formats often leave alpha at zero
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return _composite(image)
     if image.mode == "CMYK" and image.format == "JPEG" and _stores_ink(image):
@@ -45,7 +45,7 @@ def _is_clear(image: Image.Image) -> bool:
 
 
 def _composite(image: Image.Image) -> Image.Image:
-    """A transparent image over the background, in bands."""
+    """Composite a transparent image over the background, in bands."""
     bands = list(_bands(image.height, image.width))
     if len(bands) == 1:
         layer = image.convert("RGBA")
@@ -59,10 +59,10 @@ def _composite(image: Image.Image) -> Image.Image:
 
 
 def _stores_ink(image: Image.Image) -> bool:
-    """Whether a CMYK JPEG stores ink (0 is none) and not its inverse, as Adobe's programs do and
-    Pillow assumes.
+    """Return whether a CMYK JPEG stores ink (0 is none).
 
-    Without Adobe's marker a file does not say; then the black plate does: images use little black.
+    Adobe's programs store the inverse, and Pillow assumes it. A file without Adobe's marker does
+    not say which. The black plate then decides, because images use little black.
     """
     if "adobe" in image.info:
         return False
@@ -70,11 +70,11 @@ def _stores_ink(image: Image.Image) -> bool:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float grey as 8-bit grey: scaled, never clipped.
+    """Convert 16-bit, 32-bit and float grey to 8-bit grey: scaled, never clipped.
 
-    Files of 12 and 16 bits use their whole range. 32-bit and float files whose values lie within
-    0..1 (float only), 0..255 or 0..65535 use the first of these; anything else is stretched from
-    its minimum to its maximum.
+    12-bit and 16-bit files use their whole range. 32-bit and float files use the first of 0..1
+    (float only), 0..255 and 0..65535 that contains all their values. Anything else is stretched
+    from its minimum to its maximum.
     """
     values = np.asarray(image)
     tags = image.getexif() if image.format == "TIFF" else {}
@@ -93,7 +93,7 @@ def _scale_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _range(image: Image.Image, values: npt.NDArray[np.generic], bits: int) -> tuple[float, float]:
-    """The values that become 0 and 255."""
+    """Return the values that become 0 and 255."""
     if image.mode.startswith("I;16"):
         return 0.0, float((1 << bits) - 1)
     if image.mode == "I" and image.format in ("PNG", "PPM"):
@@ -106,7 +106,7 @@ def _range(image: Image.Image, values: npt.NDArray[np.generic], bits: int) -> tu
 
 
 def _extremes(values: npt.NDArray[np.generic]) -> tuple[float, float]:
-    """The least and the greatest finite value; 0 and 0 if there is none."""
+    """Return the smallest and the largest finite value, or 0 and 0 if there is none."""
     extremes = []
     for rows in _bands(*values.shape):
         band = values[rows].astype(np.float64)
@@ -117,11 +117,11 @@ def _extremes(values: npt.NDArray[np.generic]) -> tuple[float, float]:
 
 
 def _bands(height: int, width: int) -> Iterator[slice]:
-    """Rows of an image in slices of about BAND_PIXELS."""
+    """Yield the rows of an image in slices of about BAND_PIXELS."""
     rows = max(1, BAND_PIXELS // max(1, width))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def first_value(tag: int | tuple[int, ...] | None) -> int | None:
-    """The value of a TIFF tag that may have several."""
+    """Return the first value of a TIFF tag, which may have several."""
     return tag[0] if isinstance(tag, tuple) else tag

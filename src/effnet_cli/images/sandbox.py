@@ -1,4 +1,4 @@
-"""Images decoded in worker processes: a decoder that hangs or crashes costs one image."""
+"""Decode images in worker processes, so that a hang or crash costs only one image."""
 
 import multiprocessing
 import os
@@ -19,18 +19,18 @@ from effnet_cli.images.sources import ImageSource
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
 
-# Address space that a worker may take beyond that of its start: what libraries allocate later, and
-# what Pillow's widest modes need for an image of the permitted size (a float image and its copies).
+# Address space that a worker may add to what it has at its start: for later allocations of
+# libraries, and for the largest permitted image in Pillow's widest mode (float) and its copies.
 SPARE_MEMORY_BYTES, BYTES_PER_PIXEL = 1 << 30, 24
-EXIT_SECONDS = 5.0  # how long to wait for the exit status of a process that is gone
+EXIT_SECONDS = 5.0  # to wait for the exit status of a dead process
 
 Crops = npt.NDArray[np.uint8]
 Result = Crops | tuple[str, str, str]  # or kind, message and hint of an error
 
 
 class SandboxedLoader:
-    """An `ImageLoader` that decodes in worker processes, one for each calling thread; one that
-    dies, or takes longer than `timeout_s`, is replaced.
+    """An `ImageLoader` that decodes in worker processes, one per calling thread. A worker that
+    dies or takes longer than `timeout_s` is replaced.
     """
 
     def __init__(self, preprocessing: Preprocessing, options: ImageOptions) -> None:
@@ -38,10 +38,10 @@ class SandboxedLoader:
         self._of_thread = threading.local()
 
     def load(self, source: ImageSource) -> Crops:
-        """As `ImageLoader.load`.
+        """Load an image like `ImageLoader.load`.
 
         Raises:
-            ImageError: also `timeout` and `crashed`.
+            ImageError: for the same reasons, or with the kind `timeout` or `crashed`.
         """
         worker: _Worker | None = getattr(self._of_thread, "worker", None)
         if worker is None or not worker.is_alive:
@@ -61,7 +61,7 @@ class _Worker:
         self.is_alive = True
         self._timeout_s = options.timeout_s
         methods = multiprocessing.get_all_start_methods()
-        # forks of a server without threads: a process in a few milliseconds
+        # a server without threads forks a process in a few milliseconds
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         with self._start_lock:
             if context.get_start_method() == "forkserver":
@@ -75,7 +75,7 @@ class _Worker:
             other_end.close()
 
     def load(self, source: ImageSource) -> Result:
-        """The crops of an image, or its error; the process is over after a hang or a crash."""
+        """Return the crops of an image, or its error. A hang or a crash ends the process."""
         try:
             self._connection.send(source)
             if self._connection.poll(self._timeout_s):
@@ -105,7 +105,7 @@ def _describe_signal(status: int | None) -> str:
 
 
 def _serve(connection: Connection, preprocessing: Preprocessing, options: ImageOptions) -> None:
-    """Load images until the other end is closed; runs in the worker."""
+    """Load images in the worker until the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
     _end_with_parent()
     _limit_memory(SPARE_MEMORY_BYTES + BYTES_PER_PIXEL * options.max_pixels)
@@ -123,8 +123,8 @@ def _load(loader: ImageLoader, source: ImageSource) -> Result:
 
 
 def _end_with_parent() -> None:
-    """Let the kernel end this process when its parent is gone, even if a decoder hangs here: SIGIO
-    comes when the other end of a pipe closes.
+    """Let the kernel end this process when its parent is gone, even if a decoder hangs here. SIGIO
+    arrives when the parent's end of a pipe closes.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None:  # elsewhere SIGIO does not end a process

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: content decides, not the name."""
+"""Identify a file by its first bytes: its content decides, not its name."""
 
 import codecs
 import re
@@ -13,8 +13,8 @@ TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
 class Content(NamedTuple):
     """What a file is.
 
-    `description` completes "This is ..."; `format` is Pillow's name if effnet opens the format;
-    `is_image` is also true for images that it does not open.
+    `description` completes "This is ...". `format` is Pillow's name if effnet opens the format.
+    `is_image` is also true for images that effnet does not open.
     """
 
     description: str
@@ -32,7 +32,7 @@ _OPENED: _Signatures = {
     (b"\0\0\1\0",): Content("an icon", "ICO"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"): Content("a JPEG 2000 image", "JPEG2000"),
 }
-# Other files that are often found among images.
+# Other formats that are often found among images.
 _OTHER_IMAGES: dict[tuple[bytes, ...], str] = {
     (b"8BPS",): "a Photoshop document",
     (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"): "a JPEG XL image",
@@ -82,11 +82,11 @@ _SIGNATURES: _Signatures = {
     **{magic: Content(what) for magic, what in _OTHER_IMAGES.items()},
     **_OPENED,  # last: raw camera images begin like TIFF
 }
-# What a few first bytes do not identify, as other files begin with them too.
+# Formats that need a pattern, because other files begin with the same few bytes.
 _PATTERNS = (
     (rb"(?s)RIFF....WEBP", Content("a WebP image", "WEBP")),
     (rb"RIFF", Content("a RIFF file", is_image=False)),
-    (rb"(?s)BM.{0,15}\0", Content("a BMP image", "BMP")),  # texts have no NUL byte
+    (rb"(?s)BM.{0,15}\0", Content("a BMP image", "BMP")),  # text has no NUL byte
     (rb"P[1-6]\s+[\d#]", Content("a PPM image", "PPM")),
     (
         rb"(?s)\x00\x00\x02\x00(?!\x00\x00)..",
@@ -102,7 +102,7 @@ _PATTERNS = (
     (rb"\x80([\x04\x05]\x95|[\x02\x03][](}cX])", Content("a Python pickle", is_image=False)),
     (rb"\0+\Z", Content("a file of zero bytes only", is_image=False)),
 )
-# Of text in lower case, without white space before it.
+# For text in lower case, without leading white space.
 _TEXT_PATTERNS = (
     (rb"<!doctype html|<html|<head|<body|<script", Content("an HTML page", is_image=False)),
     (rb"(?s)<(\?xml|!).*(<html|e html)", Content("an HTML page", is_image=False)),
@@ -115,7 +115,7 @@ _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 
 
 def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
-    """What a file with these first and last bytes is; `None` if unknown.
+    """Identify a file by its first and last bytes. Return `None` if it is unknown.
 
     Only TGA, which has no signature at its start, needs the name or the last bytes.
     """
@@ -136,10 +136,10 @@ def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
 
 
 def is_text(head: bytes) -> bool:
-    """Whether these first bytes are text, such as a list of paths."""
+    """Return whether these first bytes are text, such as a list of paths."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
-    try:  # the last character may be cut
+    try:  # the last character may be incomplete
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
@@ -147,7 +147,7 @@ def is_text(head: bytes) -> bool:
 
 
 def _sniff_iso_media(head: bytes) -> Content:
-    """AVIF, HEIC and videos share one container; its brands tell them apart."""
+    """Tell AVIF, HEIC and videos apart by the brands of the container that they share."""
     size = int.from_bytes(head[:4], "big")
     brands = {head[8:12], *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))}
     if brands & _AVIF_BRANDS:
@@ -160,7 +160,7 @@ def _sniff_iso_media(head: bytes) -> Content:
 
 
 def _is_tga_header(head: bytes) -> bool:
-    """Colour map 0 or 1, a defined image type, 8 to 32 bits a pixel."""
+    """Check for colour map 0 or 1, a defined image type, and a valid number of bits per pixel."""
     is_whole = len(head) >= 18
     return is_whole and (
         head[1] in (0, 1) and head[2] in (1, 2, 3, 9, 10, 11) and head[16] in (1, 8, 15, 16, 24, 32)

@@ -1,4 +1,4 @@
-"""Opening image files: only regular files, and only what is an image by its content."""
+"""Open image files: only regular files whose content is an image."""
 
 import errno
 import importlib.util
@@ -16,7 +16,7 @@ from PIL import Image
 from effnet_cli.images.sniff import HEAD_BYTES, HEIC, TGA_FOOTER, Content, is_text, sniff
 from effnet_cli.system.errors import ImageError
 
-ImageSource = Path | str | bytes | Image.Image  # an image that is decoded already
+ImageSource = Path | str | bytes | Image.Image  # an Image is already decoded
 
 HEIC_LIBRARY = "pi_heif"
 INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG or PNG."
@@ -34,7 +34,7 @@ KIND_NAMES = {
 
 @contextmanager
 def open_regular_file(source: Path | str | bytes) -> Iterator[BinaryIO]:
-    """A readable, seekable file; other kinds of files are refused, as reading them can hang.
+    """Open a readable, seekable file. Other kinds of files are refused: reading them can hang.
 
     Raises:
         ImageError: `missing`, `not_a_file` or `unreadable`.
@@ -80,7 +80,7 @@ def _check_is_regular(status: os.stat_result) -> None:
 
 @cache
 def _kernel_devices() -> frozenset[int]:
-    """File systems of the kernel; some of their files never end."""
+    """Return the devices of the kernel's file systems, where some files never end."""
     devices = set()
     for folder in ("/proc", "/sys"):
         try:
@@ -92,10 +92,10 @@ def _kernel_devices() -> frozenset[int]:
 
 
 def identify(file: BinaryIO, name: str) -> Content:
-    """What the file is, by its content.
+    """Identify a file by its content.
 
     Raises:
-        ImageError: it is nothing that effnet opens.
+        ImageError: the file is empty, unreadable, or nothing that effnet opens.
     """
     try:
         head = file.read(HEAD_BYTES)
@@ -124,5 +124,5 @@ def identify(file: BinaryIO, name: str) -> Content:
 
 
 def cannot_read(error: OSError) -> ImageError:
-    """`error` as that of a damaged or disconnected disk."""
+    """Return `error` as an `ImageError` that suggests checking the disk."""
     return ImageError("unreadable", f"Cannot read the file: {error.strerror}.", "Check the disk.")

@@ -1,4 +1,4 @@
-"""Views of one image for test-time augmentation, and for calibration on few images."""
+"""Views of an image for test-time augmentation and for calibration on few images."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -8,7 +8,7 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of an image: its share of each side, and its position from 0 to 1."""
+    """A part of an image: its share of each side, its position (0 to 1), perhaps mirrored."""
 
     is_flipped: bool = False
     share: float = 1.0
@@ -16,7 +16,7 @@ class View:
     top: float = 0.0
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The view of an upright RGB image."""
+        """Return this view of an upright RGB image."""
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.is_flipped else image
         if self.share == 1.0:
             return image
@@ -26,7 +26,7 @@ class View:
         return image.crop((left, top, left + size[0], top + size[1]))
 
 
-# The whole image and its mirror image, then smaller and smaller parts from five places.
+# The whole image and its mirror image, then ever smaller parts at five positions.
 VIEWS = (
     View(),
     View(is_flipped=True),
