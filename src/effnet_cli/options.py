@@ -19,7 +19,7 @@ TargetName = Literal[
 ]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]
 Quantization = Literal["int8"]
-EnginePrecision = Literal["fp32", "bf16", "fp16"]  # int8 is what an exported file is
+EnginePrecision = Literal["fp32", "bf16", "fp16"]  # int8 only exists in exported files
 Precision = Literal[EnginePrecision, "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["none", "light", "strong"]
@@ -65,7 +65,7 @@ class ModelOptions(Options):
 
     @staticmethod
     def parse(text: str) -> "ModelOptions":
-        """A file if there is one of this name, else a variant."""
+        """Parse the path of an existing file, else the name of a variant."""
         path = Path(text)
         return ModelOptions(model=path) if path.exists() else ModelOptions(variant=text)
 
@@ -247,7 +247,7 @@ class ExportOptions(Options):
 
     @property
     def output_precision(self) -> Precision:
-        """What the file computes in."""
+        """The precision that the exported file computes in."""
         return self.quantize or self.precision
 
 
@@ -400,7 +400,7 @@ class PredictOutputs(PageOutputs):
 
     @property
     def needs_crops(self) -> bool:
-        """Whether something shows the input of the model."""
+        """Whether an output shows the model's input."""
         return self.preview or self.html is not None or self.explain is not None
 
 

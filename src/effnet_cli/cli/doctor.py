@@ -31,7 +31,7 @@ def doctor(outputs: ListOutputs) -> int:
 
 
 def _blocks(results: "list[CheckResult]") -> Iterator[Table]:
-    """A table for each area."""
+    """Yield a table for each area."""
     for area, group in groupby(results, key=attrgetter("area")):
         rows = [(one.name, one.status, one.detail, one.fix) for one in group]
         yield Table(("name", "status", "detail", "fix"), rows, area.capitalize(), is_wrapped=True)

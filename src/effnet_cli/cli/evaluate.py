@@ -42,7 +42,7 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
 
 
 def _parse_limits(texts: Sequence[str], names: Collection[str]) -> dict[str, float]:
-    """The least value of each figure: `0.9` (top-1), `macro_f1=0.8`."""
+    """Parse the lowest accepted value of each metric: `0.9` (top-1), `macro_f1=0.8`."""
     limits = {}
     for text in texts:
         name, _, value = text.rpartition("=")
@@ -61,7 +61,7 @@ def _parse_limits(texts: Sequence[str], names: Collection[str]) -> dict[str, flo
 
 
 def _overlay(task: EvaluateTask, outputs: EvaluateOutputs) -> Callable[[str, str], Any] | None:
-    """What draws Grad-CAM overlays into the page."""
+    """Return the function that draws Grad-CAM overlays for the page; `None` without --explain."""
     if not outputs.explain:
         return None
     if outputs.html is None:

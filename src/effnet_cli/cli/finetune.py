@@ -38,7 +38,7 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
 
 
 def _check_dataset(task: FinetuneTask, format_: Format, out: Output) -> int:
-    """Write what a scan of the dataset finds; the exit status."""
+    """Scan the dataset, write what was found, and return the exit status."""
     from effnet_cli.datasets.scan import scan
     from effnet_cli.finetune.table import scan_blocks
 
@@ -64,7 +64,7 @@ def _report(task: FinetuneTask, folder: Path, out: Output) -> None:
     try:
         found = replace(evaluate(validation_task(task, folder)), data=str(task.root))
         out.page(report_page(found, folder), path)
-    except EffnetError as error:  # the model is saved all the same
+    except EffnetError as error:  # the model has been saved anyway
         out.note(f"Cannot write the report: {error.message}")
     else:
         out.note(f"Saved the report to {path}")

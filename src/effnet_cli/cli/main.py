@@ -1,4 +1,4 @@
-"""The one place where errors become text, and the end of the process."""
+"""Run the command line: the one place where errors become text and the process ends."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from effnet_cli.output.text import printable
 from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 
 DEBUG_VARIABLE = "EFFNET_DEBUG"
-# 128 plus the number of a signal is the exit status of a program that it stopped.
+# A program that a signal stops has the exit status 128 plus the signal's number.
 INTERRUPTED_STATUS, BROKEN_PIPE_STATUS, TERMINATED_STATUS = 130, 141, 143
 
 
@@ -36,7 +36,7 @@ def main() -> NoReturn:
     sys.stdout, sys.stderr = _duplicate(sys.stdout), _duplicate(sys.stderr)
     signal.signal(signal.SIGTERM, _raise_terminated)
     if not os.environ.get(DEBUG_VARIABLE):
-        warnings.simplefilter("ignore")  # libraries' warnings are for programmers
+        warnings.simplefilter("ignore")  # library warnings are for programmers
     status = run()
     try:
         sys.stdout.flush()
@@ -44,12 +44,12 @@ def main() -> NoReturn:
         status = status or 1
     with suppress(OSError):  # a closed stderr changes no result
         sys.stderr.flush()
-    # Threads may be inside a decoder or a runtime; the ordinary exit would tear it down under them.
+    # Threads may still be in a decoder or runtime, which a normal exit would tear down under them.
     os._exit(status)
 
 
 def _duplicate(stream: TextIO) -> TextIO:
-    """The same stream on a descriptor of its own, as native code is silenced on 1 and 2."""
+    """Copy a stream to its own descriptor, because native code is silenced on 1 and 2."""
     buffering = 1 if stream.line_buffering else -1
     return open(  # noqa: PTH123, SIM115 (open to the end)
         os.dup(stream.fileno()), "w", buffering, encoding=stream.encoding, errors=stream.errors
@@ -61,7 +61,7 @@ def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
 
 
 def run() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return the exit status."""
     try:
         return app(sys.argv[1:] or ["--help"], prog_name="effnet", standalone_mode=False) or 0
     except EffnetError as error:
@@ -82,9 +82,9 @@ def run() -> int:
     except _Terminated:
         return TERMINATED_STATUS
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:  # the help, on a full disk
+        if getattr(error, "errno", None) == errno.ENOSPC:  # help written to a full disk
             _print_error("Cannot write to stdout: no space left.", "Free some space.")
-        else:  # a bug: the traceback is what its report needs
+        else:  # a bug, whose report needs the traceback
             traceback.print_exc()
         return 1
 

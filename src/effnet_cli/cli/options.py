@@ -1,4 +1,4 @@
-"""Commands from functions: every group of options that a function takes becomes its flags."""
+"""Turn functions into commands: each group of options that a function takes becomes flags."""
 
 import dataclasses
 import inspect
@@ -15,16 +15,16 @@ from effnet_cli.system.errors import UsageError
 
 Field = fields.Field
 Values = Mapping[str, Any]
-FLAGS_WIDTH = 24  # columns of --help; longer flags have a line of their own
+FLAGS_WIDTH = 24  # columns in --help; longer flags get their own line
 
 
 def add_command(
     app: typer.Typer, run: Callable[..., int | None], *, name: str | None = None, epilog: str = ""
 ) -> None:
-    """Add `run` as a command of its name.
+    """Add `run` as a command called `name`, by default the function's name.
 
-    Each of its parameters is a dataclass of `options`, whose fields become flags; `typed` gets the
-    names of the fields that were given. It returns the exit status.
+    Each parameter of `run` is a dataclass of `options`, whose fields become flags, except `typed`,
+    which gets the names of the fields that were given. `run` returns the exit status.
     """
     groups = get_type_hints(run, include_extras=True)
     del groups["return"]
@@ -60,8 +60,8 @@ class _Command(TyperCommand):
 
 
 def _members(group: Any) -> tuple[Any, list[Field]]:
-    """The dataclass of `Group`, `Group | None` or `Annotated[Group, Only(...)]`, and those of its
-    fields that are groups or are offered.
+    """Return the dataclass of `Group`, `Group | None` or `Annotated[Group, Only(...)]`, and those
+    of its fields that are groups or are offered.
     """
     parts = (group, *get_args(group))
     cls: Any = next(part for part in parts if dataclasses.is_dataclass(part))
@@ -76,8 +76,9 @@ def _is_group(field: Field) -> bool:
 
 
 def _offered(group: Any) -> Iterator[tuple[Field, str]]:
-    """The fields of a group and of the groups in it, and their sections; a class's own come before
-    those that it inherits.
+    """Yield the fields of a group and its nested groups, with their sections.
+
+    A class's own fields come before inherited ones.
     """
     cls, members = _members(group)
     own = [inspect.get_annotations(base).keys() for base in cls.__mro__]
@@ -89,8 +90,8 @@ def _offered(group: Any) -> Iterator[tuple[Field, str]]:
 
 
 def _build(group: Any, values: Values) -> Any:
-    """The dataclass with the values that were given, by keyword; `None` for an optional one of
-    which nothing was given.
+    """Create the dataclass from the values that were given, or return `None` if the group is
+    optional and none was given.
 
     Raises:
         UsageError: a value is not valid, or one is missing.
@@ -120,7 +121,7 @@ def _is_given(value: object) -> bool:
 
 
 def _parameter(field: Field, section: str) -> inspect.Parameter:
-    """The parameter of which Typer makes an option or argument; `None` where it is not given."""
+    """Create the parameter that Typer turns into an option or argument; `None` if not given."""
     info, is_argument = field.metadata, "is_argument" in field.metadata
     shared = {
         "metavar": info["metavar"] or _metavar(field),
@@ -144,7 +145,7 @@ def _parameter(field: Field, section: str) -> inspect.Parameter:
 
 
 def _text_type(field: Field) -> Any:
-    """What Typer makes of the text: a path or a flag; all else is parsed here."""
+    """Return the type for Typer to parse: a path or flag, else text, which is parsed here."""
     kinds = fields.types_of(field)
     if fields.is_list(field):
         return list[Path] if Path in kinds else list[str]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def find_variants(names: Sequence[str]) -> "list[Variant]":
-    """The variants of these names; `all` is every one."""
+    """Return the variants with these names; `all` stands for every variant."""
     from effnet_cli.models.variants import VARIANTS, find_variant
 
     return list(VARIANTS.values()) if "all" in names else [find_variant(name) for name in names]
@@ -83,7 +83,7 @@ def verify_weights(options: VerifyOptions) -> int:
     from effnet_cli.models import listing
 
     results = listing.verify_weights(find_variants(options.names))
-    if options.names == ("all",):  # then missing weights are no failure
+    if options.names == ("all",):  # missing weights are then no failure
         results = (one for one in results if one.path)
     is_intact = True
     with open_output(Outputs()) as out:

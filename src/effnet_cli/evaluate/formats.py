@@ -1,4 +1,4 @@
-"""An evaluation as a JSON object and CSV lines."""
+"""Convert an evaluation to a JSON object and CSV lines."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,14 +8,14 @@ from effnet_cli.evaluate.records import ClassMetrics, Evaluation
 from effnet_cli.output.text import csv_line
 
 SCHEMA = 1
-# The keys of a class, and the fields of `ClassMetrics`.
+# The keys of a class in the output, and the `ClassMetrics` field of each.
 CLASS_KEYS = {
     "label": "name", "precision": "precision", "recall": "recall", "f1": "f1", "support": "images",
 }  # fmt: skip
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:
-    """The whole evaluation, schema 1."""
+    """Return the whole evaluation as a JSON object, schema 1."""
     content = asdict(found)
     del content["classes"]
     return {"schema": SCHEMA, **content, "per_class": [_class_row(row) for row in found.classes]}
@@ -26,6 +26,6 @@ def _class_row(row: ClassMetrics) -> dict[str, Any]:
 
 
 def csv_lines(found: Evaluation) -> Iterator[str]:
-    """CSV with a header, a line for each class."""
+    """Yield CSV lines: a header, then one line per class."""
     yield csv_line(CLASS_KEYS)
     yield from (csv_line(_class_row(row).values()) for row in found.classes)

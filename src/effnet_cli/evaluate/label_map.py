@@ -14,7 +14,7 @@ from effnet_cli.models.imagenet import class_names, wordnet_ids
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import pluralize, quote_names
 
-MAX_NOTES = 5  # about classes, of each kind
+MAX_NOTES = 5  # about classes, for each kind of note
 LookUp = Callable[[str], int | None]  # from a name to the index of its class
 
 
@@ -22,8 +22,9 @@ LookUp = Callable[[str], int | None]  # from a name to the index of its class
 class LabelMap:
     """How the classes of a dataset map to those of a model.
 
-    `indexes` has the model's class for each class of the dataset, `None` for the `unknown` ones.
-    `matching` names the ways that were used, `unused` the model's classes without a folder.
+    `indexes` holds the index of the model's class for each class of the dataset, `None` for
+    `unknown` ones. `matching` names the ways of matching that were used. `unused` lists the model's
+    classes without a folder.
     """
 
     indexes: tuple[int | None, ...]
@@ -33,16 +34,16 @@ class LabelMap:
     merged: tuple[MergedClass, ...]
 
     def apply(self, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
-        """The model's classes for a dataset's `labels` [N]; -1 for unknown ones."""
+        """Convert a dataset's `labels` [N] to the model's class indexes; -1 for unknown ones."""
         indexes = np.array([-1 if index is None else index for index in self.indexes], np.intp)
         return indexes.take(labels)
 
 
 def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
-    """Match each of a dataset's classes, `names`, to one of a model's `classes`.
+    """Match a dataset's class `names` to a model's `classes`.
 
-    Each name matches on its own: exactly; for ImageNet-1k's classes also by WordNet id or index;
-    last without case and punctuation. UsageError if none does.
+    Each name is matched on its own: first exactly, then, for ImageNet-1k's classes, by WordNet id
+    or index, and last without case and punctuation. Raises UsageError if no name matches.
     """
     lookups = dict(_lookups(classes))
     found = [_match(name, lookups) for name in names]
@@ -71,31 +72,31 @@ def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
 
 
 def _match(name: str, lookups: Mapping[str, LookUp]) -> tuple[int | None, str]:
-    """The index of the class with this name, and how it matched."""
+    """Return the index of the class with this name, and how it matched."""
     tries = ((look_up(name), way) for way, look_up in lookups.items())
     return next((match for match in tries if match[0] is not None), (None, ""))
 
 
 def _lookups(classes: Sequence[str]) -> Iterator[tuple[str, LookUp]]:
-    """How a name can match, in order of preference."""
+    """Yield the ways in which a name can match, in order of preference."""
     yield "names", _unique(classes).get
     ids = wordnet_ids() if tuple(classes) == class_names() else ()
     yield "WordNet ids", _unique(ids).get
     indexes = _unique([str(index) for index in range(len(ids))])
     yield "indexes", lambda name: indexes.get(name.lstrip("0") or name[-1:])  # 007 matches 7
     simple = _unique([_simplify(name) for name in classes])
-    simple.pop("", None)  # names that are all punctuation do not match one another
+    simple.pop("", None)  # names with only punctuation must not match each other
     yield "names without case and punctuation", lambda name: simple.get(_simplify(name))
 
 
 def _near(name: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes that an unknown name may mean, without a duplicated class of that very name."""
+    """Return classes that an unknown name may mean, except (duplicate) classes of the same name."""
     others = [other for other in classes if other != name]
     return tuple(difflib.get_close_matches(name, others, n=2))
 
 
 def describe_label_map(label_map: LabelMap, num_classes: int) -> Iterator[str]:
-    """Notes on what does not match one to one; the model has `num_classes`."""
+    """Yield notes on what does not match one to one; the model has `num_classes` classes."""
     unknown, merged = label_map.unknown, label_map.merged
     if label_map.matching != "names":
         yield f"Matched folders by {label_map.matching}"
@@ -116,17 +117,17 @@ def describe_label_map(label_map: LabelMap, num_classes: int) -> Iterator[str]:
 
 
 def _join(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join words for a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:
-    """Indexes by name, without the names that occur twice."""
+    """Return indexes keyed by name, without names that occur more than once."""
     counts = Counter(names)
     return {name: index for index, name in enumerate(names) if counts[name] == 1}
 
 
 def _simplify(name: str) -> str:
-    """Only letters and digits, case folded, in Unicode form NFKC."""
+    """Normalise to Unicode form NFKC, fold case, and keep only letters and digits."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(character for character in folded if character.isalnum())

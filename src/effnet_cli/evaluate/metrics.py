@@ -1,9 +1,10 @@
 """The metrics of an evaluation: their table, and how they are computed from arrays.
 
-A new metric is a field of `Evaluation`, a line in `run` that computes it, and a row of `METRICS`.
+A new metric needs a field of `Evaluation`, a line in `run` that computes it, and a row of
+`METRICS`.
 
-`compute_metrics` does without scikit-learn: it runs in every training, whose start the import would
-delay by a second, and classes without images must stay undefined.
+`compute_metrics` avoids scikit-learn: it runs in every training, where the import would take a
+second at the start, and classes without images must stay undefined.
 """
 
 import itertools
@@ -21,21 +22,21 @@ Labels = npt.NDArray[np.integer]
 Probabilities = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-CONFIDENCE_Z = 1.959964  # standard deviations that hold 95 % of a normal distribution
+CONFIDENCE_Z = 1.959964  # 95 % of a normal distribution is within this many standard deviations
 CALIBRATION_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
-FITTED_TEMPERATURES = 0.05, 20.0  # least and greatest
-TEMPERATURE_STEPS = 40  # of the golden-section search; each narrows it to 0.62
-TEMPERATURE_PRIOR = 0.5  # standard deviation of the logarithm of the temperature
+FITTED_TEMPERATURES = 0.05, 20.0  # lowest and highest
+TEMPERATURE_STEPS = 40  # of the golden-section search; each narrows the range to 0.62 of its width
+TEMPERATURE_PRIOR = 0.5  # standard deviation of the log temperature
 GOLDEN = (math.sqrt(5) - 1) / 2
 AUTO_PRECISION = 0.95  # of validation predictions above the threshold of --unknown-below auto
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A field `name` of `Evaluation`; `format` is a format specification.
+    """The field `name` of `Evaluation`; `format` is a format specification.
 
-    `can_limit`: --fail-under accepts it, as it is a share (0..1) and higher is better. `needs` says
-    when it is not `None`.
+    `can_limit` says whether --fail-under accepts it: it must be a share (0..1) where higher is
+    better. `needs` says what data it requires; without that, it is `None`.
     """
 
     name: str
@@ -58,7 +59,7 @@ LIMITS = {metric.name: metric for metric in METRICS if metric.can_limit}
 
 
 def check_limits(evaluation: Evaluation, limits: Mapping[str, float]) -> Iterator[str]:
-    """The limits that are not met: `top1 is 0.8000, below 0.9`."""
+    """Yield a message for each limit that is not met: `top1 is 0.8000, below 0.9`."""
     for name, limit in limits.items():
         value = getattr(evaluation, name)
         if value is None:
@@ -75,9 +76,9 @@ def compute_metrics(
     names: Sequence[str],
     scores_are: ScoresAre = "logits",
 ) -> Metrics:
-    """The metrics of `scores` [N,C] for `labels` [N].
+    """Compute the metrics of `scores` [N,C] for `labels` [N].
 
-    `failed` [F] are the labels of images without scores; N + F must be positive.
+    `failed` [F] holds the labels of images without scores; N + F must be positive.
     """
     num_classes, total = len(names), len(labels) + len(failed)
     predictions = scores.argmax(axis=1)
@@ -110,9 +111,9 @@ def compute_metrics(
 def _losses(
     scores: npt.NDArray[np.floating], labels: Labels, scores_are: ScoresAre
 ) -> npt.NDArray[np.float64]:
-    """The cross-entropy of each row [N]; not scikit-learn's, which clips it at 36."""
+    """Return the cross-entropy of each row [N]; scikit-learn's would be clipped at 36."""
     values, own = np.asarray(scores, np.float64), (np.arange(len(labels)), labels)
-    if scores_are == "probabilities":  # below float32's smallest they are 0
+    if scores_are == "probabilities":  # those below the smallest float32 are 0
         return -np.log(np.maximum(values[own], np.finfo(np.float32).tiny))
     shifted = values - values.max(axis=1, keepdims=True)
     losses: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[own]
@@ -128,7 +129,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def share_interval(right: int, total: int) -> Interval:
-    """The 95 % interval of the share `right` of `total` (Wilson 1927)."""
+    """Return the 95 % interval of the share `right / total` (Wilson 1927)."""
     z, share = CONFIDENCE_Z, right / total
     centre = share + z**2 / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
@@ -137,8 +138,8 @@ def share_interval(right: int, total: int) -> Interval:
 
 
 def paired_difference(one: Flags, other: Flags) -> tuple[float, Interval]:
-    """The accuracy of `one` minus that of `other` on the same images [N], and its 95 % interval
-    (normal approximation for matched pairs).
+    """Return the accuracy of `one` minus that of `other` on the same images [N], and the 95 %
+    interval of this difference (normal approximation for matched pairs).
     """
     gains = one.astype(np.float64) - other.astype(np.float64)
     difference, half = float(gains.mean()), CONFIDENCE_Z * float(gains.std() / len(gains) ** 0.5)
@@ -146,10 +147,9 @@ def paired_difference(one: Flags, other: Flags) -> tuple[float, Interval]:
 
 
 def is_among_top(scores: Scores, labels: Labels, k: int) -> Flags:
-    """Whether the label of each row of `scores` [N,C] is among its `k` highest.
+    """Return whether the label of each row of `scores` [N,C] is among the row's `k` highest.
 
-    Equal scores rank in the order of the classes, as in `predict`; scikit-learn ranks them
-    otherwise.
+    Equal scores rank in class order, as in `predict`; scikit-learn ranks them differently.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     is_before = np.arange(scores.shape[1]) < labels[:, None]
@@ -159,8 +159,9 @@ def is_among_top(scores: Scores, labels: Labels, k: int) -> Flags:
 
 
 def calibrate(confidences: Probabilities, right: Flags) -> tuple[float, tuple[CalibrationBin, ...]]:
-    """The expected calibration error, and its bins of equal width: the mean of the gaps between
-    confidence and accuracy, weighted by images.
+    """Return the expected calibration error and its equal-width bins.
+
+    The error is the mean gap between confidence and accuracy over the bins, weighted by images.
     """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     places = np.clip(np.digitize(confidences, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
@@ -176,11 +177,11 @@ def calibrate(confidences: Probabilities, right: Flags) -> tuple[float, tuple[Ca
 
 
 def fit_temperature(logits: Scores, labels: Labels) -> float:
-    """The temperature with the least cross-entropy (Guo et al. 2017, arXiv 1706.04599), by golden
-    section.
+    """Find the temperature with the lowest cross-entropy (Guo et al. 2017, arXiv 1706.04599) by
+    golden-section search.
 
-    A prior (normal on the logarithm, mean 0) dominates where images are few: a handful that are all
-    right would otherwise make every later prediction certain.
+    A prior (normal on the logarithm, mean 0) dominates when there are few images. Without it, a
+    handful of correct predictions would make every later prediction certain.
     """
     scaled = logits.astype(np.float64)
 
@@ -199,8 +200,8 @@ def fit_temperature(logits: Scores, labels: Labels) -> float:
 
 
 def fit_unknown_threshold(confidences: Probabilities, right: Flags) -> float | None:
-    """The least top probability at and above which `AUTO_PRECISION` of the predictions are right;
-    `None` if there is none.
+    """Find the lowest threshold of the top probability at which at least `AUTO_PRECISION` of the
+    predictions at or above it are right; `None` if there is none.
     """
     order = np.argsort(-confidences, kind="stable")
     precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)

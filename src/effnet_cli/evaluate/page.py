@@ -15,8 +15,8 @@ from effnet_cli.output.charts import reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, grid, sortable
 
 SHOWN_PX = 160  # of a thumbnail
-# From a path and a class to an image with a Grad-CAM overlay, uint8 [H,W,3]; `None` if it cannot be
-# opened.
+# Takes a path and a class; returns the image with a Grad-CAM overlay, uint8 [H,W,3], or `None` if
+# it cannot be opened.
 Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
 MAX_SHOWN_IMAGES = 60  # in a gallery
 MAX_SHOWN_CLASSES = 40  # in the confusion matrix
@@ -42,10 +42,10 @@ def evaluation_page(
     settings: Sequence[tuple[str, str]] = (),
     commands: Sequence[str] = (),
 ) -> str:
-    """The HTML page of an evaluation.
+    """Return the HTML page of an evaluation.
 
     Args:
-        overlay: draws a Grad-CAM overlay into the images.
+        overlay: draws a Grad-CAM overlay on an image.
         summary: lines to add to the summary at the top.
         sections: sections to insert before the table of classes.
         settings: names and values to add to the settings at the end.
@@ -78,7 +78,7 @@ def evaluation_page(
 def _gallery(
     rows: Sequence[LabelledPrediction], overlay: Overlay | None
 ) -> Iterator[tuple[LabelledPrediction, str]]:
-    """Some images with their thumbnails in base64, which are empty if they cannot be opened."""
+    """Yield the first images with base64 thumbnails, empty for images that cannot be opened."""
     for row in rows[:MAX_SHOWN_IMAGES]:
         pixels = overlay and overlay(row.path, row.prediction)
         if pixels is None:

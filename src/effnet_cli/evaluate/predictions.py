@@ -1,4 +1,4 @@
-"""Predict labelled images, and find what is worth a look among the predictions."""
+"""Predict labelled images, and find the predictions that are worth a look."""
 
 import importlib.util
 import warnings
@@ -28,10 +28,10 @@ LABEL_ERROR_LIBRARY = "cleanlab"
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """A model's predictions for the M of N images that could be opened, those at `places` [M].
+    """A model's predictions for N images, of which M could be opened: those at `places` [M].
 
-    `all_labels` [N], `labels` and `predicted` [M] index `classes`, -1 for a class that the model
-    lacks; `scores` and `probabilities` are [M,C].
+    `all_labels` [N], `labels` [M] and `predicted` [M] are indexes into `classes`, or -1 for a class
+    that the model lacks. `scores` and `probabilities` are [M,C].
     """
 
     paths: Sequence[str]
@@ -51,19 +51,19 @@ class Predictions:
 
     @property
     def is_right(self) -> Flags:
-        """Whether each of the N images is predicted as labelled; not if it could not be opened."""
+        """Whether each of the N images is predicted as labelled; false if it cannot be opened."""
         result = np.zeros(len(self.all_labels), dtype=np.bool_)
         result[self.places] = self.predicted == self.labels
         return result
 
     def failures(self) -> Iterator[FailedImage]:
-        """The images that could not be opened."""
+        """Yield the images that could not be opened."""
         for place, error in sorted(self.errors.items()):
             label = self.classes[self.all_labels[place]]
             yield FailedImage(self.paths[place], label, kind=error.kind, message=str(error))
 
     def confused_pairs(self) -> Iterator[ConfusedPair]:
-        """The most frequent mistakes; equally frequent ones in the order of the classes."""
+        """Yield the most frequent mistakes; equally frequent ones in class order."""
         wrong = self.predicted != self.labels
         cells = np.column_stack([self.labels, self.predicted])[wrong].tolist()
         pairs = Counter(sorted(map(tuple, cells))).most_common(MAX_CONFUSED_PAIRS)
@@ -71,14 +71,14 @@ class Predictions:
             yield ConfusedPair(self.classes[label], self.classes[prediction], images)
 
     def mistakes(self) -> Iterator[LabelledPrediction]:
-        """The wrong predictions, the most confident first."""
+        """Return the wrong predictions, most confident first."""
         wrong = np.flatnonzero(self.predicted != self.labels)
         order = np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")
         return map(self._record, wrong[order[:MAX_MISTAKES]])
 
     def label_errors(self) -> tuple[LabelledPrediction, ...] | None:
-        """Images whose label is likely wrong, the likeliest first (confident learning: Northcutt et
-        al. 2021, arXiv 1911.00068); `None` without the library.
+        """Return the images whose label is likely wrong, likeliest first, or `None` without
+        cleanlab (confident learning: Northcutt et al. 2021, arXiv 1911.00068).
         """
         if importlib.util.find_spec(LABEL_ERROR_LIBRARY) is None:
             return None
@@ -109,7 +109,7 @@ class Predictions:
 def predict_labelled(
     classifier: Classifier, paths: Sequence[str], labels: Labels, *, what: str, reporter: Reporter
 ) -> Predictions:
-    """The predictions for the images at `paths` with their `labels` [N]; UsageError if none can be
+    """Predict the images at `paths`, which have the `labels` [N]; raise UsageError if none can be
     opened. `what` names the work in the progress bar.
     """
     total = len(paths)

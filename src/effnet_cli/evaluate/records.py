@@ -1,4 +1,4 @@
-"""Records of an evaluation. Shares are 0..1; intervals are 95 % confidence intervals."""
+"""The records of an evaluation. Shares are 0..1; intervals are 95 % confidence intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """One class; recall and F1 are `None` without images, precision if it is never predicted."""
+    """One class. Recall and F1 are `None` without images; precision, if it is never predicted."""
 
     name: str
     images: int
@@ -44,7 +44,10 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin:
-    """Images with a top probability from `low` to `high`; its mean and their accuracy, if any."""
+    """Images with a top probability from `low` to `high`.
+
+    `confidence` is their mean top probability; it and `accuracy` are `None` without images.
+    """
 
     low: float
     high: float
@@ -85,7 +88,7 @@ class ConfusedPair:
 
 @dataclass(frozen=True, slots=True)
 class ConfusionMatrix:
-    """Numbers of images by label (rows) and prediction (columns), both in the order of `labels`."""
+    """Image counts by label (rows) and prediction (columns), both in the order of `labels`."""
 
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
@@ -93,7 +96,7 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True, slots=True)
 class UnknownClass:
-    """A class of the dataset that the model does not have, and the most similar names it has."""
+    """A class of the dataset that the model lacks, and the model's most similar class names."""
 
     label: str
     near: tuple[str, ...]
@@ -109,7 +112,7 @@ class MergedClass:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Another model on the same images; `difference` is the evaluated model's top-1 less `top1`."""
+    """Another model on the same images. `difference`: the evaluated model's top-1 minus `top1`."""
 
     name: str
     top1: float
@@ -119,13 +122,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Metrics):
-    """A model's performance on labelled images; its fields are the keys of the JSON output, where
-    `classes` are `per_class`.
+    """A model's performance on labelled images. Its fields are the keys of the JSON output, except
+    that `classes` is called `per_class` there.
 
     Images that failed count as wrong in every accuracy, recall and F1. `auroc` takes the second
-    class as positive; `None` unless there are two classes, both with images. `ece` is the expected
-    calibration error, over the bins of `calibration`. `confusion` is `None` above 200 classes,
-    `label_errors` without cleanlab. `unlabelled` images, of `unknown_classes`, count nowhere.
+    class as positive and is `None` unless there are two classes, both with images. `ece` is the
+    expected calibration error over the bins of `calibration`. `confusion` is `None` above 200
+    classes, and `label_errors` is `None` without cleanlab. The `unlabelled` images belong to
+    `unknown_classes` and are excluded from all metrics.
     """
 
     data: str

@@ -18,11 +18,11 @@ from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
-MAX_MATRIX_CLASSES = 200  # of a confusion matrix that is kept whole
+MAX_MATRIX_CLASSES = 200  # with more classes, no confusion matrix is kept
 
 
 def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
-    """Evaluate a model on labelled images; with `task.compare`, another one on the same images.
+    """Evaluate a model on labelled images, and `task.compare`, if given, on the same images.
 
     Raises:
         UsageError: no such model or images, or no class in common.
@@ -61,7 +61,7 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
 
 
 def validation_task(task: FinetuneTask, folder: Path) -> EvaluateTask:
-    """How to evaluate the model in a run folder on the validation images of its training."""
+    """Return the task that evaluates a run folder's model on its own validation images."""
     return EvaluateTask(
         folder / saved_split.SPLIT_FILE_NAME,
         options.ModelOptions(model=folder),
@@ -114,7 +114,7 @@ def _evaluation(
 
 
 def _auroc(predictions: Predictions) -> float | None:
-    """The area under the ROC curve of two classes, both with images."""
+    """Return the area under the ROC curve; `None` unless two classes exist, both with images."""
     if len(predictions.classes) != 2 or len(np.unique(predictions.labels)) != 2:
         return None
     roc_auc_score = import_module("sklearn.metrics").roc_auc_score  # importing takes a second
@@ -122,7 +122,7 @@ def _auroc(predictions: Predictions) -> float | None:
 
 
 def _confusion_matrix(predictions: Predictions) -> ConfusionMatrix:
-    """How often each class was predicted as each other; scikit-learn's warns about one class."""
+    """Count how often each class is predicted as each; scikit-learn warns if there is one class."""
     size = len(predictions.classes)
     cells = predictions.labels * size + predictions.predicted
     counts = np.bincount(cells, minlength=size**2).reshape(size, size)
@@ -130,7 +130,7 @@ def _confusion_matrix(predictions: Predictions) -> ConfusionMatrix:
 
 
 def _compare(predictions: Predictions, other: Classifier, reporter: Reporter) -> Comparison:
-    """Another model on the same images; its classes are matched by name, too."""
+    """Evaluate another model on the same images; its classes are matched by name, too."""
     labels = match_labels(predictions.classes, other.card.classes).apply(predictions.all_labels)
     theirs = predict_labelled(
         other, predictions.paths, labels, what=f"Evaluation of {other.name}", reporter=reporter

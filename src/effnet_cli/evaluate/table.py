@@ -1,4 +1,4 @@
-"""An evaluation as text and tables."""
+"""Show an evaluation as text and tables."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,11 +9,11 @@ from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.text import pluralize
 
 MAX_CLASSES_SHOWN = 40
-MAX_EXAMPLES = 10  # in every other table; JSON and the page have more
+MAX_EXAMPLES = 10  # rows of each table of examples; JSON and the page have more
 
 
 def blocks(found: Evaluation) -> Iterator[Block]:
-    """The metrics, the classes, and what is wrong."""
+    """Yield the metrics, the classes, and the mistakes and failures."""
     yield from headline(found)
     yield metrics_table(found)
     classes = classes_table(found)
@@ -26,7 +26,7 @@ def blocks(found: Evaluation) -> Iterator[Block]:
 
 
 def headline(found: Evaluation) -> Iterator[str]:
-    """The accuracy, how it compares, and what was left out of it."""
+    """Yield the accuracy, the comparison, and notes on failed and skipped images."""
     low, high = found.top1_interval
     largest = max(row.images for row in found.classes) / found.images
     yield (
@@ -49,7 +49,7 @@ def headline(found: Evaluation) -> Iterator[str]:
 
 
 def metrics_table(found: Evaluation) -> Table:
-    """All metrics that are defined, with their intervals."""
+    """Return a table of all defined metrics, with their intervals."""
     rows = []
     for metric in METRICS:
         value = getattr(found, metric.name)
@@ -61,7 +61,7 @@ def metrics_table(found: Evaluation) -> Table:
 
 
 def classes_table(found: Evaluation) -> Table:
-    """Every class that has images or predictions, the worst first."""
+    """Return a table of every class that has images or predictions, worst first."""
     known = [row for row in found.classes if row.images or row.precision is not None]
     cells = [
         (row.name, row.images, *map(_share, (row.recall, row.precision, row.f1)))
@@ -71,13 +71,13 @@ def classes_table(found: Evaluation) -> Table:
 
 
 def confused_table(found: Evaluation) -> Table:
-    """Pairs of classes, the most often confused first."""
+    """Return a table of class pairs, most often confused first."""
     cells = [(one.label, one.prediction, one.images) for one in found.confused]
     return Table(("class", "predicted as", "images"), cells, title="Most confused classes")
 
 
 def mistake_tables(found: Evaluation) -> Iterator[Table]:
-    """Wrong predictions, and labels that are likely wrong."""
+    """Yield a table of wrong predictions and one of labels that are likely wrong."""
     columns = ("image", "label", "prediction", "probability", "of label")
     groups = {"Most confident mistakes": found.mistakes, "Likely label errors": found.label_errors}
     for title, rows in groups.items():
@@ -89,13 +89,13 @@ def mistake_tables(found: Evaluation) -> Iterator[Table]:
 
 
 def failed_table(found: Evaluation) -> Table:
-    """The images that could not be opened."""
+    """Return a table of the images that could not be opened."""
     cells = [(one.path, one.label, f"{one.kind}: {one.message}") for one in found.failures]
     return Table(("image", "class", "reason"), cells, title="Could not be opened")
 
 
 def settings(found: Evaluation) -> Iterator[tuple[str, str]]:
-    """What was evaluated, how, and how the classes were matched."""
+    """Yield names and values: what was evaluated, how, and how the classes were matched."""
     split = "" if found.split is None else f", split {found.split}"
     yield "images", f"{found.data}{split}"
     yield "model", found.model

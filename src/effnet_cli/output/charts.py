@@ -1,4 +1,4 @@
-"""Charts as inline SVG that follows the colours of the page."""
+"""Draw charts as inline SVG that follows the colours of the page."""
 
 import io
 import re
@@ -16,7 +16,7 @@ COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: 
 
 
 def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
-    """Top-1 in percent against milliseconds on a logarithmic scale: name, ms, top-1."""
+    """Plot top-1 against latency on a logarithmic scale; `points` are (name, ms, top-1 in %)."""
     if len(points) < 2:
         return None
     axes = _axes((9.0, 4.8), "milliseconds for one image", "top-1, %")
@@ -34,7 +34,7 @@ def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
 
 
 def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Validation top-1 by epoch, one line per phase."""
+    """Plot validation top-1 by epoch, one line per phase."""
     if len(epochs) < 2:
         return None
     axes = _axes((9.0, 3.4), "epoch", "top-1, %")
@@ -51,14 +51,15 @@ def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 100))
     for line in axes.lines:
-        line.set_clip_on(False)  # do not cut marks at the edge
+        line.set_clip_on(False)  # do not clip markers at the edge
     axes.xaxis.get_major_locator().set_params(integer=True)
     return _svg(axes, "Training")
 
 
 def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
-    """Accuracy against the top probability; a bin has `images` whose top probability is between
-    `low` and `high`, with the means `confidence` and `accuracy`, if any.
+    """Plot accuracy against the top probability.
+
+    The keys of each bin are the fields of `CalibrationBin`; bins without accuracy are left out.
     """
     axes = _axes((7.0, 4.4), "top probability, %", "accuracy, %")
     filled = [one for one in bins if one["accuracy"] is not None]
@@ -76,7 +77,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
-    """Empty axes without frame and ticks; importing matplotlib takes half a second."""
+    """Create empty axes without frame and ticks; importing matplotlib takes half a second."""
     figure = import_module("matplotlib.figure").Figure(inches, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x_label, color=SOFT)
@@ -90,7 +91,7 @@ def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
 
 
 def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """The Pareto front: points that no other beats in both, the fastest first."""
+    """Return the Pareto front, fastest first: points that no other beats in both values."""
     front: list[tuple[str, float, float]] = []
     for point in sorted(points, key=lambda p: (p[1], -p[2])):
         if not front or point[2] > front[-1][2]:
@@ -99,7 +100,7 @@ def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float,
 
 
 def _svg(axes: Any, title: str) -> Markup:
-    """Inline SVG; text stays text, colours are those of the page."""
+    """Return inline SVG in which text stays text and the colours are those of the page."""
     buffer = io.StringIO()
     matplotlib: Any = import_module("matplotlib")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):

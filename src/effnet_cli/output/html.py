@@ -1,4 +1,4 @@
-"""Templates and tables of the HTML pages."""
+"""The templates and tables of the HTML pages."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ PAGES = Environment(
 
 
 def sortable(table: Table) -> dict[str, Any]:
-    """The cells of a table, and the place of each row when sorted by each column, so that the page
+    """Return a table's cells and each row's position when sorted by each column, so that the page
     can sort without a script.
     """
     columns, rows = table.columns, table.rows[:MAX_ROWS]
@@ -39,7 +39,7 @@ def sortable(table: Table) -> dict[str, Any]:
 
 
 def _sort_key(cell: object) -> tuple[int, float, str]:
-    """Missing values first, then numbers and percentages, then text."""
+    """Return a key that sorts missing values first, then numbers and percentages, then text."""
     if cell is None:
         return 0, 0.0, ""
     try:
@@ -49,7 +49,7 @@ def _sort_key(cell: object) -> tuple[int, float, str]:
 
 
 def grid(table: Table) -> Markup:
-    """The table as HTML, text aligned to the left and numbers to the right."""
+    """Return the table as HTML, with text left-aligned and numbers right-aligned."""
     columns, rows = table.columns, table.rows
     texts = [any(_is_text(row[i]) for row in rows) for i in range(len(columns))]
     cells = [[(_format_cell(c), _css_class(c, texts[i])) for i, c in enumerate(r)] for r in rows]

@@ -19,8 +19,8 @@ Escape = Callable[[Iterable[str]], Iterator[str]]
 class Output(StderrReporter):
     """Writes what a command shows, and is the `Reporter` of its work.
 
-    Tables are coloured and fitted to a terminal, plain and whole in a pipe or file. Progress bars
-    are removed at the end of the `with` block.
+    Tables are coloured and fitted to the width of a terminal, but plain and uncut in a pipe or
+    file. Progress bars are removed at the end of the `with` block.
     """
 
     def __enter__(self) -> "Output":
@@ -55,7 +55,7 @@ class Output(StderrReporter):
         blocks: "Iterable[Block]",
         path: Path | None = None,
     ) -> None:
-        """Write each row as soon as it is known; of the three forms only one is iterated."""
+        """Write each row as soon as it is known; only the iterable of this format is consumed."""
         if format_ == "table":
             self.table(blocks, path)
         elif format_ == "csv":
@@ -69,7 +69,7 @@ class Output(StderrReporter):
         self._write([html], path)
 
     def can_draw_images(self) -> bool:
-        """Whether stdout is a terminal with enough colours; if not, a note says so."""
+        """Return whether stdout is a terminal with enough colours; if not, write a note."""
         from effnet_cli.output.terminal import can_draw_images
 
         can_draw = can_draw_images()
@@ -80,7 +80,7 @@ class Output(StderrReporter):
     def _write(
         self, pieces: Iterable[str], path: Path | None, escape: Escape | None = None
     ) -> None:
-        """Write to a file, or to stdout, where `escape` makes the text safe for a terminal."""
+        """Write to a file or to stdout; if that is a terminal, `escape` makes the text safe."""
         from effnet_cli.output.writers import write
 
         self.close()
@@ -89,10 +89,10 @@ class Output(StderrReporter):
 
 
 def open_output(options: Outputs, inputs: Iterable[Path] = ()) -> Output:
-    """The presenter for these options, in a run that reads `inputs`.
+    """Create the presenter for these options, in a run that reads `inputs`.
 
     Raises:
-        UsageError: --html names no file that may be written.
+        UsageError: --html does not name a file that may be written.
     """
     if isinstance(options, PageOutputs) and options.html is not None:
         from effnet_cli.output import writers  # imports NumPy

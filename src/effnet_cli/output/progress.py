@@ -19,7 +19,7 @@ WIPE_LINE = "\r\x1b[2K"
 
 
 class StderrReporter:
-    """Writes notes to stderr and, if it is a terminal, draws bars that vanish at the end.
+    """Writes notes to stderr and, if it is a terminal, draws progress bars that vanish at the end.
 
     `is_quiet` hides both; warnings are always shown.
     """
@@ -39,14 +39,14 @@ class StderrReporter:
             self.warn(text)
 
     def warn(self, text: str) -> None:
-        """Write one line, quiet or not."""
+        """Write one line, even if quiet."""
         with suppress(OSError):  # a closed stderr must not stop the work
             print(printable(text), file=sys.stderr)  # noqa: T201
 
     def progress(
         self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
     ) -> None:
-        """Draw one bar on the last line, with rate and time left."""
+        """Draw one bar on the last line, with the rate and the time left."""
         if not self._can_draw:
             return
         if self._bar is None:
@@ -65,17 +65,17 @@ class StderrReporter:
             self._bar = None
 
     def track(self, items: Iterator[Item], count: Callable[[], int | None]) -> Iterator[Item]:
-        """`items`, with a bar; `count` is called in a thread to find their number."""
+        """Yield `items` while drawing a bar; `count` is called in a thread to find the total."""
         if not self._can_draw:
             yield from items
             return
-        # Not rich's live display: rows go to stdout, often the same terminal, while the bar is up.
-        # So the bar is one line, drawn while the next row is awaited and wiped before that row is
-        # written.
+        # rich's live display does not work here: rows go to stdout, often the same terminal, while
+        # the bar is up. So the bar is one line, drawn while waiting for the next row and wiped
+        # before that row is written.
         bar = _new_bar("images", auto_refresh=False)
         task = bar.add_task("", total=None)
         threading.Thread(target=lambda: bar.update(task, total=count()), daemon=True).start()
-        drawn_at = time.monotonic()  # work that is over at once shows no bar
+        drawn_at = time.monotonic()  # work that ends right away shows no bar
         end = object()
         while True:
             is_shown = time.monotonic() - drawn_at > REDRAW_SECONDS

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Styled:
-    """Text in a style of rich, such as "green" or "bold"."""
+    """Text in a rich style, such as "green" or "bold"."""
 
     text: str
     style: str
@@ -19,7 +19,7 @@ class Styled:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A share (0..1) drawn as a bar; a column of bars is left out of narrow terminals."""
+    """A share (0..1) drawn as a bar; narrow terminals omit columns of bars."""
 
     share: float
     style: str
@@ -36,9 +36,9 @@ class Line:
 class Table:
     """Rows under column names.
 
-    Numbers are aligned to the right, `None` is shown as "-", a `Path` is shortened in terminals,
-    and an empty row separates sections. `is_wrapped` folds long cells to the width of the terminal;
-    otherwise the table is as wide as its cells. `image`, uint8 [H,W,3], is drawn to the left.
+    Numbers are right-aligned, `None` is shown as "-", a `Path` is shortened in terminals, and an
+    empty row separates sections. `is_wrapped` folds long cells to fit the terminal; otherwise the
+    table is as wide as its cells. `image`, uint8 [H,W,3], is drawn on the left.
     """
 
     columns: Sequence[str]

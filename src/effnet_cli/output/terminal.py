@@ -1,4 +1,4 @@
-"""Blocks as text: coloured and fitted to a terminal, plain and whole in a pipe or a file."""
+"""Render blocks as text: coloured and fitted to a terminal, plain and uncut in a pipe or file."""
 
 import io
 import os
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 BAR_WIDTH = 20  # characters
-BARS_FROM_WIDTH = 72  # columns of the terminal; narrower ones only have room for text
+BARS_FROM_WIDTH = 72  # columns; narrower terminals only have room for text
 MIN_COLUMN_WIDTH = 8
-IMAGE_WIDTH = 28  # columns of a drawn image, which has half as many lines
+IMAGE_WIDTH = 28  # columns of a drawn image, which takes half as many lines
 IMAGE_GAP = 2
 MAX_PATH_WIDTH, PATH_START_WIDTH = 44, 6  # characters
 WIDE = 10_000  # columns of a "terminal" that never wraps
 
 
 def render(blocks: Iterable[Block], *, is_file: bool = False) -> Iterator[str]:
-    """The text of each block for stdout or for a file, as soon as it is known."""
+    """Yield the text of each block, for stdout or for a file, as soon as the block is known."""
     renderer = _Renderer(Console(file=io.StringIO()) if is_file else _stdout())
     return map(renderer.render, blocks)
 
 
 def can_draw_images() -> bool:
-    """Whether stdout is a terminal with enough colours to draw images."""
+    """Return whether stdout is a terminal with enough colours to draw images."""
     stdout = _stdout()
     has_many = stdout.color_system not in (None, "standard")
     return stdout.is_terminal and has_many and not stdout.no_color
@@ -44,18 +44,18 @@ def can_draw_images() -> bool:
 
 @cache
 def _stdout() -> Console:
-    """What rich knows about stdout; detected once, not for every line."""
+    """Return rich's console for stdout, whose properties are detected once, not for every line."""
     return Console()
 
 
 @dataclass(frozen=True, slots=True)
 class _Renderer:
-    """Renders for a console, to which it never writes: rich's errors would escape there."""
+    """Renders for a console but never writes to it, because rich's errors would not be handled."""
 
     console: Console
 
     def render(self, block: Block) -> str:
-        """The text of one block, with the line end."""
+        """Return the text of one block, with the final newline."""
         if isinstance(block, str):
             return self._encodable(printable(block)) + "\n"
         if isinstance(block, Line):
@@ -109,14 +109,14 @@ class _Renderer:
         return Text(f"{value:,}" if isinstance(value, int) else printable(str(value)))
 
     def _bar(self, share: float) -> str:
-        """A bar in steps of an eighth of a character, or of "#" where the encoding lacks them."""
+        """Return a bar in steps of 1/8 character, or of whole "#" if the encoding lacks those."""
         full, eighths = divmod(round(share * BAR_WIDTH * 8), 8)
         if not self.console.encoding.startswith("utf"):
             return "#" * full
         return "█" * full + (" ▏▎▍▌▋▊▉"[eighths] if eighths else "")
 
     def _shorten(self, path: Path) -> str:
-        """A path; a long one is cut before its name in a terminal."""
+        """Return a path; in a terminal, the folders of a long one are cut before its name."""
         text = printable(str(path))
         if not self.console.is_terminal:
             return text
@@ -127,7 +127,7 @@ class _Renderer:
         return f"{text[:PATH_START_WIDTH]}…{os.sep}{printable(path.name)}"
 
     def _print(self, content: RenderableType, width: int) -> str:
-        """What rich prints, with colours only in a terminal and without trailing spaces."""
+        """Return what rich prints, with colours only in a terminal and no trailing spaces."""
         buffer = io.StringIO()
         if self.console.is_terminal:
             page = Console(file=buffer, force_terminal=True, width=width)
@@ -137,20 +137,20 @@ class _Renderer:
         return self._encodable("\n".join(line.rstrip() for line in buffer.getvalue().split("\n")))
 
     def _encodable(self, text: str) -> str:
-        """`text` with the characters escaped that the encoding of the console lacks."""
+        """Escape the characters that the console's encoding lacks."""
         encoding = self.console.encoding
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number, or text that begins and ends like one."""
+    """Return whether a cell is `None`, a number, or text that begins and ends like a number."""
     if isinstance(value, str):
         return value[:1].isdigit() and (value[-1].isdigit() or value.endswith("%"))
     return isinstance(value, int | float | None)
 
 
 def _draw(image: "npt.NDArray[np.uint8]") -> Text:
-    """Pixels, uint8 [H,W,3], as half blocks: each character shows two, one above the other."""
+    """Draw pixels, uint8 [H,W,3], as half blocks: each character shows one pixel above another."""
     step = len(image) / IMAGE_WIDTH
     places = [int((number + 0.5) * step) for number in range(IMAGE_WIDTH)]
     small = image[places][:, places].tolist()

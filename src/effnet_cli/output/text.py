@@ -1,4 +1,4 @@
-"""Text that is safe in a terminal, in JSON and in CSV. Imports nothing heavy: pipes start fast."""
+"""Make text safe for terminals, JSON and CSV, without heavy imports, so that pipes start fast."""
 
 import csv
 import io
@@ -9,13 +9,13 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
-    """`text` with control and bidirectional characters and invalid bytes escaped."""
+    """Escape control characters, bidirectional characters and invalid bytes in `text`."""
     return "".join(c if c.isprintable() or c == "\u200d" else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         code -= 0xDC00
     if code < 0x100:
         return f"\\x{code:02x}"
@@ -23,8 +23,8 @@ def _escape(character: str) -> str:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """JSON that is always valid UTF-8; invalid bytes in names are escaped and survive a round
-    trip.
+    """Encode as JSON that is always valid UTF-8; invalid bytes in names are escaped and survive a
+    round trip.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     try:
@@ -35,13 +35,13 @@ def json_text(value: object, indent: int | None = None) -> str:
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """One JSON object per line."""
+    """Yield one JSON object per line."""
     for row in rows:
         yield json_text(row) + "\n"
 
 
 def json_array(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """One JSON array with a row per line."""
+    """Yield one JSON array with a row per line."""
     separator = "[\n"
     for row in rows:
         yield separator + json_text(row)
@@ -50,22 +50,22 @@ def json_array(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """One line of CSV without formulas: a spreadsheet must not run a file's name."""
+    """Return a CSV line without formulas: a spreadsheet must not run a file name as a formula."""
     buffer = io.StringIO()
     safe = [f"'{c}" if isinstance(c, str) and c.startswith(FORMULA_STARTS) else c for c in cells]
-    # the writer only quotes the line ends that it writes itself, and a name may contain either
+    # the writer only quotes characters of its own line terminator, and a name may contain \r or \n
     csv.writer(buffer, lineterminator="\r\n").writerow(safe)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def escape_csv(pieces: Iterable[str]) -> Iterator[str]:
-    """CSV for a terminal: control characters are escaped."""
+    """Escape control characters in CSV for a terminal."""
     for piece in pieces:
         body = piece.rstrip("\n")
         yield printable(body) + piece[len(body) :]
 
 
 def escape_json(pieces: Iterable[str]) -> Iterator[str]:
-    """JSON for a terminal: control characters are escaped, and it stays the same JSON."""
+    """Escape control characters in JSON for a terminal; its value stays the same."""
     for piece in pieces:
         yield "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in piece)

@@ -1,4 +1,4 @@
-"""Where text goes: stdout, or a file that appears whole or not at all."""
+"""Write text to stdout, or to a file that appears whole or not at all."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ SUFFIX_FORMATS: Mapping[str, Format] = {
 
 
 def choose_format(given: Format | None, output: Path | None) -> Format:
-    """The format that was given, else the one of the output's suffix, else the table.
+    """Return the given format, else the one of the output's suffix, else `table`.
 
     Raises:
         UsageError: the suffix is unknown.
@@ -38,7 +38,7 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
     """Write text, piece by piece, to stdout or to a file.
 
     Raises:
-        EffnetError: it cannot be written.
+        EffnetError: the text cannot be written.
     """
     if output is None or str(output) == STDOUT:
         for piece in pieces:
@@ -51,7 +51,7 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
 
 
 def check_output(output: Path, option: str) -> None:
-    """Raise UsageError if `option` names something else than a file, an image or a model."""
+    """Raise UsageError if `output` is not a regular file, or is an image or part of a model."""
     if output.is_dir():
         problem, hint = "is a folder", "Choose a file inside it."
     elif output.exists() and not output.is_file():
@@ -66,7 +66,7 @@ def check_output(output: Path, option: str) -> None:
 
 
 def check_not_read(output: Path, read: Iterable[Path]) -> None:
-    """Raise UsageError if `output` is one of the files that are `read`."""
+    """Raise UsageError if `output` is one of the input files in `read`."""
     for path in read:
         if path.is_file() and output.exists() and path.samefile(output):
             raise UsageError(
@@ -89,5 +89,5 @@ def write_stdout(text: str) -> None:
 
 
 def _encode(text: str) -> bytes:
-    """UTF-8 whatever the locale; invalid bytes in names come out unchanged."""
+    """Encode as UTF-8 whatever the locale; invalid bytes in names come out unchanged."""
     return text.encode("utf-8", "surrogateescape")

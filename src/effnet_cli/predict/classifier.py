@@ -47,10 +47,10 @@ class Classifier:
     Attributes:
         card: class names (in the order of `Prediction.index`), preprocessing and temperature.
         name: the variant, or the path of the model file.
-        sha256: of the weights file, hexadecimal.
+        sha256: the SHA-256 of the weights file, in hexadecimal.
         engine: the name of the engine.
         precision: the precision of the computation.
-        scores_are: `logits` or `probabilities`, as `scores` yields.
+        scores_are: whether `scores` yields `logits` or `probabilities`.
 
     Raises:
         UsageError: unknown variant, model file, device or engine.
@@ -69,7 +69,7 @@ class Classifier:
             model = ModelOptions(variant=model)
         elif isinstance(model, Path):
             model = ModelOptions(model=model)
-        # an impossible combination is refused before anything is downloaded
+        # refuse an impossible combination before anything is downloaded
         self._plan = plan_engine(engine, file_kind(model.model) if model.model else "tensors")
         self._model = resolve_model(model, reporter)
         self.card, self.sha256 = self._model.card, self._model.sha256
@@ -82,7 +82,7 @@ class Classifier:
         self._score: Callable[[Crops], Scores] | None = None
 
     def __call__(self, image: ImageLike) -> ImageResult:
-        """Classify one image; a file that cannot be decoded gives a result with `error`.
+        """Classify one image; if it cannot be decoded, the result has an `error`.
 
         Raises:
             EffnetError: the engine cannot be loaded.
@@ -95,21 +95,21 @@ class Classifier:
     ) -> Iterator[ImageResult]:
         """Classify images, folders (with their subfolders), patterns and URLs.
 
-        Results come in the order of the inputs, as soon as they are known, in flat memory.
+        Results come in input order, as soon as they are known, and memory use stays constant.
 
         Args:
             images: one input or many.
-            has_lookahead: read as many inputs as there are threads before the first result, so
-                that no more threads start than there are images; `False` for slow streams.
+            has_lookahead: read one input per thread before the first result, so that no more
+                threads start than there are images. Use `False` for slow streams.
 
         Raises:
             EffnetError: the engine cannot be loaded or used.
-            TypeError: something that is not an image.
+            TypeError: an input is not an image.
         """
         return self._run(self._find(images), self._ranking, has_lookahead)
 
     def scores(self, images: Iterable[ImageInput]) -> Iterator[Scores | ImageError]:
-        """The scores of each image, float32 [C], or its error, in order; raises as `predict`."""
+        """Yield each image's scores, float32 [C], or its error, in order; raises like `predict`."""
 
         def finish(_: ImageInput, scored: ScoredImage | ImageError) -> Scores | ImageError:
             return scored if isinstance(scored, ImageError) else scored.scores
@@ -145,14 +145,14 @@ def _new_loader(
     preprocessing: Preprocessing, options: ImageOptions
 ) -> Callable[[ImageSource], Crops]:
     if options.isolate or options.timeout_s is not None:
-        from effnet_cli.images.sandbox import SandboxedLoader  # 10 ms that few need
+        from effnet_cli.images.sandbox import SandboxedLoader  # takes 10 ms, and few runs need it
 
         return SandboxedLoader(preprocessing, options).load
     return ImageLoader(preprocessing, options).load
 
 
 def _as_input(image: ImageLike) -> ImageInput:
-    """One image; unlike in `Classifier.predict`, a path is that of a file."""
+    """Convert one image; a path must name a file here, unlike in `Classifier.predict`."""
     if isinstance(image, str | Path):
         return ImageInput(str(image), str(image))
     if isinstance(image, np.ndarray):

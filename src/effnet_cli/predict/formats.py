@@ -1,4 +1,4 @@
-"""Rows as JSON objects and lines of CSV."""
+"""Convert rows to JSON objects and CSV lines."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -13,7 +13,7 @@ CSV_COLUMNS = ("path", "status", "rank", "index", "label", "probability", "error
 
 
 def to_row(row: ResultRow) -> dict[str, Any]:
-    """The JSON object of one image."""
+    """Return one image's row as a JSON object."""
     result = row.result
     content: dict[str, Any] = {"path": result.path, "status": result.status}
     if result.error is not None:
@@ -30,7 +30,7 @@ def to_row(row: ResultRow) -> dict[str, Any]:
 
 
 def from_row(content: Mapping[str, Any]) -> ResultRow:
-    """The inverse of `to_row`; pixels are not restored."""
+    """Undo `to_row`, except that pixels are not restored."""
     error, overlay = content.get("error"), content.get("overlay")
     path = content.get("moved_to", content.get("copied_to"))
     return ResultRow(
@@ -45,7 +45,7 @@ def from_row(content: Mapping[str, Any]) -> ResultRow:
 
 
 def csv_lines(rows: Iterable[ResultRow]) -> Iterator[str]:
-    """CSV with a header, one line per rank."""
+    """Yield CSV lines: a header, then one line per prediction or error."""
     yield csv_line(CSV_COLUMNS)
     for row in map(to_row, rows):
         start = (row["path"], row["status"])

@@ -1,4 +1,4 @@
-"""What the HTML gallery shows, collected row by row in bounded memory."""
+"""Collect what the HTML gallery shows, row by row, in bounded memory."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import numpy.typing as npt
 from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail, shrink_thumbnail
 from effnet_cli.predict.records import ErrorInfo, Prediction, ResultRow
 
-# A browser scrolls 2,000 images with ease, and mail takes 15 MB (base64 adds a third).
+# Browsers scroll 2,000 images smoothly, and email accepts 15 MB (base64 adds a third).
 MAX_IMAGES = 2_000
 MAX_IMAGE_BYTES = 10_000_000
-# Few images are sharp on any screen; with more than that, all become small.
+# Up to FEW_IMAGES are shown sharp on any screen; beyond that, all of them become small.
 FEW_IMAGES, SHARP_PX, SMALL_PX = 200, 320, 160
-# Bands of confidence by their least probability; `unknown` is a band of its own.
+# The lowest probability of each confidence band; `unknown` is a band of its own.
 BANDS = (0.9, 0.5, 0.0)
 UNKNOWN_BAND = len(BANDS)
 MAX_PREDICTIONS = 5  # of one image
@@ -25,9 +25,7 @@ MAX_PATH_CHARS, MAX_LABEL_CHARS = 400, 120  # so that no name or message fills t
 
 @dataclass(frozen=True, slots=True)
 class GalleryImage:
-    """One image: its predictions, best first, the index of its band of confidence, and JPEGs of its
-    crop and Grad-CAM overlay.
-    """
+    """One image: predictions (best first), confidence band index, and crop and overlay JPEGs."""
 
     path: str
     predictions: tuple[Prediction, ...]
@@ -40,7 +38,7 @@ class GalleryImage:
         return len(self.image or b"") + len(self.overlay or b"")
 
     def shrink(self, side_px: int) -> "GalleryImage":
-        """The same with JPEGs of at most `side_px` a side."""
+        """Return a copy whose JPEGs are at most `side_px` pixels on each side."""
         image, overlay = (
             one and shrink_thumbnail(one, side_px) for one in (self.image, self.overlay)
         )
@@ -49,13 +47,13 @@ class GalleryImage:
 
 @dataclass(slots=True)
 class Gallery:
-    """Collects rows; `settings` are names and values to show."""
+    """Collects rows; `settings` are the names and values to show."""
 
     model: str
     engine: str
     settings: Sequence[tuple[str, str]] = ()
     images: list[GalleryImage] = field(default_factory=list)
-    # the number of images, shown or not, by class, by band and by kind of error
+    # image counts (shown or not) by class, by band and by kind of error
     classes: Counter[str] = field(default_factory=Counter)
     bands: Counter[int] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -92,9 +90,7 @@ class Gallery:
             paths.append(shorten(path, MAX_PATH_CHARS))
 
     def _add_image(self, row: ResultRow, band: int) -> None:
-        """Keep an image; from the first one that does not fit none is kept, so that there are no
-        gaps.
-        """
+        """Keep an image if it fits; after the first that does not, keep none, to avoid gaps."""
         if len(self.images) == FEW_IMAGES and self._side_px == SHARP_PX:
             self._side_px = SMALL_PX
             self.images = [image.shrink(SMALL_PX) for image in self.images]
@@ -108,7 +104,7 @@ class Gallery:
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """`text` cut in its first half: the end of a path says most."""
+    """Shorten `text` by a cut in its first half, because the end of a path says most."""
     start = max_chars // 4
     return text if len(text) <= max_chars else f"{text[:start]}…{text[1 - max_chars + start :]}"
 

@@ -21,8 +21,8 @@ from effnet_cli.system.errors import EffnetError, ImageError
 from effnet_cli.system.files import cannot_write
 
 GRADCAM_LIBRARY, GRADCAM_INSTALL = "pytorch_grad_cam", "pip install 'effnet-cli[explain]'"
-MAX_STEM_CHARS = 50  # of an image's name, in that of its overlay
-IMAGE_WEIGHT = 0.55  # of the image under the heat map
+MAX_STEM_CHARS = 50  # characters of an image's name to keep in its overlay's name
+IMAGE_WEIGHT = 0.55  # weight of the image under the heat map
 
 
 def load_gradcam(options: ModelOptions, images: ImageOptions = ImageOptions()) -> "GradCam":
@@ -36,7 +36,7 @@ def load_gradcam(options: ModelOptions, images: ImageOptions = ImageOptions()) -
         raise EffnetError(
             "Overlays require the package grad-cam.", f"Install it: {GRADCAM_INSTALL}"
         )
-    build.import_torchvision("torchvision")  # the library needs it, with a less clear error
+    build.import_torchvision("torchvision")  # grad-cam needs it, but its own error is less clear
     model = resolve_model(options)
     return GradCam(model, build.load_module(model), images)
 
@@ -55,8 +55,8 @@ class GradCam:
         self._compute = library.GradCAM(model=module, target_layers=[last])
 
     def overlay(self, path: str, label: str) -> npt.NDArray[np.uint8] | None:
-        """The crop of an image, uint8 [H,W,3], with the pixels that support `label` in red; `None`
-        if the image cannot be decoded.
+        """Return an image's crop, uint8 [H,W,3], with the pixels that support `label` in red, or
+        `None` if the image cannot be decoded.
         """
         try:
             crop = self._loader.crop(self._loader.open(path))
@@ -65,7 +65,7 @@ class GradCam:
         return self.draw(crop, self._classes[label])
 
     def draw(self, crop: npt.NDArray[np.uint8], index: int) -> npt.NDArray[np.uint8]:
-        """The crop, uint8 [H,W,3], with the pixels that support the class `index` in red."""
+        """Return the crop, uint8 [H,W,3], with the pixels that support class `index` in red."""
         pixels = torch.from_numpy(normalise(crop[None], self._loader.preprocessing))
         (heat,) = self._compute(input_tensor=pixels.requires_grad_(), targets=[self._target(index)])
         overlay: npt.NDArray[np.uint8] = self._show(
@@ -74,8 +74,10 @@ class GradCam:
         return overlay
 
     def save(self, result: ImageResult, folder: Path) -> Overlay | None:
-        """Save the crop and its overlay for the best class side by side; `None` without both.
-        `EffnetError` if the folder cannot be written.
+        """Save the crop and the overlay of its best class side by side.
+
+        Returns `None` if there is no crop or no known class. Raises `EffnetError` if the folder
+        cannot be written.
         """
         best = next((one.index for one in result.predictions if one.index is not None), None)
         if result.crop is None or best is None:

@@ -16,7 +16,7 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import PART_SUFFIX, cannot_write
 from effnet_cli.system.text import pluralize
 
-MAX_NAME_BYTES = 200  # of a folder: file systems take 255, and a number may follow
+MAX_NAME_BYTES = 200  # of a folder name: file systems allow 255, and a number may be appended
 NO_LINKS = (
     *(errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS),
     errno.EINVAL,  # Windows, on file systems without links
@@ -24,8 +24,8 @@ NO_LINKS = (
 
 
 def check_folder(options: OrganizeOptions, inputs: Sequence[str]) -> None:
-    """`UsageError` if the folder is a file, or inside an input, where its images would be found
-    again.
+    """Raise `UsageError` if the folder is a file, or is inside an input folder, where its images
+    would be found again.
     """
     folder = options.folder
     if folder.exists() and not folder.is_dir():
@@ -41,7 +41,7 @@ def check_folder(options: OrganizeOptions, inputs: Sequence[str]) -> None:
 
 
 class Organizer:
-    """Places images by their best class, and counts them; `warn` is called for each failure."""
+    """Copies or moves images by best class and counts them; `warn` is called for each failure."""
 
     def __init__(
         self, options: OrganizeOptions, warn: Callable[[str], None] = lambda text: None
@@ -50,8 +50,9 @@ class Organizer:
         self.placed = self.identical = self.failed = 0  # images
 
     def place(self, result: ImageResult) -> PlacedFile | None:
-        """Copy or move the image of a result; `None` if that, or the image itself, failed.
-        `EffnetError` if the disk is full.
+        """Copy or move a result's image; return `None` if this or its prediction failed.
+
+        Raises `EffnetError` if the disk is full.
         """
         if result.error is not None:
             return None
@@ -77,7 +78,7 @@ class Organizer:
         return PlacedFile(str(target), self._options.moves)
 
     def summarize(self) -> str:
-        """What was done, in one line."""
+        """Return one line about what was done."""
         done = "Moved" if self._options.moves else "Copied"
         skipped = f"; {self.identical:,} already there" if self.identical else ""
         failed = f"; {self.failed:,} failed and stay where they are" if self.failed else ""
@@ -86,17 +87,17 @@ class Organizer:
 
 
 def folder_name(label: str) -> str:
-    """A folder name for a class: no separators, no leading dot, not too long."""
+    """Return a folder name for a class: no separators, no leading dot, not too long."""
     name = "".join("_" if c in '/\\\0<>:"|?*' or ord(c) < 32 else c for c in label).strip()
     name = f"_{name[1:]}" if name.startswith(".") else name
     return os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES]).rstrip(". ") or "_"
 
 
 def write_new_file(folder: Path, name: str, write: Callable[[Path], object]) -> tuple[Path, bool]:
-    """Create a file in `folder` under a free name: `a.jpg`, `a (2).jpg`, ...; `write` fills it.
+    """Create a file in `folder` under an unused name (`a.jpg`, `a (2).jpg`, ...).
 
-    It appears whole. An identical file is used instead of creating another. Returns the file, and
-    whether it is new; raises `OSError`.
+    `write` writes the content to the path it gets. The file appears only once it is complete. An
+    existing identical file is reused. Returns the file and whether it is new; raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
@@ -115,7 +116,7 @@ def write_new_file(folder: Path, name: str, write: Callable[[Path], object]) -> 
 
 
 def _take_name(part: Path, target: Path) -> bool:
-    """Give a file its name if that is free; a plain rename would overwrite."""
+    """Rename `part` to `target` if that name is unused; a plain rename would overwrite."""
     try:
         os.link(part, target)
     except FileExistsError:
@@ -123,7 +124,7 @@ def _take_name(part: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        try:  # without links: reserve the name first
+        try:  # no hard links here, so reserve the name first
             target.open("xb").close()
         except FileExistsError:
             return False

@@ -13,8 +13,7 @@ from effnet_cli.predict.gallery import UNKNOWN_BAND, Gallery, GalleryImage
 from effnet_cli.predict.ranking import UNKNOWN
 from effnet_cli.system.text import pluralize
 
-# The filters of each image: the index of its class among the filters (`None`: unknown) and its
-# band.
+# The filters that match each image: the index of its class filter (`None` if unknown) and its band.
 Marks = Sequence[tuple[int | None, int]]
 # A filter: heading, name of the inputs, and choices (mark, label, number of images).
 Filter = tuple[str, str, list[tuple[str, str, int]]]
@@ -35,11 +34,11 @@ KIND_LABELS: Mapping[str, str] = {
     "timeout": "Timed out",
     "crashed": "Crashed the decoder",
 }
-MAX_OPEN_FAILURES = 12  # of one kind that are unfolded at first
+MAX_OPEN_FAILURES = 12  # a kind of error with more failures is folded at first
 
 
 def gallery_page(gallery: Gallery) -> str:
-    """The page: a summary, the images, and what failed."""
+    """Return the page: a summary, the images, and what failed."""
     classes, marks = _mark(gallery.images)
     return PAGES.get_template("gallery.html").render(
         title="Predictions",
@@ -81,7 +80,7 @@ def _describe_classes(gallery: Gallery) -> str:
 
 
 def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
-    """The mark, label and number of images of each band, and of the failed ones."""
+    """Yield the mark, label and number of images of each band, then of the failed images."""
     for band, number in sorted(gallery.bands.items()):
         yield f"s{band}", BAND_LABELS[band], number
     if gallery.failed:
@@ -89,7 +88,7 @@ def _shares(gallery: Gallery) -> Iterator[tuple[str, str, int]]:
 
 
 def _mark(images: Sequence[GalleryImage]) -> tuple[list[str], Marks]:
-    """The classes with their own filter, most frequent first, and the filters of each image."""
+    """Return the classes that get a filter, most frequent first, and each image's filters."""
     known = [one.predictions[0].label for one in images if one.band < UNKNOWN_BAND]
     classes = [label for label, _ in Counter(known).most_common()]
     if len(classes) > MAX_FILTER_CLASSES:
@@ -103,7 +102,7 @@ def _mark(images: Sequence[GalleryImage]) -> tuple[list[str], Marks]:
 
 
 def _filters(classes: Sequence[str], marks: Marks) -> Iterator[Filter]:
-    """The filters with more than one choice, each with the choices that leave images."""
+    """Yield the filters that have more than one non-empty choice, with those choices."""
     by_class, by_band = Counter(mark for mark, _ in marks), Counter(band for _, band in marks)
     for heading, name, mark, labels, counts in (
         ("Class", "class", "c", (*classes, OTHERS), by_class),
@@ -115,7 +114,7 @@ def _filters(classes: Sequence[str], marks: Marks) -> Iterator[Filter]:
 
 
 def _empty_choices(marks: Marks) -> list[tuple[str, str]]:
-    """Pairs of choices that leave no image."""
+    """Return the pairs of class and band choices that match no image."""
     classes = {mark for mark, _ in marks if mark is not None}
     bands = {band for _, band in marks}
     return [(f"c{c}", f"s{s}") for c, s in sorted(set(product(classes, bands)) - set(marks))]
@@ -140,13 +139,13 @@ def _figures(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str,
 
 
 def _split_path(path: str) -> tuple[str, str]:
-    """The folder, with its last separator, and the name."""
+    """Split a path into its folder, with the last separator, and its name."""
     end = max(path.rfind("/"), path.rfind("\\")) + 1
     return (path[:end], path[end:]) if end < len(path) else ("", path)
 
 
 def _base64(content: bytes | None) -> Markup:
-    """A JPEG as text, which has no characters to escape."""
+    """Encode a JPEG as base64 text, which needs no escaping."""
     return Markup(base64.b64encode(content or b"").decode())  # noqa: S704
 
 

@@ -1,4 +1,4 @@
-"""Decode and score images in threads: decoding and inference overlap, results keep the order."""
+"""Decode and score images in threads: decoding and inference overlap, and results stay in order."""
 
 import itertools
 import threading
@@ -15,8 +15,8 @@ from effnet_cli.images.sources import ImageSource
 from effnet_cli.system.errors import EffnetError, ImageError
 from effnet_cli.system.parallel import map_ordered, resolve_future
 
-# Chunks that each worker may be ahead of the consumer: enough to never wait, few enough to bound
-# the memory.
+# Chunks that each worker may be ahead of the consumer: enough that it never waits, few enough to
+# bound memory use.
 CHUNKS_AHEAD = 4
 
 Result = TypeVar("Result")
@@ -33,7 +33,10 @@ Finish = Callable[[ImageInput, ScoredImage | ImageError], Result]
 
 
 def load_in_background(load: Callable[[], Engine], max_callers: int) -> Callable[[Crops], Scores]:
-    """An engine that loads in a thread beside other work; at most `max_callers` use it at once."""
+    """Load an engine in a background thread; return a function that scores crops with it.
+
+    At most `max_callers` threads use the engine at once.
+    """
     turns = threading.Semaphore(max_callers)
     engine: Future[Engine] = Future()
     threading.Thread(target=resolve_future, args=(engine, load), daemon=True).start()
@@ -48,8 +51,8 @@ def load_in_background(load: Callable[[], Engine], max_callers: int) -> Callable
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """`workers` threads, each of which decodes `batch_size` images with `load` (see
-    `ImageLoader.load`) and scores them in one call of `score`.
+    """Runs `workers` threads. Each decodes `batch_size` images with `load` (see
+    `ImageLoader.load`) and scores them in one call to `score`.
     """
 
     score: Callable[[Crops], Scores]
@@ -58,10 +61,10 @@ class Pipeline:
     workers: int = 1
 
     def run(self, inputs: Iterator[ImageInput], finish: Finish[Result]) -> Iterator[Result]:
-        """`finish(input, scored)` for every input, in order; memory stays flat.
+        """Yield `finish(input, scored)` for every input, in order; memory use stays constant.
 
-        `inputs` are consumed as results are; `finish` is called in the worker threads.
-        `EffnetError` if the engine fails or its scores are not finite.
+        `inputs` is read only as results are consumed, and `finish` runs in the worker threads.
+        Raises `EffnetError` if the engine fails or its scores are not finite.
         """
 
         def process(chunk: list[ImageInput]) -> list[Result]:
@@ -90,7 +93,7 @@ class Pipeline:
             return error.without_traceback()
 
     def _score_crops(self, crops: list[Crops]) -> Scores | tuple[()]:
-        """Scores, float32 [N,C]; crops of one image, the usual case on a CPU, are not copied."""
+        """Return scores, float32 [N,C]; one image's crops, usual on a CPU, are not copied."""
         if not crops:
             return ()
         scores = self.score(crops[0] if len(crops) == 1 else np.concatenate(crops))
@@ -103,5 +106,5 @@ class Pipeline:
 
 
 def _mean(scores: list[Scores]) -> Scores:
-    """The mean over the views, float32 [C]; of one view its very bits."""
+    """Return the mean over the views, float32 [C]; a single view is returned bit for bit."""
     return scores[0] if len(scores) == 1 else np.mean(scores, axis=0, dtype=np.float32)

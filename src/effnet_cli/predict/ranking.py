@@ -1,4 +1,4 @@
-"""Scores to the most probable classes."""
+"""Turn scores into the most probable classes."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from effnet_cli.predict.pipeline import ScoredImage
 from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
 from effnet_cli.system.errors import ImageError, UsageError
 
-UNKNOWN = "unknown"  # the label where the model abstains
+UNKNOWN = "unknown"  # the label used when the model abstains
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """Turns scored images into results with the `top_k` most probable classes of `card`.
 
-    Below the top probability `min_probability` the first prediction is `unknown`.
+    If the top probability is below `min_probability`, the first prediction is `unknown`.
     """
 
     card: ModelCard
@@ -35,7 +35,7 @@ class Ranking:
         return ImageResult(image.name, self._rank(scored.scores), crop=crop)
 
     def _rank(self, scores: Scores) -> tuple[Prediction, ...]:
-        """The classes of `scores`, float32 [C], best first."""
+        """Return the `top_k` classes of `scores`, float32 [C], best first."""
         card = self.card
         (probabilities,) = to_probabilities(scores[None], scores_of(card), card.temperature)
         best: list[tuple[int | None, str, float]] = [
@@ -49,8 +49,8 @@ class Ranking:
 
 
 def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
-    """The ranking that `options` describe; `UsageError` if `auto` needs a threshold that the model
-    does not have.
+    """Create the ranking that `options` describe; raise `UsageError` if `unknown_below` is `auto`
+    and the model has no threshold.
     """
     threshold = card.unknown_below if options.unknown_below == "auto" else options.unknown_below
     if options.unknown_below == "auto" and threshold is None:
@@ -62,7 +62,7 @@ def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
 
 
 def _top(scores: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:
-    """The indexes of the `top_k` largest of `scores` [C], best first, ties in class order."""
+    """Return the indexes of the `top_k` largest `scores` [C], best first, ties in class order."""
     top_k = min(top_k, len(scores))
     least = np.partition(scores, -top_k)[-top_k]
     candidates = np.flatnonzero(scores >= least)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 class Prediction:
     """One class of one image.
 
-    `rank` counts from 1; `index` is the class's place among the scores, `None` for `unknown`;
+    `rank` starts at 1. `index` is the class's position in the scores, or `None` for `unknown`.
     `probability` is 0..1.
     """
 
@@ -32,7 +32,7 @@ class ErrorInfo:
 class ImageResult:
     """The predictions for one image, best first, or the error.
 
-    `path` is the input as given. `crop` is what the model saw, uint8 [H,W,3], where it was kept
+    `path` is the input as given. `crop` is what the model saw, uint8 [H,W,3], if it was kept
     (`PredictOptions.keep_crops`).
     """
 
@@ -49,7 +49,7 @@ class ImageResult:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """A saved Grad-CAM overlay; `pixels`, uint8 [H,W,3], are not read back from a row."""
+    """A saved Grad-CAM overlay; `pixels`, uint8 [H,W,3], is `None` in a row that was read back."""
 
     path: str
     pixels: npt.NDArray[np.uint8] | None = None
@@ -65,7 +65,7 @@ class PlacedFile:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """One row of a run: a result, and what was made of its image."""
+    """One row of a run: a result, and the overlay and copy of its image, if any."""
 
     result: ImageResult
     overlay: Overlay | None = None

@@ -1,5 +1,5 @@
-"""The rows of a run as they come, in a file beside the final one, so that a killed run can be
-resumed without repeating or losing a row.
+"""Record the rows of a run in a file beside its output, as they are computed, so that a killed run
+can be resumed without repeating or losing a row.
 """
 
 import json
@@ -26,7 +26,8 @@ JOURNAL_START = f'{{"{JOURNAL_KEY}"'.encode()  # the first bytes of every journa
 class Journal:
     """JSON lines: first the settings, then one row per input, in order.
 
-    A row is one write and counts once its line is complete: what a kill has cut off is dropped.
+    Each row is one write and counts only if its line is complete; a line cut off by a kill is
+    dropped.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
@@ -67,7 +68,9 @@ class Journal:
                 )
 
     def skip_earlier(self, inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
-        """The inputs without a row; `UsageError` if the rows are not those of the first inputs."""
+        """Yield the inputs without a row; raise `UsageError` if the rows do not match the first
+        inputs.
+        """
         inputs = iter(inputs)
         for number, row in enumerate(self.rows(self.earlier), start=1):
             found = next(inputs, None)
@@ -81,7 +84,7 @@ class Journal:
         yield from inputs
 
     def append(self, row: ResultRow) -> None:
-        """Write one row; `EffnetError` if that is impossible."""
+        """Write one row; raise `EffnetError` if it cannot be written."""
         if self.count == 0 and not self._path.stat().st_size:
             self._write(self._settings)
         self._write(to_row(row))
@@ -91,7 +94,7 @@ class Journal:
         line = (json_text(content) + "\n").encode()
         start = self._path.stat().st_size
         try:
-            while line:  # a full disk takes a part
+            while line:  # a nearly full disk may take only a part
                 line = line[self._file.write(line) :]
         except OSError as error:
             with suppress(OSError):
@@ -99,7 +102,7 @@ class Journal:
             raise cannot_write(self._path, error) from error
 
     def rows(self, count: int | None = None) -> Iterator[ResultRow]:
-        """The first `count` rows, by default all, read back."""
+        """Read back the first `count` rows, by default all of them."""
         count = self.count if count is None else count
         if count:
             with self._path.open("rb") as file:
@@ -120,10 +123,10 @@ def open_journal(
     is_resumed: bool = False,
     reporter: Reporter = SILENT,
 ) -> Iterator[Journal]:
-    """The journal of a run that will write `output`; deleted when the block succeeds.
+    """Open the journal of a run that will write `output`; it is deleted when the block succeeds.
 
-    `settings` are what the rows depend on besides the inputs. `is_resumed` continues with the rows
-    of an interrupted run, if there are any. `reporter` receives a note if rows are kept.
+    `settings` is everything that the rows depend on besides the inputs. `is_resumed` continues from
+    the rows of an interrupted run, if there are any. `reporter` receives a note if rows are kept.
 
     Raises:
         UsageError: there are rows and `is_resumed` is not set, or they have other settings, or
@@ -167,7 +170,7 @@ def _keep_unfinished(
 
 
 def _parse_line(line: bytes) -> Mapping[str, Any] | None:
-    """The JSON object of a complete line."""
+    """Return the JSON object of a line, or `None` if the line is incomplete or invalid."""
     with suppress(ValueError):
         content = json.loads(line) if line.endswith(b"\n") else None
         return content if isinstance(content, dict) else None

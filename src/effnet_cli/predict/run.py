@@ -1,4 +1,4 @@
-"""`effnet predict`: inputs in, rows out; resumed, explained and organised as the options say."""
+"""Run `effnet predict`: classify the inputs, and resume, explain and organise as options say."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from effnet_cli.predict.summary import RunSummary
 if TYPE_CHECKING:  # imports torch
     from effnet_cli.predict.gradcam import GradCam
 
-# Settings that do not change predictions: a run may be resumed with others.
+# Settings that do not change predictions, so they may differ when a run is resumed.
 IRRELEVANT = frozenset({"isolate", "timeout_s", "batch_size", "workers", "keep_crops"})
 
 
@@ -38,7 +38,7 @@ class PredictRun:
     gallery: Gallery | None
 
     def rows(self) -> Iterator[ResultRow]:
-        """One row per input, in order; the engine loads from here on."""
+        """Yield one row per input, in order; the engine starts to load here."""
         journal = self.journal
         inputs = journal.skip_earlier(self.finder) if journal else self.finder
         results = self.classifier.predict(inputs, has_lookahead=not self.finder.is_stream)
@@ -68,7 +68,7 @@ class PredictRun:
         return bool(self.summary.failed or (self.organizer and self.organizer.failed))
 
     def notes(self) -> Iterator[str]:
-        """What was done."""
+        """Yield notes about what was done."""
         yield self.summary.describe(self.finder)
         if self.organizer:
             yield self.organizer.summarize()
@@ -110,7 +110,7 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
 
 
 def _settings(task: PredictTask, classifier: Classifier) -> dict[str, object]:
-    """What predictions depend on besides the images."""
+    """Return the settings that predictions depend on besides the images."""
     settings = {
         "effnet": __version__,
         "model": classifier.name,

@@ -11,7 +11,7 @@ FREQUENT_CLASSES = 3
 
 
 class RunSummary:
-    """Counts results; the first `earlier` are those of an interrupted run."""
+    """Counts results; the first `earlier` of them come from an interrupted run."""
 
     def __init__(self, earlier: int = 0) -> None:
         self.earlier, self.succeeded = earlier, 0
@@ -28,7 +28,7 @@ class RunSummary:
             self._classes[result.predictions[0].label] += 1
 
     def describe(self, finder: Finder) -> str:
-        """Images, rate, failures by kind, frequent classes and skipped files, in one line."""
+        """Return one line: images, rate, failures by kind, frequent classes and skipped files."""
         seconds = time.perf_counter() - self._started
         total = self.succeeded + self.failed.total()
         rate = f" ({self.succeeded / seconds:.1f} images/s)" if self.succeeded else ""

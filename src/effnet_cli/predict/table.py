@@ -1,4 +1,4 @@
-"""Rows as a table or as lines."""
+"""Show rows as a table or as lines."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ LABEL_WIDTH = 30
 
 
 def blocks(rows: Iterable[ResultRow]) -> Iterator[Block]:
-    """A table for a few images; for more, one line each as soon as it is known."""
+    """Yield one table for a few images, or for more, one line each as soon as it is known."""
     results = (row.result for row in rows)
     first = list(itertools.islice(results, MAX_TABLE_IMAGES + 1))
     if len(first) > MAX_TABLE_IMAGES:
@@ -23,7 +23,7 @@ def blocks(rows: Iterable[ResultRow]) -> Iterator[Block]:
 
 
 def preview_blocks(rows: Iterable[ResultRow]) -> Iterator[Block]:
-    """A table for each image, with its crop to the left."""
+    """Yield a table for each image, with its crop on the left."""
     for row in rows:
         yield replace(_table([row.result]), image=row.result.crop)
 
@@ -48,7 +48,7 @@ def _cells(result: ImageResult) -> Iterator[tuple[object, ...]]:
 
 
 def _line(result: ImageResult) -> Line:
-    """The columns of fixed width come first, so that lines are aligned while they stream."""
+    """Return one line; fixed-width columns come first, so that streamed lines are aligned."""
     name = Styled(result.path, "bold")
     if result.error is not None:
         message = f"{result.error.kind}: {result.error.message}"

@@ -1,4 +1,4 @@
-"""Refuse at once what `effnet predict` could not do in the end."""
+"""Refuse right away what `effnet predict` would fail to do later."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from effnet_cli.system.errors import UsageError
 
 
 def validate(task: PredictTask, outputs: PredictOutputs) -> None:
-    """`UsageError` if options exclude each other, or a file cannot be written."""
+    """Raise `UsageError` if options exclude each other or an output file may not be written."""
     _check_conflicts(task, outputs)
     if task.organize is not None:
         check_folder(task.organize, task.inputs)

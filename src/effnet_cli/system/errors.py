@@ -7,7 +7,7 @@ class EffnetError(Exception):
     """An error that is shown without a traceback.
 
     Args:
-        message: one sentence that holds the offending value.
+        message: one sentence that contains the offending value.
         hint: one sentence that says what to do next.
     """
 
@@ -40,9 +40,9 @@ class ImageError(EffnetError):
         self.kind = kind
 
     def without_traceback(self) -> "ImageError":
-        """A copy to keep: the original's frames hold the image's bytes and the error itself."""
+        """Return a copy to keep; the original's frames hold the image's bytes and the error."""
         return ImageError(self.kind, self.message, self.hint)
 
 
 class OutputClosed(Exception):
-    """The reader of stdout is gone (`| head -1`): stop at once, in silence."""
+    """The reader of stdout is gone (`| head -1`): stop right away, without a message."""

@@ -1,4 +1,4 @@
-"""Dataclass fields that are options: with help, flags and valid values beside type and default."""
+"""Dataclass fields that are options: besides type and default, they have help, flags and bounds."""
 
 import dataclasses
 import math
@@ -15,9 +15,10 @@ REQUIRED: Any = dataclasses.MISSING
 class OptionInfo(TypedDict, total=False):
     """What a field says about its option besides type, default, help and usage.
 
-    `section` replaces the group's. `words` are texts that stand for a value, and `parse` converts
-    all others. `shown` is the default in `--help`, where its own text does not do. `min` and `max`
-    are valid values, `above` and `below` are not.
+    `section` overrides the group's section. `words` maps special texts to the values that they
+    stand for, and `parse` converts all other texts. `shown` is the default's text in `--help`, if
+    the value itself is not clear. `min` and `max` are inclusive bounds, `above` and `below`
+    exclusive ones.
     """
 
     section: str
@@ -32,9 +33,10 @@ class OptionInfo(TypedDict, total=False):
 
 
 def option(default: T, help: str, usage: str = "", **info: Unpack[OptionInfo]) -> T:  # noqa: A002
-    """A dataclass field that is also an option of the command line.
+    """Create a dataclass field that is also a command-line option.
 
-    `usage` has its flags, unless it is the field's name, and what stands for a value: `-o FILE`.
+    `usage` has its flags, besides or instead of the one made from the field's name, and its
+    metavar: `-o FILE`.
     """
     flags = [part for part in usage.split() if part.startswith("-")]
     metavar = usage.split()[len(flags) :]
@@ -44,14 +46,14 @@ def option(default: T, help: str, usage: str = "", **info: Unpack[OptionInfo]) -
 
 
 def argument(default: T, help: str, metavar: str, **info: Unpack[OptionInfo]) -> T:  # noqa: A002
-    """A dataclass field that is also a positional argument of the command line."""
+    """Create a dataclass field that is also a positional argument of the command line."""
     metadata = {"help": help, "metavar": metavar, "is_argument": True, **info}
     field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 
 
 class Only:
-    """In `Annotated[Group, Only("a", "b")]`: the fields that a command offers."""
+    """Limits the fields of a group that a command offers: `Annotated[Group, Only("a", "b")]`."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -73,7 +75,7 @@ class Options:
 
 
 def is_valid(field: Field, value: object) -> bool:
-    """Whether a value is within the bounds of its field, if it has some."""
+    """Return whether a value is within the bounds of its field, if there are any."""
     info = field.metadata
     if value is None or value in words_of(field).values() or not info.keys() & {"min", "above"}:
         return True
@@ -86,7 +88,7 @@ def is_valid(field: Field, value: object) -> bool:
 
 
 def invalid_value(field: Field, name: str, value: object) -> UsageError:
-    """The error that names a value and what is valid."""
+    """Return the error that names an invalid value and says what is valid."""
     choices = choices_of(field)
     if choices:
         what = name.lstrip("-") if is_list(field) else field.name.replace("_", "-")
@@ -107,34 +109,34 @@ def _valid_numbers(field: Field) -> str:
 
 
 def is_list(field: Field) -> bool:
-    """Whether it takes several values."""
+    """Return whether a field takes several values."""
     return get_origin(field.type) is tuple
 
 
 def types_of(field: Field) -> tuple[Any, ...]:
-    """The type, and the types in a tuple or a union."""
+    """Return a field's type, and the types inside it if it is a tuple or a union."""
     return (field.type, *get_args(field.type))
 
 
 def number_type(field: Field) -> type[int] | type[float] | None:
-    """The type of a number, or of the numbers in a tuple or beside `None`."""
+    """Return the type of a field's number or numbers, `int` or `float`; `None` for other fields."""
     return next((kind for kind in (int, float) if kind in types_of(field)), None)
 
 
 def choices_of(field: Field) -> tuple[str, ...]:
-    """The valid texts of a literal, or of a list of literals."""
+    """Return the valid texts of a literal, or of a list of literals."""
     literals = [kind for kind in types_of(field) if get_origin(kind) is Literal]
     return () if number_type(field) or not literals else get_args(literals[0])
 
 
 def words_of(field: Field) -> Mapping[str, object]:
-    """The texts that stand for a value."""
+    """Return the texts that stand for a value, with these values."""
     words: Mapping[str, object] = field.metadata.get("words", {})
     return words
 
 
 def long_flag(field: Field) -> str:
-    """The long flag, such as `--top-k`."""
+    """Return a field's long flag, such as `--top-k`."""
     flags = field.metadata.get("flags", ())
     name = f"--{field.name.replace('_', '-')}"
     return next((flag for flag in flags if flag.startswith("--")), name)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks between processes, and digests that are cached."""
+"""Files that appear whole or not at all, locks between processes, and cached digests."""
 
 import errno
 import glob
@@ -18,22 +18,22 @@ from effnet_cli.system.errors import EffnetError
 DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
 LOCK_SECONDS = 600  # how long to wait for another process that makes or downloads the same file
 PART_SUFFIX = ".part"
-PART_PREFIX_CHARS = 50  # of the final name: a name may have 255 bytes, and characters up to four
+PART_PREFIX_CHARS = 50  # of the final name: names may have 255 bytes, and characters up to 4 bytes
 
 
 def cache_dir() -> Path:
-    """`EFFNET_CACHE`, else the platform's cache folder of the user; may not exist yet."""
+    """Return `EFFNET_CACHE`, else the user's cache folder of the platform; it may not exist yet."""
     return Path(os.environ.get("EFFNET_CACHE") or user_cache_dir("effnet", appauthor=False))
 
 
 def compiled_dir() -> Path:
-    """The folder of compiled models, named `VARIANT-DIGEST OF THE WEIGHTS-OWN DIGEST.onnx`."""
+    """Return the folder of the compiled models `VARIANT-WEIGHTS DIGEST-OWN DIGEST.onnx`."""
     return cache_dir() / "compiled"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which replaces `path` when the block ends without an error.
+    """Yield a temporary file that replaces `path` when the block ends without an error.
 
     Raises:
         EffnetError: the folder or the file cannot be written (no space, no permission).
@@ -60,8 +60,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path, prefix: str) -> None:
-    """Delete what killed processes left of files whose names start with `prefix`; the caller holds
-    the lock of that file.
+    """Delete partial files that killed processes left and whose final names start with `prefix`.
+
+    The caller must hold the lock of that file.
     """
     for part in folder.glob(f".{glob.escape(prefix[:PART_PREFIX_CHARS])}*{PART_SUFFIX}"):
         with suppress(OSError):
@@ -69,7 +70,7 @@ def remove_partial_files(folder: Path, prefix: str) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> EffnetError:
-    """`error` as one for the user."""
+    """Convert `error` to one for the user."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "Free some space, or choose another location." if is_full else "Choose another location."
     return EffnetError(f"Cannot write {str(path)!r}: {error.strerror or error}.", hint)
@@ -77,8 +78,8 @@ def cannot_write(path: Path, error: OSError) -> EffnetError:
 
 @contextmanager
 def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[None]:
-    """Hold the lock of `path`, so that only one process makes it while the others wait, or fail
-    with the error `busy`.
+    """Hold the lock of `path`, so that only one process creates it while the others wait, or fail
+    with the error `busy` if that is given.
 
     Raises:
         EffnetError: the folder cannot be written, or the lock stays taken for LOCK_SECONDS.
@@ -103,16 +104,16 @@ def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cached_sha256(path: Path) -> str:
-    """The SHA-256 of a file, computed again only when its size or time has changed.
+    """Return the SHA-256 of a file, recomputed only if its size or modification time has changed.
 
-    A changed digest deletes the compiled models of the old one. Where the cache cannot be written,
-    the digest is computed each time.
+    If the digest has changed, compiled models of the old one are deleted. If the cache cannot be
+    written, the digest is computed each time.
 
     Raises:
         EffnetError: the file cannot be read.

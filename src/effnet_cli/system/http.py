@@ -1,4 +1,4 @@
-"""HTTP requests whose waiting time is bounded."""
+"""HTTP requests with bounded waiting times."""
 
 import socket
 import ssl
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     import httpx
 
 SCHEMES = ("http", "https")
-# Until the headers of a response have arrived. httpx has no limit for name look-ups, which can take
+# Until the headers of a response have arrived. httpx does not limit name look-ups, which can take
 # minutes without an internet connection.
 CONNECT_SECONDS = 4.0
-STALL_SECONDS = 10.0  # between two parts of a body
+STALL_SECONDS = 10.0  # between two chunks of a body
 MAX_REDIRECTS = 5
-MAX_REASON_CHARS = 200  # servers and libraries may have more to say, and on several lines
+MAX_REASON_CHARS = 200  # reasons from servers and libraries may be longer and have several lines
 
 Kind = Literal["failed", "timeout", "incomplete"]
 
 
 class HttpError(Exception):
-    """A failed request; its text is the reason, `status` the response's if there was one."""
+    """A failed request. Its text is the reason; `status` is the response's, if there was one."""
 
     def __init__(self, reason: str, status: int | None = None, kind: Kind = "failed") -> None:
         super().__init__(" ".join(reason.split())[:MAX_REASON_CHARS].rstrip(" ."))
@@ -34,14 +34,14 @@ class HttpError(Exception):
 
 
 class Body(NamedTuple):
-    """A file from byte `start` on, of `total` bytes if the server says."""
+    """A file's content from byte `start` on; `total` is the file's size, if the server tells it."""
 
     response: "httpx.Response"
     start: int
     total: int | None
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes as they arrive.
+        """Yield the bytes as they arrive.
 
         Raises:
             HttpError: the connection stalled or closed early.
@@ -63,12 +63,12 @@ class Body(NamedTuple):
 
 @contextmanager
 def open_url(url: str, start: int = 0) -> Iterator[Body]:
-    """Request a file from byte `start` on; its headers arrive within CONNECT_SECONDS.
+    """Request a file from byte `start` on; its headers must arrive within CONNECT_SECONDS.
 
     Raises:
         HttpError: there is no such file, or no response.
     """
-    import httpx  # 100 ms, and only downloads need it
+    import httpx  # takes 100 ms, and only downloads need it
 
     headers = {"User-Agent": "effnet", "Accept-Encoding": "identity"}
     if start:
@@ -94,7 +94,7 @@ def open_url(url: str, start: int = 0) -> Iterator[Body]:
 
 
 def _follow(client: "httpx.Client", url: str) -> "httpx.Response":
-    """The response after at most MAX_REDIRECTS redirects, none of them to another scheme."""
+    """Return the response after at most MAX_REDIRECTS redirects, all to a URL in SCHEMES."""
     request = client.build_request("GET", url)
     for _ in range(MAX_REDIRECTS):
         response = client.send(request, stream=True)
@@ -108,7 +108,7 @@ def _follow(client: "httpx.Client", url: str) -> "httpx.Response":
 
 @cache
 def _tls_context() -> ssl.SSLContext:
-    """The system's certificates, which may include a company's own, and those of certifi."""
+    """Trust the system's certificates, which may include a company's own, and those of certifi."""
     import certifi
 
     context = ssl.create_default_context()
@@ -125,7 +125,7 @@ def _refusal(response: "httpx.Response") -> HttpError:
 
 
 def _translate(error: Exception, status: int | None = None) -> HttpError:
-    """`error` as an HttpError, with the reason of the operating system where there is one."""
+    """Convert `error` to an HttpError, with the operating system's reason if there is one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__

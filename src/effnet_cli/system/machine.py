@@ -1,4 +1,4 @@
-"""The machine: processor, memory, GPU, versions of libraries."""
+"""Describe the machine: processor, memory, GPU, and versions of libraries."""
 
 import ctypes
 import platform
@@ -17,7 +17,7 @@ import numpy as np
 from effnet_cli import __version__
 from effnet_cli.system.parallel import usable_cores
 
-# What decides how fast a model runs, as Linux names it.
+# The instruction sets that decide how fast a model runs, by their names in Linux.
 INSTRUCTION_SETS = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni",
     "amx_tile", "amx_bf16", "amx_int8", "neon", "asimd", "asimdhp", "asimddp", "sve", "bf16",
@@ -32,7 +32,7 @@ COPIES = 5
 
 
 def describe_machine() -> dict[str, Any]:
-    """This machine as JSON; `None` for what is unknown."""
+    """Describe this machine as a JSON object, with `None` for unknown values."""
     import psutil
 
     cpu, flags = _processor()
@@ -50,14 +50,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def available_memory_bytes() -> int:
-    """The memory that new data can take without swapping."""
+    """Return the memory that new data can take without swapping."""
     import psutil
 
     return int(psutil.virtual_memory().available)
 
 
 def measure_copy_gb_per_s() -> float:
-    """Gigabytes a second that a large copy reads and writes; the best of COPIES."""
+    """Measure the GB/s that a large copy reads and writes together; the best of COPIES copies."""
     threads, size = usable_cores(), COPY_MB * 2**20 // usable_cores()
     sources = [np.ones(size, np.uint8) for _ in range(threads)]
     targets = [np.empty(size, np.uint8) for _ in range(threads)]
@@ -71,13 +71,13 @@ def measure_copy_gb_per_s() -> float:
 
 
 def peak_memory_bytes() -> int | None:
-    """The largest resident set of this process so far."""
+    """Return the largest resident set size of this process so far."""
     if sys.platform == "win32":
         import psutil
 
         peak: int = psutil.Process().memory_info().peak_wset
         return peak
-    if sys.platform == "linux":  # where getrusage counts the process that started this one, too
+    if sys.platform == "linux":  # getrusage would also count the process that started this one
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
         return int(found[1]) * 1024 if found else None
@@ -89,8 +89,9 @@ def peak_memory_bytes() -> int | None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel at once.
 
-    Otherwise the activations of a training, 100 MB each, are mapped and cleared again in every
-    layer: a fifth of a step on a CPU. Other C libraries have no such setting and need none.
+    Otherwise, the memory of a training's activations, 100 MB each, is mapped and cleared again in
+    every layer, which takes a fifth of a step on a CPU. Other C libraries neither have nor need
+    such a setting.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -101,10 +102,10 @@ def keep_freed_memory() -> None:
 
 
 def _processor() -> tuple[str | None, set[str]]:
-    """Its name and instruction sets."""
+    """Return the processor's name and instruction sets."""
     if sys.platform == "darwin":
         model = _output_of("sysctl", "-n", "machdep.cpu.brand_string")
-        flags = _output_of("sysctl", "-n", "machdep.cpu.features")  # only Intel's have this list
+        flags = _output_of("sysctl", "-n", "machdep.cpu.features")  # only on Intel processors
         return model, set((flags or "neon").lower().split())
     path = Path("/proc/cpuinfo")
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
@@ -116,7 +117,7 @@ def _processor() -> tuple[str | None, set[str]]:
 
 
 def _gpu() -> dict[str, str] | None:
-    """The first NVIDIA GPU and its driver."""
+    """Return the first NVIDIA GPU and its driver."""
     row = _output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     if not row:
         return None
@@ -125,7 +126,7 @@ def _gpu() -> dict[str, str] | None:
 
 
 def _output_of(*command: str) -> str | None:
-    """What a command prints; `None` if it is missing or fails."""
+    """Return what a command prints, or `None` if it is missing, fails or prints nothing."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Threads whose results come in order."""
+"""Run work in threads and return the results in order."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """The processors that this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -22,24 +22,24 @@ def usable_cores() -> int:
 def map_ordered(
     work: Callable[[Item], Result], items: Iterator[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """`work(item)` for each item, in the order of the items, by `workers` threads.
+    """Yield `work(item)` for each item, in order, computed by `workers` threads.
 
-    At most `ahead` results wait for the consumer. An error of `work` or of `items` is raised in its
-    turn. The threads are daemons, so that an interrupted program ends at once.
+    At most `ahead` results wait for the consumer. An error in `work` or `items` is raised in place
+    of its result. The threads are daemons, so that an interrupted program ends right away.
     """
     futures: Queue[Future[Result] | None] = Queue(ahead)
     lock = threading.Lock()
     ended = threading.Event()
 
     def take() -> tuple[Item, Future[Result]] | None:
-        """The next item, and its future, queued in one step so that the order holds."""
+        """Take the next item and queue its future under one lock, so that the order is kept."""
         with lock:
             if ended.is_set():
                 return None
             future: Future[Result] = Future()
             try:
                 item = next(items)
-            except StopIteration:  # not stored: it would hold this frame, and with it the future
+            except StopIteration:  # not stored, as it would keep this frame and the future alive
                 ended.set()
                 futures.put(None)
                 return None
@@ -63,12 +63,12 @@ def map_ordered(
             yield future.result()
     finally:
         ended.set()
-        while not futures.empty():  # frees a thread that waits for room, so that it sees the end
+        while not futures.empty():  # makes room for a waiting thread, so that it sees the end
             futures.get_nowait()
 
 
 def resolve_future(future: Future[Result], make: Callable[[], Result]) -> None:
-    """Put the result of `make`, or the error it raises, into `future`."""
+    """Set the result of `make()`, or the error it raises, on `future`."""
     try:
         future.set_result(make())
     except BaseException as error:

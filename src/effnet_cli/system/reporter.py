@@ -14,7 +14,7 @@ class Reporter(Protocol):
     def progress(
         self, what: str, done: int, total: int | None, unit: ProgressUnit = "images"
     ) -> None:
-        """Show that `done` of `total` units of `what` are done; equal numbers end the bar."""
+        """Show that `done` of `total` units of `what` are done; the bar ends when all are."""
 
 
 class _Silent:

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-MAX_NAMES = 5  # quoted in one sentence
+MAX_NAMES = 5  # names quoted in one sentence
 
 
 def pluralize(count: int, one: str, many: str = "") -> str:
-    """`1 image`, `1,200 images`."""
+    """Format a count with its noun: `1 image`, `1,200 images`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def quote_names(names: Sequence[str]) -> str:
-    """`'cat', 'dog' and 3 more`."""
+    """List names in quotes, shortened: `'cat', 'dog' and 3 more`."""
     shown = ", ".join(f"'{name}'" for name in names[:MAX_NAMES])
     more = len(names) - MAX_NAMES
     return f"{shown} and {more:,} more" if more > 0 else shown
