@@ -1,6 +1,5 @@
 """Signals during a training."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -32,13 +31,13 @@ def test_first_signal_is_deferred_and_the_second_is_not(number: int, handled: li
     former = signal.getsignal(number)
     with defer_signals(request):
         assert request.number == 0
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert request.number == number
         assert handled == []
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert handled == [number]
     assert signal.getsignal(number) is former
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)
     assert handled == [number, number]
     assert StopRequest().number == 0
 
@@ -52,8 +51,8 @@ def test_former_handlers_return_after_an_error(handled: list[int]) -> None:
 
 def test_second_signal_of_another_kind_is_not_deferred(handled: list[int]) -> None:
     with defer_signals(StopRequest()):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
     assert handled == [signal.SIGINT]
 
 
@@ -63,7 +62,7 @@ def test_signal_that_is_ignored_stays_ignored() -> None:
     request = StopRequest()
     try:
         with defer_signals(request):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         assert request.number == 0
     finally:
         signal.signal(signal.SIGINT, before)
