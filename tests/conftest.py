@@ -38,10 +38,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
-# A signal's handler crashes (SIGSEGV) in a process where several inference runtimes have run int8
-# models one after another, so the tests that send signals to their own process run before these.
-FIRST_FILE = "finetune/test_signals.py"
-# Minutes and not seconds: they come next, so that no process ends long after the others.
+# Minutes and not seconds: they come first, so that no process ends long after the others.
 LONG_FILES = (
     "export/test_run.py",
     "finetune/test_run.py",
@@ -53,13 +50,8 @@ LONG_FILES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Signals first, then the longest files, then the others in the order of their names."""
-    items.sort(
-        key=lambda item: (
-            not item.path.as_posix().endswith(FIRST_FILE),
-            not item.path.as_posix().endswith(LONG_FILES),
-        )
-    )
+    """The longest files first, the others in the order of their names."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG_FILES))
 
 
 def pytest_collection_finish() -> None:

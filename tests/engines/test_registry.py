@@ -17,6 +17,7 @@ from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineName, EngineOptions, ModelOptions, Precision
 from effnet_cli.system.errors import EffnetError, UsageError
+from forked import ended
 from helpers import save_image
 
 # Those that run a model file; the others run what was exported for them.
@@ -99,6 +100,26 @@ def test_several_threads_may_call_at_once(
             results = list(pool.map(engine, [crops[i : i + 1] for i in range(5)]))
             for actual, expected in zip(results, alone, strict=True):
                 np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signals_are_handled_after_engines_are_freed(name: EngineName) -> None:
+    code = """
+import gc, signal, sys
+from effnet_cli.engines.registry import plan_engine
+from effnet_cli.models.weights import resolve_model
+from effnet_cli.options import EngineOptions, ModelOptions
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+model = resolve_model(ModelOptions())
+plan = plan_engine(EngineOptions(engine=sys.argv[1]))
+engines = [plan.load(model), plan.load(model)]
+while engines:
+    del engines[0]
+    gc.collect()
+signal.raise_signal(signal.SIGINT)
+"""
+    done = ended(code, [name])
+    assert (done.status, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Signals during a training."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,13 +32,13 @@ def test_first_signal_is_deferred_and_the_second_is_not(number: int, handled: li
     former = signal.getsignal(number)
     with defer_signals(request):
         assert request.number == 0
-        signal.raise_signal(number)
+        os.kill(os.getpid(), number)
         assert request.number == number
         assert handled == []
-        signal.raise_signal(number)
+        os.kill(os.getpid(), number)
         assert handled == [number]
     assert signal.getsignal(number) is former
-    signal.raise_signal(number)
+    os.kill(os.getpid(), number)
     assert handled == [number, number]
     assert StopRequest().number == 0
 
@@ -51,8 +52,8 @@ def test_former_handlers_return_after_an_error(handled: list[int]) -> None:
 
 def test_second_signal_of_another_kind_is_not_deferred(handled: list[int]) -> None:
     with defer_signals(StopRequest()):
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
     assert handled == [signal.SIGINT]
 
 
@@ -62,7 +63,7 @@ def test_signal_that_is_ignored_stays_ignored() -> None:
     request = StopRequest()
     try:
         with defer_signals(request):
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
         assert request.number == 0
     finally:
         signal.signal(signal.SIGINT, before)

@@ -34,6 +34,10 @@ def _import_openvino() -> Any:
 
 
 openvino = _import_openvino()
+# One for the whole process, which is never freed. Each `Core` gives its thread an alternate stack
+# for signal handlers, and on release puts back the previous one, even if that has been freed
+# (OpenVINO 2026.4): after two cores, released in the order of their creation, Ctrl-C is a crash.
+CORE = openvino.Core()
 
 
 class OpenVinoEngine:
@@ -46,15 +50,14 @@ class OpenVinoEngine:
         model = request.model
         self.precision, self.scores_are = request.precision, base.scores_of(model.card)
         self._card = model.card
-        self._core = openvino.Core()
-        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if request.precision.upper() not in able:
             raise EffnetError(
                 f"This processor does not support {request.precision}.", "Use --precision fp32."
             )
         graph = get_compiled(model, request.reporter)
         with base.translate_errors("OpenVINO", model):
-            self._graph = self._core.read_model(graph)
+            self._graph = CORE.read_model(graph)
         self._settings = {
             "INFERENCE_PRECISION_HINT": HINTS[request.precision],
             "NUM_STREAMS": str(request.callers),
@@ -82,4 +85,4 @@ class OpenVinoEngine:
 
     def _compile(self, size: int) -> Any:
         self._graph.reshape([size, *list(self._graph.input(0).partial_shape)[1:]])
-        return self._core.compile_model(self._graph, "CPU", self._settings)
+        return CORE.compile_model(self._graph, "CPU", self._settings)

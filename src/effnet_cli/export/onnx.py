@@ -16,11 +16,11 @@ def write_onnx(source: ExportSource, path: Path) -> None:
 def write_openvino(source: ExportSource, path: Path) -> None:
     """Write `path` (.xml), with the card in its `rt_info`, and the weights beside it (.bin)."""
     # This imports OpenVINO without its conversion tools, which include a telemetry client.
-    from effnet_cli.engines.openvino_engine import openvino
+    from effnet_cli.engines.openvino_engine import CORE, openvino
 
     precision = source.options.output_precision
     content = source.graph("int8" if precision == "int8" else "fp32").SerializeToString()
-    graph = openvino.Core().read_model(content)
+    graph = CORE.read_model(content)
     if precision == "int8":
         # Merges the operators around each 8-bit value, which halves the .xml.
         import_module("openvino._offline_transformations").apply_moc_transformations(graph, cf=True)
