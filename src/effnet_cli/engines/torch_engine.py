@@ -75,8 +75,8 @@ class TorchEngine:
 
     def _model_input(self, batch: torch.Tensor) -> torch.Tensor:
         """Convert crops, uint8 [N,H,W,3], to the module's input on its device."""
-        if self.scores_are == "probabilities":  # the file includes its preprocessing
-            return batch
+        if self.scores_are == "probabilities":  # the module includes its preprocessing
+            return batch.to(self._device, non_blocking=True)
         if self._device.type == "cuda":  # a quarter of the bytes to copy; MPS may round differently
             batch = batch.to(self._device, non_blocking=True)
         values = normalise_tensor(batch, self._preprocessing)
