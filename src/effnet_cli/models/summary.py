@@ -112,11 +112,12 @@ class _Layer(NamedTuple):
 def summarize(name: str) -> ModelSummary:
     """Summarize the variant called `name`; `UsageError` if it is unknown."""
     variant = find_variant(name)
-    base, stages = variant.architecture.base, _stages(variant)
+    module, layers = _count(variant, IMAGENET_CLASSES)
+    base, stages = variant.architecture.base, _stages(module, layers)
     return ModelSummary(
         variant=variant.name,
         resolution_px=variant.preprocessing.crop_px,
-        cost=compute_cost(variant, IMAGENET_CLASSES),
+        cost=_cost(module, layers),
         stages=stages,
         base=base,
         factors=tuple(_factors(variant.architecture)),
@@ -126,7 +127,10 @@ def summarize(name: str) -> ModelSummary:
 
 def compute_cost(variant: Variant, num_classes: int) -> ComputeCost:
     """Return the cost of one image at the variant's resolution."""
-    module, layers = _count(variant, num_classes)
+    return _cost(*_count(variant, num_classes))
+
+
+def _cost(module: nn.Module, layers: list[_Layer]) -> ComputeCost:
     return ComputeCost(
         parameters=_parameters(module),
         multiply_adds=sum(layer.multiply_adds for layer in layers),
@@ -161,8 +165,7 @@ def _parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _stages(variant: Variant) -> tuple[Stage, ...]:
-    module, layers = _count(variant, IMAGENET_CLASSES)
+def _stages(module: nn.Module, layers: list[_Layer]) -> tuple[Stage, ...]:
     stages = (*module.get_submodule("features").children(), module.get_submodule("classifier"))
     return tuple(_stage(stage, layers) for stage in stages)
 
@@ -200,7 +203,7 @@ def _expansion(convs: list[Any]) -> int:
 
 
 def _growth(base: Variant, stages: tuple[Stage, ...]) -> Iterator[Growth]:
-    for before, after in zip(_stages(base), stages, strict=True):
+    for before, after in zip(_stages(*_count(base, IMAGENET_CLASSES)), stages, strict=True):
         yield Growth(
             base_channels=before.channels,
             channels=after.channels,
