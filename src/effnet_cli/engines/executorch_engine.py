@@ -1,28 +1,14 @@
 """ExecuTorch (`.pte`) on the CPU."""
 
-import logging
 import threading
-import warnings
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
 
 from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
 from effnet_cli.engines.normalise import model_input
-from effnet_cli.engines.quiet import silence_output
-
-
-def _import_runtime() -> Any:
-    """Import the runtime, without the log output of the compiler that it imports."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning that its interface may change
-            return import_module("executorch.runtime").Runtime.get()
-    finally:
-        logging.disable(logging.NOTSET)
+from effnet_cli.engines.quiet import silence_library
 
 
 class ExecuTorchEngine:
@@ -33,8 +19,10 @@ class ExecuTorchEngine:
         self.precision, self.scores_are = request.precision, scores_of(model.card)
         self._card = model.card
         self._lock = threading.Lock()  # a method has one set of buffers
-        with translate_errors("ExecuTorch", model), silence_output():
-            self._program = _import_runtime().load_program(model.path)
+        # The compiler that the runtime imports logs, and warns that its interface may change.
+        with translate_errors("ExecuTorch", model), silence_library():
+            runtime = import_module("executorch.runtime").Runtime.get()
+            self._program = runtime.load_program(model.path)
             self._method = self._program.load_method("forward")
 
     def __call__(self, crops: Crops) -> Scores:

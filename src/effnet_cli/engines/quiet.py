@@ -1,9 +1,12 @@
-"""Keep native libraries from writing to stdout and stderr."""
+"""Keep libraries from writing to stdout and stderr."""
 
+import io
+import logging
 import os
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 # Only one thread at a time replaces stdout and stderr. The lock is reentrant because an engine that
 # is loaded silently may itself load its library silently.
@@ -29,3 +32,16 @@ def silence_output() -> Iterator[None]:
                 os.dup2(copy, number)
                 os.close(copy)
             os.close(null)
+
+
+@contextmanager
+def silence_library() -> Iterator[None]:
+    """Silence a library's logging, warnings and progress bars, too."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(), silence_output(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

@@ -1,13 +1,9 @@
 """Writes the targets that start from `torch.export`."""
 
 import copy
-import io
-import logging
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.functional import avg_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from effnet_cli.engines.quiet import silence_output
+from effnet_cli.engines.quiet import silence_library
 from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.system.errors import EffnetError, UsageError
@@ -29,7 +25,7 @@ def write_torch_export(source: ExportSource, path: Path) -> None:
     """Write an exported program, with the card as its extra file `effnet`."""
     program = _export_program(source)
     program.example_inputs = None  # they would be saved too
-    with _quiet():
+    with silence_library():
         torch.export.save(program, path, extra_files={CARD_KEY: source.card.to_json()})
 
 
@@ -50,7 +46,7 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
         "aot_inductor.metadata": {CARD_KEY: source.card.to_json()},
         "freezing": True,  # weights become constants, folded and laid out for the processor
     }
-    with _quiet(), torch.no_grad():
+    with silence_library(), torch.no_grad():
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs=settings
         )
@@ -58,7 +54,7 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
 
 def write_executorch(source: ExportSource, path: Path) -> None:
     """Write a program for XNNPACK. The format has no place for the card."""
-    with _quiet():
+    with silence_library():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -80,7 +76,7 @@ def write_coreml(source: ExportSource, path: Path) -> None:
         raise UsageError(
             f"Core ML takes one image at a time, not --batch {batch}.", "Omit --batch."
         )
-    with _quiet():
+    with silence_library():
         import coremltools
 
         px = source.card.preprocessing.crop_px
@@ -195,16 +191,3 @@ class _SplitMean(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         rows = avg_pool2d(values, (1, values.shape[3]))
         return avg_pool2d(rows, (rows.shape[2], 1))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the libraries' progress bars and warnings, as the result is compared afterwards."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), silence_output(), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
