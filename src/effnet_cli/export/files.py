@@ -1,7 +1,6 @@
 """Writes an export's files to a scratch folder, then moves them to their final place."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS, Target
 from effnet_cli.models.export_file import json_path, write_json
 from effnet_cli.system.errors import EffnetError
-from effnet_cli.system.files import cannot_write, sha256
+from effnet_cli.system.files import cannot_write, partial_path, sha256
 
 
 @contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
     """Create a folder beside the final file, and remove it with its contents on exit."""
-    scratch = final.with_name(f".{final.name[:50]}.{secrets.token_hex(8)}.part")
+    scratch = partial_path(final)
     try:
         scratch.mkdir(parents=True)
         yield scratch
@@ -63,19 +62,14 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
     else:
         input_ |= {"dtype": "float32", "values": "(value / 255 - mean) / std"}
         output["values"] = "logits"
-    files = {file.name: sha256(file) for file in list_files(path, target) if file.is_file()}
+    files = {file.name: sha256(file) for file in target.list_files(path) if file.is_file()}
     about = {"input": input_, "output": output, "files": files, "check": check}
     write_json(path, card, about)
 
 
-def list_files(path: Path, target: Target) -> list[Path]:
-    """Return the exported file and its companions, without the JSON."""
-    return [path, *map(path.with_suffix, target.companions)]
-
-
 def put_in_place(path: Path, final: Path, target: Target) -> None:
     """Move the files from the scratch folder to their final place, the main file last."""
-    for file in (*list_files(path, target)[1:], json_path(path), path):
+    for file in (*target.list_files(path)[1:], json_path(path), path):
         for part in [file, *file.rglob("*")] if file.is_dir() else [file]:
             if part.is_file():
                 with part.open("rb+") as opened:

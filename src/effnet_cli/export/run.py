@@ -12,7 +12,7 @@ from effnet_cli.engines.normalise import Pixels, normalise
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.export.agreement import REFERENCE, CandidateForm, compare, find_violation
 from effnet_cli.export.calibration import measure_ranges
-from effnet_cli.export.files import describe, list_files, put_in_place, scratch_folder, write_target
+from effnet_cli.export.files import describe, put_in_place, scratch_folder, write_target
 from effnet_cli.export.formats import comparison_dict
 from effnet_cli.export.quantize import choose_recipe
 from effnet_cli.export.records import ExportComparison, ExportResult
@@ -131,7 +131,7 @@ def _load_candidate(options: ExportOptions, path: Path) -> CandidateForm:
     """Load an exported file as `predict --model` does."""
     model = resolve_model(ModelOptions(model=path))
     engine = plan_engine(EngineOptions("cpu"), model.file_kind).load(model)
-    size = sum(file.stat().st_size for file in list_files(path, TARGETS[options.target]))
+    size = sum(file.stat().st_size for file in TARGETS[options.target].list_files(path))
     return CandidateForm(f"{options.target} {options.output_precision}", engine, size)
 
 

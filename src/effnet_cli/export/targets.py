@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from effnet_cli.options import ExportPrecision, TargetName
@@ -35,6 +36,10 @@ class Target:
     @property
     def suffix(self) -> str:
         return "." + self.ending.rpartition(".")[2]
+
+    def list_files(self, path: Path) -> list[Path]:
+        """Return the exported file at `path` and its companions, without the JSON."""
+        return [path, *map(path.with_suffix, self.companions)]
 
     @property
     def install(self) -> str:

@@ -79,8 +79,7 @@ def choose_path(task: ExportTask, target: Target, model: Model) -> Path:
                 f"{task.options.target} files.",
                 f"Use --output {str(path.with_suffix(target.suffix))!r}, or an existing folder.",
             )
-        files = [path, json_path(path), *(path.with_suffix(suffix) for suffix in target.companions)]
-        for file in files:
+        for file in (*target.list_files(path), json_path(path)):
             if file.exists() and not is_export(path):
                 raise UsageError(
                     f"{str(file)!r} already exists and was not created by effnet.",

@@ -31,6 +31,11 @@ def compiled_dir() -> Path:
     return cache_dir() / "compiled"
 
 
+def partial_path(path: Path) -> Path:
+    """Return a new hidden path beside `path`, for what is written before it replaces `path`."""
+    return path.with_name(f".{path.name[:PART_PREFIX_CHARS]}.{secrets.token_hex(8)}{PART_SUFFIX}")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces `path` when the block ends without an error.
@@ -40,9 +45,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(
-            f".{path.name[:PART_PREFIX_CHARS]}.{secrets.token_hex(8)}{PART_SUFFIX}"
-        )
+        part = partial_path(path)
         part.touch(exist_ok=False)
     except OSError as error:
         raise cannot_write(path, error) from error
