@@ -96,11 +96,11 @@ def read_state(path: Path) -> tuple[dict[str, Any], Arrays]:
 def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Return the torch tensors of any safetensors file, checking effnet's digest if it has one."""
     with _check_file(path, "a safetensors file"), safe_open(path, framework="pt") as file:
-        has_digest = DIGEST_KEY in (file.metadata() or {})
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if has_digest:
-        read_arrays(path)
-    return tensors
+        if DIGEST_KEY not in (file.metadata() or {}):
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in read_arrays(path)[1].items()}
 
 
 def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
