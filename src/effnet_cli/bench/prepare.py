@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.engines import onnx_writer
 from effnet_cli.engines.compiled import get_compiled
+from effnet_cli.engines.registry import device_type_of
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, variants
 from effnet_cli.models.variants import Variant, find_variant
@@ -116,7 +117,7 @@ def _prepare_seeded(variant: Variant, folder: Path) -> BenchModel:
 
 def prepare_product(device: str, folder: Path) -> BenchModel:
     """Prepare a product of two n-by-n matrices as a model: n crops of n values to n scores each."""
-    px = PRODUCT_PX[device.partition(":")[0]]
+    px = PRODUCT_PX[device_type_of(device)]
     features, name, base = 3 * px**2, "matrix product", find_variant(variants.DEFAULT_VARIANT)
     preprocessing = replace(base.preprocessing, resize_px=px, crop_px=px)
     path = folder / f"product-{features}.onnx"

@@ -12,7 +12,13 @@ from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.records import Skipped
 from effnet_cli.bench.statistics import MIN_TURNS, Turn
 from effnet_cli.bench.worker import WarmUp, Worker, WorkerRequest
-from effnet_cli.engines.registry import ENGINES, EnginePlan, list_installed, plan_engine
+from effnet_cli.engines.registry import (
+    ENGINES,
+    EnginePlan,
+    device_type_of,
+    list_installed,
+    plan_engine,
+)
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import BenchTask, EngineName, EngineOptions, EnginePrecision, FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
@@ -166,7 +172,7 @@ def engine_plans(task: BenchTask, kind: FileKind) -> Iterator[EnginePlan]:
     named = [name for name in ENGINES if name in engines]
     for precision in () if named else precisions:  # some installed engine must support each
         plan_engine(EngineOptions(task.device, precision=precision), kind)
-    device = task.device.partition(":")[0]
+    device = device_type_of(task.device)
     for name in named or list_installed(device, kind):
         for precision in precisions:
             if named or precision in ENGINES[name].precisions[device]:
@@ -189,7 +195,7 @@ def best_batch(worker: Worker, device: str, single_ms: float) -> Iterator[tuple[
     """Yield the batch size with the highest throughput, if it beats one image per `single_ms`."""
     best: list[tuple[int, WarmUp]] = []
     size, image_ms = 1, single_ms
-    while size < LARGEST_BATCH[device.partition(":")[0]]:
+    while size < LARGEST_BATCH[device_type_of(device)]:
         size *= 2
         try:
             warm_up = worker.warm_up(size)

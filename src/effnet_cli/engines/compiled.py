@@ -8,6 +8,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
+from effnet_cli.models.card import CARD_KEY
 from effnet_cli.models.weights import Model
 from effnet_cli.system import files
 from effnet_cli.system.errors import EffnetError
@@ -84,7 +85,7 @@ def _compile(model: Model) -> bytes:
 
     crop_px = model.card.preprocessing.crop_px
     module = build.load_module(model)
-    content = onnx_writer.build_graph(module, crop_px, {"effnet": model.card.to_json()})
+    content = onnx_writer.build_graph(module, crop_px, {CARD_KEY: model.card.to_json()})
     difference = onnx_writer.max_difference(content, module, crop_px)
     if not difference <= MAX_PROBABILITY_DIFFERENCE:  # NaN too
         raise EffnetError(

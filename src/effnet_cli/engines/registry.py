@@ -108,7 +108,7 @@ class EnginePlan:
 
     @property
     def batch_size(self) -> int:
-        return BATCH_SIZE[self.device.partition(":")[0]]
+        return BATCH_SIZE[device_type_of(self.device)]
 
     @property
     def workers(self) -> int:
@@ -152,7 +152,7 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
         EffnetError: the engine is not installed, or this machine has no such device.
     """
     device = _resolve_device(options.device)
-    device_type, files = device.partition(":")[0], FILE_DESCRIPTIONS[kind]
+    device_type, files = device_type_of(device), FILE_DESCRIPTIONS[kind]
     names, subject = list_engines(device_type, kind), "No engine supports"
     if options.engine != "auto":
         _check_engine(options.engine, kind)
@@ -175,6 +175,11 @@ def plan_engine(options: EngineOptions, kind: FileKind = "tensors") -> EnginePla
             f"Install it: {ENGINES[able[0]].install}",
         )
     return EnginePlan(installed, device, options.precision)
+
+
+def device_type_of(device: str) -> str:
+    """Return the type of a device: `cuda` for `cuda:1`."""
+    return device.partition(":")[0]
 
 
 def list_engines(device_type: str, kind: FileKind) -> list[EngineName]:
