@@ -5,7 +5,7 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from effnet_cli.finetune import formats
 from effnet_cli.finetune.records import Epoch, TrainingResult
+from effnet_cli.output.text import json_array, json_lines
 from training_records import FIRST, NAMES, RECORDS, SECOND, TRAINED, VAL, named
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -55,20 +56,20 @@ def test_row_of_the_end_has_the_model_and_the_metrics() -> None:
 )
 def test_json_gives_everything_back(records: list[Epoch | TrainingResult]) -> None:
     wanted = json.loads(json.dumps([formats.to_row(record) for record in records]))
-    lines = list(formats.ENCODERS["jsonl"](records))
+    lines = list(json_lines(map(formats.to_row, records)))
     assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines)
     assert [json.loads(line.encode("utf-8")) for line in lines] == wanted
-    assert json.loads("".join(formats.ENCODERS["json"](records)).encode("utf-8")) == wanted
+    assert json.loads("".join(json_array(map(formats.to_row, records))).encode("utf-8")) == wanted
 
 
-@pytest.mark.parametrize("format_", ["json", "jsonl"])
-def test_nan_is_never_written(format_: Any) -> None:
+@pytest.mark.parametrize("encode", [json_array, json_lines])
+def test_nan_is_never_written(encode: Callable[[Iterable[Any]], Iterator[str]]) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        list(formats.ENCODERS[format_]([replace(FIRST, val_loss=math.nan)]))
+        list(encode([formats.to_row(replace(FIRST, val_loss=math.nan))]))
 
 
 def test_csv_has_a_line_for_each_epoch() -> None:
-    text = "".join(formats.ENCODERS["csv"](RECORDS))
+    text = "".join(formats.csv_lines(RECORDS))
     header, *lines = csv.reader(io.StringIO(text, newline=""))
     assert header == [field.name for field in fields(Epoch)]
     assert len(lines) == 2
@@ -84,7 +85,7 @@ def test_csv_lines_come_as_epochs_do() -> None:
             taken.append(record)
             yield record
 
-    lines = formats.ENCODERS["csv"](records())
+    lines = formats.csv_lines(records())
     assert next(lines).startswith("phase,epoch,")
     assert next(lines).startswith("head,1,8,")
     assert taken == [FIRST]

@@ -1,14 +1,13 @@
 """The records of a run as JSON and CSV, and the commands that use its model."""
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from effnet_cli.finetune.records import PHASE_TITLES, Epoch, TrainingResult
-from effnet_cli.options import Format
-from effnet_cli.output.text import csv_line, json_array, json_lines
+from effnet_cli.output.text import csv_line
 
 
 def to_row(record: Epoch | TrainingResult) -> dict[str, Any]:
@@ -28,13 +27,6 @@ def csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
                 yield csv_line(field.name for field in fields(record))
             is_first = False
             yield csv_line(asdict(record).values())
-
-
-ENCODERS: Mapping[Format, Callable[[Iterable[Epoch | TrainingResult]], Iterator[str]]] = {
-    "json": lambda records: json_array(map(to_row, records)),
-    "jsonl": lambda records: json_lines(map(to_row, records)),
-    "csv": csv_lines,
-}
 
 
 def keep_last(records: Iterable[Any], last: list[Any]) -> Iterator[Any]:
