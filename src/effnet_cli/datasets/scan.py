@@ -80,8 +80,8 @@ def _find_copies(
     kept = inspection.is_good & ~conflicts
     files = np.flatnonzero(kept)
     contents = np.full(len(kept), -1, dtype=np.intp)
-    contents[files] = content_ids(inspection.digests[files])
-    first = files[np.unique(contents[files], return_index=True)[1]]
+    _, places, numbers = np.unique(ids[kept[good]], return_index=True, return_inverse=True)
+    contents[files], first = numbers, files[places]
     splits = [earlier.get(digest.tobytes(), -1) for digest in inspection.digests[first]]
     return CheckedFiles(
         listing=listing,
