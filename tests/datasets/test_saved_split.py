@@ -16,6 +16,7 @@ from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.saved_split import (
     AMBIGUOUS,
+    NEW,
     SPLIT_FILE_NAME,
     exclude_training_images,
     load_split,
@@ -71,7 +72,8 @@ def located(root: str = "d", model: Path = RUN) -> tuple[LabelledImages, np.ndar
 def evaluated(root: str = "d") -> tuple[set[str], str]:
     """The images of `root` that a model may be evaluated on, and the note."""
     reporter = RecordingReporter()
-    data = exclude_training_images(*located(root), reporter)
+    data, places = located(root)
+    data = exclude_training_images(data, [places], reporter)
     return set(data.paths), reporter.text
 
 
@@ -171,7 +173,8 @@ def test_train_folder_without_validation_is_split_too() -> None:
     two_classes("d/train")
     dataset = saved()
     reporter = RecordingReporter()
-    data = exclude_training_images(*located(), reporter)
+    data, places = located()
+    data = exclude_training_images(data, [places], reporter)
     assert (data.split, set(data.paths)) == ("val", set(dataset.val.paths))
 
 
@@ -182,7 +185,20 @@ def test_training_images_alone_are_refused() -> None:
     places = locate_images(data, card(), RUN)
     assert places is not None
     with pytest.raises(UsageError, match="trained on all images in 'd/train'"):
-        exclude_training_images(data, places)
+        exclude_training_images(data, [None, places])
+
+
+def test_training_images_of_any_model_are_excluded() -> None:
+    two_classes()
+    data = load_labelled(Path("d"))
+    first, second = np.full((2, len(data.paths)), NEW, dtype=np.int8)
+    first[:5] = [TRAIN, VAL, VAL, AMBIGUOUS, VAL]
+    second[:5] = [VAL, TRAIN, VAL, TRAIN, NEW]
+    reporter = RecordingReporter()
+    kept = exclude_training_images(data, [first, None, second], reporter)
+    assert list(kept.paths) == list(data.paths)[2:3] + list(data.paths)[4:]
+    assert reporter.text.startswith("2 validation images; 15 new images included; 3 images from")
+    assert exclude_training_images(data, [None, None], reporter) is data
 
 
 def test_image_of_both_training_and_validation_counts_as_training() -> None:

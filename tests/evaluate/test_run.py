@@ -216,6 +216,21 @@ def test_model_is_evaluated_on_images_it_was_not_trained_on(
     assert evaluate(EvaluateTask(other, ModelOptions(model=ran.folder))).images == 24
 
 
+def test_training_images_of_the_second_model_are_excluded_too(
+    colours: Path, small: ModelOptions, tmp_path: Path
+) -> None:
+    ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
+    second = train(task_of(colours, small, tmp_path / "second", replace(HEAD_ONLY, seed=5)))
+    apart = shutil.copy(second.folder / "model.safetensors", tmp_path / "apart.safetensors")
+    found = [
+        evaluate(EvaluateTask(colours, ModelOptions(model=ran.folder), compare=other))
+        for other in (ModelOptions(model=second.folder), ModelOptions(model=Path(apart)))
+    ]
+    assert 0 < found[0].images < 6
+    one, two = (replace(each.comparison, name="") for each in found if each.comparison)
+    assert (found[0].images, found[0].top1, one) == (found[1].images, found[1].top1, two)
+
+
 def test_figures_equal_scikit_learns_on_a_split(
     small: ModelOptions, tmp_path: Path, effnet: Effnet
 ) -> None:

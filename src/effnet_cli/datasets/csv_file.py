@@ -18,6 +18,16 @@ HEADER_HINT = "The first line must be path,label or path,label,split."
 CSV_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
 
 
+def decode_path(cell: str) -> str:
+    """Return the path in a cell read with `CSV_TEXT`, for the operating system."""
+    return os.fsdecode(cell.encode(errors="surrogateescape"))
+
+
+def encode_path(path: str) -> str:
+    """Return the cell of a path, which keeps the operating system's bytes."""
+    return os.fsencode(path).decode(errors="surrogateescape")
+
+
 @dataclass(slots=True, kw_only=True)
 class CsvSource(Source):
     """A dataset in a CSV file. `rows` has (label, path) by split, relative to `folder`."""
@@ -43,7 +53,7 @@ class CsvSource(Source):
         if not path:
             self.counters["empty_path"].add(line)
         if split is not None and label and path:
-            path = os.fsdecode(path.encode(errors="surrogateescape"))
+            path = decode_path(path)
             self.rows.setdefault(split, []).append((label, path))
             self.splits.add(split)
 

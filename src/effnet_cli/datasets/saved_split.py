@@ -1,9 +1,8 @@
 """Which images a model was trained on: `split.csv` in the run folder, matched by content."""
 
 import csv
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.csv_file import CSV_TEXT
+from effnet_cli.datasets.csv_file import CSV_TEXT, decode_path, encode_path
 from effnet_cli.datasets.inspect_files import hash_file, map_files
 from effnet_cli.datasets.labelled import LabelledImages
 from effnet_cli.datasets.records import Dataset
@@ -103,9 +102,9 @@ def save_split(dataset: Dataset, folder: Path) -> None:
     with atomic_write(folder / SPLIT_FILE_NAME) as part, part.open("w", **WRITE_TEXT) as lines:
         writer = csv.writer(lines)
         writer.writerow(COLUMNS)
-        for row in rows:  # as in every CSV dataset, paths keep the operating system's bytes
-            path = os.fsencode(row.path).decode(errors="surrogateescape")
-            writer.writerow((path, row.label, SPLITS[row.split], row.digest.hex()))
+        for row in rows:
+            cells = encode_path(row.path), row.label, SPLITS[row.split], row.digest.hex()
+            writer.writerow(cells)
 
 
 def load_split(folder: Path) -> SavedSplit | None:
@@ -122,7 +121,7 @@ def load_split(folder: Path) -> SavedSplit | None:
         with file.open(**CSV_TEXT) as lines:
             for cells in csv.DictReader(lines, strict=True):
                 path, label, split, sha256 = (cells[name] for name in COLUMNS)
-                path = os.fsdecode(path.encode(errors="surrogateescape"))
+                path = decode_path(path)
                 digest = bytes.fromhex(sha256)
                 rows.append(SplitRow(path, label, split=SPLIT_BY_NAME[split], digest=digest))
     except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
@@ -182,13 +181,22 @@ def _split_again(
 
 
 def exclude_training_images(
-    data: LabelledImages, places: Places, reporter: Reporter = SILENT
+    data: LabelledImages, located: Iterable[Places | None], reporter: Reporter = SILENT
 ) -> LabelledImages:
     """Return `data` without the images that a model was trained on and those in several classes.
+
+    Args:
+        located: what `locate_images` returned for each model that is judged on `data`.
 
     Raises:
         UsageError: no image is left.
     """
+    known = [places for places in located if places is not None]
+    if not known:
+        return data
+    places = np.max(known, axis=0)
+    for excluded in (AMBIGUOUS, TRAIN):
+        places[np.any(np.equal(known, excluded), axis=0)] = excluded
     kept = np.flatnonzero((places != TRAIN) & (places != AMBIGUOUS))
     if not len(kept):
         message = f"The model was trained on all images in {data.root!r}."

@@ -37,12 +37,13 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     if task.split is not None and data.split == "train":
         reporter.note("Evaluating training images: the figures say little about other images.")
     else:
-        for model, one in zip(models, classifiers, strict=True):
-            places = saved_split.locate_images(
+        located = [
+            saved_split.locate_images(
                 data, one.card, model.model, images=task.images, reporter=reporter
             )
-            if places is not None:
-                data = saved_split.exclude_training_images(data, places, reporter)
+            for model, one in zip(models, classifiers, strict=True)
+        ]
+        data = saved_split.exclude_training_images(data, located, reporter)
     classifier, *others = classifiers
     label_map = match_labels(data.classes, classifier.card.classes)
     if data.split is not None:
