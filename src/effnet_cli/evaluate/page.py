@@ -1,6 +1,5 @@
 """The HTML page of an evaluation."""
 
-import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -12,7 +11,7 @@ from effnet_cli.evaluate import table
 from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail
 from effnet_cli.output.charts import reliability_chart
-from effnet_cli.output.html import MAX_ROWS, PAGES, grid, sortable
+from effnet_cli.output.html import MAX_ROWS, PAGES, base64_text, grid, sortable
 
 SHOWN_PX = 160  # of a thumbnail
 # Takes a path and a class; returns the image with a Grad-CAM overlay, uint8 [H,W,3], or `None` if
@@ -77,7 +76,7 @@ def evaluation_page(
 
 def _gallery(
     rows: Sequence[LabelledPrediction], overlay: Overlay | None
-) -> Iterator[tuple[LabelledPrediction, str]]:
+) -> Iterator[tuple[LabelledPrediction, Markup]]:
     """Yield the first images with base64 thumbnails, empty for images that cannot be opened."""
     for row in rows[:MAX_SHOWN_IMAGES]:
         pixels = overlay and overlay(row.path, row.prediction)
@@ -85,4 +84,4 @@ def _gallery(
             content = make_thumbnail(row.path, SHOWN_PX)
         else:
             content = encode_thumbnail(pixels, SHOWN_PX)
-        yield row, base64.b64encode(content or b"").decode()
+        yield row, base64_text(content)

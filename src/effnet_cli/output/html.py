@@ -1,11 +1,12 @@
 """The templates and tables of the HTML pages."""
 
+import base64
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from effnet_cli.output.tables import Table
+from effnet_cli.output.tables import Table, is_number
 from effnet_cli.output.text import printable
 
 MAX_ROWS = 1_000  # of one table
@@ -19,6 +20,11 @@ PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+def base64_text(content: bytes | None) -> Markup:
+    """Encode an image as base64 text, which needs no escaping."""
+    return Markup(base64.b64encode(content or b"").decode())  # noqa: S704
 
 
 def sortable(table: Table) -> dict[str, Any]:
@@ -51,14 +57,10 @@ def _sort_key(cell: object) -> tuple[int, float, str]:
 def grid(table: Table) -> Markup:
     """Return the table as HTML, with text left-aligned and numbers right-aligned."""
     columns, rows = table.columns, table.rows
-    texts = [any(_is_text(row[i]) for row in rows) for i in range(len(columns))]
+    texts = [not all(is_number(row[i]) for row in rows) for i in range(len(columns))]
     cells = [[(_format_cell(c), _css_class(c, texts[i])) for i, c in enumerate(r)] for r in rows]
     page = PAGES.get_template("grid.html")
     return Markup(page.render(columns=list(zip(columns, texts, strict=True)), rows=cells))  # noqa: S704
-
-
-def _is_text(cell: object) -> bool:
-    return isinstance(cell, str) and not cell[:1].isdigit()
 
 
 def _format_cell(cell: object) -> str:

@@ -49,3 +49,10 @@ class Table:
 
 
 Block = str | Line | Table  # a string is one line
+
+
+def is_number(cell: object) -> bool:
+    """Return whether a cell is `None`, a number, or text that begins and ends like a number."""
+    if isinstance(cell, str):
+        return cell[:1].isdigit() and (cell[-1].isdigit() or cell.endswith("%"))
+    return isinstance(cell, int | float | None)

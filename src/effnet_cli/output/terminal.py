@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from effnet_cli.output.tables import Bar, Block, Line, Styled, Table
+from effnet_cli.output.tables import Bar, Block, Line, Styled, Table, is_number
 from effnet_cli.output.text import printable
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ class _Renderer:
             if is_bar and width < BARS_FROM_WIDTH:
                 continue
             shown.append(index)
-            is_number = all(map(_is_number, cells))
-            is_text = block.is_wrapped and not is_number
+            are_numbers = all(map(is_number, cells))
+            is_text = block.is_wrapped and not are_numbers
             table.add_column(
                 Text(printable(name)),
-                justify="right" if is_number else "left",
+                justify="right" if are_numbers else "left",
                 overflow="fold",
-                no_wrap=is_bar or is_number,
+                no_wrap=is_bar or are_numbers,
                 min_width=BAR_WIDTH if is_bar else min(MIN_COLUMN_WIDTH, width) * is_text,
             )
         for row in block.rows:
@@ -140,13 +140,6 @@ class _Renderer:
         """Escape the characters that the console's encoding lacks."""
         encoding = self.console.encoding
         return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _is_number(value: object) -> bool:
-    """Return whether a cell is `None`, a number, or text that begins and ends like a number."""
-    if isinstance(value, str):
-        return value[:1].isdigit() and (value[-1].isdigit() or value.endswith("%"))
-    return isinstance(value, int | float | None)
 
 
 def _draw(image: "npt.NDArray[np.uint8]") -> Text:

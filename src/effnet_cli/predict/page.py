@@ -1,14 +1,11 @@
 """The HTML gallery: images with their predictions, and filters that need no script."""
 
-import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from markupsafe import Markup
-
-from effnet_cli.output.html import PAGES
+from effnet_cli.output.html import PAGES, base64_text
 from effnet_cli.predict.gallery import UNKNOWN_BAND, Gallery, GalleryImage
 from effnet_cli.predict.ranking import UNKNOWN
 from effnet_cli.system.text import pluralize
@@ -129,8 +126,8 @@ def _figures(images: Sequence[GalleryImage], marks: Marks) -> Iterator[dict[str,
         yield {
             "marks": f"s{band}" if class_mark is None else f"c{class_mark} s{band}",
             "place": places[number],
-            "image": _base64(image.image),
-            "overlay": _base64(image.overlay),
+            "image": base64_text(image.image),
+            "overlay": base64_text(image.overlay),
             "best": best,
             "others": others,
             "folder": folder,
@@ -142,11 +139,6 @@ def _split_path(path: str) -> tuple[str, str]:
     """Split a path into its folder, with the last separator, and its name."""
     end = max(path.rfind("/"), path.rfind("\\")) + 1
     return (path[:end], path[end:]) if end < len(path) else ("", path)
-
-
-def _base64(content: bytes | None) -> Markup:
-    """Encode a JPEG as base64 text, which needs no escaping."""
-    return Markup(base64.b64encode(content or b"").decode())  # noqa: S704
 
 
 def _failures(gallery: Gallery) -> Iterator[dict[str, Any]]:
