@@ -9,13 +9,12 @@ from effnet_cli.datasets.layout import (
     FolderContents,
     enclosing_folders,
     find_splits,
-    identify,
     list_folder,
     no_classes,
 )
 from effnet_cli.datasets.listing import LabelledFile, LayoutError, Source
 from effnet_cli.datasets.split import SPLITS, TRAIN, VAL
-from effnet_cli.images.finder import Finder, SkipReason
+from effnet_cli.images.finder import Finder, SkipReason, identify_folder
 from effnet_cli.options import DatasetOptions
 from effnet_cli.system.text import quote_names
 
@@ -59,7 +58,7 @@ class FolderSource(Source):
             self.counters[kind].merge(counter)
 
     def _find(self, folder: Path) -> Iterator[LabelledFile]:
-        above = enclosing_folders(folder) - {identify(folder)}
+        above = enclosing_folders(folder) - {identify_folder(folder)}
         for found in Finder([str(folder)], on_skip=self._skip, outer_folders=above):
             fault = found.error
             if fault and found.name == str(folder) and fault.kind == "not_a_file":

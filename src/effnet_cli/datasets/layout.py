@@ -7,7 +7,13 @@ from pathlib import Path
 from effnet_cli.datasets.findings import Counters
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN
-from effnet_cli.images.finder import Identity, is_ignored, is_image_content, is_image_name
+from effnet_cli.images.finder import (
+    Identity,
+    identify_folder,
+    is_ignored,
+    is_image_content,
+    is_image_name,
+)
 from effnet_cli.system.text import pluralize
 
 CLASSES_EXAMPLE = "Create one folder per class, e.g. {0}/cat/1.jpg and {0}/dog/2.jpg"
@@ -56,7 +62,7 @@ def list_folder(folder: Path) -> FolderContents:
                 if is_ignored(entry.name):
                     contents.counters["system_files"].add(entry.path)
                 elif _is_folder(entry):
-                    if entry.is_symlink() and identify(entry.path) in above:
+                    if entry.is_symlink() and identify_folder(entry.path) in above:
                         contents.counters["link_loop"].add(entry.path)
                     else:
                         contents.folders.append(entry.name)
@@ -75,27 +81,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def identify(folder: Path | str) -> Identity:
-    """Return a folder's identity, which is the same for every path to it."""
-    status = Path(folder).stat()
-    return status.st_dev, status.st_ino
-
-
 def enclosing_folders(folder: Path) -> frozenset[Identity]:
     """Return the folder and all folders above it, by its path as given and with links resolved."""
     real, named = folder.resolve(), folder.absolute()
-    return frozenset(map(identify, {real, *real.parents, named, *named.parents}))
+    return frozenset(map(identify_folder, {real, *real.parents, named, *named.parents}))
 
 
 def find_splits(root: Path) -> FolderContents:
     """Find the folder of the splits: `root`, or one below it if each level has a single folder."""
     first = contents = list_folder(root)
-    seen = {identify(root)}
+    seen = {identify_folder(root)}
     while len(contents.folders) == 1 and not contents.num_images and not contents.has_train():
         below = contents.path / contents.folders[0]
-        if identify(below) in seen:
+        if identify_folder(below) in seen:
             break
-        seen.add(identify(below))
+        seen.add(identify_folder(below))
         contents = list_folder(below)
     return contents if contents.has_train() else first
 

@@ -161,7 +161,7 @@ class Finder:
     def _list(self, folder: str) -> Iterator[os.DirEntry[str] | ImageInput]:
         """Yield a folder's entries in name order, or none if a link leads to it a second time."""
         try:
-            identity = _identify(folder)
+            identity = identify_folder(folder)
             if identity in self._visited or identity in self.outer_folders:
                 self.on_skip("already_visited", folder)
                 return
@@ -191,7 +191,7 @@ class Finder:
         """Return whether the target of a link is also found under another name."""
         target = os.path.realpath(link)
         try:
-            identity = _identify(target)
+            identity = identify_folder(target)
         except OSError:  # a broken link: opening it says so
             return False
         is_inside = target.startswith(os.path.join(root, ""))
@@ -251,7 +251,8 @@ def _failed(name: str, kind: str, message: str, *, hint: str) -> ImageInput:
     return ImageInput(name, None, ImageError(kind, message, hint))
 
 
-def _identify(path: str) -> Identity:
+def identify_folder(path: str | Path) -> Identity:
+    """Return a folder's identity, which is the same for every path to it."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
