@@ -32,8 +32,7 @@ class StagesCaller:
         self._ranking = Ranking(model.card, top_k=1)
         self._engine = plan.load(model)
         self.precision = self._engine.precision
-        callers = min(plan.workers, plan.max_callers(model.variant))
-        score = load_in_background(lambda: plan.load(model, callers), callers)
+        score = load_in_background(plan, model, plan.workers)
         self._pipeline = Pipeline(score, self._loader.load, workers=plan.workers)
         self._turn_images = min(TURN_IMAGES, len(paths))
         self._next = itertools.cycle(paths)

@@ -132,9 +132,8 @@ class Classifier:
             workers = max(1, min(workers, len(first)))
             inputs = itertools.chain(first, inputs)
         if self._score is None:
-            callers = min(workers, self._plan.max_callers(self._model.variant))
             self._score = load_in_background(
-                lambda: self._plan.load(self._model, callers, self._reporter), callers
+                self._plan, self._model, workers, reporter=self._reporter
             )
         batch_size = self._options.batch_size or self._plan.batch_size
         pipeline = Pipeline(self._score, self._load, batch_size=batch_size, workers=workers)

@@ -10,10 +10,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from effnet_cli.engines.base import Crops, Engine, Scores
+from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.sources import ImageSource
+from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, ImageError
 from effnet_cli.system.parallel import map_ordered, resolve_future
+from effnet_cli.system.reporter import SILENT, Reporter
 
 # Chunks that each worker may be ahead of the consumer: enough that it never waits, few enough to
 # bound memory use.
@@ -32,13 +35,19 @@ class ScoredImage(NamedTuple):
 Finish = Callable[[ImageInput, ScoredImage | ImageError], Result]
 
 
-def load_in_background(load: Callable[[], Engine], max_callers: int) -> Callable[[Crops], Scores]:
-    """Load an engine in a background thread; return a function that scores crops with it.
-
-    At most `max_callers` threads use the engine at once.
+def load_in_background(
+    plan: EnginePlan, model: Model, workers: int, reporter: Reporter = SILENT
+) -> Callable[[Crops], Scores]:
+    """Load an engine in a background thread; return a function with which `workers` threads score
+    crops, no more of them at once than the plan allows for the model.
     """
-    turns = threading.Semaphore(max_callers)
+    callers = min(workers, plan.max_callers(model.variant))
+    turns = threading.Semaphore(callers)
     engine: Future[Engine] = Future()
+
+    def load() -> Engine:
+        return plan.load(model, callers, reporter)
+
     threading.Thread(target=resolve_future, args=(engine, load), daemon=True).start()
 
     def score(crops: Crops) -> Scores:
