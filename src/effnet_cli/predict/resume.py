@@ -137,7 +137,7 @@ def open_journal(
     message = f"Another process is writing {str(output)!r}."
     with process_lock(
         path, busy=UsageError(message, "Wait for it to finish, or use another file.")
-    ):
+    ) as lock_file:
         try:
             if path.exists() and not is_resumed:
                 raise UsageError(
@@ -146,7 +146,7 @@ def open_journal(
                 )
             yield from _keep_unfinished(path, settings, reporter)
         finally:
-            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+            lock_file.unlink(missing_ok=True)
 
 
 def _keep_unfinished(

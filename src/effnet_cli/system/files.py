@@ -80,9 +80,9 @@ def cannot_write(path: Path, error: OSError) -> EffnetError:
 
 
 @contextmanager
-def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[None]:
+def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[Path]:
     """Hold the lock of `path`, so that only one process creates it while the others wait, or fail
-    with the error `busy` if that is given.
+    with the error `busy` if that is given. Yields the path of the lock file, which stays.
 
     Raises:
         EffnetError: the folder cannot be written, or the lock stays taken for LOCK_SECONDS.
@@ -101,7 +101,7 @@ def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
-        yield
+        yield Path(lock.lock_file)
     finally:
         lock.release()
 
