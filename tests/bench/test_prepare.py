@@ -10,7 +10,11 @@ import torch
 from effnet_cli.bench import prepare
 from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.models import build
+from effnet_cli.models.variants import find_variant
+from effnet_cli.models.weights import expected_path
 from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.reporter import SILENT
+from published_weights import OTHER, Mirror, put
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -43,3 +47,15 @@ def test_product_has_the_same_shape_on_every_engine(
         loaded = EnginePlan(engine, "cpu", "fp32").load(model.resolve(engine))  # type: ignore[arg-type]
         shapes.append(loaded(crops).shape)
     assert shapes == [(16, 12), (16, 12)]
+
+
+def test_damaged_weights_are_not_downloaded(
+    tmp_path: Path, own_folders: None, mirror: Mirror
+) -> None:
+    server, b0 = mirror(), find_variant("b0")
+    path = expected_path(b0)
+    assert path is not None
+    put(OTHER, path)
+    model = prepare.prepare_variant("b0", tmp_path, SILENT)
+    assert model.options is None  # seeded weights
+    assert server.requests == []

@@ -17,7 +17,7 @@ from effnet_cli.engines.registry import device_type_of
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build, variants
 from effnet_cli.models.variants import Variant, find_variant
-from effnet_cli.models.weights import resolve_model, weights_state
+from effnet_cli.models.weights import find_local_weights, resolve_model
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import Reporter
@@ -32,7 +32,7 @@ PRODUCT_PX = {"cpu": 26, "cuda": 52, "mps": 37}
 def prepare_variant(name: str, folder: Path, reporter: Reporter) -> BenchModel:
     """Prepare a variant with its published weights if available, else with seeded weights."""
     variant = find_variant(name)
-    if weights_state(variant) != "available":
+    if find_local_weights(variant) is None:
         return _prepare_seeded(variant, folder)
     options = ModelOptions(variant.name)
     get_compiled(resolve_model(options), reporter)  # so that no measured process has to compile it
