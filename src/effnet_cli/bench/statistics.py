@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.bench.records import FASTER, SLOWER, UNCHANGED, CallStatistics, Median
+from effnet_cli.system.text import pluralize
 
 STABLE_SPREAD = 0.05  # the largest spread of the turns' medians that counts as stable
 MIN_TURNS = 5  # fewer say nothing about the spread
@@ -50,7 +51,7 @@ def summarize(turns: Sequence[Turn]) -> CallStatistics:
 
 def _verdict(spread: float, turns: int) -> str:
     if turns < MIN_TURNS:
-        return f"unstable (only {turns} turn{'' if turns == 1 else 's'})"
+        return f"unstable (only {pluralize(turns, 'turn')})"
     return "stable" if spread <= STABLE_SPREAD else f"unstable (spread {spread:.0%})"
 
 

@@ -18,7 +18,7 @@ def predict(task: PredictTask, outputs: PredictOutputs) -> int:
     Prints one row per image, in the order given; a broken file gets a row with an error and does
     not stop the others.
     """
-    from effnet_cli.output.writers import choose_format  # imports NumPy, which `--help` avoids
+    from effnet_cli.output.writers import choose_format  # imports Pillow, which `--help` avoids
     from effnet_cli.predict.run import start_run
     from effnet_cli.predict.validate import validate
 

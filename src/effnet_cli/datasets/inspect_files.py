@@ -16,6 +16,7 @@ from effnet_cli.datasets.findings import FINDING_EXAMPLES
 from effnet_cli.datasets.listing import FileList
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
+from effnet_cli.images.sources import cannot_read
 from effnet_cli.models.variants import HALF
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
@@ -124,9 +125,7 @@ def hash_file(path: str) -> bytes:
         with Path(path).open("rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as fault:
-        raise ImageError(
-            "unreadable", f"The file cannot be read: {fault.strerror}.", "Check the disk."
-        ) from fault
+        raise cannot_read(fault) from fault
 
 
 def _measure_shorter_side(path: str, image: Image.Image) -> int:

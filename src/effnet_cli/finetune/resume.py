@@ -71,7 +71,7 @@ def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
     if setup.processes.is_first:
         _note_changes(setup)
     else:
-        state.loss = 0.0  # the saved sum is of all processes
+        state.loss = 0.0  # the saved sum belongs to the first process
     return state, tensors
 
 

@@ -1,4 +1,4 @@
-"""Sets up a run: device, dataset, pretrained model, run folder, saved progress."""
+"""Sets up a run: device, dataset, pretrained model, run folder."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -112,7 +112,7 @@ def augment_image(
             Image.Transform.AFFINE,
             _choose_affine(crop_px, policy, rng),
             Image.Resampling.BILINEAR,
-            fillcolor=tuple(round(255 * mean) for mean in preprocessing.mean),
+            fillcolor=preprocessing.neutral_rgb,
         )
     matrix = _choose_colors(crop, policy, rng)
     return np.asarray(crop if matrix is None else crop.convert("RGB", matrix))

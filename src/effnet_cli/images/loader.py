@@ -87,8 +87,7 @@ class ImageLoader:
         part = resize_and_crop(image, placement, self.preprocessing)
         if part.size == (crop_px, crop_px):
             return np.asarray(part)
-        neutral = tuple(round(255 * mean) for mean in self.preprocessing.mean)
-        crop = Image.new("RGB", (crop_px, crop_px), neutral)
+        crop = Image.new("RGB", (crop_px, crop_px), self.preprocessing.neutral_rgb)
         crop.paste(part, (-placement.left, -placement.top))
         return np.asarray(crop)
 

@@ -20,3 +20,8 @@ class Preprocessing:
     interpolation: Interpolation
     mean: Triple
     std: Triple
+
+    @property
+    def neutral_rgb(self) -> tuple[int, ...]:
+        """The colour (0..255) that becomes about 0, for places without an image."""
+        return tuple(round(255 * mean) for mean in self.mean)

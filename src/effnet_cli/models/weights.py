@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.models import checkpoint, export_file
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME
@@ -117,8 +118,6 @@ def _check_format(path: Path) -> None:
     """Refuse a file that is not safetensors; the message says what it is instead."""
     if checkpoint.is_safetensors(path):
         return
-    from effnet_cli.images.sniff import HEAD_BYTES, sniff  # imports Pillow, and is rarely needed
-
     with path.open("rb") as file:
         content = sniff(file.read(HEAD_BYTES), path.name)
     what = "its format is unknown" if content is None else f"it is {content.description}"

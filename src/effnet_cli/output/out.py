@@ -95,7 +95,7 @@ def open_output(options: Outputs, inputs: Iterable[Path] = ()) -> Output:
         UsageError: --html does not name a file that may be written.
     """
     if isinstance(options, PageOutputs) and options.html is not None:
-        from effnet_cli.output import writers  # imports NumPy
+        from effnet_cli.output import writers  # imports Pillow
 
         if str(options.html) == writers.STDOUT:
             raise UsageError(

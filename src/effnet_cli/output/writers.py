@@ -40,7 +40,7 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
     Raises:
         EffnetError: the text cannot be written.
     """
-    if output is None or str(output) == STDOUT:
+    if output is None:
         for piece in pieces:
             write_stdout(piece)
         return

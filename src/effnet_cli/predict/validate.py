@@ -23,9 +23,10 @@ def validate(task: PredictTask, outputs: PredictOutputs) -> None:
 
 def _check_conflicts(task: PredictTask, outputs: PredictOutputs) -> None:
     files = [path.resolve() for path in (*outputs.files, outputs.html) if path]
-    if len(set(files)) < len(files):
+    twice = next((path for path in files if files.count(path) > 1), None)
+    if twice is not None:
         raise UsageError(
-            f"{str(files[-1])!r} is used for two outputs.", "Use a different file for each."
+            f"{str(twice)!r} is used for two outputs.", "Use a different file for each."
         )
     if outputs.explain and outputs.explain.exists() and not outputs.explain.is_dir():
         raise UsageError(
