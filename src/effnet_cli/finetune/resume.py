@@ -70,8 +70,7 @@ def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
     _check_classes(state.classes, setup.dataset.classes)
     if setup.processes.is_first:
         _note_changes(setup)
-    else:
-        state.loss = 0.0  # the saved sum belongs to the first process
+    state.loss /= setup.processes.count
     return state, tensors
 
 

@@ -136,7 +136,8 @@ class Trainer:
         if now - self._shown_at > LOSS_SECONDS:
             self._shown_at = now
             best = f", best top-1 {state.best['metrics']['top1']:.1%}" if state.best else ""
-            self._loss_text = f", loss {float(total) / state.seen:.3f}{best}"
+            loss = self._setup.processes.count * float(total) / state.seen
+            self._loss_text = f", loss {loss:.3f}{best}"
         title = f"{PHASE_TITLES[phase.name].capitalize()}, epoch {state.epoch} of {phase.epochs}"
         progress = self._setup.reporter.progress
         progress(title + self._loss_text, state.seen, phase.num_images)
@@ -145,7 +146,8 @@ class Trainer:
         """Save the state if the last save was long ago; save it and stop if a signal arrived."""
         self._stop.number = phase.processes.reduce_max(self._stop.number)
         if self._stop.number or time.monotonic() - self._saved_at > SAVE_SECONDS:
-            self._state.loss = float(total)
+            # an estimate where there are several processes: the others have seen similar images
+            self._state.loss = self._setup.processes.count * float(total)
             self._save(phase)
         self._raise_if_stopped()
 
