@@ -18,7 +18,7 @@ from mkdocs.exceptions import PluginError
 
 from effnet_cli import options
 from effnet_cli.cli import main as exit_statuses
-from effnet_cli.cli.app import app
+from effnet_cli.cli.app import build_app
 from effnet_cli.engines.registry import ENGINES
 from effnet_cli.evaluate.metrics import METRICS
 from effnet_cli.export.targets import TARGETS
@@ -100,7 +100,7 @@ def _codes(words: Iterable[str]) -> str:
 
 def options_tables(command: str) -> Iterator[str]:
     """The options of a command, a table for each section of its help."""
-    described: Any = typer.main.get_command(app)
+    described: Any = typer.main.get_command(build_app())
     for word in command.split():
         described = described.commands[word]
     context = described.context_class(described)

@@ -1,5 +1,6 @@
 """The commands of `effnet`, in the order of its help."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -11,32 +12,8 @@ from effnet_cli.cli.doctor import doctor
 from effnet_cli.cli.evaluate import evaluate
 from effnet_cli.cli.export import TARGETS_HELP, export
 from effnet_cli.cli.finetune import finetune
-from effnet_cli.cli.options import add_command
+from effnet_cli.cli.options import CommandGroup, add_command
 from effnet_cli.cli.predict import predict
-
-# Plain help with sections: rich's panels would double the time to the first line.
-app = typer.Typer(
-    name="effnet",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-add_command(app, predict)
-add_command(app, finetune)
-add_command(app, evaluate)
-add_command(app, export, epilog=TARGETS_HELP)
-add_command(app, bench)
-add_command(app, variants.variants)
-add_command(app, doctor)
-
-weights_app = typer.Typer(
-    rich_markup_mode=None, help="List, download, verify and locate pretrained weights."
-)
-app.add_typer(weights_app, name="weights")
-add_command(weights_app, variants.list_weights, name="list")
-add_command(weights_app, variants.pull_weights, name="pull")
-add_command(weights_app, variants.verify_weights, name="verify")
-add_command(weights_app, variants.print_weights_paths, name="path")
 
 
 def _print_version(is_given: bool) -> None:
@@ -50,9 +27,60 @@ VERSION = typer.Option(
 )
 
 
-@app.callback()
 def effnet(version: Annotated[bool, VERSION] = False) -> None:
     """Classify images with EfficientNet.
 
     Try `effnet predict cat.jpg`: the default model is included, nothing is downloaded.
     """
+
+
+Command = Callable[..., int | None]
+
+COMMANDS: Sequence[Command] = (
+    predict,
+    finetune,
+    evaluate,
+    export,
+    bench,
+    variants.variants,
+    doctor,
+)
+EPILOGS: Mapping[Command, str] = {export: TARGETS_HELP}
+WEIGHTS_COMMANDS: Mapping[str, Command] = {
+    "list": variants.list_weights,
+    "pull": variants.pull_weights,
+    "verify": variants.verify_weights,
+    "path": variants.print_weights_paths,
+}
+
+
+def build_app(words: Sequence[str] = ()) -> typer.Typer:
+    """Build the app with all commands, or only with the one that `words` start with, if any: each
+    command delays the start by a millisecond.
+    """
+    # Plain help with sections: rich's panels would double the time to the first line.
+    app = typer.Typer(
+        name="effnet",
+        cls=CommandGroup,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(effnet)
+    chosen = [command for command in COMMANDS if command.__name__ in words[:1]]
+    for command in chosen or COMMANDS:
+        add_command(app, command, epilog=EPILOGS.get(command, ""))
+    if not chosen:
+        app.add_typer(_build_weights_app(), name="weights")
+    return app
+
+
+def _build_weights_app() -> typer.Typer:
+    app = typer.Typer(
+        cls=CommandGroup,
+        rich_markup_mode=None,
+        help="List, download, verify and locate pretrained weights.",
+    )
+    for name, command in WEIGHTS_COMMANDS.items():
+        add_command(app, command, name=name)
+    return app

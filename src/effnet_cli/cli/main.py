@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from effnet_cli.cli.app import app
+from effnet_cli.cli.app import build_app
 from effnet_cli.output.text import printable
 from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 
@@ -62,8 +62,9 @@ def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
 
 def run() -> int:
     """Run the command and return the exit status."""
+    words = sys.argv[1:] or ["--help"]
     try:
-        return app(sys.argv[1:] or ["--help"], prog_name="effnet", standalone_mode=False) or 0
+        return build_app(words)(words, prog_name="effnet", standalone_mode=False) or 0
     except EffnetError as error:
         _print_error(error.message, error.hint)
         return error.exit_status

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from effnet_cli.system import fields
 from effnet_cli.system.errors import UsageError
@@ -42,7 +42,31 @@ def add_command(
     app.command(name or run.__name__, epilog=epilog, cls=_Command)(callback)
 
 
-class _Command(TyperCommand):
+class _Unconverted:
+    """What Typer converts the values of one parameter with: here, not at all, as `_build` converts
+    them. Typer's own conversion would import pydantic, which takes 20 ms.
+    """
+
+    @staticmethod
+    def coerce(value: Any, **_: object) -> Any:
+        return value
+
+
+class _TextParameters:
+    """Keeps the parameters of a command, `--help` included, as the texts that were typed."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            parameter.__dict__["get_runtime_param"] = _Unconverted
+        return parameters
+
+
+class CommandGroup(_TextParameters, TyperGroup):
+    """A group of commands."""
+
+
+class _Command(_TextParameters, TyperCommand):
     """Lists options under the headings of their groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -114,7 +138,7 @@ def _build(group: Any, values: Values) -> Any:
 
 
 def _is_given(value: object) -> bool:
-    return value is not None and value != []
+    return value is not None and value not in ([], ())
 
 
 # --- one option ----------------------------------------------------------------------------------
@@ -145,7 +169,7 @@ def _parameter(field: Field, section: str) -> inspect.Parameter:
 
 
 def _text_type(field: Field) -> Any:
-    """Return the type for Typer to parse: a path or flag, else text, which is parsed here."""
+    """Return the type for Typer's help and parser: a flag or a path, or else text."""
     kinds = fields.types_of(field)
     if fields.is_list(field):
         return list[Path] if Path in kinds else list[str]
@@ -171,7 +195,9 @@ def _default_text(field: Field) -> str:
 def _convert(field: Field, value: Any) -> object:
     if not fields.is_list(field):
         return _convert_text(field, value) if isinstance(value, str) else value
-    if field.metadata.get("is_argument") or Path in get_args(field.type):
+    if Path in get_args(field.type):
+        return tuple(map(Path, value))
+    if field.metadata.get("is_argument"):
         return tuple(value)
     texts = [text for part in value for text in part.split(",")]
     words = fields.words_of(field)
@@ -191,6 +217,8 @@ def _convert_text(field: Field, text: str) -> object:
         return words[text]
     if "parse" in field.metadata:
         return field.metadata["parse"](text)
+    if Path in fields.types_of(field):
+        return Path(text)
     if number is not None:
         try:
             value = number(text)
