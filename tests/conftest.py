@@ -49,9 +49,25 @@ LONG_FILES = (
 )
 
 
+# Files whose tests all need forks, signals, terminals, a shell or /proc; single tests that do are
+# marked `linux`.
+LINUX_FILES = (
+    "hostile",
+    "finetune/test_distributed.py",
+    "finetune/test_resume.py",
+    "finetune/test_signals.py",
+    "test_docs.py",
+)
+collect_ignore = [] if sys.platform == "linux" else list(LINUX_FILES)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the others in the order of their names."""
+    """Run the longest files first; skip tests that need Linux elsewhere."""
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONG_FILES))
+    if sys.platform != "linux":
+        for item in items:
+            if item.get_closest_marker("linux"):
+                item.add_marker(pytest.mark.skip("needs Linux"))
 
 
 def pytest_collection_finish() -> None:

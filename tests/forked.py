@@ -1,9 +1,10 @@
-"""Commands in processes of their own that have torch imported already.
+"""Run commands in processes that have torch imported already.
 
-A server imports it once, and each process is a fork of that server: three seconds less than a
-start. `ended` runs code that way, `served` gives shells an `effnet` that does.
+A server imports it once, and each process is a fork of that server, which saves three seconds.
+`run_forked` runs code that way, and `serve_command` gives shells an `effnet` that does.
 """
 
+import functools
 import json
 import multiprocessing
 import os
@@ -16,24 +17,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
 PATIENCE_SECONDS = 90
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        "torch",
-        "torch._dynamo",  # which torch's optimisers import
-        "torchvision",
-        "onnx",
-        "cleanlab.filter",
-        "effnet_cli.cli",
-        "effnet_cli.finetune",
-    ]
-)
+PRELOADED = [
+    "torch",
+    "torch._dynamo",  # torch's optimizers import it
+    "torchvision",
+    "onnx",
+    "cleanlab.filter",
+    "effnet_cli.cli.app",
+    "effnet_cli.finetune.run",
+]
 COMMAND = "from effnet_cli import __main__\n__main__.main()"
 MAX_REQUEST_BYTES = 1 << 20
 # Asks the server for a process with this one's arguments, folder, environment, and ends as it does.
@@ -41,24 +39,24 @@ CLIENT = """
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(sys.argv[1])
-    wish = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
-    socket.send_fds(server, [wish], [0, 1, 2])
+    request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [request], [0, 1, 2])
     sys.exit(int(server.recv(9)))
 """
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What one or several processes have left behind."""
+class ForkedResult:
+    """The exit status and output of one or several processes."""
 
-    status: int  # of the first, or else of one that failed; -N where signal N ended it
+    status: int  # of the first process that failed; -N if signal N ended it
     stdout: str
     stderr: str
 
 
-def ended(code: str, arguments: Sequence[str | Path], processes: int = 1) -> Ended:
-    """Run `code` with `arguments` in one process, or in several that know of each other as those
-    that `torchrun` starts; where one fails the others are ended, as `torchrun` does.
+def run_forked(code: str, arguments: Sequence[str | Path], processes: int = 1) -> ForkedResult:
+    """Run `code` with `arguments` in one process, or in several as `torchrun` starts them: if one
+    fails, the others are killed.
     """
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder, f"{rank}.out") for rank in range(processes)]
@@ -76,37 +74,39 @@ def ended(code: str, arguments: Sequence[str | Path], processes: int = 1) -> End
                 words = [str(argument) for argument in arguments]
                 started.append(_start(code, words, Path.cwd(), environment, files))
         status = _status(started)
-        return Ended(status, *("".join(f.read_text() for f in files) for files in (outs, errs)))
+        return ForkedResult(
+            status, *("".join(f.read_text() for f in files) for files in (outs, errs))
+        )
 
 
 @contextmanager
-def served(command: Path) -> Iterator[None]:
-    """Makes an executable file `command` that is `effnet`, until the block ends."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as reporter:
+def serve_command(command: Path) -> Iterator[None]:
+    """Create an executable file `command` that runs `effnet` until the block ends."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         client, address = Path(folder, "client.py"), Path(folder, "socket")
         client.write_text(CLIENT)
         words = shlex.join([sys.executable, "-IS", str(client), str(address)])
         command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         command.chmod(0o755)
-        reporter.bind(str(address))
-        reporter.listen()
-        server = threading.Thread(target=_serve, args=(reporter,), daemon=True)
+        listener.bind(str(address))
+        listener.listen()
+        server = threading.Thread(target=_serve, args=(listener,), daemon=True)
         server.start()
         yield
-        reporter.shutdown(socket.SHUT_RDWR)
+        listener.shutdown(socket.SHUT_RDWR)
         server.join()
 
 
-def _serve(reporter: socket.socket) -> None:
-    """One command after the other, as a script has them."""
+def _serve(listener: socket.socket) -> None:
+    """Run one command after the other, as a script calls them."""
     while True:
         try:
-            client, _ = reporter.accept()
+            client, _ = listener.accept()
         except OSError:  # it was shut down
             return
         with client:
-            wish, files, _, _ = socket.recv_fds(client, MAX_REQUEST_BYTES, 3)
-            words, folder, environment = json.loads(wish)
+            request, files, _, _ = socket.recv_fds(client, MAX_REQUEST_BYTES, 3)
+            words, folder, environment = json.loads(request)
             status = _status([_start(COMMAND, words, Path(folder), environment, files)])
             for file in files:
                 os.close(file)
@@ -114,10 +114,10 @@ def _serve(reporter: socket.socket) -> None:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as reporter:
-        reporter.bind(("127.0.0.1", 0))
-        number: int = reporter.getsockname()[1]
+    """Return an unused TCP port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        number: int = listener.getsockname()[1]
     return number
 
 
@@ -135,27 +135,36 @@ def _status(processes: list[ForkServerProcess]) -> int:
     return codes[0] or next(filter(None, codes), 0)
 
 
+@functools.cache
+def _fork_server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
 def _start(
     code: str, words: list[str], folder: Path, environment: Mapping[str, str], files: list[int]
 ) -> ForkServerProcess:
-    """`files`: standard input, output and error."""
-    process = FORKS.Process(target=_run, args=(code, words, folder, environment, Handed(files)))
+    """Start a process; `files` are its standard input, output and error."""
+    process = _fork_server().Process(
+        target=_run, args=(code, words, folder, environment, InheritedFiles(files))
+    )
     process.start()
     return process
 
 
-class Handed:
-    """File descriptors that a process gets when it starts; there it is the list of its own."""
+class InheritedFiles:
+    """File descriptors passed to a new process, in which this becomes the list of its own."""
 
     def __init__(self, files: Sequence[int]) -> None:
         self.files = files
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _taken, tuple(DupFd(file) for file in self.files)
+        return _detach, tuple(DupFd(file) for file in self.files)
 
 
-def _taken(*handed: Any) -> list[int]:
-    return [one.detach() for one in handed]
+def _detach(*files: Any) -> list[int]:
+    return [file.detach() for file in files]
 
 
 def _run(

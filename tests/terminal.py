@@ -1,7 +1,6 @@
-"""The command in a terminal of its own."""
+"""Run the command in a terminal."""
 
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,12 @@ from pathlib import Path
 COMMAND = [sys.executable, "-m", "effnet_cli"]
 
 
-def in_a_terminal(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """What the command writes to a terminal of 120 columns."""
+def in_a_terminal(
+    *arguments: str | bytes, cwd: Path, env: dict[str, str] | None = None, status: int = 0
+) -> str:
+    """Return what the command writes to a terminal of 120 columns; it must exit with `status`."""
+    import pty  # noqa: PLC0415 (not on Windows)
+
     main, other = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **(env or {})}
     process = subprocess.Popen(
@@ -21,8 +24,8 @@ def in_a_terminal(*arguments: str, cwd: Path, env: dict[str, str] | None = None)
     try:
         while chunk := os.read(main, 65536):
             output += chunk
-    except OSError:  # how Linux says that the other side is closed
+    except OSError:  # Linux reports a closed terminal this way
         pass
     os.close(main)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=60) == status
     return output.decode("utf-8")

@@ -22,7 +22,7 @@ from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, Format
 from effnet_cli.predict.formats import CSV_COLUMNS
 from effnet_cli.system.fields import long_flag
-from forked import served
+from forked import serve_command
 from helpers import ROOT
 from training import make_classes
 
@@ -61,7 +61,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
             check=False,
         )
 
-    with served(folder / "effnet"):
+    with serve_command(folder / "effnet"):
         yield run
 
 

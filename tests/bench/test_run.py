@@ -298,7 +298,7 @@ def test_earlier_result_with_an_impossible_time_is_refused(
 # --- failures ----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="nothing can be made to hang")
+@pytest.mark.linux
 @pytest.mark.parametrize("name", ["lite0", "matrix product"])
 def test_hang_between_turns_leaves_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Case.turn

@@ -23,6 +23,7 @@ def small_product() -> Iterator[None]:
         yield
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("function", "error", "said"),
     [("dies", EffnetError, "SIGKILL"), ("refuses", EffnetError, "no such thing"),

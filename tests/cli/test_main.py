@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers import Run, save_image
-from terminal import in_a_terminal
-
-COMMAND = [sys.executable, "-m", "effnet_cli"]
+from terminal import COMMAND, in_a_terminal
 
 
 @pytest.fixture
@@ -125,6 +123,7 @@ NAMES = (
 )
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_names_of_any_bytes_come_back(run: Run, tmp_path: Path, locale: str) -> None:
     for name in NAMES:
@@ -228,6 +227,7 @@ def test_damaged_weights_are_found_and_not_used(run: Run, tmp_path: Path) -> Non
     assert done.returncode == 1
 
 
+@pytest.mark.linux
 def test_closed_pipe_is_silent(album: Path) -> None:
     script = f"{' '.join(COMMAND)} predict {' '.join([str(album)] * 30)} -f jsonl -q | head -n 1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=60, check=True)
@@ -235,6 +235,7 @@ def test_closed_pipe_is_silent(album: Path) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.linux
 def test_full_disk_on_stdout_is_named(album: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
@@ -287,6 +288,7 @@ def test_slow_source_is_answered_line_by_line(tmp_path: Path) -> None:
         assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.linux
 def test_terminal_gets_colour_bars_and_no_control_characters_of_names(tmp_path: Path) -> None:
     name = "evil\x1b]0;title\x07\u202e[bold].jpg"
     save_image(tmp_path / "a.jpg", seed=1)
@@ -342,6 +344,7 @@ def test_output_dash_is_stdout(run: Run, photo: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "-").exists()
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">/dev/full", "2>/dev/full"])
 @pytest.mark.parametrize("words", ["predict {photo}", "predict -", "variants", "--help"])
 def test_closed_or_full_stream_gives_no_traceback(closed: str, words: str, photo: Path) -> None:
@@ -356,6 +359,7 @@ def test_closed_or_full_stream_gives_no_traceback(closed: str, words: str, photo
         assert b"Cannot write to stdout" in done.stderr
 
 
+@pytest.mark.linux
 def test_narrow_terminal_has_the_words_and_no_bars(tmp_path: Path) -> None:
     save_image(tmp_path / "a.jpg", seed=1)
     text = in_a_terminal("predict", "a.jpg", cwd=tmp_path, env={"COLUMNS": "40"})

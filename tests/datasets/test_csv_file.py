@@ -52,6 +52,7 @@ def test_csv_can_have_any_order_of_columns_and_a_byte_order_mark() -> None:
     assert counts(result) == {"cat": (7, 3, None), "dog": (7, 3, None)}
 
 
+@pytest.mark.linux
 def test_csv_keeps_labels_and_paths_of_any_bytes() -> None:
     fill(b"d/caf\xe9")
     fill("d/a,b\nc")

@@ -33,6 +33,7 @@ def test_empty_validation_is_refused() -> None:
     assert kinds(refused().scan, "error") == ["empty_val"]
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("root", ["nothing", "empty", "image.png", "x" * 300, "fifo", "a.zip"])
 @pytest.mark.timeout(20)
 def test_other_files_are_refused_by_name(root: str) -> None:

@@ -77,6 +77,7 @@ def evaluated(root: str = "d") -> tuple[set[str], str]:
     return set(data.paths), reporter.text
 
 
+@pytest.mark.linux
 def test_file_has_each_image_and_is_a_dataset_itself() -> None:
     splits(count=100)
     fill("d/test/cat")
@@ -103,6 +104,7 @@ def test_file_has_each_image_and_is_a_dataset_itself() -> None:
     assert len(load_labelled(RUN / SPLIT_FILE_NAME, "val").labels) == 202
 
 
+@pytest.mark.linux
 def test_names_of_any_bytes_survive() -> None:
     names = [b"caf\xe9", b"a,b\nc\rd", b'"quoted"', b"=cmd()", "é".encode()]
     for name in names:

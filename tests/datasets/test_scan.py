@@ -168,6 +168,7 @@ def test_case_05_odd_names_of_classes_are_kept_as_they_are() -> None:
         assert image.size == (32, 32)
 
 
+@pytest.mark.linux
 def test_case_06_class_name_of_invalid_utf8_is_recoverable() -> None:
     fill(b"d/caf\xe9")
     fill(b"d/dog")
@@ -381,6 +382,7 @@ def test_case_19_content_decides_and_skipped_files_are_reported() -> None:
     assert left_out.paths == ("d/cat/notes.txt", "d/dog/labels.json")
 
 
+@pytest.mark.linux
 def test_case_20_linked_class_and_files_are_followed_once() -> None:
     fill("elsewhere/owls")
     two_classes()
@@ -395,6 +397,7 @@ def test_case_20_linked_class_and_files_are_followed_once() -> None:
     assert "copies" not in kinds(result, "note")
 
 
+@pytest.mark.linux
 @pytest.mark.timeout(20)
 def test_case_21_loops_of_links_end_with_a_warning() -> None:
     two_classes()
@@ -409,6 +412,7 @@ def test_case_21_loops_of_links_end_with_a_warning() -> None:
     assert "label_conflict" not in kinds(result)
 
 
+@pytest.mark.linux
 def test_case_22_link_into_another_class_is_a_label_conflict() -> None:
     two_classes()
     Path("d/dog/x.png").symlink_to("../cat/3.png")
@@ -420,6 +424,7 @@ def test_case_22_link_into_another_class_is_a_label_conflict() -> None:
     assert sum(counts(result)["dog"][:2]) == 10
 
 
+@pytest.mark.linux
 @pytest.mark.timeout(20)
 def test_case_23_special_files_are_reported_and_never_opened() -> None:
     two_classes(count=100)
@@ -437,7 +442,8 @@ def test_case_23_special_files_are_reported_and_never_opened() -> None:
     assert sum(counts(result)["cat"][:2]) == 100
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+@pytest.mark.linux
+@pytest.mark.skipif(getattr(os, "getuid", int)() == 0, reason="root reads everything")
 def test_case_23_unreadable_file_is_reported() -> None:
     two_classes(count=100)
     Path("d/cat/0.png").chmod(0)
@@ -650,6 +656,7 @@ def tree_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.linux
 def test_scan_changes_nothing() -> None:
     splits()
     put("d/train/cat/bad.png", truncated_png(1))

@@ -305,6 +305,7 @@ def test_damaged_graph_is_recompiled(
     assert_matches_torch(again, model)
 
 
+@pytest.mark.linux
 def test_graph_that_vanishes_meanwhile_is_recompiled(model: Model, built: list[int]) -> None:
     path = compiled.get_compiled(model, SILENT)
     assert isinstance(path, Path)
@@ -354,6 +355,7 @@ def test_graph_of_another_version_is_not_used(
 # --- no cache, or a wrong graph ---------------------------------------------------------------
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("folder", ["{tmp}/a file/cache", "/proc/no-such-folder/cache"])
 def test_unwritable_cache_is_reported_and_the_graph_used(
     folder: str, model: Model, built: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -119,6 +119,7 @@ def test_engine_with_another_prediction_is_broken(monkeypatch: pytest.MonkeyPatc
     assert result.detail == "predicts 'espresso' instead of 'tea'"
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("code", "error"),
     [

@@ -17,7 +17,7 @@ from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineName, EngineOptions, ModelOptions, Precision
 from effnet_cli.system.errors import EffnetError, UsageError
-from forked import ended
+from forked import run_forked
 from helpers import save_image
 
 # Those that run a model file; the others run what was exported for them.
@@ -102,6 +102,7 @@ def test_several_threads_may_call_at_once(
                 np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("name", NAMES)
 def test_signals_are_handled_after_engines_are_freed(name: EngineName) -> None:
     code = """
@@ -118,7 +119,7 @@ while engines:
     gc.collect()
 signal.raise_signal(signal.SIGINT)
 """
-    done = ended(code, [name])
+    done = run_forked(code, [name])
     assert (done.status, done.stdout) == (0, "handled\n"), done.stderr
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from effnet_cli.finetune.distributed import ProcessGroup, join_process_group
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError
-from forked import Ended, ended
+from forked import ForkedResult, run_forked
 from training import HEAD_EPOCHS, kept_state, make_classes, script
 from training_parts import CPU, tiny
 
@@ -54,7 +54,7 @@ Path.replace = replace
 
 
 @dataclass(frozen=True)
-class ProcessesRun(Ended):
+class ProcessesRun(ForkedResult):
     """A training by some processes, and where its files are."""
 
     folder: Path
@@ -84,7 +84,7 @@ def trained(small: ModelOptions, session_folder: Path, one_core: object) -> Trai
         options: list[str | Path] = ["--resume", folder, "--format", "jsonl"]
         if resume is None:
             options = ["--model", str(small.model), "--output", folder, *OPTIONS]
-        done = ended(script(code), ["finetune", *arguments, *options], processes)
+        done = run_forked(script(code), ["finetune", *arguments, *options], processes)
         return ProcessesRun(done.status, done.stdout, done.stderr, folder)
 
     return run

@@ -30,7 +30,7 @@ from effnet_cli.options import (
     ModelOptions,
 )
 from effnet_cli.system.errors import UsageError
-from forked import Ended, ended
+from forked import ForkedResult, run_forked
 from helpers import RecordingReporter
 from training import (
     HEAD_EPOCHS,
@@ -123,14 +123,14 @@ def unbroken(
     return ran
 
 
-def start(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> Ended:
+def start(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> ForkedResult:
     """`effnet finetune` or, once there is a run, `--resume`, after running `code`."""
     assert small.model is not None
     if (folder / "options.json").exists():
         arguments = ["--resume", folder]
     else:
         arguments = [colours, "--model", small.model, "-o", folder, *ARGUMENTS]
-    return ended(script(code), ["finetune", *arguments, "--format", "jsonl"])
+    return run_forked(script(code), ["finetune", *arguments, "--format", "jsonl"])
 
 
 def step_of(folder: Path) -> tuple[int, int] | None:
@@ -232,7 +232,7 @@ def test_training_stopped_by_signals_resumes_to_the_same_bits(
 ) -> None:
     folder = tmp_path / "a run"
 
-    def stop(code: str, number: signal.Signals) -> Ended:
+    def stop(code: str, number: signal.Signals) -> ForkedResult:
         done = start(colours, small, folder, code)
         assert done.status == 128 + number
         assert "Traceback" not in done.stderr

@@ -24,6 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.linux
 def test_new_runs_are_numbered(here: Path) -> None:
     birds = here / "birds"
     made = []

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 import bad
 import good
 import written
+from terminal import COMMAND
 
-COMMAND = [sys.executable, "-m", "effnet_cli", "predict", "--offline"]
+PREDICT = [*COMMAND, "predict", "--offline"]
 NO_LIMIT = ["--max-pixels", str(10**11)]
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_image_that_times_out_is_one_row(folder: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, *NO_LIMIT, "--timeout", "0.7", "--format", "json", "a.png", "b.jpg", "c.png"],
+        [*PREDICT, *NO_LIMIT, "--timeout", "0.7", "--format", "json", "a.png", "b.jpg", "c.png"],
         cwd=folder,
         capture_output=True,
         timeout=100,
@@ -43,7 +43,7 @@ def test_image_that_times_out_is_one_row(folder: Path) -> None:
     assert rows[1]["error"]["kind"] == "timeout"
     assert done.returncode == 1
     alone = subprocess.run(
-        [*COMMAND, "--format", "json", "a.png", "c.png"],
+        [*PREDICT, "--format", "json", "a.png", "c.png"],
         cwd=folder,
         capture_output=True,
         timeout=100,
@@ -55,7 +55,7 @@ def test_image_that_times_out_is_one_row(folder: Path) -> None:
 def started(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     """The command in a session of its own."""
     return subprocess.Popen(
-        [*COMMAND, *NO_LIMIT, "--quiet", "--format", "jsonl", *arguments],
+        [*PREDICT, *NO_LIMIT, "--quiet", "--format", "jsonl", *arguments],
         cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -4,10 +4,8 @@ import csv
 import io
 import json
 import os
-import pty
 import re
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
@@ -28,11 +26,11 @@ from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.records import ResultRow
 from effnet_cli.system.errors import ImageError
 from good import ODD_NAMES, Good
+from terminal import COMMAND, in_a_terminal
 from written import encoded
 
 Row = dict[str, Any]
 
-COMMAND = [sys.executable, "-m", "effnet_cli", "predict"]
 # What a mean difference of one level (of 255) moves a probability by, at most.
 CHANCE_OF_LEVEL = 0.03
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -206,7 +204,7 @@ def run(
     arguments: list[bytes | str], folder: Path, **environment: str
 ) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
-        [*COMMAND, "--offline", *arguments],
+        [*COMMAND, "predict", "--offline", *arguments],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -252,25 +250,12 @@ def test_csv_has_every_name_and_no_formula(folder: Path) -> None:
 
 
 def test_terminal_receives_no_control_characters(folder: Path) -> None:
-    main, other = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "--top-k", "1", "--", *odd_names(), "no\x1b[31m\u202esuch"],
+    text = in_a_terminal(
+        *("predict", "--top-k", "1", "--", *odd_names(), "no\x1b[31m\u202esuch"),
         cwd=folder,
-        stdin=other,
-        stdout=other,
-        stderr=other,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "400"},
+        env={"COLUMNS": "400"},
+        status=1,
     )
-    os.close(other)
-    output = b""
-    try:
-        while chunk := os.read(main, 65536):
-            output += chunk
-    except OSError:  # how Linux says that the other side is closed
-        pass
-    os.close(main)
-    assert process.wait(60) == 1
-    text = output.decode("utf-8")  # valid, whatever the names
     own = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r\n", "", text)
     assert not UNSAFE.findall(own.replace("\r", "").replace("\n", ""))
     assert "\x1b]0;" not in text

@@ -206,6 +206,7 @@ def test_unreadable_folder_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None
     assert "Permission denied" in locked.error.message
 
 
+@pytest.mark.linux
 def test_pipe_in_a_folder_does_not_stop_the_search() -> None:
     put("d/a.png", "d/z.png")
     os.mkfifo("d/pipe.jpg")
@@ -280,6 +281,7 @@ def test_folders_deeper_than_the_path_limit_are_one_error() -> None:
 # --- links -------------------------------------------------------------------------------------
 
 
+@pytest.mark.linux
 def test_link_loops_end_and_every_file_is_found_once() -> None:
     put("d/a.png", "d/sub/b.png")
     Path("d/loop").symlink_to(".")
@@ -289,6 +291,7 @@ def test_link_loops_end_and_every_file_is_found_once() -> None:
     assert names("d") == ["d/a.png", "d/sub/b.png"]
 
 
+@pytest.mark.linux
 def test_link_to_a_file_of_the_same_folder_is_skipped_and_counted() -> None:
     put("d/a.png", "d/sub/b.png")
     Path("d/also_a.png").symlink_to("a.png")
@@ -299,6 +302,7 @@ def test_link_to_a_file_of_the_same_folder_is_skipped_and_counted() -> None:
     assert finder.duplicate_links == 3
 
 
+@pytest.mark.linux
 def test_link_to_a_file_elsewhere_is_followed_once() -> None:
     put("elsewhere/a.png")
     Path("d").mkdir()
@@ -309,6 +313,7 @@ def test_link_to_a_file_elsewhere_is_followed_once() -> None:
     assert finder.duplicate_links == 1
 
 
+@pytest.mark.linux
 def test_link_to_a_skipped_file_is_followed() -> None:
     put("d/.annex/objects/a", "d/.annex/objects/b")
     Path("d/a.png").symlink_to(".annex/objects/a")
@@ -316,6 +321,7 @@ def test_link_to_a_skipped_file_is_followed() -> None:
     assert names("d") == ["d/a.png", "d/b.png"]
 
 
+@pytest.mark.linux
 def test_link_named_like_an_image_to_another_file_is_not_skipped() -> None:
     put("d/a.png")
     put("d/data.bin", data=b"no image at all")
@@ -324,6 +330,7 @@ def test_link_named_like_an_image_to_another_file_is_not_skipped() -> None:
     assert fault_kind("d/photo.jpg") == "not_an_image"
 
 
+@pytest.mark.linux
 def test_linked_folder_elsewhere_is_searched_once() -> None:
     put("elsewhere/a.png", "elsewhere/sub/b.png", "d/z.png")
     Path("d/one").symlink_to("../elsewhere")
@@ -332,6 +339,7 @@ def test_linked_folder_elsewhere_is_searched_once() -> None:
     assert names("d") == ["d/one/a.png", "d/one/sub/b.png", "d/z.png"]
 
 
+@pytest.mark.linux
 def test_input_link_is_followed() -> None:
     put("real/a.png")
     Path("folder").symlink_to("real")
@@ -339,6 +347,7 @@ def test_input_link_is_followed() -> None:
     assert names("folder", "image") == ["folder/a.png", "image"]
 
 
+@pytest.mark.linux
 def test_broken_and_looping_links_are_found() -> None:
     put("d/a.png")
     Path("d/dangling.png").symlink_to("nothing")
@@ -350,6 +359,7 @@ def test_broken_and_looping_links_are_found() -> None:
     assert fault_kind("d/dangling.png") == fault_kind("d/loop.png") == "missing"
 
 
+@pytest.mark.linux
 def test_links_are_counted_for_each_input() -> None:
     put("elsewhere/a.png")
     for folder in ("d", "e"):
@@ -371,6 +381,7 @@ def test_pattern_matches_in_order() -> None:
     assert names("**d/e*") == ["d/e.png"]
 
 
+@pytest.mark.linux
 def test_existing_path_comes_before_a_pattern() -> None:
     put("a1.jpg")
     assert names("a[1].jpg") == ["a1.jpg"]
@@ -391,6 +402,7 @@ def test_pattern_over_folders_gives_every_image_once() -> None:
     assert sorted(names("d/**")) == ["d/a.png", "d/sub/b.png", "d/sub/deep/c.png"]
 
 
+@pytest.mark.linux
 @pytest.mark.timeout(20)
 def test_pattern_ends_in_link_loops() -> None:
     put("d/a.png", "d/sub/b.png")
@@ -442,6 +454,7 @@ def test_names_of_a_list_are_literal() -> None:
     assert listed("\n".join(given).encode()) == given
 
 
+@pytest.mark.linux
 def test_names_of_a_list_may_have_any_bytes() -> None:
     given = b"caf\xe9.png\n\xff\xfe.png\n\xf0\x9f\x90\x88.png\n\x1b[31m.png\n"
     assert [os.fsencode(name) for name in listed(given)] == given.split(b"\n")[:-1]
@@ -596,6 +609,7 @@ ODD_NAMES = [
 ]
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
 def test_name_of_any_bytes_is_found_and_opened(name: bytes) -> None:
     put(f"d/{os.fsdecode(name)}")

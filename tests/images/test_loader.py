@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import random
-import resource
 import socket
 import struct
 import zlib
@@ -834,8 +833,11 @@ BOMBS = {
 }
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("data", BOMBS.values(), ids=BOMBS)
 def test_huge_image_is_refused_by_its_header(data: bytes) -> None:
+    import resource  # noqa: PLC0415 (not on Windows)
+
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     error = fault(data)
     assert error.kind == "too_large"
@@ -877,6 +879,7 @@ def test_missing_file(tmp_path: Path) -> None:
     assert fault("").kind == "missing"
 
 
+@pytest.mark.linux
 def test_broken_links(tmp_path: Path) -> None:
     dangling, loop = tmp_path / "dangling.jpg", tmp_path / "loop.jpg"
     dangling.symlink_to("nothing.jpg")
@@ -885,6 +888,7 @@ def test_broken_links(tmp_path: Path) -> None:
     assert fault(loop).kind == "missing"
 
 
+@pytest.mark.linux
 def test_link_to_an_image_is_the_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(source_image(), "PNG"))
     (tmp_path / "b").symlink_to("a.png")
@@ -892,6 +896,7 @@ def test_link_to_an_image_is_the_image(tmp_path: Path) -> None:
     assert_same(tmp_path / "c", source_image())
 
 
+@pytest.mark.linux
 def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe.jpg")
@@ -910,6 +915,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.Monke
         assert fault("socket.jpg").kind == "not_a_file"
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     "path",
     ["/dev/zero", "/dev/null", "/dev/urandom", "/proc/self/status", "/proc/self/mem", "/proc/kmsg"],
@@ -971,6 +977,7 @@ def test_failing_disk_is_not_reported_as_a_corrupt_image(
     assert "Input/output error" in caught.value.message
 
 
+@pytest.mark.linux
 def test_file_replaced_by_a_pipe_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def test_every_truncation_is_refused(path: Path) -> None:
             checkpoint.read_card(path)
 
 
+@pytest.mark.linux
 def test_full_disk_keeps_the_previous_file(path: Path) -> None:
     import resource
 

@@ -284,6 +284,7 @@ def test_invalid_mirror_url_is_reported(value: str, monkeypatch: pytest.MonkeyPa
     assert leftovers() == set()
 
 
+@pytest.mark.linux
 def test_full_disk_leaves_nothing(mirror: Mirror) -> None:
     import resource
 
@@ -316,6 +317,7 @@ def test_full_disk_at_the_end_keeps_the_old_file(
     assert leftovers() == set()
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("home", ["{tmp}/a file/torch", "/proc/no-such-folder/torch"])
 def test_folder_that_cannot_be_created_is_reported(
     home: str, tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch

@@ -162,6 +162,7 @@ def test_model_is_not_overwritten(
     assert [part.read_bytes() for part in parts] == before
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
 def test_symlink(
     target: TargetName, copy_export: CopyExport, effnet: Effnet, tmp_path: Path

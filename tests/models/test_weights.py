@@ -30,6 +30,7 @@ from published_weights import (
 pytestmark = pytest.mark.usefixtures("own_folders")
 
 
+@pytest.mark.linux
 def test_filled_cache_is_only_read(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def model_file(path: Path) -> Path:
     return path
 
 
+@pytest.mark.linux
 def test_model_file_has_its_own_card(tmp_path: Path) -> None:
     path = model_file(tmp_path / "run" / "model.safetensors")
     links = tmp_path / "file", tmp_path / "folder"

@@ -42,6 +42,7 @@ def test_file_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.linux
 def test_folder_and_device_as_output_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         writers.write(["x"], tmp_path)
@@ -50,6 +51,7 @@ def test_folder_and_device_as_output_are_refused(tmp_path: Path) -> None:
     assert not Path("/dev/null").is_file()
 
 
+@pytest.mark.linux
 def test_linked_output_is_written_where_the_link_leads(tmp_path: Path) -> None:
     (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
     writers.write(["x"], tmp_path / "link.txt")

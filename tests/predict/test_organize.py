@@ -53,6 +53,7 @@ def test_no_file_is_replaced_and_no_copy_made_twice(
     assert lying == {"a.jpg": b"one", "a (2).jpg": b"two"}
 
 
+@pytest.mark.linux
 def test_moving_happens_only_when_asked_and_loses_nothing(tmp_path: Path) -> None:
     moves = OrganizeOptions(tmp_path / "sorted", moves=True)
     path = image(tmp_path, "a.jpg", b"one")
@@ -150,6 +151,7 @@ def test_a_folder_among_the_inputs_is_refused(tmp_path: Path) -> None:
             check_folder(OrganizeOptions(folder), [str(tmp_path / "photos")])
 
 
+@pytest.mark.linux
 @given(st.text(st.characters(codec="utf-8"), max_size=300))
 def test_any_class_name_is_one_folder(label: str) -> None:
     name = folder_name(label)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from effnet_cli.predict.records import (
 from effnet_cli.predict.resume import Journal, open_journal
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import RecordingReporter, Run, save_image
+from terminal import COMMAND
 
 COMMON = {"model": "lite0", "top_k": 1}
 PATHS = [f"{number}.jpg" for number in range(6)]
@@ -203,16 +203,17 @@ class Full:
 
 # --- the command --------------------------------------------------------------------------------
 
-COMMAND = [sys.executable, "-m", "effnet_cli", "predict", "-"]
+PREDICT_STDIN = [*COMMAND, "predict", "-"]
 
 
+@pytest.mark.linux
 def test_killed_and_resumed_it_writes_what_it_would_have_written(run: Run, tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", seed=1)
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     names = b"a.png\ncut.jpg\n" * 20
     outputs = ["-o", "rows.jsonl", "-o", "rows.csv", "--html", "page.html"]
     with subprocess.Popen(
-        [*COMMAND, *outputs], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+        [*PREDICT_STDIN, *outputs], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
     ) as process:
         assert process.stdin
         process.stdin.write(names[: len(names) // 2])
@@ -237,7 +238,10 @@ def test_killed_and_resumed_it_writes_what_it_would_have_written(run: Run, tmp_p
 def test_interrupted_by_a_signal_it_says_how_to_go_on(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", seed=1)
     with subprocess.Popen(
-        [*COMMAND, "-o", "rows.csv"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+        [*PREDICT_STDIN, "-o", "rows.csv"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
     ) as process:
         assert process.stdin and process.stderr
         process.stdin.write(b"a.png\n")

@@ -61,6 +61,7 @@ def test_overlays_beside_the_images_and_in_the_page(effnet: Effnet, tmp_path: Pa
     assert page.read_text("utf-8").count("data:image/jpeg;base64,") == 2
 
 
+@pytest.mark.linux
 def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (200, 30, 90)).save(tmp_path / "a.png")
     env = {"COLORTERM": "truecolor"}
@@ -168,6 +169,7 @@ def test_quiet_hides_no_failure_to_file(effnet: Effnet, tmp_path: Path) -> None:
     assert f"Cannot place {CAT}: File exists." in done.stderr
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("format_", ["csv", "json", "jsonl"])
 def test_names_command_no_terminal_in_any_format(tmp_path: Path, format_: str) -> None:
     name = "evil\x1b[31m\u202e\x9b\U000e0041.png"

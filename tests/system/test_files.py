@@ -92,6 +92,7 @@ def test_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
     assert path.read_bytes() == NEW
 
 
+@pytest.mark.linux
 def test_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -117,6 +118,7 @@ def test_failed_write_keeps_the_old_file(error: BaseException, tmp_path: Path) -
     assert files_in(tmp_path) == ["file.bin"]
 
 
+@pytest.mark.linux
 def test_full_disk_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     import resource
 
@@ -153,6 +155,7 @@ def test_full_disk_at_the_end_keeps_the_old_file(
     assert files_in(tmp_path) == ["file.bin"]
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("folder", ["a file/folder", "/proc/no-such-folder"])
 def test_uncreatable_folder_is_an_error(folder: str, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
@@ -187,6 +190,7 @@ def test_concurrent_writers_leave_one_complete_file(tmp_path: Path) -> None:
     assert files_in(tmp_path) == ["file.bin"]
 
 
+@pytest.mark.linux
 def test_concurrent_writers_keep_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_umask = os.umask
 
@@ -210,6 +214,7 @@ def test_concurrent_writers_keep_the_umask(tmp_path: Path, monkeypatch: pytest.M
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
 
 
+@pytest.mark.linux
 def test_killed_writer_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(OLD)
@@ -274,6 +279,7 @@ def test_lock_held_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
     assert "lock" in caught.value.hint
 
 
+@pytest.mark.linux
 def test_lock_of_a_killed_process_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "LOCK_SECONDS", 5)
     code = f"""
@@ -288,6 +294,7 @@ with process_lock(Path({str(tmp_path / "file")!r})):
         pass
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("folder", ["a file/folder", "/proc/no-such-folder"])
 def test_uncreatable_lock_is_an_error(folder: str, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
@@ -365,6 +372,7 @@ def test_digest_is_computed_again_when_size_or_time_changes(
     assert counted == [path, path]
 
 
+@pytest.mark.linux
 def test_digest_belongs_to_its_path(tmp_path: Path, counted: list[Path]) -> None:
     one, two, link = (tmp_path / name for name in ("one", "two", "link"))
     for path, content in ((one, OLD), (two, NEW)):
@@ -405,6 +413,7 @@ def test_digest_of_a_file_of_any_name_is_cached(
     assert counted == [path]
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("folder", ["{tmp}/a file/cache", "/proc/no-such-folder/cache"])
 def test_digest_is_correct_without_a_cache(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
