@@ -1,9 +1,10 @@
-"""The least that could answer a folder of JPEGs: threads that decode and ask a runtime; no more.
+"""The minimum for classifying a folder of JPEGs: threads that decode and call a runtime.
 
 bare_loop.py FOLDER MODEL.onnx [onnxruntime | openvino:f32 | openvino:bf16]
 
-Same decode (JPEGs scaled while decoding), same resize, same runtime and settings as effnet; no
-command line, no other formats, no checks, no output. What effnet adds is what it takes longer.
+Decoding (JPEGs scaled while decoding), resizing, runtime and settings are the same as effnet's, but
+there is no command line, no other format, no check and no output. The difference is effnet's
+overhead.
 """
 
 import os
@@ -22,7 +23,7 @@ MEAN, STD = np.float32(127 / 255), np.float32(128 / 255)
 
 
 def opened(path: Path) -> Any:
-    """The network's input: float32 [1,3,224,224]."""
+    """Return the model's input, float32 [1,3,224,224]."""
     image: Image.Image = Image.open(path)
     short = min(image.size)
     width, height = (RESIZE_PX * side // short for side in image.size)
@@ -42,7 +43,7 @@ def opened(path: Path) -> Any:
 
 
 def onnxruntime_engine(model: str, threads: int, images: int) -> Callable[[Any], Any]:
-    """A session whose calls may come from `threads` threads."""
+    """Open a session that `threads` threads may call."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -54,7 +55,7 @@ def onnxruntime_engine(model: str, threads: int, images: int) -> Callable[[Any],
 
 
 def openvino_engine(model: str, threads: int, precision: str) -> Callable[[Any], Any]:
-    """A compiled network, one request for each thread."""
+    """Compile a model with one request per thread."""
     import openvino
 
     core = openvino.Core()
@@ -74,7 +75,7 @@ def openvino_engine(model: str, threads: int, precision: str) -> Callable[[Any],
 
 
 def main() -> None:
-    """Prediction every image, print how many."""
+    """Predict every image and print how many there are."""
     paths = sorted(Path(sys.argv[1]).iterdir())
     runtime, _, precision = sys.argv[3].partition(":")
     threads = len(os.sched_getaffinity(0))

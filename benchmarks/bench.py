@@ -1,11 +1,11 @@
-"""Whether `effnet bench` tells what the runtimes themselves do, and whether it tells it twice.
+"""Check the figures of `effnet bench`: against bare runtimes, and from run to run.
 
 bench.py [--variants lite0 b0] [--seconds 30] [--only loop|again]
 
 - `loop`: the median at batch 1 beside a bare loop of each runtime over the same file: onnxruntime
-  and OpenVINO as their own documentation starts them, without effnet, in a process of its own that
-  takes turns with effnet's.
-- `again`: two whole runs of `effnet bench` in a row; what both call stable must agree.
+  and OpenVINO as their documentation starts them, in a process without effnet that takes turns
+  with effnet's.
+- `again`: two consecutive runs of `effnet bench`; values that both call stable must agree.
 """
 
 import argparse
@@ -58,7 +58,7 @@ for line in sys.stdin:
 
 
 class Bare:
-    """A runtime's own loop: a `Measurable`."""
+    """A bare loop over a runtime: a `Measurable`."""
 
     def __init__(self, engine: EngineName, path: Path, crop_px: int) -> None:
         command = [sys.executable, "-c", BARE, engine, str(path), str(crop_px)]
@@ -88,7 +88,7 @@ class Ours:
 
 
 def loop(variants: list[str], seconds: float) -> None:
-    """effnet's median by the bare loop's."""
+    """Print effnet's median relative to the bare loop's."""
     for name in variants:
         for engine in ENGINES:
             with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -114,7 +114,7 @@ def loop(variants: list[str], seconds: float) -> None:
 
 
 def again(variants: list[str], seconds: float) -> None:
-    """Two runs in a row."""
+    """Compare two consecutive runs."""
     command = [sys.executable, "-m", "effnet_cli", "bench", "--variant", ",".join(variants)]
     command += ["--seconds", str(seconds), "--format", "json", "--quiet"]
     runs = []
@@ -132,7 +132,7 @@ def again(variants: list[str], seconds: float) -> None:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the selected rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", nargs="+", default=["lite0", "b0"])
     parser.add_argument("--seconds", type=float, default=30)

@@ -1,13 +1,13 @@
-"""What a fine-tuned model's probabilities are worth on images that nothing was fitted on.
+"""Calibration of fine-tuned models on images that nothing was fitted on.
 
 calibration.py OUT --emoji DIR [--epochs N]
 
-Four datasets with train, val and test are made below OUT: emoji (DIR has train/ and val/ with class
-folders; val/ is divided), scikit-learn's digits, letters in fonts that training has not seen, and
-scikit-image's textures, parts of them apart from each other. On each a model is fine-tuned, and on
-its test images: the expected calibration error at temperature 1 and at the fitted one, precision
-and coverage of the answers above the `auto` threshold; and how many images of the other datasets
-fall below it. (`pip install scikit-learn scikit-image` for it.)
+Creates four datasets with train, val and test below OUT: emoji (DIR has train/ and val/ with class
+folders; val/ is divided), scikit-learn's digits, letters in fonts not seen in training, and
+scikit-image's textures, with splits from separate regions. A model is fine-tuned on each. On its
+test images, this prints the expected calibration error at temperature 1 and at the fitted one, the
+precision and coverage of predictions above the `auto` threshold, and how many images of the other
+datasets fall below it. (Needs `pip install scikit-learn scikit-image`.)
 """
 
 import argparse
@@ -37,7 +37,7 @@ OTHERS = 300  # images of each other dataset
 
 
 def make_emoji(source: Path, root: Path) -> None:
-    """Training images as they are, every other validation image for the test."""
+    """Copy the training images, and use every other validation image as a test image."""
     shutil.copytree(source / "train", root / "train")
     for number, path in enumerate(sorted((source / "val").glob("*/*"))):
         folder = root / ("val", "test")[number % 2] / path.parent.name
@@ -46,7 +46,7 @@ def make_emoji(source: Path, root: Path) -> None:
 
 
 def make_digits(root: Path) -> None:
-    """500 to learn, 400 to validate, the rest for the test."""
+    """Write 500 training images, 400 validation images, and the rest as test images."""
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         split = "train" if number < 500 else "val" if number < 900 else "test"
@@ -55,7 +55,7 @@ def make_digits(root: Path) -> None:
 
 
 def make_letters(root: Path) -> None:
-    """A to L, turned and noisy; validation and test are in fonts that training has not seen."""
+    """Draw A to L, rotated and noisy; validation and test have fonts not seen in training."""
     rng = np.random.default_rng(0)
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     for split in ("train", "val", "test"):
@@ -73,7 +73,7 @@ def make_letters(root: Path) -> None:
 
 
 def make_textures(root: Path) -> None:
-    """Parts of three photographs: training to the left, test to the right."""
+    """Cut three photos: training on the left, test on the right."""
     rng = np.random.default_rng(0)
     columns = {"train": (0, 200), "val": (232, 340), "test": (372, 480)}
     for name in ("brick", "grass", "gravel"):
@@ -90,25 +90,25 @@ def make_textures(root: Path) -> None:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write an image, and the folders above it."""
+    """Write an image and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 
 
 def answers(model: Path, paths: list[str]) -> tuple[Any, Classifier]:
-    """The scores of images, [N,C]."""
+    """Return the scores of images, [N,C]."""
     classifier = Classifier(ModelOptions(model=model))
     rows: Iterator[Any] = classifier.scores(ImageInput(path, path) for path in paths)
     return np.stack(list(rows)), classifier
 
 
 def probabilities(logits: Any, temperature: float) -> Any:
-    """softmax(logits / temperature) of each row, [N,C]."""
+    """Return softmax(logits / temperature) of each row, [N,C]."""
     return to_probabilities(logits, "logits", temperature)
 
 
 def main() -> None:
-    """Make the datasets, train, and print a line for each."""
+    """Create the datasets, train, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--emoji", type=Path, required=True)

@@ -1,25 +1,25 @@
-"""Whether exports answer as their networks do, what int8 loses, and how long an export takes.
+"""Agreement of exports with their models, the loss of int8, and the time of an export.
 
 export.py --photos DIR [--variants b0 b4 v2_s lite0] [--targets onnx ...] [--only NAME ...]
           [--models FILE ...] [--finetuned MODEL --dataset DIR] [--scratch-trained MODEL]
           [--peer-checkout DIR]
 
---photos is a folder of real images (`photos.py OUT` makes OUT/web with 256). Rows, each of which
---only can name:
+--photos is a folder of real images (`photos.py OUT` creates OUT/web with 256). Rows, selected by
+--only:
 
-- `agreement`: every target that runs here, in fp32, on all photos. Variants whose weights are not
-  here get seeded ones, with the BatchNorm statistics and the spread of logits that real images
-  give, so that the answers differ. Untrained layers enlarge rounding errors, trained ones damp
-  them; --models are files of trained networks, compared likewise.
-- `int8 pretrained`: the variants with real weights, calibrated on half of the photos, compared on
+- `agreement`: every target that runs here, in fp32, on all photos. Variants without installed
+  weights get seeded ones, with BatchNorm statistics and a spread of logits as for real images, so
+  that predictions differ. Untrained layers amplify rounding errors and trained ones dampen them;
+  --models are files of trained models, compared in the same way.
+- `int8 pretrained`: variants with real weights, calibrated on half of the photos and compared on
   the others.
-- `int8 finetuned` (--finetuned, --dataset): a fine-tuned model, calibrated on the training
-  images, its top-1 on the validation images.
-- `int8 from scratch` (--scratch-trained, --dataset): the same for a network with SiLU and
+- `int8 finetuned` (--finetuned, --dataset): a fine-tuned model, calibrated on its training images;
+  top-1 on its validation images.
+- `int8 from scratch` (--scratch-trained, --dataset): the same for a model with SiLU and
   squeeze-and-excitation.
-- `time` (--peer-checkout): the whole command for b0 to onnx, beside timm's onnx_export.py from a
-  checkout of huggingface/pytorch-image-models (`pip install onnxscript` for it), in turns. effnet
-  also runs what it wrote on the samples and compares; the peer does not.
+- `time` (--peer-checkout): the whole command for b0 to onnx, interleaved with timm's onnx_export.py
+  from a checkout of huggingface/pytorch-image-models (`pip install onnxscript` for it). effnet
+  also runs the written file on the samples and compares; the peer does not.
 """
 
 import argparse
@@ -51,7 +51,7 @@ GRAPHS = [name for name, row in TARGETS.items() if row.has_int8]
 
 
 def seeded(name: str, folder: Path, photos: Path) -> list[str]:
-    """The options that name a variant: with its own weights if they are here, else seeded ones."""
+    """Return the options that select a variant; seeded weights if its own are not installed."""
     variant = VARIANTS[name]
     if weights_state(variant) == "available":
         return ["--variant", name]
@@ -79,7 +79,7 @@ def seeded(name: str, folder: Path, photos: Path) -> list[str]:
 
 
 def exported(folder: Path, *options: str) -> dict[str, Any]:
-    """What `effnet export` says as JSON; one that is refused counts too."""
+    """Run `effnet export` and return its JSON; a rejected export counts, too."""
     command = [sys.executable, "-m", "effnet_cli", "export", *options, "-o", str(folder)]
     done = subprocess.run([*command, "-f", "json"], capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3):
@@ -89,7 +89,7 @@ def exported(folder: Path, *options: str) -> dict[str, Any]:
 
 
 def show(name: str, row: dict[str, Any]) -> None:
-    """One line: the file beside torch, and beside the target's own float32."""
+    """Print a line: the file compared with torch and with the target's float32."""
     *others, form = row["forms"]
     line = f"{name:<28} {form['name']:<18} same top-1 {form['agreement']:7.2%}"
     if form["confident_agreement"] is not None:
@@ -104,21 +104,21 @@ def show(name: str, row: dict[str, Any]) -> None:
 
 
 def quantised(name: str, folder: Path, *options: str) -> None:
-    """int8 for each target that has it."""
+    """Export int8 to each target that supports it."""
     for target in GRAPHS:
         row = exported(folder, "--to", target, "--quantize", "int8", "--force", *options)
         show(name, row)
 
 
 def timed(command: list[str]) -> float:
-    """Seconds of a whole command."""
+    """Return the seconds of a whole command."""
     started = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - started
 
 
 def compare_time(folder: Path, photos: Path, checkout: Path) -> None:
-    """b0 to onnx, beside the peer, in turns."""
+    """Export b0 to onnx, interleaved with the peer."""
     import timm
 
     weights = folder / "peer_b0.pth"
@@ -136,7 +136,7 @@ def compare_time(folder: Path, photos: Path, checkout: Path) -> None:
 
 
 def main() -> None:
-    """Run the rows that were asked for."""
+    """Run the selected rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--variants", nargs="*", default=["b0", "b4", "v2_s", "lite0"])

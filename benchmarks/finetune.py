@@ -1,23 +1,23 @@
-"""How fast and how good `effnet finetune` is: whole commands beside the peer's, on one dataset.
+"""Speed and accuracy of `effnet finetune`: whole commands beside the peer's, on one dataset.
 
 finetune.py --dataset DIR [--peer-checkout DIR --peer-weights lite0.pth] [--seeds 3] [--digits]
             [--only NAME ...]
 
-The dataset is a folder with train/ and val/, a folder for each class in both. The peer is timm's
+The dataset is a folder with train/ and val/, each with a folder per class. The peer is timm's
 train.py, from a checkout of huggingface/pytorch-image-models (`pip install pandas` for it), with
 the same pretrained tensors under timm's names: a state dict for `tf_efficientnet_lite0`. Without a
-checkout only effnet runs. Rows, each of which --only can name:
+checkout, only effnet runs. Rows, selected by --only:
 
 - `head only`: the whole command `effnet finetune DIR --head-only`, beside five epochs of the peer.
-- `default`: `--epochs 5`, for as many seeds as --seeds says.
-- `training images/s, same batch`: of the full model in batches of 64, beside the peer's.
-- `feature pass`: images/s from files to features, beside torch eager, with the same loader.
-- `scan`: `--check` of 10,000 small images in 100 classes, which are made first.
-- `same bytes`: whether a second run, and one that is killed in an epoch and resumed, give the very
-  same model file.
+- `default`: `--epochs 5`, with --seeds seeds.
+- `training images/s, same batch`: the full model in batches of 64, beside the peer's.
+- `feature pass`: images/s from files to features, beside torch eager with the same loader.
+- `scan`: `--check` of 10,000 small images in 100 classes, which are created first.
+- `same bytes`: whether a second run, and one that is killed in an epoch and resumed, give the same
+  model file.
 - `digits` (only with --digits): scikit-learn's 1,797 digits as a second dataset.
 
-Long rows take an hour of two cores for 5,000 images. Compare what ran on the same machine only.
+Long rows take an hour on two cores for 5,000 images. Compare only results from the same machine.
 """
 
 import argparse
@@ -71,7 +71,7 @@ MODEL_FILE, STATE_FILE = "model.safetensors", "state.safetensors"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured on: the dataset, the peer if there is one, a folder for what is made."""
+    """The dataset, the peer if there is one, and a folder for results."""
 
     dataset: Path
     scratch: Path
@@ -80,13 +80,13 @@ class Setting:
     peer_weights: Path | None
 
     def fresh(self) -> Path:
-        """A name for a folder that is not there yet."""
+        """Return an unused folder name."""
         return Path(tempfile.mkdtemp(dir=self.scratch)) / "run"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One whole `effnet finetune`: its rows, and the seconds from the start of the process."""
+    """One whole `effnet finetune`: its rows, and the seconds since the start of the process."""
 
     rows: list[dict[str, Any]]
     seconds: float
@@ -94,32 +94,32 @@ class Run:
 
     @property
     def val(self) -> dict[str, Any]:
-        """The validation metrics of the model file."""
+        """Return the validation metrics of the model file."""
         metrics: dict[str, Any] = self.rows[-1]["val"]
         return metrics
 
     def epochs(self, phase: str) -> list[dict[str, Any]]:
-        """The epochs of one phase."""
+        """Return the epochs of one phase."""
         return [row for row in self.rows if row.get("phase") == phase and row["row"] == "epoch"]
 
     @property
     def sha256(self) -> str:
-        """Of the model file."""
+        """Return the digest of the model file."""
         return hashlib.sha256((self.folder / MODEL_FILE).read_bytes()).hexdigest()
 
 
 def show(row: str, who: str, figure: str, unit: str, more: str = "") -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     print(f"| {row} | {who} | {figure} | {unit} | {more} |", flush=True)
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """All values, for the last column."""
+    """Format all values for the last column."""
     return "each: " + ", ".join(f"{value:.{digits}f}" for value in values)
 
 
 def finetuned(setting: Setting, dataset: Path, *options: str) -> Run:
-    """Run the command to its end."""
+    """Run the command to the end."""
     folder = setting.fresh()
     command = [*EFFNET, str(dataset), "--output", str(folder), "--format", "jsonl", "--quiet"]
     started = time.perf_counter()
@@ -142,7 +142,7 @@ class PeerRun:
 
 @cache
 def peer_trained(setting: Setting) -> PeerRun | None:
-    """The peer's training, once for all rows; `None` where there is none."""
+    """Train the peer once for all rows; return `None` without a peer."""
     if setting.peer_checkout is None:
         return None
     classes = sum(path.is_dir() for path in (setting.dataset / "train").iterdir())
@@ -173,7 +173,7 @@ def peer_trained(setting: Setting) -> PeerRun | None:
 
 
 def last_rates(log: str) -> list[float]:
-    """The mean rate at the last step of each epoch, from the peer's log."""
+    """Return the mean rate at the last step of each epoch, from the peer's log."""
     rates: dict[str, float] = {}
     for line in log.splitlines():
         found = PEER_RATE.search(line)
@@ -186,7 +186,7 @@ def last_rates(log: str) -> list[float]:
 
 
 def head_only(setting: Setting) -> None:
-    """The classifier alone, beside the peer's whole training."""
+    """Train the classifier only, beside the peer's whole training."""
     run = finetuned(setting, setting.dataset, "--head-only")
     show("head only", "effnet", f"{run.seconds:.1f}", "s, whole command")
     show("head only", "effnet", f"{run.val['top1']:.2%}", "top-1")
@@ -200,7 +200,7 @@ def head_only(setting: Setting) -> None:
 
 
 def default(setting: Setting, dataset: Path | None = None, name: str = "default") -> None:
-    """Both phases with the defaults."""
+    """Train both phases with the defaults."""
     seeds = range(setting.seeds)
     runs = [
         finetuned(setting, dataset or setting.dataset, "--epochs", "5", "--seed", str(seed))
@@ -219,7 +219,7 @@ def default(setting: Setting, dataset: Path | None = None, name: str = "default"
 
 
 def training_rate(setting: Setting) -> None:
-    """Images per second of training the full model."""
+    """Measure images per second of training the full model."""
     name = "training images/s, same batch"
     run = finetuned(
         setting, setting.dataset, "--epochs", "2", "--batch-size", str(BATCH_SIZE), "--seed", "0"
@@ -237,7 +237,7 @@ def training_rate(setting: Setting) -> None:
 
 
 def feature_pass(setting: Setting) -> None:
-    """From files to features, by the engine and by torch, in turn."""
+    """Measure files to features, by the engine and by torch, interleaved."""
     network = resolve_model(ModelOptions())
     plan = plan_engine(EngineOptions("cpu"))
     loader = ImageLoader(network.card.preprocessing)
@@ -274,13 +274,13 @@ def feature_pass(setting: Setting) -> None:
 
 
 def undecoded(subset: Subset, loader: ImageLoader) -> BatchLoader:
-    """Images of which none is kept in memory, so that each pass decodes them."""
+    """Return images that are not cached, so that each pass decodes them."""
     return BatchLoader(subset, loader, CacheBudget(0), usable_cores(), SILENT)
 
 
 @torch.inference_mode()
 def eager(module: nn.Module, loader: ImageLoader, images: BatchLoader) -> np.ndarray[Any, Any]:
-    """The features by torch, as most scripts have them; threads decode beside it."""
+    """Compute features with torch as most scripts do, with decoding threads beside it."""
     module = module.to(memory_format=torch.channels_last)
     values = []
     for batch in images.load_batches(split_chunks(np.arange(len(images)), EAGER_BATCH_SIZE), None):
@@ -292,7 +292,7 @@ def eager(module: nn.Module, loader: ImageLoader, images: BatchLoader) -> np.nda
 def compiling_seconds(
     plan: EnginePlan, card: ModelCard, network: Model, module: nn.Module
 ) -> float:
-    """What an engine costs before its first answer."""
+    """Return the startup time of an engine."""
     started = time.perf_counter()
     variant = network.variant
     plan.load(Model(variant, card, module=module), plan.max_callers(variant))
@@ -300,7 +300,7 @@ def compiling_seconds(
 
 
 def scanned(setting: Setting) -> None:
-    """The look at a large dataset before any training."""
+    """Measure the scan of a large dataset."""
     folder = setting.scratch / "many"
     made_many(folder)
     times = []
@@ -313,7 +313,7 @@ def scanned(setting: Setting) -> None:
 
 
 def made_many(folder: Path) -> None:
-    """Images that are all different, in class folders."""
+    """Create distinct images in class folders."""
     rng = np.random.default_rng(0)
     for number in range(SCANNED_IMAGES):
         path = folder / f"class{number % SCANNED_CLASSES:03}" / f"{number:05}.png"
@@ -323,7 +323,7 @@ def made_many(folder: Path) -> None:
 
 
 def same_bytes(setting: Setting) -> None:
-    """Two runs with one seed, and one that is killed and goes on."""
+    """Compare two runs with one seed, and one that is killed and resumed."""
     options = ("--epochs", "2", "--seed", "0")
     first = finetuned(setting, setting.dataset, *options)
     second = finetuned(setting, setting.dataset, *options)
@@ -336,14 +336,14 @@ def same_bytes(setting: Setting) -> None:
 
 
 def yes(is_so: bool) -> str:
-    """In words."""
+    """Return "yes" or "no"."""
     return "yes" if is_so else "NO"
 
 
 def killed_and_resumed(
     setting: Setting, epoch: int, options: Sequence[str], epochs: Sequence[dict[str, Any]]
 ) -> Run:
-    """A run that SIGKILL ends in the middle of an epoch of the full model, and its rest."""
+    """Kill a run in the middle of an epoch of the full model, and resume it."""
     folder = setting.fresh()
     command = [*EFFNET, str(setting.dataset), "--output", str(folder), "--format", "jsonl"]
     with subprocess.Popen(
@@ -370,7 +370,7 @@ def killed_and_resumed(
 
 
 def full_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The epochs of the full model as they end."""
+    """Yield the epochs of the full model as they end."""
     for line in lines:
         row = json.loads(line)
         if row["row"] == "epoch" and row["phase"] == "full":
@@ -378,7 +378,7 @@ def full_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 def digits(setting: Setting) -> None:
-    """The default training on images of another kind: 8 x 8 px, gray."""
+    """Train with defaults on images of another kind: 8 x 8 px, gray."""
     from sklearn.datasets import load_digits
 
     folder = setting.scratch / "digits"

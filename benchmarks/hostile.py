@@ -1,15 +1,15 @@
-"""What odd, broken and hostile images cost, and whether anything but our own error comes out.
+"""The cost of odd, broken and hostile images, and whether only effnet's own errors occur.
 
 hostile.py [--photos DIR] [--seconds 60] [--runs 5] [--rows 200000] [--only NAME ...]
 
-mutations   the loader over images of 19 kinds with 1 to 8 bytes changed
+mutations   the loader with images of 19 kinds of which 1 to 8 bytes are changed
 neighbours  1,000 good images alone, and with 50 hostile ones among them
-isolated    256 web photos, decoded in processes of their own and not
+isolated    256 web photos, with and without decoding in separate processes
 memory      resident memory of one long run, row by row
 
-Whole processes are run in turn, round after round, so that a machine whose speed drifts is fair to
-all; tables have the median and the range of the rounds, and the ratio of the medians. Without
---photos the images are made first (see photos.py).
+Whole processes are interleaved, so that a drifting machine affects all equally; tables have the
+median and range of the rounds, and the ratio of the medians. Without --photos the images are
+created first (see photos.py).
 """
 
 import argparse
@@ -44,7 +44,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def corpus() -> ModuleType:
-    """The module that makes bad inputs for the tests."""
+    """Import the module that creates bad inputs for the tests."""
     sys.path.insert(0, str(HERE.parent / "tests" / "hostile"))
     return importlib.import_module("bad")
 
@@ -53,7 +53,7 @@ def corpus() -> ModuleType:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """1 to 8 bytes changed, half of the time in the first 200."""
+    """Change 1 to 8 bytes, half of the time among the first 200."""
     changed = bytearray(data)
     end = len(data) if chance.random() < 0.5 else min(len(data), 200)
     for _ in range(chance.randint(1, 8)):
@@ -62,7 +62,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 def mutations(seconds: float, seed: int) -> None:
-    """Open mutated images for some time, count what comes of them."""
+    """Open mutated images for some time, and count the results."""
     loader = ImageLoader(VARIANTS["lite0"].preprocessing, ImageOptions(max_pixels=MAX_PIXELS))
     warnings.simplefilter("ignore")
     chance = random.Random(seed)
@@ -93,7 +93,7 @@ def mutations(seconds: float, seed: int) -> None:
 
 
 def seconds_of(command: list[str]) -> float:
-    """The time of one whole process, which may find bad images."""
+    """Return the time of one whole process, which may find bad images."""
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     taken = time.perf_counter() - started
@@ -103,7 +103,7 @@ def seconds_of(command: list[str]) -> float:
 
 
 def compared(what: str, runs: dict[str, Callable[[], float]], rounds: int) -> None:
-    """Run all in turn, print a row each, with the ratio to the first."""
+    """Run all commands interleaved, and print a row each, with the ratio to the first."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -118,7 +118,7 @@ def compared(what: str, runs: dict[str, Callable[[], float]], rounds: int) -> No
 
 
 def neighbours(web: Path, scratch: Path, rounds: int) -> None:
-    """Good images alone and among hostile ones, in the order of a list."""
+    """Classify good images alone and among hostile ones, in the order of a list."""
     photos = sorted(web.iterdir())
     good = [str(photos[number % len(photos)]) for number in range(GOOD)]
     hostile = hostile_files(scratch / "hostile")
@@ -137,7 +137,7 @@ def neighbours(web: Path, scratch: Path, rounds: int) -> None:
 
 
 def hostile_files(folder: Path) -> list[str]:
-    """Bombs first, then some of every other kind, as files."""
+    """Write bombs first, then some files of every other kind."""
     bad = corpus()
     chance = random.Random(0)
     bombs = list(bad.bombs())
@@ -150,7 +150,7 @@ def hostile_files(folder: Path) -> list[str]:
 
 
 def check_answers(command: list[str], rows: int, failures: int) -> None:
-    """Say so if a run does not fail for the hostile images alone."""
+    """Print a warning unless exactly the hostile images of a run fail."""
     done = subprocess.run(command, capture_output=True, check=False)
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
     if len(statuses) != rows or statuses.count("error") != failures:
@@ -158,7 +158,7 @@ def check_answers(command: list[str], rows: int, failures: int) -> None:
 
 
 def isolated(web: Path, rounds: int) -> None:
-    """The price of processes that may crash."""
+    """Measure the cost of separate decoding processes."""
     plain = [*PREDICT, "jsonl", str(web)]
     runs = {
         "in this process": lambda: seconds_of(plain),
@@ -172,9 +172,7 @@ def isolated(web: Path, rounds: int) -> None:
 
 
 def memory(web: Path, scratch: Path, rows: int) -> None:
-    """Resident memory while one run answers a list that repeats small images, one in twenty of
-    them broken.
-    """
+    """Measure resident memory over a list that repeats small images, one in twenty broken."""
     from PIL import Image
 
     small = scratch / "small.jpg"
@@ -200,7 +198,7 @@ def memory(web: Path, scratch: Path, rows: int) -> None:
 
 
 def resident_mb(process_id: int) -> float:
-    """What a process holds of real memory, in MB."""
+    """Return a process's resident memory in MB."""
     pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
     return pages * PAGE_BYTES / 1e6
 

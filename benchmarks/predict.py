@@ -1,11 +1,11 @@
-"""How fast `effnet predict` is: whole processes, interleaved with the peer on the same images.
+"""Speed of `effnet predict`: whole processes, interleaved with the peer on the same images.
 
 predict.py [--photos DIR] [--runs 5] [--memory] [--only NAME ...]
 
-Needs timm (`pip install timm`), for the peer. Without --photos the images are made first (see
-photos.py). Every command is run in turn, round after round, so that a machine whose speed drifts is
-fair to all; the table has the median and the range of the rounds, and the ratio of the medians.
---memory adds the peak memory of 20,000 images against 1,000, which takes minutes.
+The peer needs timm (`pip install timm`). Without --photos the images are created first (see
+photos.py). All commands run interleaved, so that a drifting machine affects all equally; the table
+has the median and range of the rounds, and the ratio of the medians. --memory adds the peak memory
+of 20,000 images against 1,000, which takes minutes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BF16 = ["--engine", "openvino", "--precision", "bf16"]
 
 
 class Commands:
-    """The commands that are measured, on the images of one folder."""
+    """The measured commands, on the images of one folder."""
 
     def __init__(self, photos: Path, scratch: Path) -> None:
         self.one = scratch / "one"
@@ -52,7 +52,7 @@ class Commands:
 
 
 def seconds(command: list[str], env: dict[str, str] | None = None) -> float:
-    """The time of one whole process."""
+    """Return the time of one whole process."""
     started = time.perf_counter()
     subprocess.run(
         command, stdout=subprocess.DEVNULL, check=True, env={**os.environ, **(env or {})}
@@ -61,20 +61,20 @@ def seconds(command: list[str], env: dict[str, str] | None = None) -> float:
 
 
 def peak_mb(command: list[str]) -> float:
-    """The peak memory of one process and its threads, in MB."""
+    """Return the peak memory of one process and its threads, in MB."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, _, usage = os.wait4(process.pid, 0)
     return usage.ru_maxrss / 1024
 
 
 def first_start(commands: Commands) -> float:
-    """A start with an empty cache: the network is compiled and answers."""
+    """Start with an empty cache: the model is compiled, then predicts."""
     shutil.rmtree(commands.fresh, ignore_errors=True)
     return seconds(commands.effnet(commands.one), {"EFFNET_CACHE": str(commands.fresh)})
 
 
 def measurements(commands: Commands) -> dict[str, dict[str, Callable[[], float]]]:
-    """What is run in turn: for each row the runs of effnet, the peer and the bare loop."""
+    """Return the rows, each with the commands of effnet, the peer and the bare loop."""
     c = commands
     return {
         "one image": {
@@ -109,7 +109,7 @@ def measurements(commands: Commands) -> dict[str, dict[str, Callable[[], float]]
 
 
 def measured(name: str, runs: dict[str, Callable[[], float]], rounds: int) -> None:
-    """Run all in turn, print a row each, with the ratio to effnet."""
+    """Run all commands interleaved, and print a row each, with the ratio to effnet."""
     times: dict[str, list[float]] = {who: [] for who in runs}
     for number in range(rounds + 1):
         for who, run in runs.items():
@@ -124,7 +124,7 @@ def measured(name: str, runs: dict[str, Callable[[], float]], rounds: int) -> No
 
 
 def compare_answers(commands: Commands, folder: Path, *options: str) -> None:
-    """Print how effnet's answers differ from the peer's, whose run came before."""
+    """Print how effnet's predictions differ from those of the peer's earlier run."""
     done = subprocess.run(
         commands.effnet(folder, "--top-k", "1000", *options), capture_output=True, check=True
     )
@@ -153,7 +153,7 @@ def compare_answers(commands: Commands, folder: Path, *options: str) -> None:
 
 
 def compare_memory(commands: Commands) -> None:
-    """Peak memory of 20,000 images against 1,000, through a list that names small images."""
+    """Compare the peak memory of 20,000 and 1,000 images, in a list that repeats small images."""
     from PIL import Image
 
     small = commands.scratch / "small"

@@ -32,9 +32,7 @@ settings.load_profile("any machine")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores: tests wait a third of their time, for processes that
-    they start.
-    """
+    """Return one process more than there are cores, as tests often wait for processes."""
     return usable_cores() + 1
 
 
@@ -71,14 +69,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is there before the first test stays, and is not looked through for garbage again."""
+    """Exempt what exists before the first test from garbage collection."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)  # as `effnet` has it
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """On busy cores torch's threads wait for one another sixty times longer than they work."""
+    """Limit torch to one thread: on busy cores, its threads mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -92,7 +90,7 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_caches(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache for the whole run: to compile the default network once is enough for most."""
+    """Share one cache between all tests, so that the default model is compiled once."""
     monkeypatch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(session_folder / "torch"))
     monkeypatch.setenv("EFFNET_MIRROR", UNREACHABLE)
@@ -102,7 +100,7 @@ def own_caches(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run() -> Run:
-    """`run("predict", "x.jpg", stdin=b"", cwd=..., env={...})`: as a shell starts it."""
+    """Run the command in a process: `run("predict", "x.jpg", stdin=b"", cwd=..., env={...})`."""
 
     def run_effnet(
         *arguments: str | bytes | Path,

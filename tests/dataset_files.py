@@ -1,4 +1,4 @@
-"""Small datasets for the tests, below the working directory, and what a scan finds in them."""
+"""Small datasets below the working directory, and what a scan finds in them."""
 
 import io
 import itertools
@@ -29,7 +29,7 @@ def truncated_png(seed: int) -> bytes:
 
 
 def put(name: str | bytes, data: bytes | None = None) -> Path:
-    """A file; an image unlike all others unless its bytes are given."""
+    """Write a file; by default an image unlike all others."""
     path = Path(os.fsdecode(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(next(seeds)) if data is None else data)
@@ -52,7 +52,7 @@ def splits(root: str = "d", val: str = "val", count: int = 10) -> None:
 
 
 def found(result: Scan, kind: str) -> Finding:
-    """The one finding of a kind."""
+    """Return the only finding of a kind."""
     (one,) = [finding for finding in result.findings if finding.kind == kind]
     return one
 
@@ -62,7 +62,7 @@ def kinds(result: Scan, *levels: str) -> list[str]:
 
 
 def names(subset: Subset) -> list[str]:
-    """Paths without the root."""
+    """Return paths relative to the root."""
     return [path.partition("/")[2] for path in subset.paths]
 
 

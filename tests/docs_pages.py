@@ -13,5 +13,5 @@ SOURCES = {
 
 @cache
 def docs_page(name: str) -> str:
-    """The Markdown of `docs/NAME.md` with its generated parts."""
+    """Return the Markdown of `docs/NAME.md` with its generated parts."""
     return hooks.fill(SOURCES[name])

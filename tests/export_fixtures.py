@@ -1,4 +1,4 @@
-"""Fixtures of the tests of exports: models and images, made once for the whole run.
+"""Fixtures of the export tests: models and images, created once per test run.
 
 A plugin, named in `conftest.py`; no module imports it.
 """
@@ -30,7 +30,7 @@ SMALL_PX = 64
 
 @pytest.fixture(scope="session")
 def export_default(tmp_path_factory: pytest.TempPathFactory, caches: None) -> ExportDefault:
-    """Exports the default model with its real weights, once for each target."""
+    """Export the default model with its real weights, once per target."""
     results: dict[TargetName, ExportResult] = {}
 
     def export_once(target: TargetName) -> ExportResult:
@@ -44,7 +44,7 @@ def export_default(tmp_path_factory: pytest.TempPathFactory, caches: None) -> Ex
 
 @pytest.fixture(scope="session")
 def small_model(session_folder: Path, caches: None) -> SmallModel:
-    """Seeded models of 64 px with ten classes, and the statistics that real images give."""
+    """Seeded models of 64 px with ten classes, and with BatchNorm statistics of real images."""
 
     def make(name: str) -> ModelOptions:
         folder = session_folder / f"small-{name}"
@@ -79,5 +79,5 @@ def fifty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def fifty_predictions(fifty: list[Path], caches: None) -> list[ImageResult]:
-    """What the default model predicts for them."""
+    """The default model's predictions for `fifty`."""
     return predict("lite0", fifty, top_k=1)

@@ -1,4 +1,4 @@
-"""What the tests of exports share: predictions of a model, labelled folders, broken graphs."""
+"""Helpers of the export tests: predictions, labelled folders, broken graphs."""
 
 import shutil
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def sort_by_class(rows: list[ImageResult], folder: Path) -> Path:
 
 
 def copy_cat(folder: Path, names: list[str]) -> Path:
-    """Write the same image under each of the names."""
+    """Write the same image under several names."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

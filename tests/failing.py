@@ -1,4 +1,4 @@
-"""Builders of networks, most of which do not build: each runs in a process of its own."""
+"""Builders of models, most of which fail: each runs in its own process."""
 
 import os
 import signal
@@ -29,6 +29,6 @@ def fails(_: object) -> None:
 
 
 def silences(row: Variant) -> nn.Module:
-    """Builds, in silence of its own as the libraries of some engines do."""
+    """Build a model while silencing output, as the libraries of some engines do."""
     with silence_output():
         return prepare.build_product(row)

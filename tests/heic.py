@@ -1,6 +1,6 @@
-"""Two HEIC images of 96 x 64 pixels, as nothing that is installed here can write one.
+"""Two HEIC images of 96 x 64 pixels, because no installed library writes HEIC.
 
-Red grows to the right, green downwards; the second is turned a quarter by its orientation (EXIF 6).
+Red increases to the right and green downwards. The second image is rotated by EXIF orientation 6.
 
 Written by pillow-heif 1.8.1 at quality 80.
 """

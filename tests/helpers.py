@@ -1,4 +1,4 @@
-"""What the tests share: a recording reporter, small images, a fake engine."""
+"""Shared by the tests: a recording reporter, small images, a fake engine."""
 
 import subprocess
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 @dataclass
 class RecordingReporter:
-    """A listener that keeps what it hears; `hook` is called with each note."""
+    """A reporter that records notes and progress; `hook` is called with each note."""
 
     notes: list[str] = field(default_factory=list)
     steps: list[tuple[str, int, int | None]] = field(default_factory=list)
@@ -47,15 +47,13 @@ class RecordingReporter:
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (96, 64), **options: object) -> None:
-    """Write soft, seeded blobs of colour in the format that the name says."""
+    """Write a smooth random image, in the format of the path's suffix."""
     blobs = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     Image.fromarray(blobs).resize(size, Image.Resampling.BICUBIC).save(path, **options)
 
 
 class MeanEngine:
-    """A fake engine: the logits of the classes 0, 1, 2 are the means of red, green and blue,
-    0 to 1.
-    """
+    """A fake engine: the logits of classes 0, 1, 2 are the means of red, green and blue, 0 to 1."""
 
     precision, scores_are = "fp32", "logits"
 
@@ -68,7 +66,7 @@ class MeanEngine:
 
 
 def load_pixels(loader: ImageLoader, source: ImageSource) -> np.ndarray:
-    """The model's input for one image, float32 [3,crop_px,crop_px]."""
+    """Return the model's input for one image, float32 [3,crop_px,crop_px]."""
     crop = loader.crop(loader.open(source))
     return normalise(crop[None], loader.preprocessing)[0]
 
@@ -83,8 +81,8 @@ RGB_CARD = ModelCard(
 def lively(
     network: nn.Module, seed: int = 0, size_px: int = 64, pixels: torch.Tensor | None = None
 ) -> nn.Module:
-    """`network` with seeded weights and with statistics as training on `pixels` leaves them
-    (float32 [N,3,H,W]; noise without), so that logits differ by several; in evaluation mode.
+    """Seed the weights of `network`, fit its BatchNorm to `pixels` (float32 [N,3,H,W], by default
+    noise) so that logits differ by several units, and set it to evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -106,6 +104,6 @@ def lively(
 
 
 def recipe(target: str) -> str:
-    """The lines of a target's page."""
+    """Return the lines of code on a target's page."""
     page = (ROOT / "docs" / "export" / f"{target}.md").read_text(encoding="utf-8")
     return page.partition("```python\n")[2].partition("```")[0]

@@ -1,6 +1,4 @@
-"""Which modules a command imports, seen from outside: a check in the tests' own process proves
-nothing.
-"""
+"""The modules that a command imports, seen from outside: the tests' process has more of them."""
 
 import subprocess
 import sys
@@ -10,7 +8,7 @@ HEAVY = {"torch", "torchvision", "onnx", "openvino", "safetensors.torch"}
 
 
 def imported_by(*arguments: str | Path) -> set[str]:
-    """The modules that are loaded when the command is over."""
+    """Return the modules that are loaded when the command ends."""
     code = (
         "import sys; from effnet_cli.cli.main import run; run(); "
         "sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules))"

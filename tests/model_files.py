@@ -39,7 +39,7 @@ def assert_same(given: checkpoint.Arrays, wanted: checkpoint.Arrays) -> None:
 
 
 def with_header(path: Path, header: str, arrays: checkpoint.Arrays = ARRAYS) -> Path:
-    """A model file with any text for a header, as a script may write it."""
+    """Return a model file with any text as its header, as a script may write it."""
     save_arrays(dict(arrays), path, {CARD_KEY: header, DIGEST_KEY: "0" * 64})
     return path
 

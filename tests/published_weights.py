@@ -1,4 +1,4 @@
-"""Weights of a variant that only the tests have, and a server for them."""
+"""Weights of a variant that only exists in the tests, and a server for them."""
 
 import hashlib
 import subprocess
@@ -22,7 +22,7 @@ HANG_SECONDS = 8  # the tool gives up after 5 s at most; a guard, not a measurem
 
 
 def variant_for(content: bytes) -> Variant:
-    """A variant whose weights file is `content`."""
+    """Return a variant whose weights file is `content`."""
     digest = hashlib.sha256(content).hexdigest()[:8]
     source = WeightsSource(
         file_name=f"efficientnet_test-{digest}.pth", sha256=digest, size_mb=len(content) / 1e6
@@ -47,7 +47,7 @@ Mirror = Callable[..., WeightServer]
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch):
-    """`mirror(response, ...)`: a server of PAYLOAD, used for all downloads."""
+    """`mirror(response, ...)` starts a server of PAYLOAD for all downloads."""
     servers: list[WeightServer] = []
 
     def start(*responses: serve.Response) -> WeightServer:
@@ -62,7 +62,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch):
 
 
 def weights_path() -> Path:
-    """Where the weights of VARIANT belong."""
+    """The installed path of VARIANT's weights."""
     path = weights.expected_path(VARIANT)
     assert path is not None
     return path
@@ -76,7 +76,7 @@ def put(content: bytes, path: Path | None = None) -> Path:
 
 
 def leftovers() -> set[str]:
-    """The files beside the weights, except for their lock."""
+    """Return the files beside the weights, except for their lock."""
     files = {path.name for path in weights_path().parent.iterdir()}
     return files - {weights_path().name, f"{weights_path().name}.lock"}
 

@@ -1,4 +1,4 @@
-"""The documentation is true: its commands run, its tables and help come from the program."""
+"""The documentation is correct: commands run, tables and help are generated."""
 
 import json
 import os
@@ -42,7 +42,7 @@ MAX_README_LINES = 200
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
-    """Runs a line as written, in a folder that has the sample images and an `effnet` to call."""
+    """Runs a line as written, in a folder with the sample images and an `effnet` command."""
     folder = tmp_path / "bin"
     folder.mkdir()
     python = folder / "python"
@@ -83,7 +83,7 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a reader who runs the scripts from the first to the last."""
+    """The folder of a reader who runs all scripts in order."""
     folder = tmp_path_factory.mktemp("project")
     make_classes(folder / "dataset", ("red", "green"), images=6)
     shutil.copy(ROOT / "sample_images" / "cat.jpg", folder)

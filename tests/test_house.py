@@ -1,4 +1,4 @@
-"""The layout holds: few rooms, small functions, one meaning for each name."""
+"""The structure of the package: few entries, small functions, unique names."""
 
 import ast
 from collections import defaultdict

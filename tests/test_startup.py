@@ -1,4 +1,4 @@
-"""What a start imports, seen from outside: a check in the tests' own process proves nothing."""
+"""The imports of a start, seen from outside: the tests' process has more of them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Small datasets and runs of a second for the tests of training; the fixtures are in
+"""Small datasets and one-second runs for the training tests; the fixtures are in
 `training_fixtures.py`.
 """
 
@@ -41,7 +41,7 @@ TIMES = ("seconds", "images_per_s")
 
 
 def save_blobs(path: Path, colour: Sequence[int], seed: int) -> None:
-    """Soft blobs about one colour, in the format of the name."""
+    """Write a smooth image of about one colour, in the format of the name."""
     rng = np.random.default_rng((seed, *colour))
     blobs = np.clip(rng.normal(colour, 60, (4, 6, 3)), 0, 255).astype(np.uint8)
     Image.fromarray(blobs).resize((90, 60), Image.Resampling.BICUBIC).save(path)
@@ -53,7 +53,7 @@ def make_classes(
     images: int = 8,
     first_seed: int = 0,
 ) -> None:
-    """A folder for each class, with PNG and JPEG alternating."""
+    """Create a folder per class, with alternating PNG and JPEG."""
     for number, name in enumerate(names):
         folder = root / name
         folder.mkdir(parents=True)
@@ -64,7 +64,7 @@ def make_classes(
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file of a folder and its bytes."""
+    """Return every file of a folder with its bytes."""
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
@@ -73,7 +73,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Ran:
-    """A finished training."""
+    """A finished run."""
 
     folder: Path
     epochs: list[Epoch]
@@ -100,12 +100,12 @@ class Ran:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`."""
+    """Return the lines of `metrics.jsonl`."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def timeless(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without their times."""
+    """Return rows without their times."""
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
@@ -116,7 +116,7 @@ def task_of(
 
 
 def kept_state(folder: Path) -> tuple[dict[str, Any], checkpoint.Arrays]:
-    """The header and the tensors of a run's state."""
+    """Return the header and tensors of a run's saved state."""
     return checkpoint.read_state(folder / "state.safetensors")
 
 
@@ -128,7 +128,7 @@ def train(task: FinetuneTask, reporter: Reporter = SILENT) -> Ran:
 
 
 def resume(folder: Path, reporter: Reporter = SILENT, **changes: Any) -> Ran:
-    """`--resume` with changed options."""
+    """Resume with changed options."""
     options = FinetuneOptions(**changes)
     task = FinetuneTask(Path(), options=options, resume=folder)
     return train(restore_task(task, frozenset(changes)), reporter)
@@ -139,7 +139,7 @@ RunWith = Callable[..., tuple[Ran, RecordingReporter]]
 
 @contextmanager
 def quick_head() -> Iterator[None]:
-    """A head that trains in a tenth of a second."""
+    """Train a head in a tenth of a second."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUICK_HEAD.items():
             patch.setattr(phases, name, value)
@@ -148,7 +148,7 @@ def quick_head() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Done:
-    """What a command returned and printed."""
+    """The result of a command: exit status and output."""
 
     status: int
     stdout: bytes
@@ -156,7 +156,7 @@ class Done:
 
 
 def script(code: str = "") -> str:
-    """`effnet` with the quick head, after running `code`."""
+    """Return code that runs `effnet` with the quick head, after `code`."""
     settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
     imports = (
         "from effnet_cli.cli.main import main\n"
@@ -170,7 +170,7 @@ def sha(content: bytes) -> str:
 
 
 def changed_tensors(ran: Ran, small: ModelOptions) -> set[str]:
-    """The tensors of the trained backbone that differ from the pretrained ones."""
+    """Return the names of the backbone tensors that training has changed."""
     start = checkpoint.read_arrays(small.model / "model.safetensors")[1]  # type: ignore[operator]
     state = kept_state(ran.folder)[1]
     return {

@@ -1,6 +1,6 @@
-"""Fixtures of the tests of training: the machine, a dataset, a model for 64 px, the command line.
+"""Fixtures of the training tests: one core, a dataset, a model for 64 px, the command line.
 
-A plugin: modules that use it name it in `pytest_plugins`, and none imports it.
+A plugin, named in `conftest.py`; no module imports it.
 """
 
 import os
@@ -63,7 +63,7 @@ def one_core() -> Iterator[Cores]:
 
 @pytest.fixture(scope="session")
 def caches(session_folder: Path) -> Iterator[None]:
-    """The caches of `own_caches`, for what lives longer than a test."""
+    """The caches of `own_caches`, for fixtures that outlive a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
         yield
@@ -80,7 +80,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def colours(session_folder: Path) -> Path:
-    """Three classes of eight images: 18 to train on and 6 to validate."""
+    """Three classes of eight images: 18 for training and 6 for validation."""
     root = session_folder / "colours"
     make_classes(root)
     return root
@@ -102,7 +102,7 @@ def small(session_folder: Path, caches: None) -> ModelOptions:
 
 @pytest.fixture(scope="session")
 def image_folder(session_folder: Path) -> Path:
-    """Fourteen images of several sizes; the larger ones are cached smaller than they are."""
+    """Fourteen images of several sizes; the larger ones are downscaled in the cache."""
     path = session_folder / "fourteen"
     path.mkdir()
     for number in range(12):
@@ -122,7 +122,7 @@ def inference() -> Inference:
 
 @pytest.fixture
 def run_with(colours: Path, small: ModelOptions, tmp_path: Path, quick: None) -> RunWith:
-    """Makes quick runs; `run_with(options, root=..., model=...)` gives the run and its notes."""
+    """`run_with(options, root=..., model=...)` trains quickly and returns the run and its notes."""
 
     def run(options: FinetuneOptions, **changes: Any) -> tuple[Ran, RecordingReporter]:
         reporter = RecordingReporter()
@@ -135,14 +135,14 @@ def run_with(colours: Path, small: ModelOptions, tmp_path: Path, quick: None) ->
 
 @pytest.fixture(scope="session")
 def one_epoch_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
-    """The run of ONE_EPOCH, for tests that compare others with it."""
+    """A run with ONE_EPOCH, for comparisons."""
     with quick_head():
         return train(task_of(colours, small, session_folder / "one epoch", ONE_EPOCH))
 
 
 @pytest.fixture(scope="session")
 def head_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
-    """The run of HEAD_ONLY."""
+    """A run with HEAD_ONLY."""
     with quick_head():
         return train(task_of(colours, small, session_folder / "head only", HEAD_ONLY))
 
@@ -154,7 +154,7 @@ def head_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
 def effnet(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> Callable[..., Done]:
-    """`effnet("finetune", ...)`: the command line in this process, which has imported torch."""
+    """`effnet("finetune", ...)` runs the command line in this process, which has imported torch."""
 
     def run_effnet(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["effnet", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""The parts that the tests of fine-tuning are made of: tiny images, models, phases."""
+"""Parts for the training tests: tiny images, models, phases."""
 
 from collections.abc import Callable
 from functools import partial
@@ -57,7 +57,7 @@ def loader_of(
 
 
 def with_head(hidden: int = 8) -> nn.Module:
-    """A lively lite0 with a new head."""
+    """Return a lively lite0 with a new head."""
     module = lively(build.build(find_variant("lite0"), 5), size_px=CROP_PX).requires_grad_(False)
     torch.manual_seed(0)
     build.set_head(module, len(CLASSES), hidden)
@@ -67,7 +67,7 @@ def with_head(hidden: int = 8) -> nn.Module:
 def setup_of(
     folder: Path, inference: Inference, module: nn.Module, **options: Any
 ) -> TrainingSetup:
-    """A training on all images of a folder, which are its validation images, too."""
+    """Set up a run on all images of a folder, which are its validation images, too."""
     images = loader_of(folder)
     return TrainingSetup(
         task=FinetuneTask(folder, options=FinetuneOptions(**options)),
@@ -99,7 +99,7 @@ def full_phase(folder: Path, inference: Inference, module: nn.Module, **options:
 
 
 def train_epoch(phase: Phase, epoch: int = 1, start: int = 0) -> float:
-    """One epoch; its summed loss."""
+    """Train one epoch, and return its summed loss."""
     loss = torch.zeros(())
     for batch in phase.load_batches(epoch, start):
         loss += phase.step(batch)
@@ -114,7 +114,7 @@ def logits_of(module: nn.Module, folder: Path) -> np.ndarray:
 
 
 def assert_same_tensors(one: nn.Module, other: nn.Module) -> None:
-    """Equal but for counters of steps, which a model file does not keep."""
+    """Compare tensors except for step counters, which a model file does not have."""
     tensors = one.state_dict()
     assert tensors.keys() == other.state_dict().keys()
     for name, tensor in other.state_dict().items():

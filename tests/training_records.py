@@ -1,4 +1,4 @@
-"""Training records and names for the tests of their formats and tables."""
+"""Training records and names for the tests of formats and tables."""
 
 import os
 from dataclasses import replace
@@ -50,7 +50,7 @@ def named(*names: str) -> TrainingResult:
 
 
 def is_harmless(text: str) -> bool:
-    """Whether nothing in it steers a terminal."""
+    """Return whether text contains no terminal control characters."""
     return all(c.isprintable() or c in "\n\u200d" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""A server of weights on this machine that misbehaves on request."""
+"""A local server of weights that misbehaves on request."""
 
 import socket
 import struct
@@ -16,15 +16,15 @@ Response = Callable[["Handler", bytes], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a client requested: `start` is the first byte of its Range, if it sent one."""
+    """A client's request; `start` is the first byte of its Range, if there is one."""
 
     path: str
     start: int | None
 
 
 class WeightServer:
-    """Serves `content` under every path on 127.0.0.1; the requests get `responses` in this order,
-    and then always the last one.
+    """Serves `content` under every path on 127.0.0.1. Requests get `responses` in order, and then
+    always the last one.
     """
 
     def __init__(self, content: bytes, *responses: Response) -> None:
@@ -43,7 +43,7 @@ class WeightServer:
 
     @property
     def starts(self) -> list[int | None]:
-        """The first byte of each request; `None` is the whole file."""
+        """The first byte of each request; `None` for the whole file."""
         return [request.start for request in self.requests]
 
     def next_response(self, request: Request) -> Response:
@@ -73,11 +73,11 @@ class _HttpServer(ThreadingHTTPServer):
     weights: WeightServer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that disconnect are part of the tests."""
+        """Ignore clients that disconnect, which tests do."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; closes the connection after its response."""
+    """Handles one request, then closes the connection."""
 
     server: _HttpServer
 
@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             respond(self, self.server.weights.content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the requests are kept."""
+        """Log nothing: the requests are recorded."""
 
     @property
     def start(self) -> int:
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def whole(handler: Handler, content: bytes) -> None:
-    """As servers should: all of it, or what follows `Range`."""
+    """Send everything, or what `Range` asks for."""
     _send_from(handler, content, len(content))
 
 
@@ -121,17 +121,17 @@ def whole_ignoring_range(handler: Handler, content: bytes) -> None:
 
 
 def silent(handler: Handler, content: bytes) -> None:
-    """Takes the request and never responds."""
+    """Accept the request and never respond."""
     handler.wait_for_the_end()
 
 
 def shifted(handler: Handler, content: bytes) -> None:
-    """Responds to a Range with other bytes."""
+    """Respond to a Range with other bytes."""
     handler.send(206, content[max(handler.start - 1, 0) :])
 
 
 def unsized(handler: Handler, content: bytes) -> None:
-    """Sends no length and stops halfway: the body looks whole."""
+    """Send no length and stop halfway: the body looks complete."""
     handler.send(200, content[: len(content) // 2], Content_Length=None)
 
 
@@ -148,17 +148,17 @@ def status(code: int) -> Response:
 
 
 def other(content: bytes) -> Response:
-    """Serves `content` in weights_path of the file."""
+    """Send `content` instead of the file."""
     return lambda handler, _: whole(handler, content)
 
 
 def cut(end: int) -> Response:
-    """Promises the whole file and closes the connection after byte `end` of it."""
+    """Promise the whole file and close the connection after byte `end`."""
     return lambda handler, content: _send_from(handler, content, end)
 
 
 def cut_by_reset(end: int) -> Response:
-    """As `cut`, but the connection is torn down: what was on its way is lost."""
+    """Like `cut`, but reset the connection, which loses data in transit."""
 
     def respond(handler: Handler, content: bytes) -> None:
         _send_from(handler, content, end)
@@ -171,7 +171,7 @@ def cut_by_reset(end: int) -> Response:
 
 
 def stalled(end: int) -> Response:
-    """Sends the file up to byte `end`, and then nothing more on an open connection."""
+    """Send the file up to byte `end`, and then nothing on an open connection."""
 
     def respond(handler: Handler, content: bytes) -> None:
         _send_from(handler, content, end)
@@ -182,14 +182,14 @@ def stalled(end: int) -> Response:
 
 
 def too_short(missing: int) -> Response:
-    """Always promises `missing` bytes more than the file has."""
+    """Always promise `missing` bytes more than the file has."""
     return lambda handler, content: _send_from(
         handler, content, len(content), len(content) + missing
     )
 
 
 def _send_from(handler: Handler, content: bytes, end: int, length: int | None = None) -> None:
-    """Bytes from the request's start to `end` of a file that is said to have `length` bytes."""
+    """Send the bytes from the request's start to `end` of a file that claims `length` bytes."""
     length, start = length or len(content), handler.start
     if start and start >= length:
         handler.send(416, Content_Range=f"bytes */{length}")

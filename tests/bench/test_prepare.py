@@ -1,4 +1,4 @@
-"""Models as they are prepared for a benchmark."""
+"""Preparation of models for a benchmark."""
 
 from pathlib import Path
 

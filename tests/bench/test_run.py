@@ -48,7 +48,7 @@ Effnet = Callable[..., Done]
 
 @pytest.fixture(scope="module", autouse=True)
 def short() -> Iterator[None]:
-    """Less of everything that only makes figures better."""
+    """Few repetitions: these tests do not judge the figures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(prepare.PRODUCT_PX, "cpu", 13)
         patch.setattr(machine, "COPY_MB", 16)
@@ -60,7 +60,7 @@ def short() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def result(caches: None, tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
-    """A short run with real weights, seeded ones and one of torchvision's classifiers."""
+    """A short benchmark of real weights, seeded weights and a torchvision classifier."""
     heard = RecordingReporter()
     task = BenchTask(("lite0", "b0"), against=("resnet18",), engines=("onnxruntime",), seconds=0.5)
     result = bench(task, heard)

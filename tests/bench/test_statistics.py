@@ -1,4 +1,4 @@
-"""Statistics and rounds, from known delays on a fake clock."""
+"""Statistics and rounds, with known delays on a fake clock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that advances on request."""
 
     def __init__(self) -> None:
         self.ms = 0.0
@@ -38,7 +38,7 @@ class Clock:
 
 @dataclass
 class Slow:
-    """A fake engine: each call takes the next of its delays, again and again."""
+    """A fake engine whose calls cycle through given delays."""
 
     clock: Clock
     delays_ms: Sequence[float]
@@ -56,7 +56,7 @@ class Slow:
 
 @dataclass
 class Fake:
-    """A candidate around a fake engine."""
+    """A candidate with a fake engine."""
 
     engine: Slow
     order: list["Fake"]

@@ -1,4 +1,4 @@
-"""Worker processes that fail, hang or load in silence."""
+"""Worker processes that fail, hang or print while loading."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 @pytest.fixture(scope="module", autouse=True)
 def small_product() -> Iterator[None]:
-    """A small matrix product, which starts faster."""
+    """A small matrix product, which starts fast."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(prepare.PRODUCT_PX, "cpu", 13)
         yield

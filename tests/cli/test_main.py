@@ -1,4 +1,4 @@
-"""The command as a shell starts it: rows on stdout, words on stderr, exit statuses, signals."""
+"""The command as a shell runs it: stdout, stderr, exit statuses, signals."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from terminal import COMMAND, in_a_terminal
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """Three images, one of them broken, and files that nobody asked about."""
+    """Three images, one of them broken, and files that are not images."""
     folder = tmp_path / "album"
     (folder / "deeper").mkdir(parents=True)
     save_image(folder / "a.jpg", seed=1)

@@ -1,4 +1,4 @@
-"""Every test of a dataset has a working directory of its own."""
+"""Each test of datasets has its own working directory."""
 
 from pathlib import Path
 

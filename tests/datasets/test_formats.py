@@ -1,4 +1,4 @@
-"""A new format is one function and one row."""
+"""A new dataset format takes one function and one row."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from effnet_cli.options import DatasetOptions
 
 
 class ListSource(Source):
-    """A dataset as a text file: a split, a class and a path on each line."""
+    """A dataset in a text file: a split, a class and a path on each line."""
 
     lines: list[list[str]]
 

@@ -1,4 +1,4 @@
-"""Paths of any bytes."""
+"""Paths with arbitrary bytes."""
 
 import os
 import pickle

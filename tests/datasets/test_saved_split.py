@@ -1,4 +1,4 @@
-"""The saved split: written by a training, matched by content, never an image decoded for it."""
+"""The saved split: written by a run, matched by content, without decoding images."""
 
 import collections
 import csv

@@ -1,4 +1,4 @@
-"""The 28 kinds of datasets, and what a scan leaves alone."""
+"""The 28 kinds of datasets; a scan changes nothing."""
 
 import hashlib
 import json
@@ -110,7 +110,7 @@ def test_case_04_two_images_a_class_split_into_one_and_one() -> None:
 
 
 class Reversed:
-    """A folder whose entries come in another order."""
+    """A folder that lists its entries in reverse order."""
 
     def __init__(self, path: object) -> None:
         with real_scandir(path) as entries:  # type: ignore[call-overload]
@@ -451,7 +451,7 @@ def test_case_23_unreadable_file_is_reported() -> None:
 
 
 class ProgressRecorder:
-    """Records the progress; a note is an error."""
+    """Records progress; a note fails the test."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, int, int | None]] = []

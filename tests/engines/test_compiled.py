@@ -1,4 +1,4 @@
-"""The compiled graph matches torch, is made once, and is never used with other weights."""
+"""The compiled graph matches torch, is compiled once, and is never used with other weights."""
 
 import os
 import subprocess
@@ -172,7 +172,7 @@ def model(model_files: list[Path]) -> Model:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the graphs that were written."""
+    """The sizes of the written graphs."""
     sizes: list[int] = []
     written = onnx_writer.build_graph
 
@@ -190,7 +190,7 @@ def cached_graphs() -> list[Path]:
 
 
 def assert_matches_torch(made: Path | bytes, model: Model) -> None:
-    """The graph predicts as torch does with the same file."""
+    """Check that the graph and torch give the same predictions for a file."""
     pixels = seeded_pixels(2)
     module = build.load(model.variant, len(model.card.classes), model.path)
     expected = probabilities_in_torch(module, pixels)

@@ -1,4 +1,4 @@
-"""Each check finds what works, and suggests a fix for what does not."""
+"""Each check reports what works, and suggests a fix for what does not."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ Effnet = Callable[..., Done]
 
 @pytest.fixture
 def few_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries of some engines take seconds to load."""
+    """Skip engines whose libraries take seconds to load."""
     monkeypatch.setattr(
         doctor, "ENGINES", {name: ENGINES[name] for name in ("onnxruntime", "litert")}
     )

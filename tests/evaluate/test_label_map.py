@@ -1,4 +1,4 @@
-"""Classes are brought together by name, whatever their order; what does not fit is said."""
+"""Classes are matched by name in any order; unmatched ones are reported."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn's, and say nothing where there is nothing to say."""
+"""Metrics equal scikit-learn's, and undefined ones are `None`."""
 
 import json
 import math
@@ -37,7 +37,7 @@ Case = tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Logits, labels, labels of failed images, names; at least one image, ties included."""
+    """Generate logits, labels, labels of failed images and names, including ties."""
     num_classes = draw(st.integers(1, 6))
     label = st.integers(0, num_classes - 1)
     labels = draw(st.lists(label, max_size=25))
@@ -168,7 +168,7 @@ def test_nothing_could_be_opened() -> None:
 
 
 def predictions_of(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> Predictions:
-    """The predictions for images that all could be opened."""
+    """Return the predictions of a dataset without broken images."""
     places = np.arange(len(labels))
     return Predictions(
         paths=[f"{place}.jpg" for place in places],

@@ -1,4 +1,4 @@
-"""Models judged on labelled images: figures, held-out images, limits, the page."""
+"""Evaluation on labelled images: metrics, held-out images, limits, the page."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ HEAD_ONLY = FinetuneOptions(head_only=True, hidden=0)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sample images in folders: two right, one under a wrong name, one broken, one unknown."""
+    """Sample images in folders: two right, one mislabelled, one broken, one of an unknown class."""
     root = tmp_path_factory.mktemp("photos")
     for folder, name in (
         ("espresso", "coffee.jpg"), ("Egyptian cat", "cat.jpg"), ("missile", "rocket.jpg"),
@@ -234,7 +234,7 @@ def test_training_images_of_the_second_model_are_excluded_too(
 def test_figures_equal_scikit_learns_on_a_split(
     small: ModelOptions, tmp_path: Path, effnet: Effnet
 ) -> None:
-    """Also: classes in another order, and a second model on the same images."""
+    """Also covers classes in another order, and a second model on the same images."""
     root = tmp_path / "data"
     make_classes(root / "train", images=6)
     make_classes(root / "val", images=3, first_seed=50)

@@ -1,4 +1,4 @@
-"""int8 exports, and the arithmetic of their recipes."""
+"""int8 exports and the arithmetic of their recipes."""
 
 import json
 import shutil
@@ -42,13 +42,13 @@ def sorted_images(
 
 @pytest.fixture(scope="module")
 def recipes() -> list[quantize.Int8Recipe]:
-    """The recipe of the default model once it was made: it is the same for every target."""
+    """The default model's recipe, which is the same for every target."""
     return []
 
 
 @pytest.fixture
 def shared_recipe(recipes: list[quantize.Int8Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrates for the first target only."""
+    """Calibrate only for the first target."""
 
     def choose_once(*arguments: Any) -> quantize.Int8Recipe:
         if not recipes:

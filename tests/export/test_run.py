@@ -103,7 +103,7 @@ def test_json_describes_the_file(target: TargetName, export_default: ExportDefau
 
 
 def read_embedded_card(target: str, path: Path) -> str:
-    """The card in a file, read by the format's own means."""
+    """Read the card in a file with the tools of its format."""
     if target == "onnx":
         return {p.key: p.value for p in onnx.load(path).metadata_props}["effnet"]
     if target == "openvino":
@@ -163,7 +163,7 @@ def test_core_ml_recipe_fits_the_package(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """ONNX Runtime stands in for Apple's, with the names and shapes of the real package."""
+    """ONNX Runtime replaces Apple's runtime, with the names and shapes of the real package."""
     import coremltools
     import onnxruntime
 
@@ -272,7 +272,7 @@ def test_core_ml_is_not_compared(small_model: SmallModel, tmp_path: Path, effnet
 
 
 class GatedModel(nn.Module):
-    """A gate and means over 36,100 values of each channel, as in b4's first block."""
+    """A gate over means of 36,100 values per channel, as in the first block of b4."""
 
     def __init__(self) -> None:
         super().__init__()

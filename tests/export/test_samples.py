@@ -1,4 +1,4 @@
-"""Which images an export is calibrated and compared on."""
+"""The images that an export is calibrated and compared on."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The target whose compiler takes half a minute."""
+"""AOTInductor, whose compiler takes half a minute."""
 
 import json
 import os

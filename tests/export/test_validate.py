@@ -1,4 +1,4 @@
-"""Export tasks that cannot be carried out."""
+"""Invalid export tasks."""
 
 import importlib.util
 from collections.abc import Callable

@@ -55,7 +55,7 @@ Path.replace = replace
 
 @dataclass(frozen=True)
 class ProcessesRun(ForkedResult):
-    """A training by some processes, and where its files are."""
+    """A training run by several processes, and the folder of its files."""
 
     folder: Path
 
@@ -73,7 +73,7 @@ Train = Callable[..., ProcessesRun]
 
 @pytest.fixture(scope="module")
 def trained(small: ModelOptions, session_folder: Path, one_core: object) -> Train:
-    """`trained(processes, arguments, code)`: `effnet finetune` into a folder of its own."""
+    """`trained(processes, arguments, code)` runs `effnet finetune` into a new folder."""
     here = session_folder / "processes"
     here.mkdir()
 
@@ -92,7 +92,7 @@ def trained(small: ModelOptions, session_folder: Path, one_core: object) -> Trai
 
 @pytest.fixture(scope="module")
 def two(trained: Train, colours: Path) -> ProcessesRun:
-    """Two processes that nothing happens to, but that one has little memory."""
+    """An undisturbed run of two processes, one of which has little memory."""
     return trained(2, [colours], NO_DROPOUT + LITTLE_MEMORY)
 
 

@@ -1,4 +1,4 @@
-"""A training as JSON and CSV, the rows of a scan, and the commands that use the model."""
+"""A run as JSON and CSV, the rows of a scan, and the commands that use the model."""
 
 import csv
 import io

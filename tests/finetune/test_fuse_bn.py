@@ -1,4 +1,4 @@
-"""Fused BatchNorm computes and learns as before."""
+"""Fused BatchNorm predicts and trains as before."""
 
 import copy
 

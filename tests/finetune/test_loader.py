@@ -1,4 +1,4 @@
-"""Batches of crops: the same for any number of threads and any cache."""
+"""Batches of crops are the same for any number of threads and any cache."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The update: gradients, micro-batches, schedule, precision."""
+"""Training steps: gradients, micro-batches, schedule, precision."""
 
 from collections.abc import Callable
 from typing import Any
@@ -84,7 +84,7 @@ def test_class_weights_weigh_images() -> None:
 
 
 def test_unreadable_images_make_a_step_smaller() -> None:
-    """Gradients are divided by the size of the batch, not by what could be opened of it."""
+    """Gradients are divided by the batch size, not by the number of readable images."""
     inputs, labels = batch_of(4)
     half, whole = tiny(), tiny()
     stepper_of(half).step(inputs, labels, 8)

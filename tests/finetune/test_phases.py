@@ -1,4 +1,4 @@
-"""The two phases, each alone."""
+"""Each of the two phases by itself."""
 
 import itertools
 from pathlib import Path

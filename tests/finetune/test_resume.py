@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped or changed, then resumed."""
+"""Runs that are killed, stopped or changed, and then resumed."""
 
 import json
 import os
@@ -112,7 +112,7 @@ StderrReporter.progress = signalled
 def unbroken(
     colours: Path, small: ModelOptions, session_folder: Path, one_core: object, caches: None
 ) -> Ran:
-    """The run that nothing happens to, in its own process like those that are killed."""
+    """An uninterrupted run, in a process like those that are killed."""
     folder = session_folder / "unbroken"
     done = start(colours, small, folder)
     assert done.status == 0, done.stderr
@@ -124,7 +124,7 @@ def unbroken(
 
 
 def start(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> ForkedResult:
-    """`effnet finetune` or, once there is a run, `--resume`, after running `code`."""
+    """Run `effnet finetune`, or `--resume` if a run exists, after running `code`."""
     assert small.model is not None
     if (folder / "options.json").exists():
         arguments = ["--resume", folder]
@@ -134,7 +134,7 @@ def start(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> F
 
 
 def step_of(folder: Path) -> tuple[int, int] | None:
-    """The epoch and the step of the saved state, if there is one."""
+    """Return the epoch and step of the saved state, if there is one."""
     if not (folder / "state.safetensors").exists():
         return None
     header, _ = kept_state(folder)
@@ -142,7 +142,7 @@ def step_of(folder: Path) -> tuple[int, int] | None:
 
 
 def assert_alike(ran: Ran, unbroken: Ran) -> None:
-    """All that was learned is the same to the last bit."""
+    """Check that all trained tensors are identical."""
     (state, tensors), (wanted_state, wanted) = map(kept_state, (ran.folder, unbroken.folder))
     assert tensors.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -199,7 +199,7 @@ def test_training_left_anywhere_resumes_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Gone(BaseException):
-        """The process has disappeared."""
+        """The process was killed."""
 
     rng = np.random.default_rng(1)
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
@@ -301,7 +301,7 @@ def finished_once(small: ModelOptions, session_folder: Path, one_core: object) -
 
 @pytest.fixture
 def finished(finished_once: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of the dataset and of the finished run."""
+    """A copy of the dataset and the finished run."""
     shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
     options = tmp_path / "run" / "options.json"
     options.write_text(options.read_text().replace(str(finished_once), str(tmp_path)))
@@ -407,7 +407,7 @@ STARTED = FinetuneTask(
 
 
 def started(task: FinetuneTask, folder: Path) -> FinetuneTask:
-    """`task` was started in `folder`; the task of a bare --resume."""
+    """Start `task` in `folder`, and return the task of a bare --resume."""
     folder.mkdir(exist_ok=True)
     run_dir.RunDir(folder).write_task(task)
     return FinetuneTask(Path(), resume=folder)

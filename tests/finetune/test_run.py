@@ -1,4 +1,4 @@
-"""`finetune` from the images to the predictions of its model, with pretrained weights."""
+"""`finetune` end to end with pretrained weights, up to predictions of its model."""
 
 import csv
 import io
@@ -63,7 +63,7 @@ CHECK = (
 def default_run(
     colours: Path, session_folder: Path, one_core: object, caches: None
 ) -> tuple[Path, "subprocess.CompletedProcess[bytes]"]:
-    """`effnet finetune DATASET --epochs 1`, in its own folder, with pipes instead of a terminal."""
+    """`effnet finetune DATASET --epochs 1` in its own folder, with pipes instead of a terminal."""
     here = session_folder / "default run"
     here.mkdir()
     before = tree(colours)
@@ -213,7 +213,7 @@ def test_formats_on_stdout(
 
 @pytest.fixture(scope="module")
 def odd_run(small: ModelOptions, session_folder: Path, one_core: object) -> tuple[Path, Ran]:
-    """Classes with names of all kinds, and their run."""
+    """A run on classes with unusual names."""
     root = session_folder / "odd"
     make_classes(root, ODD_NAMES, images=5)
     with pytest.MonkeyPatch.context() as patch:

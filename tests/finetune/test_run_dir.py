@@ -1,4 +1,4 @@
-"""The run folder and the task that it restores."""
+"""The run folder, and the task that is restored from it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The start of a training: datasets, weights, options and run directories."""
+"""Setting up a run: datasets, weights, options and run folders."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Signals during a training."""
+"""Signals during training."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from effnet_cli.finetune.signals import StopRequest, TrainingStopped, defer_sign
 
 @pytest.fixture
 def handled() -> Iterator[list[int]]:
-    """What SIGTERM's and SIGINT's former handlers were called with."""
+    """The calls of the previous handlers of SIGTERM and SIGINT."""
     calls: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -58,7 +58,7 @@ def test_second_signal_of_another_kind_is_not_deferred(handled: list[int]) -> No
 
 
 def test_signal_that_is_ignored_stays_ignored() -> None:
-    """A shell starts background jobs with SIGINT ignored."""
+    """Shells start background jobs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = StopRequest()
     try:

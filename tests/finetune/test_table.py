@@ -1,4 +1,4 @@
-"""A training and a scan as text, in a terminal and in a pipe."""
+"""A run and a scan as text, in a terminal and in a pipe."""
 
 import io
 import re
@@ -48,7 +48,7 @@ def test_findings_come_errors_first_with_their_paths() -> None:
 
 @pytest.fixture(params=["pipe", 20, 40, 72, 200], ids=str)
 def stdout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
-    """The terminal's columns, or None in a pipe."""
+    """The columns of the terminal, or `None` for a pipe."""
     return show_in(request.param, monkeypatch)
 
 
@@ -64,7 +64,7 @@ def show_in(kind: Any, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8")
 
 
 def plain(text: str) -> str:
-    """`text` without rich's colours."""
+    """Remove rich's colours from `text`."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 

@@ -1,4 +1,4 @@
-"""Epochs: what is learned, which is the best, and what happens without memory or disk space."""
+"""Epochs: training, the best epoch, and running out of memory or disk space."""
 
 import errno
 import os
@@ -49,7 +49,7 @@ class NoDropout(nn.Dropout):
 
 
 def limit_memory(patch: pytest.MonkeyPatch, limit: int, error: Callable[[], Exception]) -> None:
-    """In training there is memory for `limit` images at once."""
+    """Let training run out of memory above `limit` images at once."""
     forward = EfficientNetLite.forward
 
     def limited(self: EfficientNetLite, x: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ WITHOUT_DROPOUT = replace(ONE_EPOCH, lr=1e-6, batch_size=9)
 def whole_batches(
     colours: Path, small: ModelOptions, session_folder: Path, one_core: object
 ) -> Ran:
-    """A run without dropout that has enough memory."""
+    """A run without dropout and with enough memory."""
     with quick_head(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Dropout, "forward", NoDropout.forward)
         return train(task_of(colours, small, session_folder / "whole", WITHOUT_DROPOUT))
@@ -127,7 +127,7 @@ def test_out_of_memory_for_one_image_keeps_the_head(
 
 
 def fill_disk(patch: pytest.MonkeyPatch) -> None:
-    """From now on only half of a file can be written."""
+    """Let writes fail halfway from now on."""
     write_bytes = Path.write_bytes
 
     def write_half(self: Path, content: bytes) -> int:
@@ -262,7 +262,7 @@ def test_compile_compiles_the_trained_module(
     compiled: list[nn.Module] = []
 
     class Compiled(nn.Module):
-        """Instead of torch.compile, which takes a minute."""
+        """A replacement for torch.compile, which takes a minute."""
 
         def __init__(self, module: nn.Module) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Files that cannot be opened, and the errors that they must give."""
+"""Files that cannot be opened, with the errors that they must give."""
 
 # ruff: noqa: E501 (one input a line)
 
@@ -29,8 +29,8 @@ NOISE = np.random.default_rng(7).bytes(4096)
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """An input that cannot be opened: its bytes, or how to make it; the kinds of error that are
-    right for it, and words that the message must have.
+    """An input that cannot be opened: its bytes or a function that creates it, the accepted kinds
+    of error, and words that the message must contain.
     """
 
     group: str
@@ -45,7 +45,7 @@ class Bad:
 
 @cache
 def seeds() -> dict[str, bytes]:
-    """An image of every kind that is decoded differently."""
+    """Return an image of every kind that is decoded differently."""
     image = photo(60, 45)
     layer = good.see_through().resize(image.size)
     wide = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -74,7 +74,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def cut() -> Iterator[Bad]:
-    """Every kind of image, cut at many places."""
+    """Yield every kind of image, truncated at many positions."""
     for name, data in seeds().items():
         # of several frames the second may be missing
         whole = {"two.gif": 0.5, "two.mpo": 0.4}.get(name, 1.0)
@@ -105,7 +105,7 @@ SIGNATURES = {
 
 
 def signatures() -> Iterator[Bad]:
-    """A beginning, and then nothing, zeros or noise."""
+    """Yield signatures followed by nothing, zeros or noise."""
     for suffix, magic in SIGNATURES.items():
         if suffix != "ppm":
             yield Bad("signature", f"alone.{suffix}", magic, DAMAGED)
@@ -115,7 +115,7 @@ def signatures() -> Iterator[Bad]:
 
 
 def damaged() -> Iterator[Bad]:
-    """Whole files in which something is wrong."""
+    """Yield complete files with damaged contents."""
     plain = {name: bytearray(data) for name, data in seeds().items()}
     png, jpeg = encoded(photo(), "PNG"), encoded(photo(), "JPEG")
     pixels = png.index(b"IDAT")
@@ -220,7 +220,7 @@ def archive() -> bytes:
 
 
 def others() -> Iterator[Bad]:
-    """What lies among images, under an image's name."""
+    """Yield other kinds of files under image names."""
     none, unknown = ("not_an_image",), ("unsupported_format",)
     drawing = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
     for name, data, kinds, words in (
@@ -314,7 +314,7 @@ def others() -> Iterator[Bad]:
 
 
 def zeros(size_bytes: int) -> bytes:
-    """So many zeros, packed, without making them."""
+    """Return compressed zeros without allocating them."""
     packer = zlib.compressobj(9)
     block = bytes(1 << 20)
     parts = [packer.compress(block) for _ in range(size_bytes >> 20)]
@@ -322,7 +322,7 @@ def zeros(size_bytes: int) -> bytes:
 
 
 def bombs() -> Iterator[Bad]:
-    """Small files that would become huge, in memory or in time."""
+    """Yield small files that need a lot of memory or time."""
     size, huge = ("too_large",), 50_000
     small = encoded(photo(), "PNG")
     jpeg = encoded(photo(), "JPEG")
@@ -372,14 +372,14 @@ def bombs() -> Iterator[Bad]:
 
 
 def one_tile(side: int, packed: bytes) -> bytes:
-    """An image of 100 x 100 in one tile that is far larger."""
+    """Return an image of 100 x 100 in one much larger tile."""
     tags = {**tiff_tags((100, 100), 8, 1), 259: (SHORT, 8), 322: (LONG, side), 323: (LONG, side), 324: (LONG, 0)}  # fmt: skip
     del tags[278]
     return tiff(tags, packed)
 
 
 def small_header(data: bytes) -> bytes:
-    """A JPEG 2000 whose boxes speak of a smaller image than its codestream."""
+    """Return a JPEG 2000 whose boxes give a smaller size than its codestream."""
     place = data.index(b"ihdr") + 4
     return data[:place] + struct.pack(">II", 10, 10) + data[place + 8 :]
 
@@ -391,7 +391,7 @@ def avif_sized(width: int, height: int) -> bytes:
 
 
 def with_scans(count: int, side: int = 8000) -> bytes:
-    """A progressive JPEG that is gone over again and again."""
+    """Return a progressive JPEG with many scans."""
     data = encoded(Image.new("L", (8, 8)), "JPEG", progressive=True)
     data = written.jpeg_sized(data, side, side, b"\xff\xc2")
     start = data.rindex(b"\xff\xda")
@@ -399,7 +399,7 @@ def with_scans(count: int, side: int = 8000) -> bytes:
 
 
 def with_repeated_scans(count: int) -> bytes:
-    """A JPEG that is not progressive, of 8000 x 8000, whose first colour comes again and again."""
+    """Return a baseline JPEG of 8000 x 8000 that repeats the scan of its first component."""
     data = written.jpeg_sized(encoded(Image.new("RGB", (8, 8)), "JPEG", subsampling=0), 8000, 8000)
     start = data.index(b"\xff\xda")
     length = int.from_bytes(data[start + 2 : start + 4], "big")
@@ -409,7 +409,7 @@ def with_repeated_scans(count: int) -> bytes:
 
 
 def scans_in_tiff(count: int) -> bytes:
-    """The same inside a TIFF."""
+    """Return a TIFF with the same JPEG inside."""
     tags = {**tiff_tags((1000, 1000), 8, 1), 259: (SHORT, 7)}
     return tiff(tags, with_scans(count, 1000))
 
@@ -441,7 +441,7 @@ def is_root() -> bool:
 
 
 def paths() -> Iterator[Bad]:
-    """What is no regular file."""
+    """Yield paths that are not regular files."""
     no_file, missing = ("not_a_file",), ("missing",)
     yield Bad("path", "pipe.jpg", partial(os.mkfifo), no_file, "pipe")
     yield Bad("path", "socket.jpg", socketed, no_file, "socket")
@@ -474,10 +474,10 @@ GROUPS = (cut, signatures, damaged, others, bombs, paths)
 
 @cache
 def bad_inputs() -> tuple[Bad, ...]:
-    """All of them."""
+    """Return all bad inputs."""
     return tuple(bad for group in GROUPS for bad in group())
 
 
 def name_of(bad: Bad) -> bytes:
-    """Its name, which no other has."""
+    """Return the unique name of an input."""
     return os.fsencode(f"{bad.group}-{bad.name}")

@@ -1,6 +1,6 @@
-"""A corpus of odd and hostile inputs, made in seconds and always the same.
+"""A reproducible corpus of odd and hostile inputs, created in seconds.
 
-`corpus.py FOLDER` writes it, with `expected.json` beside it: for each input what must come of it.
+`corpus.py FOLDER` writes it, with `expected.json`: the expected result of each input.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from good import Good
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One name, and what lies under it."""
+    """One name and its contents."""
 
     name: bytes
     case: Good | Bad
@@ -31,7 +31,7 @@ class Input:
 
 @cache
 def inputs() -> tuple[Input, ...]:
-    """All inputs, mixed, so that every good image has a bad neighbour."""
+    """Return all inputs, ordered so that each good image is next to a bad one."""
     all_inputs = [Input(good.name_of(case), case) for case in good.good_images()]
     all_inputs += [Input(bad.name_of(case), case) for case in bad.bad_inputs()]
     assert len({one.name for one in all_inputs}) == len(all_inputs)
@@ -40,7 +40,7 @@ def inputs() -> tuple[Input, ...]:
 
 
 def write(folder: Path) -> Path:
-    """Make all of them in a folder."""
+    """Create all inputs in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for one in inputs():
         path = folder / os.fsdecode(one.name)
@@ -53,7 +53,7 @@ def write(folder: Path) -> Path:
 
 
 def expected(one: Input) -> dict[str, object]:
-    """What must come of an input, as JSON."""
+    """Return the expected result of an input, as JSON."""
     name = os.fsdecode(one.name)
     if isinstance(one.case, Good):
         return {"path": name, "group": one.case.group, "status": "ok", "levels": one.case.levels}

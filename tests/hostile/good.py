@@ -1,4 +1,4 @@
-"""Odd but good images, each with the plain image whose answer it must have."""
+"""Odd but valid images, each with a plain image that must give the same prediction."""
 
 # ruff: noqa: E501 (one input a line)
 
@@ -36,7 +36,7 @@ WEBP = {"lossless": True, "exact": True, "method": 0}
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """An image file, and what is on it: within `levels` of 255 on average."""
+    """An image file and its pixels, which may differ by `levels` of 255 on average."""
 
     group: str
     name: str | bytes
@@ -47,41 +47,41 @@ class Good:
 
 @cache
 def photo(width: int = 128, height: int = 96) -> Image.Image:
-    """A photograph that the default model is sure of, and that differs in all orientations."""
+    """Return a photo with a confident prediction that differs in all orientations."""
     with Image.open(SAMPLES / "coffee.jpg") as image:
         return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
 @cache
 def gray() -> Image.Image:
-    """Gray that has both black and white."""
+    """Return a gray image with both black and white."""
     values = np.array(photo().convert("L"))
     values[0, :2] = 0, 255
     return Image.fromarray(values)
 
 
 def rgb() -> np.ndarray:
-    """The photograph, uint8 [H,W,3]."""
+    """Return the photo, uint8 [H,W,3]."""
     return np.asarray(photo())
 
 
 @cache
 def see_through() -> Image.Image:
-    """The photograph, clear at the left and opaque at the right."""
+    """Return the photo, transparent on the left and opaque on the right."""
     image = photo().convert("RGBA")
     image.putalpha(Image.linear_gradient("L").rotate(90).resize(image.size))
     return image
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """What a person sees of it on a white page."""
+    """Blend an image over white."""
     values = np.asarray(image.convert("RGBA")).astype(np.float64)
     opacity = values[..., 3:] / 255
     return Image.fromarray((values[..., :3] * opacity + 255 * (1 - opacity) + 0.5).astype(np.uint8))
 
 
 def clear_where(mask: np.ndarray, image: Image.Image) -> Image.Image:
-    """The image with white where `mask` holds."""
+    """Make the image white where `mask` is true."""
     values = np.array(image.convert("RGB"))
     values[mask] = 255
     return Image.fromarray(values)
@@ -99,13 +99,13 @@ TURNED_FORMATS = {
 
 
 def stored_as(orientation: int) -> Image.Image:
-    """The photograph as a camera that was held so would store it."""
+    """Return the photo as a camera held in this orientation stores it."""
     turn = UNDONE_BY[orientation]
     return photo() if turn is None else photo().transpose(turn)
 
 
 def turned() -> Iterator[Good]:
-    """Every orientation in every format that carries one, and the rarer places for it."""
+    """Yield every orientation in every format that has one, also in its rarer places."""
     for suffix, (format, options, levels) in TURNED_FORMATS.items():
         for orientation in UNDONE_BY:
             image = stored_as(orientation)
@@ -145,7 +145,7 @@ def turned() -> Iterator[Good]:
 
 
 def noted() -> Iterator[Good]:
-    """Notes beside the pixels: where XMP says how the image lies, and broken ones."""
+    """Yield images with metadata: XMP orientations and broken blocks."""
     six = stored_as(6)
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -196,13 +196,13 @@ BROKEN_EXIF = {
 
 
 def after_first_segment(jpeg: bytes, segment: bytes) -> bytes:
-    """A JPEG whose second segment is `segment`."""
+    """Return a JPEG whose second segment is `segment`."""
     end = 4 + int.from_bytes(jpeg[4:6], "big")
     return jpeg[:end] + segment + jpeg[end:]
 
 
 def raw_profile(block: bytes) -> PngImagePlugin.PngInfo:
-    """EXIF as ImageMagick used to put it into a PNG."""
+    """Return EXIF as old versions of ImageMagick write it into a PNG."""
     info = PngImagePlugin.PngInfo()
     lines = block.hex()
     info.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{lines}\n", zip=True)
@@ -217,7 +217,7 @@ def rgb_tags(image: Image.Image) -> dict[int, tuple[int, object]]:
 
 
 def deep() -> Iterator[Good]:
-    """Gray of more than 8 bits a pixel."""
+    """Yield gray images of more than 8 bits per pixel."""
     values = np.asarray(gray())
     size = gray().size
     wide = values.astype(np.uint16) * 257
@@ -274,7 +274,7 @@ def packed_12(values: np.ndarray) -> bytes:
 
 
 def clear() -> Iterator[Good]:
-    """Whatever can be seen through lies over white."""
+    """Yield transparent images, which are blended over white."""
     layer, twin = see_through(), over_white(see_through())
     for suffix, format, options in (
         ("png", "PNG", {}),
@@ -306,7 +306,7 @@ def clear() -> Iterator[Good]:
 
 
 def one_clear_colour() -> Iterator[Good]:
-    """Formats in which one colour, or each colour of a palette, can be seen through."""
+    """Yield formats in which one colour, or each colour of a palette, is transparent."""
     palette = photo().quantize(16)
     indexes = np.asarray(palette)
     twin = clear_where(indexes == 3, palette)
@@ -339,7 +339,7 @@ def one_clear_colour() -> Iterator[Good]:
 
 
 def clear_bitmaps() -> Iterator[Good]:
-    """BMP, ICO and TGA with a fourth channel that counts, or does not."""
+    """Yield BMP, ICO and TGA with a fourth channel that is or is not alpha."""
     layer, twin = see_through(), over_white(see_through())
     width, height = layer.size
     bgra = np.asarray(layer)[..., [2, 1, 0, 3]]
@@ -368,7 +368,7 @@ def clear_bitmaps() -> Iterator[Good]:
 
 
 def inks(black: float) -> Image.Image:
-    """The photograph in inks; `black` is the share of its gray that is printed in black."""
+    """Return the photo as CMYK; `black` is the share of its gray that is printed in black."""
     values = 255 - rgb().astype(np.float64)
     key = values.min(axis=-1, keepdims=True) * black
     rest = 255 * (values - key) / np.maximum(255 - key, 1)
@@ -381,8 +381,8 @@ def inverted(image: Image.Image) -> Image.Image:
 
 
 def ycck(black: float) -> bytes:
-    """Pillow cannot write YCCK: the planes are written as if they were inks, and the marker's last
-    byte then tells what they are.
+    """Return a YCCK JPEG. Pillow cannot write one: the planes are written as CMYK, and the last byte of
+    the marker says what they are.
     """
     cyan, magenta, yellow, key = inks(black).split()
     planes = Image.merge("RGB", (cyan, magenta, yellow)).convert("YCbCr").split()
@@ -393,7 +393,7 @@ def ycck(black: float) -> bytes:
 
 
 def coloured() -> Iterator[Good]:
-    """Other ways to store colours."""
+    """Yield other colour models."""
     for black in (0.0, 0.5, 1.0):
         plain = encoded(inks(black), "JPEG", **JPEG)
         bare = written.without_adobe_marker(encoded(inverted(inks(black)), "JPEG", **JPEG))
@@ -440,7 +440,7 @@ def coloured() -> Iterator[Good]:
 
 
 def palettes() -> Iterator[Good]:
-    """Palettes of every depth, and two colours."""
+    """Yield palettes of every depth, and bilevel images."""
     for suffix, format in (("png", "PNG"), ("tif", "TIFF"), ("bmp", "BMP"), ("gif", "GIF"), ("tga", "TGA")):  # fmt: skip
         image = photo().quantize(200)
         yield Good("palette", f"200.{suffix}", encoded(image, format), image)
@@ -460,7 +460,7 @@ def palettes() -> Iterator[Good]:
 
 
 def exact_colours() -> Iterator[Good]:
-    """The photograph itself in every way that loses nothing."""
+    """Yield the photo in every lossless encoding."""
     image, values = photo(), rgb()
     size, wide = photo().size, rgb().astype(np.uint16) * 257
     planes = values.transpose(2, 0, 1)
@@ -524,13 +524,13 @@ def exact_colours() -> Iterator[Good]:
 
 
 def run_lengths(values: np.ndarray) -> bytes:
-    """BMP's run lengths of one pixel each, the last row first."""
+    """Return a BMP with run lengths of one pixel, the last row first."""
     rows = (b"".join(b"\1" + bytes([v]) for v in row) + b"\0\0" for row in values[::-1])
     return b"".join(rows) + b"\0\1"
 
 
 def os2_bmp(values: np.ndarray) -> bytes:
-    """A BMP with the short header of OS/2."""
+    """Return a BMP with the short header of OS/2."""
     height, width = values.shape[:2]
     pixels = written.bmp_rows(values[..., ::-1])
     head = struct.pack("<2sIHHIIHHHH", b"BM", 26 + len(pixels), 0, 0, 26, 12, width, height, 1, 24)
@@ -538,7 +538,7 @@ def os2_bmp(values: np.ndarray) -> bytes:
 
 
 def interlaced(values: np.ndarray) -> bytes:
-    """A PNG in Adam7's seven passes."""
+    """Return a PNG with Adam7 interlacing."""
     height, width = values.shape[:2]
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))  # fmt: skip
     rows = b"".join(
@@ -558,7 +558,7 @@ def interlaced(values: np.ndarray) -> bytes:
 
 
 def in_small_pieces(data: bytes) -> bytes:
-    """A PNG with seven bytes of pixels a chunk."""
+    """Return a PNG with seven bytes of pixels per chunk."""
     chunks = []
     for kind, body in written.png_chunks(data):
         step = 7 if kind == b"IDAT" else max(1, len(body))
@@ -568,7 +568,7 @@ def in_small_pieces(data: bytes) -> bytes:
 
 
 def planar(planes: np.ndarray) -> bytes:
-    """A TIFF that holds all red, then all green, then all blue."""
+    """Return a TIFF with separate planes of red, green and blue."""
     count, height, width = planes.shape
     size_bytes = height * width
     tags = tiff_tags((width, height), (8,) * count, 2, t284=2)
@@ -581,7 +581,7 @@ def planar(planes: np.ndarray) -> bytes:
 
 
 def tiled(values: np.ndarray, side: int = 32) -> bytes:
-    """A TIFF in squares."""
+    """Return a tiled TIFF."""
     height, width = values.shape[:2]
     across, down = -(-width // side), -(-height // side)
     full = np.zeros((down * side, across * side, 3), np.uint8)
@@ -603,7 +603,7 @@ def tiled(values: np.ndarray, side: int = 32) -> bytes:
 
 
 def framed() -> Iterator[Good]:
-    """Of several images in a file the first answers."""
+    """Yield files of several images; the first one counts."""
     others = [photo().rotate(90), photo().rotate(180)]
     palette = photo().quantize(64)
     for name, source, format, options, levels in (
@@ -629,7 +629,7 @@ def framed() -> Iterator[Good]:
 
 
 def profiled() -> Iterator[Good]:
-    """Colour profiles never break an image."""
+    """Yield images with colour profiles, also broken ones."""
     real = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profiles = {"right": real, "broken": b"no profile at all" * 9, "cut": real[:100]}
     noise = np.random.default_rng(0).bytes(3_000_000)
@@ -654,7 +654,7 @@ SHAPES = ((1, 1), (2, 1), (3, 2), (1, 5000), (5000, 1), (7, 3000), (16, 16), (1,
 
 
 def shaped() -> Iterator[Good]:
-    """The smallest and the most extreme images."""
+    """Yield the smallest and most extreme shapes."""
     for width, height in SHAPES:
         image = photo(min(width, 300), min(height, 300)).resize((width, height))
         for suffix, format in (("png", "PNG"), ("bmp", "BMP")):
@@ -663,7 +663,7 @@ def shaped() -> Iterator[Good]:
 
 
 def structured() -> Iterator[Good]:
-    """JPEGs and GIFs that are built unusually, and files that are two things at once."""
+    """Yield unusually structured JPEGs and GIFs, and files of two formats at once."""
     plain = encoded(photo(), "JPEG", **JPEG)
     noise = np.random.default_rng(0).bytes(40_000)
     app = b"".join(written.jpeg_segment(0xE0 + i, b"x" * 5000) for i in range(3, 14))
@@ -751,7 +751,7 @@ ODD_NAMES = (
 
 
 def named() -> Iterator[Good]:
-    """Names do not matter."""
+    """Yield unusual names."""
     formats = {
         "png": ("PNG", {}, 0.0),
         "jpg": ("JPEG", JPEG, LOSSY),
@@ -790,12 +790,12 @@ GROUPS = (turned, noted, deep, clear, coloured, framed, profiled, shaped, struct
 
 @cache
 def good_images() -> tuple[Good, ...]:
-    """All of them."""
+    """Return all good images."""
     return tuple(image for group in GROUPS for image in group())
 
 
 def name_of(image: Good) -> bytes:
-    """Its file's name, which no other has."""
+    """Return the unique file name."""
     if isinstance(image.name, bytes):
         return image.name
     return os.fsencode(f"{image.group} {image.name}".replace(" ", "-"))

@@ -1,4 +1,4 @@
-"""The command whose decoders hang: rows, signals, closed pipes; nothing is left running."""
+"""The command with decoders that hang: rows, signals, closed pipes, leftover processes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ NO_LIMIT = ["--max-pixels", str(10**11)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good images around one that keeps a decoder for a minute."""
+    """Two good images around one that takes a minute to decode."""
     folder = tmp_path_factory.mktemp("hanging")
     (folder / "a.png").write_bytes(written.encoded(good.photo(), "PNG"))
     (folder / "b.jpg").write_bytes(bad.with_scans(6_000))
@@ -53,7 +53,7 @@ def test_image_that_times_out_is_one_row(folder: Path) -> None:
 
 
 def started(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """The command in a session of its own."""
+    """Start the command in a new session."""
     return subprocess.Popen(
         [*PREDICT, *NO_LIMIT, "--quiet", "--format", "jsonl", *arguments],
         cwd=folder,
@@ -65,7 +65,7 @@ def started(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
 
 
 def members(session: int) -> list[int]:
-    """The processes of a session that are still there."""
+    """Return the processes of a session that still exist."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

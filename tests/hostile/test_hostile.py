@@ -1,4 +1,4 @@
-"""Every promise about images and paths, judged over a corpus of odd and hostile inputs."""
+"""Predictions and errors for a corpus of odd and hostile inputs."""
 
 import csv
 import io
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_twins(session_folder: Path) -> dict[bytes, Row]:
-    """The answers of the plain images, each of them alone."""
+    """The predictions of the plain images, one at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
         classifier = Classifier("lite0")
@@ -80,7 +80,7 @@ def of_twins(session_folder: Path) -> dict[bytes, Row]:
 
 @pytest.fixture(scope="module")
 def whole_run(folder: Path, session_folder: Path) -> "subprocess.CompletedProcess[bytes]":
-    """The command over everything at once."""
+    """One run of the command over the whole corpus."""
     names = [as_argument(one.name) for one in corpus.inputs()]
     cache = str(session_folder / "cache")
     return run(["--format", "json", "--", *names], folder, LC_ALL="C", EFFNET_CACHE=cache)
@@ -88,7 +88,7 @@ def whole_run(folder: Path, session_folder: Path) -> "subprocess.CompletedProces
 
 @pytest.fixture(scope="module")
 def answered(whole_run: "subprocess.CompletedProcess[bytes]") -> dict[bytes, Row]:
-    """The rows of that run by the names of the inputs."""
+    """The rows of that run by name."""
     got = json.loads(whole_run.stdout.decode("utf-8"))
     return {one.name: row for one, row in zip(corpus.inputs(), got, strict=True)}
 
@@ -133,7 +133,7 @@ def test_odd_image_looks_like_its_plain_twin(group: str, folder: Path) -> None:
 
 
 def mean_difference(image: Image.Image, twin: Image.Image) -> float:
-    """Of all values, from 0 to 255."""
+    """Return the mean difference of all values, 0 to 255."""
     values = [np.asarray(one.convert("RGB")).astype(np.int16) for one in (image, twin)]
     return float(np.abs(values[0] - values[1]).mean())
 
@@ -153,8 +153,8 @@ def test_odd_image_is_predicted_like_its_plain_twin(
 
 
 def is_close(row: Row, plain: Row, tolerance: float) -> bool:
-    """Whether the answers are the same, or, where a format is lossy, the probability of the first
-    class moved little, and it stays the first if it is a sure one.
+    """Return whether two rows agree: exactly or, for lossy formats, with nearly the same top
+    probability, and the same top class if that is confident.
     """
     if tolerance == 0:
         return row["predictions"] == plain["predictions"]

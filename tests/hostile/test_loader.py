@@ -1,4 +1,4 @@
-"""The loader under mutated files, bombs and decoders that hang, die or take all memory."""
+"""The loader with mutated files, bombs, and decoders that hang, die or use up memory."""
 
 import multiprocessing
 import os
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module", autouse=True)
 def limit_of_pillow() -> Iterator[None]:
-    """Loaders set a limit that is global to the process."""
+    """Restore Pillow's limit, which loaders set for the whole process."""
     before = Image.MAX_IMAGE_PIXELS
     yield
     Image.MAX_IMAGE_PIXELS = before
@@ -49,7 +49,7 @@ def limit_of_pillow() -> Iterator[None]:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """1 to 8 bytes changed, half of the time in the first 200."""
+    """Change 1 to 8 bytes, half of the time among the first 200."""
     changed = bytearray(data)
     end = len(data) if chance.random() < 0.5 else min(len(data), 200)
     for _ in range(chance.randint(1, 8)):
@@ -141,7 +141,7 @@ def test_large_transparent_image_is_composited_in_bands() -> None:
 
 @pytest.fixture(scope="module")
 def hanging() -> bytes:
-    """An image that keeps the decoder busy for a minute."""
+    """An image that takes a minute to decode."""
     return bad.with_scans(6_000)
 
 
@@ -219,7 +219,7 @@ def worker_ids() -> set[int]:
 
 
 def cpu_ticks(process_id: int) -> int:
-    """The time that a process has worked, in hundredths of a second."""
+    """Return the CPU time of a process, in hundredths of a second."""
     words = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     return int(words[11]) + int(words[12])
 

@@ -1,4 +1,4 @@
-"""Images behind URLs: servers that lie, stall, redirect and never end."""
+"""Images at URLs of servers that misreport sizes, stall, redirect and never end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
     closing = threading.Event()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nobody reads it."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         name = self.path.partition("?")[0].strip("/")
@@ -119,7 +119,7 @@ def redirect(target: str) -> Callable[[Handler], None]:
 
 
 def countdown(handler: Handler) -> None:
-    """So many redirects as the path says, then the image."""
+    """Redirect as often as the path says, then send the image."""
     left = int(handler.path.rpartition("/")[2])
     if left == 0:
         image(handler)
@@ -157,7 +157,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = False  # so that closing waits for them
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what some tests are about."""
+        """Ignore clients that disconnect, which some tests do."""
 
 
 @pytest.fixture(scope="module")

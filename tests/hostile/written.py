@@ -1,4 +1,4 @@
-"""Image files written byte by byte: what Pillow reads but does not write."""
+"""Image files written byte by byte, for what Pillow reads but does not write."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ ORIENTATION_TAG = 0x0112
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    """An image as Pillow writes it."""
+    """Encode an image with Pillow."""
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
@@ -29,7 +29,7 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
-    """One chunk with its right checksum."""
+    """Return one chunk with its checksum."""
     checksum = zlib.crc32(kind + body)
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
@@ -37,7 +37,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 def png(
     size: tuple[int, int], bits: int, colour: int, rows: Iterable[bytes], *chunks: bytes
 ) -> bytes:
-    """A PNG of rows that are packed already; `chunks` come before the pixels."""
+    """Return a PNG of packed rows; `chunks` come before the pixels."""
     return b"".join(
         (
             PNG_MAGIC,
@@ -50,7 +50,7 @@ def png(
 
 
 def png_of(values: np.ndarray, bits: int, colour: int, *chunks: bytes) -> bytes:
-    """A PNG of values [H,W] or [H,W,C] of 1, 2, 4, 8 or 16 bits each."""
+    """Return a PNG of values [H,W] or [H,W,C] with 1, 2, 4, 8 or 16 bits each."""
     height, width = values.shape[:2]
     return png(
         (width, height), bits, colour, (packed(row.ravel(), bits) for row in values), *chunks
@@ -58,7 +58,7 @@ def png_of(values: np.ndarray, bits: int, colour: int, *chunks: bytes) -> bytes:
 
 
 def packed(values: np.ndarray, bits: int) -> bytes:
-    """Whole numbers of `bits` bits each, the highest bit first, filled up to a whole byte."""
+    """Pack integers of `bits` bits, highest bit first, padded to a whole byte."""
     if bits == 16:
         return values.astype(">u2").tobytes()
     shifts = np.arange(bits - 1, -1, -1)
@@ -66,7 +66,7 @@ def packed(values: np.ndarray, bits: int) -> bytes:
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """FileKind and body of each chunk."""
+    """Yield the kind and body of each chunk."""
     chunks, place = [], len(PNG_MAGIC)
     while place < len(data):
         (length,) = struct.unpack_from(">I", data, place)
@@ -76,7 +76,7 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def png_with(data: bytes, *chunks: bytes, before: bytes = b"IDAT") -> bytes:
-    """A PNG with more chunks before the first of a kind."""
+    """Insert chunks into a PNG before the first one of a kind."""
     place = data.index(before) - 4
     return data[:place] + b"".join(chunks) + data[place:]
 
@@ -85,23 +85,23 @@ def png_with(data: bytes, *chunks: bytes, before: bytes = b"IDAT") -> bytes:
 
 
 def jpeg_segment(marker: int, body: bytes) -> bytes:
-    """A marker with its length and body."""
+    """Return a marker with its length and body."""
     return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
 
 
 def jpeg_with(data: bytes, *segments: bytes) -> bytes:
-    """A JPEG with more segments at its start."""
+    """Insert segments at the start of a JPEG."""
     return data[:2] + b"".join(segments) + data[2:]
 
 
 def jpeg_sized(data: bytes, width: int, height: int, frame: bytes = b"\xff\xc0") -> bytes:
-    """A JPEG whose header says another size."""
+    """Change the size in the header of a JPEG."""
     start = data.index(frame)
     return data[: start + 5] + struct.pack(">HH", height, width) + data[start + 9 :]
 
 
 def without_adobe_marker(data: bytes) -> bytes:
-    """A JPEG of inks that does not say how it stores them."""
+    """Return a CMYK JPEG without the marker that says how it is stored."""
     start = data.index(b"\xff\xee")
     length = int.from_bytes(data[start + 2 : start + 4], "big")
     return data[:start] + data[start + 2 + length :]
@@ -111,8 +111,8 @@ def without_adobe_marker(data: bytes) -> bytes:
 
 
 def tiff(tags: Mapping[int, tuple[int, object]], pixels: bytes, order: str = "<") -> bytes:
-    """A TIFF of one image: `tags` are type and value (or values), `pixels` one strip; the tag of
-    the strip's place is filled in.
+    """Return a TIFF of one image: `tags` are type and value (or values), `pixels` one strip; its
+    offset is filled in.
     """
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(pixels))
     place_tag = 324 if 324 in tags else 273
@@ -125,7 +125,7 @@ def tiff(tags: Mapping[int, tuple[int, object]], pixels: bytes, order: str = "<"
 
 
 def tiff_directory(tags: Mapping[int, tuple[int, object]], place: int, order: str = "<") -> bytes:
-    """The list of tags that lies at `place`, then what does not fit into it."""
+    """Return the list of tags at offset `place`, followed by the values that do not fit into it."""
     entries, rest = b"", b""
     behind = place + 2 + 12 * len(tags) + 4
     for tag, (kind, value) in sorted(tags.items()):
@@ -138,7 +138,7 @@ def tiff_directory(tags: Mapping[int, tuple[int, object]], place: int, order: st
 
 
 def tiff_value(kind: int, value: object, order: str) -> tuple[bytes, int]:
-    """Bytes and count of a tag's value."""
+    """Return the bytes and the count of a tag's value."""
     if isinstance(value, bytes):
         return value, len(value) // TIFF_SIZES[kind]
     values = value if isinstance(value, tuple) else (value,)
@@ -148,7 +148,7 @@ def tiff_value(kind: int, value: object, order: str) -> tuple[bytes, int]:
 def tiff_tags(
     size: tuple[int, int], bits: int | tuple[int, ...], photometric: int, **more: int
 ) -> dict[int, tuple[int, object]]:
-    """The tags that every TIFF needs; `more` are `tNUMBER=value`."""
+    """Return the tags that every TIFF needs; `more` are `tNUMBER=value`."""
     samples = len(bits) if isinstance(bits, tuple) else 1
     return {
         256: (LONG, size[0]),
@@ -163,20 +163,20 @@ def tiff_tags(
 
 
 def exif(orientation: int, order: str = "<", kind: int = SHORT) -> bytes:
-    """An EXIF block that says one thing."""
+    """Return an EXIF block with one tag."""
     head = b"II*\0\x08\0\0\0" if order == "<" else b"MM\0*\0\0\0\x08"
     return b"Exif\0\0" + head + tiff_directory({ORIENTATION_TAG: (kind, orientation)}, 8, order)
 
 
 def exif_with_thumbnail(orientation: int, of_thumbnail: int) -> bytes:
-    """An EXIF block in which the image and its thumbnail lie differently."""
+    """Return an EXIF block in which the image and its thumbnail have different orientations."""
     first = tiff_directory({ORIENTATION_TAG: (SHORT, orientation)}, 8)
     second = tiff_directory({ORIENTATION_TAG: (SHORT, of_thumbnail)}, 8 + len(first))
     return b"Exif\0\0II*\0\x08\0\0\0" + first[:-4] + struct.pack("<I", 8 + len(first)) + second
 
 
 def crowded_directory(tags: int, size_bytes: int, order: str = "<") -> bytes:
-    """A TIFF header with many tags, each of which claims the same bytes."""
+    """Return a TIFF header with many tags that all refer to the same bytes."""
     head = b"II*\0\x08\0\0\0"
     behind = 8 + 2 + 12 * tags + 4
     entries = b"".join(
@@ -196,9 +196,7 @@ def bmp(
     extra: bytes = b"",
     header_bytes: int = 40,
 ) -> bytes:
-    """A BMP; a negative height means that the first row comes first. `extra` are masks or colours,
-    whatever of them is not part of the header.
-    """
+    """Return a BMP, top row first if the height is negative; `extra` follows the header."""
     header = struct.pack(
         "<IiiHHIIiiII", header_bytes, *size, 1, bits, compression, len(pixels), 0, 0, 0, 0
     )
@@ -207,13 +205,13 @@ def bmp(
 
 
 def bmp_rows(values: np.ndarray) -> bytes:
-    """Rows, uint8 [H,W,C] or [H,W], filled up to four bytes each, the last row first."""
+    """Return rows, uint8 [H,W,C] or [H,W], padded to four bytes each, the last row first."""
     rows = [row.tobytes() for row in values[::-1]]
     return b"".join(row + bytes(-len(row) % 4) for row in rows)
 
 
 def ico(*images: tuple[int, int, bytes]) -> bytes:
-    """An icon of images: width and height as the list says them, and the bytes."""
+    """Return an icon of images: width and height as listed, and the bytes."""
     place = 6 + 16 * len(images)
     entries = b""
     for width, height, data in images:
@@ -225,7 +223,7 @@ def ico(*images: tuple[int, int, bytes]) -> bytes:
 
 
 def icon_of_bmp(values: np.ndarray, mask: np.ndarray) -> bytes:
-    """An image inside an icon, uint8 [H,W,4] (blue, green, red, opacity) and where it is clear."""
+    """Return an icon's image of values uint8 [H,W,4] (BGRA), with its transparency mask."""
     height, width = mask.shape
     rows = [packed(row, 1) for row in mask[::-1].astype(np.uint8)]
     return bmp(
@@ -234,13 +232,13 @@ def icon_of_bmp(values: np.ndarray, mask: np.ndarray) -> bytes:
 
 
 def tga(size: tuple[int, int], bits: int, pixels: bytes, flags: int, kind: int = 2) -> bytes:
-    """A TGA with its footer; `flags` holds the corner where the pixels start and the alpha bits."""
+    """Return a TGA with a footer; `flags` has the first corner and the alpha bits."""
     header = struct.pack("<BBBHHBHHHHBB", 0, 0, kind, 0, 0, 0, 0, 0, *size, bits, flags)
     return header + pixels + bytes(8) + b"TRUEVISION-XFILE.\0"
 
 
 def gif_comment(text: bytes) -> bytes:
-    """A comment in sub-blocks."""
+    """Return a comment in sub-blocks."""
     blocks = b"".join(
         bytes([end - start]) + text[start:end]
         for start, end in pairwise([*range(0, len(text), 255), len(text)])
@@ -252,12 +250,12 @@ def gif_comment(text: bytes) -> bytes:
 
 
 def box(kind: bytes, body: bytes) -> bytes:
-    """A box of the ISO container (AVIF, JPEG 2000)."""
+    """Return a box of the ISO container (AVIF, JPEG 2000)."""
     return struct.pack(">I", 8 + len(body)) + kind + body
 
 
 def jpeg_2000_sized(data: bytes, size: tuple[int, int], tile: tuple[int, int] | None) -> bytes:
-    """A JPEG 2000 that says another size, in all of its headers, and perhaps other tiles."""
+    """Change the size in all headers of a JPEG 2000, and optionally its tiles."""
     changed = bytearray(data)
     if b"ihdr" in data:
         place = data.index(b"ihdr") + 4
@@ -270,7 +268,7 @@ def jpeg_2000_sized(data: bytes, size: tuple[int, int], tile: tuple[int, int] | 
 
 
 def webp_canvas(data: bytes, width: int, height: int) -> bytes:
-    """An extended WebP around the bytes of a simple one, with a canvas of its own size."""
+    """Wrap a simple WebP in an extended one with its own canvas size."""
     canvas = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     body = b"WEBPVP8X" + struct.pack("<II", 10, 0) + canvas + data[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body

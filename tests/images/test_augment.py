@@ -1,4 +1,4 @@
-"""Training views: always the network's square, within their policy, and the same for a seed."""
+"""Training views: square, within their policy, and the same for the same seed."""
 
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ MEAN = (0.485, 0.456, 0.406)
 
 
 def preprocessing(crop_px: int = 24, interpolation: Any = "bicubic") -> Preprocessing:
-    """One whose network sees the whole shorter side, as training's do."""
+    """Preprocessing whose crop has the whole shorter side, as in training."""
     return Preprocessing(crop_px, crop_px, interpolation, MEAN, (0.229, 0.224, 0.225))
 
 
@@ -94,7 +94,7 @@ def test_seeds_give_different_views(name: Augment) -> None:
 
 
 class Watched:
-    """An image that keeps the box of which it is asked for a square."""
+    """An image that records the box of each requested square."""
 
     def __init__(self, width: int, height: int) -> None:
         self.size = self.width, self.height = width, height
@@ -261,7 +261,7 @@ def test_image_without_color_is_gray() -> None:
 
 @pytest.mark.parametrize("bound", ["brightness", "contrast", "saturation"])
 def test_factors_stay_within_their_bounds(bound: str) -> None:
-    """Of an image with two halves: the mean, the distance of the halves, their colourfulness."""
+    """Measured on an image of two halves: mean, contrast and saturation."""
     pixels = np.full((40, 40, 3), (90, 100, 110), dtype=np.uint8)
     pixels[:, 20:] = (140, 130, 120)
 

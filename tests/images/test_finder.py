@@ -1,4 +1,4 @@
-"""From what a person typed to images: order, lists, links, loops, and names of any bytes."""
+"""Finding images: order, lists, links, loops, and names with arbitrary bytes."""
 
 import io
 import os
@@ -47,7 +47,7 @@ def find(*inputs: str, stdin: bytes = b"") -> list[ImageInput]:
 
 
 def names(*inputs: str, stdin: bytes = b"") -> list[str]:
-    """The names found; each of them leads to something to open."""
+    """Return the names found, each of which can be opened."""
     found = find(*inputs, stdin=stdin)
     assert all(one.error is None and one.source == one.name for one in found)
     return [one.name for one in found]
@@ -235,7 +235,7 @@ def test_images_come_before_all_of_the_folder_is_searched(
 
 @contextmanager
 def nested(levels: int, name: str = "d") -> Iterator[None]:
-    """A folder `d` with `levels` folders called `name`, one in the other; `a.png` in the last."""
+    """Create `levels` nested folders called `name` in `d`, with `a.png` in the innermost."""
     Path("d").mkdir()
     folder = os.open("d", os.O_DIRECTORY)
     for _ in range(levels):
@@ -415,7 +415,7 @@ def test_pattern_ends_in_link_loops() -> None:
 
 
 def listed(data: bytes) -> list[str]:
-    """The names of a list, which are the same from a file and from stdin."""
+    """Return the names of a list, which must be the same from a file and from stdin."""
     Path("list.txt").write_bytes(data)
     from_file = names("@list.txt")
     assert names("-", stdin=data) == from_file
@@ -510,7 +510,7 @@ def test_document_on_stdin_is_identified_and_refused() -> None:
 
 
 class InPieces(io.RawIOBase):
-    """A pipe whose writer takes its time."""
+    """A pipe whose writer is slow."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)

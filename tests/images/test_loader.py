@@ -1,4 +1,4 @@
-"""From a file's bytes to the model's input, bit for bit; every error has its kind."""
+"""From the bytes of a file to the model's input, bit for bit; every error has its kind."""
 
 import errno
 import io
@@ -60,14 +60,14 @@ Size = tuple[int, int]
 
 @pytest.fixture(autouse=True)
 def limit_of_pillow() -> Iterator[None]:
-    """Loaders set a limit that is global to the process."""
+    """Restore Pillow's limit, which loaders set for the whole process."""
     before = Image.MAX_IMAGE_PIXELS
     yield
     Image.MAX_IMAGE_PIXELS = before
 
 
 def source_image(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
-    """Soft blobs of colour under a little noise: the statistics of a photograph, roughly."""
+    """Return a smooth image with a little noise, with statistics similar to a photo's."""
     random_values = np.random.default_rng(seed)
     blobs = random_values.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     soft = np.asarray(Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC))
@@ -92,7 +92,7 @@ def levels(image: Image.Image) -> np.ndarray:
 
 
 def assert_same(source: bytes | str | Path, expected: Image.Image, tolerance: float = 0) -> None:
-    """`tolerance`: the mean difference allowed, of 255."""
+    """Compare images; `tolerance` is the allowed mean difference of 255."""
     image = opened(source)
     assert image.size == expected.size
     if tolerance:
@@ -111,7 +111,7 @@ def fault(source: bytes | str | Path, options: ImageOptions = ImageOptions()) ->
 
 
 def bits(values: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Float32 as integers, so that even 0.0 and -0.0 differ."""
+    """Return float32 as integers, so that 0.0 and -0.0 differ, too."""
     array = np.asarray(values)
     assert array.dtype == np.float32
     return array.view(np.int32)
@@ -325,7 +325,7 @@ def test_broken_color_profile_is_ignored() -> None:
 
 
 def gray(width: int = 96, height: int = 64) -> Image.Image:
-    """Gray that uses the whole range, so that scaling by the values or by the type agree."""
+    """Return gray with the full range, so that scaling by values and by type agree."""
     image = np.array(source_image(width, height).convert("L"))
     image[0, :2] = 0, 255
     return Image.fromarray(image)
@@ -400,7 +400,7 @@ def test_flat_float_image_is_black_or_white_but_never_an_error() -> None:
 
 
 def see_through() -> Image.Image:
-    """An image whose opacity grows from 0 at the left to 255 at the right."""
+    """Return an image whose alpha increases from 0 on the left to 255 on the right."""
     image = source_image(256, 40).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").rotate(90).resize(image.size))
     return image
@@ -484,7 +484,7 @@ def without_adobe_marker(data: bytes) -> bytes:
 
 
 def cmyk(black_ink: float) -> Image.Image:
-    """The image in inks; `black_ink` is the share of its gray that is printed in black."""
+    """Return the image as CMYK; `black_ink` is the share of its gray that is printed in black."""
     inks = 255 - np.asarray(source_image()).astype(np.float64)
     black = inks.min(axis=-1, keepdims=True) * black_ink
     rest = 255 * (inks - black) / (255 - black)
@@ -505,8 +505,8 @@ def test_cmyk_jpeg_keeps_its_colors(stored: str, black_ink: float) -> None:
 
 
 def test_ycck_jpeg_keeps_its_colors() -> None:
-    """Pillow cannot write YCCK: the planes are written as if they were inks, and the Adobe marker's
-    last byte then tells what they are.
+    """Pillow cannot write YCCK: the planes are written as CMYK, and the last byte of the marker says
+    what they are.
     """
     cyan, magenta, yellow, black = cmyk(0.5).split()
     planes = Image.merge("RGB", (cyan, magenta, yellow)).convert("YCbCr").split()
@@ -814,7 +814,7 @@ def gif_header(width: int, height: int) -> bytes:
 
 
 def icon_of_png(width: int, height: int) -> bytes:
-    """An icon that says 16 x 16, and holds a PNG of another size."""
+    """Return an icon listed as 16 x 16 that contains a PNG of another size."""
     body = png_header(width, height)
     entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(body), 22)
     return struct.pack("<HHH", 0, 1, 1) + entry + body
@@ -945,7 +945,7 @@ def test_file_without_read_permission(
 
 
 class BadDisk(io.BufferedReader):
-    """A file of which only the first bytes can be read."""
+    """A file of which only the first bytes are readable."""
 
     readable_calls = 0
 
@@ -1000,7 +1000,7 @@ def test_file_replaced_by_a_pipe_is_not_read(
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A few bytes changed, taken out or put in, mostly in the header."""
+    """Change, remove or insert a few bytes, mostly in the header."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         end = len(changed) if chance.random() < 0.4 else min(len(changed), 300)

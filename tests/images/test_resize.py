@@ -1,4 +1,4 @@
-"""Resize and crop, held against Pillow's whole resize, to the bit, on every shape."""
+"""Resizing and cropping equal Pillow's resize of the whole image, bit for bit."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def noise(size: Size, seed: int = 0) -> Image.Image:
 def whole_resize_then_crop(
     image: Image.Image, preprocessing: Preprocessing, fit: Fit
 ) -> Image.Image:
-    """What `resize_and_crop` must give, by Pillow alone; all of the resized image is made."""
+    """Return what `resize_and_crop` must return, by resizing the whole image with Pillow."""
     width, height, left, top = place(image.size, preprocessing, fit)
     resized = image.resize((width, height), FILTERS[preprocessing.interpolation])
     crop_px = preprocessing.crop_px

@@ -1,4 +1,4 @@
-"""What a file is, from its first and last bytes."""
+"""Formats detected from the first and last bytes."""
 
 import io
 

@@ -64,7 +64,7 @@ def save_as_model_file(tensors: Tensors, path: Path) -> Path:
 
 
 def assert_holds(module: nn.Module, tensors: Tensors) -> None:
-    """`module` is in evaluation mode and has the weights `tensors`."""
+    """Check that `module` is in evaluation mode and has the weights `tensors`."""
     given = module.state_dict()
     assert not module.training
     for name, tensor in tensors.items():
@@ -132,9 +132,7 @@ def test_torchvision_names_need_no_translation(name: str, tmp_path: Path) -> Non
 
 
 def assert_same_logits(module: nn.Module, other: nn.Module, size: int = 96) -> None:
-    """In float64: untrained modules amplify the rounding of float32, on each processor
-    differently.
-    """
+    """Compare in float64, as untrained modules amplify the rounding of float32."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(3, 3, size, size, generator=generator, dtype=torch.float64)
     with torch.inference_mode():
@@ -185,7 +183,7 @@ def test_packaged_weights_give_timm_logits(name: str) -> None:
 
 
 class Touch:
-    """Creates a file when it is unpickled: code that runs."""
+    """Creates a file when unpickled, as malicious code could."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -354,7 +352,7 @@ def test_other_zip_archive_is_not_weights(tmp_path: Path) -> None:
 
 @pytest.fixture
 def load_linear(monkeypatch: pytest.MonkeyPatch) -> Load:
-    """`build.load` for a tiny module."""
+    """Load weights into a tiny module."""
     monkeypatch.setattr(build, "build", lambda variant, num_classes: nn.Linear(3, num_classes))
     return lambda path: build.load(LITE0, 2, path)
 
@@ -441,7 +439,7 @@ def test_classifier_can_be_replaced_again() -> None:
 
 
 def test_hidden_layer_is_not_linear(tmp_path: Path) -> None:
-    """ReLU between the two: the logits of a sum are not the sum of the logits."""
+    """With a ReLU in between, the logits of a sum are not the sum of the logits."""
     head = with_head(16).get_submodule("classifier")
     features = torch.randn(4, 1280, generator=torch.Generator().manual_seed(0)) * 5
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The model card: its JSON and what is refused in it."""
+"""The model card: its JSON, and invalid cards."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The model file and the training state: written whole, checked when read."""
+"""The model file and the training state: written atomically, validated when read."""
 
 import io
 import json

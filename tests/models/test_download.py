@@ -1,4 +1,4 @@
-"""Downloads of weights from a server that misbehaves."""
+"""Downloads of weights from misbehaving servers."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ print(weights.fetch_weights(replace(find_variant("b0"), name="test", source=sour
 
 
 def assert_explains_failure(error: EffnetError, url: str) -> None:
-    """One line with the address, and one that says where to put which file."""
+    """Check for a line with the address, and one that says where to put which file."""
     assert error.exit_status == 1
     assert "\n" not in str(error)
     assert f"{url}/{VARIANT.source.file_name}" in error.message

@@ -1,4 +1,4 @@
-"""Exported files that are damaged, foreign or hostile: rejected before a runtime loads them."""
+"""Exported files that are damaged, foreign or hostile are rejected before a runtime loads them."""
 
 import hashlib
 import io
@@ -58,7 +58,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelOptions:
 def exports(
     source: ModelOptions, tmp_path_factory: pytest.TempPathFactory, caches: None
 ) -> Callable[[TargetName], Path]:
-    """An export for each target."""
+    """One export per target."""
     made: dict[TargetName, Path] = {}
 
     def copy_export(target: TargetName) -> Path:
@@ -74,7 +74,7 @@ def exports(
 
 @pytest.fixture
 def copy_export(exports: CopyExport, tmp_path: Path) -> CopyExport:
-    """A copy of an export, to be damaged."""
+    """Copy an export, in order to damage it."""
 
     def copied(target: TargetName) -> Path:
         path = exports(target)
@@ -86,7 +86,7 @@ def copy_export(exports: CopyExport, tmp_path: Path) -> CopyExport:
 
 
 def update_digests(path: Path) -> None:
-    """Make the JSON match a changed file."""
+    """Update the JSON to match a changed file."""
     facts = export_file.json_path(path)
     about = json.loads(facts.read_text())
     about["files"] = {

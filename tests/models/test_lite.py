@@ -1,4 +1,4 @@
-"""EfficientNet-Lite gives the logits of the original model on real photographs."""
+"""EfficientNet-Lite gives the logits of the original model on real photos."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_same_padding_matches_tensorflow(size: int, kernel: int, stride: int) ->
 
 
 def padded_by_hand(pixels: torch.Tensor, kernel: torch.Tensor, stride: int) -> np.ndarray:
-    """TensorFlow's rule, loop by loop: ceil(size / stride) outputs, the odd pixel at the end."""
+    """Pad by TensorFlow's rule: ceil(size / stride) outputs, with the odd pixel at the end."""
     size, width = pixels.shape[-1], kernel.shape[-1]
     outputs = -(-size // stride)
     before = max((outputs - 1) * stride + width - size, 0) // 2

@@ -1,4 +1,4 @@
-"""Summaries of variants, compared with the published figures and the scaling rules."""
+"""Summaries of variants, compared with published figures and the scaling rules."""
 
 import json
 import math

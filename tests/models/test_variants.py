@@ -1,4 +1,4 @@
-"""The registry's numbers, compared with torchvision, the built modules and the papers."""
+"""The registry's numbers, compared with torchvision, built modules and the papers."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_lite_rows_match_the_published_figures(
 
 @pytest.mark.parametrize("row", LITE, ids=by_name)
 def test_lite_has_the_published_multiply_adds(row: Variant) -> None:
-    """As their authors count; `test_summary.py` checks the other variants."""
+    """Counted as the authors do; `test_summary.py` checks the other variants."""
     with torch.device("meta"):
         module = build.build(row, 1000).eval()
         crop_px = row.preprocessing.crop_px
@@ -73,8 +73,8 @@ def test_lite_has_the_published_multiply_adds(row: Variant) -> None:
 
 
 def counted_multiply_adds(module: nn.Module, pixels: torch.Tensor) -> int:
-    """Multiply-adds of one forward pass as the authors of EfficientNet-Lite count: convolutions and
-    linear layers, BatchNorm (two for each value), activation and residual sum.
+    """Count the multiply-adds of a forward pass as EfficientNet-Lite's authors do: convolutions and
+    linear layers, BatchNorm (two per value), activations and residual sums.
     """
     counts: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Which file a model comes from: packages, torch's cache, options."""
+"""Where a model's file comes from: packages, torch's cache, options."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Text that is safe whatever the names are."""
+"""Text that is safe to print for any name."""
 
 import pytest
 from hypothesis import given

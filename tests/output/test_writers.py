@@ -1,4 +1,4 @@
-"""What is written to stdout and to files."""
+"""Writing to stdout and to files."""
 
 import sys
 from pathlib import Path

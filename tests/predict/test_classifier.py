@@ -1,4 +1,4 @@
-"""Rows: one for each input, in order, each as if its image were alone."""
+"""One row per input, in order, independent of the other images."""
 
 import gc
 import itertools

@@ -1,4 +1,4 @@
-"""Predictions as JSON and CSV, whatever the names are."""
+"""Predictions as JSON and CSV, with any names."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Images into a folder for each class: nothing is replaced, nothing is lost."""
+"""Sorting images into a folder per class: nothing is replaced or lost."""
 
 import errno
 import json

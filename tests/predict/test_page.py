@@ -1,4 +1,4 @@
-"""The page of images and answers: what it shows and counts, that it is inert and bounded."""
+"""The gallery: its content and counts, no scripts from names, bounded size."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\x1b[31m\u2
 
 
 def crop(side_px: int = 224, red: int = 200) -> npt.NDArray[np.uint8]:
-    """Pixels with one bright side: not of one colour, so that a JPEG of it says something."""
+    """Return pixels with one bright side, so that a JPEG of them is not uniform."""
     pixels = np.full((side_px, side_px, 3), 30, np.uint8)
     pixels[:, side_px // 2 :, 0] = red
     return pixels
@@ -66,7 +66,7 @@ def images(page: str) -> list[Image.Image]:
 
 
 def chips(page: str) -> dict[str, tuple[str, int]]:
-    """The filters: mark -> name, number of images."""
+    """Return the filters: mark -> name, number of images."""
     found = re.findall(r'id="([cs]\d+)"><bdi>(.*?)</bdi> <small>([\d,]+)</small>', page)
     return {mark: (name, int(number.replace(",", ""))) for mark, name, number in found}
 

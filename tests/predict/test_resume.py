@@ -1,4 +1,4 @@
-"""Rows that survive a kill: whole or absent, never twice, never lost."""
+"""Rows survive a kill: each is complete, and none is lost or repeated."""
 
 import json
 import os
@@ -51,11 +51,11 @@ succeeded = st.builds(
 
 
 class Cut(Exception):
-    """What a kill is to a test."""
+    """Simulates a kill."""
 
 
 def append_rows(kept: Journal, inputs: Iterator[ImageInput]) -> Iterator[str]:
-    """Append a row for each input; the paths, as they are written."""
+    """Append a row for each input, and return the paths in the order of writing."""
     for one in inputs:
         kept.append(ResultRow(ImageResult(one.name, (Prediction(1, 3, "cat", 0.5),))))
         yield one.name
@@ -66,7 +66,7 @@ def found(paths: list[str] = PATHS) -> list[ImageInput]:
 
 
 def interrupted(output: Path, rows: int, reporter: RecordingReporter | None = None) -> Path:
-    """The file that a run leaves that ends after so many rows."""
+    """Return the file of a run that ends after this many rows."""
     with (
         pytest.raises(Cut),
         open_journal(output, COMMON, reporter=reporter or RecordingReporter()) as kept,
@@ -78,7 +78,7 @@ def interrupted(output: Path, rows: int, reporter: RecordingReporter | None = No
 
 
 def finished(output: Path, paths: list[str] = PATHS) -> tuple[list[str], list[str]]:
-    """The paths that are asked by a run that goes on, and those of all its rows."""
+    """Return the paths that a resumed run predicts, and those of all its rows."""
     with open_journal(output, COMMON, is_resumed=True) as kept:
         now = list(append_rows(kept, kept.skip_earlier(found(paths))))
         return now, [row.result.path for row in kept.rows()]
@@ -186,7 +186,7 @@ def test_a_full_disk_ends_with_whole_rows(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class Full:
-    """A file on a disk that has room for ten more bytes."""
+    """A file on a disk with room for ten more bytes."""
 
     def __init__(self, file: object) -> None:
         self._file, self._left = file, 10

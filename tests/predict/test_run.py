@@ -1,4 +1,4 @@
-"""What becomes of predictions besides a look at them: pages, overlays, previews, several files."""
+"""Further outputs of a run: pages, overlays, previews, several files."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, one maker of several processes, digests computed once."""
+"""Atomic files, one creator among several processes, cached digests."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def changed(path: Path, content: bytes) -> None:
-    """Write `content`, with a time that is a second later."""
+    """Write `content` with a modification time one second later."""
     time_ns = path.stat().st_mtime_ns + A_SECOND_NS
     path.write_bytes(content)
     os.utime(path, ns=(time_ns, time_ns))

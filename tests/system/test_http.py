@@ -1,4 +1,4 @@
-"""HTTP requests: proxies and their errors. Downloads are tested where they are used."""
+"""HTTP requests: proxies and errors. Downloads are tested where they are used."""
 
 import pytest
 
