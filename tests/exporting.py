@@ -1,4 +1,4 @@
-"""Helpers of the export tests: predictions, labelled folders, broken graphs."""
+"""Helpers of the export tests: predictions and labelled folders."""
 
 import shutil
 from collections.abc import Callable
@@ -20,9 +20,9 @@ def predict(name: str | ModelOptions, paths: list[Path], top_k: int = 3) -> list
     return list(classifier.predict(Finder([str(path) for path in paths])))
 
 
-def assert_same(given: list[ImageResult], expected: list[ImageResult], tolerance: float) -> None:
-    assert [row.path for row in given] == [row.path for row in expected]
-    for one, other in zip(given, expected, strict=True):
+def assert_same(actual: list[ImageResult], expected: list[ImageResult], tolerance: float) -> None:
+    assert [row.path for row in actual] == [row.path for row in expected]
+    for one, other in zip(actual, expected, strict=True):
         assert one.status == other.status
         assert one.error == other.error
         for a, b in zip(one.predictions, other.predictions, strict=True):
@@ -39,8 +39,8 @@ def sort_by_class(rows: list[ImageResult], folder: Path) -> Path:
     return folder
 
 
-def copy_cat(folder: Path, names: list[str]) -> Path:
-    """Write the same image under several names."""
+def copy_sample(folder: Path, names: list[str]) -> Path:
+    """Copy one image to several paths in a folder."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

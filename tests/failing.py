@@ -1,4 +1,4 @@
-"""Builders of models, most of which fail: each runs in its own process."""
+"""Model builders for the worker tests, most of which fail."""
 
 import os
 import signal
@@ -12,23 +12,23 @@ from effnet_cli.models.variants import Variant
 from effnet_cli.system.errors import EffnetError
 
 
-def dies(_: object) -> None:
+def crash(_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def refuses(_: object) -> None:
-    raise EffnetError("There is no such thing.", "Use another.")
+def refuse(_: object) -> None:
+    raise EffnetError("The model does not exist.", "Use another one.")
 
 
-def hangs(_: object) -> None:
+def hang(_: object) -> None:
     time.sleep(1000)
 
 
-def fails(_: object) -> None:
-    raise ValueError("a bug of ours")
+def fail(_: object) -> None:
+    raise ValueError("a bug in the builder")
 
 
-def silences(row: Variant) -> nn.Module:
+def build_silently(row: Variant) -> nn.Module:
     """Build a model while silencing output, as the libraries of some engines do."""
     with silence_output():
         return prepare.build_product(row)

@@ -1,7 +1,7 @@
-"""Run commands in processes that have torch imported already.
+"""Run code and commands in processes that have already imported torch.
 
-A server imports it once, and each process is a fork of that server, which saves three seconds.
-`run_forked` runs code that way, and `serve_command` gives shells an `effnet` that does.
+A server process imports it once and is forked for each run, which saves three seconds.
+`run_forked` runs code, and `serve_command` creates an `effnet` executable for shells.
 """
 
 import functools
@@ -22,7 +22,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
-PATIENCE_SECONDS = 90
+TIMEOUT_SECONDS = 90
 PRELOADED = [
     "torch",
     "torch._dynamo",  # torch's optimizers import it
@@ -30,11 +30,15 @@ PRELOADED = [
     "onnx",
     "cleanlab.filter",
     "effnet_cli.cli.app",
+    "effnet_cli.bench.run",
+    "effnet_cli.evaluate.run",
+    "effnet_cli.export.run",
     "effnet_cli.finetune.run",
+    "effnet_cli.predict.run",
 ]
 COMMAND = "from effnet_cli import __main__\n__main__.main()"
 MAX_REQUEST_BYTES = 1 << 20
-# Asks the server for a process with this one's arguments, folder, environment, and ends as it does.
+# Requests a process with its own arguments, folder, environment and files; exits with its status.
 CLIENT = """
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -47,7 +51,7 @@ with socket.socket(socket.AF_UNIX) as server:
 
 @dataclass(frozen=True)
 class ForkedResult:
-    """The exit status and output of one or several processes."""
+    """Exit status and output of one or several processes."""
 
     status: int  # of the first process that failed; -N if signal N ended it
     stdout: str
@@ -55,8 +59,8 @@ class ForkedResult:
 
 
 def run_forked(code: str, arguments: Sequence[str | Path], processes: int = 1) -> ForkedResult:
-    """Run `code` with `arguments` in one process, or in several as `torchrun` starts them: if one
-    fails, the others are killed.
+    """Run `code` with `arguments` in one process, or in several as with `torchrun`: if one fails,
+    the others are killed.
     """
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder, f"{rank}.out") for rank in range(processes)]
@@ -69,24 +73,24 @@ def run_forked(code: str, arguments: Sequence[str | Path], processes: int = 1) -
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
-            with open(os.devnull) as nothing, out.open("ab") as one, err.open("ab") as other:  # noqa: PTH123
-                files = [nothing.fileno(), one.fileno(), other.fileno()]
-                words = [str(argument) for argument in arguments]
-                started.append(_start(code, words, Path.cwd(), environment, files))
-        status = _status(started)
+            with open(os.devnull) as stdin, out.open("ab") as stdout, err.open("ab") as stderr:  # noqa: PTH123
+                files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
+                strings = [str(argument) for argument in arguments]
+                started.append(_start(code, strings, Path.cwd(), environment, files))
+        status = _wait(started)
         return ForkedResult(
-            status, *("".join(f.read_text() for f in files) for files in (outs, errs))
+            status, *("".join(path.read_text() for path in paths) for paths in (outs, errs))
         )
 
 
 @contextmanager
 def serve_command(command: Path) -> Iterator[None]:
-    """Create an executable file `command` that runs `effnet` until the block ends."""
+    """Create an executable `command` that runs `effnet`, until the block ends."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         client, address = Path(folder, "client.py"), Path(folder, "socket")
         client.write_text(CLIENT)
-        words = shlex.join([sys.executable, "-IS", str(client), str(address)])
-        command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        client_command = shlex.join([sys.executable, "-IS", str(client), str(address)])
+        command.write_text(f'#!/bin/sh\nexec {client_command} "$@"\n')
         command.chmod(0o755)
         listener.bind(str(address))
         listener.listen()
@@ -98,16 +102,16 @@ def serve_command(command: Path) -> Iterator[None]:
 
 
 def _serve(listener: socket.socket) -> None:
-    """Run one command after the other, as a script calls them."""
+    """Run requested commands one after the other."""
     while True:
         try:
             client, _ = listener.accept()
-        except OSError:  # it was shut down
+        except OSError:  # the listener was shut down
             return
         with client:
             request, files, _, _ = socket.recv_fds(client, MAX_REQUEST_BYTES, 3)
-            words, folder, environment = json.loads(request)
-            status = _status([_start(COMMAND, words, Path(folder), environment, files)])
+            arguments, folder, environment = json.loads(request)
+            status = _wait([_start(COMMAND, arguments, Path(folder), environment, files)])
             for file in files:
                 os.close(file)
             client.send(str(status if status >= 0 else 128 - status).encode())
@@ -121,8 +125,9 @@ def free_port() -> int:
     return number
 
 
-def _status(processes: list[ForkServerProcess]) -> int:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def _wait(processes: list[ForkServerProcess]) -> int:
+    """Wait for all processes, or kill them when one fails or time runs out; return the status."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while any(process.is_alive() for process in processes):
         failed = any(process.exitcode not in (0, None) for process in processes)
         if failed or time.monotonic() > deadline:
@@ -143,18 +148,18 @@ def _fork_server() -> ForkServerContext:
 
 
 def _start(
-    code: str, words: list[str], folder: Path, environment: Mapping[str, str], files: list[int]
+    code: str, arguments: list[str], folder: Path, environment: Mapping[str, str], files: list[int]
 ) -> ForkServerProcess:
-    """Start a process; `files` are its standard input, output and error."""
+    """Start a process with `files` as its standard input, output and error."""
     process = _fork_server().Process(
-        target=_run, args=(code, words, folder, environment, InheritedFiles(files))
+        target=_run, args=(code, arguments, folder, environment, InheritedFiles(files))
     )
     process.start()
     return process
 
 
 class InheritedFiles:
-    """File descriptors passed to a new process, in which this becomes the list of its own."""
+    """File descriptors to pass to a process, which receives them as a list of duplicates."""
 
     def __init__(self, files: Sequence[int]) -> None:
         self.files = files
@@ -168,7 +173,7 @@ def _detach(*files: Any) -> list[int]:
 
 
 def _run(
-    code: str, words: list[str], folder: Path, environment: Mapping[str, str], files: list[int]
+    code: str, arguments: list[str], folder: Path, environment: Mapping[str, str], files: list[int]
 ) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -177,5 +182,5 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["effnet", *words]
+    sys.argv = ["effnet", *arguments]
     exec(code, {"__name__": "__main__"})

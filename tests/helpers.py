@@ -1,6 +1,7 @@
-"""Shared by the tests: a recording reporter, small images, a fake engine."""
+"""Helpers for all tests: a recording reporter, small images, a fake engine."""
 
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,7 @@ from effnet_cli.models.card import ModelCard
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_images"
-UNREACHABLE = (
-    "http://127.0.0.1:9"  # the discard port: nothing listens, and nothing leaves the machine
-)
+UNREACHABLE = "http://127.0.0.1:9"  # the discard port, on which nothing listens
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
@@ -44,6 +43,16 @@ class RecordingReporter:
     @property
     def text(self) -> str:
         return "\n".join(self.notes)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10) -> bool:
+    """Wait until `condition()` is true; return whether it became true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (96, 64), **options: object) -> None:
@@ -79,31 +88,31 @@ RGB_CARD = ModelCard(
 
 
 def lively(
-    network: nn.Module, seed: int = 0, size_px: int = 64, pixels: torch.Tensor | None = None
+    module: nn.Module, seed: int = 0, size_px: int = 64, pixels: torch.Tensor | None = None
 ) -> nn.Module:
-    """Seed the weights of `network`, fit its BatchNorm to `pixels` (float32 [N,3,H,W], by default
+    """Seed the weights of `module`, fit its BatchNorm to `pixels` (float32 [N,3,H,W], by default
     noise) so that logits differ by several units, and set it to evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
     if pixels is None:
         pixels = torch.randn(8, 3, size_px, size_px, generator=generator)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of what training drops
-        for parameter in network.parameters():
+        torch.manual_seed(seed)  # for dropout
+        for parameter in module.parameters():
             spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
             offset = 0.0 if parameter.ndim > 1 else 0.1
             parameter.copy_(offset + spread * torch.randn(parameter.shape, generator=generator))
         for norm in norms:
             norm.weight.add_(0.9)
             norm.momentum = None  # the statistics become those of the next batch
-        network.train()(pixels)
-        head.weight.mul_(3 / network.eval()(pixels).std())
-    return network
+        module.train()(pixels)
+        head.weight.mul_(3 / module.eval()(pixels).std())
+    return module
 
 
-def recipe(target: str) -> str:
-    """Return the lines of code on a target's page."""
+def read_recipe(target: str) -> str:
+    """Return the first Python example on a target's page in the docs."""
     page = (ROOT / "docs" / "export" / f"{target}.md").read_text(encoding="utf-8")
     return page.partition("```python\n")[2].partition("```")[0]

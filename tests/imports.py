@@ -1,4 +1,4 @@
-"""The modules that a command imports, seen from outside: the tests' process has more of them."""
+"""The modules that a command imports, listed in a fresh process."""
 
 import subprocess
 import sys

@@ -31,11 +31,11 @@ CARD = ModelCard(
 )
 
 
-def assert_same(given: checkpoint.Arrays, wanted: checkpoint.Arrays) -> None:
-    assert given.keys() == wanted.keys()
-    for name, array in wanted.items():
-        assert given[name].dtype == array.dtype
-        assert np.array_equal(given[name], array)
+def assert_same(actual: checkpoint.Arrays, expected: checkpoint.Arrays) -> None:
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert actual[name].dtype == array.dtype
+        assert np.array_equal(actual[name], array)
 
 
 def with_header(path: Path, header: str, arrays: checkpoint.Arrays = ARRAYS) -> Path:

@@ -18,7 +18,7 @@ from weight_server import WeightServer
 PAYLOAD = np.random.default_rng(0).bytes(1_000_003)
 OTHER = np.random.default_rng(1).bytes(len(PAYLOAD))
 CUT = 400_000
-HANG_SECONDS = 8  # the tool gives up after 5 s at most; a guard, not a measurement
+HANG_SECONDS = 8  # an upper bound: effnet gives up after 5 s at most
 
 
 def variant_for(content: bytes) -> Variant:

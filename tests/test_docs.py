@@ -28,7 +28,7 @@ from training import make_classes
 
 TEXT = "\n".join([README, *SOURCES.values()])
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-# Scripts of several lines; later ones use what earlier ones wrote.
+# Multi-line scripts; later ones use the files of earlier ones.
 SCRIPTS = list(dict.fromkeys(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)))
 COMMANDS = list(
     dict.fromkeys(
@@ -42,7 +42,7 @@ MAX_README_LINES = 200
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
-    """Runs a line as written, in a folder with the sample images and an `effnet` command."""
+    """Run a line as written, in a folder with the sample images and an `effnet` command."""
     folder = tmp_path / "bin"
     folder.mkdir()
     python = folder / "python"
@@ -115,8 +115,8 @@ def test_python_example_runs(text: str) -> None:
 
 
 @pytest.mark.parametrize("command", HELP_PAGES)
-def test_help_is_the_help(command: str) -> None:
-    shown = docs_page("cli").partition(f"Usage: effnet {command} ")[2].partition("```")[0]
+def test_help_page_matches_the_command(command: str) -> None:
+    documented = docs_page("cli").partition(f"Usage: effnet {command} ")[2].partition("```")[0]
     done = subprocess.run(
         [sys.executable, "-m", "effnet_cli", *command.split(), "--help"],
         capture_output=True,
@@ -125,7 +125,7 @@ def test_help_is_the_help(command: str) -> None:
         env={**os.environ, "COLUMNS": "80"},
     )
     text = done.stdout.removeprefix(f"Usage: effnet {command} ")
-    assert [line.rstrip() for line in text.splitlines()] == shown.splitlines()
+    assert [line.rstrip() for line in text.splitlines()] == documented.splitlines()
 
 
 def test_every_command_has_its_help() -> None:
@@ -136,12 +136,12 @@ def test_every_command_has_its_help() -> None:
     "name",
     [*VARIANTS, *ENGINES, *TARGETS, *ErrorKind.__args__, *Format.__args__, *CSV_COLUMNS],  # type: ignore[attr-defined]
 )
-def test_everything_with_a_name_is_documented(name: str) -> None:
+def test_every_registered_name_is_documented(name: str) -> None:
     assert f"`{name}`" in README + "".join(map(docs_page, SOURCES))
 
 
 @pytest.mark.parametrize("name", ["index", "models"])
-def test_table_of_variants_equals_the_registry(name: str) -> None:
+def test_variants_table_matches_the_registry(name: str) -> None:
     for row in VARIANTS.values():
         cells = re.search(rf"^\| `{row.name}`.*$", docs_page(name), re.MULTILINE)
         assert cells is not None
@@ -169,7 +169,7 @@ def test_table_of_variants_equals_the_registry(name: str) -> None:
         ("file: sample_images/README.md", ["# Sample"]),
     ],
 )
-def test_marker_becomes_text_of_the_program(marker: str, texts: list[str]) -> None:
+def test_marker_is_replaced_by_generated_text(marker: str, texts: list[str]) -> None:
     filled = hooks.on_page_markdown(f"before\n\n<!-- {marker} -->\n\nafter", page=None)
     assert filled.startswith("before\n\n")
     assert filled.endswith("\n\nafter")
@@ -181,7 +181,7 @@ def test_marker_becomes_text_of_the_program(marker: str, texts: list[str]) -> No
 def test_every_marker_is_tested() -> None:
     tested = {
         mark.args[1][index][0].partition(":")[0]
-        for mark in test_marker_becomes_text_of_the_program.pytestmark  # type: ignore[attr-defined]
+        for mark in test_marker_is_replaced_by_generated_text.pytestmark  # type: ignore[attr-defined]
         for index in range(len(mark.args[1]))
     }
     assert tested == hooks.MARKERS.keys()
@@ -206,10 +206,10 @@ def test_every_option_is_in_the_table_of_its_command(command: str) -> None:
     assert table in docs_page(command)
 
 
-def test_every_kind_and_figure_is_explained() -> None:
+def test_every_error_kind_and_metric_is_explained() -> None:
     assert hooks.ERROR_KINDS.keys() == set(ErrorKind.__args__)  # type: ignore[attr-defined]
-    for figure in METRICS:
-        assert f"| `{figure.name}` | {figure.label} |" in docs_page("evaluate")
+    for metric in METRICS:
+        assert f"| `{metric.name}` | {metric.label} |" in docs_page("evaluate")
 
 
 # --- the README and the sample images ------------------------------------------------------------

@@ -50,12 +50,12 @@ def test_functions_take_few_parameters() -> None:
     assert {name: number for name, number in counts.items() if number > MAX_PARAMETERS} == {}
 
 
-def test_our_own_functions_are_called_by_keyword() -> None:
-    ours = {node.name for _, node in nodes(ast.FunctionDef, ast.ClassDef)}  # type: ignore[attr-defined]
+def test_package_functions_are_called_by_keyword() -> None:
+    defined = {node.name for _, node in nodes(ast.FunctionDef, ast.ClassDef)}  # type: ignore[attr-defined]
     long_calls = [
         f"{name}:{node.lineno} {called}"  # type: ignore[attr-defined]
         for name, node in nodes(ast.Call)
-        if len(node.args) > MAX_POSITIONAL and (called := _called(node)) in ours  # type: ignore[attr-defined, arg-type]
+        if len(node.args) > MAX_POSITIONAL and (called := _called(node)) in defined  # type: ignore[attr-defined, arg-type]
     ]
     assert long_calls == []
 

@@ -1,6 +1,4 @@
-"""Small datasets and one-second runs for the training tests; the fixtures are in
-`training_fixtures.py`.
-"""
+"""Helpers of the training tests: small datasets, short runs and their files."""
 
 import hashlib
 import json
@@ -37,11 +35,11 @@ QUICK_HEAD = {
 ONE_EPOCH = FinetuneOptions(epochs=1, hidden=0)
 HEAD_ONLY = FinetuneOptions(head_only=True, hidden=0, augment="none")
 CANNOT_LEARN = 1e-30  # a learning rate
-TIMES = ("seconds", "images_per_s")
+TIME_FIELDS = ("seconds", "images_per_s")
 
 
 def save_blobs(path: Path, colour: Sequence[int], seed: int) -> None:
-    """Write a smooth image of about one colour, in the format of the name."""
+    """Write a smooth image of roughly one colour, in the format of its suffix."""
     rng = np.random.default_rng((seed, *colour))
     blobs = np.clip(rng.normal(colour, 60, (4, 6, 3)), 0, 255).astype(np.uint8)
     Image.fromarray(blobs).resize((90, 60), Image.Resampling.BICUBIC).save(path)
@@ -53,7 +51,7 @@ def make_classes(
     images: int = 8,
     first_seed: int = 0,
 ) -> None:
-    """Create a folder per class, with alternating PNG and JPEG."""
+    """Create one folder per class, with JPEG and PNG images in turn."""
     for number, name in enumerate(names):
         folder = root / name
         folder.mkdir(parents=True)
@@ -63,8 +61,8 @@ def make_classes(
             save_blobs(folder / f"{seed}.{suffix}", (red, green, blue + number), seed)
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    """Return every file of a folder with its bytes."""
+def read_tree(root: Path) -> dict[str, bytes]:
+    """Return the content of every file in a folder, by relative path."""
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
@@ -72,7 +70,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 @dataclass(frozen=True)
-class Ran:
+class FinishedRun:
     """A finished run."""
 
     folder: Path
@@ -93,48 +91,48 @@ class Ran:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return rows_of(self.folder)
+        return read_rows(self.folder)
 
-    def of_phase(self, phase: str) -> list[Epoch]:
+    def filter_epochs(self, phase: str) -> list[Epoch]:
         return [epoch for epoch in self.epochs if epoch.phase == phase]
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of `metrics.jsonl`."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def timeless(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows without their times."""
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+def drop_times(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without durations and rates."""
+    return [{k: v for k, v in row.items() if k not in TIME_FIELDS} for row in rows]
 
 
-def task_of(
+def make_task(
     root: Path, base: ModelOptions, output: Path, options: FinetuneOptions, **changes: Any
 ) -> FinetuneTask:
     return FinetuneTask(root, base, options=options, output=output, **changes)
 
 
-def kept_state(folder: Path) -> tuple[dict[str, Any], checkpoint.Arrays]:
+def read_state(folder: Path) -> tuple[dict[str, Any], checkpoint.Arrays]:
     """Return the header and tensors of a run's saved state."""
     return checkpoint.read_state(folder / "state.safetensors")
 
 
-def train(task: FinetuneTask, reporter: Reporter = SILENT) -> Ran:
+def train(task: FinetuneTask, reporter: Reporter = SILENT) -> FinishedRun:
     *epochs, end = finetune(task, reporter)
     assert isinstance(end, TrainingResult)
     assert all(isinstance(epoch, Epoch) for epoch in epochs)
-    return Ran(end.model.parent, epochs, end)  # type: ignore[arg-type]
+    return FinishedRun(end.model.parent, epochs, end)  # type: ignore[arg-type]
 
 
-def resume(folder: Path, reporter: Reporter = SILENT, **changes: Any) -> Ran:
-    """Resume with changed options."""
+def resume(folder: Path, reporter: Reporter = SILENT, **changes: Any) -> FinishedRun:
+    """Resume a run with changed options."""
     options = FinetuneOptions(**changes)
     task = FinetuneTask(Path(), options=options, resume=folder)
     return train(restore_task(task, frozenset(changes)), reporter)
 
 
-RunWith = Callable[..., tuple[Ran, RecordingReporter]]
+RunWith = Callable[..., tuple[FinishedRun, RecordingReporter]]
 
 
 @contextmanager
@@ -147,16 +145,16 @@ def quick_head() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Done:
-    """The result of a command: exit status and output."""
+class CommandResult:
+    """Exit status and output of a command."""
 
     status: int
     stdout: bytes
     stderr: str
 
 
-def script(code: str = "") -> str:
-    """Return code that runs `effnet` with the quick head, after `code`."""
+def build_script(code: str = "") -> str:
+    """Return Python code that executes `code`, then runs `effnet` with a quick head."""
     settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
     imports = (
         "from effnet_cli.cli.main import main\n"
@@ -165,14 +163,14 @@ def script(code: str = "") -> str:
     return f"{imports}{settings}{code}\nmain()"
 
 
-def sha(content: bytes) -> str:
+def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def changed_tensors(ran: Ran, small: ModelOptions) -> set[str]:
-    """Return the names of the backbone tensors that training has changed."""
+def find_changed_tensors(ran: FinishedRun, small: ModelOptions) -> set[str]:
+    """Return the names of the backbone tensors that training changed."""
     start = checkpoint.read_arrays(small.model / "model.safetensors")[1]  # type: ignore[operator]
-    state = kept_state(ran.folder)[1]
+    state = read_state(ran.folder)[1]
     return {
         name
         for name, value in start.items()

@@ -1,6 +1,6 @@
-"""Fixtures of the training tests: one core, a dataset, a model for 64 px, the command line.
+"""Fixtures of the training tests: datasets, a small model, runs and the command line.
 
-A plugin, named in `conftest.py`; no module imports it.
+Loaded as a plugin by `conftest.py`.
 """
 
 import os
@@ -27,43 +27,41 @@ from helpers import SAMPLES, RecordingReporter, save_image
 from training import (
     HEAD_ONLY,
     ONE_EPOCH,
-    Done,
-    Ran,
+    CommandResult,
+    FinishedRun,
     RunWith,
     make_classes,
+    make_task,
     quick_head,
-    task_of,
     train,
 )
 from training_parts import CLASSES, PREPROCESSING
 
-SMALL_PX = 64  # a twelfth of the work of 224
-
-Cores = frozenset[int]
+SMALL_PX = 64  # a twelfth of the computation at 224 px
 
 
 # --- the machine ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def one_core() -> Iterator[Cores]:
-    """This process and those that it starts on one core, as threads of torch that share busy cores
-    wait for one another; gives all cores.
+def one_core() -> Iterator[None]:
+    """Pin this process and its children to one core: on busy cores, torch's threads mostly wait for
+    each other.
     """
     if not hasattr(os, "sched_setaffinity"):
-        yield frozenset()
+        yield
         return
     cores = os.sched_getaffinity(0)
-    # of several processes that test side by side each has another core
+    # each pytest-xdist worker uses a different core
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     os.sched_setaffinity(0, {sorted(cores)[number % len(cores)]})
-    yield frozenset(cores)
+    yield
     os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(scope="session")
 def caches(session_folder: Path) -> Iterator[None]:
-    """The caches of `own_caches`, for fixtures that outlive a test."""
+    """Use the cache folder of `own_caches` in fixtures that outlive a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EFFNET_CACHE", str(session_folder / "cache"))
         yield
@@ -71,6 +69,7 @@ def caches(session_folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def quick() -> Iterator[None]:
+    """Train heads in a tenth of a second."""
     with quick_head():
         yield
 
@@ -114,7 +113,7 @@ def image_folder(session_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def inference() -> Inference:
-    """Inference with torch, which compiles nothing."""
+    """Inference with torch, which needs no compilation."""
     plan = plan_engine(EngineOptions("cpu", "torch"))
     card = ModelCard("lite0", CLASSES, PREPROCESSING)
     return Inference(plan, find_variant("lite0"), card, ProcessGroup(), SILENT)
@@ -124,27 +123,27 @@ def inference() -> Inference:
 def run_with(colours: Path, small: ModelOptions, tmp_path: Path, quick: None) -> RunWith:
     """`run_with(options, root=..., model=...)` trains quickly and returns the run and its notes."""
 
-    def run(options: FinetuneOptions, **changes: Any) -> tuple[Ran, RecordingReporter]:
+    def run(options: FinetuneOptions, **changes: Any) -> tuple[FinishedRun, RecordingReporter]:
         reporter = RecordingReporter()
         base, root = changes.pop("model", small), changes.pop("root", colours)
         output = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        return train(task_of(root, base, output, options, **changes), reporter), reporter
+        return train(make_task(root, base, output, options, **changes), reporter), reporter
 
     return run
 
 
 @pytest.fixture(scope="session")
-def one_epoch_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
-    """A run with ONE_EPOCH, for comparisons."""
+def one_epoch_run(colours: Path, small: ModelOptions, session_folder: Path) -> FinishedRun:
+    """A run with ONE_EPOCH, as a baseline."""
     with quick_head():
-        return train(task_of(colours, small, session_folder / "one epoch", ONE_EPOCH))
+        return train(make_task(colours, small, session_folder / "one epoch", ONE_EPOCH))
 
 
 @pytest.fixture(scope="session")
-def head_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
+def head_run(colours: Path, small: ModelOptions, session_folder: Path) -> FinishedRun:
     """A run with HEAD_ONLY."""
     with quick_head():
-        return train(task_of(colours, small, session_folder / "head only", HEAD_ONLY))
+        return train(make_task(colours, small, session_folder / "head only", HEAD_ONLY))
 
 
 # --- the command line ---------------------------------------------------------------------------
@@ -153,16 +152,16 @@ def head_run(colours: Path, small: ModelOptions, session_folder: Path) -> Ran:
 @pytest.fixture
 def effnet(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
-) -> Callable[..., Done]:
-    """`effnet("finetune", ...)` runs the command line in this process, which has imported torch."""
+) -> Callable[..., CommandResult]:
+    """`effnet("finetune", ...)` runs a command in this process, without importing torch again."""
 
-    def run_effnet(*arguments: str | Path) -> Done:
+    def run_effnet(*arguments: str | Path) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["effnet", *map(str, arguments)])
         capfdbinary.readouterr()
         status = main.run()
         sys.stdout.flush()
         sys.stderr.flush()
         captured = capfdbinary.readouterr()
-        return Done(status, captured.out, captured.err.decode())
+        return CommandResult(status, captured.out, captured.err.decode())
 
     return run_effnet

@@ -1,4 +1,4 @@
-"""Parts for the training tests: tiny images, models, phases."""
+"""Builders for the training tests: models, loaders, setups and phases."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,7 @@ from effnet_cli.system.reporter import SILENT
 from helpers import lively, load_pixels
 
 CPU = torch.device("cpu")
-CROP_PX = 32  # for passes of milliseconds
+CROP_PX = 32  # a forward pass takes milliseconds
 PREPROCESSING = Preprocessing(CROP_PX, CROP_PX, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 LOADER = ImageLoader(PREPROCESSING)
 CLASSES = ("a", "b", "c")
@@ -38,37 +38,37 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def tiny(seed: int = 0, classes: int = 3) -> nn.Module:
-    """A classifier of 5 numbers."""
+def build_tiny_model(seed: int = 0, classes: int = 3) -> nn.Module:
+    """Build a classifier of vectors of 5 numbers."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, classes))
 
 
-def subset(folder: Path) -> Subset:
+def make_subset(folder: Path) -> Subset:
     paths = sorted(map(str, folder.iterdir()))
     labels = np.arange(len(paths), dtype=np.int32) % len(CLASSES)
     return Subset(Paths(paths), labels, np.empty(0, np.int32))
 
 
-def loader_of(
-    folder: Path, room: int = 1 << 30, workers: int = 2, reporter: Any = SILENT
+def make_loader(
+    folder: Path, cache_bytes: int = 1 << 30, workers: int = 2, reporter: Any = SILENT
 ) -> BatchLoader:
-    return BatchLoader(subset(folder), LOADER, CacheBudget(room), workers, reporter)
+    return BatchLoader(make_subset(folder), LOADER, CacheBudget(cache_bytes), workers, reporter)
 
 
-def with_head(hidden: int = 8) -> nn.Module:
-    """Return a lively lite0 with a new head."""
+def build_with_head(hidden: int = 8) -> nn.Module:
+    """Build a seeded lite0 with a new head."""
     module = lively(build.build(find_variant("lite0"), 5), size_px=CROP_PX).requires_grad_(False)
     torch.manual_seed(0)
     build.set_head(module, len(CLASSES), hidden)
     return module.eval()
 
 
-def setup_of(
+def make_setup(
     folder: Path, inference: Inference, module: nn.Module, **options: Any
 ) -> TrainingSetup:
-    """Set up a run on all images of a folder, which are its validation images, too."""
-    images = loader_of(folder)
+    """Set up a run that trains and validates on all images of a folder."""
+    images = make_loader(folder)
     return TrainingSetup(
         task=FinetuneTask(folder, options=FinetuneOptions(**options)),
         processes=ProcessGroup(),
@@ -88,33 +88,37 @@ def setup_of(
     )
 
 
-def head_phase(folder: Path, inference: Inference, module: nn.Module, **options: Any) -> HeadPhase:
-    setup = setup_of(folder, inference, module, **options)
+def make_head_phase(
+    folder: Path, inference: Inference, module: nn.Module, **options: Any
+) -> HeadPhase:
+    setup = make_setup(folder, inference, module, **options)
     return HeadPhase(setup, extract_features(setup))
 
 
-def full_phase(folder: Path, inference: Inference, module: nn.Module, **options: Any) -> FullPhase:
+def make_full_phase(
+    folder: Path, inference: Inference, module: nn.Module, **options: Any
+) -> FullPhase:
     settings = {"batch_size": 4, "epochs": 2, **options}
-    return FullPhase(setup_of(folder, inference, module, **settings), module)
+    return FullPhase(make_setup(folder, inference, module, **settings), module)
 
 
 def train_epoch(phase: Phase, epoch: int = 1, start: int = 0) -> float:
-    """Train one epoch, and return its summed loss."""
+    """Train one epoch and return the sum of its losses."""
     loss = torch.zeros(())
     for batch in phase.load_batches(epoch, start):
         loss += phase.step(batch)
     return float(loss)
 
 
-def logits_of(module: nn.Module, folder: Path) -> np.ndarray:
-    pixels = np.stack([load_pixels(LOADER, path) for path in subset(folder).paths])
+def compute_logits(module: nn.Module, folder: Path) -> np.ndarray:
+    pixels = np.stack([load_pixels(LOADER, path) for path in make_subset(folder).paths])
     with torch.inference_mode():
         logits: np.ndarray = module(torch.from_numpy(pixels)).numpy()
     return logits
 
 
 def assert_same_tensors(one: nn.Module, other: nn.Module) -> None:
-    """Compare tensors except for step counters, which a model file does not have."""
+    """Compare all tensors except batch counters, which are not in model files."""
     tensors = one.state_dict()
     assert tensors.keys() == other.state_dict().keys()
     for name, tensor in other.state_dict().items():

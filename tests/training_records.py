@@ -11,7 +11,7 @@ from effnet_cli.datasets.records import ClassCount, Scan
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune.records import Epoch, TrainingResult
 
-# Any text that a class or a file may be called, bytes that are no UTF-8 included.
+# Any name of a class or file, including names that are not valid UTF-8.
 NAMES = st.binary(max_size=20).map(os.fsdecode) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=20
 )
@@ -44,7 +44,8 @@ TRAINED = TrainingResult(Path("runs/pets-lite0/model.safetensors"), "full", 2, V
 RECORDS = [FIRST, SECOND, TRAINED]
 
 
-def named(*names: str) -> TrainingResult:
+def make_result(*names: str) -> TrainingResult:
+    """Create a result for classes with these names."""
     rows = tuple(ClassMetrics(name, 3, 0.5, 0.25, 1 / 3) for name in names)
     return replace(TRAINED, val=replace(VAL, classes=rows))
 
@@ -60,7 +61,7 @@ SCAN = Scan(
     (ClassCount("cat", 1200, 30, None), ClassCount("dog", 8, 0, None)),
     (
         Finding("note", "copies", "2 files are copies.", "", 2, ("a.png", "b.png")),
-        Finding("error", "broken", "1 file is broken.", "Mend it.", 1, ("c.png",), ("cut off",)),
+        Finding("error", "broken", "1 file is broken.", "Fix it.", 1, ("c.png",), ("cut off",)),
         Finding("warning", "few", "'dog' has 8 images.", "Add some."),
     ),
     None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
-HANG_SECONDS = 60.0  # a guard: no response outlives its server
+HANG_SECONDS = 60.0  # an upper bound: responses end when the server closes
 
 Response = Callable[["Handler", bytes], None]
 
@@ -68,7 +68,7 @@ class WeightServer:
 
 
 class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = False  # so that closing waits for them, and no socket is left to the collector
+    daemon_threads = False  # so that closing waits for the threads and their sockets
     request_queue_size = 64
     weights: WeightServer
 
@@ -83,8 +83,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         start = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
-        self.request_seen = Request(self.path, int(start) if start else None)
-        respond = self.server.weights.next_response(self.request_seen)
+        self.current_request = Request(self.path, int(start) if start else None)
+        respond = self.server.weights.next_response(self.current_request)
         with suppress(ConnectionError):
             respond(self, self.server.weights.content)
 
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def start(self) -> int:
-        return self.request_seen.start or 0
+        return self.current_request.start or 0
 
     def send(self, status: int, body: bytes = b"", **headers: object) -> None:
         """Send a response; `Content_Length` is the body's unless it is given (`None`: not sent)."""
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def wait_for_the_end(self) -> None:
+    def wait_for_close(self) -> None:
         self.server.weights.closing.wait(HANG_SECONDS)
 
 
@@ -122,7 +122,7 @@ def whole_ignoring_range(handler: Handler, content: bytes) -> None:
 
 def silent(handler: Handler, content: bytes) -> None:
     """Accept the request and never respond."""
-    handler.wait_for_the_end()
+    handler.wait_for_close()
 
 
 def shifted(handler: Handler, content: bytes) -> None:
@@ -176,7 +176,7 @@ def stalled(end: int) -> Response:
     def respond(handler: Handler, content: bytes) -> None:
         _send_from(handler, content, end)
         handler.wfile.flush()
-        handler.wait_for_the_end()
+        handler.wait_for_close()
 
     return respond
 

@@ -1,4 +1,4 @@
-"""Preparation of models for a benchmark."""
+"""Preparing models for a benchmark."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ def test_torchvision_graph_equals_torch(tmp_path: Path, one_thread: None) -> Non
     model = prepare.prepare_torchvision("resnet18", tmp_path)
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        wanted = prepare.build_seeded(model.variant)(pixels).numpy()
-    given = onnxruntime.InferenceSession(str(model.graph)).run(None, {"pixels": pixels.numpy()})
-    np.testing.assert_allclose(given[0], wanted, atol=1e-4 * np.abs(wanted).max())
+        expected = prepare.build_seeded(model.variant)(pixels).numpy()
+    outputs = onnxruntime.InferenceSession(str(model.graph)).run(None, {"pixels": pixels.numpy()})
+    np.testing.assert_allclose(outputs[0], expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_torchvision_model_with_other_operators_runs_on_torch_only(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_torchvision_model_with_other_operators_runs_on_torch_only(tmp_path: Pat
     assert isinstance(build.load_module(model.resolve("torch")), torch.nn.Module)
 
 
-def test_product_has_the_same_shape_on_every_engine(
+def test_matrix_product_has_the_same_shape_on_every_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(prepare.PRODUCT_PX, "cpu", 2)

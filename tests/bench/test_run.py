@@ -16,13 +16,7 @@ from docs_pages import docs_page
 from effnet_cli.bench import formats, prepare, rounds, start, table, worker
 from effnet_cli.bench.models import BenchModel
 from effnet_cli.bench.page import bench_page, chart_points
-from effnet_cli.bench.records import (
-    SLOWER,
-    BenchResult,
-    Change,
-    Skipped,
-    Timing,
-)
+from effnet_cli.bench.records import SLOWER, BenchResult, Change, Skipped, Timing
 from effnet_cli.bench.run import bench
 from effnet_cli.bench.start import Case
 from effnet_cli.bench.statistics import MIN_TURNS, Turn
@@ -39,16 +33,16 @@ from effnet_cli.system import machine
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import SILENT
 from helpers import SAMPLES, RecordingReporter
-from training import Done
+from training import CommandResult
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short() -> Iterator[None]:
-    """Few repetitions: these tests do not judge the figures."""
+def short_measurements() -> Iterator[None]:
+    """Shorten measurements: no test here depends on the exact timings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(prepare.PRODUCT_PX, "cpu", 13)
         patch.setattr(machine, "COPY_MB", 16)
@@ -61,15 +55,15 @@ def short() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def result(caches: None, tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
     """A short benchmark of real weights, seeded weights and a torchvision classifier."""
-    heard = RecordingReporter()
+    reporter = RecordingReporter()
     task = BenchTask(("lite0", "b0"), against=("resnet18",), engines=("onnxruntime",), seconds=0.5)
-    result = bench(task, heard)
-    assert "Measuring lite0, b0, resnet18" in heard.text
-    assert heard.steps[-1][1] == heard.steps[-1][2]
+    result = bench(task, reporter)
+    assert "Measuring lite0, b0, resnet18" in reporter.text
+    assert reporter.steps[-1][1] == reporter.steps[-1][2]
     return result
 
 
-def test_timings_say_what_was_measured(result: BenchResult) -> None:
+def test_timings_describe_what_was_measured(result: BenchResult) -> None:
     rows = {(t.variant, t.batch_size): t for t in result.timings}
     assert {("lite0", 1), ("b0", 1), ("resnet18", 1)} <= rows.keys()
     assert [rows[name, 1].weights for name in ("lite0", "b0", "resnet18")] == [
@@ -81,7 +75,7 @@ def test_timings_say_what_was_measured(result: BenchResult) -> None:
         assert timing.images_per_s > 0
         assert timing.cold_ms > timing.load_ms > 0
         assert timing.peak_memory_mb is not None
-        assert 40 < timing.peak_memory_mb < 600  # of onnxruntime alone: torch has more
+        assert 40 < timing.peak_memory_mb < 600  # onnxruntime only; with torch it would be more
         assert timing.share_of_peak is not None
         assert 0 < timing.share_of_peak < 1.5
         assert timing.share_of_bandwidth is not None
@@ -99,11 +93,11 @@ def test_json_has_the_documented_keys(result: BenchResult) -> None:
     assert content["schema"] == 1
     for name in (*content, *content["machine"], *content["results"][0]):
         assert f"`{name}`" in docs_page("bench")
-    wanted = {
+    keys = {
         "variant", "engine", "device", "precision", "batch_size", "mode", "p5_ms", "p50_ms",
         "p90_ms", "p99_ms", "images_per_s", "peak_memory_mb", "share_of_peak", "verdict",
     }  # fmt: skip
-    assert wanted <= content["results"][0].keys()
+    assert keys <= content["results"][0].keys()
 
 
 def test_csv_has_the_same_figures(result: BenchResult) -> None:
@@ -113,18 +107,18 @@ def test_csv_has_the_same_figures(result: BenchResult) -> None:
     assert lines[0]["decode_ms"] == ""
 
 
-def test_command_recommends_and_compares(
+def test_command_shows_recommendations_and_comparison(
     result: BenchResult, tmp_path: Path, effnet: Effnet
 ) -> None:
     old, page = tmp_path / "old.json", tmp_path / "bench.html"
-    words = ("bench", "--variant", "lite0", "--engine", "onnxruntime", "--batch-size", "1")
+    command = ("bench", "--variant", "lite0", "--engine", "onnxruntime", "--batch-size", "1")
     content = formats.as_json(result)
     for factor, status, verdict in ((0.1, 3, "slower"), (10, 0, "faster")):
         for row in content["results"]:
             p50_ms = factor * result.timings[0].p50_ms
             row |= {"p50_ms": p50_ms, "p50_low_ms": p50_ms, "p50_high_ms": p50_ms}
         old.write_text(json.dumps(content))
-        done = effnet(*words, "--seconds", "0.2", "--compare", old, "--html", page)
+        done = effnet(*command, "--seconds", "0.2", "--compare", old, "--html", page)
         text = done.stdout.decode()
         assert done.status == status
         assert text.startswith("Lowest latency: lite0 on onnxruntime, ")
@@ -133,19 +127,19 @@ def test_command_recommends_and_compares(
     assert f">{verdict}</td>" in page.read_text(encoding="utf-8")
 
 
-def test_best_batch_is_the_one_with_the_highest_throughput() -> None:
-    class Warming:
+def test_best_batch_has_the_highest_throughput() -> None:
+    class FakeWorker:
         def warm_up(self, size: int) -> WarmUp:
             if size > 16:
-                raise EffnetError("There is no memory.", "Use less.")
+                raise EffnetError("Out of memory.", "Use a smaller batch.")
             return WarmUp({1: 10, 2: 12, 4: 20, 8: 39, 16: 60}[size], None, None)
 
-    ((size, warm),) = start.best_batch(Warming(), "cpu", 10.0)  # type: ignore[arg-type]
-    assert (size, warm.call_ms) == (16, 60)
-    assert list(start.best_batch(Warming(), "cpu", 3.0)) == []  # type: ignore[arg-type]
+    ((size, warm_up),) = start.best_batch(FakeWorker(), "cpu", 10.0)  # type: ignore[arg-type]
+    assert (size, warm_up.call_ms) == (16, 60)
+    assert list(start.best_batch(FakeWorker(), "cpu", 3.0)) == []  # type: ignore[arg-type]
 
 
-def test_variant_that_does_not_fit_the_time_is_skipped_with_a_note(
+def test_variant_that_exceeds_the_time_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
@@ -158,7 +152,7 @@ def test_variant_that_does_not_fit_the_time_is_skipped_with_a_note(
     assert "--seconds" in skipped.reason
 
 
-def test_training_step_and_end_to_end(effnet: Effnet, tmp_path: Path) -> None:
+def test_train_and_end_to_end_modes(effnet: Effnet, tmp_path: Path) -> None:
     done = effnet(
         "bench", "-V", "lite0", "--mode", "train", "--batch-size", "2", "--seconds", ".1", "-f",
         "json",
@@ -200,7 +194,7 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--variant", "b9"], "Unknown variant 'b9'"),
         (["--engine", "tensorrt"], "Unknown engine 'tensorrt'"),
@@ -232,10 +226,10 @@ def test_model_file_and_export_are_measured(effnet: Effnet, tmp_path: Path) -> N
         (["--compare", "README.md", "--html", "README.md"], "'README.md' is an input"),
     ],
 )
-def test_wrong_use_is_refused(words: list[str], said: str, effnet: Effnet) -> None:
-    done = effnet("bench", *words)
+def test_invalid_usage_is_refused(arguments: list[str], message: str, effnet: Effnet) -> None:
+    done = effnet("bench", *arguments)
     assert done.status == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stdout == b""
     assert len(done.stderr.strip().splitlines()) == 2
 
@@ -255,7 +249,7 @@ def test_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("[]", 'it has no "schema"'),
         ("{}", 'it has no "schema"'),
@@ -273,16 +267,18 @@ def test_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ('{"schema": 1, "results": [], "limits": {"copy": "1"}}', "a limit is not positive"),
     ],
 )
-def test_file_that_is_not_a_result_is_refused(content: str, said: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_result_is_refused(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError) as caught:
         formats.load_result(path)
-    assert caught.value.message.startswith(f"{str(path)!r} is not an `effnet bench` result: {said}")
+    assert caught.value.message.startswith(
+        f"{str(path)!r} is not an `effnet bench` result: {message}"
+    )
 
 
 @pytest.mark.parametrize("value", [0, -1, "1", None, float("nan"), float("inf")])
-def test_earlier_result_with_an_impossible_time_is_refused(
+def test_result_with_an_invalid_time_is_refused(
     value: object, result: BenchResult, tmp_path: Path
 ) -> None:
     path = tmp_path / "old.json"
@@ -300,50 +296,54 @@ def test_earlier_result_with_an_impossible_time_is_refused(
 
 @pytest.mark.linux
 @pytest.mark.parametrize("name", ["lite0", "matrix product"])
-def test_hang_between_turns_leaves_the_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Case.turn
+def test_hang_between_turns_does_not_stop_the_others(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_turn = Case.turn
 
-    def hanging(case: Case, seconds: float) -> Turn:
+    def hang(case: Case, seconds: float) -> Turn:
         process = case.worker._process
         if case.model.name == name and process.is_alive():
             assert process.pid
             os.kill(process.pid, signal.SIGSTOP)
             monkeypatch.setattr(worker, "SILENCE_SECONDS", 3)
             monkeypatch.setattr(worker, "SILENT_CALLS", 0)
-        return whole(case, seconds)
+        return take_turn(case, seconds)
 
-    monkeypatch.setattr(Case, "turn", hanging)
+    monkeypatch.setattr(Case, "turn", hang)
     task = BenchTask(("lite0", "b0"), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1, 2))
-    heard = RecordingReporter()
-    result = bench(task, heard)
+    reporter = RecordingReporter()
+    result = bench(task, reporter)
     (skipped,) = result.skipped
     assert (skipped.variant, skipped.engine, skipped.is_failure) == (name, "onnxruntime", True)
     assert "did not respond for" in skipped.reason
-    assert f"Skipping {name} on onnxruntime: " in heard.text
+    assert f"Skipping {name} on onnxruntime: " in reporter.text
     names = {timing.variant for timing in result.timings}
     assert names == {"lite0", "b0"} - {name}
-    is_known = name == "lite0"
-    assert all((timing.share_of_peak is not None) == is_known for timing in result.timings)
+    has_peak = name == "lite0"
+    assert all((timing.share_of_peak is not None) == has_peak for timing in result.timings)
 
 
-def test_failure_of_everything_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(case: Case, seconds: float) -> Turn:
-        raise EffnetError("It is gone.", "Look for it.")
+def test_failure_of_all_cases_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(case: Case, seconds: float) -> Turn:
+        raise EffnetError("The worker crashed.", "Try again.")
 
-    monkeypatch.setattr(Case, "turn", gone)
+    monkeypatch.setattr(Case, "turn", fail)
     task = BenchTask(("lite0",), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1,))
-    with pytest.raises(EffnetError, match=r"Nothing could be measured: It is gone. Look for it."):
+    with pytest.raises(
+        EffnetError, match=r"Nothing could be measured: The worker crashed. Try again."
+    ):
         bench(task)
 
 
-def test_failure_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_model_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_variant = prepare.prepare_variant
 
-    def broken(name: str, folder: Path, reporter: RecordingReporter) -> BenchModel:
+    def break_lite0(name: str, folder: Path, reporter: RecordingReporter) -> BenchModel:
         model = prepare_variant(name, folder, reporter)
         return replace(model, options=None, graph=None) if name == "lite0" else model
 
-    monkeypatch.setattr(prepare, "prepare_variant", broken)
+    monkeypatch.setattr(prepare, "prepare_variant", break_lite0)
     task = BenchTask(("lite0", "b0"), engines=("onnxruntime",), seconds=0.1, batch_sizes=(1,))
     result = bench(task)
     assert [timing.variant for timing in result.timings] == ["b0"]
@@ -358,7 +358,7 @@ def row(result: BenchResult) -> Timing:
     return result.timings[0]
 
 
-def timing(
+def make_timing(
     row: Timing, variant: str, engine: str, ms: float, top1: float | None, batch_size: int = 1
 ) -> Timing:
     return replace(
@@ -371,13 +371,13 @@ def test_recommendation_names_the_fastest_and_the_most_accurate(
     result: BenchResult, row: Timing
 ) -> None:
     rows = (
-        timing(row, "lite0", "openvino", 4.0, 75.1),
-        timing(row, "lite0", "torch", 9.0, 75.1),
-        timing(row, "b1", "onnxruntime", 10.0, 79.8),
-        timing(row, "b1", "openvino", 11.0, 79.8),
-        timing(row, "b4", "openvino", 60.0, 83.4),
-        timing(row, "lite0", "torch", 20.0, 75.1, batch_size=8),
-        timing(row, "resnet18", "openvino", 1.0, 99.0),  # not one of ours
+        make_timing(row, "lite0", "openvino", 4.0, 75.1),
+        make_timing(row, "lite0", "torch", 9.0, 75.1),
+        make_timing(row, "b1", "onnxruntime", 10.0, 79.8),
+        make_timing(row, "b1", "openvino", 11.0, 79.8),
+        make_timing(row, "b4", "openvino", 60.0, 83.4),
+        make_timing(row, "lite0", "torch", 20.0, 75.1, batch_size=8),
+        make_timing(row, "resnet18", "openvino", 1.0, 99.0),  # from torchvision, never recommended
     )
     assert list(table.recommendation(replace(result, timings=rows))) == [
         "Lowest latency: lite0 on openvino, 4.0 ms per image.",
@@ -399,7 +399,7 @@ def test_terminal_table_fits_80_columns(result: BenchResult) -> None:
     assert all(len(line) <= 80 for line in lines[start : start + 2 + len(result.timings)])
 
 
-def test_page_loads_nothing_and_hides_nothing(result: BenchResult, row: Timing) -> None:
+def test_page_is_self_contained_and_complete(result: BenchResult, row: Timing) -> None:
     hostile = "<script>alert(1)</script>$x$\x1b[31m"
     rows = (replace(row, variant=hostile, top1=1.0), *result.timings)
     change = Change(hostile, "torch", "cpu", "fp32", 1, "inference", 1, 2, 2, (1.9, 2.1), SLOWER)
@@ -414,7 +414,7 @@ def test_page_loads_nothing_and_hides_nothing(result: BenchResult, row: Timing) 
     for one in result.timings:
         assert f"{one.p99_ms:.2f}" in page
     assert "<svg" in page
-    # fifteen columns fit a laptop's window only where their text may break, and scroll on a phone
+    # text cells must wrap, for 15 columns to fit a laptop screen; on phones the table scrolls
     style = page.partition("</style>")[0]
     assert style.rindex("td.text, td:first-child { white-space: normal; }") > style.index("nowrap")
     assert ".scroll { overflow-x: auto;" in style
@@ -424,17 +424,17 @@ def test_run_without_a_reporter_is_silent(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     bench(BenchTask(("lite0",), engines=("openvino",), seconds=0.1, batch_sizes=(1,)), SILENT)
-    heard = capfdbinary.readouterr()
-    assert (heard.out, heard.err) == (b"", b"")
+    captured = capfdbinary.readouterr()
+    assert (captured.out, captured.err) == (b"", b"")
 
 
 # --- a GPU ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.cuda
-def test_gpu_is_timed_by_its_own_clock() -> None:
-    network = resolve_model(ModelOptions("lite0"))
-    engine = EnginePlan("torch", "cuda", "fp16").load(network)
+def test_gpu_is_timed_on_the_device() -> None:
+    model = resolve_model(ModelOptions("lite0"))
+    engine = EnginePlan("torch", "cuda", "fp16").load(model)
     crops = np.zeros((4, 224, 224, 3), np.uint8)
     assert isinstance(engine, DeviceClock)
     times = engine.device_times_ms(crops, 20)

@@ -9,12 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli.bench import worker
-from effnet_cli.bench.records import (
-    FASTER,
-    SLOWER,
-    UNCHANGED,
-    Median,
-)
+from effnet_cli.bench.records import FASTER, SLOWER, UNCHANGED, Median
 from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, compare_medians, summarize
 from effnet_cli.bench.worker import EngineCaller
@@ -37,7 +32,7 @@ class Clock:
 
 
 @dataclass
-class Slow:
+class SlowEngine:
     """A fake engine whose calls cycle through given delays."""
 
     clock: Clock
@@ -55,11 +50,11 @@ class Slow:
 
 
 @dataclass
-class Fake:
-    """A candidate with a fake engine."""
+class FakeCase:
+    """A benchmark case with a fake engine."""
 
-    engine: Slow
-    order: list["Fake"]
+    engine: SlowEngine
+    order: list["FakeCase"]
     batch_size: int = 1
 
     def turn(self, seconds: float) -> Turn:
@@ -75,10 +70,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_percentiles_and_throughput_are_those_of_the_delays(clock: Clock) -> None:
+def test_percentiles_and_throughput_match_the_delays(clock: Clock) -> None:
     delays = [float(ms) for ms in range(1, 101)]
-    candidate = Fake(Slow(clock, delays), [], batch_size=4)
-    (turns,) = measure_rounds([candidate], 10.0, clock=clock.monotonic)
+    case = FakeCase(SlowEngine(clock, delays), [], batch_size=4)
+    (turns,) = measure_rounds([case], 10.0, clock=clock.monotonic)
     found = summarize(turns)
     kept = [ms for turn in turns for ms in turn.times_ms]
     assert set(kept) <= set(delays)
@@ -89,19 +84,20 @@ def test_percentiles_and_throughput_are_those_of_the_delays(clock: Clock) -> Non
         assert value == pytest.approx(np.percentile(kept, percent))
     assert found.images_per_s == pytest.approx(4 * len(kept) / (sum(kept) / 1000))
     assert found.p50_low_ms <= found.p50_ms <= found.p50_high_ms
-    assert set(candidate.engine.sizes) == {4}
+    assert set(case.engine.sizes) == {4}
     assert found.verdict.startswith("unstable (spread ")
 
 
-def test_first_call_of_a_turn_counts_only_where_a_turn_is_one_call(clock: Clock) -> None:
-    cold = Fake(Slow(clock, [50.0] + [2.0] * 74), [])  # 50 + 50 * 2 ms: a turn each
+def test_first_call_counts_only_if_it_is_the_whole_turn(clock: Clock) -> None:
+    cold = FakeCase(SlowEngine(clock, [50.0] + [2.0] * 74), [])  # a turn is 50 + 50 * 2 ms
     assert 50.0 not in cold.turn(0.15).times_ms
-    long = Fake(Slow(clock, [700.0]), [])
+    long = FakeCase(SlowEngine(clock, [700.0]), [])
     assert long.turn(0.15).times_ms == (700.0,)
 
 
-def test_same_delays_are_stable_and_drifting_ones_are_not(clock: Clock) -> None:
-    steady, drifting = Fake(Slow(clock, [5.0]), []), Fake(Slow(clock, [5.0]), [])
+def test_constant_delays_are_stable_and_drifting_ones_are_not(clock: Clock) -> None:
+    steady = FakeCase(SlowEngine(clock, [5.0]), [])
+    drifting = FakeCase(SlowEngine(clock, [5.0]), [])
     turns = [steady.turn(0.15) for _ in range(8)]
     assert summarize(turns).verdict == "stable"
     assert summarize(turns).median == (5.0, 5.0, 5.0)
@@ -115,20 +111,22 @@ def test_same_delays_are_stable_and_drifting_ones_are_not(clock: Clock) -> None:
 
 
 def test_cases_take_turns_in_every_round(clock: Clock) -> None:
-    order: list[Fake] = []
-    fakes = [Fake(Slow(clock, [ms]), order) for ms in (1.0, 2.0, 50.0)]
-    heard: list[float] = []
-    turns = measure_rounds(fakes, 20.0, on_turn=heard.append, clock=clock.monotonic)
+    order: list[FakeCase] = []
+    fakes = [FakeCase(SlowEngine(clock, [ms]), order) for ms in (1.0, 2.0, 50.0)]
+    elapsed: list[float] = []
+    turns = measure_rounds(fakes, 20.0, on_turn=elapsed.append, clock=clock.monotonic)
     assert [len(each) for each in turns] == [len(order) // 3] * 3
     rounds = [tuple(map(id, order[i : i + 3])) for i in range(0, len(order), 3)]
     assert all(len(set(one)) == 3 for one in rounds)
-    assert len(set(rounds)) > 3  # in changing orders: who follows whom makes no difference
-    assert heard == sorted(heard)
-    assert heard[-4] < 20.0 <= heard[-1]
+    assert len(set(rounds)) > 3  # the order changes, so that no case is always first
+    assert elapsed == sorted(elapsed)
+    assert elapsed[-4] < 20.0 <= elapsed[-1]
 
 
-def test_there_are_enough_rounds_for_a_verdict(clock: Clock) -> None:
-    (turns,) = measure_rounds([Fake(Slow(clock, [9000.0]), [])], 1.0, clock=clock.monotonic)
+def test_slow_cases_get_enough_turns_for_a_verdict(clock: Clock) -> None:
+    (turns,) = measure_rounds(
+        [FakeCase(SlowEngine(clock, [9000.0]), [])], 1.0, clock=clock.monotonic
+    )
     assert len(turns) == MIN_TURNS
 
 
@@ -136,7 +134,7 @@ def test_there_are_enough_rounds_for_a_verdict(clock: Clock) -> None:
     st.floats(0.1, 1e4), st.floats(0.1, 1e4), st.floats(1.0, 1.5), st.floats(1.0, 1.5),
     st.floats(0.01, 0.5),
 )  # fmt: skip
-def test_change_is_the_same_seen_from_either_side(
+def test_comparison_is_symmetric(
     old: float, new: float, wide: float, wider: float, tolerance: float
 ) -> None:
     before, after = Median(old, old / wide, old * wide), Median(new, new / wider, new * wider)
@@ -154,9 +152,10 @@ def test_change_is_the_same_seen_from_either_side(
         }[verdict]
 
 
-def test_change_needs_certainty_and_size() -> None:
-    sure, unsure = Median(100, 99, 101), Median(100, 80, 125)
-    assert compare_medians(sure, Median(120, 119, 121), 0.05)[2] == SLOWER
-    assert compare_medians(sure, Median(104, 103.5, 104.5), 0.05)[2] == UNCHANGED  # tolerated
-    assert compare_medians(unsure, Median(120, 96, 150), 0.05)[2] == UNCHANGED  # uncertain
-    assert compare_medians(sure, Median(80, 79, 81), 0.05)[2] == FASTER
+def test_change_must_be_certain_and_large() -> None:
+    certain, uncertain = Median(100, 99, 101), Median(100, 80, 125)
+    assert compare_medians(certain, Median(120, 119, 121), 0.05)[2] == SLOWER
+    tolerated = Median(104, 103.5, 104.5)
+    assert compare_medians(certain, tolerated, 0.05)[2] == UNCHANGED
+    assert compare_medians(uncertain, Median(120, 96, 150), 0.05)[2] == UNCHANGED
+    assert compare_medians(certain, Median(80, 79, 81), 0.05)[2] == FASTER

@@ -25,36 +25,36 @@ def small_product() -> Iterator[None]:
 
 @pytest.mark.linux
 @pytest.mark.parametrize(
-    ("function", "error", "said"),
-    [("dies", EffnetError, "SIGKILL"), ("refuses", EffnetError, "no such thing"),
-     ("fails", RuntimeError, "a bug of ours")],
+    ("builder", "error", "message"),
+    [("crash", EffnetError, "SIGKILL"), ("refuse", EffnetError, "does not exist"),
+     ("fail", RuntimeError, "a bug in the builder")],
 )  # fmt: skip
-def test_failed_worker_says_why(
-    function: str, error: type[Exception], said: str, tmp_path: Path
+def test_failed_worker_reports_the_cause(
+    builder: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    model = replace(prepare.prepare_product("cpu", tmp_path), builder=f"failing:{function}")
-    with pytest.raises(error, match=said):
+    model = replace(prepare.prepare_product("cpu", tmp_path), builder=f"failing:{builder}")
+    with pytest.raises(error, match=message):
         Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
 
 
-def test_hanging_worker_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_hanging_worker_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(worker, "SILENCE_SECONDS", 1)
-    model = replace(prepare.prepare_product("cpu", tmp_path), builder="failing:hangs")
+    model = replace(prepare.prepare_product("cpu", tmp_path), builder="failing:hang")
     with pytest.raises(EffnetError, match="did not respond for 1 s"):
         Worker(WorkerRequest(model, EnginePlan("torch", "cpu", "fp32"), "inference"))
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.timeout(60)
-def test_engine_that_silences_output_itself_is_measured(tmp_path: Path) -> None:
+def test_engine_that_silences_its_output_is_measured(tmp_path: Path) -> None:
     model = prepare.prepare_product("cpu", tmp_path)
     request = WorkerRequest(
-        replace(model, builder="failing:silences"),
+        replace(model, builder="failing:build_silently"),
         EnginePlan("torch", "cpu", "fp32"),
         "inference",
     )
-    silent = Worker(request)
+    silenced = Worker(request)
     try:
-        assert silent.warm_up(1).call_ms > 0
+        assert silenced.warm_up(1).call_ms > 0
     finally:
-        silent.close()
+        silenced.close()

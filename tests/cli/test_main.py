@@ -45,7 +45,7 @@ def test_json_has_a_row_for_each_image_in_order(run: Run, album: Path) -> None:
     ]
     assert [row["status"] for row in rows] == ["ok", "error", "ok", "error"]
     assert [row["error"]["kind"] for row in rows if "error" in row] == ["truncated", "missing"]
-    assert [answer["rank"] for answer in rows[0]["predictions"]] == [1, 2, 3, 4, 5]
+    assert [prediction["rank"] for prediction in rows[0]["predictions"]] == [1, 2, 3, 4, 5]
     assert done.returncode == 1
     summary = done.stderr.decode().splitlines()[-1]
     assert summary.startswith("4 images in ")
@@ -61,9 +61,9 @@ def test_every_format_says_the_same(run: Run, album: Path) -> None:
     assert [cell["path"] for cell in cells if cell["rank"] in ("", "1")] == [
         r["path"] for r in array
     ]
-    flat = [answer for row in array for answer in row.get("predictions", [])]
+    flat = [prediction for row in array for prediction in row.get("predictions", [])]
     assert [(c["label"], float(c["probability"])) for c in cells if c["rank"]] == [
-        (answer["label"], answer["probability"]) for answer in flat
+        (prediction["label"], prediction["probability"]) for prediction in flat
     ]
 
 
@@ -87,12 +87,12 @@ def test_many_images_stream_a_line_each(run: Run, tmp_path: Path) -> None:
 
 
 def test_output_is_written_whole_in_the_format_of_its_name(run: Run, album: Path) -> None:
-    target = album.parent / "answers.jsonl"
+    target = album.parent / "predictions.jsonl"
     done = run("predict", album / "a.jpg", "--output", target)
     assert done.stdout == b""
     assert done.returncode == 0
     assert json.loads(target.read_text())["path"] == f"{album}/a.jpg"
-    assert {path.name for path in album.parent.iterdir()} == {"album", "answers.jsonl"}
+    assert {path.name for path in album.parent.iterdir()} == {"album", "predictions.jsonl"}
 
 
 def test_stdin_holds_paths_or_a_image(run: Run, album: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each test of datasets has its own working directory."""
+"""Run each dataset test in an empty working directory."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

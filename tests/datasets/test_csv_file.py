@@ -11,16 +11,16 @@ from dataset_files import (
     counts,
     dataset,
     fill,
-    found,
+    get_error,
+    get_finding,
     kinds,
+    make_two_classes,
     names,
-    refused,
-    two_classes,
 )
 from effnet_cli.datasets.scan import scan
 
 
-def table(*rows: tuple[str, ...], name: str = "d/list.csv", start: str = "") -> str:
+def write_csv(*rows: tuple[str, ...], name: str = "d/list.csv", start: str = "") -> str:
     Path(name).parent.mkdir(exist_ok=True)
     text = io.StringIO()
     csv.writer(text).writerows(rows)
@@ -28,27 +28,27 @@ def table(*rows: tuple[str, ...], name: str = "d/list.csv", start: str = "") -> 
     return name
 
 
-def rows_of(folder: str, *more: str) -> list[tuple[str, ...]]:
+def make_rows(folder: str, *more: str) -> list[tuple[str, ...]]:
     return [(f"{folder}/{n}.png", folder.split("/")[-1], *more) for n in range(10)]
 
 
 def test_csv_without_splits_is_split_like_the_folder() -> None:
-    two_classes()
-    rows = [*rows_of("cat"), *rows_of("dog")]
-    listed = dataset(table(("path", "label"), *rows))
+    make_two_classes()
+    rows = [*make_rows("cat"), *make_rows("dog")]
+    listed = dataset(write_csv(("path", "label"), *rows))
     assert listed.classes == ("cat", "dog")
     assert names(listed.val) == names(dataset().val)
-    turned = dataset(table(("path", "label"), *rows[::-1], name="d/turned.csv"))
-    assert turned.fingerprint == listed.fingerprint
-    assert turned.train.paths == listed.train.paths
+    reordered = dataset(write_csv(("path", "label"), *rows[::-1], name="d/reordered.csv"))
+    assert reordered.fingerprint == listed.fingerprint
+    assert reordered.train.paths == listed.train.paths
 
 
 def test_csv_can_have_any_order_of_columns_and_a_byte_order_mark() -> None:
-    two_classes()
+    make_two_classes()
     rows = [(label, "Train" if n < 7 else "dev", path, "x") for n in range(10)
             for label in ("cat", "dog") for path in [f"{label}/{n}.png"]]  # fmt: skip
     header = ("Label", "split", " Path", "extra")
-    result = scan(Path(table(header, *rows, start="\ufeff")))
+    result = scan(Path(write_csv(header, *rows, start="\ufeff")))
     assert counts(result) == {"cat": (7, 3, None), "dog": (7, 3, None)}
 
 
@@ -56,25 +56,25 @@ def test_csv_can_have_any_order_of_columns_and_a_byte_order_mark() -> None:
 def test_csv_keeps_labels_and_paths_of_any_bytes() -> None:
     fill(b"d/caf\xe9")
     fill("d/a,b\nc")
-    rows = [*rows_of(os.fsdecode(b"caf\xe9")), *rows_of("a,b\nc")]
-    data = dataset(table(("path", "label"), *rows))
+    rows = [*make_rows(os.fsdecode(b"caf\xe9")), *make_rows("a,b\nc")]
+    data = dataset(write_csv(("path", "label"), *rows))
     assert [os.fsencode(name) for name in data.classes] == [b"a,b\nc", b"caf\xe9"]
     assert data.train.count(2).tolist() == [8, 8]
 
 
 def test_csv_row_without_a_file_is_a_broken_file() -> None:
-    two_classes()
-    rows = [*rows_of("cat"), *rows_of("dog"), ("cat/nothing.png", "cat")]
-    error = refused(table(("path", "label"), *rows))
-    assert found(error.scan, "broken_files").paths == ("d/cat/nothing.png",)
+    make_two_classes()
+    rows = [*make_rows("cat"), *make_rows("dog"), ("cat/nothing.png", "cat")]
+    error = get_error(write_csv(("path", "label"), *rows))
+    assert get_finding(error.scan, "broken_files").paths == ("d/cat/nothing.png",)
     assert "1 missing" in error.message
 
 
 def test_csv_errors_name_their_lines() -> None:
-    two_classes()
-    rows = [*rows_of("cat", "train"), *rows_of("dog", "train"), ("cat/1.png", "", "train"),
+    make_two_classes()
+    rows = [*make_rows("cat", "train"), *make_rows("dog", "train"), ("cat/1.png", "", "train"),
             ("cat/2.png", "cat", "holdout"), ("", "cat", "val")]  # fmt: skip
-    error = refused(table(("path", "label", "split"), *rows))
+    error = get_error(write_csv(("path", "label", "split"), *rows))
     assert kinds(error.scan, "error") == ["unknown_split", "empty_label", "empty_path"]
     for words in ("line 22", "line 23 ('holdout')", "line 24"):
         assert words in error.message
@@ -93,13 +93,13 @@ def test_csv_errors_name_their_lines() -> None:
 )
 def test_invalid_csv_is_refused(content: bytes, kind: str) -> None:
     Path("list.csv").write_bytes(content)
-    assert kinds(refused("list.csv").scan) == [kind]
+    assert kinds(get_error("list.csv").scan) == [kind]
 
 
 def test_csv_lists_each_file_once_and_reports_conflicts() -> None:
-    two_classes()
-    rows = [*rows_of("cat"), *rows_of("dog"), ("./cat/1.png", "cat"), ("cat/2.png", "dog")]
-    result = scan(Path(table(("path", "label"), *rows)))
-    assert found(result, "listed_twice").count == 1
-    assert found(result, "label_conflict").count == 2
+    make_two_classes()
+    rows = [*make_rows("cat"), *make_rows("dog"), ("./cat/1.png", "cat"), ("cat/2.png", "dog")]
+    result = scan(Path(write_csv(("path", "label"), *rows)))
+    assert get_finding(result, "listed_twice").count == 1
+    assert get_finding(result, "label_conflict").count == 2
     assert sum(counts(result)["cat"][:2]) == 9

@@ -14,6 +14,6 @@ def test_members_of_a_group_are_direct_duplicates_of_its_representative(
 ) -> None:
     near = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
     groups = group_duplicates(21, np.array(near, dtype=np.intp).reshape(-1, 2))
-    for thing, other in enumerate(groups):
-        assert other == thing or (other, thing) in near
-        assert groups[other] == other
+    for member, representative in enumerate(groups):
+        assert representative == member or (representative, member) in near
+        assert groups[representative] == representative

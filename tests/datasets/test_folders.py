@@ -6,31 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from dataset_files import counts, kinds, put, refused, two_classes
+from dataset_files import counts, get_error, kinds, make_two_classes, put
 from effnet_cli.datasets.scan import scan
 from effnet_cli.options import DatasetOptions
 
 
 def test_val_can_be_outside_or_beside_the_classes() -> None:
-    two_classes()
-    two_classes("d/holdout", 4)
-    two_classes("other", 3)
+    make_two_classes()
+    make_two_classes("d/holdout", 4)
+    make_two_classes("other", 3)
     assert counts(scan(Path("d"), DatasetOptions(val=Path("holdout"))))["cat"] == (10, 4, None)
     shutil.rmtree("d/holdout")
     assert counts(scan(Path("d"), DatasetOptions(val=Path("other"))))["cat"] == (10, 3, None)
-    assert kinds(refused(val=Path("nothing")).scan) == ["no_val_folder"]
+    assert kinds(get_error(val=Path("nothing")).scan) == ["no_val_folder"]
 
 
 def test_validation_without_train_is_refused() -> None:
-    two_classes("d/val")
-    two_classes("d/test")
-    assert kinds(refused().scan) == ["no_train"]
+    make_two_classes("d/val")
+    make_two_classes("d/test")
+    assert kinds(get_error().scan) == ["no_train"]
 
 
 def test_empty_validation_is_refused() -> None:
-    two_classes("d/train")
+    make_two_classes("d/train")
     Path("d/val").mkdir()
-    assert kinds(refused().scan, "error") == ["empty_val"]
+    assert kinds(get_error().scan, "error") == ["empty_val"]
 
 
 @pytest.mark.linux
@@ -41,7 +41,7 @@ def test_other_files_are_refused_by_name(root: str) -> None:
     put("image.png")
     put("a.zip", b"PK\3\4")
     os.mkfifo("fifo")
-    error = refused(root)
+    error = get_error(root)
     assert root in error.message
     assert error.hint
     assert error.scan.to_json()["ok"] is False

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_files import counts, put, splits
+from dataset_files import counts, make_splits, put
 from effnet_cli.datasets import formats
 from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.datasets.listing import LabelledFile, Source
@@ -30,7 +30,7 @@ def open_list(file: Path, options: DatasetOptions | None) -> ListSource:
 
 
 def test_scan_and_evaluation_read_a_format_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    splits(count=10)
+    make_splits(count=10)
     paths = sorted(Path("d").glob("*/*/*"))
     lines = [f"{int(p.parts[1] == 'val')} {p.parts[2]} {p}" for p in paths]
     file = put("data.list", "\n".join(lines).encode())

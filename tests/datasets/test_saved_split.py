@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_files import fill, png, put, splits, truncated_png, two_classes
+from dataset_files import fill, make_splits, make_two_classes, png, put, truncated_png
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.saved_split import (
@@ -32,7 +32,7 @@ from effnet_cli.models.variants import find_variant
 from effnet_cli.options import DatasetOptions, FinetuneOptions, ModelOptions
 from effnet_cli.system.errors import UsageError
 from helpers import RecordingReporter
-from training import Done, task_of, train
+from training import CommandResult, make_task, train
 
 RUN = Path("run")
 
@@ -45,7 +45,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return forbid
 
 
-def saved(root: str = "d", seed: int = 0, **options: object) -> Dataset:
+def scan_and_save(root: str = "d", seed: int = 0, **options: object) -> Dataset:
     """Scan a dataset and save its split into `run`."""
     dataset = scan(Path(root), DatasetOptions(**options), seed=seed).require_dataset()  # type: ignore[arg-type]
     RUN.mkdir(exist_ok=True)
@@ -62,28 +62,28 @@ def card(*classes: str) -> ModelCard:
     return replace(base, classes=classes or ("cat", "dog"), dataset={"train": 1})
 
 
-def located(root: str = "d", model: Path = RUN) -> tuple[LabelledImages, np.ndarray]:
+def load_and_locate(root: str = "d", model: Path = RUN) -> tuple[LabelledImages, np.ndarray]:
     data = load_labelled(Path(root))
     places = locate_images(data, card(*data.classes), model)
     assert places is not None
     return data, places
 
 
-def evaluated(root: str = "d") -> tuple[set[str], str]:
-    """The images of `root` that a model may be evaluated on, and the note."""
+def get_evaluation_images(root: str = "d") -> tuple[set[str], str]:
+    """Return the images of `root` that a model may be evaluated on, and the note."""
     reporter = RecordingReporter()
-    data, places = located(root)
+    data, places = load_and_locate(root)
     data = exclude_training_images(data, [places], reporter)
     return set(data.paths), reporter.text
 
 
 @pytest.mark.linux
-def test_file_has_each_image_and_is_a_dataset_itself() -> None:
-    splits(count=100)
+def test_split_file_lists_each_image_and_is_a_dataset() -> None:
+    make_splits(count=100)
     fill("d/test/cat")
     put("d/val/dog/bad.png", truncated_png(1))
     Path("d/val/cat/missing.png").symlink_to("nowhere.png")
-    dataset = saved()
+    dataset = scan_and_save()
     with (RUN / SPLIT_FILE_NAME).open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert list(rows[0]) == ["path", "label", "split", "sha256"]
@@ -96,9 +96,9 @@ def test_file_has_each_image_and_is_a_dataset_itself() -> None:
     hashes = {Path(row["path"]).name: row["sha256"] for row in rows}
     assert hashes["missing.png"] == ""
     assert len(hashes["bad.png"]) == 64
-    again = scan(RUN / SPLIT_FILE_NAME).require_dataset()
-    assert again.classes == dataset.classes
-    for one, other in ((again.train, dataset.train), (again.val, dataset.val)):
+    reloaded = scan(RUN / SPLIT_FILE_NAME).require_dataset()
+    assert reloaded.classes == dataset.classes
+    for one, other in ((reloaded.train, dataset.train), (reloaded.val, dataset.val)):
         assert sorted(one.paths) == sorted(absolute(other.paths))
         assert sorted(one.failed) == sorted(other.failed)
     assert len(load_labelled(RUN / SPLIT_FILE_NAME, "val").labels) == 202
@@ -109,30 +109,30 @@ def test_names_of_any_bytes_survive() -> None:
     names = [b"caf\xe9", b"a,b\nc\rd", b'"quoted"', b"=cmd()", "é".encode()]
     for name in names:
         fill(b"d/" + name, 5)
-    dataset = saved()
-    again = load_labelled(RUN / SPLIT_FILE_NAME, "train")
-    assert sorted(map(os.fsencode, again.classes)) == sorted(names)
-    assert sorted(again.paths) == sorted(absolute(dataset.train.paths))
-    assert (located()[1] == VAL).sum() == len(names)
+    dataset = scan_and_save()
+    reloaded = load_labelled(RUN / SPLIT_FILE_NAME, "train")
+    assert sorted(map(os.fsencode, reloaded.classes)) == sorted(names)
+    assert sorted(reloaded.paths) == sorted(absolute(dataset.train.paths))
+    assert (load_and_locate()[1] == VAL).sum() == len(names)
 
 
 def test_unchanged_dataset_is_located_without_decoding(no_decoding: Callable[[], None]) -> None:
-    two_classes()
-    dataset = saved()
+    make_two_classes()
+    dataset = scan_and_save()
     no_decoding()
     for model in (RUN, RUN / "model.safetensors"):
-        data, places = located(model=model)
+        data, places = load_and_locate(model=model)
         for split, subset in ((TRAIN, dataset.train), (VAL, dataset.val)):
             assert set(data.paths.take(np.flatnonzero(places == split))) == set(subset.paths)
-    assert evaluated() == (
+    assert get_evaluation_images() == (
         set(dataset.val.paths),
         "4 validation images; 16 images from training excluded",
     )
 
 
 def test_training_images_are_recognised_after_any_change(no_decoding: Callable[[], None]) -> None:
-    two_classes()
-    dataset = saved()
+    make_two_classes()
+    dataset = scan_and_save()
     no_decoding()
     train = [Path(path) for path in dataset.train.paths]
     train[0].rename("d/cat/renamed.png")
@@ -142,47 +142,47 @@ def test_training_images_are_recognised_after_any_change(no_decoding: Callable[[
     put("d/dog/new.png")
     Path(dataset.val.paths[0]).unlink()
     shutil.move("d", "moved")
-    kept, note = evaluated("moved")
+    kept, note = get_evaluation_images("moved")
     val = {path.replace("d/", "moved/", 1) for path in list(dataset.val.paths)[1:]}
     edited = str(train[2]).replace("d/", "moved/", 1)
     assert kept == {*val, "moved/cat/new.png", "moved/dog/new.png", edited}
     assert note == "3 validation images; 3 new images included; 16 images from training excluded"
     shutil.move("moved", "d")
-    kept, note = evaluated()
+    kept, note = get_evaluation_images()
     assert str(train[2]) not in kept  # an edited training image in its old place
     assert note == "3 validation images; 2 new images included; 17 images from training excluded"
 
 
 def test_image_in_two_classes_is_excluded() -> None:
-    two_classes()
-    saved()
+    make_two_classes()
+    scan_and_save()
     shutil.copy(put("d/cat/new.png"), "d/dog/new.png")
-    _, places = located()
+    _, places = load_and_locate()
     assert (places == AMBIGUOUS).sum() == 2
-    assert evaluated()[1].endswith("; 2 images in several classes excluded")
+    assert get_evaluation_images()[1].endswith("; 2 images in several classes excluded")
 
 
-def test_other_dataset_is_left_as_it_is() -> None:
-    two_classes()
-    two_classes("other")
-    saved()
+def test_images_of_another_dataset_are_not_located() -> None:
+    make_two_classes()
+    make_two_classes("other")
+    scan_and_save()
     data = load_labelled(Path("other"))
     assert locate_images(data, card(), RUN) is None
     assert locate_images(load_labelled(Path("d")), replace(card(), dataset={}), RUN) is None
 
 
 def test_train_folder_without_validation_is_split_too() -> None:
-    two_classes("d/train")
-    dataset = saved()
+    make_two_classes("d/train")
+    dataset = scan_and_save()
     reporter = RecordingReporter()
-    data, places = located()
+    data, places = load_and_locate()
     data = exclude_training_images(data, [places], reporter)
     assert (data.split, set(data.paths)) == ("val", set(dataset.val.paths))
 
 
 def test_training_images_alone_are_refused() -> None:
-    splits()
-    saved()
+    make_splits()
+    scan_and_save()
     data = load_labelled(Path("d/train"))
     places = locate_images(data, card(), RUN)
     assert places is not None
@@ -191,7 +191,7 @@ def test_training_images_alone_are_refused() -> None:
 
 
 def test_training_images_of_any_model_are_excluded() -> None:
-    two_classes()
+    make_two_classes()
     data = load_labelled(Path("d"))
     first, second = np.full((2, len(data.paths)), NEW, dtype=np.int8)
     first[:5] = [TRAIN, VAL, VAL, AMBIGUOUS, VAL]
@@ -204,10 +204,10 @@ def test_training_images_of_any_model_are_excluded() -> None:
 
 
 def test_image_of_both_training_and_validation_counts_as_training() -> None:
-    splits()
+    make_splits()
     copied = put("d/val/cat/copy.png", Path("d/train/cat/1.png").read_bytes())
-    saved(allow_leak=True)
-    data, places = located()
+    scan_and_save(allow_leak=True)
+    data, places = load_and_locate()
     assert places[list(data.paths).index(str(copied))] == TRAIN
     assert (places == VAL).sum() == 20
 
@@ -225,20 +225,21 @@ def test_damaged_file_is_named(content: bytes) -> None:
         load_split(RUN)
 
 
-def test_model_apart_from_its_run_is_split_again_or_says_so() -> None:
-    two_classes()
-    dataset = saved()
-    about = {"fingerprint": dataset.fingerprint, "seed": 0, "val_fraction": 0.2}
+def test_split_is_recomputed_without_the_run_folder_or_a_note_says_why_not() -> None:
+    make_two_classes()
+    dataset = scan_and_save()
+    dataset_record = {"fingerprint": dataset.fingerprint, "seed": 0, "val_fraction": 0.2}
     data = load_labelled(Path("d"))
-    apart = replace(card(), dataset=about)
-    places = locate_images(data, apart, Path("elsewhere/model.safetensors"))
+    model_card = replace(card(), dataset=dataset_record)
+    places = locate_images(data, model_card, Path("elsewhere/model.safetensors"))
     assert places is not None
     assert set(data.paths.take(np.flatnonzero(places == VAL))) == set(dataset.val.paths)
     put("d/cat/new.png")
     reporter = RecordingReporter()
     data = load_labelled(Path("d"))
     assert (
-        locate_images(data, apart, Path("elsewhere/model.safetensors"), reporter=reporter) is None
+        locate_images(data, model_card, Path("elsewhere/model.safetensors"), reporter=reporter)
+        is None
     )
     assert "Cannot exclude training images" in reporter.text
 
@@ -246,7 +247,7 @@ def test_model_apart_from_its_run_is_split_again_or_says_so() -> None:
 # --- resumed runs --------------------------------------------------------------------------------
 
 
-def rescanned(seed: int) -> Dataset:
+def rescan(seed: int) -> Dataset:
     split = load_split(RUN)
     assert split is not None
     return scan(Path("d"), seed=seed, earlier=split.contents).require_dataset()
@@ -254,16 +255,16 @@ def rescanned(seed: int) -> Dataset:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_resumed_run_never_validates_on_what_it_trained_on(seed: int) -> None:
-    two_classes(count=20)
-    before = saved(seed=seed)
+    make_two_classes(count=20)
+    before = scan_and_save(seed=seed)
     for number in range(30):
         put(f"d/cat/new{number}.png")
-    after = rescanned(seed)
+    after = rescan(seed)
     for one, other in ((after.train, before.train), (after.val, before.val)):
         assert set(one.paths) > set(other.paths)
     Path(before.train.paths[0]).unlink()
-    gone = rescanned(seed)
-    save_split(gone, RUN)
+    shrunk = rescan(seed)
+    save_split(shrunk, RUN)
     split = load_split(RUN)
     assert split is not None
     counts = collections.Counter(split.contents.values())
@@ -271,8 +272,8 @@ def test_resumed_run_never_validates_on_what_it_trained_on(seed: int) -> None:
 
 
 def test_resumed_run_refuses_validation_images_that_it_trained_on() -> None:
-    splits()
-    saved()
+    make_splits()
+    scan_and_save()
     Path("d/train/cat/1.png").rename("d/val/cat/moved.png")
     split = load_split(RUN)
     assert split is not None
@@ -289,7 +290,7 @@ def test_resumed_run_refuses_validation_images_that_it_trained_on() -> None:
 def test_finetune_decodes_each_image_for_one_scan(
     colours: Path,
     small: ModelOptions,
-    effnet: Callable[..., Done],
+    effnet: Callable[..., CommandResult],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scanned: collections.Counter[str] = collections.Counter()
@@ -311,14 +312,14 @@ def test_finetune_decodes_each_image_for_one_scan(
 
 
 @pytest.mark.usefixtures("one_core", "caches", "quick")
-def test_report_has_the_validation_images_of_the_run_whatever_the_folder_holds_now(
-    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., Done]
+def test_evaluation_uses_the_validation_images_of_the_run_despite_changes(
+    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., CommandResult]
 ) -> None:
     shutil.copytree(colours, "d")
     put("d/red/bad.png", truncated_png(1))
     options = FinetuneOptions(head_only=True)
-    ran = train(task_of(Path("d"), small, RUN, options, dataset=DatasetOptions(allow_bad=True)))
-    assert ran.end.val.images == len(load_labelled(RUN / SPLIT_FILE_NAME, "val").labels)
+    run = train(make_task(Path("d"), small, RUN, options, dataset=DatasetOptions(allow_bad=True)))
+    assert run.end.val.images == len(load_labelled(RUN / SPLIT_FILE_NAME, "val").labels)
     put("d/green/new.png")
     done = effnet("evaluate", "d", "--model", RUN / "model.safetensors", "-f", "json")
     note = "6 validation images; 1 new image included; 19 images from training excluded"

@@ -1,4 +1,4 @@
-"""The 28 kinds of datasets; a scan changes nothing."""
+"""Scans of 28 kinds of datasets."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ from dataset_files import (
     counts,
     dataset,
     fill,
-    found,
+    get_error,
+    get_finding,
     kinds,
+    make_splits,
+    make_two_classes,
     names,
     png,
     put,
-    refused,
     seeds,
-    splits,
     truncated_png,
-    two_classes,
 )
 from effnet_cli.datasets import inspect_files
 from effnet_cli.datasets.saved_split import load_split, save_split
@@ -41,12 +41,12 @@ from helpers import save_image
 
 def test_each_of_several_errors_keeps_its_hint() -> None:
     fill("a set/good")
-    put("a set/broken/x.jpg", b"no image")
+    put("a set/broken/x.jpg", b"not an image")
     Path("a set/empty").mkdir()
-    error = refused("a set")
-    several = list(error.scan.errors())
-    assert len(several) > 1
-    for one in several:
+    error = get_error("a set")
+    errors = list(error.scan.errors())
+    assert len(errors) > 1
+    for one in errors:
         assert f"- {one.message} {one.hint}" in error.message.splitlines()
     assert error.hint == "Check again with: effnet finetune 'a set' --check"
 
@@ -54,21 +54,21 @@ def test_each_of_several_errors_keeps_its_hint() -> None:
 # --- the 28 cases ------------------------------------------------------------------------------
 
 
-def test_case_01_empty_class_folder_is_refused_or_left_out() -> None:
-    two_classes()
+def test_case_01_empty_class_folder_is_refused_or_skipped() -> None:
+    make_two_classes()
     Path("d/fox").mkdir()
-    put("d/owl/notes.txt", b"no image")
-    error = refused()
+    put("d/owl/notes.txt", b"not an image")
+    error = get_error()
     assert "'fox', 'owl'" in error.message
     assert "--skip-empty" in error.hint
-    assert found(error.scan, "empty_class").count == 2
+    assert get_finding(error.scan, "empty_class").count == 2
     kept = scan(Path("d"), DatasetOptions(skip_empty=True))
     assert kept.require_dataset().classes == ("cat", "dog")
-    assert found(kept, "empty_class").level == "note"
+    assert get_finding(kept, "empty_class").level == "note"
 
 
 def test_case_01_skipped_class_is_skipped_in_validation_too() -> None:
-    splits()
+    make_splits()
     Path("d/train/fox").mkdir()
     fill("d/val/fox")
     assert dataset(skip_empty=True).classes == ("cat", "dog")
@@ -76,40 +76,40 @@ def test_case_01_skipped_class_is_skipped_in_validation_too() -> None:
 
 def test_case_02_one_class_only_is_refused() -> None:
     fill("d/cat")
-    error = refused()
+    error = get_error()
     assert kinds(error.scan, "error") == ["one_class"]
     assert "'cat'" in error.message
     assert "second class" in error.hint
     assert "'d/cat'" not in error.hint
 
 
-def test_case_02_one_folder_around_the_classes_is_guessed() -> None:
-    two_classes("d/pets")
-    assert "use 'd/pets'" in refused().hint
+def test_case_02_folder_around_the_classes_is_suggested() -> None:
+    make_two_classes("d/pets")
+    assert "use 'd/pets'" in get_error().hint
 
 
 def test_case_03_split_that_leaves_a_side_empty_is_refused() -> None:
-    two_classes(count=1)
-    error = refused()
+    make_two_classes(count=1)
+    error = get_error()
     assert kinds(error.scan, "error") == ["cannot_split"]
     assert "'cat', 'dog'" in error.message
     assert "--val" in error.hint
 
 
-def test_case_03_one_image_a_class_with_a_val_folder_trains_with_a_warning() -> None:
-    splits(count=1)
+def test_case_03_one_image_per_class_with_a_val_folder_is_a_warning() -> None:
+    make_splits(count=1)
     result = scan(Path("d"))
     assert counts(result) == {"cat": (1, 1, None), "dog": (1, 1, None)}
     assert kinds(result) == ["few_images"]
     assert result.require_dataset().train.count(2).tolist() == [1, 1]
 
 
-def test_case_04_two_images_a_class_split_into_one_and_one() -> None:
-    two_classes(count=2)
+def test_case_04_two_images_per_class_are_split_evenly() -> None:
+    make_two_classes(count=2)
     assert counts(scan(Path("d"))) == {"cat": (1, 1, None), "dog": (1, 1, None)}
 
 
-class Reversed:
+class ReversedScandir:
     """A folder that lists its entries in reverse order."""
 
     def __init__(self, path: object) -> None:
@@ -129,10 +129,10 @@ real_scandir = os.scandir
 def test_case_04_split_is_the_same_for_every_order_and_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    two_classes(count=12)
+    make_two_classes(count=12)
     before = dataset()
     shutil.copytree("d", "elsewhere/e")
-    monkeypatch.setattr(os, "scandir", Reversed)
+    monkeypatch.setattr(os, "scandir", ReversedScandir)
     after = dataset("elsewhere/e")
     assert [name.partition("/")[2] for name in names(after.val)] == names(before.val)
     assert after.fingerprint == before.fingerprint
@@ -184,8 +184,8 @@ def test_case_07_similar_names_are_never_merged() -> None:
         fill(f"d/{name}")
     result = scan(Path("d"))
     assert len(result.require_dataset().classes) == 8
-    assert found(result, "similar_names").level == "warning"
-    assert "'Cat', 'cat', 'cat ', 'cat_'." in found(result, "similar_names").message
+    assert get_finding(result, "similar_names").level == "warning"
+    assert "'Cat', 'cat', 'cat ', 'cat_'." in get_finding(result, "similar_names").message
 
 
 def test_case_08_numeric_names_are_in_code_point_order() -> None:
@@ -195,70 +195,70 @@ def test_case_08_numeric_names_are_in_code_point_order() -> None:
 
 
 def test_case_09_folders_inside_a_class_are_its_data() -> None:
-    two_classes()
+    make_two_classes()
     put("d/cat/indoor/lying/1.png")
     put("d/cat/outdoor/1.png")
     result = scan(Path("d"))
     assert counts(result)["cat"] == (10, 2, None)
-    assert found(result, "nested").count == 2
-    assert found(result, "nested").paths[0] == "d/cat/indoor/lying/1.png"
+    assert get_finding(result, "nested").count == 2
+    assert get_finding(result, "nested").paths[0] == "d/cat/indoor/lying/1.png"
     assert set(counts(result)) == {"cat", "dog"}
 
 
 def test_case_10_class_that_val_lacks_keeps_the_indexes_of_train() -> None:
-    splits()
+    make_splits()
     fill("d/train/bat")
     result = scan(Path("d"))
     data = result.require_dataset()
     assert data.classes == ("bat", "cat", "dog")
     assert set(data.val.labels.tolist()) == {1, 2}
-    assert "'bat'" in found(result, "missing_in_val").message
+    assert "'bat'" in get_finding(result, "missing_in_val").message
     assert counts(result)["bat"] == (10, 0, None)
 
 
 def test_case_11_class_that_train_lacks_is_refused() -> None:
-    splits()
+    make_splits()
     fill("d/val/fox")
     fill("d/test/owl")
-    error = refused()
+    error = get_error()
     assert kinds(error.scan, "error") == ["unknown_in_val", "unknown_in_test"]
     assert "'fox'" in error.message
     assert "'owl'" in error.message
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "EVAL"])
-def test_case_12_usual_names_of_validation_are_known(name: str) -> None:
-    splits(val=name)
+def test_case_12_common_names_of_validation_are_recognised(name: str) -> None:
+    make_splits(val=name)
     result = scan(Path("d"))
     assert result.layout == f"train/ and {name}/"
     assert counts(result)["cat"] == (10, 10, None)
 
 
 def test_case_12_two_candidates_need_a_choice() -> None:
-    splits()
-    two_classes("d/dev")
-    error = refused()
+    make_splits()
+    make_two_classes("d/dev")
+    error = get_error()
     assert "'dev', 'val'" in error.message
     assert "--val" in error.hint
     for val in (Path("dev"), Path("d/dev"), Path("d/dev").absolute()):
         result = scan(Path("d"), DatasetOptions(val=val))
         assert {path.split("/")[-3] for path in result.require_dataset().val.paths} == {"dev"}
-        assert found(result, "not_used").paths == ("d/val",)
+        assert get_finding(result, "not_used").paths == ("d/val",)
 
 
 def test_case_12_test_never_becomes_validation() -> None:
-    two_classes("d/train")
-    two_classes("d/test")
+    make_two_classes("d/train")
+    make_two_classes("d/test")
     result = scan(Path("d"))
     assert counts(result)["cat"] == (8, 2, 10)
     assert all(name.startswith("train/") for name in names(result.require_dataset().val))
     assert "split off" in result.layout
 
 
-def test_case_13_test_is_a_split_of_its_own() -> None:
-    splits()
+def test_case_13_test_folder_is_a_separate_split() -> None:
+    make_splits()
     assert dataset().test is None
-    two_classes("d/Testing", count=3)
+    make_two_classes("d/Testing", count=3)
     data = dataset()
     assert data.test is not None
     assert data.test.count(2).tolist() == [3, 3]
@@ -266,12 +266,12 @@ def test_case_13_test_is_a_split_of_its_own() -> None:
 
 
 def test_case_14_parent_of_the_splits_is_recognised() -> None:
-    splits("d/archive/pets")
+    make_splits("d/archive/pets")
     put("d/.DS_Store", b"")
     put("d/readme.txt", b"hello")
     result = scan(Path("d"))
     assert counts(result)["cat"] == (10, 10, None)
-    assert "d/archive/pets" in found(result, "parent").message
+    assert "d/archive/pets" in get_finding(result, "parent").message
 
 
 def test_case_14_train_among_other_classes_is_a_class() -> None:
@@ -282,45 +282,45 @@ def test_case_14_train_among_other_classes_is_a_class() -> None:
 
 def test_case_15_images_directly_in_the_root_are_refused() -> None:
     fill("d", 7)
-    error = refused()
+    error = get_error()
     assert "7 images" in error.message
     assert "d/cat/1.jpg" in error.hint
     assert "d/train/cat/1.jpg" in error.hint
-    assert len(found(error.scan, "no_classes").paths) == 5
+    assert len(get_finding(error.scan, "no_classes").paths) == 5
 
 
 def test_case_15_images_directly_in_a_split_are_refused() -> None:
     fill("d/train")
     fill("d/val")
-    error = refused()
+    error = get_error()
     assert "'d/train'" in error.message
     assert "d/train/cat/1.jpg" in error.hint
 
 
 def test_case_15_images_beside_class_folders_are_reported() -> None:
-    two_classes()
+    make_two_classes()
     put("d/loose.png")
-    assert found(scan(Path("d")), "no_class").paths == ("d/loose.png",)
+    assert get_finding(scan(Path("d")), "no_class").paths == ("d/loose.png",)
 
 
 def test_case_16_system_files_are_ignored_in_one_line() -> None:
-    two_classes()
+    make_two_classes()
     for name in ("__MACOSX/cat/._1.jpg", ".ipynb_checkpoints/1.png", "@eaDir/1.png", ".git/x"):
         put(f"d/{name}")
     for name in (".DS_Store", "Thumbs.db", "._1.jpg", "@eaDir/1.jpg"):
         put(f"d/cat/{name}")
     result = scan(Path("d"))
     assert counts(result) == {"cat": (8, 2, None), "dog": (8, 2, None)}
-    assert found(result, "system_files").count == 8
+    assert get_finding(result, "system_files").count == 8
     assert kinds(result) == ["few_images"]
 
 
 def test_case_17_corrupt_files_are_found_by_decoding_them() -> None:
-    two_classes(count=150)
+    make_two_classes(count=150)
     put("d/cat/bad.png", truncated_png(next(seeds)))
     put("d/dog/empty.png", b"")
     result = scan(Path("d"))
-    broken = found(result, "broken_files")
+    broken = get_finding(result, "broken_files")
     assert (broken.level, broken.count) == ("warning", 2)
     assert broken.paths == ("d/cat/bad.png", "d/dog/empty.png")
     assert "1 empty, 1 truncated" in broken.message
@@ -330,11 +330,11 @@ def test_case_17_corrupt_files_are_found_by_decoding_them() -> None:
 
 
 def test_case_17_more_than_a_hundredth_is_refused_unless_allowed() -> None:
-    two_classes(count=50)
+    make_two_classes(count=50)
     put("d/cat/bad.png", truncated_png(1))
     assert dataset().classes == ("cat", "dog")  # 1 of 101 is under 1 %
     put("d/cat/bad2.png", truncated_png(2))
-    error = refused()
+    error = get_error()
     assert "2 of 102 images" in error.message
     assert "--allow-bad" in error.hint
     assert len(dataset(allow_bad=True).train.paths) == 80
@@ -344,21 +344,21 @@ def test_case_17_more_than_a_tenth_of_a_class_is_refused() -> None:
     fill("d/cat", 8)
     fill("d/dog", 150)
     put("d/cat/bad.png", truncated_png(1))
-    error = refused()
+    error = get_error()
     assert kinds(error.scan, "error") == ["broken_files"]
     assert "over 10 % of 'cat'" in error.message
 
 
 def test_case_17_class_without_a_good_image_is_refused_in_any_case() -> None:
-    two_classes()
+    make_two_classes()
     put("d/owl/1.png", truncated_png(1))
-    error = refused(allow_bad=True)
+    error = get_error(allow_bad=True)
     assert kinds(error.scan, "error") == ["no_good_images"]
     assert "'owl'" in error.message
 
 
 def test_case_18_files_of_validation_that_fail_are_counted_not_dropped() -> None:
-    splits(count=100)
+    make_splits(count=100)
     for number in range(3):
         put(f"d/val/dog/bad{number}.png", truncated_png(number))
     result = scan(Path("d"))
@@ -366,26 +366,26 @@ def test_case_18_files_of_validation_that_fail_are_counted_not_dropped() -> None
     assert val.failed.tolist() == [1, 1, 1]
     assert val.count(2).tolist() == [100, 100]
     assert result.require_dataset().train.failed.tolist() == []
-    assert found(result, "broken_files").level == "warning"
+    assert get_finding(result, "broken_files").level == "warning"
 
 
-def test_case_19_content_decides_and_skipped_files_are_reported() -> None:
-    two_classes()
+def test_case_19_images_are_found_by_content_and_skipped_files_reported() -> None:
+    make_two_classes()
     for name in ("photo", "photo.data", "photo.txt", "photo.JPG"):
         put(f"d/cat/{name}")
     put("d/cat/notes.txt", b"hello")
     put("d/dog/labels.json", b"{}")
     result = scan(Path("d"))
     assert counts(result)["cat"][:2] == (11, 3)
-    left_out = found(result, "not_images")
-    assert (left_out.level, left_out.count) == ("note", 2)
-    assert left_out.paths == ("d/cat/notes.txt", "d/dog/labels.json")
+    skipped = get_finding(result, "not_images")
+    assert (skipped.level, skipped.count) == ("note", 2)
+    assert skipped.paths == ("d/cat/notes.txt", "d/dog/labels.json")
 
 
 @pytest.mark.linux
 def test_case_20_linked_class_and_files_are_followed_once() -> None:
     fill("elsewhere/owls")
-    two_classes()
+    make_two_classes()
     Path("d/owl").symlink_to("../elsewhere/owls")
     single = put("elsewhere/one.png")
     Path("d/cat/x.png").symlink_to(single.absolute())
@@ -400,24 +400,24 @@ def test_case_20_linked_class_and_files_are_followed_once() -> None:
 @pytest.mark.linux
 @pytest.mark.timeout(20)
 def test_case_21_loops_of_links_end_with_a_warning() -> None:
-    two_classes()
+    make_two_classes()
     Path("d/cat/up").symlink_to("..")
     Path("d/cat/here").symlink_to(".")
     Path("d/dog/far").symlink_to(Path().absolute())
     Path("d/again").symlink_to(".")
     result = scan(Path("d"))
     assert counts(result) == {"cat": (8, 2, None), "dog": (8, 2, None)}
-    assert found(result, "link_loop").count == 4
-    assert found(result, "link_loop").level == "warning"
+    assert get_finding(result, "link_loop").count == 4
+    assert get_finding(result, "link_loop").level == "warning"
     assert "label_conflict" not in kinds(result)
 
 
 @pytest.mark.linux
 def test_case_22_link_into_another_class_is_a_label_conflict() -> None:
-    two_classes()
+    make_two_classes()
     Path("d/dog/x.png").symlink_to("../cat/3.png")
     result = scan(Path("d"))
-    conflict = found(result, "label_conflict")
+    conflict = get_finding(result, "label_conflict")
     assert (conflict.level, conflict.count) == ("warning", 2)
     assert set(conflict.paths) == {"d/cat/3.png", "d/dog/x.png"}
     assert sum(counts(result)["cat"][:2]) == 9
@@ -427,7 +427,7 @@ def test_case_22_link_into_another_class_is_a_label_conflict() -> None:
 @pytest.mark.linux
 @pytest.mark.timeout(20)
 def test_case_23_special_files_are_reported_and_never_opened() -> None:
-    two_classes(count=100)
+    make_two_classes(count=100)
     os.mkfifo("d/cat/fifo.png")
     os.mkfifo("d/cat/nameless")
     Path("d/cat/folder.jpg").mkdir()
@@ -436,7 +436,7 @@ def test_case_23_special_files_are_reported_and_never_opened() -> None:
     Path("d/cat/device.png").symlink_to("/dev/zero")
     Path("d/cat/dangling.png").symlink_to("nowhere.png")
     result = scan(Path("d"), DatasetOptions(allow_bad=True))
-    broken = found(result, "broken_files")
+    broken = get_finding(result, "broken_files")
     assert broken.count == 5
     assert "1 missing, 4 not_a_file" in broken.message
     assert sum(counts(result)["cat"][:2]) == 100
@@ -445,9 +445,9 @@ def test_case_23_special_files_are_reported_and_never_opened() -> None:
 @pytest.mark.linux
 @pytest.mark.skipif(getattr(os, "getuid", int)() == 0, reason="root reads everything")
 def test_case_23_unreadable_file_is_reported() -> None:
-    two_classes(count=100)
+    make_two_classes(count=100)
     Path("d/cat/0.png").chmod(0)
-    assert "1 unreadable" in found(scan(Path("d")), "broken_files").message
+    assert "1 unreadable" in get_finding(scan(Path("d")), "broken_files").message
 
 
 class ProgressRecorder:
@@ -463,7 +463,7 @@ class ProgressRecorder:
         self.steps.append((what, done, total))
 
 
-def test_case_24_many_files_are_scanned_with_a_moving_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_case_24_many_files_are_scanned_with_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(2000):
         put(f"d/{number % 100:02}/{number}.png", png(number, px=4))
     monkeypatch.setattr(inspect_files, "SECONDS_BETWEEN_REPORTS", 0.02)
@@ -477,12 +477,12 @@ def test_case_24_many_files_are_scanned_with_a_moving_bar(monkeypatch: pytest.Mo
     assert len(pickle.dumps(result.require_dataset().train.paths)) < 1600 * 30
 
 
-def test_case_25_imbalance_names_the_remedy() -> None:
+def test_case_25_imbalance_suggests_balancing() -> None:
     fill("d/train/cat", 50)
     fill("d/train/dog", 5)
-    two_classes("d/val")
+    make_two_classes("d/val")
     result = scan(Path("d"))
-    warning = found(result, "imbalance")
+    warning = get_finding(result, "imbalance")
     assert "'cat' has 50 training images" in warning.message
     assert "'dog' has 5" in warning.message
     assert "--balance" in warning.hint
@@ -490,13 +490,13 @@ def test_case_25_imbalance_names_the_remedy() -> None:
     assert "imbalance" not in kinds(scan(Path("d")))
 
 
-def test_case_26_same_bytes_in_two_classes_are_left_out_of_both() -> None:
-    splits()
+def test_case_26_same_bytes_in_two_classes_are_excluded_from_both() -> None:
+    make_splits()
     data = Path("d/train/cat/1.png").read_bytes()
     put("d/train/dog/copy.png", data)
     put("d/val/dog/copy.png", data)
     result = scan(Path("d"))
-    conflict = found(result, "label_conflict")
+    conflict = get_finding(result, "label_conflict")
     assert conflict.count == 3
     assert set(conflict.paths) == {
         "d/train/cat/1.png",
@@ -507,20 +507,20 @@ def test_case_26_same_bytes_in_two_classes_are_left_out_of_both() -> None:
 
 
 def test_case_26_copies_within_a_class_are_reported_and_kept() -> None:
-    splits()
+    make_splits()
     put("d/train/cat/copy.png", Path("d/train/cat/1.png").read_bytes())
     result = scan(Path("d"))
-    assert found(result, "copies").count == 1
-    assert found(result, "copies").paths == ("d/train/cat/copy.png",)
+    assert get_finding(result, "copies").count == 1
+    assert get_finding(result, "copies").paths == ("d/train/cat/copy.png",)
     assert counts(result)["cat"] == (11, 10, None)
 
 
 def test_case_27_same_image_in_train_and_val_is_refused_unless_allowed() -> None:
-    splits()
-    two_classes("d/test")
+    make_splits()
+    make_two_classes("d/test")
     for split in ("val", "test"):
         put(f"d/{split}/cat/copy.png", Path("d/train/cat/1.png").read_bytes())
-    error = refused()
+    error = get_error()
     assert kinds(error.scan, "error") == ["leak", "leak"]
     assert "d/train/cat/1.png" in error.message
     assert "d/test/cat/copy.png" in error.message
@@ -530,19 +530,19 @@ def test_case_27_same_image_in_train_and_val_is_refused_unless_allowed() -> None
     assert {one.level for one in allowed.findings if one.kind == "leak"} == {"warning"}
 
 
-def photo(path: str, seed: int, px: int = 200, **options: object) -> None:
+def put_image(path: str, seed: int, px: int = 200, **options: object) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_image(Path(path), seed, (px, px * 3 // 4), **options)
 
 
 def test_case_27_near_copies_in_train_and_val_are_a_warning() -> None:
     for seed in range(12):
-        photo(f"d/train/{'ab'[seed % 2]}/{seed}.png", seed)
-        photo(f"d/val/{'ab'[seed % 2]}/{seed}.png", 100 + seed)
+        put_image(f"d/train/{'ab'[seed % 2]}/{seed}.png", seed)
+        put_image(f"d/val/{'ab'[seed % 2]}/{seed}.png", 100 + seed)
     assert "near_leak" not in kinds(scan(Path("d")))
-    photo("d/val/a/again.jpg", 4, px=100, quality=60)
+    put_image("d/val/a/again.jpg", 4, px=100, quality=60)
     result = scan(Path("d"))
-    near = found(result, "near_leak")
+    near = get_finding(result, "near_leak")
     assert (near.level, near.count) == ("warning", 1)
     assert near.paths == ("d/train/a/4.png", "d/val/a/again.jpg")
     assert result.dataset is not None
@@ -552,8 +552,8 @@ def test_case_27_near_copies_in_train_and_val_are_a_warning() -> None:
 def test_case_27_automatic_split_keeps_copies_on_one_side(seed: int) -> None:
     for number in range(10):
         name = f"d/{'ab'[number % 2]}/{number}"
-        photo(f"{name}.png", number)
-        photo(f"{name}.jpg", number, px=100, quality=70)
+        put_image(f"{name}.png", number)
+        put_image(f"{name}.jpg", number, px=100, quality=70)
         shutil.copy(f"{name}.png", f"{name}_copy.png")
     result = scan(Path("d"), seed=seed)
     data = result.require_dataset()
@@ -576,7 +576,7 @@ def test_case_27_digits_are_not_near_copies(px: int) -> None:
 
 
 def test_case_28_changed_files_are_counted() -> None:
-    splits()
+    make_splits()
     before = dataset()
     Path("d/train/cat/0.png").unlink()
     put("d/val/dog/new.png")
@@ -591,7 +591,7 @@ def test_case_28_changed_files_are_counted() -> None:
 
 
 def test_case_28_class_that_is_renamed_changes_the_fingerprint() -> None:
-    splits()
+    make_splits()
     before = dataset()
     for split in ("train", "val"):
         Path(f"d/{split}/cat").rename(f"d/{split}/cow")
@@ -601,7 +601,7 @@ def test_case_28_class_that_is_renamed_changes_the_fingerprint() -> None:
 
 
 def test_case_28_moved_dataset_is_the_same_dataset() -> None:
-    splits()
+    make_splits()
     before = dataset()
     Path("d").rename("e")
     assert dataset("e").fingerprint == before.fingerprint
@@ -617,12 +617,12 @@ def test_val_fraction_is_between_0_and_1() -> None:
 
 
 def test_all_errors_are_reported_together() -> None:
-    splits()
+    make_splits()
     Path("d/train/fox").mkdir()
     fill("d/val/owl")
     put("d/train/cat/bad.png", truncated_png(1))
     put("d/val/dog/leak.png", Path("d/train/dog/1.png").read_bytes())
-    error = refused()
+    error = get_error()
     expected = ["empty_class", "unknown_in_val", "broken_files", "leak"]
     assert kinds(error.scan, "error") == expected
     for words in ("'fox'", "'owl'", "bad.png", "leak.png"):
@@ -631,19 +631,19 @@ def test_all_errors_are_reported_together() -> None:
 
 
 def test_max_pixels_is_respected() -> None:
-    two_classes()
+    make_two_classes()
     result = scan(Path("d"), images=ImageOptions(max_pixels=1000))
-    assert "20 too_large" in found(result, "broken_files").message
+    assert "20 too_large" in get_finding(result, "broken_files").message
 
 
-def test_sizes_are_those_of_the_files() -> None:
-    splits()
-    photo("d/train/cat/large.jpg", 1, px=2000)
-    sizes = found(scan(Path("d")), "mixed_sizes")
+def test_mixed_sizes_are_measured_in_the_files() -> None:
+    make_splits()
+    put_image("d/train/cat/large.jpg", 1, px=2000)
+    sizes = get_finding(scan(Path("d")), "mixed_sizes")
     assert "32 to 1,500 px (median 32 px)" in sizes.message
 
 
-# --- what a scan leaves alone ------------------------------------------------------------------
+# --- side effects ------------------------------------------------------------------------------
 
 
 def tree_digest(root: Path) -> str:
@@ -658,7 +658,7 @@ def tree_digest(root: Path) -> str:
 
 @pytest.mark.linux
 def test_scan_changes_nothing() -> None:
-    splits()
+    make_splits()
     put("d/train/cat/bad.png", truncated_png(1))
     Path("d/train/cat/up").symlink_to("..")
     before = tree_digest(Path("d"))
@@ -667,7 +667,7 @@ def test_scan_changes_nothing() -> None:
 
 
 def test_scan_imports_neither_torch_nor_rich() -> None:
-    two_classes()
+    make_two_classes()
     code = (
         "import sys; from pathlib import Path; "
         "from effnet_cli.datasets.scan import scan; "
@@ -678,8 +678,8 @@ def test_scan_imports_neither_torch_nor_rich() -> None:
     assert "effnet_cli.datasets.scan" in done.stdout
 
 
-def test_number_of_workers_does_not_matter() -> None:
-    two_classes()
+def test_number_of_workers_changes_nothing() -> None:
+    make_two_classes()
     one, many = (scan(Path("d"), workers=workers).require_dataset() for workers in (1, 5))
     assert one.fingerprint == many.fingerprint
     assert one.val.paths == many.val.paths

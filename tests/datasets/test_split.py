@@ -18,7 +18,7 @@ groups_of_classes = st.lists(
     order=st.randoms(use_true_random=False),
 )
 @settings(max_examples=200)
-def test_split_is_stratified_whole_and_the_same_in_every_order(
+def test_split_is_stratified_keeps_groups_together_and_ignores_order(
     classes: list[list[int]], fraction: float, seed: int, order: object
 ) -> None:
     labels, groups = [], []
@@ -36,9 +36,9 @@ def test_split_is_stratified_whole_and_the_same_in_every_order(
             assert abs(share.sum() - fraction * len(share)) <= 1
     for group in np.unique(group_row):
         assert len(np.unique(chosen[group_row == group])) == 1
-    mixed = list(range(len(labels)))
-    order.shuffle(mixed)  # type: ignore[attr-defined]
-    again = choose_validation(
-        label_row[mixed], group_row[mixed], keys, fraction=fraction, seed=seed
+    shuffled = list(range(len(labels)))
+    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    chosen_after_shuffling = choose_validation(
+        label_row[shuffled], group_row[shuffled], keys, fraction=fraction, seed=seed
     )
-    assert np.array_equal(again, chosen[mixed])
+    assert np.array_equal(chosen_after_shuffling, chosen[shuffled])

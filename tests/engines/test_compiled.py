@@ -39,7 +39,7 @@ SIZE = 65  # pixels; "same" padding differs on the sides where sizes are odd
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "cache"))
 
 
@@ -53,8 +53,8 @@ def seeded_pixels(number: int, size: int = SIZE) -> Pixels:
 
 
 def seeded_crops(number: int) -> Crops:
-    chance = np.random.default_rng(number)
-    return chance.integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8)
+    rng = np.random.default_rng(number)
+    return rng.integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8)
 
 
 def probabilities_in_torch(module: nn.Module, pixels: Pixels) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_graph_matches_torch(name: str, size: int) -> None:
         expected = probabilities_in_torch(module, pixels)
         actual = probabilities_in_onnx(content, pixels)
         assert actual.shape == (batch, len(CLASSES))
-        assert expected.max() > 0.3  # else any module would do
+        assert expected.max() > 0.3  # otherwise any module would pass
         assert np.abs(actual - expected).max() < MAX_DIFFERENCE
 
 
@@ -102,10 +102,10 @@ def test_graph_is_valid_and_describes_itself() -> None:
     graph = onnx.load_from_string(onnx_writer.build_graph(module, SIZE, metadata))
     onnx.checker.check_model(graph, full_check=True)
     assert {entry.key: entry.value for entry in graph.metadata_props} == metadata
-    (actual,), (made,) = graph.graph.input, graph.graph.output
-    assert sizes(actual) == ["batch", 3, SIZE, SIZE]
-    assert sizes(made) == ["batch", len(CLASSES)]
-    assert (actual.name, made.name) == (onnx_writer.INPUT, onnx_writer.OUTPUT)
+    (graph_input,), (graph_output,) = graph.graph.input, graph.graph.output
+    assert sizes(graph_input) == ["batch", 3, SIZE, SIZE]
+    assert sizes(graph_output) == ["batch", len(CLASSES)]
+    assert (graph_input.name, graph_output.name) == (onnx_writer.INPUT, onnx_writer.OUTPUT)
 
 
 def sizes(value: onnx.ValueInfoProto) -> list[str | int]:
@@ -160,26 +160,26 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def model_in(path: Path) -> Model:
+def read_model(path: Path) -> Model:
     card = checkpoint.read_card(path)
     return Model(find_variant(card.variant), card, path, sha256=cached_sha256(path))
 
 
 @pytest.fixture
 def model(model_files: list[Path]) -> Model:
-    return model_in(model_files[0])
+    return read_model(model_files[0])
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the written graphs."""
+    """Records the size of each graph that is built."""
     sizes: list[int] = []
-    written = onnx_writer.build_graph
+    original = onnx_writer.build_graph
 
     def counting(*arguments: object) -> bytes:
-        made = written(*arguments)
-        sizes.append(len(made))
-        return made
+        content = original(*arguments)
+        sizes.append(len(content))
+        return content
 
     monkeypatch.setattr(onnx_writer, "build_graph", counting)
     return sizes
@@ -189,12 +189,12 @@ def cached_graphs() -> list[Path]:
     return sorted(compiled_dir().glob("*.onnx")) if compiled_dir().exists() else []
 
 
-def assert_matches_torch(made: Path | bytes, model: Model) -> None:
+def assert_matches_torch(graph: Path | bytes, model: Model) -> None:
     """Check that the graph and torch give the same predictions for a file."""
     pixels = seeded_pixels(2)
     module = build.load(model.variant, len(model.card.classes), model.path)
     expected = probabilities_in_torch(module, pixels)
-    assert np.abs(probabilities_in_onnx(made, pixels) - expected).max() < MAX_DIFFERENCE
+    assert np.abs(probabilities_in_onnx(graph, pixels) - expected).max() < MAX_DIFFERENCE
 
 
 def test_graph_is_compiled_once(model: Model, built: list[int]) -> None:
@@ -212,11 +212,11 @@ def test_graph_is_compiled_once(model: Model, built: list[int]) -> None:
 def test_file_name_has_the_digests_of_weights_and_graph(model: Model) -> None:
     path = compiled.get_compiled(model, SILENT)
     assert isinstance(path, Path)
-    variant, weights, version, own = path.stem.split("-")
+    variant, weights, version, graph_digest = path.stem.split("-")
     assert (variant, version) == ("lite0", compiled.GRAPH_VERSION)
     assert model.sha256.startswith(weights)
-    assert sha256(path).startswith(own)
-    assert len(weights) == len(own) == cache.DIGEST_CHARS
+    assert sha256(path).startswith(graph_digest)
+    assert len(weights) == len(graph_digest) == cache.DIGEST_CHARS
 
 
 def test_graph_carries_the_card(model: Model) -> None:
@@ -238,12 +238,12 @@ path = get_compiled(weights.resolve_model(ModelOptions(model=Path({str(model.pat
 assert isinstance(path, Path), path
 print(sorted({{"torch", "torchvision", "onnx"}} & set(sys.modules)))
 """
-    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert end.stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 # Compiles with a builder that takes half a second and records that it ran.
-MAKE = """
+COMPILE = """
 import os, sys, time, types
 from pathlib import Path
 from effnet_cli.models import weights
@@ -251,7 +251,7 @@ from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.reporter import SILENT
 
-def written(*_):
+def build_graph(*_):
     with Path({runs!r}).open("a") as file:
         file.write("x")
     time.sleep(0.5)
@@ -259,7 +259,9 @@ def written(*_):
 
 fakes = {{
     "effnet_cli.models.build": {{"load_module": lambda *_: None}},
-    "effnet_cli.engines.onnx_writer": {{"build_graph": written, "max_difference": lambda *_: 0.0}},
+    "effnet_cli.engines.onnx_writer": {{
+        "build_graph": build_graph, "max_difference": lambda *_: 0.0
+    }},
 }}
 for name, contents in fakes.items():
     sys.modules[name] = types.ModuleType(name)
@@ -270,7 +272,7 @@ print(get_compiled(weights.resolve_model(ModelOptions(model=Path({model!r}))), S
 
 def test_concurrent_processes_compile_once(model: Model, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    code = MAKE.format(runs=str(runs), model=str(model.path))
+    code = COMPILE.format(runs=str(runs), model=str(model.path))
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(6)
@@ -291,7 +293,7 @@ def flip_a_byte(path: Path) -> None:
     "damage",
     [flip_a_byte, lambda path: os.truncate(path, 1000), lambda path: os.truncate(path, 0),
      Path.unlink],
-    ids=["flipped byte", "truncated", "empty", "gone"],
+    ids=["flipped byte", "truncated", "empty", "missing"],
 )  # fmt: skip
 def test_damaged_graph_is_recompiled(
     damage: Callable[[Path], None], model: Model, built: list[int]
@@ -318,7 +320,7 @@ def test_graph_that_vanishes_meanwhile_is_recompiled(model: Model, built: list[i
 
 
 def test_other_weights_get_another_graph(model_files: list[Path], built: list[int]) -> None:
-    models = [model_in(path) for path in model_files]
+    models = [read_model(path) for path in model_files]
     paths = [compiled.get_compiled(model, SILENT) for model in models]
     assert len(set(paths)) == len(built) == 2
     assert [compiled.get_compiled(model, SILENT) for model in models] == paths
@@ -331,15 +333,15 @@ def test_weights_that_change_in_place_get_another_graph(
     model_files: list[Path], tmp_path: Path, built: list[int]
 ) -> None:
     path = tmp_path / "model.safetensors"
-    answers = []
+    scores = []
     for number, source in enumerate(model_files):
         path.write_bytes(source.read_bytes())
         os.utime(path, (number, number))
-        made = compiled.get_compiled(model_in(path), SILENT)
-        assert_matches_torch(made, model_in(path))
-        answers.append(probabilities_in_onnx(made, seeded_pixels(1)))
+        graph = compiled.get_compiled(read_model(path), SILENT)
+        assert_matches_torch(graph, read_model(path))
+        scores.append(probabilities_in_onnx(graph, seeded_pixels(1)))
     assert len(built) == 2
-    assert np.abs(answers[0] - answers[1]).max() > MAX_PROBABILITY_DIFFERENCE
+    assert np.abs(scores[0] - scores[1]).max() > MAX_PROBABILITY_DIFFERENCE
     assert len(cached_graphs()) == 1  # the old one is dropped
 
 
@@ -363,29 +365,29 @@ def test_unwritable_cache_is_reported_and_the_graph_used(
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", folder.format(tmp=tmp_path))
     reporter = RecordingReporter()
-    made = compiled.get_compiled(model, reporter)
-    assert isinstance(made, bytes)
+    graph = compiled.get_compiled(model, reporter)
+    assert isinstance(graph, bytes)
     assert len(built) == 1
     assert any("recompiled on every run" in note for note in reporter.notes)
     assert any(folder.format(tmp=tmp_path) in note for note in reporter.notes)
-    assert_matches_torch(made, model)
+    assert_matches_torch(graph, model)
 
 
 def test_full_disk_leaves_no_files_and_the_graph_is_used(
     model: Model, built: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_room(_: int) -> None:
+    def raise_disk_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", no_room)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     reporter = RecordingReporter()
-    made = compiled.get_compiled(model, reporter)
-    assert isinstance(made, bytes)
-    assert len(built) == 1  # not made twice
+    graph = compiled.get_compiled(model, reporter)
+    assert isinstance(graph, bytes)
+    assert len(built) == 1  # not compiled twice
     assert any("No space left on device" in note for note in reporter.notes)
     assert not list(compiled_dir().glob("*.onnx*"))
     assert not list(compiled_dir().glob("*.part"))
-    assert_matches_torch(made, model)
+    assert_matches_torch(graph, model)
 
 
 @pytest.mark.parametrize("difference", [2 * MAX_PROBABILITY_DIFFERENCE, 1.0, float("nan")], ids=str)
@@ -413,7 +415,7 @@ def test_damaged_weights_are_refused(model: Model, tmp_path: Path) -> None:
     flip_a_byte(path)
     reporter = RecordingReporter()
     with pytest.raises(UsageError, match="damaged"):
-        compiled.get_compiled(model_in(path), reporter)
+        compiled.get_compiled(read_model(path), reporter)
     assert not any("slow" in note for note in reporter.notes)
     assert cached_graphs() == []
 
@@ -422,9 +424,9 @@ def test_unreadable_weights_are_not_reported_as_an_unwritable_cache(
     model: Model, tmp_path: Path
 ) -> None:
     reporter = RecordingReporter()
-    gone = replace(model, path=tmp_path / "gone.safetensors")
+    without_weights = replace(model, path=tmp_path / "missing.safetensors")
     with pytest.raises((UsageError, OSError)):
-        compiled.get_compiled(gone, reporter)
+        compiled.get_compiled(without_weights, reporter)
     assert not any("slow" in note for note in reporter.notes)
 
 
@@ -450,17 +452,17 @@ def test_engine_works_without_a_cache(
     cached_scores = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2))
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
-    answers = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2))
-    assert np.array_equal(answers, cached_scores)
+    scores = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2))
+    assert np.array_equal(scores, cached_scores)
 
 
 def test_partial_files_of_a_killed_process_are_removed(model: Model) -> None:
     folder = compiled_dir()
     folder.mkdir(parents=True)
-    left = folder / f".{compiled._stem(model)}-0123.onnx.abcdef.part"
-    others = folder / ".b7-0123.onnx.abcdef.part"
-    left.touch()
-    others.touch()  # perhaps being written at this moment, under a lock of its own
+    partial = folder / f".{compiled._stem(model)}-0123.onnx.abcdef.part"
+    other = folder / ".b7-0123.onnx.abcdef.part"
+    partial.touch()
+    other.touch()  # another process may be writing it, under its own lock
     compiled.get_compiled(model, SILENT)
-    assert not left.exists()
-    assert others.exists()
+    assert not partial.exists()
+    assert other.exists()

@@ -13,9 +13,9 @@ from effnet_cli.engines.doctor import CheckResult
 from effnet_cli.engines.registry import ENGINES
 from effnet_cli.models import build, listing
 from helpers import SAMPLES, RecordingReporter
-from training import Done, make_classes
+from training import CommandResult, make_classes
 
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_healthy_installation(effnet: Effnet, monkeypatch: pytest.MonkeyPatch) -
 def test_mismatched_torchvision_is_reported(
     effnet: Effnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = "raise RuntimeError('operator torchvision::nms does not exist')"
-    monkeypatch.setattr(doctor, "PAIR", fault)
+    code = "raise RuntimeError('operator torchvision::nms does not exist')"
+    monkeypatch.setattr(doctor, "PAIR", code)
     done = effnet("doctor")
     assert done.status == 1
     assert "torchvision::nms does not exist. To fix it: pip install --upgrade 'torch" in done.stderr
@@ -62,7 +62,7 @@ def test_mismatched_torchvision_is_reported(
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         "predict cat.jpg --explain why",
         "variants b0",
@@ -70,9 +70,9 @@ def test_mismatched_torchvision_is_reported(
     ],
 )
 def test_mismatched_torchvision_is_reported_by_every_command(
-    effnet: Effnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
+    effnet: Effnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: str
 ) -> None:
-    def broken(name: str) -> object:
+    def fail_for_torchvision(name: str) -> object:
         if name.startswith("torchvision"):
             raise RuntimeError("operator torchvision::nms does not exist")
         return import_module(name)
@@ -80,8 +80,8 @@ def test_mismatched_torchvision_is_reported_by_every_command(
     monkeypatch.chdir(tmp_path)
     shutil.copy(SAMPLES / "cat.jpg", tmp_path)
     make_classes(tmp_path / "dataset", ("red", "green"), images=6)
-    monkeypatch.setattr(build, "import_module", broken)
-    done = effnet(*words.split())
+    monkeypatch.setattr(build, "import_module", fail_for_torchvision)
+    done = effnet(*arguments.split())
     assert done.status == 1
     *_, message, hint = done.stderr.strip().splitlines()
     assert "are incompatible (operator torchvision::nms does not exist)." in message
@@ -92,12 +92,12 @@ def test_mismatched_torchvision_is_reported_by_every_command(
 def test_versions_are_compared_with_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     version = metadata.version
 
-    def other(name: str) -> str:
+    def fake_version(name: str) -> str:
         if name in ("openvino", "filelock"):
             raise metadata.PackageNotFoundError(name)
         return "9.1" if name == "pillow" else version(name)
 
-    monkeypatch.setattr(metadata, "version", other)
+    monkeypatch.setattr(metadata, "version", fake_version)
     results = by_name(list(doctor.check_libraries()))
     pillow, openvino, filelock = (results[name] for name in ("pillow", "openvino", "filelock"))
     assert (pillow.status, pillow.is_required) == ("broken", True)
@@ -164,6 +164,6 @@ def test_damaged_weights_have_a_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_progress_names_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("machine", "libraries", "torch_pair", "engines", "cache", "weights"):
         monkeypatch.setattr(doctor, f"check_{part}", lambda: iter(()))
-    heard = RecordingReporter()
-    assert not list(doctor.run_checks(heard))
-    assert ("Checking torch with torchvision", 2, 6) in heard.steps
+    recorder = RecordingReporter()
+    assert not list(doctor.run_checks(recorder))
+    assert ("Checking torch with torchvision", 2, 6) in recorder.steps

@@ -41,12 +41,18 @@ def test_crops_are_not_changed() -> None:
     np.testing.assert_array_equal(crops, CROPS)
 
 
-def test_files_with_preprocessing_take_the_bytes() -> None:
+def test_exports_with_preprocessing_take_uint8_crops() -> None:
     preprocessing = VARIANTS["lite0"].preprocessing
-    with_it = ModelCard("lite0", ("a",), preprocessing, export={"include_preprocessing": True})
-    without = ModelCard("lite0", ("a",), preprocessing, export={"include_preprocessing": False})
-    assert model_input(CROPS, with_it) is CROPS
-    np.testing.assert_array_equal(model_input(CROPS, without), normalise(CROPS, preprocessing))
+    with_preprocessing = ModelCard(
+        "lite0", ("a",), preprocessing, export={"include_preprocessing": True}
+    )
+    without_preprocessing = ModelCard(
+        "lite0", ("a",), preprocessing, export={"include_preprocessing": False}
+    )
+    assert model_input(CROPS, with_preprocessing) is CROPS
+    np.testing.assert_array_equal(
+        model_input(CROPS, without_preprocessing), normalise(CROPS, preprocessing)
+    )
 
 
 def test_probabilities_are_not_normalised_again() -> None:

@@ -20,7 +20,7 @@ from effnet_cli.system.errors import EffnetError, UsageError
 from forked import run_forked
 from helpers import save_image
 
-# Those that run a model file; the others run what was exported for them.
+# Engines that run model files; the others run only exported files.
 NAMES = [name for name, row in ENGINES.items() if "tensors" in row.kinds]
 CPU = [
     (name, precision)
@@ -62,7 +62,7 @@ def test_predictions_match_torch_fp32(
     try:
         engine = plan.load(model)
     except EffnetError as error:
-        assert precision in error.message  # this processor has no such arithmetic
+        assert precision in error.message  # this processor does not support it
         return
     logits = engine(crops)
     assert (plan.engine, plan.device, engine.precision) == (name, "cpu", precision)
@@ -90,7 +90,7 @@ def test_default_engine_gives_the_same_bits_in_any_batch_and_thread(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_several_threads_may_call_at_once(
+def test_engine_can_be_called_from_several_threads(
     model: Model, crops: np.ndarray, name: EngineName
 ) -> None:
     engine = load_engine(model, name, callers=4)
@@ -206,10 +206,10 @@ def test_library_that_cannot_be_loaded_is_reported(
 
 
 def test_mismatched_torchvision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> None:
+    def fail_import(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(build, "import_module", broken)
+    monkeypatch.setattr(build, "import_module", fail_import)
     with pytest.raises(EffnetError, match="are incompatible") as caught:
         build.build(find_variant("b0"), 2)
     assert "pip install" in caught.value.hint
@@ -222,7 +222,7 @@ def test_tables_agree() -> None:
         assert names == {n for n, row in ENGINES.items() if device_type in row.precisions}
     assert BATCH_SIZE.keys() == {on for row in ENGINES.values() for on in row.precisions}
     assert ENGINES.keys() == set(get_args(EngineName))
-    assert all("cpu" in row.precisions for row in ENGINES.values())  # so a hint says
+    assert all("cpu" in row.precisions for row in ENGINES.values())  # as a hint claims
 
 
 @pytest.mark.cuda

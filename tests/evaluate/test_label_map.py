@@ -1,4 +1,4 @@
-"""Classes are matched by name in any order; unmatched ones are reported."""
+"""Matching the classes of a dataset with those of a model."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ IMAGENET = imagenet_card(ROW).classes
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8, unique=True), st.randoms())
-def test_order_of_classes_makes_no_difference(names: list[str], random) -> None:  # noqa: ANN001
+def test_class_order_does_not_matter(names: list[str], random) -> None:  # noqa: ANN001
     classes = random.sample(names, len(names))
     match = match_labels(names, classes)
     assert [classes[index] for index in match.indexes if index is not None] == names
@@ -24,7 +24,7 @@ def test_order_of_classes_makes_no_difference(names: list[str], random) -> None:
     assert match.matching == "names"
 
 
-def test_unknown_and_unused_classes_are_named() -> None:
+def test_unknown_and_unused_classes_are_reported() -> None:
     match = match_labels(["cat", "dgo", "tractor"], ["bird", "cat", "dog"])
     assert match.indexes == (1, None, None)
     assert match.unknown == (UnknownClass("dgo", ("dog",)), UnknownClass("tractor", ()))
@@ -56,10 +56,10 @@ def test_pretrained_classes_have_wordnet_ids_and_indexes() -> None:
         assert match_labels([str(index)], IMAGENET).indexes == (index,)
         assert match_labels([f"{index:04}"], IMAGENET).indexes == (index,)
         assert match_labels([name], IMAGENET).indexes == (index,)
-    assert match_labels(["0", "1"], ["1", "0"]).indexes == (1, 0)  # a model's own names come first
+    assert match_labels(["0", "1"], ["1", "0"]).indexes == (1, 0)  # class names take precedence
 
 
-def test_every_folder_is_matched_on_its_own() -> None:
+def test_folders_are_matched_independently() -> None:
     folders = ["espresso", "tiger cat", "n02123045", "285", "Golden_Retriever", "expresso"]
     match = match_labels(folders, IMAGENET)
     assert match.indexes == (967, 282, 281, 285, 207, None)
@@ -69,7 +69,7 @@ def test_every_folder_is_matched_on_its_own() -> None:
     assert match_labels(["espresso", "n02123045"], IMAGENET).matching == "names and WordNet ids"
 
 
-def test_the_very_name_is_never_suggested() -> None:
+def test_identical_name_is_never_suggested() -> None:
     match = match_labels(["crane", "tabby"], ["crane", "crane", "cranes", "tabby"])
     assert match.unknown == (UnknownClass("crane", ("cranes",)),)
 
@@ -81,7 +81,7 @@ def test_folders_of_one_class_are_merged() -> None:
     assert len(match.unused) == 998
 
 
-def test_nothing_in_common_is_refused() -> None:
+def test_disjoint_classes_are_refused() -> None:
     with pytest.raises(
         UsageError,
         match=r"The dataset and the model share no classes: "

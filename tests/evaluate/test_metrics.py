@@ -49,7 +49,7 @@ def cases(draw: st.DrawFn) -> Case:
     return logits, np.array(labels, np.int32), np.array(failed, np.int32), names
 
 
-def numbers(metrics: Metrics) -> list[float]:
+def list_values(metrics: Metrics) -> list[float]:
     found = [metrics.loss, metrics.top1, metrics.balanced_accuracy, metrics.macro_f1]
     for row in metrics.classes:
         found += [value for value in (row.recall, row.precision, row.f1) if value is not None]
@@ -60,26 +60,26 @@ def numbers(metrics: Metrics) -> list[float]:
 def test_metrics_equal_scikit_learns(case: Case) -> None:
     logits, labels, failed, names = case
     metrics = compute_metrics(logits, labels, failed, names=names)
-    # to scikit-learn an unopened image is one with an answer that is no class
-    nothing = len(names)
-    wanted = np.concatenate([labels, failed])
-    given_ = np.concatenate([logits.argmax(axis=1), np.full(len(failed), nothing)])
-    present = sorted({int(label) for label in wanted})
-    assert metrics.images == len(wanted)
+    # for scikit-learn, a failed image is predicted as an additional class
+    no_class = len(names)
+    expected = np.concatenate([labels, failed])
+    predicted = np.concatenate([logits.argmax(axis=1), np.full(len(failed), no_class)])
+    present = sorted({int(label) for label in expected})
+    assert metrics.images == len(expected)
     assert metrics.failed == len(failed)
-    assert metrics.top1 == pytest.approx(accuracy_score(wanted, given_))
-    recalls = recall_score(wanted, given_, labels=present, average=None, zero_division=0)
-    f1s = f1_score(wanted, given_, labels=present, average=None, zero_division=0)
-    precisions = precision_score(wanted, given_, labels=present, average=None, zero_division=0)
+    assert metrics.top1 == pytest.approx(accuracy_score(expected, predicted))
+    recalls = recall_score(expected, predicted, labels=present, average=None, zero_division=0)
+    f1s = f1_score(expected, predicted, labels=present, average=None, zero_division=0)
+    precisions = precision_score(expected, predicted, labels=present, average=None, zero_division=0)
     assert metrics.balanced_accuracy == pytest.approx(np.mean(recalls))
     assert metrics.macro_f1 == pytest.approx(
-        f1_score(wanted, given_, labels=present, average="macro", zero_division=0)
+        f1_score(expected, predicted, labels=present, average="macro", zero_division=0)
     )
     assert [metrics.classes[k].recall for k in present] == pytest.approx(list(recalls))
     assert [metrics.classes[k].f1 for k in present] == pytest.approx(list(f1s))
     assert [metrics.classes[k].precision or 0 for k in present] == pytest.approx(list(precisions))
     assert [row.images for row in metrics.classes] == [
-        int((wanted == k).sum()) for k in range(len(names))
+        int((expected == k).sum()) for k in range(len(names))
     ]
 
 
@@ -87,18 +87,18 @@ def test_metrics_equal_scikit_learns(case: Case) -> None:
 def test_classes_without_images_or_predictions_have_no_metrics(case: Case) -> None:
     logits, labels, failed, names = case
     metrics = compute_metrics(logits, labels, failed, names=names)
-    answers = set(logits.argmax(axis=1).tolist())
+    predicted = set(logits.argmax(axis=1).tolist())
     for index, row in enumerate(metrics.classes):
         assert row.name == names[index]
         assert (row.recall is None) == (row.images == 0) == (row.f1 is None)
-        assert (row.precision is None) == (index not in answers)
+        assert (row.precision is None) == (index not in predicted)
 
 
 @given(cases())
 def test_no_metric_is_nan_and_shares_are_from_0_to_1(case: Case) -> None:
     metrics = compute_metrics(*case[:3], names=case[3])
-    assert all(math.isfinite(value) for value in numbers(metrics))
-    assert all(0 <= value <= 1 for value in numbers(metrics)[1:])
+    assert all(math.isfinite(value) for value in list_values(metrics))
+    assert all(0 <= value <= 1 for value in list_values(metrics)[1:])
     assert metrics.loss >= 0
 
 
@@ -128,47 +128,47 @@ def test_loss_and_balanced_accuracy_equal_scikit_learns(seed: int, classes: int,
         )
 
 
-def test_loss_of_probabilities_is_that_of_their_logits() -> None:
+def test_loss_of_probabilities_equals_that_of_logits() -> None:
     logits, labels = np.float32([[1, 3, 0], [2, 2, 5]]), np.int32([1, 0])
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     failed, names = np.empty(0, np.int32), ["a", "b", "c"]
     expected = compute_metrics(logits, labels, failed, names=names)
     actual = compute_metrics(shares, labels, failed, names=names, scores_are="probabilities")
     assert actual.loss == pytest.approx(expected.loss, rel=1e-6)
-    shares[0] = (1, 0, 0)  # what float32 cannot hold has a loss all the same
+    shares[0] = (1, 0, 0)  # the loss stays finite at probability 0
     assert math.isfinite(
         compute_metrics(shares, labels, failed, names=names, scores_are="probabilities").loss
     )
 
 
-def test_unopened_images_count_as_wrong_but_have_no_loss() -> None:
+def test_failed_images_count_as_wrong_but_have_no_loss() -> None:
     logits = np.float32([[9, 0], [9, 0], [0, 9]])
     labels = np.int32([0, 0, 1])
     names = ["a", "b"]
-    whole = compute_metrics(logits, labels, np.empty(0, np.int32), names=names)
+    without_failed = compute_metrics(logits, labels, np.empty(0, np.int32), names=names)
     metrics = compute_metrics(logits, labels, np.int32([1]), names=names)
-    assert (whole.top1, metrics.top1) == (1.0, 0.75)
-    assert metrics.loss == whole.loss
+    assert (without_failed.top1, metrics.top1) == (1.0, 0.75)
+    assert metrics.loss == without_failed.loss
     assert metrics.classes == (
         ClassMetrics("a", 2, 1.0, 1.0, 1.0),
         ClassMetrics("b", 2, 0.5, 1.0, pytest.approx(2 / 3)),  # type: ignore[arg-type]
     )
 
 
-def test_nothing_could_be_opened() -> None:
+def test_metrics_of_failed_images_only() -> None:
     metrics = compute_metrics(
         np.empty((0, 2), np.float32), np.empty(0, np.int32), np.int32([0, 0]), names=["a", "b"]
     )
     assert (metrics.images, metrics.failed, metrics.top1) == (2, 2, 0.0)
     assert metrics.classes[1] == ClassMetrics("b", 0, None, None, None)
-    assert all(math.isfinite(value) for value in numbers(metrics))
+    assert all(math.isfinite(value) for value in list_values(metrics))
 
 
-# --- certainty ------------------------------------------------------------------------------------
+# --- intervals ------------------------------------------------------------------------------------
 
 
-def predictions_of(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> Predictions:
-    """Return the predictions of a dataset without broken images."""
+def make_predictions(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> Predictions:
+    """Create the predictions of a dataset without failed images."""
     places = np.arange(len(labels))
     return Predictions(
         paths=[f"{place}.jpg" for place in places],
@@ -190,50 +190,50 @@ def test_top_k_confusion_and_roc_equal_scikit_learns(case: Case) -> None:
         return
     places = labels.astype(np.intp)
     for k in (1, 2, 5):
-        # one of equal values is as good as the other to scikit-learn, but not to a person
+        # stable sort: scikit-learn breaks ties in any order, `is_among_top` by index
         order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-        wanted = (order == labels[:, None]).any(axis=1)
-        assert is_among_top(logits, places, k).tolist() == wanted.tolist()
-    counts = np.array(_confusion_matrix(predictions_of(logits, places, names)).counts)
-    answers = logits.argmax(axis=1)
-    assert counts.tolist() == confusion_matrix(labels, answers, labels=range(len(names))).tolist()
+        expected = (order == labels[:, None]).any(axis=1)
+        assert is_among_top(logits, places, k).tolist() == expected.tolist()
+    counts = np.array(_confusion_matrix(make_predictions(logits, places, names)).counts)
+    predicted = logits.argmax(axis=1)
+    assert counts.tolist() == confusion_matrix(labels, predicted, labels=range(len(names))).tolist()
     positive = labels == labels[0]
     if not positive.all():
         scores = np.stack([-logits[:, 0], logits[:, 0]], axis=1)
-        found = _auroc(predictions_of(scores, positive.astype(np.intp), ["no", "yes"]))
+        found = _auroc(make_predictions(scores, positive.astype(np.intp), ["no", "yes"]))
         assert found == pytest.approx(roc_auc_score(positive, logits[:, 0]))
 
 
-def test_intervals_are_the_known_ones() -> None:
+def test_intervals_match_reference_values() -> None:
     assert share_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert share_interval(0, 10)[0] == 0.0
     assert share_interval(10, 10)[1] == pytest.approx(1.0)
     one, other = np.arange(100) < 80, np.arange(100) % 10 < 7
     difference, (low, high) = paired_difference(one, other)
     assert difference == pytest.approx(0.1)
-    # 24 images only the one has right, 14 only the other
+    # only `one` is right on 24 images, only `other` on 14
     assert high - difference == pytest.approx(1.95996 * math.sqrt(0.38 - 0.1**2) / 10, rel=1e-4)
     assert difference - low == pytest.approx(high - difference)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
-def test_calibration_error_is_the_mean_distance(rows: list[tuple[float, bool]]) -> None:
+def test_calibration_error_is_the_mean_gap(rows: list[tuple[float, bool]]) -> None:
     confidences, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
     error, bins = calibrate(confidences, right)
     assert sum(one.images for one in bins) == len(rows)
-    wanted = 0.0
+    expected = 0.0
     for one in bins:
         inside = (confidences > one.low) & (confidences <= one.high)
         if one.low == 0:
             inside |= confidences == 0
         assert one.images == inside.sum()
         if one.images:
-            wanted += abs(confidences[inside].sum() - right[inside].sum())
-    assert error == pytest.approx(wanted / len(rows), abs=1e-12)
+            expected += abs(confidences[inside].sum() - right[inside].sum())
+    assert error == pytest.approx(expected / len(rows), abs=1e-12)
 
 
 @given(st.floats(0.2, 5), st.integers(0, 100))
-def test_temperature_is_found_again(temperature: float, seed: int) -> None:
+def test_temperature_is_recovered(temperature: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (1500, 5))
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -242,7 +242,7 @@ def test_temperature_is_found_again(temperature: float, seed: int) -> None:
     assert found == pytest.approx(temperature, rel=0.15)
 
 
-def test_few_images_that_are_all_right_do_not_make_it_certain() -> None:
+def test_temperature_stays_moderate_with_few_images() -> None:
     logits = np.eye(3, dtype=np.float32) * 3
     assert 0.3 < fit_temperature(logits, np.arange(3, dtype=np.int32)) < 1
 
@@ -253,7 +253,9 @@ def test_few_images_that_are_all_right_do_not_make_it_certain() -> None:
         min_size=1, max_size=40,
     )
 )  # fmt: skip
-def test_threshold_is_the_least_that_holds(rows: list[tuple[float, bool]]) -> None:
+def test_unknown_threshold_is_the_lowest_with_enough_accuracy(
+    rows: list[tuple[float, bool]],
+) -> None:
     confidences, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
-    holding = [c for c in confidences if right[confidences >= c].mean() >= 0.95]
-    assert fit_unknown_threshold(confidences, right) == (min(holding) if holding else None)
+    accurate = [c for c in confidences if right[confidences >= c].mean() >= 0.95]
+    assert fit_unknown_threshold(confidences, right) == (min(accurate) if accurate else None)

@@ -28,12 +28,7 @@ from effnet_cli.evaluate.records import (
     UnknownClass,
 )
 from effnet_cli.evaluate.run import evaluate
-from effnet_cli.options import (
-    EvaluateTask,
-    FinetuneOptions,
-    ModelOptions,
-    PredictOptions,
-)
+from effnet_cli.options import EvaluateTask, FinetuneOptions, ModelOptions, PredictOptions
 from effnet_cli.output.charts import curve_chart
 from effnet_cli.output.html import sortable
 from effnet_cli.output.tables import Table
@@ -41,11 +36,11 @@ from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gradcam import load_gradcam
 from effnet_cli.system.errors import UsageError
 from helpers import SAMPLES, RecordingReporter
-from training import Done, make_classes, task_of, train, tree
+from training import CommandResult, make_classes, make_task, read_tree, train
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches", "quick")
 
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 HEAD_ONLY = FinetuneOptions(head_only=True, hidden=0)
 
 
@@ -64,59 +59,59 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(photos: Path) -> Evaluation:
+def evaluation(photos: Path) -> Evaluation:
     return evaluate(EvaluateTask(photos))
 
 
-def test_figures_are_those_of_the_predictions(photos: Path, found: Evaluation) -> None:
+def test_metrics_match_the_predictions(photos: Path, evaluation: Evaluation) -> None:
     classifier = Classifier("lite0", options=PredictOptions(5))
     pairs = [(path.parent.name, classifier(path)) for path in sorted(photos.glob("*/*.*"))]
     known = [(label, row) for label, row in pairs if label != "gizmo"]
-    answers = [(label, row.predictions[0].label) for label, row in known if row.status == "ok"]
-    right = sum(label == answer for label, answer in answers)
-    assert (found.images, found.failed, found.unlabelled) == (len(known), 1, 1)
-    assert found.top1 == right / len(known)
-    among = sum(label in [a.label for a in row.predictions] for label, row in known)
-    assert found.top5 == among / len(known)
-    assert found.top1_interval[0] < found.top1 < found.top1_interval[1]
-    (failed,) = found.failures
+    predicted = [(label, row.predictions[0].label) for label, row in known if row.status == "ok"]
+    right = sum(label == prediction for label, prediction in predicted)
+    assert (evaluation.images, evaluation.failed, evaluation.unlabelled) == (len(known), 1, 1)
+    assert evaluation.top1 == right / len(known)
+    in_top5 = sum(label in [a.label for a in row.predictions] for label, row in known)
+    assert evaluation.top5 == in_top5 / len(known)
+    assert evaluation.top1_interval[0] < evaluation.top1 < evaluation.top1_interval[1]
+    (failed,) = evaluation.failures
     assert (failed.label, failed.kind) == ("tabby", "truncated")
-    assert ConfusedPair("tabby", "espresso", 1) in found.confused
+    assert ConfusedPair("tabby", "espresso", 1) in evaluation.confused
     best = max((row.predictions[0].probability, label != row.predictions[0].label)
                for label, row in known if row.status == "ok" and label == "tabby")  # fmt: skip
-    assert found.mistakes[0] == LabelledPrediction(
+    assert evaluation.mistakes[0] == LabelledPrediction(
         str(photos / "tabby" / "coffee.jpg"), "tabby", "espresso", pytest.approx(best[0]),
-        pytest.approx(found.mistakes[0].label_probability),
+        pytest.approx(evaluation.mistakes[0].label_probability),
     )  # fmt: skip
-    assert found.unknown_classes[0].label == "gizmo"
-    assert len(found.unused_classes) == 1000 - 4
-    assert found.confusion is None  # a thousand classes
-    assert found.label_errors is not None
+    assert evaluation.unknown_classes[0].label == "gizmo"
+    assert len(evaluation.unused_classes) == 1000 - 4
+    assert evaluation.confusion is None  # too many classes
+    assert evaluation.label_errors is not None
 
 
-def test_notes_name_classes_that_do_not_match(photos: Path) -> None:
-    heard = RecordingReporter()
-    evaluate(EvaluateTask(photos), heard)
-    assert "Skipping 'gizmo': not a class of this model" in heard.text
-    assert "996 of the model's 1,000 classes have no images here" in heard.text
-    assert heard.steps[-1] == ("Evaluation", 5, 5)
+def test_notes_list_unmatched_classes(photos: Path) -> None:
+    reporter = RecordingReporter()
+    evaluate(EvaluateTask(photos), reporter)
+    assert "Skipping 'gizmo': not a class of this model" in reporter.text
+    assert "996 of the model's 1,000 classes have no images here" in reporter.text
+    assert reporter.steps[-1] == ("Evaluation", 5, 5)
 
 
 def test_names_and_wordnet_ids_can_be_mixed(tmp_path: Path) -> None:
-    root, heard = tmp_path / "mixed", RecordingReporter()
+    root, reporter = tmp_path / "mixed", RecordingReporter()
     for folder, name in (("espresso", "coffee.jpg"), ("n07920052", "coffee.jpg"),
                          ("n04266014", "shuttle.png"), ("missile", "rocket.jpg")):  # fmt: skip
         (root / folder).mkdir(parents=True)
         shutil.copy(SAMPLES / name, root / folder / name)
-    found = evaluate(EvaluateTask(root), heard)
-    assert found.images == 4
-    assert not found.unlabelled
-    assert "Matched folders by names and WordNet ids" in heard.text
-    assert "'espresso' and 'n07920052' both map to 'espresso' and were merged" in heard.text
-    assert found.merged_classes == (MergedClass("espresso", ("espresso", "n07920052")),)
+    evaluation = evaluate(EvaluateTask(root), reporter)
+    assert evaluation.images == 4
+    assert not evaluation.unlabelled
+    assert "Matched folders by names and WordNet ids" in reporter.text
+    assert "'espresso' and 'n07920052' both map to 'espresso' and were merged" in reporter.text
+    assert evaluation.merged_classes == (MergedClass("espresso", ("espresso", "n07920052")),)
 
 
-def test_one_image_is_in_the_singular(photos: Path, tmp_path: Path) -> None:
+def test_one_image_uses_the_singular(photos: Path, tmp_path: Path) -> None:
     for folder, name in (("tabby", "broken.jpg"), ("gizmo", "shuttle.png")):
         (tmp_path / "one" / "test" / folder).mkdir(parents=True)
         shutil.copy(photos / folder / name, tmp_path / "one" / "test" / folder / name)
@@ -124,17 +119,17 @@ def test_one_image_is_in_the_singular(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="None of the 1 image can be opened"):
         evaluate(EvaluateTask(tmp_path / "one"))
     shutil.copy(SAMPLES / "cat.jpg", tmp_path / "one" / "test" / "tabby")
-    words = " ".join(table.headline(evaluate(EvaluateTask(tmp_path / "one"))))
-    assert "of 2 images correctly" in words
-    assert "1 image could not be opened and counts as wrong." in words
-    assert "Skipped 1 image of unknown classes." in words
+    text = " ".join(table.headline(evaluate(EvaluateTask(tmp_path / "one"))))
+    assert "of 2 images correctly" in text
+    assert "1 image could not be opened and counts as wrong." in text
+    assert "Skipped 1 image of unknown classes." in text
     (tmp_path / "one" / "test" / "tabby" / "broken.jpg").unlink()
-    words = " ".join(table.headline(evaluate(EvaluateTask(tmp_path / "one"))))
-    assert "of 1 image correctly" in words
+    text = " ".join(table.headline(evaluate(EvaluateTask(tmp_path / "one"))))
+    assert "of 1 image correctly" in text
 
 
-def test_command_has_formats_and_limits(photos: Path, tmp_path: Path, effnet: Effnet) -> None:
-    page, before = tmp_path / "page.html", tree(photos)
+def test_command_supports_formats_and_limits(photos: Path, tmp_path: Path, effnet: Effnet) -> None:
+    page, before = tmp_path / "page.html", read_tree(photos)
     done = effnet("evaluate", photos, "--html", page, "--fail-under", "0.9,macro_f1=0.01")
     assert done.status == 3
     assert "Check failed: top1 is 0.4000, below 0.9." in done.stderr
@@ -152,16 +147,16 @@ def test_command_has_formats_and_limits(photos: Path, tmp_path: Path, effnet: Ef
         csv.DictReader(io.StringIO(effnet("evaluate", photos, "-f", "csv").stdout.decode()))
     )
     assert len(lines) == 1000
-    assert tree(photos) == before
+    assert read_tree(photos) == before
 
 
-def test_json_has_the_documented_keys(found: Evaluation) -> None:
-    content = json.loads(json.dumps(formats.as_json(found), allow_nan=False))
+def test_json_has_the_documented_keys(evaluation: Evaluation) -> None:
+    content = json.loads(json.dumps(formats.as_json(evaluation), allow_nan=False))
     for name in (*content, *content["per_class"][0], *content["mistakes"][0]):
         assert f"`{name}`" in docs_page("evaluate")
 
 
-def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet) -> None:
+def test_html_does_not_overwrite_the_input(tmp_path: Path, effnet: Effnet) -> None:
     table = tmp_path / "labels.csv"
     table.write_text(content := f"path,label\n{SAMPLES / 'cat.jpg'},tiger cat\n")
     done = effnet("evaluate", table, "--html", table)
@@ -171,7 +166,7 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "No such file or folder: 'nowhere'"),
         (["DATA", "--fail-under", "f1=0.5"], "Invalid --fail-under 'f1=0.5'"),
@@ -182,16 +177,18 @@ def test_page_does_not_replace_the_list_of_images(tmp_path: Path, effnet: Effnet
         (["DATA", "--html", "."], "--html '.' is a folder"),
     ],
 )
-def test_wrong_use_is_refused(words: list[str], said: str, photos: Path, effnet: Effnet) -> None:
-    done = effnet("evaluate", *(photos if word == "DATA" else word for word in words))
+def test_invalid_usage_is_refused(
+    arguments: list[str], message: str, photos: Path, effnet: Effnet
+) -> None:
+    done = effnet("evaluate", *(photos if word == "DATA" else word for word in arguments))
     assert done.status == 2
     assert done.stdout == b""
-    assert said in done.stderr
+    assert message in done.stderr
 
 
-def test_limit_on_an_undefined_figure_fails(found: Evaluation) -> None:
-    (words,) = check_limits(found, {"auroc": 0.1})
-    assert "requires two classes" in words
+def test_limit_on_an_undefined_metric_fails(evaluation: Evaluation) -> None:
+    (message,) = check_limits(evaluation, {"auroc": 0.1})
+    assert "requires two classes" in message
 
 
 # --- fine-tuned models ----------------------------------------------------------------------------
@@ -200,16 +197,16 @@ def test_limit_on_an_undefined_figure_fails(found: Evaluation) -> None:
 def test_model_is_evaluated_on_images_it_was_not_trained_on(
     colours: Path, small: ModelOptions, tmp_path: Path
 ) -> None:
-    ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
-    heard = RecordingReporter()
-    found = evaluate(EvaluateTask(colours, ModelOptions(model=ran.folder)), heard)
-    assert "6 validation images; 18 images from training excluded" in heard.text
-    assert found.images == 6
-    assert found.top1 == ran.end.val.top1
-    assert found.classes == ran.end.val.classes
-    assert found.temperature == ran.card.temperature
-    assert found.confusion is not None
-    counts = np.array(found.confusion.counts)
+    ran = train(make_task(colours, small, tmp_path / "run", HEAD_ONLY))
+    reporter = RecordingReporter()
+    evaluation = evaluate(EvaluateTask(colours, ModelOptions(model=ran.folder)), reporter)
+    assert "6 validation images; 18 images from training excluded" in reporter.text
+    assert evaluation.images == 6
+    assert evaluation.top1 == ran.end.val.top1
+    assert evaluation.classes == ran.end.val.classes
+    assert evaluation.temperature == ran.card.temperature
+    assert evaluation.confusion is not None
+    counts = np.array(evaluation.confusion.counts)
     assert counts.sum() == 6
     other = tmp_path / "other"
     make_classes(other, first_seed=100)
@@ -219,19 +216,20 @@ def test_model_is_evaluated_on_images_it_was_not_trained_on(
 def test_training_images_of_the_second_model_are_excluded_too(
     colours: Path, small: ModelOptions, tmp_path: Path
 ) -> None:
-    ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
-    second = train(task_of(colours, small, tmp_path / "second", replace(HEAD_ONLY, seed=5)))
-    apart = shutil.copy(second.folder / "model.safetensors", tmp_path / "apart.safetensors")
-    found = [
+    ran = train(make_task(colours, small, tmp_path / "run", HEAD_ONLY))
+    second = train(make_task(colours, small, tmp_path / "second", replace(HEAD_ONLY, seed=5)))
+    copied = shutil.copy(second.folder / "model.safetensors", tmp_path / "copy.safetensors")
+    evaluations = [
         evaluate(EvaluateTask(colours, ModelOptions(model=ran.folder), compare=other))
-        for other in (ModelOptions(model=second.folder), ModelOptions(model=Path(apart)))
+        for other in (ModelOptions(model=second.folder), ModelOptions(model=Path(copied)))
     ]
-    assert 0 < found[0].images < 6
-    one, two = (replace(each.comparison, name="") for each in found if each.comparison)
-    assert (found[0].images, found[0].top1, one) == (found[1].images, found[1].top1, two)
+    by_folder, by_file = evaluations
+    assert 0 < by_folder.images < 6
+    one, two = (replace(each.comparison, name="") for each in evaluations if each.comparison)
+    assert (by_folder.images, by_folder.top1, one) == (by_file.images, by_file.top1, two)
 
 
-def test_figures_equal_scikit_learns_on_a_split(
+def test_metrics_equal_scikit_learns_on_a_split(
     small: ModelOptions, tmp_path: Path, effnet: Effnet
 ) -> None:
     """Also covers classes in another order, and a second model on the same images."""
@@ -239,8 +237,8 @@ def test_figures_equal_scikit_learns_on_a_split(
     make_classes(root / "train", images=6)
     make_classes(root / "val", images=3, first_seed=50)
     make_classes(root / "test", ["red", "green"], images=7, first_seed=90)
-    ran = train(task_of(root, small, tmp_path / "run", HEAD_ONLY))
-    second = train(task_of(root, small, tmp_path / "second", replace(HEAD_ONLY, seed=5)))
+    ran = train(make_task(root, small, tmp_path / "run", HEAD_ONLY))
+    second = train(make_task(root, small, tmp_path / "second", replace(HEAD_ONLY, seed=5)))
     done = effnet("evaluate", root, "--model", ran.folder, "--compare", second.folder, "-f", "json")
     content = json.loads(done.stdout)
     assert (content["split"], content["images"]) == ("test", 14)
@@ -248,13 +246,13 @@ def test_figures_equal_scikit_learns_on_a_split(
     classifier = Classifier(ModelOptions(model=ran.folder))
     paths = sorted((root / "test").glob("*/*"))
     labels = [path.parent.name for path in paths]
-    answers = [classifier(path).predictions[0].label for path in paths]
+    predicted = [classifier(path).predictions[0].label for path in paths]
     assert (
-        content["confusion"]["counts"] == confusion_matrix(labels, answers, labels=names).tolist()
+        content["confusion"]["counts"] == confusion_matrix(labels, predicted, labels=names).tolist()
     )
     present = sorted(set(labels))
-    wanted = f1_score(labels, answers, labels=present, average="macro", zero_division=0)
-    assert content["macro_f1"] == pytest.approx(wanted)
+    expected = f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
+    assert content["macro_f1"] == pytest.approx(expected)
     assert content["unused_classes"] == ["blue"]
     comparison = content["comparison"]
     assert comparison["name"] == str(second.folder)
@@ -267,7 +265,7 @@ def test_figures_equal_scikit_learns_on_a_split(
     assert effnet("evaluate", root, "-m", ran.folder, "--split", "x").status == 2
 
 
-def test_table_with_splits(small: ModelOptions, tmp_path: Path) -> None:
+def test_csv_file_with_splits(small: ModelOptions, tmp_path: Path) -> None:
     make_classes(tmp_path / "images", images=4)
     paths = sorted((tmp_path / "images").glob("*/*"))
     lines = [f"{p},{p.parent.name},{'val' if i % 4 == 0 else 'train'}" for i, p in enumerate(paths)]
@@ -282,27 +280,27 @@ def test_table_with_splits(small: ModelOptions, tmp_path: Path) -> None:
 
 def test_two_classes_have_an_auroc(small: ModelOptions, tmp_path: Path) -> None:
     make_classes(tmp_path / "data", ["red", "green"], images=6)
-    ran = train(task_of(tmp_path / "data", small, tmp_path / "run", HEAD_ONLY))
+    ran = train(make_task(tmp_path / "data", small, tmp_path / "run", HEAD_ONLY))
     other = tmp_path / "other"
     make_classes(other, ["red", "green"], images=4, first_seed=70)
-    found = evaluate(EvaluateTask(other, ModelOptions(model=ran.folder)))
-    assert found.auroc is not None
-    assert 0.5 < found.auroc <= 1.0
+    evaluation = evaluate(EvaluateTask(other, ModelOptions(model=ran.folder)))
+    assert evaluation.auroc is not None
+    assert 0.5 < evaluation.auroc <= 1.0
 
 
 # --- unknown --------------------------------------------------------------------------------------
 
 
 def test_unknown_is_a_prediction(effnet: Effnet, tmp_path: Path, small: ModelOptions) -> None:
-    cat = SAMPLES / "cat.jpg"  # tiger cat 39 %
+    cat = SAMPLES / "cat.jpg"  # tiger cat, 39 %
     done = effnet("predict", cat, "--unknown-below", "0.5", "-f", "json", "-k", "3")
     rows = json.loads(done.stdout)[0]["predictions"]
     assert [(row["rank"], row["index"], row["label"]) for row in rows] == [
         (1, None, "unknown"), (2, 282, "tiger cat"), (3, 285, "Egyptian cat"),
     ]  # fmt: skip
     assert rows[0]["probability"] == rows[1]["probability"]
-    sure = json.loads(effnet("predict", cat, "--unknown-below", ".3", "-f", "json").stdout)
-    assert sure[0]["predictions"][0]["label"] == "tiger cat"
+    confident = json.loads(effnet("predict", cat, "--unknown-below", ".3", "-f", "json").stdout)
+    assert confident[0]["predictions"][0]["label"] == "tiger cat"
     assert "unknown" in effnet("predict", cat, "--unknown-below", "0.5").stdout.decode()
     assert (
         ",1,,unknown,0.3"
@@ -314,10 +312,10 @@ def test_unknown_is_a_prediction(effnet: Effnet, tmp_path: Path, small: ModelOpt
     assert effnet("predict", cat, "--unknown-below", "x").status == 2
 
 
-def test_model_has_temperature_and_threshold(
+def test_fine_tuned_model_has_temperature_and_threshold(
     colours: Path, small: ModelOptions, tmp_path: Path, effnet: Effnet
 ) -> None:
-    ran = train(task_of(colours, small, tmp_path / "run", HEAD_ONLY))
+    ran = train(make_task(colours, small, tmp_path / "run", HEAD_ONLY))
     card = ran.card
     assert card.temperature != 1.0
     assert card.unknown_below is not None
@@ -326,25 +324,27 @@ def test_model_has_temperature_and_threshold(
     )
     plain = Classifier(ModelOptions(model=ran.folder), options=PredictOptions(1))
     for path in sorted(colours.glob("*/*")):
-        (answer,), (wanted,) = classifier(path).predictions, plain(path).predictions
-        is_known = wanted.probability >= card.unknown_below
-        assert answer.label == (wanted.label if is_known else "unknown")
+        (prediction,), (expected,) = classifier(path).predictions, plain(path).predictions
+        is_known = expected.probability >= card.unknown_below
+        assert prediction.label == (expected.label if is_known else "unknown")
 
 
 # --- the page -------------------------------------------------------------------------------------
 
 
-def test_page_escapes_names_and_runs_nothing(found: Evaluation, photos: Path) -> None:
+def test_page_escapes_names_and_has_no_scripts(evaluation: Evaluation, photos: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>\x1b[0m</script>"
-    judged = LabelledPrediction(hostile, hostile, hostile, 0.9, 0.1)
+    prediction = LabelledPrediction(hostile, hostile, hostile, 0.9, 0.1)
     page = evaluation_page(
         replace(
-            found,
+            evaluation,
             model=hostile,
-            mistakes=(judged, *found.mistakes),
-            label_errors=(judged,),
+            mistakes=(prediction, *evaluation.mistakes),
+            label_errors=(prediction,),
             failures=(FailedImage(hostile, hostile, "truncated", hostile),),
-            classes=[replace(found.classes[0], name=name, images=1) for name in (hostile, "b")],
+            classes=[
+                replace(evaluation.classes[0], name=name, images=1) for name in (hostile, "b")
+            ],
             confusion=ConfusionMatrix((hostile, "b"), ((3, 1), (0, 2))),
             unknown_classes=(UnknownClass(hostile, (hostile,)),),
         )
@@ -356,7 +356,7 @@ def test_page_escapes_names_and_runs_nothing(found: Evaluation, photos: Path) ->
     assert page.count("&lt;img src=x onerror") >= 8
     assert "https://" not in page
     assert page.replace("http://www.w3.org/", "").count("http") == 1  # http-equiv
-    assert page.count('src="data:image/jpeg;base64,') == len(found.mistakes)
+    assert page.count('src="data:image/jpeg;base64,') == len(evaluation.mistakes)
     assert "not opened" in page
 
 
@@ -371,42 +371,42 @@ def test_page_shows_overlays(
     assert (crop.shape, crop.dtype) == ((224, 224, 3), np.uint8)
     assert (crop != other).any()
     assert explainer.overlay(str(photos / "tabby" / "broken.jpg"), "tabby") is None
-    plain, drawn = tmp_path / "plain.html", tmp_path / "drawn.html"
-    for page, more in ((plain, []), (drawn, ["--explain"])):
-        assert effnet("evaluate", photos, "--html", page, *more).status == 1
-    assert "Grad-CAM" in drawn.read_text()
+    plain, explained = tmp_path / "plain.html", tmp_path / "explained.html"
+    for page, options in ((plain, []), (explained, ["--explain"])):
+        assert effnet("evaluate", photos, "--html", page, *options).status == 1
+    assert "Grad-CAM" in explained.read_text()
     assert "Grad-CAM" not in plain.read_text()
-    assert drawn.read_text().count("base64,") == plain.read_text().count("base64,") > 0
+    assert explained.read_text().count("base64,") == plain.read_text().count("base64,") > 0
     done = effnet("evaluate", photos, "--explain")
     assert done.status == 2
     assert "Add --html FILE" in done.stderr
     monkeypatch.setattr("effnet_cli.predict.gradcam.GRADCAM_LIBRARY", "no_such_library")
-    done = effnet("evaluate", photos, "--explain", "--html", drawn)
+    done = effnet("evaluate", photos, "--explain", "--html", explained)
     assert done.status == 1
     assert "pip install 'effnet-cli[explain]'" in done.stderr
 
 
-@pytest.mark.parametrize("tops", [(0.97, 1.0), (1.0, 1.0), (0.0, 1.0)])
-def test_curve_ends_at_a_hundred_percent(tops: tuple[float, float]) -> None:
-    epochs = [{"top1": top, "phase": "network"} for top in tops]
-    texts = re.findall(r"<text[^>]*>([\d.]+)</text>", str(curve_chart(epochs)))
-    assert max(map(float, texts)) == 100
+@pytest.mark.parametrize("accuracies", [(0.97, 1.0), (1.0, 1.0), (0.0, 1.0)])
+def test_accuracy_axis_ends_at_100_percent(accuracies: tuple[float, float]) -> None:
+    epochs = [{"top1": top1, "phase": "full"} for top1 in accuracies]
+    labels = re.findall(r"<text[^>]*>([\d.]+)</text>", str(curve_chart(epochs)))
+    assert max(map(float, labels)) == 100
 
 
-def test_table_of_classes_sorts_without_a_script() -> None:
+def test_class_table_sorts_without_scripts() -> None:
     rows = [["b", 2, "5.0%"], ["a", 10, None], ["c", 1, "40.0%"]]
     table = sortable(Table(["class", "images", "F1"], rows))
     assert [places for _, places in table["rows"]] == [[1, 1, 1], [0, 2, 0], [2, 0, 2]]
     assert table["rows"][1][0] == ["a", "10", "–"]
 
 
-def test_ten_thousand_rows_stay_small(found: Evaluation) -> None:
+def test_page_with_many_rows_stays_small(evaluation: Evaluation) -> None:
     rows = tuple(
         replace(row, name=f"class {number}", images=1, recall=0.5, f1=0.5)
-        for row in found.classes[:1]
+        for row in evaluation.classes[:1]
         for number in range(10_000)
     )
-    mistakes = tuple(replace(found.mistakes[0], label=str(i)) for i in range(10_000))
+    mistakes = tuple(replace(evaluation.mistakes[0], label=str(i)) for i in range(10_000))
     failed = tuple(FailedImage(f"{i}.jpg", "x", "truncated", "cut") for i in range(10_000))
-    page = evaluation_page(replace(found, classes=rows, mistakes=mistakes, failures=failed))
+    page = evaluation_page(replace(evaluation, classes=rows, mistakes=mistakes, failures=failed))
     assert len(page) < 3_000_000

@@ -1,4 +1,4 @@
-"""int8 exports and the arithmetic of their recipes."""
+"""int8 exports and quantization arithmetic."""
 
 import json
 import shutil
@@ -14,20 +14,15 @@ from hypothesis import strategies as st
 from effnet_cli.export import quantize
 from effnet_cli.export import run as export_run
 from effnet_cli.export.run import export
-from effnet_cli.options import (
-    ExportOptions,
-    ExportTask,
-    ModelOptions,
-    TargetName,
-)
+from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
 from effnet_cli.predict.records import ImageResult
 from exporting import predict, sort_by_class
 from helpers import SAMPLES
-from training import Done
+from training import CommandResult
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 
 GRAPH_TARGETS = ["onnx", "openvino", "litert"]
 
@@ -42,7 +37,7 @@ def sorted_images(
 
 @pytest.fixture(scope="module")
 def recipes() -> list[quantize.Int8Recipe]:
-    """The default model's recipe, which is the same for every target."""
+    """The default model's recipe, the same for every target, once it has been chosen."""
     return []
 
 
@@ -68,7 +63,7 @@ def test_int8_agrees_with_torch(target: TargetName, sorted_images: Path, tmp_pat
             options=ExportOptions(target, quantize="int8"),
             output=tmp_path,
             calibrate=sorted_images,
-            max_drop=15.0,  # most of these parts of images have no clear class
+            max_drop=15.0,  # most of these crops have no clear class
         )
     )
     reference, plain, form = exported.comparison.forms
@@ -80,24 +75,24 @@ def test_int8_agrees_with_torch(target: TargetName, sorted_images: Path, tmp_pat
     assert reference.top1 == plain.top1 == 1.0
     assert form.top1 == form.agreement
     assert form.size_bytes <= 0.3 * plain.size_bytes
-    given = predict(ModelOptions(model=exported.path), [SAMPLES / "coffee.jpg"])
-    assert given[0].predictions[0].label == "espresso"
+    actual = predict(ModelOptions(model=exported.path), [SAMPLES / "coffee.jpg"])
+    assert actual[0].predictions[0].label == "espresso"
 
 
 def test_int8_that_loses_too_much_is_rejected(
-    fifty: list[Path], small: ModelOptions, tmp_path: Path, effnet: Effnet
+    fifty_images: list[Path], small: ModelOptions, tmp_path: Path, effnet: Effnet
 ) -> None:
-    images = sort_by_class(predict(small, fifty[:16], top_k=1), tmp_path / "sorted")
+    images = sort_by_class(predict(small, fifty_images[:16], top_k=1), tmp_path / "sorted")
     flat = tmp_path / "flat"
     flat.mkdir()
     for number in range(3):
         shutil.copy(SAMPLES / "cat.jpg", flat / f"{number}.jpg")
     out = tmp_path / "out"
-    words = (
+    command = (
         "export", "--to", "onnx", "--model", small.model, "--quantize", "int8",
         "--calibrate", flat, "--check", images,
     )  # fmt: skip
-    done = effnet(*words, "--max-drop", "0", "-o", out / "a.onnx", "-f", "json")
+    done = effnet(*command, "--max-drop", "0", "-o", out / "a.onnx", "-f", "json")
     row = json.loads(done.stdout)
     lost = 100 * (row["forms"][0]["top1"] - row["forms"][2]["top1"])
     assert lost > 0, "int8 calibrated on one image has to lose accuracy"
@@ -116,24 +111,24 @@ def test_rounded_weights_are_within_half_a_step(seed: int, input_scale: float, b
     weight = rng.normal(size=(5, 3, 2, 2)) * rng.choice([0, 1e-9, 1, 1e4], size=(5, 1, 1, 1))
     offsets = rng.normal(size=5) * bias
     means = rng.normal(size=3)
-    made = quantize.quantize_layer(weight, offsets, input_means=means, input_scale=input_scale)
-    scales = made.scales.astype(np.float64)[:, None, None, None]
-    assert made.weight.dtype == np.int8
-    assert np.abs(made.weight).max() <= 127
-    assert (np.abs(made.weight * scales - weight) <= 0.5001 * scales).all()
+    quantized = quantize.quantize_layer(weight, offsets, input_means=means, input_scale=input_scale)
+    scales = quantized.scales.astype(np.float64)[:, None, None, None]
+    assert quantized.weight.dtype == np.int8
+    assert np.abs(quantized.weight).max() <= 127
+    assert (np.abs(quantized.weight * scales - weight) <= 0.5001 * scales).all()
     # the mean result is unchanged, up to the rounding of the bias
     expected = weight.sum(axis=(2, 3)) @ means + offsets
-    rounded = (made.weight * scales).sum(axis=(2, 3)) @ means
-    got = rounded + made.bias.astype(np.float64) * made.bias_scales
-    step = made.bias_scales.astype(np.float64) + 1e-6 * np.abs(rounded)
-    assert (np.abs(got - expected) <= step + 1e-6 * np.abs(offsets)).all()
+    rounded = (quantized.weight * scales).sum(axis=(2, 3)) @ means
+    actual = rounded + quantized.bias.astype(np.float64) * quantized.bias_scales
+    step = quantized.bias_scales.astype(np.float64) + 1e-6 * np.abs(rounded)
+    assert (np.abs(actual - expected) <= step + 1e-6 * np.abs(offsets)).all()
 
 
 @given(st.floats(-1e6, 0), st.floats(0, 1e6))
 def test_scale_covers_its_range_and_zero(low: float, high: float) -> None:
-    made = quantize.scale_for((low, high))
-    assert made.scale > 0
-    assert 0 <= made.zero_point <= 255
-    ends = [made.scale * (q - made.zero_point) for q in (0, 255)]
-    assert ends[0] <= low + 0.51 * made.scale
-    assert ends[1] >= high - 0.51 * made.scale
+    quantized = quantize.scale_for((low, high))
+    assert quantized.scale > 0
+    assert 0 <= quantized.zero_point <= 255
+    ends = [quantized.scale * (q - quantized.zero_point) for q in (0, 255)]
+    assert ends[0] <= low + 0.51 * quantized.scale
+    assert ends[1] >= high - 0.51 * quantized.scale

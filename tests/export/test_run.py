@@ -1,4 +1,4 @@
-"""Exports on real images: a file that does not agree with its model is rejected."""
+"""Exports, compared with their model on real images."""
 
 import json
 import shutil
@@ -36,16 +36,16 @@ from effnet_cli.options import (
 from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import EffnetError, UsageError
 from exporting import ExportDefault, SmallModel, assert_same, predict
-from helpers import SAMPLES, RecordingReporter, recipe
-from training import Done
+from helpers import SAMPLES, RecordingReporter, read_recipe
+from training import CommandResult
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 
-# aotinductor has a file of its own: its compiler takes half a minute.
+# aotinductor is tested in test_torch_export.py, as it compiles for half a minute.
 COMPARED = [n for n, row in TARGETS.items() if row.not_compared is None and n != "aotinductor"]
-GRAPH_TARGETS = ["onnx", "openvino", "litert"]  # written from one graph, in a second
+GRAPH_TARGETS = ["onnx", "openvino", "litert"]  # written from one ONNX graph, within a second
 
 
 # --- the default model, every target -------------------------------------------------------------
@@ -77,9 +77,9 @@ def test_predict_gives_the_same_rows(
     cut = tmp_path / "cut.jpg"
     cut.write_bytes((SAMPLES / "cat.jpg").read_bytes()[:9000])
     paths = [SAMPLES / "cat.jpg", cut, SAMPLES / "shuttle.png", SAMPLES / "rocket.jpg"]
-    given = predict(ModelOptions(model=export_default(target).path), paths)
-    assert_same(given, predict("lite0", paths), 1e-4)
-    assert given[1].error is not None
+    actual = predict(ModelOptions(model=export_default(target).path), paths)
+    assert_same(actual, predict("lite0", paths), 1e-4)
+    assert actual[1].error is not None
 
 
 @pytest.mark.parametrize("target", [*COMPARED, "coreml"])
@@ -94,8 +94,8 @@ def test_json_describes_the_file(target: TargetName, export_default: ExportDefau
     assert about["export"]["target"] == target
     assert len(about["export"]["source_sha256"]) == 64
     assert about["output"]["values"] == "logits"
-    is_last = target == "litert"
-    assert about["input"]["shape"][1:] == ([224, 224, 3] if is_last else [3, 224, 224])
+    is_channels_last = target == "litert"
+    assert about["input"]["shape"][1:] == ([224, 224, 3] if is_channels_last else [3, 224, 224])
     assert about["check"]["passed"] == (target != "coreml")
     assert about["check"]["images"] == (0 if target == "coreml" else 32)
     names = {file.name for file in path.parent.iterdir()}
@@ -137,16 +137,16 @@ def test_file_contains_the_card(target: TargetName, export_default: ExportDefaul
 def test_recipe_predicts_as_effnet(
     target: TargetName,
     export_default: ExportDefault,
-    fifty: list[Path],
+    fifty_images: list[Path],
     fifty_predictions: list[ImageResult],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = recipe(target)
+    code = read_recipe(target)
     assert "effnet_cli" not in code
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
     path = str(export_default(target).path)
-    monkeypatch.setattr(sys, "argv", ["classify.py", path, *map(str, fifty)])
+    monkeypatch.setattr(sys, "argv", ["classify.py", path, *map(str, fifty_images)])
     exec(compile(code, f"{target}.md", "exec"), {})
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     for (name, label, probability), expected in zip(rows, fifty_predictions, strict=True):
@@ -156,33 +156,35 @@ def test_recipe_predicts_as_effnet(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_core_ml_recipe_fits_the_package(
+def test_core_ml_recipe_matches_the_package(
     export_default: ExportDefault,
-    fifty: list[Path],
+    fifty_images: list[Path],
     fifty_predictions: list[ImageResult],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """ONNX Runtime replaces Apple's runtime, with the names and shapes of the real package."""
+    """ONNX Runtime stands in for Apple's runtime, with the package's names and shapes."""
     import coremltools
     import onnxruntime
 
     package = export_default("coreml").path
-    described = coremltools.models.MLModel(str(package), skip_model_load=True).get_spec()
-    (given,), (result,) = described.description.input, described.description.output
+    spec = coremltools.models.MLModel(str(package), skip_model_load=True).get_spec()
+    (model_input,), (model_output,) = spec.description.input, spec.description.output
     session = onnxruntime.InferenceSession(str(export_default("onnx").path))
 
-    class Runtime:
+    class FakeRuntime:
         def __init__(self, path: str) -> None:
             assert path == str(package)
 
         def predict(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            assert list(values[given.name].shape) == list(given.type.multiArrayType.shape)
-            return {result.name: session.run(None, {"pixels": values[given.name]})[0]}
+            assert list(values[model_input.name].shape) == list(
+                model_input.type.multiArrayType.shape
+            )
+            return {model_output.name: session.run(None, {"pixels": values[model_input.name]})[0]}
 
-    monkeypatch.setattr(coremltools.models, "MLModel", Runtime)
-    monkeypatch.setattr(sys, "argv", ["classify.py", str(package), *map(str, fifty[:3])])
-    exec(compile(recipe("coreml"), "coreml.md", "exec"), {})
+    monkeypatch.setattr(coremltools.models, "MLModel", FakeRuntime)
+    monkeypatch.setattr(sys, "argv", ["classify.py", str(package), *map(str, fifty_images[:3])])
+    exec(compile(read_recipe("coreml"), "coreml.md", "exec"), {})
     rows = capsys.readouterr().out.splitlines()
     assert [row.split("\t")[1] for row in rows] == [
         row.predictions[0].label for row in fifty_predictions[:3]
@@ -238,8 +240,8 @@ def test_options_agree_with_torch(
     assert (about["input"]["dtype"] == "uint8") == options.include_preprocessing
     tolerance = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.15}[options.precision]
     paths = sorted(SAMPLES.glob("*.jpg"))
-    given = predict(ModelOptions(model=path), paths, 1)  # with the temperature
-    assert_same(given, predict(source, paths, 1), tolerance)
+    actual = predict(ModelOptions(model=path), paths, 1)  # the temperature applies
+    assert_same(actual, predict(source, paths, 1), tolerance)
     if options.precision != "fp32":
         forms = exported.comparison.forms
         names = [form.name.split()[1] for form in forms]
@@ -253,7 +255,7 @@ def test_core_ml_is_not_compared(small_model: SmallModel, tmp_path: Path, effnet
     path = tmp_path / "small-lite0-fp16.mlpackage"
     path.mkdir()
     (path / "old").touch()
-    json_path(path).write_text('{"export": {}}')  # an earlier one, whose place the package takes
+    json_path(path).write_text('{"export": {}}')  # an earlier export, which is replaced
     done = effnet(
         "export", "--to", "coreml", "--model", folder, "-o", tmp_path, "-p", "fp16",
         "--include-preprocessing",
@@ -272,7 +274,7 @@ def test_core_ml_is_not_compared(small_model: SmallModel, tmp_path: Path, effnet
 
 
 class GatedModel(nn.Module):
-    """A gate over means of 36,100 values per channel, as in the first block of b4."""
+    """A model with a squeeze-excitation gate over 36,100 values, as in the first block of b4."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,28 +300,28 @@ def test_means_over_large_maps_are_precise(target: TargetName, tmp_path: Path) -
     source = ExportSource(Model(row, card), card, options, module)
     path = tmp_path / f"gate{TARGETS[target].suffix}"
     write_target(source, path)
-    found = resolve_model(ModelOptions(model=path))
-    run = plan_engine(EngineOptions("cpu"), found.file_kind).load(found)
+    model = resolve_model(ModelOptions(model=path))
+    run = plan_engine(EngineOptions("cpu"), model.file_kind).load(model)
     crops = np.random.default_rng(0).integers(
         165, 168, (1, 380, 380, 3), dtype=np.uint8
-    )  # alike: errors do not cancel
+    )  # similar values, so that rounding errors do not cancel
     pixels = torch.from_numpy(normalise(crops, card.preprocessing))
     with torch.inference_mode():
         expected = module.double()(pixels.double()).numpy()
     error = np.abs(run(crops) - expected).max() / np.abs(expected).max()
-    assert error < 1e-6  # added up value by value: 15 times that
+    assert error < 1e-6  # sequential summation: 15 times that
 
 
 # --- rejected exports -----------------------------------------------------------------------------
 
 
-def wrong_mean(graph: onnx.ModelProto) -> None:
+def shift_mean(graph: onnx.ModelProto) -> None:
     (mean,) = [t for t in graph.graph.initializer if t.name == "preprocess.mean"]
     shifted = numpy_helper.to_array(mean) + np.float32(0.05)
     mean.CopyFrom(numpy_helper.from_array(shifted, mean.name))
 
 
-def permuted_classes(graph: onnx.ModelProto) -> None:
+def permute_classes(graph: onnx.ModelProto) -> None:
     (head,) = [node for node in graph.graph.node if node.op_type == "Gemm"]
     for tensor in graph.graph.initializer:
         if tensor.name in head.input[1:]:
@@ -327,14 +329,14 @@ def permuted_classes(graph: onnx.ModelProto) -> None:
             tensor.CopyFrom(numpy_helper.from_array(rolled, tensor.name))
 
 
-def shuffled_channels(graph: onnx.ModelProto) -> None:
+def swap_channels(graph: onnx.ModelProto) -> None:
     stem = next(node for node in graph.graph.node if node.op_type == "Conv").input[1]
     (tensor,) = [t for t in graph.graph.initializer if t.name == stem]
     swapped = numpy_helper.to_array(tensor)[:, ::-1].copy()
     tensor.CopyFrom(numpy_helper.from_array(swapped, stem))
 
 
-def not_a_number(graph: onnx.ModelProto) -> None:
+def insert_nan(graph: onnx.ModelProto) -> None:
     bias = next(node for node in graph.graph.node if node.op_type == "Gemm").input[2]
     (tensor,) = [t for t in graph.graph.initializer if t.name == bias]
     values = numpy_helper.to_array(tensor).copy()
@@ -342,7 +344,7 @@ def not_a_number(graph: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, bias))
 
 
-@pytest.mark.parametrize("damage", [wrong_mean, permuted_classes, shuffled_channels, not_a_number])
+@pytest.mark.parametrize("damage", [shift_mean, permute_classes, swap_channels, insert_nan])
 def test_broken_export_is_rejected(
     damage: Callable[[onnx.ModelProto], None],
     small_model: SmallModel,
@@ -359,17 +361,17 @@ def test_broken_export_is_rejected(
 
     monkeypatch.setattr(ExportSource, "graph", build_broken)
     out = tmp_path / "out"
-    words = (
+    command = (
         "export", "--to", "onnx", "--model", small_model("lite0").model, "--include-preprocessing",
         "-o", out / "lite0.onnx",
     )  # fmt: skip
-    done = effnet(*words)
+    done = effnet(*command)
     assert done.status == 3
     assert "Export rejected: " in done.stderr
     assert "Use --force to keep it" in done.stderr
     assert b"onnx fp32" in done.stdout
     assert list(out.iterdir()) == []
-    forced = effnet(*words, "--force")
+    forced = effnet(*command, "--force")
     assert forced.status == 3
     about = json.loads((out / "lite0.onnx.json").read_text())
     assert about["check"]["passed"] is False
@@ -400,13 +402,13 @@ def test_only_exports_are_replaced(small_model: SmallModel, tmp_path: Path) -> N
     path.unlink()
     for name in ("mine.onnx.json", "mine.bin"):
         (tmp_path / name).write_bytes(b"precious")
-        goal = replace(
+        conflicting = replace(
             task,
             output=tmp_path / ("mine.xml" if name == "mine.bin" else "mine.onnx"),
             options=ExportOptions("openvino" if name == "mine.bin" else "onnx"),
         )
         with pytest.raises(UsageError, match=f"{name}' already exists"):
-            export(goal)
+            export(conflicting)
         assert (tmp_path / name).read_bytes() == b"precious"
         (tmp_path / name).unlink()
     export(task)
@@ -416,8 +418,8 @@ def test_only_exports_are_replaced(small_model: SmallModel, tmp_path: Path) -> N
     assert {file.name for file in tmp_path.iterdir()} == {"mine.onnx", "mine.onnx.json"}
 
 
-@pytest.mark.parametrize("stem", ["a" * 260, "a" * 248])  # the file's name, or its JSON's
-def test_name_that_is_too_long(stem: str, tmp_path: Path, effnet: Effnet) -> None:
+@pytest.mark.parametrize("stem", ["a" * 260, "a" * 248])  # too long itself, or with .json
+def test_too_long_name_is_an_error(stem: str, tmp_path: Path, effnet: Effnet) -> None:
     done = effnet("export", "--to", "onnx", "-o", tmp_path / f"{stem}.onnx")
     assert done.status == 1
     assert "Cannot write " in done.stderr
@@ -426,30 +428,30 @@ def test_name_that_is_too_long(stem: str, tmp_path: Path, effnet: Effnet) -> Non
 
 
 @pytest.mark.parametrize("target", ["onnx", "litert"])
-def test_batch_beyond_memory(
+def test_batch_that_exceeds_memory_is_an_error(
     target: TargetName,
     small_model: SmallModel,
     tmp_path: Path,
     effnet: Effnet,
 ) -> None:
-    words = ("export", "--to", target, "--model", small_model("lite0").model, "-o", tmp_path)
-    done = effnet(*words, "--batch", "999999999")
+    command = ("export", "--to", target, "--model", small_model("lite0").model, "-o", tmp_path)
+    done = effnet(*command, "--batch", "999999999")
     assert done.status == 1
     assert "failed to run with --batch 999999999" in done.stderr
     assert "Use a smaller --batch, or omit it." in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_leaves_nothing(
+def test_full_disk_leaves_no_file(
     small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, content: bytes) -> int:
+    def fail(self: Path, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     task = ExportTask(small_model("lite0"), output=tmp_path / "lite0.onnx")
     small_model("lite0")
     with monkeypatch.context() as patch, pytest.raises(EffnetError, match="No space left"):
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(Path, "write_bytes", fail)
         export(task)
     assert list(tmp_path.iterdir()) == []
 
@@ -466,7 +468,7 @@ def test_default_name_includes_the_precision(
     assert ("Comparing", 32, 32) in reporter.steps
 
 
-def test_exported_model_is_not_exported_again(
+def test_exported_model_cannot_be_exported(
     export_default: ExportDefault, effnet: Effnet, tmp_path: Path
 ) -> None:
     path = export_default("onnx").path

@@ -1,4 +1,4 @@
-"""AOTInductor, whose compiler takes half a minute."""
+"""AOTInductor exports, which take half a minute to compile."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from effnet_cli.models.card import ModelCard
 from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import EffnetError, UsageError
-from helpers import SAMPLES, recipe
+from helpers import SAMPLES, read_recipe
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_machine_code_agrees_with_torch(tmp_path: Path) -> None:
+def test_aotinductor_agrees_with_torch(tmp_path: Path) -> None:
     options = ExportOptions("aotinductor", batch=1)
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         with pytest.raises(EffnetError, match="requires a C\\+\\+ compiler"):
@@ -48,7 +48,7 @@ def test_machine_code_agrees_with_torch(tmp_path: Path) -> None:
         Classifier(ModelOptions(model=path), EngineOptions("cpu", "onnxruntime"))
 
     done = subprocess.run(
-        [sys.executable, "-c", recipe("aotinductor"), str(path), image],
+        [sys.executable, "-c", read_recipe("aotinductor"), str(path), image],
         capture_output=True,
         text=True,
         check=True,

@@ -8,24 +8,19 @@ import pytest
 
 from effnet_cli.export.run import export
 from effnet_cli.export.targets import TARGETS
-from effnet_cli.options import (
-    ExportOptions,
-    ExportTask,
-    ModelOptions,
-    TargetName,
-)
+from effnet_cli.options import ExportOptions, ExportTask, ModelOptions, TargetName
 from effnet_cli.system.errors import EffnetError, UsageError
 from exporting import SmallModel
 from helpers import SAMPLES
-from training import Done
+from training import CommandResult
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_missing_library(target: TargetName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named(target: TargetName, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EffnetError, match="is not installed") as caught:
         export(ExportTask(options=ExportOptions(target)))
@@ -34,11 +29,11 @@ def test_missing_library(target: TargetName, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_missing_target_shows_the_choices(effnet: Effnet) -> None:
-    for words, problem, hint in (
+    for arguments, problem, hint in (
         (("export",), "'--to'", "See `effnet export -h`."),
         (("export", "--to", "onxx"), "Unknown target 'onxx'.", "Use onnx, openvino, "),
     ):
-        done = effnet(*words)
+        done = effnet(*arguments)
         assert done.status == 2
         first, second = done.stderr.strip().splitlines()
         assert problem in first
@@ -47,7 +42,7 @@ def test_missing_target_shows_the_choices(effnet: Effnet) -> None:
         assert second.startswith(hint)
 
 
-def test_missing_compiler(
+def test_missing_compiler_is_named(
     monkeypatch: pytest.MonkeyPatch, small_model: SmallModel, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -57,7 +52,7 @@ def test_missing_compiler(
 
 
 @pytest.mark.parametrize(
-    ("task", "words"),
+    ("task", "message"),
     [
         (
             ExportTask(options=ExportOptions("onnx", "bf16")),
@@ -79,14 +74,14 @@ def test_missing_compiler(
         (ExportTask(ModelOptions("b9")), "'b9'"),
     ],
 )
-def test_invalid_tasks(task: ExportTask, words: str, tmp_path: Path) -> None:
+def test_invalid_tasks_are_refused(task: ExportTask, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         export(task)
-    assert words in caught.value.message
+    assert message in caught.value.message
     assert caught.value.hint
 
 
-def test_folder_without_images(tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No images found"):
         export(ExportTask(check=tmp_path, output=tmp_path / "x.onnx"))
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")

@@ -1,4 +1,4 @@
-"""Training in two processes over gloo, and the process group."""
+"""Training in two processes (gloo), and process groups."""
 
 import json
 import subprocess
@@ -18,16 +18,16 @@ from effnet_cli.finetune.distributed import ProcessGroup, join_process_group
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError
 from forked import ForkedResult, run_forked
-from training import HEAD_EPOCHS, kept_state, make_classes, script
-from training_parts import CPU, tiny
+from training import HEAD_EPOCHS, build_script, make_classes, read_state
+from training_parts import CPU, build_tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
 
-# 18 images to train on: three updates of three images in each of two processes.
+# 18 training images: three updates per epoch, with three images in each of two processes.
 OPTIONS = ["--epochs", "2", "--hidden", "0", "--batch-size", "6", "--format", "jsonl"]
-# Dropout draws for the images of its own process, so that only without it runs compare.
+# Dropout masks differ between processes, so runs are only comparable without dropout.
 NO_DROPOUT = "from torch import nn\nnn.Dropout.forward = lambda self, x: x\n"
-# One process has memory for one image at once.
+# The second process has memory for one image only.
 LITTLE_MEMORY = """
 import os
 import torch
@@ -39,7 +39,7 @@ def limited(self, x):
     return forward(self, x)
 EfficientNetLite.forward = limited
 """
-# The process that writes dies when the second epoch's state is to appear.
+# The first process dies just before the state of the second epoch is saved.
 FIRST_DIES = """
 import os
 from pathlib import Path
@@ -55,7 +55,7 @@ Path.replace = replace
 
 @dataclass(frozen=True)
 class ProcessesRun(ForkedResult):
-    """A training run by several processes, and the folder of its files."""
+    """The result of a run in several processes, and its run folder."""
 
     folder: Path
 
@@ -72,32 +72,32 @@ Train = Callable[..., ProcessesRun]
 
 
 @pytest.fixture(scope="module")
-def trained(small: ModelOptions, session_folder: Path, one_core: object) -> Train:
-    """`trained(processes, arguments, code)` runs `effnet finetune` into a new folder."""
-    here = session_folder / "processes"
-    here.mkdir()
+def train_in(small: ModelOptions, session_folder: Path, one_core: None) -> Train:
+    """`train_in(processes, arguments, code)` runs `effnet finetune` into a new folder."""
+    runs = session_folder / "processes"
+    runs.mkdir()
 
     def run(
         processes: int, arguments: list[str | Path], code: str = "", resume: Path | None = None
     ) -> ProcessesRun:
-        folder = resume or here / f"run{len(list(here.iterdir()))}"
+        folder = resume or runs / f"run{len(list(runs.iterdir()))}"
         options: list[str | Path] = ["--resume", folder, "--format", "jsonl"]
         if resume is None:
             options = ["--model", str(small.model), "--output", folder, *OPTIONS]
-        done = run_forked(script(code), ["finetune", *arguments, *options], processes)
+        done = run_forked(build_script(code), ["finetune", *arguments, *options], processes)
         return ProcessesRun(done.status, done.stdout, done.stderr, folder)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def two(trained: Train, colours: Path) -> ProcessesRun:
-    """An undisturbed run of two processes, one of which has little memory."""
-    return trained(2, [colours], NO_DROPOUT + LITTLE_MEMORY)
+def two(train_in: Train, colours: Path) -> ProcessesRun:
+    """An uninterrupted run in two processes, one of which has little memory."""
+    return train_in(2, [colours], NO_DROPOUT + LITTLE_MEMORY)
 
 
-def test_two_processes_learn_as_one(two: ProcessesRun, trained: Train, colours: Path) -> None:
-    one = trained(1, [colours], NO_DROPOUT)
+def test_two_processes_learn_like_one(two: ProcessesRun, train_in: Train, colours: Path) -> None:
+    one = train_in(1, [colours], NO_DROPOUT)
     assert two.status == one.status == 0, two.stderr
     rows, others = two.rows, one.rows
     assert len(rows) == len(others) == HEAD_EPOCHS + 2 + 1
@@ -105,11 +105,11 @@ def test_two_processes_learn_as_one(two: ProcessesRun, trained: Train, colours: 
         assert (row["phase"], row["epoch"]) == (other["phase"], other["epoch"])
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert row["val_loss"] == pytest.approx(other["val_loss"], rel=1e-3)
-    (header, tensors), (_, wanted) = map(kept_state, (two.folder, one.folder))
-    for name, value in wanted.items():
+    (header, tensors), (_, expected) = map(read_state, (two.folder, one.folder))
+    for name, value in expected.items():
         if name.startswith(("average.features", "trained.features")):
             np.testing.assert_allclose(tensors[name], value, atol=2e-4, err_msg=name)
-    assert header["micro_batch_size"] == 1  # the smallest of all
+    assert header["micro_batch_size"] == 1  # the smallest of both processes
 
 
 def test_only_the_first_process_reports(two: ProcessesRun) -> None:
@@ -117,13 +117,13 @@ def test_only_the_first_process_reports(two: ProcessesRun) -> None:
     assert two.stderr.count("effnet predict IMAGE --model") == 1
 
 
-def test_every_validation_image_is_counted_once(trained: Train, tmp_path: Path) -> None:
+def test_every_validation_image_is_counted_once(train_in: Train, tmp_path: Path) -> None:
     root = tmp_path / "data"
     make_classes(root / "train", images=6)
     make_classes(root / "val", images=3, first_seed=50)
     make_classes(root / "test", images=1, first_seed=90)
     (root / "val" / "red" / "51.png").write_bytes(b"")
-    done = trained(2, [root, "--allow-bad", "--head-only"])
+    done = train_in(2, [root, "--allow-bad", "--head-only"])
     assert done.status == 0, done.stderr
     end = done.rows[-1]
     assert (end["val"]["images"], end["val"]["failed"]) == (9, 1)
@@ -131,22 +131,22 @@ def test_every_validation_image_is_counted_once(trained: Train, tmp_path: Path) 
     assert end["test"]["images"] == 3
 
 
-def test_killed_processes_resume_to_the_same_bits(
-    two: ProcessesRun, trained: Train, colours: Path
+def test_killed_processes_resume_to_identical_bits(
+    two: ProcessesRun, train_in: Train, colours: Path
 ) -> None:
-    killed = trained(2, [colours], NO_DROPOUT + LITTLE_MEMORY + FIRST_DIES)
+    killed = train_in(2, [colours], NO_DROPOUT + LITTLE_MEMORY + FIRST_DIES)
     assert killed.status != 0
-    assert kept_state(killed.folder)[0]["epoch"] == 2
-    resumed = trained(2, [], NO_DROPOUT, killed.folder)  # with the saved micro-batch
+    assert read_state(killed.folder)[0]["epoch"] == 2
+    resumed = train_in(2, [], NO_DROPOUT, killed.folder)  # with the saved micro-batch size
     assert resumed.status == 0, resumed.stderr
     assert [(row["phase"], row["epoch"]) for row in resumed.rows[:-1]] == [("full", 2)]
     assert resumed.model == two.model
-    (_, tensors), (_, wanted) = map(kept_state, (resumed.folder, two.folder))
-    for name, value in wanted.items():
+    (_, tensors), (_, expected) = map(read_state, (resumed.folder, two.folder))
+    for name, value in expected.items():
         assert tensors[name].tobytes() == value.tobytes(), name
 
 
-def test_torchrun_starts_processes_and_an_error_is_reported_once(tmp_path: Path) -> None:
+def test_error_is_reported_once_under_torchrun(tmp_path: Path) -> None:
     make_classes(tmp_path, ["only"])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     refused = subprocess.run(
@@ -164,25 +164,25 @@ def test_torchrun_starts_processes_and_an_error_is_reported_once(tmp_path: Path)
 # --- one process ------------------------------------------------------------------------------
 
 
-def test_single_process_communicates_with_none() -> None:
-    alone = ProcessGroup()
-    assert alone.is_first
-    assert alone.broadcast(lambda: [1, 2]) == [1, 2]
-    assert alone.gather("mine") == ["mine"]
-    assert alone.reduce_max(3) == alone.reduce_min(3) == 3
-    module = tiny()
-    assert alone.wrap(module, CPU) is module
-    assert alone.shard(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+def test_single_process_needs_no_communication() -> None:
+    single = ProcessGroup()
+    assert single.is_first
+    assert single.broadcast(lambda: [1, 2]) == [1, 2]
+    assert single.gather("mine") == ["mine"]
+    assert single.reduce_max(3) == single.reduce_min(3) == 3
+    module = build_tiny_model()
+    assert single.wrap(module, CPU) is module
+    assert single.shard(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
 
-    def failing() -> None:
+    def fail() -> None:
         raise UsageError("no", "yes")
 
     with pytest.raises(UsageError, match="no"):
-        alone.broadcast(failing)
+        single.broadcast(fail)
 
 
 @given(st.integers(0, 40), st.integers(1, 7))
-def test_shards_have_all_indexes_once(size: int, count: int) -> None:
+def test_shards_contain_every_index_once(size: int, count: int) -> None:
     parts = [ProcessGroup(rank, count).shard(np.arange(size)) for rank in range(count)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(size))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -1,4 +1,4 @@
-"""A run as JSON and CSV, the rows of a scan, and the commands that use the model."""
+"""Runs as JSON and CSV, and the summary of a finished run."""
 
 import csv
 import io
@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from effnet_cli.finetune import formats
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.output.text import json_array, json_lines
-from training_records import FIRST, NAMES, RECORDS, SECOND, TRAINED, VAL, named
+from training_records import FIRST, NAMES, RECORDS, SECOND, TRAINED, VAL, make_result
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def test_row_of_an_epoch_has_its_fields() -> None:
+def test_epoch_row_has_its_fields() -> None:
     assert formats.to_row(FIRST) == {
         "row": "epoch",
         "phase": "head",
@@ -39,7 +39,7 @@ def test_row_of_an_epoch_has_its_fields() -> None:
     }
 
 
-def test_row_of_the_end_has_the_model_and_the_metrics() -> None:
+def test_result_row_has_the_model_and_the_metrics() -> None:
     row = formats.to_row(replace(TRAINED, test=VAL))
     assert row["row"] == "trained"
     assert row["model"] == "runs/pets-lite0/model.safetensors"
@@ -50,16 +50,17 @@ def test_row_of_the_end_has_the_model_and_the_metrics() -> None:
 
 @given(
     st.lists(
-        st.sampled_from([FIRST, SECOND]) | st.lists(NAMES, min_size=1).map(lambda n: named(*n)),
+        st.sampled_from([FIRST, SECOND])
+        | st.lists(NAMES, min_size=1).map(lambda n: make_result(*n)),
         max_size=4,
     )
 )
-def test_json_gives_everything_back(records: list[Epoch | TrainingResult]) -> None:
-    wanted = json.loads(json.dumps([formats.to_row(record) for record in records]))
+def test_json_round_trip(records: list[Epoch | TrainingResult]) -> None:
+    expected = json.loads(json.dumps([formats.to_row(record) for record in records]))
     lines = list(json_lines(map(formats.to_row, records)))
     assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines)
-    assert [json.loads(line.encode("utf-8")) for line in lines] == wanted
-    assert json.loads("".join(json_array(map(formats.to_row, records))).encode("utf-8")) == wanted
+    assert [json.loads(line.encode("utf-8")) for line in lines] == expected
+    assert json.loads("".join(json_array(map(formats.to_row, records))).encode("utf-8")) == expected
 
 
 @pytest.mark.parametrize("encode", [json_array, json_lines])
@@ -68,7 +69,7 @@ def test_nan_is_never_written(encode: Callable[[Iterable[Any]], Iterator[str]]) 
         list(encode([formats.to_row(replace(FIRST, val_loss=math.nan))]))
 
 
-def test_csv_has_a_line_for_each_epoch() -> None:
+def test_csv_has_one_line_per_epoch() -> None:
     text = "".join(formats.csv_lines(RECORDS))
     header, *lines = csv.reader(io.StringIO(text, newline=""))
     assert header == [field.name for field in fields(Epoch)]
@@ -77,18 +78,18 @@ def test_csv_has_a_line_for_each_epoch() -> None:
     assert text.count("\n") == 3
 
 
-def test_csv_lines_come_as_epochs_do() -> None:
-    taken: list[Epoch | TrainingResult] = []
+def test_csv_lines_are_streamed() -> None:
+    consumed: list[Epoch | TrainingResult] = []
 
     def records() -> Iterator[Epoch | TrainingResult]:
         for record in RECORDS:
-            taken.append(record)
+            consumed.append(record)
             yield record
 
     lines = formats.csv_lines(records())
     assert next(lines).startswith("phase,epoch,")
     assert next(lines).startswith("head,1,8,")
-    assert taken == [FIRST]
+    assert consumed == [FIRST]
     assert next(lines).startswith("full,2,5,")
     assert list(lines) == []
 
@@ -100,12 +101,12 @@ def test_last_record_is_kept() -> None:
     assert list(formats.keep_last(iter([]), last)) == []
 
 
-def test_result_names_the_file_the_epoch_and_the_commands() -> None:
-    words = "\n".join(formats.describe_result(TRAINED))
-    assert words.startswith("Saved epoch 2 of the full model to runs/pets-lite0/model.safetensors ")
-    assert "(83 s of training)" in words
+def test_summary_names_the_file_the_epoch_and_the_commands() -> None:
+    text = "\n".join(formats.describe_result(TRAINED))
+    assert text.startswith("Saved epoch 2 of the full model to runs/pets-lite0/model.safetensors ")
+    assert "(83 s of training)" in text
     for command in ("predict IMAGE", "evaluate FOLDER", "export --to onnx"):
-        assert f"  effnet {command} --model runs/pets-lite0" in words.splitlines()
+        assert f"  effnet {command} --model runs/pets-lite0" in text.splitlines()
     assert "classifier head" in next(formats.describe_result(replace(TRAINED, phase="head")))
 
 

@@ -1,4 +1,4 @@
-"""Fused BatchNorm predicts and trains as before."""
+"""Fused BatchNorm computes the same outputs and gradients."""
 
 import copy
 
@@ -9,21 +9,18 @@ from torch.nn import functional
 
 from effnet_cli.finetune.fuse_bn import FusedConvBatchNorm, fuse_batch_norm
 from helpers import lively
-from training_parts import (
-    CROP_PX,
-    MODELS,
-)
+from training_parts import CROP_PX, MODELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    """A lively model in float64, where rounding does not matter."""
+    """A seeded model in float64, where rounding errors are negligible."""
     return lively(MODELS[request.param](), size_px=CROP_PX).double()
 
 
-def gradients(model: nn.Module, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def compute_gradients(model: nn.Module, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     model.requires_grad_(True).zero_grad()
     logits = model(pixels)
     functional.cross_entropy(logits, torch.arange(len(pixels)) % 3).backward()
@@ -35,7 +32,7 @@ def gradients(model: nn.Module, pixels: Tensor) -> tuple[Tensor, dict[str, Tenso
 
 
 @pytest.mark.parametrize("size_px", [CROP_PX, 45])
-def test_fused_model_computes_and_learns_as_before(model: nn.Module, size_px: int) -> None:
+def test_fused_model_has_the_same_outputs_and_gradients(model: nn.Module, size_px: int) -> None:
     fused = copy.deepcopy(model)
     fuse_batch_norm(fused)
     units = [unit for unit in fused.modules() if isinstance(unit, FusedConvBatchNorm)]
@@ -43,19 +40,19 @@ def test_fused_model_computes_and_learns_as_before(model: nn.Module, size_px: in
     assert len(units) == len(norms) > 40
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randn(4, 3, size_px, size_px, generator=generator, dtype=torch.float64)
-    wanted, wanted_gradients = gradients(copy.deepcopy(model), pixels)
-    logits, found = gradients(fused, pixels)
-    assert wanted.std() > 0.5  # else any model would do
-    torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9)
-    assert found.keys() == wanted_gradients.keys() == dict(model.named_parameters()).keys()
-    learning = sum(bool(gradient.any()) for gradient in wanted_gradients.values())
-    assert learning > 0.9 * len(wanted_gradients)
-    for name, gradient in wanted_gradients.items():
+    expected, expected_gradients = compute_gradients(copy.deepcopy(model), pixels)
+    logits, found = compute_gradients(fused, pixels)
+    assert expected.std() > 0.5  # constant outputs would make the test trivial
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+    assert found.keys() == expected_gradients.keys() == dict(model.named_parameters()).keys()
+    learning = sum(bool(gradient.any()) for gradient in expected_gradients.values())
+    assert learning > 0.9 * len(expected_gradients)
+    for name, gradient in expected_gradients.items():
         largest = float(gradient.abs().max())
         torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-9 * largest)
 
 
-def test_fusing_changes_no_name_and_no_tensor(model: nn.Module) -> None:
+def test_fusing_keeps_names_and_tensors(model: nn.Module) -> None:
     fused = copy.deepcopy(model)
     before = {name: tensor.clone() for name, tensor in fused.state_dict().items()}
     order = [name for name, _ in fused.named_parameters()]
@@ -68,7 +65,7 @@ def test_fusing_changes_no_name_and_no_tensor(model: nn.Module) -> None:
     again.load_state_dict(fused.state_dict())
 
 
-def test_fused_model_keeps_its_statistics(model: nn.Module) -> None:
+def test_training_a_fused_model_keeps_its_statistics(model: nn.Module) -> None:
     fused = copy.deepcopy(model)
     fuse_batch_norm(fused)
     before = {name: buffer.clone() for name, buffer in fused.named_buffers()}

@@ -14,14 +14,12 @@ from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.optim import LABEL_SMOOTHING, Schedule, Stepper, group_parameters
 from effnet_cli.system.errors import EffnetError
 from helpers import RecordingReporter
-from training_parts import (
-    tiny,
-)
+from training_parts import build_tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def stepper_of(module: nn.Module, lr: float = 1e-2, **changes: Any) -> Stepper:
+def make_stepper(module: nn.Module, lr: float = 1e-2, **changes: Any) -> Stepper:
     settings: dict[str, Any] = {
         "groups": group_parameters(module, lr, 0.1),
         "schedule": Schedule(100),
@@ -32,77 +30,77 @@ def stepper_of(module: nn.Module, lr: float = 1e-2, **changes: Any) -> Stepper:
     return Stepper(module, **{**settings, **changes})
 
 
-def batch_of(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def make_batch(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(count, 5, generator=generator)
     return inputs, torch.randint(0, 3, (count,), generator=generator)
 
 
-def grads(module: nn.Module) -> list[Tensor]:
+def copy_gradients(module: nn.Module) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
 
 
 @given(st.integers(1, 24), st.integers(1, 30))
 def test_micro_batches_add_up_to_the_whole_batch(count: int, micro_batch_size: int) -> None:
-    inputs, labels = batch_of(count)
-    whole, micro = tiny(), tiny()
-    first, second = stepper_of(whole), stepper_of(micro)
+    inputs, labels = make_batch(count)
+    whole, micro = build_tiny_model(), build_tiny_model()
+    first, second = make_stepper(whole), make_stepper(micro)
     second.micro_batch_size = micro_batch_size
     losses = [stepper.step(inputs, labels, count) for stepper in (first, second)]
     torch.testing.assert_close(losses[0], losses[1])
-    for wanted, given_ in zip(grads(whole), grads(micro), strict=True):
-        torch.testing.assert_close(given_, wanted, rtol=1e-4, atol=1e-6)
+    for expected, actual in zip(copy_gradients(whole), copy_gradients(micro), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_loss_is_torchs_with_label_smoothing() -> None:
-    inputs, labels = batch_of(7)
-    module = tiny()
-    wanted = functional.cross_entropy(module(inputs), labels, label_smoothing=LABEL_SMOOTHING)
-    wanted.backward()
-    wanted_gradients = grads(module)
-    given_ = tiny()
-    loss = stepper_of(given_).step(inputs, labels, 7)
-    torch.testing.assert_close(loss, wanted.detach() * 7)
-    for one, other in zip(grads(given_), wanted_gradients, strict=True):
+def test_loss_equals_torchs_with_label_smoothing() -> None:
+    inputs, labels = make_batch(7)
+    module = build_tiny_model()
+    expected = functional.cross_entropy(module(inputs), labels, label_smoothing=LABEL_SMOOTHING)
+    expected.backward()
+    expected_gradients = copy_gradients(module)
+    other_module = build_tiny_model()
+    loss = make_stepper(other_module).step(inputs, labels, 7)
+    torch.testing.assert_close(loss, expected.detach() * 7)
+    for one, other in zip(copy_gradients(other_module), expected_gradients, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_class_weights_weigh_images() -> None:
-    inputs, labels = batch_of(9)
+def test_class_weights_scale_the_loss() -> None:
+    inputs, labels = make_batch(9)
     weights = torch.tensor([0.5, 2.0, 0.0])
-    module = tiny()
+    module = build_tiny_model()
     losses = functional.cross_entropy(
         module(inputs), labels, reduction="none", label_smoothing=LABEL_SMOOTHING
     )
     (losses * weights[labels]).mean().backward()
-    wanted = grads(module)
-    given_ = tiny()
-    loss = stepper_of(given_, class_weights=weights).step(inputs, labels, 9)
+    expected = copy_gradients(module)
+    other_module = build_tiny_model()
+    loss = make_stepper(other_module, class_weights=weights).step(inputs, labels, 9)
     torch.testing.assert_close(loss, (losses * weights[labels]).sum().detach())
-    for one, other in zip(grads(given_), wanted, strict=True):
+    for one, other in zip(copy_gradients(other_module), expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_unreadable_images_make_a_step_smaller() -> None:
+def test_step_with_unreadable_images_is_smaller() -> None:
     """Gradients are divided by the batch size, not by the number of readable images."""
-    inputs, labels = batch_of(4)
-    half, whole = tiny(), tiny()
-    stepper_of(half).step(inputs, labels, 8)
-    stepper_of(whole).step(inputs, labels, 4)
-    for one, other in zip(grads(half), grads(whole), strict=True):
+    inputs, labels = make_batch(4)
+    half, whole = build_tiny_model(), build_tiny_model()
+    make_stepper(half).step(inputs, labels, 8)
+    make_stepper(whole).step(inputs, labels, 4)
+    for one, other in zip(copy_gradients(half), copy_gradients(whole), strict=True):
         torch.testing.assert_close(2 * one, other)
 
 
-def test_batch_without_images_changes_nothing_bad() -> None:
-    module = tiny()
-    assert stepper_of(module).step(torch.empty(0, 5), torch.empty(0, dtype=torch.long), 4) == 0
+def test_empty_batch_keeps_parameters_finite() -> None:
+    module = build_tiny_model()
+    assert make_stepper(module).step(torch.empty(0, 5), torch.empty(0, dtype=torch.long), 4) == 0
     assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
-def test_steps_follow_the_schedule_and_learn() -> None:
-    inputs, labels = batch_of(12)
-    module = tiny()
-    stepper = stepper_of(module, lr=0.05, schedule=Schedule(40))
+def test_steps_follow_the_schedule_and_reduce_the_loss() -> None:
+    inputs, labels = make_batch(12)
+    module = build_tiny_model()
+    stepper = make_stepper(module, lr=0.05, schedule=Schedule(40))
     rates, losses = [], []
     for _ in range(40):
         losses.append(float(stepper.step(inputs, labels, 12)))
@@ -130,30 +128,30 @@ def test_learning_rate_rises_then_falls_to_zero(total: int) -> None:
 
 
 def test_dropout_depends_on_seed_and_step_only() -> None:
-    def trained(seed: int, start: int = 0) -> Tensor:
+    def train_step(seed: int, start: int = 0) -> Tensor:
         torch.manual_seed(99)
         module = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
-        stepper = stepper_of(module, schedule=Schedule(100, start), seed=seed)
-        torch.rand(start + 1)  # what others draw does not matter
-        stepper.step(*batch_of(8), 8)
+        stepper = make_stepper(module, schedule=Schedule(100, start), seed=seed)
+        torch.rand(start + 1)  # other random draws do not matter
+        stepper.step(*make_batch(8), 8)
         return module[1].weight.grad.clone()  # type: ignore[union-attr, operator, return-value]
 
-    assert torch.equal(trained(1, 5), trained(1, 5))
-    assert not torch.equal(trained(1, 5), trained(1, 6))
-    assert not torch.equal(trained(1, 5), trained(2, 5))
+    assert torch.equal(train_step(1, 5), train_step(1, 5))
+    assert not torch.equal(train_step(1, 5), train_step(1, 6))
+    assert not torch.equal(train_step(1, 5), train_step(2, 5))
 
 
 class SmallMemory(nn.Module):
-    """A model on a device with memory for `room` images."""
+    """A model that runs out of memory above `max_images` images."""
 
-    def __init__(self, room: int, error: Callable[[], BaseException]) -> None:
+    def __init__(self, max_images: int, error: Callable[[], BaseException]) -> None:
         super().__init__()
-        self.inner, self.room, self.error = tiny(), room, error
-        self.tried: list[int] = []
+        self.inner, self.max_images, self.error = build_tiny_model(), max_images, error
+        self.batch_sizes: list[int] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.tried.append(len(inputs))
-        if len(inputs) > self.room:
+        self.batch_sizes.append(len(inputs))
+        if len(inputs) > self.max_images:
             raise self.error()
         logits: Tensor = self.inner(inputs)
         return logits
@@ -171,51 +169,53 @@ OUT_OF_MEMORY: dict[str, Callable[[], BaseException]] = {
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     error: Callable[[], BaseException],
 ) -> None:
-    inputs, labels = batch_of(20)
-    module, whole, reporter = SmallMemory(6, error), tiny(), RecordingReporter()
-    stepper = stepper_of(module, reporter=reporter)
+    inputs, labels = make_batch(20)
+    module, whole, reporter = SmallMemory(6, error), build_tiny_model(), RecordingReporter()
+    stepper = make_stepper(module, reporter=reporter)
     loss = stepper.step(inputs, labels, 20)
     assert stepper.micro_batch_size == 5
-    assert module.tried == [20, 10, 5, 5, 5, 5]
+    assert module.batch_sizes == [20, 10, 5, 5, 5, 5]
     assert len(reporter.notes) == 2
     assert "micro-batch 20;" in reporter.notes[0]
     assert "retrying with 5 and" in reporter.notes[1]
-    torch.testing.assert_close(loss, stepper_of(whole).step(inputs, labels, 20))
-    for wanted, given_ in zip(grads(whole), grads(module.inner), strict=True):
-        torch.testing.assert_close(given_, wanted, rtol=1e-4, atol=1e-6)
-    stepper.step(inputs, labels, 20)  # micro-batches stay small
-    assert module.tried[6:] == [5, 5, 5, 5]
+    torch.testing.assert_close(loss, make_stepper(whole).step(inputs, labels, 20))
+    for expected, actual in zip(copy_gradients(whole), copy_gradients(module.inner), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+    stepper.step(inputs, labels, 20)  # the micro-batch stays small
+    assert module.batch_sizes[6:] == [5, 5, 5, 5]
     assert len(reporter.notes) == 2
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
 def test_out_of_memory_for_one_image_is_an_error(error: Callable[[], BaseException]) -> None:
-    stepper = stepper_of(SmallMemory(0, error))
+    stepper = make_stepper(SmallMemory(0, error))
     with pytest.raises(EffnetError, match="Out of memory at micro-batch 1 ") as caught:
-        stepper.step(*batch_of(3), 3)
+        stepper.step(*make_batch(3), 3)
     assert "--batch-size" in caught.value.hint
     assert stepper.micro_batch_size == 1
 
 
 def test_other_errors_keep_their_traceback() -> None:
-    stepper = stepper_of(SmallMemory(0, lambda: RuntimeError("mat1 and mat2 cannot be multiplied")))
+    stepper = make_stepper(
+        SmallMemory(0, lambda: RuntimeError("mat1 and mat2 cannot be multiplied"))
+    )
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        stepper.step(*batch_of(3), 3)
+        stepper.step(*make_batch(3), 3)
     assert stepper.micro_batch_size is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_precision_learns(precision: str) -> None:
-    inputs, labels = batch_of(12)
-    module = tiny()
-    stepper = stepper_of(module, lr=0.05, precision=precision)
+def test_every_precision_reduces_the_loss(precision: str) -> None:
+    inputs, labels = make_batch(12)
+    module = build_tiny_model()
+    stepper = make_stepper(module, lr=0.05, precision=precision)
     losses = [float(stepper.step(inputs, labels, 12)) for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
 
 
-def test_empty_groups_are_left_out() -> None:
-    frozen = tiny().requires_grad_(False)
+def test_empty_groups_are_omitted() -> None:
+    frozen = build_tiny_model().requires_grad_(False)
     assert group_parameters(frozen, 0.1, 0.1) == []
     (weights,) = group_parameters(nn.Linear(2, 2, bias=False), 0.1, 0.3)
     assert (weights["lr"], weights["weight_decay"]) == (0.1, 0.3)

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or changed, and then resumed."""
+"""Resuming runs that were killed, stopped or changed."""
 
 import json
 import os
@@ -34,18 +34,18 @@ from forked import ForkedResult, run_forked
 from helpers import RecordingReporter
 from training import (
     HEAD_EPOCHS,
-    Ran,
-    kept_state,
+    FinishedRun,
+    build_script,
+    drop_times,
     make_classes,
+    make_task,
     quick_head,
+    read_rows,
+    read_state,
+    read_tree,
     resume,
-    rows_of,
     save_blobs,
-    script,
-    task_of,
-    timeless,
     train,
-    tree,
 )
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches", "quick")
@@ -55,7 +55,7 @@ OPTIONS = FinetuneOptions(epochs=2, hidden=0, batch_size=6)
 ARGUMENTS = ["--epochs", "2", "--hidden", "0", "--batch-size", "6"]
 # Save the state after every step.
 EAGER = "training.SAVE_SECONDS = 0\n"
-# Die at the `count`-th write of a file called `name`, before or after it replaces the old one.
+# Die before or after the `count`-th new file called `name` replaces the old one.
 DIE_REPLACING = """
 import os
 from pathlib import Path
@@ -69,7 +69,7 @@ def replace(self, target):
         os.kill(os.getpid(), 9)
 Path.replace = replace
 """
-# Die when half of the bytes of the `count`-th file are written.
+# Die halfway through writing the `count`-th file.
 DIE_WRITING = """
 import os
 from pathlib import Path
@@ -82,7 +82,7 @@ def write_bytes(self, content):
     return written(self, content)
 Path.write_bytes = write_bytes
 """
-# Send signals to itself within a step.
+# Send signals to this process during a training step.
 SIGNAL_IN_STEP = """
 import os
 from effnet_cli.finetune.phases import FullPhase
@@ -95,7 +95,7 @@ def signalled(self):
     update(self)
 FullPhase._update_average = signalled
 """
-# Send a signal to itself while features are computed.
+# Send a signal to this process while features are computed.
 SIGNAL_IN_FEATURES = """
 import os
 from effnet_cli.output.progress import StderrReporter
@@ -109,56 +109,60 @@ StderrReporter.progress = signalled
 
 
 @pytest.fixture(scope="module")
-def unbroken(
-    colours: Path, small: ModelOptions, session_folder: Path, one_core: object, caches: None
-) -> Ran:
-    """An uninterrupted run, in a process like those that are killed."""
-    folder = session_folder / "unbroken"
-    done = start(colours, small, folder)
+def uninterrupted(
+    colours: Path, small: ModelOptions, session_folder: Path, one_core: None, caches: None
+) -> FinishedRun:
+    """An uninterrupted run in a separate process, as the interrupted ones."""
+    folder = session_folder / "uninterrupted"
+    done = start_or_resume(colours, small, folder)
     assert done.status == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", 0)
-        ran = resume(folder)  # complete: only its result is left
+        ran = resume(folder)  # the run is complete: this only loads its result
     assert not ran.epochs
     return ran
 
 
-def start(colours: Path, small: ModelOptions, folder: Path, code: str = "") -> ForkedResult:
+def start_or_resume(
+    colours: Path, small: ModelOptions, folder: Path, code: str = ""
+) -> ForkedResult:
     """Run `effnet finetune`, or `--resume` if a run exists, after running `code`."""
     assert small.model is not None
     if (folder / "options.json").exists():
         arguments = ["--resume", folder]
     else:
         arguments = [colours, "--model", small.model, "-o", folder, *ARGUMENTS]
-    return run_forked(script(code), ["finetune", *arguments, "--format", "jsonl"])
+    return run_forked(build_script(code), ["finetune", *arguments, "--format", "jsonl"])
 
 
-def step_of(folder: Path) -> tuple[int, int] | None:
+def read_step(folder: Path) -> tuple[int, int] | None:
     """Return the epoch and step of the saved state, if there is one."""
     if not (folder / "state.safetensors").exists():
         return None
-    header, _ = kept_state(folder)
+    header, _ = read_state(folder)
     return header["epoch"], header["step"]
 
 
-def assert_alike(ran: Ran, unbroken: Ran) -> None:
-    """Check that all trained tensors are identical."""
-    (state, tensors), (wanted_state, wanted) = map(kept_state, (ran.folder, unbroken.folder))
-    assert tensors.keys() == wanted.keys()
-    for name, value in wanted.items():
+def assert_identical(ran: FinishedRun, uninterrupted: FinishedRun) -> None:
+    """Compare the files and results of two runs."""
+    (state, tensors), (expected_state, expected) = map(
+        read_state, (ran.folder, uninterrupted.folder)
+    )
+    assert tensors.keys() == expected.keys()
+    for name, value in expected.items():
         assert tensors[name].tobytes() == value.tobytes(), name
-    assert timeless(ran.rows) == timeless(unbroken.rows)
-    assert timeless(state.pop("rows")) == timeless(wanted_state.pop("rows"))
-    assert {**state, "seconds": 0} == {**wanted_state, "seconds": 0}
-    assert ran.model == unbroken.model
-    assert (ran.end.phase, ran.end.epoch) == (unbroken.end.phase, unbroken.end.epoch)
-    assert ran.end.val == unbroken.end.val
+    assert drop_times(ran.rows) == drop_times(uninterrupted.rows)
+    assert drop_times(state.pop("rows")) == drop_times(expected_state.pop("rows"))
+    assert {**state, "seconds": 0} == {**expected_state, "seconds": 0}
+    assert ran.model == uninterrupted.model
+    assert (ran.end.phase, ran.end.epoch) == (uninterrupted.end.phase, uninterrupted.end.epoch)
+    assert ran.end.val == uninterrupted.end.val
     assert not list(ran.folder.glob(".*.part"))
 
 
 # --- killed -----------------------------------------------------------------------------------
 
-# Each kill: its code, and the epoch and step of the state that it leaves.
+# Code that kills a run, and the epoch and step of the state it leaves.
 KILLS = (
     # while the head is written
     (DIE_WRITING.format(count=2), None),
@@ -178,27 +182,27 @@ KILLS = (
 )
 
 
-def test_training_killed_at_any_instant_resumes_to_the_same_bits(
-    colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
+def test_killed_run_resumes_to_identical_bits(
+    colours: Path, small: ModelOptions, tmp_path: Path, uninterrupted: FinishedRun
 ) -> None:
     folder = tmp_path / "run"
     for code, step in KILLS:
-        done = start(colours, small, folder, code)
+        done = start_or_resume(colours, small, folder, code)
         assert done.status == -signal.SIGKILL, done.stderr
-        assert step_of(folder) == step
+        assert read_step(folder) == step
         if step is not None:
             checkpoint.read_arrays(folder / "model.safetensors")  # complete
-    assert_alike(resume(folder), unbroken)
+    assert_identical(resume(folder), uninterrupted)
 
 
-def test_training_left_anywhere_resumes_to_the_same_bits(
+def test_run_killed_at_random_steps_resumes_to_identical_bits(
     colours: Path,
     small: ModelOptions,
     tmp_path: Path,
-    unbroken: Ran,
+    uninterrupted: FinishedRun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Gone(BaseException):
+    class Killed(BaseException):
         """The process was killed."""
 
     rng = np.random.default_rng(1)
@@ -206,34 +210,34 @@ def test_training_left_anywhere_resumes_to_the_same_bits(
     update, folder = FullPhase._update_average, tmp_path / "run"
     left = 0
 
-    def perhaps_the_last(self: FullPhase) -> None:
+    def update_or_die(self: FullPhase) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            raise Gone
+            raise Killed
         update(self)
 
-    monkeypatch.setattr(FullPhase, "_update_average", perhaps_the_last)
-    task = task_of(colours, small, folder, OPTIONS)
+    monkeypatch.setattr(FullPhase, "_update_average", update_or_die)
+    task = make_task(colours, small, folder, OPTIONS)
     for _ in range(2):
         left = int(rng.integers(1, STEPS + 1))
-        with pytest.raises(Gone):
+        with pytest.raises(Killed):
             train(task)
         task = restore_task(FinetuneTask(Path(), resume=folder), frozenset())
     left = 0
-    assert_alike(resume(folder), unbroken)
+    assert_identical(resume(folder), uninterrupted)
 
 
 # --- signals ----------------------------------------------------------------------------------
 
 
-def test_training_stopped_by_signals_resumes_to_the_same_bits(
-    colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
+def test_run_stopped_by_signals_resumes_to_identical_bits(
+    colours: Path, small: ModelOptions, tmp_path: Path, uninterrupted: FinishedRun
 ) -> None:
     folder = tmp_path / "a run"
 
     def stop(code: str, number: signal.Signals) -> ForkedResult:
-        done = start(colours, small, folder, code)
+        done = start_or_resume(colours, small, folder, code)
         assert done.status == 128 + number
         assert "Traceback" not in done.stderr
         assert f"Resume with: effnet finetune --resume '{folder}'" in done.stderr
@@ -248,23 +252,23 @@ def test_training_stopped_by_signals_resumes_to_the_same_bits(
         with pytest.raises(UsageError, match="has no checkpoint yet") as caught:
             resolve_model(ModelOptions(model=folder))
         assert caught.value.hint == f"Continue the run: effnet finetune --resume '{folder}'"
-    # a second signal stops at once
+    # a second signal stops immediately
     both = [int(signal.SIGTERM), int(signal.SIGINT)]
     stop(SIGNAL_IN_STEP.format(step=2, numbers=both), signal.SIGINT)
-    assert step_of(folder) == (1, 0)  # nothing was saved
-    # a single one after the running step
+    assert read_step(folder) == (1, 0)  # nothing was saved
+    # a single signal stops after the current step
     lines = 0
     for number, steps, step in ((signal.SIGINT, 2, (1, 2)), (signal.SIGTERM, STEPS, (2, 2))):
         done = stop(SIGNAL_IN_STEP.format(step=steps, numbers=[int(number)]), number)
         assert f"Stopped by {number.name}; progress is saved" in done.stderr
-        assert step_of(folder) == step
+        assert read_step(folder) == step
         lines += len(done.stdout.splitlines())
     assert lines == 1  # an epoch of the full model
-    assert_alike(resume(folder), unbroken)
+    assert_identical(resume(folder), uninterrupted)
 
 
 def test_signal_during_validation_stops_after_the_epoch(
-    colours: Path, small: ModelOptions, tmp_path: Path, unbroken: Ran
+    colours: Path, small: ModelOptions, tmp_path: Path, uninterrupted: FinishedRun
 ) -> None:
     folder = tmp_path / "run"
 
@@ -275,27 +279,27 @@ def test_signal_during_validation_stops_after_the_epoch(
 
     rows = []
     with pytest.raises(TrainingStopped) as caught:
-        for record in finetune(task_of(colours, small, folder, OPTIONS), SignalInValidation()):
+        for record in finetune(make_task(colours, small, folder, OPTIONS), SignalInValidation()):
             rows.append(record)
     assert caught.value.exit_status == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert step_of(folder) == (2, 0)
-    assert len(rows_of(folder)) == HEAD_EPOCHS + 1
-    assert len(rows) == HEAD_EPOCHS + 1  # including the epoch that was just finished
-    assert_alike(resume(folder), unbroken)
+    assert read_step(folder) == (2, 0)
+    assert len(read_rows(folder)) == HEAD_EPOCHS + 1
+    assert len(rows) == HEAD_EPOCHS + 1  # including the epoch that just finished
+    assert_identical(resume(folder), uninterrupted)
 
 
-# --- changed in between -----------------------------------------------------------------------
+# --- changed before resuming ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def finished_once(small: ModelOptions, session_folder: Path, one_core: object) -> Path:
+def finished_once(small: ModelOptions, session_folder: Path, one_core: None) -> Path:
     """A folder with a dataset, `data`, and a finished run of one epoch, `run`."""
     folder = session_folder / "finished"
     make_classes(folder / "data")
     options = replace(OPTIONS, epochs=1)
     with quick_head():
-        train(task_of(folder / "data", small, folder / "run", options))
+        train(make_task(folder / "data", small, folder / "run", options))
     return folder
 
 
@@ -308,40 +312,40 @@ def finished(finished_once: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "data", tmp_path / "run"
 
 
-def test_more_epochs(finished: tuple[Path, Path]) -> None:
+def test_run_continues_with_more_epochs(finished: tuple[Path, Path]) -> None:
     _, folder = finished
     ran = resume(folder, epochs=3)
     assert [(row.phase, row.epoch, row.epochs) for row in ran.epochs] == [
         ("full", 2, 3),
         ("full", 3, 3),
     ]
-    rows = rows_of(folder)
+    rows = read_rows(folder)
     assert [row["epoch"] for row in rows] == [*range(1, HEAD_EPOCHS + 1), 1, 2, 3]
     reporter = RecordingReporter()
-    over = resume(folder, reporter)
-    assert not over.epochs
+    complete = resume(folder, reporter)
+    assert not complete.epochs
     assert "Already complete; increase --epochs to continue." in reporter.text
-    assert over.end == replace(ran.end, seconds=over.end.seconds)
-    assert over.model == ran.model
+    assert complete.end == replace(ran.end, seconds=complete.end.seconds)
+    assert complete.model == ran.model
 
 
-def test_changed_options_are_refused_by_name(finished: tuple[Path, Path]) -> None:
+def test_changed_options_are_refused(finished: tuple[Path, Path]) -> None:
     _, folder = finished
-    before = tree(folder)
+    before = read_tree(folder)
     for name, value in (("lr", 1e-5), ("batch_size", 9), ("augment", "none"), ("freeze", 2)):
         with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} was") as caught:
             resume(folder, **{name: value})
         assert "--resume" in caught.value.hint
-    assert tree(folder) == before
+    assert read_tree(folder) == before
 
 
 def test_changed_classes_are_refused(finished: tuple[Path, Path]) -> None:
     root, folder = finished
-    before = tree(folder)
+    before = read_tree(folder)
     (root / "red").rename(root / "scarlet")
     with pytest.raises(UsageError, match="1 removed, such as 'red'; 1 added, such as 'scarlet'"):
         resume(folder)
-    after = tree(folder)
+    after = read_tree(folder)
     assert after == before
     (root / "scarlet").rename(root / "red")
     assert resume(folder, epochs=2).end.val.images == 6
@@ -372,20 +376,20 @@ def test_damaged_state_is_an_error(finished: tuple[Path, Path]) -> None:
         resume(folder, epochs=2)
 
 
-def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="contains no run to resume"):
         resume(tmp_path)
 
 
-def test_head_only_run_restarts(colours: Path, small: ModelOptions, tmp_path: Path) -> None:
+def test_head_only_run_starts_over(colours: Path, small: ModelOptions, tmp_path: Path) -> None:
     options = replace(OPTIONS, head_only=True)
-    whole = train(task_of(colours, small, tmp_path / "whole", options))
-    records = finetune(task_of(colours, small, tmp_path / "run", options))
+    uninterrupted = train(make_task(colours, small, tmp_path / "whole", options))
+    records = finetune(make_task(colours, small, tmp_path / "run", options))
     next(records)
     records.close()  # type: ignore[attr-defined]
     ran = resume(tmp_path / "run")
     assert len(ran.epochs) == HEAD_EPOCHS
-    assert ran.model == whole.model
+    assert ran.model == uninterrupted.model
 
 
 # --- the task of a run --------------------------------------------------------------------------
@@ -406,15 +410,15 @@ STARTED = FinetuneTask(
 )
 
 
-def started(task: FinetuneTask, folder: Path) -> FinetuneTask:
-    """Start `task` in `folder`, and return the task of a bare --resume."""
+def start_run(task: FinetuneTask, folder: Path) -> FinetuneTask:
+    """Save `task` in a run folder and return the task of `--resume` without options."""
     folder.mkdir(exist_ok=True)
     run_dir.RunDir(folder).write_task(task)
     return FinetuneTask(Path(), resume=folder)
 
 
 def test_restored_task_is_the_original_one(here: Path) -> None:
-    bare = started(STARTED, here / "run")
+    bare = start_run(STARTED, here / "run")
     task = restore_task(bare, frozenset({"resume"}))
     assert task == replace(STARTED, resume=here / "run")
     assert isinstance(task.model.weights, Path)
@@ -422,20 +426,21 @@ def test_restored_task_is_the_original_one(here: Path) -> None:
     assert task.model.model is None
 
 
-def test_changeable_options_change_if_given(here: Path) -> None:
-    bare = started(STARTED, here / "run")
+def test_changeable_options_can_be_changed(here: Path) -> None:
+    bare = start_run(STARTED, here / "run")
     options = replace(STARTED.options, epochs=20, minutes=None, patience=3, lr=7.0)
-    given_ = replace(bare, root=Path("/moved"), options=options, workers=3, device="cuda")
-    given_ = replace(given_, model=replace(given_.model, offline=True))
+    changed = replace(bare, root=Path("/moved"), options=options, workers=3, device="cuda")
+    changed = replace(changed, model=replace(changed.model, offline=True))
     given_names = frozenset({"root", "epochs", "patience", "workers", "device", "resume"})
-    task = restore_task(given_, given_names)
-    assert task.options == replace(STARTED.options, epochs=20, patience=3)  # not given: unchanged
+    task = restore_task(changed, given_names)
+    # other options are unchanged
+    assert task.options == replace(STARTED.options, epochs=20, patience=3)
     assert (task.root, task.workers, task.device) == (Path("/moved"), 3, "cuda")
-    assert restore_task(given_, given_names | {"minutes"}).options.minutes is None
+    assert restore_task(changed, given_names | {"minutes"}).options.minutes is None
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "was"),
+    ("name", "change", "original"),
     [
         ("lr", {"options": FinetuneOptions(lr=1e-2)}, "0.001"),
         ("weight_decay", {"options": FinetuneOptions(weight_decay=0.5)}, "0.05"),
@@ -450,14 +455,16 @@ def test_changeable_options_change_if_given(here: Path) -> None:
         ("max_pixels", {"images": ImageOptions(max_pixels=99)}, "1234"),
     ],
 )
-def test_other_options_are_refused_with_their_value(
-    name: str, change: dict[str, Any], was: str, here: Path
+def test_changed_options_are_refused_with_their_original_value(
+    name: str, change: dict[str, Any], original: str, here: Path
 ) -> None:
-    bare = replace(started(STARTED, here / "run"), **change)
+    bare = replace(start_run(STARTED, here / "run"), **change)
     with pytest.raises(UsageError) as caught:
         restore_task(bare, frozenset({name}))
-    assert caught.value.message == (f"--{name.replace('_', '-')} was {was} when this run started.")
-    restore_task(bare, frozenset())  # options that were not given have defaults
+    assert caught.value.message == (
+        f"--{name.replace('_', '-')} was {original} when this run started."
+    )
+    restore_task(bare, frozenset())  # defaults are not changes
 
 
 @pytest.mark.parametrize(
@@ -469,8 +476,8 @@ def test_other_options_are_refused_with_their_value(
         ("val", {"dataset": DatasetOptions(val=Path("/data/val"))}),
     ],
 )
-def test_options_given_again_are_no_change(name: str, change: dict[str, Any], here: Path) -> None:
-    bare = replace(started(STARTED, here / "run"), **change)
+def test_repeated_options_are_accepted(name: str, change: dict[str, Any], here: Path) -> None:
+    bare = replace(start_run(STARTED, here / "run"), **change)
     assert restore_task(bare, frozenset({name})).options == STARTED.options
 
 
@@ -480,16 +487,16 @@ paths = st.binary(min_size=1, max_size=20).map(
 
 
 @given(root=paths, model_=st.none() | paths, val=st.none() | paths)
-def test_paths_of_any_bytes_survive_in_the_options(
+def test_paths_of_any_bytes_are_restored(
     root: Path, model_: Path | None, val: Path | None, session_folder: Path
 ) -> None:
     task = FinetuneTask(root, ModelOptions(model=model_), DatasetOptions(val=val))
     folder = session_folder / "any-bytes"
-    assert restore_task(started(task, folder), frozenset()) == replace(task, resume=folder)
+    assert restore_task(start_run(task, folder), frozenset()) == replace(task, resume=folder)
 
 
-def test_relative_root_is_valid_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = started(FinetuneTask(Path("birds")), here / "run")
+def test_relative_root_becomes_absolute(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = start_run(FinetuneTask(Path("birds")), here / "run")
     (here / "other").mkdir()
     monkeypatch.chdir(here / "other")
     assert restore_task(bare, frozenset()).root == here / "birds"
@@ -500,7 +507,7 @@ def test_relative_root_is_valid_elsewhere(here: Path, monkeypatch: pytest.Monkey
     [None, b"", b"{", b"\xff\xfe", b"[]", b"{}", b'"x"', b'{"root": 3}', b'{"model": {}}'],
     ids=str,
 )
-def test_directory_without_options_is_refused(content: bytes | None, here: Path) -> None:
+def test_folder_without_valid_options_is_refused(content: bytes | None, here: Path) -> None:
     folder = here / "run"
     folder.mkdir()
     if content is not None:
@@ -512,7 +519,7 @@ def test_directory_without_options_is_refused(content: bytes | None, here: Path)
 
 @pytest.mark.parametrize("change", ["more", "less"])
 def test_options_of_another_version_are_refused(change: str, here: Path) -> None:
-    bare = started(STARTED, here / "run")
+    bare = start_run(STARTED, here / "run")
     path = here / "run" / run_dir.OPTIONS_FILE_NAME
     content = json.loads(path.read_text())
     if change == "more":

@@ -1,4 +1,4 @@
-"""`finetune` end to end with pretrained weights, up to predictions of its model."""
+"""`finetune` with pretrained weights, end to end."""
 
 import csv
 import io
@@ -24,12 +24,7 @@ from effnet_cli.finetune.run import finetune
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import checkpoint
 from effnet_cli.models.weights import resolve_model
-from effnet_cli.options import (
-    DatasetOptions,
-    EngineOptions,
-    FinetuneOptions,
-    ModelOptions,
-)
+from effnet_cli.options import DatasetOptions, EngineOptions, FinetuneOptions, ModelOptions
 from effnet_cli.predict.classifier import Classifier
 from helpers import RecordingReporter, Run
 from training import (
@@ -37,23 +32,23 @@ from training import (
     HEAD_EPOCHS,
     HEAD_ONLY,
     ONE_EPOCH,
-    Done,
-    Ran,
-    kept_state,
+    CommandResult,
+    FinishedRun,
+    drop_times,
     make_classes,
+    make_task,
+    read_rows,
+    read_state,
+    read_tree,
     resume,
-    rows_of,
-    sha,
-    task_of,
-    timeless,
+    sha256,
     train,
-    tree,
 )
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
 
-ODD_NAMES = ("[red]", "=cmd()", "new\nline", "a,b", "\udcff\udcfe", "🐈 <b>", "-x '\"")
-CHECK = (
+UNUSUAL_NAMES = ("[red]", "=cmd()", "new\nline", "a,b", "\udcff\udcfe", "🐈 <b>", "-x '\"")
+RUN_AND_LIST_MODULES = (
     "import sys; from effnet_cli.cli.main import run; status = run(); "
     "sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules)); sys.exit(status)"
 )
@@ -61,12 +56,12 @@ CHECK = (
 
 @pytest.fixture(scope="module")
 def default_run(
-    colours: Path, session_folder: Path, one_core: object, caches: None
+    colours: Path, session_folder: Path, one_core: None, caches: None
 ) -> tuple[Path, "subprocess.CompletedProcess[bytes]"]:
-    """`effnet finetune DATASET --epochs 1` in its own folder, with pipes instead of a terminal."""
+    """`effnet finetune DATASET --epochs 1` in an empty folder, with output to pipes."""
     here = session_folder / "default run"
     here.mkdir()
-    before = tree(colours)
+    before = read_tree(colours)
     done = subprocess.run(
         [sys.executable, "-m", "effnet_cli", "finetune", colours, "-n", "1", "-f", "jsonl"],
         capture_output=True,
@@ -74,7 +69,7 @@ def default_run(
         timeout=100,
         check=False,
     )
-    assert tree(colours) == before
+    assert read_tree(colours) == before
     return here, done
 
 
@@ -101,7 +96,7 @@ def test_default_run_writes_its_epochs_to_stdout(
     }
 
 
-def test_default_run_learns_and_keeps_its_best_epoch(
+def test_default_run_keeps_its_best_epoch(
     default_run: tuple[Path, "subprocess.CompletedProcess[bytes]"],
 ) -> None:
     here, done = default_run
@@ -110,10 +105,10 @@ def test_default_run_learns_and_keeps_its_best_epoch(
     best = max(epochs, key=lambda row: (row["top1"], -row["val_loss"]))
     assert (end["phase"], end["epoch"]) == (best["phase"], best["epoch"])
     assert [row for row in epochs if row["is_best"]][-1] == best
-    assert end["val"]["top1"] == best["top1"] == 1.0  # the colours are easily told apart
+    assert end["val"]["top1"] == best["top1"] == 1.0  # the colours are easy to distinguish
     assert end["val"]["loss"] == best["val_loss"]
     folder = here / "runs" / "colours-lite0"
-    assert rows_of(folder) == [{k: v for k, v in row.items() if k != "row"} for row in epochs]
+    assert read_rows(folder) == [{k: v for k, v in row.items() if k != "row"} for row in epochs]
 
 
 def test_model_file_of_the_default_run_describes_its_training(
@@ -149,22 +144,22 @@ def test_model_file_of_the_default_run_describes_its_training(
     assert options["options"]["epochs"] == 1
 
 
-def test_default_run_ends_with_a_report(
+def test_default_run_writes_a_report(
     default_run: tuple[Path, "subprocess.CompletedProcess[bytes]"],
 ) -> None:
     here, _ = default_run
     page = (here / "runs" / "colours-lite0" / "report.html").read_text(encoding="utf-8")
     assert "classifies 100.0% of 6 images correctly" in page
     assert "The classifier head alone, before the full model was trained" in page
-    assert page.count("<svg") == 2  # the curve and the reliability
+    assert page.count("<svg") == 2  # the training curve and the reliability diagram
     assert "effnet evaluate FOLDER --model runs/colours-lite0" in page
     assert "weight decay" in page
     choices = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))
-    words = [choices[name] for name in ("balance", "batch size", "patience")]
-    assert words == ["no", "auto", "no limit"]
+    values = [choices[name] for name in ("balance", "batch size", "patience")]
+    assert values == ["no", "auto", "no limit"]
 
 
-def test_default_run_ends_with_commands_to_use_it(
+def test_default_run_suggests_commands_that_work(
     default_run: tuple[Path, "subprocess.CompletedProcess[bytes]"], run: Run, colours: Path
 ) -> None:
     here, done = default_run
@@ -174,7 +169,7 @@ def test_default_run_ends_with_commands_to_use_it(
         (one, "predict IMAGE"), (two, "evaluate FOLDER"), (three, "export --to onnx")
     ):  # fmt: skip
         assert line == f"  effnet {command} --model runs/colours-lite0"
-    assert "\r" not in done.stderr.decode()  # no bars without a terminal
+    assert "\r" not in done.stderr.decode()  # no progress bars without a terminal
     for model in ("runs/colours-lite0", "runs/colours-lite0/model.safetensors"):
         done = run("predict", colours / "red" / "0.jpg", "--model", model, "-f", "json", cwd=here)
         (row,) = json.loads(done.stdout)
@@ -183,8 +178,8 @@ def test_default_run_ends_with_commands_to_use_it(
 
 
 @pytest.mark.usefixtures("quick")
-def test_formats_on_stdout(
-    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., Done]
+def test_formats_contain_the_same_rows(
+    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., CommandResult]
 ) -> None:
     found = {}
     for format_ in ("table", "json", "csv"):
@@ -197,8 +192,8 @@ def test_formats_on_stdout(
         found[format_] = done.stdout.decode()
     array = json.loads(found["json"])
     assert [row["row"] for row in array] == ["epoch"] * HEAD_EPOCHS + ["trained"]
-    assert timeless(array[:-1]) == [
-        {"row": "epoch", **r} for r in timeless(rows_of(tmp_path / "json"))
+    assert drop_times(array[:-1]) == [
+        {"row": "epoch", **r} for r in drop_times(read_rows(tmp_path / "json"))
     ]
     lines = list(csv.DictReader(io.StringIO(found["csv"])))
     assert [float(line["top1"]) for line in lines] == [row["top1"] for row in array[:-1]]
@@ -212,29 +207,35 @@ def test_formats_on_stdout(
 
 
 @pytest.fixture(scope="module")
-def odd_run(small: ModelOptions, session_folder: Path, one_core: object) -> tuple[Path, Ran]:
+def unusual_names_run(
+    small: ModelOptions, session_folder: Path, one_core: None
+) -> tuple[Path, FinishedRun]:
     """A run on classes with unusual names."""
-    root = session_folder / "odd"
-    make_classes(root, ODD_NAMES, images=5)
+    root = session_folder / "unusual"
+    make_classes(root, UNUSUAL_NAMES, images=5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phases, "MAX_VIEWS_PER_IMAGE", 1)
-        return root, train(task_of(root, small, session_folder / "odd run", HEAD_ONLY))
+        return root, train(make_task(root, small, session_folder / "unusual run", HEAD_ONLY))
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
-def test_every_engine_predicts_the_new_classes(odd_run: tuple[Path, Ran], engine: Any) -> None:
-    root, ran = odd_run
+def test_every_engine_predicts_the_new_classes(
+    unusual_names_run: tuple[Path, FinishedRun], engine: Any
+) -> None:
+    root, ran = unusual_names_run
     classifier = Classifier(ModelOptions(model=ran.folder), EngineOptions(engine=engine))
-    assert set(classifier.card.classes) == set(ODD_NAMES)
+    assert set(classifier.card.classes) == set(UNUSUAL_NAMES)
     val = scan(root).require_dataset().val
     predictions = [classifier(val.paths[i]).predictions[0] for i in range(len(val.labels))]
-    assert {one.label for one in predictions} <= set(ODD_NAMES)
+    assert {one.label for one in predictions} <= set(UNUSUAL_NAMES)
     right = np.mean([a.index == label for a, label in zip(predictions, val.labels, strict=True)])
     assert right == pytest.approx(ran.end.val.top1)
 
 
-def test_odd_names_are_kept(odd_run: tuple[Path, Ran], effnet: Callable[..., Done]) -> None:
-    root, ran = odd_run
+def test_unusual_names_are_kept(
+    unusual_names_run: tuple[Path, FinishedRun], effnet: Callable[..., CommandResult]
+) -> None:
+    root, ran = unusual_names_run
     for model in (ran.folder, ran.folder / "model.safetensors"):
         done = effnet(
             *("predict", root / "[red]", "--model", model, "-f", "jsonl", "-k", "7", "--quiet")
@@ -242,73 +243,75 @@ def test_odd_names_are_kept(odd_run: tuple[Path, Ran], effnet: Callable[..., Don
         assert done.status == 0
         for line in done.stdout.splitlines():
             labels = {row["label"] for row in json.loads(line)["predictions"]}
-            assert labels == set(ODD_NAMES)
+            assert labels == set(UNUSUAL_NAMES)
     table = effnet("predict", root / "[red]", "--model", ran.folder).stdout.decode()
     assert "new\nline" not in table
 
 
-def test_validation_and_predict_see_the_same_bits(
+def test_validation_and_predict_compute_identical_bits(
     colours: Path, small: ModelOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
-    seen: list[tuple[bytes, bytes]] = []
+    recorded: list[tuple[bytes, bytes]] = []
     load = EnginePlan.load
 
-    def spied(plan: EnginePlan, *arguments: Any) -> Engine:
+    def load_recorded(plan: EnginePlan, *arguments: Any) -> Engine:
         engine = load(plan, *arguments)
 
         def run(crops: np.ndarray) -> np.ndarray:
             logits = engine(crops)
-            seen.extend((p.tobytes(), q.tobytes()) for p, q in zip(crops, logits, strict=True))
+            recorded.extend((p.tobytes(), q.tobytes()) for p, q in zip(crops, logits, strict=True))
             return logits
 
         return run  # type: ignore[return-value]
 
-    monkeypatch.setattr(EnginePlan, "load", spied)
-    monkeypatch.setattr(phases, "HEAD_LR", CANNOT_LEARN)  # so that the full model is better
+    monkeypatch.setattr(EnginePlan, "load", load_recorded)
+    monkeypatch.setattr(phases, "HEAD_LR", CANNOT_LEARN)  # so that the full model becomes the best
     options = replace(ONE_EPOCH, augment="none", epochs=2, lr=1e-3)
-    *epochs, _end = finetune(task_of(colours, small, tmp_path / "run", options))
+    *epochs, _end = finetune(make_task(colours, small, tmp_path / "run", options))
     best = [epoch for epoch in epochs if epoch.is_best][-1]  # type: ignore[union-attr]
-    validated = seen[-6:] if best == epochs[-1] else seen[-12:-6]  # by the best epoch's validation
+    validated = recorded[-6:] if best == epochs[-1] else recorded[-12:-6]  # in the best epoch
     card = checkpoint.read_card(tmp_path / "run" / "model.safetensors")
     loader = ImageLoader(card.preprocessing)
     val = scan(colours).require_dataset().val
     crops = [loader.load(val.paths[i])[0] for i in range(len(val.labels))]
-    assert [crop.tobytes() for crop in crops] == [given for given, _ in validated]
+    assert [crop.tobytes() for crop in crops] == [crop for crop, _ in validated]
     assert card.metrics["phase"] == "full"
     model = resolve_model(ModelOptions(model=tmp_path / "run"))
     engine = load(plan_engine(EngineOptions()), model)
-    for given, (_, logits) in zip(crops, validated, strict=True):
-        assert engine(given[None])[0].tobytes() == logits
+    for crop, (_, logits) in zip(crops, validated, strict=True):
+        assert engine(crop[None])[0].tobytes() == logits
 
 
-def test_seeds_and_workers(colours: Path, small: ModelOptions, tmp_path: Path, quick: None) -> None:
-    def digest(name: str, seed: int, workers: int) -> str:
+def test_result_depends_on_the_seed_but_not_on_workers(
+    colours: Path, small: ModelOptions, tmp_path: Path, quick: None
+) -> None:
+    def train_and_hash(name: str, seed: int, workers: int) -> str:
         options = replace(ONE_EPOCH, seed=seed, augment="strong")
-        task = task_of(
+        task = make_task(
             colours, small, tmp_path / name, options, workers=workers, dataset=DatasetOptions()
         )
         ran = train(task)
-        states[name] = timeless(ran.rows)
-        return sha(ran.model) + sha(
-            kept_state(ran.folder)[1]["trained.features.0.0.weight"].tobytes()
+        rows[name] = drop_times(ran.rows)
+        return sha256(ran.model) + sha256(
+            read_state(ran.folder)[1]["trained.features.0.0.weight"].tobytes()
         )
 
-    states: dict[str, Any] = {}
-    first = digest("a", 0, 1)
-    assert digest("b", 0, 3) == first
-    assert states["b"] == states["a"]
-    assert digest("c", 1, 1) != first
-    assert states["c"] != states["a"]
+    rows: dict[str, Any] = {}
+    first = train_and_hash("a", 0, 1)
+    assert train_and_hash("b", 0, 3) == first
+    assert rows["b"] == rows["a"]
+    assert train_and_hash("c", 1, 1) != first
+    assert rows["c"] != rows["a"]
 
 
 def test_seed_determines_the_split(
-    colours: Path, tmp_path: Path, effnet: Callable[..., Done]
+    colours: Path, tmp_path: Path, effnet: Callable[..., CommandResult]
 ) -> None:
-    def names(seed: int) -> set[str]:
+    def val_paths(seed: int) -> set[str]:
         val = scan(colours, seed=seed).require_dataset().val
         return {str(val.paths[i]) for i in range(len(val.labels))}
 
-    assert names(0) == names(0) != names(1)
+    assert val_paths(0) == val_paths(0) != val_paths(1)
 
 
 def test_images_that_break_after_the_scan_are_skipped(
@@ -317,26 +320,26 @@ def test_images_that_break_after_the_scan_are_skipped(
     root = tmp_path / "data"
     make_classes(root / "train", images=6)
     make_classes(root / "val", images=2, first_seed=50)
-    gone = [root / "train" / "red" / "0.jpg", root / "val" / "green" / "50.jpg"]
+    deleted = [root / "train" / "red" / "0.jpg", root / "val" / "green" / "50.jpg"]
     broken = [root / "train" / "blue" / "1.png", root / "val" / "green" / "51.png"]
 
-    def harm(note: str) -> None:
+    def damage_images(note: str) -> None:
         if note.startswith("Starting from"):
-            for path in gone:
+            for path in deleted:
                 path.unlink()
             for path in broken:
                 path.write_bytes(path.read_bytes()[:-300])
 
-    reporter = RecordingReporter(hook=harm)
-    ran = train(task_of(root, small, tmp_path / "run", ONE_EPOCH), reporter)
-    for path in gone + broken:
+    reporter = RecordingReporter(hook=damage_images)
+    ran = train(make_task(root, small, tmp_path / "run", ONE_EPOCH), reporter)
+    for path in deleted + broken:
         assert reporter.text.count(f"Skipped {path}:") == 1
     val = ran.end.val
     assert (val.images, val.failed) == (6, 2)
     recalls = {row.name: row.recall for row in val.classes}
     assert recalls["green"] == 0.0
     assert val.top1 <= 4 / 6
-    (row,) = ran.of_phase("full")
+    (row,) = ran.filter_epochs("full")
     assert row.loss < 20
 
 
@@ -347,15 +350,15 @@ def test_broken_validation_images_count_as_wrong(
     make_classes(root / "train", images=6)
     make_classes(root / "val", images=3, first_seed=50)
     (root / "val" / "red" / "51.png").write_bytes(b"")
-    before = tree(root)
+    before = read_tree(root)
     with pytest.raises(DatasetError, match="cannot be opened"):
-        train(task_of(root, small, tmp_path / "refused", HEAD_ONLY))
+        train(make_task(root, small, tmp_path / "refused", HEAD_ONLY))
     assert not (tmp_path / "refused").exists()
     allowed = DatasetOptions(allow_bad=True)
-    ran = train(task_of(root, small, tmp_path / "run", HEAD_ONLY, dataset=allowed))
+    ran = train(make_task(root, small, tmp_path / "run", HEAD_ONLY, dataset=allowed))
     assert (ran.end.val.images, ran.end.val.failed) == (9, 1)
     assert ran.end.val.top1 <= 8 / 9
-    assert tree(root) == before
+    assert read_tree(root) == before
 
 
 def test_test_split_is_evaluated_once_at_the_end(
@@ -368,39 +371,41 @@ def test_test_split_is_evaluated_once_at_the_end(
     opened: list[str] = []
     open_image = ImageLoader.open
 
-    def spied(loader: ImageLoader, path: Any) -> Any:
+    def open_recorded(loader: ImageLoader, path: Any) -> Any:
         opened.append(str(path))
         return open_image(loader, path)
 
-    def of_test() -> list[str]:
+    def opened_test_images() -> list[str]:
         return [path for path in opened if "/test/" in path.replace(os.sep, "/")]
 
     reporter = RecordingReporter(
         hook=lambda note: opened.clear() if note.startswith("Starting") else None
     )
-    monkeypatch.setattr(ImageLoader, "open", spied)
-    records = finetune(task_of(root, small, tmp_path / "run", ONE_EPOCH), reporter)
+    monkeypatch.setattr(ImageLoader, "open", open_recorded)
+    records = finetune(make_task(root, small, tmp_path / "run", ONE_EPOCH), reporter)
     for record in records:
         if hasattr(record, "model"):
             break
         assert opened
-        assert not of_test()
-    assert len(of_test()) == len(set(of_test())) == 9
+        assert not opened_test_images()
+    assert len(opened_test_images()) == len(set(opened_test_images())) == 9
     assert record.test.images == 9  # type: ignore[union-attr]
     assert record.val.images == 6  # type: ignore[union-attr]
     assert checkpoint.read_card(record.model).dataset["test"] == 9  # type: ignore[union-attr]
     classifier = Classifier(ModelOptions(model=tmp_path / "run"))
-    right = [classifier(p).predictions[0].label == Path(p).parent.name for p in of_test()]
+    right = [
+        classifier(p).predictions[0].label == Path(p).parent.name for p in opened_test_images()
+    ]
     assert record.test.top1 == pytest.approx(np.mean(right))  # type: ignore[union-attr]
 
 
-def test_check_needs_no_torch_and_leaves_nothing(colours: Path, tmp_path: Path) -> None:
+def test_check_imports_no_torch_and_writes_no_files(colours: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     make_classes(bad, ["only"])
     for root, status in ((colours, 0), (bad, 2)):
-        before = tree(root)
+        before = read_tree(root)
         done = subprocess.run(
-            [sys.executable, "-c", CHECK, "finetune", root, "--check", "-f", "json"],
+            [sys.executable, "-c", RUN_AND_LIST_MODULES, "finetune", root, "--check", "-f", "json"],
             capture_output=True,
             cwd=tmp_path,
             timeout=60,
@@ -412,17 +417,17 @@ def test_check_needs_no_torch_and_leaves_nothing(colours: Path, tmp_path: Path) 
         modules = set(done.stderr.decode().rpartition("MODULES ")[2].split())
         assert "effnet_cli.datasets" in modules
         assert not modules & {"torch", "torchvision", "onnx", "onnxruntime", "rich"}
-        assert tree(root) == before
+        assert read_tree(root) == before
     kinds = {finding["kind"] for finding in content["findings"]}
     assert "one_class" in kinds
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.cuda
-def test_cuda_learns_in_bf16(colours: Path, tmp_path: Path) -> None:
+def test_cuda_trains_in_bf16(colours: Path, tmp_path: Path) -> None:
     reporter = RecordingReporter()
     options = FinetuneOptions(epochs=1)
-    ran = train(task_of(colours, ModelOptions(), tmp_path / "run", options), reporter)
+    ran = train(make_task(colours, ModelOptions(), tmp_path / "run", options), reporter)
     assert "Training the full model on cuda in bf16" in reporter.text
     assert ran.end.val.top1 == 1.0
     assert np.isfinite([epoch.loss for epoch in ran.epochs]).all()
@@ -432,10 +437,10 @@ def test_cuda_learns_in_bf16(colours: Path, tmp_path: Path) -> None:
 def test_cuda_resumes_in_fp16_with_its_loss_scale(colours: Path, tmp_path: Path) -> None:
     options = FinetuneOptions(epochs=2, precision="fp16", lr=1e-5)
     folder = tmp_path / "run"
-    records = finetune(task_of(colours, ModelOptions(), folder, options))
+    records = finetune(make_task(colours, ModelOptions(), folder, options))
     next(record for record in records if getattr(record, "phase", "") == "full")
     records.close()  # type: ignore[attr-defined]
-    header, tensors = kept_state(folder)
+    header, tensors = read_state(folder)
     assert header["scaler"]["scale"] > 1
     assert any(name.startswith("optimizer.") for name in tensors)
     ran = resume(folder)

@@ -12,31 +12,29 @@ import torch
 from effnet_cli.datasets.records import DatasetError
 from effnet_cli.finetune.run import finetune
 from effnet_cli.models import checkpoint
-from effnet_cli.options import (
-    DatasetOptions,
-    ImageOptions,
-    ModelOptions,
-)
+from effnet_cli.options import DatasetOptions, ImageOptions, ModelOptions
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import UsageError
 from helpers import Run
 from training import (
     HEAD_ONLY,
     ONE_EPOCH,
-    Done,
+    CommandResult,
     RunWith,
-    kept_state,
     make_classes,
-    sha,
-    task_of,
+    make_task,
+    read_state,
+    read_tree,
+    sha256,
     train,
-    tree,
 )
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
 
 
-def test_val_and_val_fraction(run_with: RunWith, colours: Path, tmp_path: Path) -> None:
+def test_val_and_val_fraction_choose_validation_images(
+    run_with: RunWith, colours: Path, tmp_path: Path
+) -> None:
     ran, _ = run_with(HEAD_ONLY, dataset=DatasetOptions(val_fraction=0.5))
     assert (ran.card.dataset["train"], ran.card.dataset["val"]) == (12, 12)
     held_out = tmp_path / "held out"
@@ -45,14 +43,14 @@ def test_val_and_val_fraction(run_with: RunWith, colours: Path, tmp_path: Path) 
     assert (ran.card.dataset["train"], ran.card.dataset["val"]) == (24, 9)
 
 
-def test_own_model_is_trained_on_other_classes(run_with: RunWith, tmp_path: Path) -> None:
+def test_fine_tuned_model_is_trained_on_other_classes(run_with: RunWith, tmp_path: Path) -> None:
     first, _ = run_with(replace(ONE_EPOCH, hidden=16))
     root = tmp_path / "others"
     make_classes(root, ["one", "two"])
     second, reporter = run_with(HEAD_ONLY, root=root, model=ModelOptions(model=first.folder))
     assert str(first.folder) in reporter.text
     assert second.card.classes == ("one", "two")
-    assert second.card.options["base_sha256"] == sha(first.model)
+    assert second.card.options["base_sha256"] == sha256(first.model)
     assert second.tensors["classifier.1.weight"].shape == (2, 1280)
     assert "classifier.4.weight" not in second.tensors
     for name, value in first.tensors.items():
@@ -60,13 +58,15 @@ def test_own_model_is_trained_on_other_classes(run_with: RunWith, tmp_path: Path
             assert np.array_equal(second.tensors[name], value)
 
 
-def test_own_weights(run_with: RunWith, small: ModelOptions, tmp_path: Path) -> None:
+def test_weights_file_is_the_starting_point(
+    run_with: RunWith, small: ModelOptions, tmp_path: Path
+) -> None:
     tensors = checkpoint.read_tensors(small.model / "model.safetensors")  # type: ignore[operator]
     tensors["features.0.0.weight"] = tensors["features.0.0.weight"] * 1.01
     torch.save(tensors, tmp_path / "mine.pth")
     mine = ModelOptions(weights=tmp_path / "mine.pth", variant="lite0")
     ran, _ = run_with(HEAD_ONLY, model=mine)
-    assert ran.card.options["base_sha256"] == sha((tmp_path / "mine.pth").read_bytes())
+    assert ran.card.options["base_sha256"] == sha256((tmp_path / "mine.pth").read_bytes())
     found = ran.tensors["features.0.0.weight"]
     assert np.array_equal(found, tensors["features.0.0.weight"].numpy())
 
@@ -74,15 +74,15 @@ def test_own_weights(run_with: RunWith, small: ModelOptions, tmp_path: Path) -> 
 def test_from_scratch_needs_no_weights(
     run_with: RunWith, monkeypatch: pytest.MonkeyPatch, small: ModelOptions
 ) -> None:
-    def no_weights(*_: Any, **__: Any) -> Path:
+    def fail(*_: Any, **__: Any) -> Path:
         raise AssertionError("weights were fetched")
 
-    monkeypatch.setattr("effnet_cli.models.weights.fetch_weights", no_weights)
+    monkeypatch.setattr("effnet_cli.models.weights.fetch_weights", fail)
     scratch = replace(ONE_EPOCH, from_scratch=True, batch_size=9)
     ran, _ = run_with(scratch, model=ModelOptions(variant="lite0", offline=True))
     assert [epoch.phase for epoch in ran.epochs] == ["full"]
-    statistics = kept_state(ran.folder)[1]["trained.features.0.1.running_mean"]
-    assert statistics.any()  # they start at zero and learn, too
+    statistics = read_state(ran.folder)[1]["trained.features.0.1.running_mean"]
+    assert statistics.any()  # they start at zero and are updated
     assert len(Classifier(ModelOptions(model=ran.folder)).card.classes) == 3
     with pytest.raises(UsageError, match="--from-scratch cannot be combined with --model"):
         run_with(scratch)
@@ -91,7 +91,7 @@ def test_from_scratch_needs_no_weights(
 
 
 def test_variant_without_weights_is_refused(
-    colours: Path, tmp_path: Path, effnet: Callable[..., Done]
+    colours: Path, tmp_path: Path, effnet: Callable[..., CommandResult]
 ) -> None:
     done = effnet(
         *("finetune", colours, "--variant", "b0", "--offline", "-o", tmp_path / "run", "-n", "1")
@@ -103,14 +103,16 @@ def test_variant_without_weights_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_max_pixels_are_obeyed(colours: Path, tmp_path: Path) -> None:
+def test_max_pixels_applies_to_the_scan(colours: Path, tmp_path: Path) -> None:
     images = ImageOptions(max_pixels=5000)
     with pytest.raises(DatasetError, match="too_large"):
-        train(task_of(colours, ModelOptions(), tmp_path / "run", HEAD_ONLY, images=images))
+        train(make_task(colours, ModelOptions(), tmp_path / "run", HEAD_ONLY, images=images))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_missing_cuda_fails(colours: Path, tmp_path: Path, effnet: Callable[..., Done]) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_missing_cuda_device_is_an_error(
+    colours: Path, tmp_path: Path, effnet: Callable[..., CommandResult]
+) -> None:
     done = effnet("finetune", colours, "--device", "cuda", "-o", tmp_path / "run")
     assert done.status == 1
     assert "No CUDA device found" in done.stderr
@@ -118,7 +120,7 @@ def test_missing_cuda_fails(colours: Path, tmp_path: Path, effnet: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("options", "message"),
     [
         (["--epochs", "0"], "0"),
         (["--lr", "-1"], "-1"),
@@ -141,19 +143,25 @@ def test_missing_cuda_fails(colours: Path, tmp_path: Path, effnet: Callable[...,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_values_are_refused_by_name(
-    options: list[str], word: str, colours: Path, tmp_path: Path, effnet: Callable[..., Done]
+def test_invalid_values_are_refused(
+    options: list[str],
+    message: str,
+    colours: Path,
+    tmp_path: Path,
+    effnet: Callable[..., CommandResult],
 ) -> None:
     output = [] if "--resume" in options else ["-o", tmp_path / "run", "--head-only"]
     done = effnet("finetune", colours, *output, *options)
     assert done.status == 2, done.stderr
-    assert word in done.stderr
+    assert message in done.stderr
     assert done.stdout == b""
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_unsupported_precision_is_refused_before_the_scan(effnet: Callable[..., Done]) -> None:
+def test_unsupported_precision_is_refused_before_the_scan(
+    effnet: Callable[..., CommandResult],
+) -> None:
     done = effnet("finetune", "no-such-dataset", "--precision", "fp16", "--device", "cpu")
     assert done.status == 2
     assert "torch does not support model files in fp16 on cpu." in done.stderr
@@ -161,42 +169,42 @@ def test_unsupported_precision_is_refused_before_the_scan(effnet: Callable[..., 
     assert "no-such-dataset" not in done.stderr
 
 
-def test_missing_dataset_is_an_error(effnet: Callable[..., Done]) -> None:
+def test_missing_dataset_is_an_error(effnet: Callable[..., CommandResult]) -> None:
     done = effnet("finetune")
     assert done.status == 2
     assert "effnet finetune ./dataset" in done.stderr
 
 
 def test_existing_output_is_refused(
-    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., Done]
+    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., CommandResult]
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
     done = effnet("finetune", colours, "--model", small.model, "-o", tmp_path / "run")
     assert done.status == 2
     assert f"--resume {tmp_path / 'run'}" in done.stderr
-    assert tree(tmp_path / "run") == {"mine.txt": b"mine"}
+    assert read_tree(tmp_path / "run") == {"mine.txt": b"mine"}
 
 
-def test_default_run_directories_are_numbered(
+def test_default_run_folders_are_numbered(
     colours: Path, small: ModelOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("colours-lite0", "colours-lite0-2"):
-        ran = train(replace(task_of(colours, small, Path(), HEAD_ONLY), output=None))
+        ran = train(replace(make_task(colours, small, Path(), HEAD_ONLY), output=None))
         assert ran.folder == Path("runs", name)
 
 
-def test_second_training_in_a_run_directory_is_refused(
+def test_second_run_in_the_same_folder_is_refused(
     colours: Path, small: ModelOptions, tmp_path: Path, run: Run, quick: None
 ) -> None:
     folder = tmp_path / "run"
-    records: Iterator[Any] = finetune(task_of(colours, small, folder, HEAD_ONLY))
+    records: Iterator[Any] = finetune(make_task(colours, small, folder, HEAD_ONLY))
     next(records)
-    before = tree(folder)
+    before = read_tree(folder)
     done = run("finetune", "--resume", folder)
     assert done.returncode == 2
     assert b"Another run is using" in done.stderr
-    assert tree(folder) == before
+    assert read_tree(folder) == before
     *_, end = records
     assert end.model == folder / "model.safetensors"

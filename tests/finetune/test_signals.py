@@ -1,4 +1,4 @@
-"""Signals during training."""
+"""Deferring signals during training."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from effnet_cli.finetune.signals import StopRequest, TrainingStopped, defer_sign
 
 @pytest.fixture
 def handled() -> Iterator[list[int]]:
-    """The calls of the previous handlers of SIGTERM and SIGINT."""
+    """Install handlers for SIGINT and SIGTERM that record their calls."""
     calls: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -22,14 +22,14 @@ def handled() -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     yield calls
-    for number, former in before.items():
-        signal.signal(number, former)
+    for number, previous in before.items():
+        signal.signal(number, previous)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_is_deferred_and_the_second_is_not(number: int, handled: list[int]) -> None:
     request = StopRequest()
-    former = signal.getsignal(number)
+    previous = signal.getsignal(number)
     with defer_signals(request):
         assert request.number == 0
         os.kill(os.getpid(), number)
@@ -37,27 +37,27 @@ def test_first_signal_is_deferred_and_the_second_is_not(number: int, handled: li
         assert handled == []
         os.kill(os.getpid(), number)
         assert handled == [number]
-    assert signal.getsignal(number) is former
+    assert signal.getsignal(number) is previous
     os.kill(os.getpid(), number)
     assert handled == [number, number]
     assert StopRequest().number == 0
 
 
-def test_former_handlers_return_after_an_error(handled: list[int]) -> None:
-    former = signal.getsignal(signal.SIGTERM)
+def test_previous_handlers_are_restored_after_an_error(handled: list[int]) -> None:
+    previous = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyError), defer_signals(StopRequest()):
         raise KeyError
-    assert signal.getsignal(signal.SIGTERM) is former
+    assert signal.getsignal(signal.SIGTERM) is previous
 
 
-def test_second_signal_of_another_kind_is_not_deferred(handled: list[int]) -> None:
+def test_second_signal_may_be_another_one(handled: list[int]) -> None:
     with defer_signals(StopRequest()):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
     assert handled == [signal.SIGINT]
 
 
-def test_signal_that_is_ignored_stays_ignored() -> None:
+def test_ignored_signal_stays_ignored() -> None:
     """Shells start background jobs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = StopRequest()
@@ -70,7 +70,7 @@ def test_signal_that_is_ignored_stays_ignored() -> None:
 
 
 def test_other_threads_install_no_handler() -> None:
-    former = signal.getsignal(signal.SIGTERM)
+    previous = signal.getsignal(signal.SIGTERM)
     inside: list[object] = []
 
     def work() -> None:
@@ -80,10 +80,10 @@ def test_other_threads_install_no_handler() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert inside == [former]
+    assert inside == [previous]
 
 
-def test_stopped_training_names_the_command_to_resume(tmp_path: Path) -> None:
+def test_stopped_run_names_the_command_to_resume(tmp_path: Path) -> None:
     error = TrainingStopped(signal.SIGTERM, tmp_path / "a run; rm -rf")
     assert error.exit_status == 143
     assert TrainingStopped(signal.SIGINT, tmp_path).exit_status == 130

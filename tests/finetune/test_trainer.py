@@ -1,4 +1,4 @@
-"""Epochs: training, the best epoch, and running out of memory or disk space."""
+"""Training options, and running out of memory or disk space."""
 
 import errno
 import os
@@ -14,9 +14,7 @@ from torch import nn
 from effnet_cli.finetune.run import finetune
 from effnet_cli.models import checkpoint
 from effnet_cli.models.lite import EfficientNetLite
-from effnet_cli.options import (
-    ModelOptions,
-)
+from effnet_cli.options import ModelOptions
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import EffnetError
 from helpers import RecordingReporter
@@ -25,19 +23,19 @@ from training import (
     HEAD_EPOCHS,
     HEAD_ONLY,
     ONE_EPOCH,
-    Done,
-    Ran,
+    CommandResult,
+    FinishedRun,
     RunWith,
-    changed_tensors,
-    kept_state,
+    drop_times,
+    find_changed_tensors,
     make_classes,
+    make_task,
     quick_head,
+    read_state,
+    read_tree,
     resume,
     save_blobs,
-    task_of,
-    timeless,
     train,
-    tree,
 )
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
@@ -49,7 +47,7 @@ class NoDropout(nn.Dropout):
 
 
 def limit_memory(patch: pytest.MonkeyPatch, limit: int, error: Callable[[], Exception]) -> None:
-    """Let training run out of memory above `limit` images at once."""
+    """Make training run out of memory above `limit` images at a time."""
     forward = EfficientNetLite.forward
 
     def limited(self: EfficientNetLite, x: torch.Tensor) -> torch.Tensor:
@@ -60,18 +58,18 @@ def limit_memory(patch: pytest.MonkeyPatch, limit: int, error: Callable[[], Exce
     patch.setattr(EfficientNetLite, "forward", limited)
 
 
-# A small rate, as AdamW turns the noise of tiny gradients into whole steps.
+# With a low learning rate, as AdamW turns rounding noise in tiny gradients into full steps.
 WITHOUT_DROPOUT = replace(ONE_EPOCH, lr=1e-6, batch_size=9)
 
 
 @pytest.fixture(scope="module")
 def whole_batches(
-    colours: Path, small: ModelOptions, session_folder: Path, one_core: object
-) -> Ran:
+    colours: Path, small: ModelOptions, session_folder: Path, one_core: None
+) -> FinishedRun:
     """A run without dropout and with enough memory."""
     with quick_head(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Dropout, "forward", NoDropout.forward)
-        return train(task_of(colours, small, session_folder / "whole", WITHOUT_DROPOUT))
+        return train(make_task(colours, small, session_folder / "whole", WITHOUT_DROPOUT))
 
 
 @pytest.mark.parametrize(
@@ -84,11 +82,11 @@ def whole_batches(
     ],
     ids=["cuda", "cpu"],
 )
-def test_small_memory_learns_the_same_in_micro_batches(
+def test_micro_batches_give_the_same_result_with_little_memory(
     error: Callable[[], Exception],
     colours: Path,
     small: ModelOptions,
-    whole_batches: Ran,
+    whole_batches: FinishedRun,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     quick: None,
@@ -97,22 +95,22 @@ def test_small_memory_learns_the_same_in_micro_batches(
     monkeypatch.setattr(nn.Dropout, "forward", NoDropout.forward)
     limit_memory(monkeypatch, 3, error)
     reporter = RecordingReporter()
-    micro = train(task_of(colours, small, tmp_path / "micro", WITHOUT_DROPOUT), reporter)
+    micro = train(make_task(colours, small, tmp_path / "micro", WITHOUT_DROPOUT), reporter)
     assert "Out of memory at micro-batch 9; retrying with 4 and" in reporter.text
     assert "Out of memory at micro-batch 4; retrying with 2 and" in reporter.text
-    assert kept_state(micro.folder)[0]["micro_batch_size"] == 2
-    (one,), (other,) = whole.of_phase("full"), micro.of_phase("full")
+    assert read_state(micro.folder)[0]["micro_batch_size"] == 2
+    (one,), (other,) = whole.filter_epochs("full"), micro.filter_epochs("full")
     assert other.loss == pytest.approx(one.loss, rel=1e-4)
     assert other.val_loss == pytest.approx(one.val_loss, rel=1e-4)
-    moved = 0
-    (_, before), (_, after) = kept_state(whole.folder), kept_state(micro.folder)
+    changed = 0
+    (_, before), (_, after) = read_state(whole.folder), read_state(micro.folder)
     start = checkpoint.read_arrays(small.model / "model.safetensors")[1]  # type: ignore[operator]
     for name, value in after.items():
         if name.startswith("trained.features"):
             np.testing.assert_allclose(value, before[name], atol=5e-6)
-            moved += not np.array_equal(value, start[name.removeprefix("trained.")])
-    assert moved > 50
-    resumed = resume(micro.folder, reporter)  # the micro-batch is saved
+            changed += not np.array_equal(value, start[name.removeprefix("trained.")])
+    assert changed > 50
+    resumed = resume(micro.folder, reporter)  # the micro-batch size is saved
     assert resumed.model == micro.model
 
 
@@ -121,13 +119,13 @@ def test_out_of_memory_for_one_image_keeps_the_head(
 ) -> None:
     limit_memory(monkeypatch, 0, lambda: torch.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(EffnetError, match="Out of memory at micro-batch 1 ") as caught:
-        train(task_of(colours, small, tmp_path / "run", ONE_EPOCH))
+        train(make_task(colours, small, tmp_path / "run", ONE_EPOCH))
     assert "--batch-size" in caught.value.hint
     assert checkpoint.read_card(tmp_path / "run" / "model.safetensors").metrics["phase"] == "head"
 
 
 def fill_disk(patch: pytest.MonkeyPatch) -> None:
-    """Let writes fail halfway from now on."""
+    """Make every further write fail halfway."""
     write_bytes = Path.write_bytes
 
     def write_half(self: Path, content: bytes) -> int:
@@ -145,25 +143,29 @@ def test_full_disk_keeps_the_last_good_files(
     colours: Path, small: ModelOptions, tmp_path: Path, quick: None
 ) -> None:
     options = replace(ONE_EPOCH, epochs=2)
-    unbroken = train(task_of(colours, small, tmp_path / "unbroken", options))
+    uninterrupted = train(make_task(colours, small, tmp_path / "uninterrupted", options))
     folder = tmp_path / "run"
-    records = finetune(task_of(colours, small, folder, options))
+    records = finetune(make_task(colours, small, folder, options))
     next(record for record in records if getattr(record, "phase", "") == "full")
-    before = tree(folder)
+    before = read_tree(folder)
     with pytest.MonkeyPatch.context() as patch:
         fill_disk(patch)
         with pytest.raises(EffnetError, match=r"Cannot write .*: No space left") as caught:
             next(records)
     assert str(folder) in caught.value.message
-    assert tree(folder) == before  # no partial file either
+    assert read_tree(folder) == before  # no partial file either
     assert checkpoint.read_arrays(folder / "model.safetensors")[0].classes
-    resumed = resume(folder)  # once there is space again
-    assert resumed.model == unbroken.model
-    assert timeless(resumed.rows) == timeless(unbroken.rows)
+    resumed = resume(folder)  # now there is space again
+    assert resumed.model == uninterrupted.model
+    assert drop_times(resumed.rows) == drop_times(uninterrupted.rows)
 
 
-def test_exploding_loss_is_an_error_and_the_best_is_kept(
-    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Callable[..., Done], quick: None
+def test_exploding_loss_is_an_error_and_keeps_the_best_epoch(
+    colours: Path,
+    small: ModelOptions,
+    tmp_path: Path,
+    effnet: Callable[..., CommandResult],
+    quick: None,
 ) -> None:
     done = effnet(
         *("finetune", colours, "--model", small.model, "--hidden", "0", "--lr", "1e30", "-n", "2"),
@@ -178,7 +180,9 @@ def test_exploding_loss_is_an_error_and_the_best_is_kept(
     assert len(row.predictions) == 3
 
 
-def test_head_only_and_hidden(run_with: RunWith, head_run: Ran, small: ModelOptions) -> None:
+def test_head_only_trains_heads_of_any_size(
+    run_with: RunWith, head_run: FinishedRun, small: ModelOptions
+) -> None:
     start = checkpoint.read_arrays(small.model / "model.safetensors")[1]  # type: ignore[operator]
     for hidden, shapes in (
         (0, {"classifier.1.weight": (3, 1280)}),
@@ -194,18 +198,20 @@ def test_head_only_and_hidden(run_with: RunWith, head_run: Ran, small: ModelOpti
                 assert np.array_equal(value, start[name])
 
 
-def test_freeze(run_with: RunWith, one_epoch_run: Ran, small: ModelOptions) -> None:
+def test_freeze_keeps_the_first_stages(
+    run_with: RunWith, one_epoch_run: FinishedRun, small: ModelOptions
+) -> None:
     ran, _ = run_with(replace(ONE_EPOCH, freeze=5))
-    stages = {int(name.split(".")[1]) for name in changed_tensors(ran, small)}
+    stages = {int(name.split(".")[1]) for name in find_changed_tensors(ran, small)}
     assert stages == {5, 6, 7, 8}
     ran = one_epoch_run
-    stages = {int(name.split(".")[1]) for name in changed_tensors(ran, small)}
+    stages = {int(name.split(".")[1]) for name in find_changed_tensors(ran, small)}
     assert stages == set(range(9))
-    statistics = [name for name in changed_tensors(ran, small) if "running" in name]
+    statistics = [name for name in find_changed_tensors(ran, small) if "running" in name]
     assert not statistics
 
 
-def test_augment_makes_other_views(run_with: RunWith, one_epoch_run: Ran) -> None:
+def test_augment_changes_training(run_with: RunWith, one_epoch_run: FinishedRun) -> None:
     losses = {"strong": one_epoch_run.epochs[-1].loss}
     for augment in ("none", "light"):
         ran, _ = run_with(replace(ONE_EPOCH, augment=augment))
@@ -214,38 +220,38 @@ def test_augment_makes_other_views(run_with: RunWith, one_epoch_run: Ran) -> Non
 
 
 def test_balance_chooses_by_balanced_accuracy(run_with: RunWith, tmp_path: Path) -> None:
-    root = tmp_path / "uneven"
+    root = tmp_path / "imbalanced"
     make_classes(root, ["a", "b"], images=4)
     for seed in range(4, 24):
         save_blobs(root / "a" / f"{seed}.png", (200, 50, 50), seed)
     plain, reporter = run_with(HEAD_ONLY, root=root)
     assert "--balance" in reporter.text or "fewer than" in reporter.text
-    even, _ = run_with(replace(HEAD_ONLY, balance=True), root=root)
-    assert even.epochs[0].loss != plain.epochs[0].loss
-    best = max(even.epochs, key=lambda row: (row.balanced_accuracy, -row.val_loss))
-    assert even.end.epoch == best.epoch
+    balanced, _ = run_with(replace(HEAD_ONLY, balance=True), root=root)
+    assert balanced.epochs[0].loss != plain.epochs[0].loss
+    best = max(balanced.epochs, key=lambda row: (row.balanced_accuracy, -row.val_loss))
+    assert balanced.end.epoch == best.epoch
 
 
-def test_patience_and_minutes(run_with: RunWith) -> None:
-    idle = replace(ONE_EPOCH, epochs=6, lr=CANNOT_LEARN, augment="none", batch_size=18)
-    ran, reporter = run_with(replace(idle, patience=1))
-    assert len(ran.of_phase("full")) <= 2  # rounding may improve the first
+def test_patience_and_minutes_stop_early(run_with: RunWith) -> None:
+    no_progress = replace(ONE_EPOCH, epochs=6, lr=CANNOT_LEARN, augment="none", batch_size=18)
+    ran, reporter = run_with(replace(no_progress, patience=1))
+    assert len(ran.filter_epochs("full")) <= 2  # rounding may count as an improvement once
     assert "Early stopping: no improvement for" in reporter.text
-    ran, reporter = run_with(replace(idle, minutes=1e-6))
-    assert not ran.of_phase("full")
+    ran, reporter = run_with(replace(no_progress, minutes=1e-6))
+    assert not ran.filter_epochs("full")
     assert "Stopping: time budget reached" in reporter.text
     assert ran.end.phase == "head"
 
 
-def test_batch_size_lr_and_precision(run_with: RunWith, small: ModelOptions) -> None:
+def test_batch_size_lr_and_precision_apply(run_with: RunWith, small: ModelOptions) -> None:
     ran, reporter = run_with(
         replace(ONE_EPOCH, batch_size=6, lr=CANNOT_LEARN, precision="bf16", weight_decay=0.0)
     )
     assert "cpu in bf16: 1 epoch of 3 updates with about 6 images each" in reporter.text
-    assert not changed_tensors(ran, small)
+    assert not find_changed_tensors(ran, small)
     ran, reporter = run_with(replace(ONE_EPOCH, batch_size=18))
     assert "cpu in fp32: 1 epoch of 1 updates with about 18 images each" in reporter.text
-    assert changed_tensors(ran, small)
+    assert find_changed_tensors(ran, small)
 
 
 def test_weight_decay_shrinks_weights(run_with: RunWith) -> None:
@@ -257,12 +263,12 @@ def test_weight_decay_shrinks_weights(run_with: RunWith) -> None:
 
 
 def test_compile_compiles_the_trained_module(
-    run_with: RunWith, one_epoch_run: Ran, monkeypatch: pytest.MonkeyPatch
+    run_with: RunWith, one_epoch_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[nn.Module] = []
 
     class Compiled(nn.Module):
-        """A replacement for torch.compile, which takes a minute."""
+        """Replace torch.compile, which takes a minute."""
 
         def __init__(self, module: nn.Module) -> None:
             super().__init__()
@@ -281,6 +287,6 @@ def test_compile_compiles_the_trained_module(
     assert one.calls == 2
     assert set(ran.tensors) == set(plain.tensors)
     assert np.array_equal(
-        kept_state(ran.folder)[1]["trained.features.0.0.weight"],
-        kept_state(plain.folder)[1]["trained.features.0.0.weight"],
+        read_state(ran.folder)[1]["trained.features.0.0.weight"],
+        read_state(plain.folder)[1]["trained.features.0.0.weight"],
     )

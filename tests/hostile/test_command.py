@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 import bad
 import good
 import written
+from helpers import wait_until
 from terminal import COMMAND
 
 PREDICT = [*COMMAND, "predict", "--offline"]
@@ -75,14 +75,6 @@ def members(session: int) -> list[int]:
         if int(words[3]) == session and words[0] != "Z":
             found.append(int(path.parent.name))
     return found
-
-
-def wait_until(condition: Callable[[], bool]) -> bool:
-    for _ in range(500):
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def assert_nothing_is_left(session: int) -> None:

@@ -87,7 +87,7 @@ def whole_run(folder: Path, session_folder: Path) -> "subprocess.CompletedProces
 
 
 @pytest.fixture(scope="module")
-def answered(whole_run: "subprocess.CompletedProcess[bytes]") -> dict[bytes, Row]:
+def rows(whole_run: "subprocess.CompletedProcess[bytes]") -> dict[bytes, Row]:
     """The rows of that run by name."""
     got = json.loads(whole_run.stdout.decode("utf-8"))
     return {one.name: row for one, row in zip(corpus.inputs(), got, strict=True)}
@@ -110,9 +110,9 @@ def test_corpus_has_every_group_and_every_error_kind() -> None:
     assert len(corpus.inputs()) > 600
     assert {one.case.group for one in good_inputs()} == set(GROUPS)
     assert {one.case.group for one in bad_inputs()} == set(BAD_GROUPS)
-    told = {kind for one in bad_inputs() for kind in one.case.kinds}
+    kinds = {kind for one in bad_inputs() for kind in one.case.kinds}
     elsewhere = {"timeout", "crashed"} | ({"unreadable"} if os.geteuid() == 0 else set())
-    assert told == set(get_args(ErrorKind)) - elsewhere
+    assert kinds == set(get_args(ErrorKind)) - elsewhere
 
 
 # --- one by one --------------------------------------------------------------------------------
@@ -140,11 +140,11 @@ def mean_difference(image: Image.Image, twin: Image.Image) -> float:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_odd_image_is_predicted_like_its_plain_twin(
-    group: str, answered: dict[bytes, Row], of_twins: dict[bytes, Row]
+    group: str, rows: dict[bytes, Row], of_twins: dict[bytes, Row]
 ) -> None:
     wrong = {}
     for one in good_inputs(group):
-        row, plain = answered[one.name], of_twins[twin_of(one)]
+        row, plain = rows[one.name], of_twins[twin_of(one)]
         if row["status"] != "ok":
             wrong[one.name] = row
         elif not is_close(row, plain, one.case.levels * CHANCE_OF_LEVEL):
@@ -166,11 +166,11 @@ def is_close(row: Row, plain: Row, tolerance: float) -> bool:
 
 
 @pytest.mark.parametrize("group", BAD_GROUPS)
-def test_bad_input_has_its_kind_and_message(group: str, answered: dict[bytes, Row]) -> None:
+def test_bad_input_has_its_kind_and_message(group: str, rows: dict[bytes, Row]) -> None:
     wrong = {}
     for one in bad_inputs(group):
         assert isinstance(one.case, Bad)
-        error = answered[one.name].get("error", {"kind": "", "message": ""})
+        error = rows[one.name].get("error", {"kind": "", "message": ""})
         if error["kind"] not in one.case.kinds:
             wrong[one.name] = (error, one.case.kinds)
         elif one.case.words.lower() not in error["message"].lower():
@@ -180,13 +180,13 @@ def test_bad_input_has_its_kind_and_message(group: str, answered: dict[bytes, Ro
     assert not wrong
 
 
-def test_bytes_give_the_same_as_the_file(answered: dict[bytes, Row]) -> None:
+def test_bytes_give_the_same_as_the_file(rows: dict[bytes, Row]) -> None:
     loader = ImageLoader(VARIANTS["lite0"].preprocessing)
     wrong = {}
     for one in bad_inputs():
         if one.name.endswith(b".tga") or not isinstance(one.case.made, bytes):
             continue  # a TGA is known by its name
-        error = answered[one.name].get("error")
+        error = rows[one.name].get("error")
         try:
             loader.load(one.case.made)
         except ImageError as alone:

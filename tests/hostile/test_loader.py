@@ -26,10 +26,11 @@ from effnet_cli.images.sandbox import BYTES_PER_PIXEL, SPARE_MEMORY_BYTES, Sandb
 from effnet_cli.models.variants import VARIANTS
 from effnet_cli.options import ErrorKind, ImageOptions
 from effnet_cli.system.errors import ImageError
+from helpers import wait_until
 
 LITE0 = VARIANTS["lite0"].preprocessing
 MUTATIONS_A_SEED = 50
-# What all bombs together may take beyond what opening a photograph takes.
+# What all bombs together may take beyond what opening a photo takes.
 BOMBS_MIB = 220
 TIMEOUT_S = 0.7
 
@@ -267,9 +268,6 @@ def test_no_worker_outlives_its_parent(number: signal.Signals, tmp_path: Path) -
         assert Path(f"/proc/{worker}").exists()
         process.send_signal(number)
         process.wait(20)
-    for _ in range(500):
-        if not Path(f"/proc/{worker}").exists():
-            return
-        time.sleep(0.02)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker is still there")
+    if not wait_until(lambda: not Path(f"/proc/{worker}").exists()):
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail("the worker is still there")

@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.partition("?")[0].strip("/")
         with suppress(OSError):  # the client went away
-            ANSWERS[name.partition("/")[0]](self)
+            RESPONSES[name.partition("/")[0]](self)
         self.close_connection = True
 
     def start(self, status: int = 200, **headers: object) -> None:
@@ -127,7 +127,7 @@ def countdown(handler: Handler) -> None:
         handler.start(302, Location=f"/countdown/{left - 1}", Content_Length=0)
 
 
-ANSWERS: dict[str, Callable[[Handler], None]] = {
+RESPONSES: dict[str, Callable[[Handler], None]] = {
     "image": image,
     "without-length": without_length,
     "in-chunks": in_chunks,

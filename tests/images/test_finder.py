@@ -17,17 +17,17 @@ from effnet_cli.system.errors import ImageError, UsageError
 LOADER = ImageLoader(VARIANTS["b0"].preprocessing)
 
 
-def encoded(format: str, colour: tuple[int, int, int] = (200, 30, 60)) -> bytes:
+def encode(format: str, colour: tuple[int, int, int] = (200, 30, 60)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (16, 12), colour).save(file, format)
     return file.getvalue()
 
 
-PNG = encoded("PNG")
+PNG = encode("PNG")
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,14 +53,14 @@ def names(*inputs: str, stdin: bytes = b"") -> list[str]:
     return [one.name for one in found]
 
 
-def only_error(*inputs: str) -> ImageError:
+def find_error(*inputs: str) -> ImageError:
     (one,) = find(*inputs)
     assert one.source is None
     assert one.error is not None
     return one.error
 
 
-def fault_kind(path: str) -> str:
+def error_kind(path: str) -> str:
     with pytest.raises(ImageError) as caught:
         LOADER.open(path)
     return caught.value.kind
@@ -97,14 +97,14 @@ def test_folder_is_searched_in_the_order_of_names() -> None:
     assert names(".") == [f"./d/{name}" for name in expected]
 
 
-def test_every_image_suffix_counts_for_any_content() -> None:
-    wanted = sorted(f"d/x{suffix}" for suffix in IMAGE_SUFFIXES)
-    put(*wanted, data=b"no image at all")
-    assert names("d") == wanted
+def test_file_with_an_image_suffix_is_found_whatever_its_content() -> None:
+    expected = sorted(f"d/x{suffix}" for suffix in IMAGE_SUFFIXES)
+    put(*expected, data=b"not an image")
+    assert names("d") == expected
 
 
-def test_case_of_a_suffix_does_not_matter() -> None:
-    put("d/a.JPG", "d/b.Jpeg", "d/c.PNG", data=b"no image at all")
+def test_case_of_a_suffix_is_ignored() -> None:
+    put("d/a.JPG", "d/b.Jpeg", "d/c.PNG", data=b"not an image")
     assert names("d") == ["d/a.JPG", "d/b.Jpeg", "d/c.PNG"]
 
 
@@ -127,7 +127,7 @@ def test_hidden_and_system_names_are_found_as_inputs() -> None:
     "format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
 )
 def test_image_without_an_image_suffix_is_found(format: str) -> None:
-    put("d/0123abcd", "d/x.bin", data=encoded(format))
+    put("d/0123abcd", "d/x.bin", data=encode(format))
     assert names("d") == ["d/0123abcd", "d/x.bin"]
 
 
@@ -136,7 +136,7 @@ def test_image_of_an_unsupported_format_is_not_skipped() -> None:
     assert names("d") == ["d/photo"]
 
 
-NO_IMAGES = {
+NOT_IMAGES = {
     "text": b"hello\n",
     "empty": b"",
     "PDF": b"%PDF-1.7\n",
@@ -149,7 +149,7 @@ NO_IMAGES = {
 }
 
 
-@pytest.mark.parametrize("data", NO_IMAGES.values(), ids=NO_IMAGES)
+@pytest.mark.parametrize("data", NOT_IMAGES.values(), ids=NOT_IMAGES)
 def test_file_that_is_not_an_image_is_counted(data: bytes) -> None:
     put("d/notes", "d/sub/x.txt", data=data)
     put("d/a.png")
@@ -158,7 +158,7 @@ def test_file_that_is_not_an_image_is_counted(data: bytes) -> None:
     assert finder.not_images == 2
 
 
-def test_input_file_is_found_for_any_content() -> None:
+def test_input_file_is_found_whatever_its_content() -> None:
     put("notes.txt", data=b"hello")
     finder = Finder(["notes.txt", "missing.png"])
     assert [found.name for found in finder] == ["notes.txt", "missing.png"]
@@ -169,7 +169,7 @@ def test_folder_without_images_is_an_error() -> None:
     Path("empty").mkdir()
     put("texts/a.txt", "texts/b/c.txt", data=b"hello")
     for folder in ("empty", "texts"):
-        error = only_error(folder)
+        error = find_error(folder)
         assert error.kind == "not_a_file"
         assert "no images" in error.message
 
@@ -214,54 +214,54 @@ def test_pipe_in_a_folder_does_not_stop_the_search() -> None:
     finder = Finder(["d"])
     assert [found.name for found in finder] == ["d/a.png", "d/pipe.jpg", "d/z.png"]
     assert finder.not_images == 1
-    assert fault_kind("d/pipe.jpg") == "not_a_file"
+    assert error_kind("d/pipe.jpg") == "not_a_file"
 
 
-def test_images_come_before_all_of_the_folder_is_searched(
+def test_images_are_yielded_before_the_whole_folder_is_searched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put("d/a/1.png", "d/b/2.png")
     scanned: list[str] = []
     scan = os.scandir
 
-    def watched(path: str):
+    def recording_scandir(path: str):
         scanned.append(path)
         return scan(path)
 
-    monkeypatch.setattr(os, "scandir", watched)
+    monkeypatch.setattr(os, "scandir", recording_scandir)
     assert next(iter(Finder(["d"]))).name == "d/a/1.png"
     assert scanned == ["d", "d/a"]
 
 
 @contextmanager
-def nested(levels: int, name: str = "d") -> Iterator[None]:
+def nested_folders(levels: int, name: str = "d") -> Iterator[None]:
     """Create `levels` nested folders called `name` in `d`, with `a.png` in the innermost."""
     Path("d").mkdir()
     folder = os.open("d", os.O_DIRECTORY)
     for _ in range(levels):
         os.mkdir(name, dir_fd=folder)
-        folder = entered(folder, name)
+        folder = enter(folder, name)
     file = os.open("a.png", os.O_CREAT | os.O_WRONLY, dir_fd=folder)
     os.write(file, PNG)
     os.close(file)
     try:
         yield
-    finally:  # pytest's own clean-up would recurse too deep
+    finally:  # pytest's clean-up would exceed the recursion limit
         os.unlink("a.png", dir_fd=folder)
         for _ in range(levels):
-            folder = entered(folder, "..")
+            folder = enter(folder, "..")
             os.rmdir(name, dir_fd=folder)
         os.close(folder)
 
 
-def entered(folder: int, name: str) -> int:
+def enter(folder: int, name: str) -> int:
     inner = os.open(name, os.O_DIRECTORY, dir_fd=folder)
     os.close(folder)
     return inner
 
 
 def test_image_below_1500_folders_is_found() -> None:
-    with nested(1500):
+    with nested_folders(1500):
         finder = Finder(["d"])
         (found,) = finder
         assert found.name == "d/" * 1501 + "a.png"
@@ -271,7 +271,7 @@ def test_image_below_1500_folders_is_found() -> None:
 
 def test_folders_deeper_than_the_path_limit_are_one_error() -> None:
     put("z.png")
-    with nested(30, name="d" * 200):
+    with nested_folders(30, name="d" * 200):
         *_, deep, last = find("d", "z.png")
     assert last.name == "z.png"
     assert deep.error is not None
@@ -324,10 +324,10 @@ def test_link_to_a_skipped_file_is_followed() -> None:
 @pytest.mark.linux
 def test_link_named_like_an_image_to_another_file_is_not_skipped() -> None:
     put("d/a.png")
-    put("d/data.bin", data=b"no image at all")
+    put("d/data.bin", data=b"not an image")
     Path("d/photo.jpg").symlink_to("data.bin")
     assert names("d") == ["d/a.png", "d/photo.jpg"]
-    assert fault_kind("d/photo.jpg") == "not_an_image"
+    assert error_kind("d/photo.jpg") == "not_an_image"
 
 
 @pytest.mark.linux
@@ -356,7 +356,7 @@ def test_broken_and_looping_links_are_found() -> None:
     finder = Finder(["d"])
     assert [found.name for found in finder] == ["d/a.png", "d/dangling.png", "d/loop.png"]
     assert finder.not_images == 1
-    assert fault_kind("d/dangling.png") == fault_kind("d/loop.png") == "missing"
+    assert error_kind("d/dangling.png") == error_kind("d/loop.png") == "missing"
 
 
 @pytest.mark.linux
@@ -392,12 +392,12 @@ def test_existing_path_comes_before_a_pattern() -> None:
 
 
 def test_pattern_without_matches_is_an_error() -> None:
-    error = only_error("no*.png")
+    error = find_error("no*.png")
     assert error.kind == "missing"
     assert "pattern" in error.message
 
 
-def test_pattern_over_folders_gives_every_image_once() -> None:
+def test_pattern_over_folders_yields_every_image_once() -> None:
     put("d/a.png", "d/sub/b.png", "d/sub/deep/c.png")
     assert sorted(names("d/**")) == ["d/a.png", "d/sub/b.png", "d/sub/deep/c.png"]
 
@@ -414,7 +414,7 @@ def test_pattern_ends_in_link_loops() -> None:
 # --- lists -------------------------------------------------------------------------------------
 
 
-def listed(data: bytes) -> list[str]:
+def read_list(data: bytes) -> list[str]:
     """Return the names of a list, which must be the same from a file and from stdin."""
     Path("list.txt").write_bytes(data)
     from_file = names("@list.txt")
@@ -422,59 +422,59 @@ def listed(data: bytes) -> list[str]:
     return from_file
 
 
-def test_list_has_one_path_a_line() -> None:
+def test_list_has_one_path_per_line() -> None:
     put("d/1.png", "d/2.png")
-    assert listed(b"b.png\nd\na.png\n") == ["b.png", "d/1.png", "d/2.png", "a.png"]
+    assert read_list(b"b.png\nd\na.png\n") == ["b.png", "d/1.png", "d/2.png", "a.png"]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n\n", b"\0"])
 def test_last_line_end_is_optional(end: bytes) -> None:
-    assert listed(b"b.png" + end) == ["b.png"]
+    assert read_list(b"b.png" + end) == ["b.png"]
 
 
-def test_blank_lines_and_windows_line_ends_do_not_matter() -> None:
-    assert listed(b"\r\nb.png\r\n\r\n\nc d.png\r\n") == ["b.png", "c d.png"]
+def test_blank_lines_and_windows_line_ends_are_ignored() -> None:
+    assert read_list(b"\r\nb.png\r\n\r\n\nc d.png\r\n") == ["b.png", "c d.png"]
 
 
 def test_byte_order_mark_is_not_part_of_a_name() -> None:
-    assert listed(b"\xef\xbb\xbfb.png\na.png\n") == ["b.png", "a.png"]
+    assert read_list(b"\xef\xbb\xbfb.png\na.png\n") == ["b.png", "a.png"]
 
 
-def test_empty_list_gives_nothing() -> None:
-    assert listed(b"") == listed(b"\n\n") == []
+def test_empty_list_yields_nothing() -> None:
+    assert read_list(b"") == read_list(b"\n\n") == []
 
 
 def test_spaces_are_part_of_a_name() -> None:
-    assert listed(b" a.png \n\tb.png\n") == [" a.png ", "\tb.png"]
+    assert read_list(b" a.png \n\tb.png\n") == [" a.png ", "\tb.png"]
 
 
-def test_names_of_a_list_are_literal() -> None:
+def test_listed_names_are_literal() -> None:
     put("a1.png", "x.txt")
-    given = ["a[1].png", "*.png", "@x.txt", "-", "-rf", "~"]
-    assert listed("\n".join(given).encode()) == given
+    expected = ["a[1].png", "*.png", "@x.txt", "-", "-rf", "~"]
+    assert read_list("\n".join(expected).encode()) == expected
 
 
 @pytest.mark.linux
-def test_names_of_a_list_may_have_any_bytes() -> None:
-    given = b"caf\xe9.png\n\xff\xfe.png\n\xf0\x9f\x90\x88.png\n\x1b[31m.png\n"
-    assert [os.fsencode(name) for name in listed(given)] == given.split(b"\n")[:-1]
+def test_listed_names_can_have_any_bytes() -> None:
+    data = b"caf\xe9.png\n\xff\xfe.png\n\xf0\x9f\x90\x88.png\n\x1b[31m.png\n"
+    assert [os.fsencode(name) for name in read_list(data)] == data.split(b"\n")[:-1]
 
 
 def test_nul_separates_names_with_line_ends() -> None:
-    given = ["a.png", "b\nc.png", " \r\n", "é.png", "\n"]
-    assert listed("\0".join(given).encode()) == given
-    assert listed("\0".join([*given, ""]).encode()) == given
-    assert listed(b"a.png\0\0b.png\0") == ["a.png", "b.png"]
+    expected = ["a.png", "b\nc.png", " \r\n", "é.png", "\n"]
+    assert read_list("\0".join(expected).encode()) == expected
+    assert read_list("\0".join([*expected, ""]).encode()) == expected
+    assert read_list(b"a.png\0\0b.png\0") == ["a.png", "b.png"]
 
 
 def test_first_nul_separated_name_can_have_line_ends() -> None:
-    assert listed(b"a\nb.png\0c.png\0") == ["a\nb.png", "c.png"]
+    assert read_list(b"a\nb.png\0c.png\0") == ["a\nb.png", "c.png"]
 
 
 def test_long_list_is_split_correctly_at_any_buffer_end() -> None:
-    given = [f"folder/{'x' * (n % 97)}{n}.png" for n in range(4000)]
-    assert listed("\n".join(given).encode()) == given
-    assert listed("\0".join(given).encode()) == given
+    expected = [f"folder/{'x' * (n % 97)}{n}.png" for n in range(4000)]
+    assert read_list("\n".join(expected).encode()) == expected
+    assert read_list("\0".join(expected).encode()) == expected
 
 
 def test_unreadable_list_is_a_usage_error() -> None:
@@ -499,7 +499,7 @@ def test_file_name_with_an_at_sign_comes_before_a_list() -> None:
     "format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
 )
 def test_image_bytes_are_read_from_stdin(format: str) -> None:
-    data = encoded(format)
+    data = encode(format)
     assert find("-", stdin=data) == [ImageInput("-", data)]
     assert LOADER.open(data).size == (16, 12)
 
@@ -509,7 +509,7 @@ def test_document_on_stdin_is_identified_and_refused() -> None:
         assert find("-", stdin=data) == [ImageInput("-", data)]
 
 
-class InPieces(io.RawIOBase):
+class SlowPipe(io.RawIOBase):
     """A pipe whose writer is slow."""
 
     def __init__(self, *pieces: bytes) -> None:
@@ -525,13 +525,13 @@ class InPieces(io.RawIOBase):
 
 
 def test_image_can_arrive_on_stdin_in_pieces() -> None:
-    data = encoded("BMP")
-    pipe = io.BufferedReader(InPieces(data[:40], data[40:41], data[41:]))
+    data = encode("BMP")
+    pipe = io.BufferedReader(SlowPipe(data[:40], data[40:41], data[41:]))
     assert list(Finder(["-"], pipe)) == [ImageInput("-", data)]
 
 
 def test_names_are_found_as_soon_as_they_arrive_on_stdin() -> None:
-    pipe = InPieces(b"a.png\nb.p", b"ng\n", b"c.png\n")
+    pipe = SlowPipe(b"a.png\nb.p", b"ng\n", b"c.png\n")
     found = iter(Finder(["-"], io.BufferedReader(pipe)))
     assert next(found).name == "a.png"
     assert len(pipe.pieces) == 2
@@ -553,7 +553,7 @@ def test_dash_is_stdin_only_as_a_whole_word() -> None:
     assert names("-", stdin=b"a.png\n") == ["a.png"]
 
 
-# --- how many ----------------------------------------------------------------------------------
+# --- counts ------------------------------------------------------------------------------------
 
 
 def test_count_is_the_number_of_inputs() -> None:
@@ -574,13 +574,13 @@ def test_count_is_unknown_for_stdin() -> None:
 
 
 def test_piped_list_is_not_consumed_by_counting() -> None:
-    reading, writing = os.pipe()
-    os.write(writing, b"a.png\nb.png\n")
-    os.close(writing)
-    finder = Finder([f"@/dev/fd/{reading}"])
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"a.png\nb.png\n")
+    os.close(write_end)
+    finder = Finder([f"@/dev/fd/{read_end}"])
     total = finder.count()
     found = [one.name for one in finder]
-    os.close(reading)
+    os.close(read_end)
     assert found == ["a.png", "b.png"]
     assert total is None
 
@@ -626,4 +626,4 @@ def test_name_with_nul_is_one_error() -> None:
     put("a.png")
     found = find("a\0b.png", "a.png")
     assert [one.name for one in found] == ["a\0b.png", "a.png"]
-    assert fault_kind("a\0b.png") == "missing"
+    assert error_kind("a\0b.png") == "missing"

@@ -22,7 +22,7 @@ FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
 Size = tuple[int, int]
 
 
-def capped(size: Size) -> Size:
+def cap_size(size: Size) -> Size:
     width, height = size
     return width, min(height, max(1, MAX_DRAWN_PIXELS // width))
 
@@ -32,7 +32,7 @@ sizes = st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.tuples(st.integers(1, 3), any_side),
     st.tuples(any_side, st.integers(1, 3)),
-    st.tuples(any_side, any_side).map(capped),
+    st.tuples(any_side, any_side).map(cap_size),
 )
 variants = st.sampled_from(list(VARIANTS.values()))
 fits = st.sampled_from(FITS)
@@ -51,9 +51,7 @@ def noise(size: Size, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def whole_resize_then_crop(
-    image: Image.Image, preprocessing: Preprocessing, fit: Fit
-) -> Image.Image:
+def resize_then_crop(image: Image.Image, preprocessing: Preprocessing, fit: Fit) -> Image.Image:
     """Return what `resize_and_crop` must return, by resizing the whole image with Pillow."""
     width, height, left, top = place(image.size, preprocessing, fit)
     resized = image.resize((width, height), FILTERS[preprocessing.interpolation])
@@ -66,10 +64,10 @@ def whole_resize_then_crop(
 def assert_equals_pillow(size: Size, preprocessing: Preprocessing, fit: Fit = "crop") -> None:
     image = noise(size, seed=size[0] * MAX_SIDE + size[1])
     placement = place(size, preprocessing, fit)
-    part = resize_and_crop(image, placement, preprocessing)
-    expected = whole_resize_then_crop(image, preprocessing, fit)
-    assert part.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(part), np.asarray(expected))
+    crop = resize_and_crop(image, placement, preprocessing)
+    expected = resize_then_crop(image, preprocessing, fit)
+    assert crop.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(crop), np.asarray(expected))
 
 
 @settings(max_examples=60)
@@ -80,7 +78,7 @@ def assert_equals_pillow(size: Size, preprocessing: Preprocessing, fit: Fit = "c
 @example(VARIANTS["v2_l"], (1, MAX_SIDE), "pad")
 @example(VARIANTS["v2_l"], (MAX_SIDE, 1), "pad")
 @example(VARIANTS["lite0"], (MAX_SIDE, 1), "stretch")
-def test_any_image_becomes_the_finite_input_of_any_variant(row, size: Size, fit: Fit) -> None:
+def test_any_image_gives_a_finite_input_for_any_variant(row, size: Size, fit: Fit) -> None:
     loader = ImageLoader(row.preprocessing, ImageOptions(fit=fit))
     crop_px = row.preprocessing.crop_px
     crop = loader.crop(noise(size))
@@ -92,7 +90,7 @@ def test_any_image_becomes_the_finite_input_of_any_variant(row, size: Size, fit:
 
 @settings(max_examples=150)
 @given(preprocessings(), sizes, fits)
-def test_part_equals_pillows_whole_resize(preprocessing, size: Size, fit: Fit) -> None:
+def test_crop_equals_pillows_full_resize(preprocessing, size: Size, fit: Fit) -> None:
     placement = place(size, preprocessing, fit)
     if placement.width * placement.height <= MAX_REFERENCE_PIXELS:
         assert_equals_pillow(size, preprocessing, fit)
@@ -119,14 +117,14 @@ def test_part_equals_pillows_whole_resize(preprocessing, size: Size, fit: Fit) -
     ],
     ids=lambda size: f"{size[0]}x{size[1]}",
 )
-def test_long_thin_image_equals_pillows_whole_resize(
+def test_crop_of_a_long_thin_image_equals_pillows_full_resize(
     size: Size, interpolation: Interpolation, fit: Fit
 ) -> None:
     assert_equals_pillow(size, Preprocessing(256, 224, interpolation, ZERO, ONE), fit)
 
 
 @pytest.mark.parametrize("size", [(33, 2), (1, 40), (500, 375), (1, 1)])
-def test_every_variant_equals_pillows_whole_resize(size: Size) -> None:
+def test_crop_of_every_variant_equals_pillows_full_resize(size: Size) -> None:
     for row in VARIANTS.values():
         assert_equals_pillow(size, row.preprocessing)
 
@@ -149,35 +147,35 @@ def test_long_thin_image_allocates_no_huge_image(
     size: Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preprocessing = VARIANTS["b7"].preprocessing
-    made: list[int] = []
+    allocated_px: list[int] = []
     resize, fromarray = Image.Image.resize, Image.fromarray
 
-    def watched_resize(image, new_size, *arguments, **options):
-        made.append(new_size[0] * new_size[1])
-        assert made[-1] <= image.width * image.height + preprocessing.crop_px**2
+    def recording_resize(image, new_size, *arguments, **options):
+        allocated_px.append(new_size[0] * new_size[1])
+        assert allocated_px[-1] <= image.width * image.height + preprocessing.crop_px**2
         return resize(image, new_size, *arguments, **options)
 
-    def watched_fromarray(pixels, *arguments, **options):
-        made.append(pixels.shape[0] * pixels.shape[1])
+    def recording_fromarray(pixels, *arguments, **options):
+        allocated_px.append(pixels.shape[0] * pixels.shape[1])
         return fromarray(pixels, *arguments, **options)
 
     image = noise(size)
-    monkeypatch.setattr(Image.Image, "resize", watched_resize)
-    monkeypatch.setattr(Image, "fromarray", watched_fromarray)
+    monkeypatch.setattr(Image.Image, "resize", recording_resize)
+    monkeypatch.setattr(Image, "fromarray", recording_fromarray)
     crop = ImageLoader(preprocessing).crop(image)
     assert crop.shape == (preprocessing.crop_px, preprocessing.crop_px, 3)
-    assert max(made) <= size[0] * size[1] + preprocessing.crop_px**2
+    assert max(allocated_px) <= size[0] * size[1] + preprocessing.crop_px**2
 
 
 def test_ordinary_image_is_resized_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Size] = []
     resize = Image.Image.resize
 
-    def watched(image, new_size, *arguments, **options):
+    def recording_resize(image, new_size, *arguments, **options):
         calls.append(new_size)
         return resize(image, new_size, *arguments, **options)
 
-    monkeypatch.setattr(Image.Image, "resize", watched)
+    monkeypatch.setattr(Image.Image, "resize", recording_resize)
     loader = ImageLoader(VARIANTS["b0"].preprocessing)
     loader.crop(noise((20 * EXTREME_ASPECT, 20)))
     assert calls
@@ -230,8 +228,8 @@ def test_placement_of_the_transposed_image_is_transposed(
     row, width: int, height: int, fit: Fit
 ) -> None:
     placed = place((width, height), row.preprocessing, fit)
-    turned = place((height, width), row.preprocessing, fit)
-    assert (turned.height, turned.width, turned.top, turned.left) == placed
+    transposed = place((height, width), row.preprocessing, fit)
+    assert (transposed.height, transposed.width, transposed.top, transposed.left) == placed
 
 
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (900, 3), (3, 900)])
@@ -254,15 +252,15 @@ def test_padding_is_the_mean_which_normalises_to_zero(size: Size) -> None:
 
 @settings(max_examples=30)
 @given(variants, sizes, fits)
-def test_flat_image_stays_flat(row, size: Size, fit: Fit) -> None:
+def test_constant_image_stays_constant(row, size: Size, fit: Fit) -> None:
     colour = (12, 130, 250)
     loader = ImageLoader(row.preprocessing, ImageOptions(fit=fit))
     image = Image.new("RGB", size, colour)
-    part = resize_and_crop(
+    crop = resize_and_crop(
         image,
         place(size, row.preprocessing, fit),
         row.preprocessing,
     )
-    assert (np.asarray(part) == colour).all()
+    assert (np.asarray(crop) == colour).all()
     if fit != "pad":
         assert (loader.crop(image) == colour).all()

@@ -12,21 +12,21 @@ from effnet_cli.images.sniff import HEAD_BYTES, TGA_FOOTER, sniff
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM", "JPEG2000", "AVIF"]
 
 
-def encoded(format: str, mode: str = "RGB", **options: object) -> bytes:
+def encode(format: str, mode: str = "RGB", **options: object) -> bytes:
     file = io.BytesIO()
     Image.new(mode, (16, 12)).save(file, format, **options)
     return file.getvalue()
 
 
-def pillows_name(data: bytes, name: str = "") -> str | None:
+def detect_format(data: bytes, name: str = "") -> str | None:
     content = sniff(data[:HEAD_BYTES], name, data[-len(TGA_FOOTER) :])
     return content.format if content else None
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_is_identified(format: str) -> None:
-    assert pillows_name(encoded(format)) == format
-    assert pillows_name(encoded(format), "wrong.tga") == format
+    assert detect_format(encode(format)) == format
+    assert detect_format(encode(format), "wrong.tga") == format
 
 
 @pytest.mark.parametrize(
@@ -43,24 +43,24 @@ def test_every_format_is_identified(format: str) -> None:
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_rare_kinds_of_a_format_are_identified(format: str, options: dict[str, object]) -> None:
-    assert pillows_name(encoded(format, **options)) == format
+    assert detect_format(encode(format, **options)) == format
 
 
 @pytest.mark.parametrize(
     "head", [b"P5 2 2 255\n", b"P6\n# by GIMP\n2 2\n255\n", b"P1\t2 2\n", b"P2\r\n2 2 9\n"]
 )
 def test_ppm_can_have_any_white_space_and_comments(head: bytes) -> None:
-    assert pillows_name(head) == "PPM"
+    assert detect_format(head) == "PPM"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 @pytest.mark.parametrize("compression", [None, "tga_rle"])
 def test_tga_is_identified_by_its_footer_or_its_name(mode: str, compression: str | None) -> None:
-    data = encoded("TGA", mode, compression=compression)
-    assert pillows_name(data) == "TGA"
+    data = encode("TGA", mode, compression=compression)
+    assert detect_format(data) == "TGA"
     without_footer = data[: -len(TGA_FOOTER)]
-    assert pillows_name(without_footer) != "TGA"
-    assert pillows_name(without_footer, "A.TGA") == "TGA"
+    assert detect_format(without_footer) != "TGA"
+    assert detect_format(without_footer, "A.TGA") == "TGA"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_any_bytes_are_sniffed_without_an_error(head: bytes, name: str, tail: by
     assert content is None or content.format is None or content.is_image
 
 
-FILES = [encoded(format) for format in (*FORMATS, "TGA")]
+FILES = [encode(format) for format in (*FORMATS, "TGA")]
 
 
 @given(st.sampled_from(FILES), st.integers(0, 64))

@@ -29,8 +29,8 @@ SRC = Path(checkpoint.__file__).parents[1]
 LITE0 = find_variant("lite0")
 CLASSES = 7
 
-# torch warns about much that is in files; the command shows none of it
-hostile = pytest.mark.filterwarnings("ignore::UserWarning")
+# torch warns about invalid files; the command hides these warnings
+ignore_torch_warnings = pytest.mark.filterwarnings("ignore::UserWarning")
 
 Tensors = dict[str, Tensor]
 Load = Callable[[Path], nn.Module]
@@ -63,14 +63,14 @@ def save_as_model_file(tensors: Tensors, path: Path) -> Path:
     return path
 
 
-def assert_holds(module: nn.Module, tensors: Tensors) -> None:
+def assert_has_weights(module: nn.Module, tensors: Tensors) -> None:
     """Check that `module` is in evaluation mode and has the weights `tensors`."""
-    given = module.state_dict()
+    actual = module.state_dict()
     assert not module.training
     for name, tensor in tensors.items():
         if not name.endswith("num_batches_tracked"):
-            assert given[name].dtype == torch.float32
-            assert torch.equal(given[name], tensor.float()), name
+            assert actual[name].dtype == torch.float32
+            assert torch.equal(actual[name], tensor.float()), name
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
@@ -112,7 +112,7 @@ def assert_holds(module: nn.Module, tensors: Tensors) -> None:
 def test_weights_load_from_every_format(
     save: Callable[[Tensors, Path], Path], tensors: Tensors, tmp_path: Path
 ) -> None:
-    assert_holds(load(save(tensors, tmp_path)), tensors)
+    assert_has_weights(load(save(tensors, tmp_path)), tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -120,7 +120,7 @@ def test_weights_of_other_precisions_become_float32(
     dtype: torch.dtype, tensors: Tensors, tmp_path: Path
 ) -> None:
     converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    assert_holds(load(save_as_safetensors(converted, tmp_path / "w.safetensors")), converted)
+    assert_has_weights(load(save_as_safetensors(converted, tmp_path / "w.safetensors")), converted)
 
 
 @pytest.mark.parametrize("name", ["b0", "lite2", "v2_s"])
@@ -128,7 +128,7 @@ def test_torchvision_names_need_no_translation(name: str, tmp_path: Path) -> Non
     torch.manual_seed(0)
     tensors = build.build(find_variant(name), CLASSES).state_dict()
     module = build.load(find_variant(name), CLASSES, save_torch(tensors, tmp_path / "w.pth"))
-    assert_holds(module, tensors)
+    assert_has_weights(module, tensors)
 
 
 def assert_same_logits(module: nn.Module, other: nn.Module, size: int = 96) -> None:
@@ -136,13 +136,13 @@ def assert_same_logits(module: nn.Module, other: nn.Module, size: int = 96) -> N
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(3, 3, size, size, generator=generator, dtype=torch.float64)
     with torch.inference_mode():
-        given, wanted = module.double()(pixels), other.double()(pixels)
-    assert wanted.std() > 0.5  # else any module would do
-    torch.testing.assert_close(given, wanted, atol=1e-6, rtol=1e-6)
+        actual, expected = module.double()(pixels), other.double()(pixels)
+    assert expected.std() > 0.5  # otherwise any module would pass
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("name", "name_in_timm", "eps"),
+    ("name", "timm_name", "eps"),
     [
         ("b0", "efficientnet_b0", 1e-5),
         ("lite0", "tf_efficientnet_lite0", 1e-3),
@@ -150,21 +150,19 @@ def assert_same_logits(module: nn.Module, other: nn.Module, size: int = 96) -> N
         ("v2_s", "efficientnetv2_s", 1e-3),
     ],
 )
-def test_timm_files_give_timm_logits(
-    name: str, name_in_timm: str, eps: float, tmp_path: Path
-) -> None:
+def test_timm_files_give_timm_logits(name: str, timm_name: str, eps: float, tmp_path: Path) -> None:
     import timm
 
-    theirs = timm.create_model(name_in_timm, num_classes=CLASSES)
-    for layer in theirs.modules():
+    timm_model = timm.create_model(timm_name, num_classes=CLASSES)
+    for layer in timm_model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = eps  # torchvision's
-    lively(theirs)
+    lively(timm_model)
     for path in (
-        save_torch({"state_dict": theirs.state_dict()}, tmp_path / "w.pth"),
-        save_as_safetensors(theirs.state_dict(), tmp_path / "w.safetensors"),
+        save_torch({"state_dict": timm_model.state_dict()}, tmp_path / "w.pth"),
+        save_as_safetensors(timm_model.state_dict(), tmp_path / "w.safetensors"),
     ):
-        assert_same_logits(build.load(find_variant(name), CLASSES, path), theirs)
+        assert_same_logits(build.load(find_variant(name), CLASSES, path), timm_model)
 
 
 @pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
@@ -173,13 +171,13 @@ def test_packaged_weights_give_timm_logits(name: str) -> None:
     assert path is not None
     import timm
 
-    theirs = timm.create_model(f"tf_efficientnet_{name}").eval()
+    timm_model = timm.create_model(f"tf_efficientnet_{name}").eval()
     packaged = torch.load(path, weights_only=True)
     # other names, but the same order
-    theirs.load_state_dict(
-        dict(zip(theirs.state_dict(), packaged.values(), strict=True)), strict=True
+    timm_model.load_state_dict(
+        dict(zip(timm_model.state_dict(), packaged.values(), strict=True)), strict=True
     )
-    assert_same_logits(build.load(find_variant(name), 1000, path), theirs)
+    assert_same_logits(build.load(find_variant(name), 1000, path), timm_model)
 
 
 class Touch:
@@ -202,7 +200,7 @@ PICKLES: dict[str, Callable[[object, Path], object]] = {
 }
 
 
-@hostile
+@ignore_torch_warnings
 @pytest.mark.parametrize("save", PICKLES.values(), ids=PICKLES)
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".bin", ""])
 def test_code_in_a_pickle_is_refused_and_does_not_run(
@@ -217,7 +215,7 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(
         assert not marker.exists()
 
 
-def test_malicious_pickle_of_these_tests_does_run_code(tmp_path: Path) -> None:
+def test_malicious_pickle_runs_code_when_unpickled(tmp_path: Path) -> None:
     marker = tmp_path / "it ran"
     pickle.loads(pickle.dumps(Touch(marker))).close()
     assert marker.exists()
@@ -229,10 +227,10 @@ def test_pickled_module_is_refused(tmp_path: Path) -> None:
     assert "state_dict" in caught.value.hint
 
 
-@hostile
+@ignore_torch_warnings
 def test_torchscript_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
     path = save_torch({"x": torch.zeros(3)}, tmp_path / "w.pt")
-    with zipfile.ZipFile(path, "a") as archive:  # by which torch knows a program
+    with zipfile.ZipFile(path, "a") as archive:  # torch recognises TorchScript by this entry
         archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/constants.pkl", b"")
     with pytest.raises(UsageError) as caught:
         load(path)
@@ -244,11 +242,11 @@ def without(tensors: Tensors, name: str) -> Tensors:
     return {key: value for key, value in tensors.items() if key != name}
 
 
-def changed(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Tensors]:
+def change_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {**tensors, name: change(tensors[name].clone())}
 
 
-def with_first(value: float) -> Callable[[Tensor], Tensor]:
+def set_first(value: float) -> Callable[[Tensor], Tensor]:
     def change(tensor: Tensor) -> Tensor:
         tensor.view(-1)[0] = value
         return tensor
@@ -262,22 +260,22 @@ DIFFERENCES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "missing": (lambda tensors: without(tensors, BIAS), f"{BIAS} is missing"),
     "missing first": (lambda tensors: without(without(tensors, BIAS), STEM), f"{STEM} is missing"),
     "extra": (lambda tensors: {**tensors, "ema.x": torch.zeros(2)}, "unexpected tensor ema.x"),
-    "shape": (changed(BIAS, lambda bias: bias[:-1]), f"{BIAS} has shape [6], expected [7]"),
-    "dimensions": (changed(BIAS, lambda bias: bias[None]), f"{BIAS} has shape [1, 7]"),
-    "NaN": (changed(STEM, with_first(float("nan"))), f"{STEM} contains NaN"),
-    "infinite": (changed(MEAN, with_first(-float("inf"))), f"{MEAN} contains NaN or inf"),
-    "infinite in float32": (changed(BIAS, lambda bias: bias.double() + 1e300), BIAS),
-    "int64": (changed(BIAS, Tensor.long), BIAS),
-    "int64 statistics": (changed(MEAN, Tensor.long), MEAN),
-    "bool": (changed(BIAS, Tensor.bool), BIAS),
-    "complex": (changed(BIAS, lambda bias: bias.to(torch.complex64)), BIAS),
-    "sparse": (changed(BIAS, Tensor.to_sparse), BIAS),
-    "no data": (changed(BIAS, lambda bias: bias.to("meta")), BIAS),
-    "nothing": (lambda tensors: {}, "is missing"),
+    "shape": (change_tensor(BIAS, lambda bias: bias[:-1]), f"{BIAS} has shape [6], expected [7]"),
+    "dimensions": (change_tensor(BIAS, lambda bias: bias[None]), f"{BIAS} has shape [1, 7]"),
+    "NaN": (change_tensor(STEM, set_first(float("nan"))), f"{STEM} contains NaN"),
+    "infinite": (change_tensor(MEAN, set_first(-float("inf"))), f"{MEAN} contains NaN or inf"),
+    "infinite in float32": (change_tensor(BIAS, lambda bias: bias.double() + 1e300), BIAS),
+    "int64": (change_tensor(BIAS, Tensor.long), BIAS),
+    "int64 statistics": (change_tensor(MEAN, Tensor.long), MEAN),
+    "bool": (change_tensor(BIAS, Tensor.bool), BIAS),
+    "complex": (change_tensor(BIAS, lambda bias: bias.to(torch.complex64)), BIAS),
+    "sparse": (change_tensor(BIAS, Tensor.to_sparse), BIAS),
+    "no data": (change_tensor(BIAS, lambda bias: bias.to("meta")), BIAS),
+    "no tensors": (lambda tensors: {}, "is missing"),
 }
 
 
-@hostile
+@ignore_torch_warnings
 @pytest.mark.parametrize(("change", "difference"), DIFFERENCES.values(), ids=DIFFERENCES)
 def test_wrong_tensors_are_refused_with_the_first_difference(
     change: Callable[[Tensors], Tensors], difference: str, tensors: Tensors, tmp_path: Path
@@ -293,9 +291,9 @@ def test_wrong_tensors_are_refused_with_the_first_difference(
 def test_missing_tensor_of_a_timm_file_is_named(tmp_path: Path) -> None:
     import timm
 
-    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=CLASSES).state_dict()
+    tensors = timm.create_model("tf_efficientnet_lite0", num_classes=CLASSES).state_dict()
     with pytest.raises(UsageError, match="is missing"):
-        load(save_torch(without(theirs, "blocks.2.1.conv_pwl.weight"), tmp_path / "w.pth"))
+        load(save_torch(without(tensors, "blocks.2.1.conv_pwl.weight"), tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("name", ["lite1", "b0", "v2_s"])
@@ -321,7 +319,7 @@ def test_torch_file_of_something_else_is_refused(content: object, tmp_path: Path
 
 OTHER_FILES = {
     "empty": b"",
-    "text": b"these are no weights\n",
+    "text": b"not weights\n",
     "random": random.Random(0).randbytes(10_000),
     "image": b"\xff\xd8\xff\xe0\0\x10JFIF\0",
     "deep pickle": b"\x80\x02" + b"(" * 100_000 + b".",
@@ -330,10 +328,10 @@ OTHER_FILES = {
 }
 
 
-@hostile
+@ignore_torch_warnings
 @pytest.mark.parametrize("content", OTHER_FILES.values(), ids=OTHER_FILES)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_other_files_are_not_weights(content: bytes, suffix: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(content: bytes, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
@@ -342,7 +340,7 @@ def test_other_files_are_not_weights(content: bytes, suffix: str, tmp_path: Path
     assert "\n" not in caught.value.message
 
 
-def test_other_zip_archive_is_not_weights(tmp_path: Path) -> None:
+def test_other_zip_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
@@ -364,7 +362,7 @@ FORMATS: dict[str, Callable[[Tensors, Path], Path]] = {
 }
 
 
-@hostile
+@ignore_torch_warnings
 @pytest.mark.parametrize("save", FORMATS.values(), ids=FORMATS)
 def test_every_truncated_file_is_refused(
     save: Callable[[Tensors, Path], Path], load_linear: Load, tmp_path: Path
@@ -378,18 +376,18 @@ def test_every_truncated_file_is_refused(
             load_linear(path)
 
 
-@hostile
+@ignore_torch_warnings
 @pytest.mark.parametrize("save", FORMATS.values(), ids=FORMATS)
-def test_damaged_file_never_crashes(
+def test_damaged_file_is_loaded_or_refused(
     save: Callable[[Tensors, Path], Path], load_linear: Load, tmp_path: Path
 ) -> None:
     path = save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pth")
-    content, chance = path.read_bytes(), random.Random(0)
+    content, rng = path.read_bytes(), random.Random(0)
     refused = 0
     for _ in range(1500):
         damaged = bytearray(content)
-        for _ in range(chance.choice([1, 1, 4])):
-            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        for _ in range(rng.choice([1, 1, 4])):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         path.write_bytes(damaged)
         try:
             load_linear(path)
@@ -398,7 +396,7 @@ def test_damaged_file_never_crashes(
     assert refused > 100
 
 
-@hostile
+@ignore_torch_warnings
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\x80\x02", b"\x80\x04\x95", b"PK\x03\x04"]))
 def test_any_bytes_are_refused(
@@ -453,7 +451,7 @@ def test_hidden_layer_is_recognized_by_its_tensors(
 ) -> None:
     module = with_head(16, name)
     loaded = build.load(find_variant(name), CLASSES, save(module.state_dict(), tmp_path / "w.bin"))
-    assert_holds(loaded, module.state_dict())
+    assert_has_weights(loaded, module.state_dict())
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert torch.equal(loaded(pixels), module(pixels))
@@ -465,13 +463,19 @@ HIDDEN, HEAD = "classifier.1.weight", "classifier.4.weight"
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (changed(HIDDEN, lambda w: w[:, :-1]), f"{HIDDEN} has shape [16, 1279]"),
-        (changed(HIDDEN, lambda w: w[0]), f"{HIDDEN} has shape [1280], expected [7, 1280]"),
-        (changed(HIDDEN, lambda w: w[:0]), f"{HIDDEN} has shape [0, 1280], expected [7, 1280]"),
-        (changed(HIDDEN, lambda w: w[:15]), "classifier.1.bias has shape [16], expected [15]"),
-        (changed(HEAD, lambda w: w[:, :15]), f"{HEAD} has shape [7, 15], expected [7, 16]"),
-        (changed(HEAD, lambda w: w[:6]), f"{HEAD} has shape [6, 16], expected [7, 16]"),
-        (changed(HEAD, lambda w: w * float("nan")), f"{HEAD} contains NaN"),
+        (change_tensor(HIDDEN, lambda w: w[:, :-1]), f"{HIDDEN} has shape [16, 1279]"),
+        (change_tensor(HIDDEN, lambda w: w[0]), f"{HIDDEN} has shape [1280], expected [7, 1280]"),
+        (
+            change_tensor(HIDDEN, lambda w: w[:0]),
+            f"{HIDDEN} has shape [0, 1280], expected [7, 1280]",
+        ),
+        (
+            change_tensor(HIDDEN, lambda w: w[:15]),
+            "classifier.1.bias has shape [16], expected [15]",
+        ),
+        (change_tensor(HEAD, lambda w: w[:, :15]), f"{HEAD} has shape [7, 15], expected [7, 16]"),
+        (change_tensor(HEAD, lambda w: w[:6]), f"{HEAD} has shape [6, 16], expected [7, 16]"),
+        (change_tensor(HEAD, lambda w: w * float("nan")), f"{HEAD} contains NaN"),
         (lambda t: without(t, "classifier.4.bias"), "classifier.4.bias is missing"),
         (lambda t: without(t, "classifier.1.bias"), "classifier.1.bias is missing"),
         (lambda t: without(t, HEAD), f"{HIDDEN} has shape [16, 1280], expected [7, 1280]"),
@@ -500,19 +504,20 @@ def test_every_torch_load_is_weights_only() -> None:
     ]
     assert calls
     for call in calls:
-        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        assert given.get("weights_only") == "True", ast.unparse(call)
+        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert arguments.get("weights_only") == "True", ast.unparse(call)
 
 
 def test_nothing_else_unpickles() -> None:
-    ways = {"pickle.load", "pickle.loads", "pickle.Unpickler", "torch.jit.load", "torch.hub.load",
-            "torch.hub.load_state_dict_from_url", "load_state_dict_from_url", "joblib.load",
-            "model_zoo.load_url", "torch.export.load"}  # fmt: skip
+    unpicklers = {"pickle.load", "pickle.loads", "pickle.Unpickler", "torch.jit.load",
+                  "torch.hub.load", "torch.hub.load_state_dict_from_url",
+                  "load_state_dict_from_url", "joblib.load", "model_zoo.load_url",
+                  "torch.export.load"}  # fmt: skip
     found = [
         f"{path.name}: {ast.unparse(node)}"
         for path in SRC.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ways
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in unpicklers
     ]
     aliases = [
         f"{path.name}: {ast.unparse(node)}"
@@ -522,5 +527,5 @@ def test_nothing_else_unpickles() -> None:
         and (node.module == "pickle" or {alias.name for alias in node.names} & {"load", "hub"})
         and (node.module or "").partition(".")[0] in ("torch", "pickle")
     ]
-    # loaded only if its file is named, and refused if it contains pickles
+    # only loads files that the user names, and refuses those with pickles
     assert found + aliases == ["torch_engine.py: torch.export.load(model.path)"]

@@ -121,8 +121,8 @@ def test_model_file_without_its_digest_is_refused(path: Path) -> None:
 
 
 def damaged_contents() -> dict[str, bytes]:
-    whole = io.BytesIO()
-    torch.save({"x": torch.zeros(3)}, whole)
+    buffer = io.BytesIO()
+    torch.save({"x": torch.zeros(3)}, buffer)
     return {
         "empty": b"",
         "short": b"\0" * 7,
@@ -131,7 +131,7 @@ def damaged_contents() -> dict[str, bytes]:
         "random": random.Random(0).randbytes(4096),
         "absurd header length": b"\xff" * 8 + b"{}",
         "header beyond the end": (10**6).to_bytes(8, "little") + b"{}",
-        "torch file": whole.getvalue(),
+        "torch file": buffer.getvalue(),
     }
 
 
@@ -174,7 +174,7 @@ STATE = {"epoch": 3, "loss": 0.1 + 0.2, "rows": [{"top1": 1 / 3}], "classes": ["
 STATE_ARRAYS = {
     "average.classifier.1.bias": np.float32([1.5, -2.5]),
     "file_keys": np.array([0, 2**64 - 1], np.uint64),
-    "network.features.0.1.num_batches_tracked": np.array(7),
+    "trained.features.0.1.num_batches_tracked": np.array(7),
     "optimizer.3.step": np.array(12, np.float32),
 }
 
@@ -264,7 +264,9 @@ def test_other_files_are_not_states(write: Callable[[Path], object], path: Path)
     with pytest.raises(UsageError) as caught:
         checkpoint.read_state(path)
     assert f"{str(path)!r} is not a training state: " in caught.value.message
-    assert not re.search(r"NoneType|effnet_state", caught.value.message)  # words, no Python
+    assert not re.search(
+        r"NoneType|effnet_state", caught.value.message
+    )  # plain words, no Python names
 
 
 def test_state_is_not_a_model_file(state: Path) -> None:

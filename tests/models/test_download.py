@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from effnet_cli.models import download, weights
 from effnet_cli.models.variants import VARIANTS, find_variant
 from effnet_cli.system import http
 from effnet_cli.system.errors import EffnetError, UsageError
-from helpers import RecordingReporter
+from helpers import RecordingReporter, wait_until
 from published_weights import (
     CUT,
     HANG_SECONDS,
@@ -48,7 +47,7 @@ print(weights.fetch_weights(replace(find_variant("b0"), name="test", source=sour
 
 
 def assert_explains_failure(error: EffnetError, url: str) -> None:
-    """Check for a line with the address, and one that says where to put which file."""
+    """Check that the message has the URL, and the hint says where to put which file."""
     assert error.exit_status == 1
     assert "\n" not in str(error)
     assert f"{url}/{VARIANT.source.file_name}" in error.message
@@ -160,7 +159,7 @@ def test_stalled_connection_is_resumed(mirror: Mirror, monkeypatch: pytest.Monke
     monkeypatch.setattr(http, "STALL_SECONDS", 0.3)
     server = mirror(serve.stalled(CUT), serve.whole)
     assert weights.fetch_weights(VARIANT).read_bytes() == PAYLOAD
-    # what had come of the last chunk when it stalled may be fetched again
+    # the part of the last chunk that had arrived may be fetched again
     first, second = server.starts
     assert first is None
     assert second is None or second <= CUT
@@ -220,10 +219,10 @@ def test_failed_download_can_be_retried(mirror: Mirror) -> None:
 
 
 def test_silent_server_times_out(mirror: Mirror) -> None:
-    server, begin = mirror(serve.silent), time.monotonic()
+    server, start = mirror(serve.silent), time.monotonic()
     with pytest.raises(EffnetError, match="does not respond") as caught:
         weights.fetch_weights(VARIANT)
-    assert time.monotonic() - begin < HANG_SECONDS
+    assert time.monotonic() - start < HANG_SECONDS
     assert_explains_failure(caught.value, server.url)
     assert leftovers() == set()
 
@@ -290,7 +289,7 @@ def test_full_disk_leaves_nothing(mirror: Mirror) -> None:
 
     mirror()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, limits[1]))  # the kernel refuses to write on
+    resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, limits[1]))  # the kernel refuses larger files
     try:
         with pytest.raises(EffnetError, match="Cannot write .*: File too large") as caught:
             weights.fetch_weights(VARIANT)
@@ -305,12 +304,12 @@ def test_full_disk_leaves_nothing(mirror: Mirror) -> None:
 def test_full_disk_at_the_end_keeps_the_old_file(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_room(_: int) -> None:
+    def raise_disk_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     mirror()
     put(OTHER)
-    monkeypatch.setattr(os, "fsync", no_room)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(EffnetError, match="No space left on device"):
         weights.fetch_weights(VARIANT)
     assert weights_path().read_bytes() == OTHER
@@ -340,8 +339,8 @@ def start_python(code: str) -> "subprocess.Popen[str]":
 def test_eight_processes_make_one_download(mirror: Mirror) -> None:
     server = mirror()
     processes = [start_python(FETCH) for _ in range(8)]
-    ends = [process.communicate(timeout=60) for process in processes]
-    assert [end.strip() for end, _ in ends] == [str(weights_path())] * 8, ends
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [stdout.strip() for stdout, _ in outputs] == [str(weights_path())] * 8, outputs
     assert len(server.requests) == 1
     assert weights_path().read_bytes() == PAYLOAD
     assert leftovers() == set()
@@ -355,17 +354,10 @@ def test_threads_make_one_download(mirror: Mirror) -> None:
     assert len(server.requests) == 1
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "nothing came"
-        time.sleep(0.02)
-
-
 def test_leftovers_of_a_killed_download_are_removed(mirror: Mirror) -> None:
     server = mirror(serve.stalled(CUT), serve.whole)
     process = start_python(FETCH)
-    wait_until(lambda: server.requests and leftovers())
+    assert wait_until(lambda: server.requests and leftovers(), timeout_s=30)
     process.kill()
     process.communicate()
     assert [Path(name).suffix for name in leftovers()] == [".part"]
@@ -380,11 +372,11 @@ def test_stopped_download_cleans_up(mirror: Mirror) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "effnet_cli", "weights", "pull", "b0"], stderr=subprocess.PIPE
     )
-    wait_until(lambda: server.requests and leftovers())
+    assert wait_until(lambda: server.requests and leftovers(), timeout_s=30)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert b"Traceback" not in said
+    assert b"Traceback" not in stderr
     b0 = weights.expected_path(find_variant("b0"))
     assert b0 is not None
     assert leftovers() <= {f"{b0.name}.lock"}
@@ -392,9 +384,9 @@ def test_stopped_download_cleans_up(mirror: Mirror) -> None:
 
 def test_pull_reports_wrong_content_in_two_lines(mirror: Mirror) -> None:
     server = mirror()
-    end = effnet("weights", "pull", "b0", "--quiet")
-    message, hint = end.stderr.splitlines()
-    assert (end.returncode, end.stdout) == (1, "")
+    done = effnet("weights", "pull", "b0", "--quiet")
+    message, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
     assert f"{server.url}/{find_variant('b0').source.file_name}" in message
     assert hint.startswith(f"Try again, or put {find_variant('b0').source.file_name} into ")
     assert not list(weights_path().parent.glob("*.pth"))
@@ -402,21 +394,21 @@ def test_pull_reports_wrong_content_in_two_lines(mirror: Mirror) -> None:
 
 def test_pull_reports_the_url(mirror: Mirror) -> None:
     server = mirror()
-    end = effnet("weights", "pull", "b0")
-    assert end.stdout == ""
-    assert f"from {server.url}" in end.stderr
+    done = effnet("weights", "pull", "b0")
+    assert done.stdout == ""
+    assert f"from {server.url}" in done.stderr
 
 
 def test_pull_offline_makes_no_connection(mirror: Mirror) -> None:
     server = mirror()
-    end = effnet("weights", "pull", "--offline", "b0", "v2_s")
-    assert end.returncode == 1
-    assert "--offline" in end.stderr
+    done = effnet("weights", "pull", "--offline", "b0", "v2_s")
+    assert done.returncode == 1
+    assert "--offline" in done.stderr
     assert server.requests == []
 
 
 def test_mirror_with_another_scheme_exits_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFNET_MIRROR", "ftp://127.0.0.1")
-    end = effnet("weights", "pull", "b0")
-    assert end.returncode == 2
-    assert "EFFNET_MIRROR is 'ftp://127.0.0.1', not a URL" in end.stderr
+    done = effnet("weights", "pull", "b0")
+    assert done.returncode == 2
+    assert "EFFNET_MIRROR is 'ftp://127.0.0.1', not a URL" in done.stderr

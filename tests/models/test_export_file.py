@@ -34,13 +34,13 @@ from effnet_cli.options import (
 from effnet_cli.system.errors import UsageError
 from helpers import SAMPLES, lively
 from imports import HEAVY, imported_by
-from training import Done
+from training import CommandResult
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
 IMAGE = SAMPLES / "cat.jpg"
 CLASSES = ("cat", "dog", "[red]=cmd()")
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 CopyExport = Callable[[TargetName], Path]
 
 
@@ -59,44 +59,44 @@ def exports(
     source: ModelOptions, tmp_path_factory: pytest.TempPathFactory, caches: None
 ) -> Callable[[TargetName], Path]:
     """One export per target."""
-    made: dict[TargetName, Path] = {}
+    paths: dict[TargetName, Path] = {}
 
-    def copy_export(target: TargetName) -> Path:
-        if target not in made:
+    def export_once(target: TargetName) -> Path:
+        if target not in paths:
             output = tmp_path_factory.mktemp(target)
             result = export(ExportTask(source, ExportOptions(target), output, force=True))
             assert result.path is not None
-            made[target] = result.path
-        return made[target]
+            paths[target] = result.path
+        return paths[target]
 
-    return copy_export
+    return export_once
 
 
 @pytest.fixture
 def copy_export(exports: CopyExport, tmp_path: Path) -> CopyExport:
     """Copy an export, in order to damage it."""
 
-    def copied(target: TargetName) -> Path:
+    def copy(target: TargetName) -> Path:
         path = exports(target)
         folder = tmp_path / target
         shutil.copytree(path.parent, folder)
         return folder / path.name
 
-    return copied
+    return copy
 
 
 def update_digests(path: Path) -> None:
     """Update the JSON to match a changed file."""
-    facts = export_file.json_path(path)
-    about = json.loads(facts.read_text())
-    about["files"] = {
+    json_file = export_file.json_path(path)
+    metadata = json.loads(json_file.read_text())
+    metadata["files"] = {
         name: hashlib.sha256(path.with_name(name).read_bytes()).hexdigest()
-        for name in about["files"]
+        for name in metadata["files"]
     }
-    facts.write_text(json.dumps(about))
+    json_file.write_text(json.dumps(metadata))
 
 
-def assert_rejected(done: Done, words: str, status: int = 2) -> None:
+def assert_rejected(done: CommandResult, words: str, status: int = 2) -> None:
     assert done.status == status, done.stderr
     assert done.stdout == b""
     assert words in done.stderr
@@ -108,7 +108,9 @@ def assert_rejected(done: Done, words: str, status: int = 2) -> None:
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
-def test_flipped_byte(target: TargetName, copy_export: CopyExport, effnet: Effnet) -> None:
+def test_flipped_byte_is_rejected(
+    target: TargetName, copy_export: CopyExport, effnet: Effnet
+) -> None:
     path = copy_export(target)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -164,7 +166,7 @@ def test_model_is_not_overwritten(
 
 @pytest.mark.linux
 @pytest.mark.parametrize("target", ["onnx", "openvino", "litert"])
-def test_symlink(
+def test_symlink_is_followed(
     target: TargetName, copy_export: CopyExport, effnet: Effnet, tmp_path: Path
 ) -> None:
     path = copy_export(target)
@@ -174,7 +176,9 @@ def test_symlink(
 
 
 @pytest.mark.parametrize("target", ["openvino", "litert"])
-def test_missing_json(target: TargetName, copy_export: CopyExport, effnet: Effnet) -> None:
+def test_missing_json_is_reported(
+    target: TargetName, copy_export: CopyExport, effnet: Effnet
+) -> None:
     path = copy_export(target)
     export_file.json_path(path).unlink()
     assert_rejected(effnet("predict", IMAGE, "--model", path), f"'{path.name}.json' is not beside")
@@ -193,48 +197,57 @@ def test_onnx_file_needs_no_json(copy_export: CopyExport, effnet: Effnet) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda about: about.update(format_version=2), "its format version is 2"),
+        (lambda metadata: metadata.update(format_version=2), "its format version is 2"),
         (
-            lambda about: about.pop("classes"),
+            lambda metadata: metadata.pop("classes"),
             "is damaged (its header is not complete: it lacks 'classes')",
         ),
         (
-            lambda about: about.pop("variant"),
+            lambda metadata: metadata.pop("variant"),
             "is damaged (its header is not complete: it lacks 'variant')",
         ),
-        (lambda about: about.update(who=1), "holds 'who', which this effnet does not know"),
+        (lambda metadata: metadata.update(who=1), "holds 'who', which this effnet does not know"),
         (
-            lambda about: about.update(preprocessing=None),
+            lambda metadata: metadata.update(preprocessing=None),
             "its preprocessing is not complete: it is not a JSON object",
         ),
         (
-            lambda about: about["preprocessing"].pop("std"),
+            lambda metadata: metadata["preprocessing"].pop("std"),
             "its preprocessing is not complete: it lacks 'std'",
         ),
-        (lambda about: about["preprocessing"].update(crop_px=48), "images of 48 px do not fit"),
-        (lambda about: about["preprocessing"].update(resize_px=10**9), "its resize_px is 10000000"),
-        (lambda about: about.update(temperature=1e-320), "its temperature is 1e-320"),
-        (lambda about: about.update(export=None), "its 'export' is not a JSON object"),
-        (lambda about: about.update(input=[]), "is damaged"),
-        (lambda about: about.pop("files"), "is damaged"),
-        (lambda about: about.update(files={}), "describes []"),
-        (lambda about: about.update(temperature=0), "its temperature is 0"),
-        (lambda about: about.update(files={"../lite0.onnx": "0"}), "is not what"),
-        (lambda about: about.update(files={"lite0.xml": "0"}), "describes"),
-        (lambda about: about.update(files=[1]), "is damaged"),
-        (lambda about: about.update(export={}), "does not say what was exported"),
-        (lambda about: about.update(export={"target": "onnx"}), "does not say what was exported"),
-        (lambda about: about["export"].update(batch="two"), "does not say what was exported"),
+        (
+            lambda metadata: metadata["preprocessing"].update(crop_px=48),
+            "images of 48 px do not fit",
+        ),
+        (
+            lambda metadata: metadata["preprocessing"].update(resize_px=10**9),
+            "its resize_px is 10000000",
+        ),
+        (lambda metadata: metadata.update(temperature=1e-320), "its temperature is 1e-320"),
+        (lambda metadata: metadata.update(export=None), "its 'export' is not a JSON object"),
+        (lambda metadata: metadata.update(input=[]), "is damaged"),
+        (lambda metadata: metadata.pop("files"), "is damaged"),
+        (lambda metadata: metadata.update(files={}), "describes []"),
+        (lambda metadata: metadata.update(temperature=0), "its temperature is 0"),
+        (lambda metadata: metadata.update(files={"../lite0.onnx": "0"}), "is not what"),
+        (lambda metadata: metadata.update(files={"lite0.xml": "0"}), "describes"),
+        (lambda metadata: metadata.update(files=[1]), "is damaged"),
+        (lambda metadata: metadata.update(export={}), "does not say what was exported"),
+        (
+            lambda metadata: metadata.update(export={"target": "onnx"}),
+            "does not say what was exported",
+        ),
+        (lambda metadata: metadata["export"].update(batch="two"), "does not say what was exported"),
     ],
 )
-def test_damaged_json(
+def test_damaged_json_is_rejected(
     change: Callable[[dict[str, Any]], object], words: str, copy_export: CopyExport, effnet: Effnet
 ) -> None:
     path = copy_export("onnx")
-    facts = export_file.json_path(path)
-    about = json.loads(facts.read_text())
-    change(about)
-    facts.write_text(json.dumps(about))
+    json_file = export_file.json_path(path)
+    metadata = json.loads(json_file.read_text())
+    change(metadata)
+    json_file.write_text(json.dumps(metadata))
     assert_rejected(effnet("predict", IMAGE, "--model", path), words)
 
 
@@ -243,10 +256,10 @@ def test_json_may_be_edited_in_utf_8(
     encoding: str, copy_export: CopyExport, effnet: Effnet
 ) -> None:
     path = copy_export("litert")
-    facts = export_file.json_path(path)
-    about = json.loads(facts.read_text())
-    about["classes"] = [f"{name} 猫" for name in about["classes"]]
-    facts.write_text(json.dumps(about, ensure_ascii=False), encoding=encoding)
+    json_file = export_file.json_path(path)
+    metadata = json.loads(json_file.read_text())
+    metadata["classes"] = [f"{name} 猫" for name in metadata["classes"]]
+    json_file.write_text(json.dumps(metadata, ensure_ascii=False), encoding=encoding)
     done = effnet("predict", IMAGE, "--model", path, "-f", "json")
     assert json.loads(done.stdout)[0]["predictions"][0]["label"].endswith(" 猫")
 
@@ -254,7 +267,7 @@ def test_json_may_be_edited_in_utf_8(
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"files": NaN}', b"[" * 99999]
 )
-def test_invalid_json(content: bytes, copy_export: CopyExport, effnet: Effnet) -> None:
+def test_invalid_json_is_rejected(content: bytes, copy_export: CopyExport, effnet: Effnet) -> None:
     path = copy_export("onnx")
     export_file.json_path(path).write_bytes(content)
     assert_rejected(effnet("predict", IMAGE, "--model", path), ".onnx.json' beside it is damaged")
@@ -267,18 +280,18 @@ def test_huge_json_is_not_read(copy_export: CopyExport, effnet: Effnet) -> None:
     assert_rejected(effnet("predict", IMAGE, "--model", path), "bytes")
 
 
-def test_more_classes_than_outputs(copy_export: CopyExport, effnet: Effnet) -> None:
+def test_more_classes_than_outputs_are_reported(copy_export: CopyExport, effnet: Effnet) -> None:
     path = copy_export("litert")
-    facts = export_file.json_path(path)
-    about = json.loads(facts.read_text())
-    about["classes"].append("wolf")
-    facts.write_text(json.dumps(about))
+    json_file = export_file.json_path(path)
+    metadata = json.loads(json_file.read_text())
+    metadata["classes"].append("wolf")
+    json_file.write_text(json.dumps(metadata))
     done = effnet("predict", IMAGE, "--model", path)
     assert done.status == 1
     assert "returned shape [1, 3], but its JSON lists 4 classes" in done.stderr
 
 
-def test_missing_file_and_wrong_engine(copy_export: CopyExport, effnet: Effnet) -> None:
+def test_missing_file_and_wrong_engine_are_refused(copy_export: CopyExport, effnet: Effnet) -> None:
     assert_rejected(effnet("predict", IMAGE, "--model", "none.onnx"), "'none.onnx'")
     path = copy_export("onnx")
     done = effnet("predict", IMAGE, "--model", path, "--engine", "litert")
@@ -291,7 +304,7 @@ def test_missing_file_and_wrong_engine(copy_export: CopyExport, effnet: Effnet) 
     assert_rejected(done, "executorch does not support model files")
 
 
-def test_exported_model_is_not_trained(
+def test_exported_model_cannot_be_trained(
     copy_export: CopyExport, effnet: Effnet, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -303,58 +316,67 @@ def test_exported_model_is_not_trained(
 # --- unsafe files ------------------------------------------------------------
 
 
-def loop(graph: onnx.ModelProto) -> None:
+def add_loop(graph: onnx.ModelProto) -> None:
     body = helper.make_graph([], "body", [], [])
     graph.graph.node.append(helper.make_node("Loop", ["", ""], ["x"], body=body))
 
 
-def nested(graph: onnx.ModelProto) -> None:
+def add_subgraph(graph: onnx.ModelProto) -> None:
     graph.graph.node[0].attribute.append(
         helper.make_attribute("body", helper.make_graph([], "body", [], []))
     )
 
 
-def foreign_operator(graph: onnx.ModelProto) -> None:
+def use_foreign_operator(graph: onnx.ModelProto) -> None:
     graph.graph.node[0].domain = "com.evil"
 
 
-def function(graph: onnx.ModelProto) -> None:
+def add_function(graph: onnx.ModelProto) -> None:
     graph.functions.append(
         helper.make_function("", "Conv", ["x"], ["y"], [], [helper.make_opsetid("", 17)])
     )
 
 
-def other_file(graph: onnx.ModelProto) -> None:
+def refer_to_other_file(graph: onnx.ModelProto) -> None:
     tensor = graph.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../../etc/passwd")
 
 
-def absurd_size(graph: onnx.ModelProto) -> None:
+def set_absurd_size(graph: onnx.ModelProto) -> None:
     graph.graph.initializer[0].dims[0] = 10**15
 
 
-def absurd_attribute(graph: onnx.ModelProto) -> None:
+def add_absurd_attribute(graph: onnx.ModelProto) -> None:
     tensor = numpy_helper.from_array(np.zeros(1, np.float32))
     tensor.dims[0] = 10**15
     graph.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
 
 
-def no_header(graph: onnx.ModelProto) -> None:
+def remove_header(graph: onnx.ModelProto) -> None:
     del graph.metadata_props[:]
 
 
-def two_headers(graph: onnx.ModelProto) -> None:
+def duplicate_header(graph: onnx.ModelProto) -> None:
     graph.metadata_props.append(graph.metadata_props[0])
 
 
-HOSTILE = [loop, nested, foreign_operator, function, other_file, absurd_size, absurd_attribute,
-           no_header, two_headers]  # fmt: skip
+UNSAFE_CHANGES = [
+    add_loop,
+    add_subgraph,
+    use_foreign_operator,
+    add_function,
+    refer_to_other_file,
+    set_absurd_size,
+    add_absurd_attribute,
+    remove_header,
+    duplicate_header,
+]
 
 
 @pytest.mark.parametrize("with_json", [False, True])
-@pytest.mark.parametrize("change", HOSTILE)
+@pytest.mark.parametrize("change", UNSAFE_CHANGES)
 def test_unsafe_onnx_files_are_rejected(
     change: Callable[[onnx.ModelProto], None],
     with_json: bool,
@@ -397,7 +419,7 @@ def test_damaged_onnx_files_are_rejected(
         ("loaded", "openvino", "OpenVINO"),
     ],
 )
-def test_model_that_cannot_run(
+def test_model_that_cannot_run_is_reported(
     when: str, engine: str, library: str, copy_export: CopyExport, effnet: Effnet
 ) -> None:
     path = copy_export("onnx")
@@ -415,31 +437,31 @@ def test_model_that_cannot_run(
 
 
 @pytest.mark.parametrize(
-    ("target", "suffix", "whole"),
+    ("target", "suffix", "model_suffix"),
     [("onnx", ".onnx.json", ".onnx"), ("openvino", ".bin", ".xml"),
      ("openvino", ".xml.json", ".xml")],
 )  # fmt: skip
-def test_part_of_an_export(
-    target: TargetName, suffix: str, whole: str, copy_export: CopyExport, effnet: Effnet
+def test_error_for_part_of_an_export_names_the_model_file(
+    target: TargetName, suffix: str, model_suffix: str, copy_export: CopyExport, effnet: Effnet
 ) -> None:
     path = copy_export(target)
     done = effnet("predict", IMAGE, "--model", path.with_suffix(suffix))
     assert done.status == 2
-    assert f"Use --model {path.with_suffix(whole)}" in done.stderr
+    assert f"Use --model {path.with_suffix(model_suffix)}" in done.stderr
 
 
 @pytest.mark.parametrize("target", ["openvino", "litert", "executorch", "onnx"])
 @pytest.mark.parametrize(
     "content", [b"", b"garbage" * 99, b"<net", b"\x1c\0\0\0TFL3" + b"\xff" * 64]
 )
-def test_garbage_with_a_matching_json(
+def test_garbage_with_a_matching_json_is_refused(
     target: TargetName, content: bytes, exports: CopyExport, copy_export: CopyExport, effnet: Effnet
 ) -> None:
-    if target == "executorch":  # the JSON of another file serves: the program is garbage anyway
+    if target == "executorch":  # any JSON will do: the program is garbage anyway
         path = copy_export("litert").rename(copy_export("onnx").with_name("lite0.pte"))
-        about = json.loads(export_file.json_path(exports("litert")).read_text())
-        about["files"] = {path.name: ""}
-        export_file.json_path(path).write_text(json.dumps(about))
+        metadata = json.loads(export_file.json_path(exports("litert")).read_text())
+        metadata["files"] = {path.name: ""}
+        export_file.json_path(path).write_text(json.dumps(metadata))
     else:
         path = copy_export(target)
     path.write_bytes(content)
@@ -479,7 +501,7 @@ def test_program_with_pickles_is_rejected(
     )
 
 
-def test_invalid_program(copy_export: CopyExport, effnet: Effnet) -> None:
+def test_invalid_program_is_rejected(copy_export: CopyExport, effnet: Effnet) -> None:
     path = copy_export("torch-export")
     assert effnet("predict", IMAGE, "--model", path).status == 0
     path.write_bytes(b"garbage")
@@ -493,7 +515,7 @@ def test_check_is_cached_by_content(copy_export: CopyExport, effnet: Effnet) -> 
     path = copy_export("onnx")
     assert effnet("predict", IMAGE, "--model", path).status == 0
     graph = onnx.load(path)
-    loop(graph)
+    add_loop(graph)
     path.write_bytes(graph.SerializeToString())
     update_digests(path)
     assert_rejected(effnet("predict", IMAGE, "--model", path), "it uses the operator Loop")

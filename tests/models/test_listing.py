@@ -19,7 +19,7 @@ def test_verify_ignores_cached_digests(mirror: Mirror) -> None:
     (result,) = listing.verify_weights([VARIANT])
     assert (result.path, result.status) == (path, "intact")
     put(OTHER)
-    os.utime(path, ns=times)  # size and time as before: what is known of the file looks valid
+    os.utime(path, ns=times)  # same size and time, so the cached digest looks valid
     assert weights.is_intact(VARIANT, path)
     (result,) = listing.verify_weights([VARIANT])
     assert (result.path, result.status) == (path, "damaged")
@@ -28,12 +28,12 @@ def test_verify_ignores_cached_digests(mirror: Mirror) -> None:
 def test_verify_fails_for_damaged_and_missing_weights() -> None:
     b0 = weights.expected_path(find_variant("b0"))
     assert b0 is not None
-    end = effnet("weights", "verify", "b0")
-    assert (end.returncode, end.stdout) == (1, "b0: missing\n")
-    assert "To fix b0: effnet weights pull b0" in end.stderr
+    done = effnet("weights", "verify", "b0")
+    assert (done.returncode, done.stdout) == (1, "b0: missing\n")
+    assert "To fix b0: effnet weights pull b0" in done.stderr
     put(OTHER, b0)
-    end = effnet("weights", "verify", "b0", "lite0")
-    assert end.returncode == 1
-    damaged, intact = end.stdout.splitlines()
+    done = effnet("weights", "verify", "b0", "lite0")
+    assert done.returncode == 1
+    damaged, intact = done.stdout.splitlines()
     assert damaged == f"b0: damaged: {b0}"
     assert intact.startswith("lite0: intact: ")

@@ -53,11 +53,15 @@ def test_same_padding_matches_tensorflow(size: int, kernel: int, stride: int) ->
     conv = SameConv2d(1, 1, kernel, stride, bias=False)
     pixels = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(size))
     with torch.inference_mode():
-        given = conv(pixels)[0, 0].numpy()
-    np.testing.assert_allclose(given, padded_by_hand(pixels, conv.weight, stride), atol=1e-5)
+        actual = conv(pixels)[0, 0].numpy()
+    np.testing.assert_allclose(
+        actual, convolve_with_same_padding(pixels, conv.weight, stride), atol=1e-5
+    )
 
 
-def padded_by_hand(pixels: torch.Tensor, kernel: torch.Tensor, stride: int) -> np.ndarray:
+def convolve_with_same_padding(
+    pixels: torch.Tensor, kernel: torch.Tensor, stride: int
+) -> np.ndarray:
     """Pad by TensorFlow's rule: ceil(size / stride) outputs, with the odd pixel at the end."""
     size, width = pixels.shape[-1], kernel.shape[-1]
     outputs = -(-size // stride)

@@ -10,7 +10,7 @@ import pytest
 from effnet_cli.models import summary
 from effnet_cli.models.lite import round_channels
 from effnet_cli.models.variants import VARIANTS, Variant, find_variant
-from training import Done
+from training import CommandResult
 
 summarize = cache(summary.summarize)  # a second each
 SCALED = [row for row in VARIANTS.values() if row.architecture.base is not None]
@@ -18,16 +18,16 @@ SCALED = [row for row in VARIANTS.values() if row.architecture.base is not None]
 
 @pytest.mark.parametrize("row", VARIANTS.values(), ids=lambda row: row.name)
 def test_counts_match_the_published_ones(row: Variant) -> None:
-    found = summarize(row.name)
+    result = summarize(row.name)
     # the authors of EfficientNet-Lite count more: see `variants.py`
     counted = {"lite0": 0.385, "lite1": 0.600, "lite2": 0.860}
     published = counted.get(row.name, row.giga_multiply_adds)
-    assert found.cost.multiply_adds / 1e9 == pytest.approx(published, rel=0.01)
-    assert found.cost.parameters == row.architecture.parameters
-    assert sum(stage.parameters for stage in found.stages) == row.architecture.parameters
-    assert sum(stage.multiply_adds for stage in found.stages) == found.cost.multiply_adds
-    assert found.stages[0].input_px == row.preprocessing.crop_px
-    for before, after in zip(found.stages, found.stages[1:-1], strict=False):
+    assert result.cost.multiply_adds / 1e9 == pytest.approx(published, rel=0.01)
+    assert result.cost.parameters == row.architecture.parameters
+    assert sum(stage.parameters for stage in result.stages) == row.architecture.parameters
+    assert sum(stage.multiply_adds for stage in result.stages) == result.cost.multiply_adds
+    assert result.stages[0].input_px == row.preprocessing.crop_px
+    for before, after in zip(result.stages, result.stages[1:-1], strict=False):
         assert after.input_px == math.ceil(before.input_px / before.stride)
 
 
@@ -52,31 +52,31 @@ def test_b0_is_table_1_of_the_paper() -> None:
 @pytest.mark.parametrize("row", SCALED, ids=lambda row: row.name)
 def test_scaling_gives_the_built_module(row: Variant) -> None:
     assert row.architecture.base is not None
-    found = summarize(row.name)
+    result = summarize(row.name)
     is_lite = row.architecture.base == "lite0"
-    last = len(found.growth) - 2  # the head; the classifier follows
-    for number, grown in enumerate(found.growth[:-1]):
+    last = len(result.growth) - 2  # the head; the classifier follows
+    for number, grown in enumerate(result.growth[:-1]):
         is_end = number in (0, last)
-        wanted = round_channels(grown.base_channels * row.architecture.width)
-        assert grown.channels == (grown.base_channels if is_lite and is_end else wanted)
+        expected = round_channels(grown.base_channels * row.architecture.width)
+        assert grown.channels == (grown.base_channels if is_lite and is_end else expected)
         if not is_end:
             is_fixed = is_lite and number in (1, last - 1)
             layers = math.ceil(grown.base_layers * row.architecture.depth)
             assert grown.layers == (grown.base_layers if is_fixed else layers)
-    for factor in found.factors:
+    for factor in result.factors:
         assert factor.base**factor.phi == pytest.approx(factor.coefficient)
 
 
 def test_v2_has_fused_blocks_and_no_scaling() -> None:
-    found = summarize("v2_s")
-    operators = [stage.operator for stage in found.stages]
+    result = summarize("v2_s")
+    operators = [stage.operator for stage in result.stages]
     assert operators == ["Conv", *["FusedMBConv"] * 3, *["MBConv"] * 3, "Conv", "linear"]
-    assert [stage.squeeze is None for stage in found.stages[1:7]] == [True] * 3 + [False] * 3
-    assert not found.factors
-    assert not found.growth
+    assert [stage.squeeze is None for stage in result.stages[1:7]] == [True] * 3 + [False] * 3
+    assert not result.factors
+    assert not result.growth
 
 
-def test_command_shows_a_summary(effnet: Callable[..., Done]) -> None:
+def test_command_shows_a_summary(effnet: Callable[..., CommandResult]) -> None:
     text = effnet("variants", "EfficientNet-B2").stdout.decode()
     assert "9,109,994 parameters" in text
     assert "112 -> 120" in text

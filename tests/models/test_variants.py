@@ -68,11 +68,11 @@ def test_lite_has_the_published_multiply_adds(row: Variant) -> None:
     with torch.device("meta"):
         module = build.build(row, 1000).eval()
         crop_px = row.preprocessing.crop_px
-        multiply_adds = counted_multiply_adds(module, torch.empty(1, 3, crop_px, crop_px))
+        multiply_adds = count_multiply_adds(module, torch.empty(1, 3, crop_px, crop_px))
     assert multiply_adds / 1e9 == pytest.approx(row.giga_multiply_adds, rel=0.01)
 
 
-def counted_multiply_adds(module: nn.Module, pixels: torch.Tensor) -> int:
+def count_multiply_adds(module: nn.Module, pixels: torch.Tensor) -> int:
     """Count the multiply-adds of a forward pass as EfficientNet-Lite's authors do: convolutions and
     linear layers, BatchNorm (two per value), activations and residual sums.
     """

@@ -36,7 +36,7 @@ def test_filled_cache_is_only_read(
 ) -> None:
     server = mirror()
     put(PAYLOAD)
-    weights_path().parent.chmod(0o500)  # does not stop root, hence the checks of the time below
+    weights_path().parent.chmod(0o500)  # root ignores this, hence the checks of the time below
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
     before = weights_path().parent.stat().st_mtime_ns
@@ -103,7 +103,7 @@ def test_offline_option_is_obeyed(mirror: Mirror) -> None:
     [
         {"TORCH_HOME": "/somewhere/torch"},
         {"TORCH_HOME": "relative"},
-        {"TORCH_HOME": "~/of mine"},
+        {"TORCH_HOME": "~/my torch"},
         {"TORCH_HOME": "~no-such-user-here/torch"},
         {"XDG_CACHE_HOME": "/caches"},
         {"XDG_CACHE_HOME": "~/caches"},
@@ -176,8 +176,8 @@ def test_model_file_has_its_own_card(tmp_path: Path) -> None:
     links = tmp_path / "file", tmp_path / "folder"
     for link, target in zip(links, (path, path.parent), strict=True):
         link.symlink_to(target)
-    for given in (path, path.parent, *links):
-        model = weights.resolve_model(ModelOptions(model=given))
+    for source in (path, path.parent, *links):
+        model = weights.resolve_model(ModelOptions(model=source))
         assert (model.variant.name, model.path) == ("lite1", path)
         assert model.card.classes == ("cat", "dog")
         assert model.card.temperature == 2.0
@@ -283,8 +283,8 @@ def test_relative_folder_without_a_name_is_searched(
     with pytest.raises(UsageError, match=r"contains no model\.safetensors"):
         weights.resolve_model(ModelOptions(model=Path(name)))
     if name != "/":
-        made = model_file(here / name / "model.safetensors")
-        assert weights.resolve_model(ModelOptions(model=Path(name))).path.samefile(made)
+        path = model_file(here / name / "model.safetensors")
+        assert weights.resolve_model(ModelOptions(model=Path(name))).path.samefile(path)
 
 
 def test_model_file_of_an_unknown_variant_is_refused(tmp_path: Path) -> None:
@@ -296,16 +296,16 @@ def test_model_file_of_an_unknown_variant_is_refused(tmp_path: Path) -> None:
 
 
 def test_path_prints_packaged_weights() -> None:
-    end = effnet("weights", "path", "lite0")
-    assert (end.returncode, end.stderr) == (0, "")
-    assert sha256(Path(end.stdout.removesuffix("\n"))) == find_variant("lite0").source.sha256
+    done = effnet("weights", "path", "lite0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sha256(Path(done.stdout.removesuffix("\n"))) == find_variant("lite0").source.sha256
 
 
 def test_path_fails_for_missing_weights() -> None:
-    end = effnet("weights", "path", "b0", "lite0", "b1")
-    assert end.returncode == 1
-    assert end.stdout == f"{weights.expected_path(find_variant('lite0'))}\n"
-    assert "The weights of b0, b1 are missing or damaged." in end.stderr
+    done = effnet("weights", "path", "b0", "lite0", "b1")
+    assert done.returncode == 1
+    assert done.stdout == f"{weights.expected_path(find_variant('lite0'))}\n"
+    assert "The weights of b0, b1 are missing or damaged." in done.stderr
     folder, files = weights.hub_folder(), [find_variant(n).source.file_name for n in ("b0", "b1")]
-    assert f"Put {', '.join(files)} into {folder}, or run: effnet weights pull b0 b1" in end.stderr
+    assert f"Put {', '.join(files)} into {folder}, or run: effnet weights pull b0 b1" in done.stderr
     assert weights.weights_hint([find_variant("lite1")]) == "Run: effnet weights pull lite1"

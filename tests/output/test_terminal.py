@@ -25,14 +25,14 @@ def show_in(monkeypatch: pytest.MonkeyPatch, width: int | None, encoding: str = 
     monkeypatch.setattr(terminal, "_stdout", lambda: console)
 
 
-def test_pipe_and_file_get_plain_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_and_file_get_plain_complete_text(monkeypatch: pytest.MonkeyPatch) -> None:
     show_in(monkeypatch, None)
     piped = "".join(terminal.render(BLOCKS))
     assert piped.startswith("plain \\x1b[31m\n1 line\n\nSizes\n")
     assert "\x1b" not in piped and str(MODEL) in piped
     rows = [line.split() for line in piped.splitlines()]
     assert ["a", "1,000"] in rows and ["b", "-"] in rows
-    show_in(monkeypatch, 40)  # a file is no terminal, whatever stdout is
+    show_in(monkeypatch, 40)  # a file is not a terminal, whatever stdout is
     assert "".join(terminal.render(BLOCKS, is_file=True)) == piped
 
 
@@ -44,7 +44,7 @@ def test_terminal_gets_colors_and_short_paths(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("width", "encoding", "mark"), [(80, "utf-8", "█"), (80, "ascii", "#")])
-def test_bars_need_room_and_characters(
+def test_bars_depend_on_width_and_encoding(
     width: int, encoding: str, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = Table(("", "share"), [(Bar(0.5, ""), "50%"), (Bar(1.0, ""), "100%")], is_wrapped=True)
@@ -55,7 +55,7 @@ def test_bars_need_room_and_characters(
     assert mark not in narrow and "100%" in narrow
 
 
-def test_long_cells_fold_only_where_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_cells_fold_only_in_wrapped_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     show_in(monkeypatch, 40)
     rows = [("x" * 60, "1.0")]
     assert "x" * 60 in "".join(terminal.render([Table(("name", "n"), rows)]))

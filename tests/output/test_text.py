@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 
 from effnet_cli.output.text import printable
 
-# Any name that a file can have, bytes that are no UTF-8 included.
+# Any file name, including invalid UTF-8.
 NAMES = st.binary(max_size=30).map(lambda b: b.decode("utf-8", "surrogateescape")) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=30
 )
 
 
 @given(NAMES)
-def test_nothing_printable_steers_a_terminal(name: str) -> None:
+def test_printable_text_has_no_control_characters(name: str) -> None:
     shown = printable(name)
     assert all(c.isprintable() or c == "\u200d" for c in shown)
-    shown.encode("utf-8")  # whatever the name, this is valid text
+    shown.encode("utf-8")  # valid text for any name
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 
 
 @pytest.mark.parametrize(
-    ("given", "output", "chosen"),
+    ("option", "output", "expected"),
     [
         (None, None, "table"),
         (None, Path("a.json"), "json"),
@@ -22,20 +22,20 @@ from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
     ],
 )
 def test_format_follows_the_option_then_the_name(
-    given: Format | None, output: Path | None, chosen: str
+    option: Format | None, output: Path | None, expected: str
 ) -> None:
-    assert writers.choose_format(given, output) == chosen
+    assert writers.choose_format(option, output) == expected
 
 
-def test_file_is_whole_or_not_at_all(tmp_path: Path) -> None:
-    def interrupted():  # noqa: ANN202
+def test_file_is_written_atomically(tmp_path: Path) -> None:
+    def yield_then_interrupt():  # noqa: ANN202
         yield "first\n"
         raise KeyboardInterrupt
 
     path = tmp_path / "out.jsonl"
     path.write_text("before\n")
     with pytest.raises(KeyboardInterrupt):
-        writers.write(interrupted(), path)
+        writers.write(yield_then_interrupt(), path)
     assert path.read_text() == "before\n"
     writers.write(["first\n", "second\n"], path)
     assert path.read_text() == "first\nsecond\n"
@@ -52,7 +52,7 @@ def test_folder_and_device_as_output_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.linux
-def test_linked_output_is_written_where_the_link_leads(tmp_path: Path) -> None:
+def test_output_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
     writers.write(["x"], tmp_path / "link.txt")
     assert (tmp_path / "real.txt").read_text() == "x"
@@ -60,19 +60,19 @@ def test_linked_output_is_written_where_the_link_leads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"), [(BrokenPipeError, OutputClosed), (OSError, EffnetError)]
+    ("error", "expected"), [(BrokenPipeError, OutputClosed), (OSError, EffnetError)]
 )
-def test_lost_stdout_is_told_apart(
-    error: type[OSError], raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+def test_closed_stdout_differs_from_a_failed_write(
+    error: type[OSError], expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Lost:
-        buffer: "Lost"
+    class FailingStdout:
+        buffer: "FailingStdout"
 
         def write(self, _: bytes) -> None:
             raise error(28, "No space left on device")
 
-    stdout = Lost()
+    stdout = FailingStdout()
     stdout.buffer = stdout
     monkeypatch.setattr(sys, "stdout", stdout)
-    with pytest.raises(raised):
+    with pytest.raises(expected):
         writers.write(["x"], None)

@@ -88,9 +88,13 @@ def test_probabilities_are_the_softmax_at_the_cards_temperature(tmp_path: Path) 
     path = plain_image(tmp_path, "red.png", (255, 0, 0))
     (row,) = predicted(iter([ImageInput(str(path), str(path))]), MeanEngine())
     expected = np.exp([1.0, 0.0, 0.0]) / np.exp([1.0, 0.0, 0.0]).sum()
-    assert [answer.probability for answer in row.predictions] == pytest.approx(expected)
-    assert [answer.rank for answer in row.predictions] == [1, 2, 3]
-    assert [answer.index for answer in row.predictions] == [0, 1, 2]  # equal ones in class order
+    assert [prediction.probability for prediction in row.predictions] == pytest.approx(expected)
+    assert [prediction.rank for prediction in row.predictions] == [1, 2, 3]
+    assert [prediction.index for prediction in row.predictions] == [
+        0,
+        1,
+        2,
+    ]  # equal ones in class order
 
 
 def test_an_error_that_was_found_before_opening_is_the_row(tmp_path: Path) -> None:

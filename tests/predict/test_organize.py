@@ -88,13 +88,13 @@ def test_a_file_system_without_links_replaces_nothing_either(
 
 
 def test_what_is_no_file_stays_and_is_told(tmp_path: Path, options: OrganizeOptions) -> None:
-    heard = RecordingReporter()
-    organizer = Organizer(options, heard.note)
+    recorder = RecordingReporter()
+    organizer = Organizer(options, recorder.note)
     fault = ImageResult("broken.jpg", error=ErrorInfo("empty", "The file is empty."))
     address = ImageResult("https://example.org/cat.jpg", (Prediction(1, 0, "cat", 0.9),))
     assert [organizer.place(fault), organizer.place(address)] == [None, None]
     assert organizer.failed == 1
-    assert "Cannot place https://example.org/cat.jpg: not a local file." in heard.text
+    assert "Cannot place https://example.org/cat.jpg: not a local file." in recorder.text
 
 
 def test_a_full_disk_ends_it(

@@ -35,7 +35,7 @@ def crop(side_px: int = 224, red: int = 200) -> npt.NDArray[np.uint8]:
 SQUARE = crop()
 
 
-def answered(path: str, label: str, probability: float, **more: object) -> ResultRow:
+def classified(path: str, label: str, probability: float, **more: object) -> ResultRow:
     index = None if label == UNKNOWN else 7
     others = Prediction(2, 8, "runner-up", (1 - probability) / 2)
     pixels = more.pop("overlay", None)
@@ -79,7 +79,9 @@ def figures(page: str) -> list[str]:
 
 
 def test_answers_stand_with_their_shares_and_names() -> None:
-    page = page_of(answered("trip/cat & dog.jpg", "tabby", 0.876), answered("b.jpg", "lynx", 0.3))
+    page = page_of(
+        classified("trip/cat & dog.jpg", "tabby", 0.876), classified("b.jpg", "lynx", 0.3)
+    )
     first, second = figures(page)
     for words in ("tabby", "87.6%", "runner-up", "6.2%", "trip/", "cat &amp; dog.jpg"):
         assert words in first
@@ -91,8 +93,8 @@ def test_answers_stand_with_their_shares_and_names() -> None:
 
 
 def test_answer_tells_what_is_frequent_and_what_failed() -> None:
-    rows = [answered(f"{n}.jpg", "tabby" if n < 6 else "lynx", 0.95) for n in range(8)]
-    page = page_of(*rows, failed("x.jpg"), answered("u.jpg", UNKNOWN, 0.2))
+    rows = [classified(f"{n}.jpg", "tabby" if n < 6 else "lynx", 0.95) for n in range(8)]
+    page = page_of(*rows, failed("x.jpg"), classified("u.jpg", UNKNOWN, 0.2))
     assert "10 images, 1 unknown, 1 failed." in page
     assert "Most frequent: tabby (67%), lynx (22%); 2 classes in total." in page
     assert "above 90%: 8" in page
@@ -101,7 +103,7 @@ def test_answer_tells_what_is_frequent_and_what_failed() -> None:
 
 
 def test_unknown_images_belong_to_no_class() -> None:
-    page = page_of(answered("a.jpg", UNKNOWN, 0.4), answered("b.jpg", "tabby", 0.9))
+    page = page_of(classified("a.jpg", UNKNOWN, 0.4), classified("b.jpg", "tabby", 0.9))
     assert "2 images, 1 unknown, none failed." in page
     assert "40.0%" in figures(page)[0]
     assert chips(page)["s3"] == ("unknown", 1)
@@ -109,7 +111,7 @@ def test_unknown_images_belong_to_no_class() -> None:
 
 
 def test_one_image_none_and_only_failures_need_no_filters() -> None:
-    one, none, bad = page_of(answered("a.jpg", "tabby", 0.4)), page_of(), page_of(failed("a.jpg"))
+    one, none, bad = page_of(classified("a.jpg", "tabby", 0.4)), page_of(), page_of(failed("a.jpg"))
     assert "Most likely: tabby." in one
     assert "No images." in none
     assert "1 image, 1 failed." in bad
@@ -120,8 +122,8 @@ def test_one_image_none_and_only_failures_need_no_filters() -> None:
 
 
 def test_images_are_what_the_network_saw_and_what_speaks_for_the_answer() -> None:
-    plain, drawn = answered("a.jpg", "tabby", 0.5), answered("b.jpg", "lynx", 0.5)
-    drawn = answered("b.jpg", "lynx", 0.5, crop=crop(600), overlay=crop(600, red=90))
+    plain, drawn = classified("a.jpg", "tabby", 0.5), classified("b.jpg", "lynx", 0.5)
+    drawn = classified("b.jpg", "lynx", 0.5, crop=crop(600), overlay=crop(600, red=90))
     page = page_of(plain, drawn)
     small, large, over = images(page)
     assert [one.size for one in (small, large, over)] == [(224, 224), (320, 320), (320, 320)]
@@ -136,8 +138,8 @@ def test_images_are_what_the_network_saw_and_what_speaks_for_the_answer() -> Non
 
 def test_image_is_opened_again_where_its_pixels_are_not_given() -> None:
     page = page_of(
-        answered(str(SAMPLES / "coffee.jpg"), "espresso", 0.9, crop=None),
-        answered("https://example.org/a.jpg", "espresso", 0.9, crop=None),
+        classified(str(SAMPLES / "coffee.jpg"), "espresso", 0.9, crop=None),
+        classified("https://example.org/a.jpg", "espresso", 0.9, crop=None),
     )
     (image,) = images(page)
     assert image.format == "JPEG"
@@ -149,8 +151,8 @@ def test_image_is_opened_again_where_its_pixels_are_not_given() -> None:
 
 
 def test_filters_are_the_frequent_classes_and_the_steps_of_certainty() -> None:
-    rows = [answered(f"{n}.jpg", f"class {k}", 0.95) for k in range(20) for n in range(20 - k)]
-    page = page_of(*rows, answered("y.jpg", "class 0", 0.5), answered("z.jpg", "class 0", 0.49))
+    rows = [classified(f"{n}.jpg", f"class {k}", 0.95) for k in range(20) for n in range(20 - k)]
+    page = page_of(*rows, classified("y.jpg", "class 0", 0.5), classified("z.jpg", "class 0", 0.49))
     found = chips(page)
     names = [name for mark, (name, _) in found.items() if mark.startswith("c")]
     assert names == [*(f"class {k}" for k in range(MAX_FILTER_CLASSES - 1)), OTHERS]
@@ -164,18 +166,18 @@ def test_filters_are_the_frequent_classes_and_the_steps_of_certainty() -> None:
 
 
 def test_filters_that_leave_nothing_say_so() -> None:
-    page = page_of(answered("a.jpg", "tabby", 0.95), answered("b.jpg", "lynx", 0.2))
+    page = page_of(classified("a.jpg", "tabby", 0.95), classified("b.jpg", "lynx", 0.2))
     empty = re.findall(r"#(\w+):checked\):has\(#(\w+):checked\) \.nothing", page)
     assert empty == [("c0", "s2"), ("c1", "s0")]
 
 
 def test_filter_of_one_choice_is_left_out() -> None:
-    page = page_of(answered("a.jpg", "tabby", 0.95), answered("b.jpg", "tabby", 0.2))
+    page = page_of(classified("a.jpg", "tabby", 0.95), classified("b.jpg", "tabby", 0.2))
     assert list(chips(page)) == ["s0", "s2"]
 
 
 def test_order_by_certainty_is_each_image_s_place() -> None:
-    page = page_of(*(answered(f"{p}.jpg", "tabby", p) for p in (0.5, 0.9, 0.1)))
+    page = page_of(*(classified(f"{p}.jpg", "tabby", p) for p in (0.5, 0.9, 0.1)))
     assert re.findall(r"--o:(\d+)", page) == ["1", "0", "2"]
 
 
@@ -205,8 +207,8 @@ def test_every_kind_of_failure_has_a_name() -> None:
 
 def test_page_runs_and_loads_nothing() -> None:
     page = page_of(
-        answered(f"{HOSTILE}/{HOSTILE}", HOSTILE, 0.9, overlay=SQUARE),
-        answered("b", "tabby", 0.2),
+        classified(f"{HOSTILE}/{HOSTILE}", HOSTILE, 0.9, overlay=SQUARE),
+        classified("b", "tabby", 0.2),
         failed(HOSTILE, HOSTILE, HOSTILE),
     )
     assert "<script" not in page
@@ -223,14 +225,14 @@ def test_page_runs_and_loads_nothing() -> None:
 
 
 def test_names_stand_in_attributes_as_text() -> None:
-    page = page_of(answered('" onmouseover="alert(1)', '" autofocus="', 0.9))
+    page = page_of(classified('" onmouseover="alert(1)', '" autofocus="', 0.9))
     assert not re.search(r'<[^>]*" (onmouseover|autofocus)="', page)
     assert "&#34; onmouseover=&#34;alert(1)" in page
 
 
 def test_path_is_cut_in_the_middle() -> None:
     path = "start/" + "x" * 5_000 + "/the end.jpg"
-    (shown,) = collected([answered(path, "y" * 5_000, 0.9)]).images
+    (shown,) = collected([classified(path, "y" * 5_000, 0.9)]).images
     assert len(shown.path) == MAX_PATH_CHARS
     assert shown.path.startswith("start/")
     assert shown.path.endswith("/the end.jpg")
@@ -242,14 +244,14 @@ def test_path_is_cut_in_the_middle() -> None:
 
 def test_many_images_become_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "FEW_IMAGES", 3)
-    row = answered("a.jpg", "tabby", 0.9, crop=crop(400), overlay=crop(400))
+    row = classified("a.jpg", "tabby", 0.9, crop=crop(400), overlay=crop(400))
     assert {one.size for one in images(page_of(row, row, row))} == {(SHARP_PX, SHARP_PX)}
     assert {one.size for one in images(page_of(row, row, row, row))} == {(SMALL_PX, SMALL_PX)}
 
 
 def test_images_are_bounded_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_IMAGES", 5)
-    page = page_of(*(answered(f"{n}.jpg", f"class {n % 2}", 0.9) for n in range(1_200)))
+    page = page_of(*(classified(f"{n}.jpg", f"class {n % 2}", 0.9) for n in range(1_200)))
     assert len(figures(page)) == 5
     assert "Only the first 5 of 1,200 images are shown" in page
     assert "1,200 images, none failed." in page
@@ -260,7 +262,7 @@ def test_images_are_bounded_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPa
 
 
 def test_bytes_are_bounded_without_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    small, large = answered("s", "tabby", 0.9, crop=crop(8)), answered("l", "tabby", 0.9)
+    small, large = classified("s", "tabby", 0.9, crop=crop(8)), classified("l", "tabby", 0.9)
     (shown,) = collected([small]).images
     monkeypatch.setattr(room, "MAX_IMAGE_BYTES", 2 * shown.size_bytes)
     found = collected([small, large, small])

@@ -31,7 +31,7 @@ COMMON = {"model": "lite0", "top_k": 1}
 PATHS = [f"{number}.jpg" for number in range(6)]
 text = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 probability = st.integers(0, 1_000_000).map(lambda millionths: millionths / 1_000_000)
-answered = st.builds(
+classified = st.builds(
     ImageResult,
     text,
     st.lists(
@@ -44,7 +44,7 @@ answered = st.builds(
 failed = st.builds(ResultRow, st.builds(ImageResult, text, error=st.builds(ErrorInfo, text, text)))
 succeeded = st.builds(
     ResultRow,
-    answered,
+    classified,
     st.builds(Overlay, text) | st.none(),
     st.builds(PlacedFile, text, st.booleans()) | st.none(),
 )
@@ -97,10 +97,10 @@ def test_a_run_that_ends_well_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3, 6])
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path, rows: int) -> None:
-    heard = RecordingReporter()
-    part = interrupted(tmp_path / "a.csv", rows, heard)
+    recorder = RecordingReporter()
+    part = interrupted(tmp_path / "a.csv", rows, recorder)
     assert len(part.read_bytes().splitlines()) == 1 + rows
-    assert f"in {str(part)!r}; run the same command with --resume" in heard.text
+    assert f"in {str(part)!r}; run the same command with --resume" in recorder.text
     assert finished(tmp_path / "a.csv") == (PATHS[rows:], PATHS)
 
 

@@ -15,13 +15,13 @@ from effnet_cli.options import ImageOptions
 from effnet_cli.predict.classifier import Classifier
 from helpers import SAMPLES, save_image
 from terminal import in_a_terminal
-from training import Done
+from training import CommandResult
 
-Effnet = Callable[..., Done]
+Effnet = Callable[..., CommandResult]
 CAT, COFFEE = SAMPLES / "cat.jpg", SAMPLES / "coffee.jpg"
 
 
-def rows_of(done: Done) -> list[dict]:
+def rows_of(done: CommandResult) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

@@ -19,43 +19,43 @@ from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import atomic_write, cached_sha256, process_lock, sha256
 
 OLD, NEW = b"old " * 50_000, b"new " * 50_000
-A_SECOND_NS = 1_000_000_000
+SECOND_NS = 1_000_000_000
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose digests were computed."""
-    computed: list[Path] = []
+    paths: list[Path] = []
 
     def counting(path: Path) -> str:
-        computed.append(path)
+        paths.append(path)
         return sha256(path)
 
     monkeypatch.setattr(cache, "sha256", counting)
-    return computed
+    return paths
 
 
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def changed(path: Path, content: bytes) -> None:
+def rewrite_later(path: Path, content: bytes) -> None:
     """Write `content` with a modification time one second later."""
-    time_ns = path.stat().st_mtime_ns + A_SECOND_NS
+    time_ns = path.stat().st_mtime_ns + SECOND_NS
     path.write_bytes(content)
     os.utime(path, ns=(time_ns, time_ns))
 
 
-def no_room(*_: object) -> None:
+def raise_disk_full(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-# --- where ------------------------------------------------------------------------------------
+# --- cache folder -----------------------------------------------------------------------------
 
 
 def test_cache_dir_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,13 +70,13 @@ def test_cache_dir_follows_the_environment(tmp_path: Path, monkeypatch: pytest.M
     assert not folder.exists()
 
 
-# --- whole files ------------------------------------------------------------------------------
+# --- atomic writes ----------------------------------------------------------------------------
 
 
 def test_file_appears_when_complete(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "file.bin"
     with atomic_write(path) as part:
-        assert part.parent == path.parent  # else it could not be renamed
+        assert part.parent == path.parent  # otherwise it could not be renamed
         part.write_bytes(NEW)
         assert not path.exists()
     assert path.read_bytes() == NEW
@@ -99,13 +99,13 @@ def test_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
         with atomic_write(tmp_path / "file.bin") as part:
             part.write_bytes(NEW)
     finally:
-        now = os.umask(before)
-    assert now == 0o027
+        after = os.umask(before)
+    assert after == 0o027
     assert (tmp_path / "file.bin").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("broken"), KeyboardInterrupt(), EffnetError("broken", "mend it")]
+    "error", [ValueError("broken"), KeyboardInterrupt(), EffnetError("broken", "fix it")]
 )
 def test_failed_write_keeps_the_old_file(error: BaseException, tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
@@ -150,7 +150,7 @@ def test_full_disk_at_the_end_keeps_the_old_file(
         atomic_write(path) as part,
     ):
         part.write_bytes(NEW)
-        monkeypatch.setattr(os, call, no_room)
+        monkeypatch.setattr(os, call, raise_disk_full)
     assert path.read_bytes() == OLD
     assert files_in(tmp_path) == ["file.bin"]
 
@@ -169,7 +169,7 @@ def test_uncreatable_folder_is_an_error(folder: str, tmp_path: Path) -> None:
     "name", ["x" * 255, "猫" * 85, "😀" * 63, "-", " ", "new\nline", os.fsdecode(b"\xff\xfe.bin")]
 )
 def test_any_valid_name_can_be_written(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).touch()  # the file system takes it
+    (tmp_path / name).touch()  # check that the file system accepts it
     with atomic_write(tmp_path / name) as part:
         part.write_bytes(NEW)
     assert (tmp_path / name).read_bytes() == NEW
@@ -194,9 +194,9 @@ def test_concurrent_writers_leave_one_complete_file(tmp_path: Path) -> None:
 def test_concurrent_writers_keep_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_umask = os.umask
 
-    def slowly(mask: int) -> int:
+    def slow_umask(mask: int) -> int:
         before = set_umask(mask)
-        time.sleep(0.01)  # so that threads that change it meet
+        time.sleep(0.01)  # so that concurrent changes would overlap
         return before
 
     def write(number: int) -> None:
@@ -206,11 +206,11 @@ def test_concurrent_writers_keep_the_umask(tmp_path: Path, monkeypatch: pytest.M
     before = os.umask(0o027)
     try:
         with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
-            patch.setattr(os, "umask", slowly)
+            patch.setattr(os, "umask", slow_umask)
             list(pool.map(write, range(16)))
     finally:
-        now = os.umask(before)
-    assert now == 0o027
+        after = os.umask(before)
+    assert after == 0o027
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
 
 
@@ -230,7 +230,7 @@ with atomic_write(Path({str(path)!r})) as part:
     assert path.read_bytes() == OLD
 
 
-# --- one process at a time --------------------------------------------------------------------
+# --- locks ------------------------------------------------------------------------------------
 
 
 def test_processes_take_turns(tmp_path: Path) -> None:
@@ -311,9 +311,9 @@ def test_uncreatable_lock_is_an_error(folder: str, tmp_path: Path) -> None:
         OSError(28, "No space left on device"),
         PermissionError(13, "Permission denied", "another file"),
         FileNotFoundError(2, "No such file or directory", "another file"),
-        TimeoutError("no answer"),
+        TimeoutError("no response"),
         ValueError("broken"),
-        EffnetError("broken", "mend it"),
+        EffnetError("broken", "fix it"),
     ],
     ids=repr,
 )
@@ -336,14 +336,14 @@ def test_sha256_is_that_of_the_bytes(content: bytes) -> None:
     assert sha256(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_digest_is_computed_once(tmp_path: Path, counted: list[Path]) -> None:
+def test_digest_is_computed_once(tmp_path: Path, computed: list[Path]) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
     assert [cached_sha256(path) for _ in range(3)] == [sha256(path)] * 3
-    assert counted == [path]
+    assert computed == [path]
 
 
-def longer_at_the_same_time(path: Path) -> None:
+def lengthen_but_keep_times(path: Path) -> None:
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     path.write_bytes(OLD + b"!")
     os.utime(path, ns=times)
@@ -353,15 +353,15 @@ def longer_at_the_same_time(path: Path) -> None:
     "change",
     [
         lambda path: path.write_bytes(OLD + b"!"),
-        longer_at_the_same_time,
-        lambda path: changed(path, NEW),
-        lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns - A_SECOND_NS)),
+        lengthen_but_keep_times,
+        lambda path: rewrite_later(path, NEW),
+        lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns - SECOND_NS)),
         lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
     ],
     ids=["longer", "longer at the same time", "other content", "older", "a nanosecond newer"],
 )
 def test_digest_is_computed_again_when_size_or_time_changes(
-    change: Callable[[Path], object], tmp_path: Path, counted: list[Path]
+    change: Callable[[Path], object], tmp_path: Path, computed: list[Path]
 ) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
@@ -369,19 +369,19 @@ def test_digest_is_computed_again_when_size_or_time_changes(
     change(path)
     assert cached_sha256(path) == sha256(path)
     assert cached_sha256(path) == sha256(path)
-    assert counted == [path, path]
+    assert computed == [path, path]
 
 
 @pytest.mark.linux
-def test_digest_belongs_to_its_path(tmp_path: Path, counted: list[Path]) -> None:
+def test_digest_belongs_to_its_path(tmp_path: Path, computed: list[Path]) -> None:
     one, two, link = (tmp_path / name for name in ("one", "two", "link"))
     for path, content in ((one, OLD), (two, NEW)):
         path.write_bytes(content)
-        os.utime(path, ns=(A_SECOND_NS, A_SECOND_NS))
+        os.utime(path, ns=(SECOND_NS, SECOND_NS))
     link.symlink_to(one)
     assert cached_sha256(one) != cached_sha256(two)
     assert cached_sha256(link) == cached_sha256(one)
-    assert counted == [one, two]
+    assert computed == [one, two]
     link.unlink()
     link.symlink_to(two)
     assert cached_sha256(link) == cached_sha256(two)
@@ -390,14 +390,14 @@ def test_digest_belongs_to_its_path(tmp_path: Path, counted: list[Path]) -> None
 @pytest.mark.parametrize(
     "stamp", [b"", b"{", b"[]", b"null", b"\xff", b'{"sha256": 1}', b'{"sha256": "0"}']
 )
-def test_damaged_stamp_is_replaced(stamp: bytes, tmp_path: Path, counted: list[Path]) -> None:
+def test_damaged_stamp_is_replaced(stamp: bytes, tmp_path: Path, computed: list[Path]) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
     cached_sha256(path)
     (file,) = (cache.cache_dir() / "stamps").iterdir()
     file.write_bytes(stamp)
     assert [cached_sha256(path) for _ in range(2)] == [sha256(path)] * 2
-    assert counted == [path, path]
+    assert computed == [path, path]
     assert json.loads(file.read_bytes())["sha256"] == sha256(path)
 
 
@@ -405,12 +405,12 @@ def test_damaged_stamp_is_replaced(stamp: bytes, tmp_path: Path, counted: list[P
     "name", ["猫 😀.pth", "new\nline.pth", os.fsdecode(b"\xff.pth"), "x" * 255]
 )
 def test_digest_of_a_file_of_any_name_is_cached(
-    name: str, tmp_path: Path, counted: list[Path]
+    name: str, tmp_path: Path, computed: list[Path]
 ) -> None:
     path = tmp_path / name
     path.write_bytes(OLD)
     assert [cached_sha256(path) for _ in range(2)] == [sha256(path)] * 2
-    assert counted == [path]
+    assert computed == [path]
 
 
 @pytest.mark.linux
@@ -427,17 +427,17 @@ def test_digest_is_correct_without_a_cache(
 
 
 def test_digest_is_correct_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", no_room)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
     assert cached_sha256(path) == sha256(path)
     assert files_in(cache.cache_dir() / "stamps") == []
 
 
-# --- what was made from changed content -------------------------------------------------------
+# --- compiled models of changed content -------------------------------------------------------
 
 
-def artefact_of(digest: str) -> Path:
+def create_compiled_model(digest: str) -> Path:
     path = cache.compiled_dir() / f"lite0-{digest[: cache.DIGEST_CHARS]}-g1-abc.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -447,10 +447,10 @@ def artefact_of(digest: str) -> Path:
 def test_compiled_models_of_changed_content_are_deleted(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
-    old = artefact_of(cached_sha256(path))
-    another = artefact_of("f" * 64)
-    changed(path, NEW)
-    new = artefact_of(sha256(path))
+    old = create_compiled_model(cached_sha256(path))
+    another = create_compiled_model("f" * 64)
+    rewrite_later(path, NEW)
+    new = create_compiled_model(sha256(path))
     cached_sha256(path)
     assert not old.exists()
     assert another.exists()
@@ -460,20 +460,20 @@ def test_compiled_models_of_changed_content_are_deleted(tmp_path: Path) -> None:
 def test_compiled_models_stay_when_only_the_time_changes(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(OLD)
-    artefact = artefact_of(cached_sha256(path))
-    changed(path, OLD)
+    entry = create_compiled_model(cached_sha256(path))
+    rewrite_later(path, OLD)
     cached_sha256(path)
-    assert artefact.exists()
+    assert entry.exists()
 
 
 def test_unreadable_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(b"x")
 
-    def refused(_: Path) -> str:
+    def refuse(_: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(cache, "sha256", refused)  # the tests may run as root, who may read all
+    monkeypatch.setattr(cache, "sha256", refuse)  # chmod would not stop root
     with pytest.raises(EffnetError, match="Cannot read") as caught:
         cached_sha256(path)
     assert str(path) in caught.value.message
