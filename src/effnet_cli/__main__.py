@@ -11,8 +11,8 @@ def main() -> NoReturn:
     gc.set_threshold(50_000, 20, 20)
     # NumPy starts threads for linear algebra, which effnet does not use.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # torch's threads busy-wait for each other, which slows the small steps of training down ten
-    # times on a machine that does anything else.
+    # torch's threads busy-wait for each other, which makes the small steps of training ten times
+    # slower on a machine that is doing anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from effnet_cli.cli.main import main as run_command_line

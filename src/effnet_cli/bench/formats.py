@@ -1,4 +1,4 @@
-"""Formats a benchmark as JSON and CSV, and compares it with an earlier one."""
+"""Formats benchmark results as JSON and CSV, and compares them with earlier ones."""
 
 import json
 import math
@@ -20,7 +20,7 @@ MAX_RESULT_BYTES = 64 * 2**20
 
 
 def as_json(result: BenchResult, changes: Sequence[Change] | None = None) -> dict[str, Any]:
-    """Return the whole benchmark as a JSON object, schema 1."""
+    """Return all results as a JSON object, schema 1."""
     content = {"schema": BENCH_SCHEMA, **asdict(result)}
     content["results"] = content.pop("timings")
     content["recommendation"] = list(recommendation(result))
@@ -36,11 +36,11 @@ def csv_lines(result: BenchResult) -> Iterator[str]:
     yield from (csv_line(row.values()) for row in rows)
 
 
-# --- an earlier result ----------------------------------------------------------------------------
+# --- earlier results ------------------------------------------------------------------------------
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """Load a benchmark saved with `--format json`; UsageError if it is something else."""
+    """Load results saved with `--format json`; UsageError if the file holds anything else."""
     try:
         with path.open("rb") as file:
             content: dict[str, Any] = json.loads(file.read(MAX_RESULT_BYTES))
@@ -60,7 +60,7 @@ def load_result(path: Path) -> dict[str, Any]:
 
 
 def _problems(content: object) -> Iterator[str]:
-    """Yield the reasons why `content` is not a benchmark of this schema."""
+    """Yield the reasons why `content` is not a benchmark result of this schema."""
     if not isinstance(content, dict) or "schema" not in content:
         yield 'it has no "schema"'
         return
@@ -86,7 +86,7 @@ def _is_positive(value: object) -> bool:
 def compare_results(
     result: BenchResult, old: Mapping[str, Any], tolerance: float
 ) -> Iterator[Change]:
-    """Yield the change of each timing that both results have."""
+    """Yield the change in each timing that both results contain."""
     earlier = {tuple(row[name] for name in KEYS): row for row in old["results"]}
     for timing in result.timings:
         key = {name: getattr(timing, name) for name in KEYS}

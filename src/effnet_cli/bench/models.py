@@ -24,11 +24,11 @@ ONNX_EXPORT = {"target": "onnx", "precision": "fp32", "quantize": None, "batch":
 class BenchModel:
     """A model to measure.
 
-    With `options`, it is loaded as they say; an exported file has a `precision`, and may have a
-    `fixed_batch`. Without them, it has seeded weights: `graph` is its ONNX file for engines that
-    need one (`None` if it cannot be written), and `builder` is the `module:function` that builds
-    its torch module from the variant. `is_limit` marks the matrix product that measures an engine's
-    peak, which takes crops without preprocessing. `outputs` is the number of scores.
+    If `options` are set, they say what to load; an exported file has a `precision`, and may have a
+    `fixed_batch`. If not, the weights are random, with a fixed seed: `graph` is the ONNX file for
+    engines that need one (`None` if it cannot be written), and `builder` is the `module:function`
+    that builds the torch module from the variant. `is_limit` marks the matrix product that measures
+    an engine's peak speed, and takes crops without preprocessing. `outputs` counts the scores.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The HTML page of a benchmark."""
+"""The HTML page of benchmark results."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def bench_page(result: BenchResult, changes: Sequence[Change] | None) -> str:
 
 
 def chart_points(result: BenchResult) -> list[tuple[str, float, float]]:
-    """Return each model's name, milliseconds per image, and published top-1 in percent.
+    """Return each model's name, milliseconds per image, and published top-1 accuracy in %.
 
     The time is for batch size 1 on the model's fastest engine.
     """

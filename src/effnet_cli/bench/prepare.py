@@ -24,8 +24,8 @@ from effnet_cli.system.reporter import Reporter
 
 OUTPUTS = 1000  # the classes of ImageNet-1k
 SEED = 0
-# Side of the matrix product's crops. The matrices have one feature for each value of a crop: 2,028,
-# 8,112 and 4,107. On a CPU, the product takes a twentieth of a second.
+# Side of the crops of the matrix product. Both matrices are n by n, where n is the number of values
+# in a crop: 2,028, 8,112 and 4,107. On a CPU, the product takes a twentieth of a second.
 PRODUCT_PX = {"cpu": 26, "cuda": 52, "mps": 37}
 
 
@@ -86,7 +86,7 @@ def prepare_torchvision(name: str, folder: Path) -> BenchModel:
 
 
 def check_torchvision(name: str) -> None:
-    """Raise UsageError unless torchvision has such a classifier."""
+    """Raise UsageError unless torchvision has a classifier of this name."""
     models = build.import_torchvision("torchvision.models")
     known = models.list_models(models)
     if name not in known:

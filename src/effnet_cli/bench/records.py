@@ -35,8 +35,8 @@ class CallStatistics:
     """Statistics of the time per call.
 
     `p50_low_ms` to `p50_high_ms` is the 95 % confidence interval of the median (bootstrap over
-    turns). `images_per_s` is all images divided by the total time. `spread` is the range from the
-    10th to the 90th percentile of the turns' medians, divided by `p50_ms`. It decides the
+    turns). `images_per_s` is the number of images divided by the total time. `spread` is the range
+    from the 10th to the 90th percentile of the turns' medians, divided by `p50_ms`. It decides the
     `verdict`, together with the number of turns.
     """
 
@@ -61,13 +61,13 @@ class CallStatistics:
 class Timing(CallStatistics, TimingKey):
     """The speed of one model on one engine at one batch size. Its fields are the JSON keys.
 
-    `weights` are `pretrained`, `yours` or `seeded`. `cold_ms` is the time from the start of a
-    process to its first prediction, including `load_ms`, the time to load the model.
+    `weights` are `pretrained`, `yours` (a file) or `seeded` (random). `cold_ms` is the time from
+    the start of a process to its first prediction, including `load_ms`, the time to load the model.
     `peak_memory_mb` is the largest resident set of the process. `share_of_peak` is relative to the
     multiply-adds per second of a large matrix product on the same engine in the same precision,
-    `share_of_bandwidth` to the bytes per second of a large copy; each is `None` without that limit.
-    `top1` is the published accuracy in percent. The last three are medians for one image in mode
-    `end-to-end`.
+    `share_of_bandwidth` to the bytes per second of a large copy; each is `None` if no such limit
+    applies. `top1` is the published accuracy in percent. The last three fields are medians for
+    one image in mode `end-to-end`.
     """
 
     weights: str
@@ -87,7 +87,7 @@ class Timing(CallStatistics, TimingKey):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A model, perhaps on one engine, that was not measured; `is_failure` if it was tried."""
+    """A model that was not measured on `engine` (empty: on any); `is_failure` if that was tried."""
 
     variant: str
     engine: str
@@ -97,10 +97,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """A benchmark.
+    """The results of a benchmark.
 
-    `limits` are the machine's: billions of multiply-adds per second for each engine and precision
-    (keys such as `torch fp32`), and gigabytes per second under `COPY`.
+    `limits` are those of the machine: billions of multiply-adds per second for each engine and
+    precision (keys such as `torch fp32`), and gigabytes per second under `COPY`.
     """
 
     machine: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Measures cases in alternation, so that disturbances of the machine affect all equally."""
+"""Measures cases in alternation, so that disturbances on the machine affect all equally."""
 
 import random
 import time
@@ -29,7 +29,7 @@ def measure_rounds(
     """Measure each case once per round, in random order, and return the turns of each case.
 
     Rounds continue for `seconds`, and at least until there are enough for a verdict. `on_turn`
-    receives the seconds passed. `on_failure` receives the index and the error of a case that
+    receives the elapsed seconds. `on_failure` receives the index and the error of a case that
     failed, which then has no turns.
     """
     turns: list[list[Turn]] = [[] for _ in cases]

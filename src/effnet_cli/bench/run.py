@@ -20,17 +20,17 @@ from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import describe_machine, measure_copy_gb_per_s
 from effnet_cli.system.reporter import SILENT, Reporter
 
-# A training step goes forward once and backward twice: once for the inputs, once for the weights.
+# A training step costs three passes: forward, gradients of the inputs, gradients of the weights.
 TRAINING_PASSES = 3
 cost_of = cache(compute_cost)
 
 
 def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
-    """Measure the models that `task` names, or else the variants that fit into its time.
+    """Measure the models that `task` names, or by default the variants that fit into its `seconds`.
 
     Raises:
         UsageError: a variant, engine, file or image does not exist, or options are incompatible.
-        EffnetError: a library or a device is missing, or everything failed.
+        EffnetError: a library or a device is missing, or nothing could be measured.
     """
     started = time.perf_counter()
     validate.check(task)
@@ -44,7 +44,7 @@ def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
 
 
 def _measure(task: BenchTask, starter: Starter, reporter: Reporter) -> list[list[Turn]]:
-    """Return the turns of each case, none if it fails meanwhile; EffnetError if all fail."""
+    """Return the turns of each case, none for a case that fails; EffnetError if all fail."""
     cases = starter.cases
     least = MIN_TURNS * sum(case.turn_seconds for case in cases)
     total = round(max(task.seconds, least))

@@ -23,7 +23,7 @@ TURN_IMAGES = 64  # the most images that go through `predict` in one turn
 
 
 class StagesCaller:
-    """A `worker.Caller` whose calls process one image of `paths` after another, in one thread."""
+    """A `worker.Caller`; each call processes the next image of `paths`, in a single thread."""
 
     def __init__(
         self, model: Model, plan: EnginePlan, *, paths: tuple[str, ...], options: ImageOptions

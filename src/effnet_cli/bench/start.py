@@ -54,9 +54,9 @@ class Case:
 
 
 class Starter:
-    """Starts the worker processes of all `cases`, which `stack` ends.
+    """Starts the worker processes of all `cases`; closing `stack` ends them.
 
-    `skipped` lists what was not started or failed.
+    `skipped` lists what was not started, or failed.
     """
 
     def __init__(self, task: BenchTask, folder: Path, stack: ExitStack, reporter: Reporter) -> None:
@@ -81,7 +81,7 @@ class Starter:
             if self._has_time_for(name):
                 self._start(make())
             else:
-                reason = f"would not fit {task.seconds:g} s; use --variant or a longer --seconds"
+                reason = f"would not fit into {task.seconds:g} s; use --variant, or raise --seconds"
                 self.skipped.append(Skipped(name, "", reason))
         self._reporter.progress("Loading", len(models), len(models), unit="steps")
         self.check_any(self.cases)
@@ -117,7 +117,7 @@ class Starter:
     def _has_time_for(self, name: str) -> bool:
         """Return whether there is time for a model.
 
-        Chosen models always fit. Other variants are judged by the times of those before them.
+        Models named by the task always fit. For other variants, it is estimated from those before.
         """
         task, cases = self._task, [case for case in self.cases if not case.model.is_limit]
         if task.variants or task.models or name not in VARIANTS or not cases:
@@ -131,7 +131,7 @@ class Starter:
         return MIN_TURNS * (sum(case.turn_seconds for case in cases) + more) <= task.seconds
 
     def _start(self, model: BenchModel) -> None:
-        """Start one model on all its engines, each with a matrix product for its peak."""
+        """Start one model on all its engines, each with a matrix product to measure its peak."""
         self._check_precision(model)
         for plan in list(engine_plans(self._task, model.kind)):
             is_comparable = "tensors" in ENGINES[plan.engine].kinds
@@ -141,7 +141,7 @@ class Starter:
                 self._start_on(plan, prepare.prepare_product(self._task.device, self._folder))
 
     def _check_precision(self, model: BenchModel) -> None:
-        """Raise UsageError if an exported file has none of the requested precisions."""
+        """Raise UsageError if an exported file is in none of the requested precisions."""
         own, given = model.precision, self._task.precisions
         is_given = given != BenchTask.precisions and validate.has_only_files(self._task)
         if own is not None and is_given and own not in given:
@@ -180,7 +180,7 @@ def engine_plans(task: BenchTask, kind: FileKind) -> Iterator[EnginePlan]:
 
 
 def batches(task: BenchTask, worker: Worker) -> Iterator[tuple[int, WarmUp]]:
-    """Yield the batch sizes to measure, ascending, so that each peak of memory is its own."""
+    """Yield the batch sizes to measure, in ascending order because peak memory never falls."""
     fixed_size = worker.request.model.fixed_batch
     default = TRAINING_BATCH_SIZE if task.mode == "train" else 1
     sizes = (fixed_size,) if fixed_size else task.batch_sizes or (default,)

@@ -1,4 +1,4 @@
-"""Formats a benchmark as text and tables."""
+"""Formats benchmark results as text and tables."""
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
@@ -21,14 +21,14 @@ def blocks(result: BenchResult, changes: Sequence[Change] | None) -> Iterator[Bl
     if changes:
         yield changes_table(changes)
     elif changes is not None:
-        yield "The earlier result has none of these timings."
+        yield "The earlier result contains none of these timings."
 
 
 # --- recommendation -------------------------------------------------------------------------------
 
 
 def recommendation(result: BenchResult) -> Iterator[str]:
-    """Yield which model to use on this machine, for speed and for accuracy."""
+    """Yield recommended models for this machine, by speed and by accuracy."""
     ours = [t for t in result.timings if t.variant in VARIANTS or t.weights == "yours"]
     if not ours:
         return
@@ -98,7 +98,7 @@ TIMING_COLUMNS: Mapping[str, Callable[[Timing], object]] = {
     "spread": lambda t: _number(t.spread, ".0%"),
     "verdict": lambda t: t.verdict.partition(" ")[0],
 }
-TERMINAL_COLUMNS: Mapping[BenchMode, tuple[str, ...]] = {  # they fit 80 characters
+TERMINAL_COLUMNS: Mapping[BenchMode, tuple[str, ...]] = {  # they fit into 80 characters
     "inference": ("model", "top-1", "engine", "batch", "ms", "images/s", "MB", "verdict"),
     "train": ("model", "engine", "batch", "ms", "images/s", "MB", "verdict"),
     "end-to-end": ("model", "engine", "ms", "decode", "resize", "inference", "images/s"),
@@ -144,7 +144,7 @@ def _number(value: float | None, format_: str) -> str | None:
 
 
 def machine_lines(result: BenchResult) -> Iterator[tuple[str, str]]:
-    """Yield the facts about the machine and its limits, each with its name."""
+    """Yield the name and the value of each fact about the machine and its limits."""
     machine = result.machine
     yield "processor", "{cpu}, {cores} cores, {memory_gb:g} GB".format_map(machine)
     yield "instruction sets", ", ".join(machine["instruction_sets"])

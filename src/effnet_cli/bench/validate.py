@@ -11,7 +11,7 @@ from effnet_cli.options import BenchTask
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import Reporter
 
-MAX_BENCH_IMAGES = 1_000  # the most images of a folder, in mode end-to-end
+MAX_BENCH_IMAGES = 1_000  # the most images to use from a folder, in mode end-to-end
 
 
 def check(task: BenchTask) -> None:

@@ -1,7 +1,7 @@
 """The process that measures one model on one engine, and its handle.
 
-Each one has its own process, so that its memory and start-up time are its own, and so that a
-failure ends nothing else.
+Each model on each engine has its own process, so that memory and start-up time are measured
+separately, and a failure ends nothing else.
 """
 
 import math
@@ -32,7 +32,7 @@ WARM_UP_SECONDS = 2.0  # at most
 WARM_WINDOW_SECONDS, WARM_CHANGE = 0.1, 0.03  # warm: hardly faster than the window before
 # A worker counts as hung after this long without a response, plus an allowance for its calls.
 SILENCE_SECONDS = 120
-SILENT_CALLS = 10  # per image of a batch: this many times the first call with one image
+SILENT_CALLS = 10  # the allowance per image, in multiples of the first call's time
 
 Result = TypeVar("Result")
 
@@ -83,7 +83,7 @@ class Caller(Protocol):
 class Worker:
     """The handle of a worker process, which the constructor starts.
 
-    It raises EffnetError if the process cannot measure the request, has ended, or hangs.
+    Its methods raise EffnetError if the process cannot measure the request, has ended, or hangs.
     """
 
     def __init__(self, request: WorkerRequest) -> None:
@@ -111,7 +111,7 @@ class Worker:
         return self._run(take_turn, batch_size, seconds, images=batch_size)
 
     def stage_medians_ms(self) -> dict[str, Any]:
-        """Return the median of each stage of mode `end-to-end` over all turns so far."""
+        """Return the median of each stage of mode `end-to-end` over all calls so far."""
         return self._run(StagesCaller.medians_ms)
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ VERSION = typer.Option(
 def effnet(version: Annotated[bool, VERSION] = False) -> None:
     """Classify images with EfficientNet.
 
-    Try `effnet predict cat.jpg`: the default model is included, nothing is downloaded.
+    Try `effnet predict cat.jpg`: the default model is included, so nothing is downloaded.
     """
 
 
@@ -55,8 +55,8 @@ WEIGHTS_COMMANDS: Mapping[str, Command] = {
 
 
 def build_app(words: Sequence[str] = ()) -> typer.Typer:
-    """Build the app with all commands, or only with the one that `words` start with, if any: each
-    command delays the start by a millisecond.
+    """Build the app with the command that `words` start with, or else with all: each command delays
+    the start by a millisecond.
     """
     # Plain help with sections: rich's panels would double the time to the first line.
     app = typer.Typer(

@@ -11,8 +11,9 @@ from effnet_cli.system.errors import CHECK_FAILED_STATUS
 def bench(task: BenchTask, outputs: BenchOutputs) -> int:
     """Measure how fast models run on this machine, and recommend one.
 
-    Each model runs on each engine in a process of its own, in turns. Models whose weights are not
-    installed get random ones: timings do not depend on them, and nothing is downloaded.
+    Each model runs on each engine in its own process, and the processes take turns. Models whose
+    weights are not installed get random ones: timings do not depend on them, and nothing is
+    downloaded.
     """
     from effnet_cli.bench import formats
 

@@ -13,8 +13,8 @@ TARGETS_HELP = "\b\nFormats:\n" + "\n".join(
 def export(task: ExportTask, outputs: ListOutputs) -> int:
     """Export a model for another runtime.
 
-    The file contains class names and preprocessing. It is checked on images before it is saved: one
-    whose predictions differ from the model's is rejected (exit status 3).
+    The file contains class names and preprocessing. It is checked on images before it is saved: if
+    its predictions differ from those of the model, it is rejected (exit status 3).
     """
     from effnet_cli.export import formats, run, table
 

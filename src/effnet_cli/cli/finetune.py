@@ -12,8 +12,8 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
     """Fine-tune a model on the classes of a dataset.
 
     First trains a classifier head on features of the pretrained model, then, for --epochs, the full
-    model, and keeps the best epoch by validation. The dataset is checked before; --check does only
-    that.
+    model, and keeps the best epoch by validation. The dataset is checked beforehand; --check does
+    only that.
     """
     if "root" not in typed and task.resume is None:
         raise UsageError("No dataset given.", "Add one: effnet finetune ./dataset")

@@ -42,7 +42,7 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except OSError:
         status = status or 1
-    with suppress(OSError):  # a closed stderr changes no result
+    with suppress(OSError):  # a closed stderr does not change the exit status
         sys.stderr.flush()
     # Threads may still be in a decoder or runtime, which a normal exit would tear down under them.
     os._exit(status)

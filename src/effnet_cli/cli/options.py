@@ -43,8 +43,8 @@ def add_command(
 
 
 class _Unconverted:
-    """What Typer converts the values of one parameter with: here, not at all, as `_build` converts
-    them. Typer's own conversion would import pydantic, which takes 20 ms.
+    """Replaces Typer's converter of a parameter's values, and leaves them as they are: `_build`
+    converts them. Typer's own conversion would import pydantic, which takes 20 ms.
     """
 
     @staticmethod
@@ -53,7 +53,7 @@ class _Unconverted:
 
 
 class _TextParameters:
-    """Keeps the parameters of a command, `--help` included, as the texts that were typed."""
+    """Keeps the values of a command's parameters, including `--help`, as they were typed."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
@@ -145,7 +145,7 @@ def _is_given(value: object) -> bool:
 
 
 def _parameter(field: Field, section: str) -> inspect.Parameter:
-    """Create the parameter that Typer turns into an option or argument; `None` if not given."""
+    """Create the parameter that Typer turns into an option or argument (`None` if not given)."""
     info, is_argument = field.metadata, "is_argument" in field.metadata
     shared = {
         "metavar": info["metavar"] or _metavar(field),

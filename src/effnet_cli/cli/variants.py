@@ -32,7 +32,7 @@ def variants(options: ShowOptions, outputs: Annotated[ListOutputs, Only("format"
     """List the model architectures, or describe one of them.
 
     The list shows resolution, size, published accuracy and whether the weights are installed. With
-    VARIANT, the stages of one, and how compound scaling makes it from the smallest.
+    VARIANT, shows its stages, and how compound scaling derives it from the smallest.
     """
     if options.name is not None:
         return _describe(options.name, outputs)
@@ -56,7 +56,7 @@ def _describe(name: str, outputs: ListOutputs) -> int:
 
 
 def list_weights(outputs: Annotated[ListOutputs, Only("format")]) -> int:
-    """List the weights of each variant and where they are, or would be."""
+    """List the weights of each variant and where they are or would be stored."""
     from effnet_cli.models import listing
 
     with open_output(outputs) as out:
@@ -79,11 +79,11 @@ def pull_weights(
 
 
 def verify_weights(options: VerifyOptions) -> int:
-    """Compare the SHA-256 of weights with the published ones."""
+    """Compare the SHA-256 hashes of weights with the published ones."""
     from effnet_cli.models import listing
 
     results = listing.verify_weights(find_variants(options.names))
-    if options.names == ("all",):  # missing weights are then no failure
+    if options.names == ("all",):  # then missing weights are not a failure
         results = (one for one in results if one.path)
     is_intact = True
     with open_output(Outputs()) as out:

@@ -202,7 +202,7 @@ def _leaks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
         if one == TRAIN and not options.allow_leak:
             make = error
             hint = (
-                "Remove them from train, or pass --allow-leak: results will be overly optimistic."
+                "Remove them from train, or pass --allow-leak and accept overly optimistic results."
             )
         if len(shared):
             count = pluralize(len(shared), "image is", "images are")
@@ -258,7 +258,7 @@ def _sizes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     small = int((sides < SMALL_SIDE_PX).sum())
     if small:
         count = pluralize(small, "image")
-        message = f"{count} with a shorter side below {SMALL_SIDE_PX} px: {sizes}."
+        message = f"{count} with a shorter side below {SMALL_SIDE_PX} px; all images: {sizes}."
         yield note("small_images", message, count=small)
 
 

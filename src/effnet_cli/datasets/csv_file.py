@@ -99,7 +99,7 @@ def open_csv(file: Path, options: DatasetOptions | None) -> CsvSource:
 
 
 def _check_is_text(file: Path) -> None:
-    hint = "Use a folder or a CSV file."
+    hint = "Use a folder or a CSV file in UTF-8."
     if not file.is_file():  # reading a pipe or a device may never end
         message = f"{str(file)!r} is neither a folder nor a file."
         raise LayoutError("not_a_file", message, hint)
@@ -107,7 +107,7 @@ def _check_is_text(file: Path) -> None:
         head = start.read(HEAD_BYTES)
     content = sniff(head, str(file))
     if content is not None or b"\0" in head:
-        what = content.description if content else "not UTF-8 text"
+        what = content.description if content else "binary or UTF-16 data"
         raise LayoutError("not_csv", f"{str(file)!r} is {what}, not a CSV file.", hint)
 
 

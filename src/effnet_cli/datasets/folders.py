@@ -38,7 +38,7 @@ class FolderSource(Source):
         (note, "system_files", "hidden or system file", "ignored.", ""),
         (note, "not_images", "file", "skipped: not an image.", ""),
         (warning, "link_loop", "folder", "reached again through links; images count once.", UNLINK),
-        (note, "nested", "image", "in subfolders of a class folder, as images of that class.", ""),
+        (note, "nested", "image", "in subfolders of a class folder, counted for that class.", ""),
     )
     bases: dict[int, Path]
 

@@ -1,4 +1,4 @@
-"""Decode every file once to learn whether it opens, its content hash, size and thumbnails."""
+"""Decode every file once: check that it opens, and get its content hash, size and thumbnails."""
 
 import hashlib
 import itertools

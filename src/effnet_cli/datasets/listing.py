@@ -88,7 +88,7 @@ def list_files(source: Source, *, skip_empty: bool) -> FileList:
     """Read all splits. The training images define the classes.
 
     Raises:
-        LayoutError: there are no training images, or the files cannot be listed.
+        LayoutError: there is no training split, or the files cannot be listed.
     """
     if source.splits and TRAIN not in source.splits:
         names = quote_names([SPLITS[split] for split in sorted(source.splits)])

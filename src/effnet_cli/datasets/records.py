@@ -66,7 +66,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """The usable images of one class in each split. `test` is `None` without a test split."""
+    """How many usable images one class has in each split. `test` is `None` without a test split."""
 
     name: str
     train: int

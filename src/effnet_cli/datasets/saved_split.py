@@ -82,8 +82,8 @@ class SavedSplit:
         return places
 
     def count_changes(self, dataset: Dataset) -> tuple[int, int]:
-        """Count the saved images gone from `dataset`, and the images new in it. A changed
-        image counts as both, a renamed one as neither.
+        """Count the saved images missing from `dataset`, and those new in it. A changed image
+        counts as both, a renamed one as neither.
         """
         before = Counter(row[1:] for row in self.rows)
         after = Counter(row[1:] for row in _rows_of(dataset))
@@ -125,7 +125,7 @@ def load_split(folder: Path) -> SavedSplit | None:
                 digest = bytes.fromhex(sha256)
                 rows.append(SplitRow(path, label, split=SPLIT_BY_NAME[split], digest=digest))
     except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
-        message = f"{str(file)!r} is not the split of a run: {fault!r}."
+        message = f"{str(file)!r} is not a saved split: {fault!r}."
         hint = "Restore the file, or move the model file to another folder."
         raise UsageError(message, hint) from fault
     return SavedSplit(file, sorted(rows, key=lambda row: -row.split))
@@ -172,7 +172,7 @@ def _split_again(
     found = scan(Path(data.root), options, seed=about["seed"], images=images, reporter=reporter)
     if found.dataset is None or found.dataset.fingerprint != about["fingerprint"]:
         reporter.note(
-            f"Cannot exclude training images: there is no {SPLIT_FILE_NAME} beside the model."
+            f"Cannot exclude training images: no matching {SPLIT_FILE_NAME} beside the model."
         )
         return None
     files = found.dataset.files
@@ -186,7 +186,7 @@ def exclude_training_images(
     """Return `data` without the images that a model was trained on and those in several classes.
 
     Args:
-        located: what `locate_images` returned for each model that is judged on `data`.
+        located: what `locate_images` returned for each model that is evaluated on `data`.
 
     Raises:
         UsageError: no image is left.

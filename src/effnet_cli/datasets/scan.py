@@ -39,7 +39,7 @@ def scan(
         seed: seed of the automatic split.
         images: limits on images.
         earlier: the split of images in an earlier part of the run, by SHA-256 of their bytes. An
-            image that was trained on is never validated on.
+            image that was trained on is never used for validation.
         workers: number of threads that open images; `None` is one per core.
     """
     try:

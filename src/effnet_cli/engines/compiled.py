@@ -19,7 +19,7 @@ MAX_PROBABILITY_DIFFERENCE = 1e-3  # from torch fp32; a graph that differs by mo
 
 
 def get_compiled(model: Model, reporter: Reporter) -> Path | bytes:
-    """Return an exported file as it is, or else the cached ONNX file, compiled if needed.
+    """Return the path of an exported file, or else of the cached ONNX file, compiled if needed.
 
     Returns the bytes of the graph instead if there is no cached file: for a model with a torch
     `module`, or if the cache cannot be written.

@@ -87,7 +87,7 @@ def check_machine() -> Iterator[CheckResult]:
 
 
 def check_libraries() -> Iterator[CheckResult]:
-    """Check the version of each library that effnet declares."""
+    """Check the version of each library that effnet depends on."""
     for line in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(line)
         extra = str(requirement.marker or "").partition("extra == ")[2].strip("\"'")
@@ -170,7 +170,7 @@ def check_cache() -> Iterator[CheckResult]:
     result = CheckResult("cache", "compiled models", f"{folder}, {size_mb:,.0f} MB")
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(nearest, os.W_OK):
-        detail = f"cannot write {folder}: models are recompiled on every run"
+        detail = f"cannot write to {folder}: models are recompiled on every run"
         result = replace(result, detail=detail, status="broken", fix="export EFFNET_CACHE=FOLDER")
     yield result
 

@@ -19,7 +19,7 @@ class ExecuTorchEngine:
         self.precision, self.scores_are = request.precision, scores_of(model.card)
         self._card = model.card
         self._lock = threading.Lock()  # a method has one set of buffers
-        # The compiler that the runtime imports logs, and warns that its interface may change.
+        # The runtime imports a compiler that logs, and warns that its interface may change.
         with translate_errors("ExecuTorch", model), silence_library():
             runtime = import_module("executorch.runtime").Runtime.get()
             self._program = runtime.load_program(model.path)

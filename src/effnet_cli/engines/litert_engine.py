@@ -13,7 +13,7 @@ from effnet_cli.engines.quiet import silence_output
 class LiteRtEngine:
     """An `Engine` whose files take images as [N,H,W,3], as is usual in LiteRT.
 
-    An interpreter serves one thread and one batch size, so each thread has its own.
+    An interpreter serves one thread and one batch size, so each thread has its own for each size.
     """
 
     def __init__(self, request: base.LoadRequest) -> None:

@@ -29,7 +29,7 @@ def normalise(crops: Crops, preprocessing: Preprocessing) -> Pixels:
 
     Each step rounds to float32 as in torchvision, so the result is identical to the last bit. This
     is done in NumPy, not in the graph, because OpenVINO turns a graph's divisions into
-    multiplications, which differ. It takes 0.1 of the 13 ms per image (lite0, 1 core).
+    multiplications, which differ. It takes 0.1 ms of the 13 ms per image (lite0, 1 core).
     """
     planes = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
     pixels: Pixels = np.true_divide(planes, np.float32(255), dtype=np.float32)

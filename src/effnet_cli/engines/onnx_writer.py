@@ -34,7 +34,7 @@ def build_graph(module: nn.Module, crop_px: int, metadata: dict[str, str]) -> by
     `metadata_props`.
 
     Raises:
-        NotImplementedError: the module uses an operator that has no entry here.
+        NotImplementedError: the module uses an operator that is not supported.
     """
     writer = _GraphWriter(module)
     with torch.inference_mode():
@@ -168,7 +168,7 @@ class _GraphWriter:
         if pool.output_size not in (1, (1, 1)):
             raise NotImplementedError(f"{node.target} averages to {pool.output_size}")
         # Not GlobalAveragePool: onnxruntime adds up its values one by one, which leaves four or
-        # five digits for the 36,100 values of b4's first gate. This is as fast, and keeps six.
+        # five exact digits for the 36,100 values of b4's first gate. This is as fast and keeps six.
         return self._add("ReduceMean", inputs, node.name, axes=[2, 3], keepdims=1)
 
 
@@ -189,7 +189,7 @@ FUNCTIONS = {
     operator.mul: "Mul",
     torch.flatten: "Flatten",
 }
-# Keyed by class name: some classes are torchvision's, which takes a second to import.
+# Keyed by class name: some classes are from torchvision, which takes a second to import.
 MODULES: dict[str, WriteModule] = {
     "Conv2d": _GraphWriter._conv,
     "SameConv2d": _GraphWriter._conv,

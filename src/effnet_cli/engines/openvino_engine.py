@@ -36,7 +36,7 @@ def _import_openvino() -> Any:
 openvino = _import_openvino()
 # One for the whole process, which is never freed. Each `Core` gives its thread an alternate stack
 # for signal handlers, and on release puts back the previous one, even if that has been freed
-# (OpenVINO 2026.4): after two cores, released in the order of their creation, Ctrl-C is a crash.
+# (OpenVINO 2026.4): once two cores are released in the order of their creation, Ctrl-C crashes.
 CORE = openvino.Core()
 
 
@@ -68,7 +68,7 @@ class OpenVinoEngine:
         self._compiled = cache(self._compile)
         self._requests = base.PerThread(self._create_request)
         # Make the first call before any other thread can: two first calls at the same time deadlock
-        # in OpenVINO 2026.4 (one holds a C++ static's lock, the other the interpreter's).
+        # in OpenVINO 2026.4 (one holds the lock of a C++ static, the other Python's).
         crop_px = model.card.preprocessing.crop_px
         batch_size = model.card.export.get("batch") or 1
         self(np.zeros((batch_size, crop_px, crop_px, 3), dtype=np.uint8))

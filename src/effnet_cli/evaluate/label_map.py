@@ -96,7 +96,7 @@ def _near(name: str, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def describe_label_map(label_map: LabelMap, num_classes: int) -> Iterator[str]:
-    """Yield notes on what does not match one to one; the model has `num_classes` classes."""
+    """Yield notes on how classes matched, and on unknown, merged and unused ones."""
     unknown, merged = label_map.unknown, label_map.merged
     if label_map.matching != "names":
         yield f"Matched folders by {label_map.matching}"
