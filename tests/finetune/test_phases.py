@@ -156,7 +156,7 @@ def test_every_process_gets_images_in_every_update(
 
 @pytest.mark.parametrize(("images", "size", "number"), [(40, 3, 3), (2, None, 2), (2, 64, 2)])
 def test_too_many_processes_are_refused(images: int, size: int | None, number: int) -> None:
-    with pytest.raises(UsageError, match=f"{number} is smaller than the 4 processes") as caught:
+    with pytest.raises(UsageError, match=rf"{number} is smaller than .* processes \(4\)") as caught:
         phases.plan_batches(images, size, 4)
     assert f"--nproc-per-node {number}" in caught.value.hint
 

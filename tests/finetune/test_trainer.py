@@ -239,7 +239,7 @@ def test_patience_and_minutes_stop_early(run_with: RunWith) -> None:
     assert "Early stopping: no improvement for" in reporter.text
     ran, reporter = run_with(replace(no_progress, minutes=1e-6))
     assert not ran.filter_epochs("full")
-    assert "Stopping: time budget reached" in reporter.text
+    assert "Stopping: another epoch would exceed --minutes" in reporter.text
     assert ran.end.phase == "head"
 
 

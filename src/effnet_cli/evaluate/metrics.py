@@ -1,6 +1,6 @@
 """The metrics of an evaluation: their table, and how they are computed from arrays.
 
-A new metric needs a field of `Evaluation`, a line in `run` that computes it, and a row of
+A new metric needs a field in `Evaluation`, a line in `run` that computes it, and a row in
 `METRICS`.
 
 `compute_metrics` avoids scikit-learn: it runs in every training, where the import would take a
@@ -28,7 +28,7 @@ FITTED_TEMPERATURES = 0.05, 20.0  # lowest and highest
 TEMPERATURE_STEPS = 40  # of the golden-section search; each narrows the range to 0.62 of its width
 TEMPERATURE_PRIOR = 0.5  # standard deviation of the log temperature
 GOLDEN = (math.sqrt(5) - 1) / 2
-AUTO_PRECISION = 0.95  # of validation predictions above the threshold of --unknown-below auto
+AUTO_PRECISION = 0.95  # of validation predictions at or above the threshold of --unknown-below auto
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _losses(
 ) -> npt.NDArray[np.float64]:
     """Return the cross-entropy of each row [N]; scikit-learn's would be clipped at 36."""
     values, own = np.asarray(scores, np.float64), (np.arange(len(labels)), labels)
-    if scores_are == "probabilities":  # those below the smallest float32 are 0
+    if scores_are == "probabilities":  # those too small for float32 are 0
         return -np.log(np.maximum(values[own], np.finfo(np.float32).tiny))
     shifted = values - values.max(axis=1, keepdims=True)
     losses: npt.NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1)) - shifted[own]
@@ -147,7 +147,7 @@ def paired_difference(one: Flags, other: Flags) -> tuple[float, Interval]:
 
 
 def is_among_top(scores: Scores, labels: Labels, k: int) -> Flags:
-    """Return whether the label of each row of `scores` [N,C] is among the row's `k` highest.
+    """Return whether the label of each row of `scores` [N,C] is among its `k` highest scores.
 
     Equal scores rank in class order, as in `predict`; scikit-learn ranks them differently.
     """

@@ -13,7 +13,7 @@ from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail
 from effnet_cli.output.charts import reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, base64_text, grid, sortable
 
-SHOWN_PX = 160  # of a thumbnail
+SHOWN_PX = 160  # longer side of a thumbnail
 # Takes a path and a class; returns the image with a Grad-CAM overlay, uint8 [H,W,3], or `None` if
 # it cannot be opened.
 Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
@@ -77,7 +77,7 @@ def evaluation_page(
 def _gallery(
     rows: Sequence[LabelledPrediction], overlay: Overlay | None
 ) -> Iterator[tuple[LabelledPrediction, Markup]]:
-    """Yield the first images with base64 thumbnails, empty for images that cannot be opened."""
+    """Yield the first rows with base64 thumbnails, empty for images that cannot be opened."""
     for row in rows[:MAX_SHOWN_IMAGES]:
         pixels = overlay and overlay(row.path, row.prediction)
         if pixels is None:

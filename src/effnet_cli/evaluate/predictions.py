@@ -1,4 +1,4 @@
-"""Predict labelled images, and find the predictions that are worth a look."""
+"""Classify labelled images, and find the predictions that are worth a look."""
 
 import importlib.util
 import warnings
@@ -77,7 +77,7 @@ class Predictions:
         return map(self._record, wrong[order[:MAX_MISTAKES]])
 
     def label_errors(self) -> tuple[LabelledPrediction, ...] | None:
-        """Return the images whose label is likely wrong, likeliest first, or `None` without
+        """Return the images whose label is likely wrong, most likely first, or `None` without
         cleanlab (confident learning: Northcutt et al. 2021, arXiv 1911.00068).
         """
         if importlib.util.find_spec(LABEL_ERROR_LIBRARY) is None:
@@ -109,7 +109,7 @@ class Predictions:
 def predict_labelled(
     classifier: Classifier, paths: Sequence[str], labels: Labels, *, what: str, reporter: Reporter
 ) -> Predictions:
-    """Predict the images at `paths`, which have the `labels` [N]; raise UsageError if none can be
+    """Classify the images at `paths`, which have the `labels` [N]; raise UsageError if none can be
     opened. `what` names the work in the progress bar.
     """
     total = len(paths)
@@ -123,7 +123,8 @@ def predict_labelled(
         reporter.progress(what, place + 1, total)
     if not rows:
         raise UsageError(
-            f"None of the {pluralize(total, 'image')} can be opened.", "Choose different images."
+            f"No image can be opened ({pluralize(total, 'image')} tried).",
+            "Choose different images.",
         )
     scores, places = np.stack(rows), np.delete(np.arange(total), list(errors))
     card = classifier.card

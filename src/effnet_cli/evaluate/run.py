@@ -47,7 +47,7 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     classifier, *others = classifiers
     label_map = match_labels(data.classes, classifier.card.classes)
     if data.split is not None:
-        reporter.note(f"{pluralize(len(data.labels), 'image')} of the split {data.split}")
+        reporter.note(f"{pluralize(len(data.labels), 'image')} in the split {data.split}")
     for line in describe_label_map(label_map, len(classifier.card.classes)):
         reporter.note(line)
     labels = label_map.apply(data.labels)
@@ -123,7 +123,7 @@ def _auroc(predictions: Predictions) -> float | None:
 
 
 def _confusion_matrix(predictions: Predictions) -> ConfusionMatrix:
-    """Count how often each class is predicted as each; scikit-learn warns if there is one class."""
+    """Count how often each class is predicted as each; scikit-learn warns about a single class."""
     size = len(predictions.classes)
     cells = predictions.labels * size + predictions.predicted
     counts = np.bincount(cells, minlength=size**2).reshape(size, size)

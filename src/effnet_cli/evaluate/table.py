@@ -49,7 +49,7 @@ def headline(found: Evaluation) -> Iterator[str]:
 
 
 def metrics_table(found: Evaluation) -> Table:
-    """Return a table of all defined metrics, with their intervals."""
+    """Return a table of all metrics that have a value, with their intervals."""
     rows = []
     for metric in METRICS:
         value = getattr(found, metric.name)

@@ -41,7 +41,7 @@ TOLERANCES = {
 class CandidateForm:
     """A form of the model to compare, with its results.
 
-    Each call adds float64 probabilities [N,C] and the milliseconds per image.
+    Each `run` adds float64 probabilities [N,C] and the milliseconds per image.
     """
 
     name: str

@@ -14,10 +14,10 @@ from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 
 # How a value's range is derived from its measurements: the extremes over all images, the mean of
-# each image's extremes, or the central 99.99 or 99.9 % of all sampled numbers.
+# each image's extremes, or all sampled numbers without the lowest and highest 0.01 or 0.1 %.
 Calibrator = Literal["widest", "average", "percentile 99.99", "percentile 99.9"]
 CALIBRATORS: tuple[Calibrator, ...] = ("widest", "average", "percentile 99.99", "percentile 99.9")
-SAMPLES_PER_IMAGE = 1024  # numbers kept per value
+SAMPLES_PER_IMAGE = 1024  # numbers of one value to keep
 
 
 @dataclass(slots=True)

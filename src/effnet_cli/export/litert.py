@@ -1,8 +1,8 @@
 """Writes LiteRT (`.tflite`) files, operator by operator.
 
-The existing converter, litert-torch, needs jax, transformers and an older torch than this project,
-while the models here use only a dozen operators. LiteRT expects images as [N,H,W,C]. The graph is
-written in that layout, so nothing is transposed at run time.
+The existing converter, litert-torch, needs jax, transformers and an older torch than this
+project does, while the models here use only a dozen operators. LiteRT expects images as [N,H,W,C].
+The graph is written in that layout, so nothing is transposed at run time.
 """
 
 import io

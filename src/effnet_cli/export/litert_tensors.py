@@ -80,7 +80,7 @@ class ValueTensors:
     def layer(self, node: onnx.NodeProto, output: str, *, is_depthwise: bool = False) -> list[int]:
         """Add the weights and the bias of the layer that computes `output`.
 
-        The weights are [O,H,W,I], or [1,H,W,O] for a depthwise layer.
+        The weights are [O,H,W,I], or [1,H,W,O] if depthwise, or [O,I] if dense.
         """
         names, axis = node.input[1:3], 3 if is_depthwise else 0
         if self._recipe is None:

@@ -1,6 +1,6 @@
 """Quantises a float32 graph to int8: weights per channel, activations per tensor.
 
-Simple recipes lose accuracy. Three steps prevent it here (docs/export.md has the measurements):
+Simple recipes lose accuracy. Three steps prevent that here (docs/export.md has the measurements):
   - The bias of each layer compensates for the mean shift caused by rounding its weights, which
     halves the mean difference in probabilities.
   - No single way of choosing ranges is best for every model, so each one is tried on calibration
@@ -26,7 +26,7 @@ from effnet_cli.export.onnx_edits import map_readers, read_constants
 
 RANGE_STEPS = 255
 WEIGHT_STEPS = 127  # on each side of zero
-MIN_SCALE = 1e-12  # for a channel whose weights are all zero
+MIN_SCALE = 1e-12  # for a channel or a value that is always zero
 FUSED = ("Clip", "Relu")  # merged into the range of the layer before them
 LAYERS = ("Conv", "Gemm")
 
@@ -87,7 +87,7 @@ def _predict(model: onnx.ModelProto, images: Sequence[Pixels]) -> npt.NDArray[np
 def make_recipe(
     model: onnx.ModelProto, calibration: Calibration, calibrator: Calibrator
 ) -> Int8Recipe:
-    """Return the recipe whose ranges come from one calibrator."""
+    """Return the recipe whose ranges come from `calibrator`."""
     constants, readers = read_constants(model), map_readers(model)
     values = {INPUT: scale_for(calibration[INPUT].range_by(calibrator))}
     layers = {}
@@ -109,8 +109,8 @@ def make_recipe(
 def fuse_activations(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str | None]]:
     """Yield each node, the name of its output, and the operator fused into it, if any.
 
-    A ReLU that is the only reader of a layer is fused into the layer, and the output is then the
-    ReLU's.
+    A ReLU that is the only reader of a layer is fused into it, and the name is then that of the
+    ReLU's output.
     """
     readers = map_readers(model)
     fused = set()
@@ -193,7 +193,7 @@ class _QdqWriter:
         copy.CopyFrom(node)
         copy.input[:], copy.output[:] = inputs, [output]
         if node.op_type == "ReduceMean":
-            # the only mean with an integer form in the runtimes, and integer sums are exact
+            # the only mean that the runtimes compute in integers, whose sums are exact
             copy.op_type = "GlobalAveragePool"
             del copy.attribute[:]
         self._graph.node.append(copy)
@@ -214,7 +214,7 @@ class _QdqWriter:
         )
 
     def _write_layer(self, name: str, layer: Int8Layer) -> list[str]:
-        """Dequantize a layer's weight and bias; return the names of the results."""
+        """Dequantise a layer's weight and bias; return the names of the results."""
         names = []
         for part, values, scales in (
             ("weight", layer.weight, layer.scales),

@@ -42,7 +42,7 @@ class ExportComparison:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """An exported file and its comparison with torch. `path` is `None` if it was rejected.
+    """An exported file and its comparison with torch. `path` is `None` if it was not kept.
 
     `not_compared` says why there was no comparison.
     """

@@ -34,7 +34,7 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
 
     Raises:
         UsageError: the target does not support the task, or a file or folder is unsuitable.
-        EffnetError: a library or the weights are missing, or nothing can be written.
+        EffnetError: a library or the weights are missing, or the file cannot be written or run.
     """
     started = time.perf_counter()
     task = validate_task(task)
@@ -102,7 +102,7 @@ def _quantize(
 def _compare(
     source: ExportSource, path: Path, images: ImageSet, *, task: ExportTask, reporter: Reporter
 ) -> ExportComparison:
-    """Compare the file, and its fp32 form if it is less precise, with torch in fp32."""
+    """Compare the file, and an fp32 export if the file is less precise, with torch in fp32."""
     options = source.options
     torch = plan_engine(EngineOptions("cpu", "torch")).load(source.model)
     candidates = [CandidateForm(REFERENCE, torch, source.model.path.stat().st_size)]

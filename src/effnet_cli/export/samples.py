@@ -22,7 +22,7 @@ from effnet_cli.options import ExportTask, ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import SILENT, Reporter
 
-MIN_VIEWS = 32  # the fewest views to compare an export on
+MIN_VIEWS = 32  # the fewest views to calibrate or compare on
 MAX_COMPARED = 2_000  # images
 MAX_CALIBRATION = 128  # images; more do not change the result
 
@@ -50,7 +50,7 @@ class ImageSet:
     def load(
         self, card: ModelCard, options: ImageOptions, *, reporter: Reporter, step: str
     ) -> Iterator[LabelledCrop]:
-        """Yield each image as `predict` loads it, and skip those that cannot be opened with a note.
+        """Yield each image as `predict` loads it; skip those that cannot be opened, with a note.
 
         If there are fewer than `MIN_VIEWS`, add mirrored views and parts of the images.
 
@@ -80,7 +80,7 @@ class ImageSet:
             )
 
     def limit(self, most: int) -> "ImageSet":
-        """Return at most `most` images, chosen at random with a fixed seed, in their order."""
+        """Return at most `most` images, chosen at random with a fixed seed, in order."""
         if len(self.paths) <= most:
             return self
         chosen = random.Random(0).sample(range(len(self.paths)), most)  # noqa: S311 (no secret)
@@ -108,7 +108,7 @@ def choose_images(
 
     The images to compare on come from `task.check`. Otherwise they are the validation images that
     belong to `task.calibrate`, else its images not used for calibration, else the calibration
-    images. Without either folder they are the samples.
+    images. Without either folder they are the sample images.
 
     Raises:
         UsageError: a folder is missing or has no image.
@@ -133,8 +133,8 @@ def _find_parts(
 ) -> tuple[ImageSet, ImageSet | None]:
     """Return the images in `root` to calibrate on and, if known, separate ones to compare on.
 
-    These are known if `root` has a folder for each, or if the model was trained on only some of its
-    images.
+    These are known if `root` has a training and a validation folder, or if the model was trained
+    on only some of its images.
     """
     train, validation = _find_split(root, TRAIN) or root, _find_split(root, VAL)
     if validation is not None:
@@ -154,7 +154,7 @@ def _find_parts(
 
 
 def _find_split(root: Path, split: int) -> Path | None:
-    """Return the folder of a split, by its usual names, if `root` also has a training folder."""
+    """Find the folder of a split by its usual names, provided `root` has a training folder."""
     if not root.is_dir():
         return None
     folders = {SPLIT_BY_NAME.get(one.name.lower()): one for one in root.iterdir() if one.is_dir()}

@@ -34,7 +34,7 @@ class ExportSource:
         return replace(self, card=card, options=options, recipe=None)
 
     def float_graph(self) -> onnx.ModelProto:
-        """Return the model as a float32 ONNX graph from pixels to logits, with an open batch."""
+        """Return the model as a float32 ONNX graph from pixels to logits, for any batch size."""
         crop_px = self.card.preprocessing.crop_px
         content = onnx_writer.build_graph(self.module, crop_px, {CARD_KEY: self.card.to_json()})
         return onnx.load_model_from_string(content)

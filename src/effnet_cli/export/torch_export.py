@@ -18,7 +18,7 @@ from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.system.errors import EffnetError, UsageError
 
-MAX_OPEN_BATCH = 4096  # images per call of a file with an open batch
+MAX_OPEN_BATCH = 4096  # images per call of a file without a fixed batch size
 
 
 def write_torch_export(source: ExportSource, path: Path) -> None:
@@ -69,12 +69,14 @@ def write_coreml(source: ExportSource, path: Path) -> None:
     With preprocessing, its input is an image.
 
     Raises:
-        UsageError: the batch of images is not 1; Core ML takes one image at a time.
+        UsageError: with preprocessing, the batch size is not 1; Core ML takes one image at a time.
     """
     has_image, batch = source.options.include_preprocessing, source.options.batch
     if has_image and batch != 1:
         raise UsageError(
-            f"Core ML takes one image at a time, not --batch {batch}.", "Omit --batch."
+            "With --include-preprocessing, Core ML takes one image at a time, not "
+            f"--batch {batch}.",
+            "Omit --batch.",
         )
     with silence_library():
         import coremltools
@@ -121,7 +123,7 @@ def _export_program(
     whole = _WholeModel(
         module.to(dtype), source.card, dtype, has_preprocessing=options.include_preprocessing
     )
-    size = options.batch or 2  # torch would specialise on an open batch of 1
+    size = options.batch or 2  # with 1, torch would fix the batch size
     if options.include_preprocessing and not has_planes:
         example = torch.zeros(size, crop_px, crop_px, 3, dtype=torch.uint8)
     else:

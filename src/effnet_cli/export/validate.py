@@ -14,7 +14,7 @@ from effnet_cli.system.files import cannot_write
 
 
 def validate_task(task: ExportTask) -> ExportTask:
-    """Check the task and return it, with a batch of 1 if the target needs a fixed one.
+    """Check the task and return it, with a batch size of 1 if the target needs a fixed one.
 
     Raises:
         UsageError: the target does not support an option, or two options contradict each other.

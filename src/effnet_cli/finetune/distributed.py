@@ -40,7 +40,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def broadcast(self, make: Callable[[], Shared]) -> Shared:
-        """Call `make` in the first process, and return its result or raise its error in all."""
+        """Call `make` in the first process, then return its result or raise its error in each."""
         if self.count == 1:
             return make()
         outcome: list[Any] = [None, None]

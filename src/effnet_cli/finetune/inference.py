@@ -1,7 +1,7 @@
-"""Runs models in training through the engine that `predict` would use.
+"""Runs models that are being trained, with the engine that `predict` would use.
 
 The engine gets exactly the same inputs as in `predict`. On a CPU it is four times as fast as torch,
-which speeds up the head's features and the validation after every epoch.
+which speeds up computing the head's features and validating after every epoch.
 """
 
 from dataclasses import dataclass

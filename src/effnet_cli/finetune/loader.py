@@ -25,7 +25,7 @@ Decoded = TypeVar("Decoded", Image.Image, Crops)
 
 CACHED_MEMORY = 0.25  # fraction of the memory available at the start
 # Larger images are shrunk before caching, to a shorter side of this multiple of the crop's side.
-# A view of a third of the area then still need not be enlarged.
+# Even a view of a third of the area then need not be enlarged.
 CACHED_OVERSAMPLING = 2
 BATCHES_AHEAD = 4
 

@@ -127,7 +127,7 @@ class Stepper:
         return context
 
     def _agree_on_micro_batch(self, inputs: Tensor, labels: Tensor, batch_size: int) -> None:
-        """Find a micro-batch that fits in all processes before gradients are first exchanged.
+        """Find a micro-batch size that fits in all processes before gradients are first exchanged.
 
         A process that ran out of memory later would leave the others waiting.
         """
@@ -177,9 +177,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def group_parameters(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups of the trainable parameters; `lr` is their peak learning rate.
+    """Group the trainable parameters for AdamW; `lr` is their peak learning rate.
 
-    Weight decay does not apply to biases and BatchNorm scales.
+    Weight decay does not apply to biases or BatchNorm scales.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     weights, others = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]

@@ -41,8 +41,9 @@ def _summary(card: ModelCard, head_top1: float | None) -> Iterator[str]:
         yield f"The classifier head alone, before the full model was trained: {head_top1:.1%}."
     if card.unknown_below is not None:
         yield (
-            f"95 % of the predictions with a probability of {card.unknown_below:.1%} or more were"
-            " correct; --unknown-below auto reports all others as unknown."
+            "At least 95 % of the validation predictions with a probability of "
+            f"{card.unknown_below:.1%} or more were correct; --unknown-below auto reports all"
+            " others as unknown."
         )
 
 

@@ -41,7 +41,7 @@ MIN_HEAD_PASSES = 10
 MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
 HEAD_VIEWS = 4000  # small datasets get more views per image, up to about this total
 MAX_VIEWS_PER_IMAGE = 8
-# On fixed features stronger augmentation costs accuracy.
+# On fixed features, stronger augmentation lowers accuracy.
 HEAD_POLICIES: Mapping[Augment, AugmentPolicy] = {**POLICIES, "strong": POLICIES["light"]}
 # The full model.
 MIN_AUTO_BATCH, MAX_AUTO_BATCH = 8, 64
@@ -91,7 +91,7 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
 
 
 class HeadPhase:
-    """Trains the classifier head on features. Each process trains its own, within seconds."""
+    """Trains the classifier head on features. Each process trains its own copy, within seconds."""
 
     name: PhaseName = "head"
     device = torch.device("cpu")
@@ -294,7 +294,7 @@ Phase = HeadPhase | FullPhase
 
 
 def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:
-    """Return the updates per epoch and the images per update.
+    """Return the number of updates per epoch and the batch size, which may be approximate.
 
     Every process gets at least one image of each update.
 
@@ -304,7 +304,7 @@ def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple
     for what, number in ("Batch size", size), ("Training set size", num_images):
         if number is not None and number < num_processes:
             raise UsageError(
-                f"{what} {number} is smaller than the {num_processes} processes.",
+                f"{what} {number} is smaller than the number of processes ({num_processes}).",
                 f"Use --nproc-per-node {number} or less.",
             )
     if size is None:

@@ -79,8 +79,8 @@ def _note_changes(setup: TrainingSetup) -> None:
     removed, added = (0, 0) if saved is None else saved.count_changes(setup.dataset)
     if removed or added:
         setup.reporter.note(
-            f"The dataset has changed since: {removed:,} files removed or changed, {added:,} added"
-            " or changed."
+            f"The dataset has changed since this run started: {removed:,} files removed or changed,"
+            f" {added:,} added or changed."
         )
 
 

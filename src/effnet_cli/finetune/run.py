@@ -22,7 +22,7 @@ def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch 
 
     Raises:
         DatasetError: the dataset cannot be trained on.
-        UsageError: options or files do not fit together.
+        UsageError: options or files contradict each other.
         EffnetError: weights, memory or disk space are lacking; saved progress is kept.
         TrainingStopped: a signal arrived; saved progress is kept.
     """
@@ -50,6 +50,6 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
         full = FullPhase(setup, module)
         setup.reporter.note(full.describe())
         trainer.resume(full, tensors)
-        tensors = None  # free memory: they are as large as the optimizer's state
+        tensors = None  # free memory: they are larger than the optimizer's state
         yield from trainer.run(full)
     yield trainer.finish()

@@ -192,7 +192,8 @@ def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn
     num_stages = len(list(module.get_submodule("features").children()))
     if options.freeze > num_stages:
         raise UsageError(
-            f"--freeze {options.freeze} exceeds the {num_stages} stages of {base.variant.name}.",
+            f"--freeze {options.freeze} exceeds the number of stages of {base.variant.name} "
+            f"({num_stages}).",
             f"Use a number up to {num_stages}.",
         )
     build.set_head(module, num_classes, options.hidden)

@@ -1,7 +1,7 @@
 """Handling of SIGINT and SIGTERM.
 
-Within an epoch, the first signal stops the training after the current step. A second signal, or
-one outside an epoch, stops it at once.
+Within an epoch, the first signal stops the training after the current step or validation. A second
+signal, or one outside an epoch, stops it at once.
 """
 
 import shlex
@@ -40,7 +40,7 @@ class StopRequest:
 
 @contextmanager
 def defer_signals(request: StopRequest) -> Iterator[None]:
-    """Record the first signal in `request`, and pass a second one to its previous handler."""
+    """Record the first signal in `request`, and pass a second one to the previous handler."""
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -55,7 +55,7 @@ def defer_signals(request: StopRequest) -> Iterator[None]:
 
 @contextmanager
 def stop_on_signal(run_dir: Path) -> Iterator[None]:
-    """Raise `TrainingStopped` on a signal."""
+    """Raise `TrainingStopped` when a signal arrives."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         raise stop_error(number, run_dir, "the last saved state is kept")

@@ -57,7 +57,7 @@ class Trainer:
 
         Raises:
             TrainingStopped: a signal arrived; progress is saved.
-            EffnetError: the loss is not finite, or memory or disk space ran out.
+            EffnetError: the loss or a weight is not finite, or memory or disk space ran out.
         """
         while self._state.epoch <= phase.epochs and not self._is_over_limit(phase):
             with defer_signals(self._stop):
@@ -74,7 +74,7 @@ class Trainer:
         end = self._seconds() + max(seconds, default=0)
         is_late = phase.minutes is not None and end > 60 * phase.minutes
         if phase.processes.reduce_max(int(is_late)):
-            note("Stopping: time budget reached")
+            note("Stopping: another epoch would exceed --minutes")
             return True
         return False
 
@@ -124,8 +124,8 @@ class Trainer:
         loss = sum(phase.processes.gather(float(total))) / state.seen
         if not (np.isfinite(loss) and _is_finite(phase.module())):
             raise EffnetError(
-                f"The loss became {loss} in epoch {state.epoch}: the learning rate {phase.lr:g} "
-                "is probably too high.",
+                f"Training diverged in epoch {state.epoch} (loss {loss}): the learning rate "
+                f"{phase.lr:g} is probably too high.",
                 "Use a smaller --lr; the best epoch so far is kept.",
             )
         return loss, (state.seen - seen_before) / (time.perf_counter() - started)
@@ -183,7 +183,7 @@ class Trainer:
         return is_best
 
     def _write_model(self, indexes: Indexes, logits: Floats) -> None:
-        """Write the best model, with a temperature and threshold fitted to its validation."""
+        """Write the best model, with a temperature and threshold fitted to validation logits."""
         if not self._setup.processes.is_first:
             return
         labels = self._setup.dataset.val.labels[indexes]

@@ -34,10 +34,10 @@ class AugmentPolicy:
     input side. Random boxes enlarge objects; smaller views make them about as large as in
     validation (Touvron et al. 2019, arXiv 1906.06423), and training faster. `area` is the smallest
     share of the image's area that a box keeps, `aspect` its largest width / height or height /
-    width (an Inception crop, but with a much larger area than the 0.08 for training from scratch).
+    width (an Inception crop, but with a much larger area than the usual 0.08 from scratch).
     `rotate_degrees` and `shear` bound the affine transform, which has probability `affine_prob`.
     `brightness`, `contrast` and `saturation` bound their factors (0.4: from 0.6 to 1.4),
-    `hue_degrees` the hue's angle. `gray_prob` is the probability of losing all colour.
+    `hue_degrees` the hue's rotation. `gray_prob` is the probability of losing all colour.
     """
 
     crop_scale: float = 1.0

@@ -1,4 +1,4 @@
-"""Work around Pillow: unreadable metadata, JPEGs with many scans, and its many error types."""
+"""Workarounds for Pillow: unreadable metadata, JPEGs with many scans, and its many error types."""
 
 import errno
 import io
@@ -34,7 +34,7 @@ def open_with_pillow(file: BinaryIO, content: Content) -> ImageFile.ImageFile:
     """Open an image and read its header, leaving out metadata that Pillow cannot read.
 
     Raises:
-        Exception: any of Pillow's own, for `translate_errors`.
+        Exception: whatever Pillow raises; `translate_errors` converts it.
     """
     format = str(content.format)
     if format == "TIFF":
@@ -77,7 +77,7 @@ def _register_heic() -> None:
 
 
 def _find_reason(file: BinaryIO, format: str) -> Exception | None:
-    """Find out why Pillow cannot identify a file. Only the format's own reader says so."""
+    """Find out why Pillow cannot identify a file. Only the format's own reader says why."""
     file.seek(0)
     try:
         Image.OPEN[format][0](file, "")
@@ -134,7 +134,7 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
 
 def has_many_scans(image: Image.Image, file: BinaryIO) -> bool:
     """Return whether a JPEG can have several scans: it is progressive, or its first scan does not
-    have all its colours.
+    contain all colour channels.
     """
     if image.format not in ("JPEG", "MPO"):
         return False

@@ -1,4 +1,4 @@
-"""Find the images that a command's inputs name, one by one, so that memory stays flat."""
+"""Find the images that a command's inputs name, one by one, to use little memory."""
 
 import codecs
 import glob
@@ -33,7 +33,7 @@ SYSTEM_NAMES = frozenset((
 STDIN = "-"
 FOLDER_HINT = "Pass an image file, or a folder with images."
 SkipReason = Literal["ignored", "not_image", "already_visited"]
-Identity = tuple[int, int]  # the device and number of a file or folder, whatever its name
+Identity = tuple[int, int]  # the device and inode of a file or folder, whatever its name
 
 
 class Url(str):
@@ -50,7 +50,7 @@ class ImageInput(NamedTuple):
 
 @dataclass(slots=True)
 class _OpenFolder:
-    """A folder of the walk: its remaining entries, and whether it has yielded inputs so far."""
+    """A folder in the walk: its remaining entries, and whether it has yielded inputs so far."""
 
     path: str
     entries: Iterator[os.DirEntry[str] | ImageInput]
@@ -67,7 +67,7 @@ class Finder:
     over every other meaning. Every input yields an `ImageInput`, but files in folders that are
     images neither by name nor by content are only counted in `not_images`. `on_skip` is called for
     whatever is skipped. Links to `outer_folders` (those around an input folder) are not followed.
-    `offline` makes URLs errors.
+    `offline` turns URLs into errors.
     """
 
     inputs: Sequence[str]
@@ -82,7 +82,7 @@ class Finder:
 
     def __post_init__(self) -> None:
         if isinstance(self.inputs, str):
-            raise TypeError(f"Finder takes a list of inputs, not the text {self.inputs!r}")
+            raise TypeError(f"Finder takes a list of inputs, not the string {self.inputs!r}")
 
     @property
     def is_stream(self) -> bool:

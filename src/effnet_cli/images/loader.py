@@ -121,5 +121,5 @@ class ImageLoader:
 
     def _check_scans(self, scans: int, pixels: int) -> None:
         if scans * pixels > MAX_FULL_SCANS * self.options.max_pixels:
-            message = f"This JPEG image has too many scans ({scans:,} of {pixels:,} pixels)."
+            message = f"This JPEG image has too many scans ({scans:,}, of {pixels:,} pixels each)."
             raise ImageError("too_large", message, decode.MAX_PIXELS_HINT)

@@ -1,4 +1,4 @@
-"""Images behind URLs: downloaded into memory, within limits."""
+"""Download images from URLs into memory, within limits."""
 
 import time
 from urllib.parse import urlsplit
