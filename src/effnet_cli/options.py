@@ -1,4 +1,4 @@
-"""Every option once: name, type, default, valid values and help.
+"""Every option, defined once: name, type, default, valid values and help.
 
 The command line is derived from these dataclasses, and Python callers use them as they are.
 """
@@ -77,7 +77,7 @@ class EngineOptions(Options):
     section = "Engine"
 
     device: str = device_option()
-    engine: EngineChoice = option("auto", "Engine; auto: one that matches torch fp32", "-e")
+    engine: EngineChoice = option("auto", "Engine; auto: one whose predictions match torch", "-e")
     precision: EnginePrecision = option("fp32", "Lower is faster but slightly less accurate", "-p")
 
 
@@ -184,7 +184,7 @@ class FinetuneOptions(Options):
     lr: float | None = option(None, "Peak learning rate of the full model", words=AUTO, above=0)
     weight_decay: float = option(0.05, "AdamW weight decay", min=0)
     hidden: int = option(512, "Width of the hidden layer of the head; 0 for none", min=0)
-    freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2: 8)", min=0)
+    freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2_s: 8)", min=0)
     augment: Augment = option("strong", "Augmentation strength")
     balance: bool = option(False, "Weight classes equally regardless of size")
     patience: int | None = option(None, "Stop after N epochs without improvement", min=1)
@@ -307,9 +307,9 @@ class EvaluateTask(Options):
 class BenchTask(Options):
     """What to measure, and for how long.
 
-    `models` and `variants` are measured however long it takes; without any, those variants that fit
-    `seconds`. No `engines` means all that are installed, no `batch_sizes` 1 and the one with the
-    highest throughput.
+    `models` and `variants` are measured however long it takes; if both are empty, those variants
+    are measured that fit into `seconds`. Empty `engines` stand for all that are installed, empty
+    `batch_sizes` for 1 and the one with the highest throughput.
     """
 
     section = "Benchmark"
@@ -418,7 +418,7 @@ class EvaluateOutputs(PageOutputs):
     format: TableFormat = option("table", "Output format", "-f")
     explain: bool = option(False, "With --html: draw Grad-CAM overlays on the images")
     fail_under: tuple[str, ...] = option(
-        (), "Exit with status 3 if top1 or another figure is lower; repeatable", "[NAME=]X"
+        (), "Exit with status 3 if top1 or metric NAME is below X; repeatable", "[NAME=]X"
     )
 
 
@@ -446,7 +446,7 @@ class PullOptions(Options):
 
 @dataclass(frozen=True)
 class VerifyOptions(Options):
-    """Variants by name; all whose weights are installed, if none is named."""
+    """Variants by name; by default, all whose weights are installed."""
 
     names: tuple[str, ...] = argument(
         ("all",), "Names from `effnet variants`, or all", "VARIANTS", shown="all installed"

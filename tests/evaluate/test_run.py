@@ -308,7 +308,7 @@ def test_unknown_is_a_prediction(effnet: Effnet, tmp_path: Path, small: ModelOpt
     )
     done = effnet("predict", cat, "--unknown-below", "auto")
     assert done.status == 2
-    assert "requires a model fine-tuned by effnet" in done.stderr
+    assert "requires a fine-tuned model that has a threshold" in done.stderr
     assert effnet("predict", cat, "--unknown-below", "x").status == 2
 
 

@@ -79,7 +79,7 @@ def test_nan_is_not_written(value: float, place: str, path: Path) -> None:
 
 def test_newer_format_version_is_refused(path: Path) -> None:
     with_header(path, header_with(format_version=2))
-    with pytest.raises(UsageError, match="format version is 2; this effnet reads 1"):
+    with pytest.raises(UsageError, match="format version is 2, expected 1"):
         checkpoint.read_card(path)
 
 

@@ -116,7 +116,7 @@ def test_flipped_byte_is_rejected(
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert_rejected(
-        effnet("predict", IMAGE, "--model", path), f"the content of '{path.name}' is not what"
+        effnet("predict", IMAGE, "--model", path), f"the content of '{path.name}' does not match"
     )
 
 
@@ -127,7 +127,7 @@ def test_openvino_weights_are_checked(copy_export: CopyExport, effnet: Effnet) -
     assert_rejected(effnet("predict", IMAGE, "--model", path), weights.name)
     weights.unlink()
     assert_rejected(
-        effnet("predict", IMAGE, "--model", path), f"its other half '{weights.name}' is missing"
+        effnet("predict", IMAGE, "--model", path), f"its other file '{weights.name}' is missing"
     )
 
 
@@ -206,7 +206,7 @@ def test_onnx_file_needs_no_json(copy_export: CopyExport, effnet: Effnet) -> Non
             lambda metadata: metadata.pop("variant"),
             "is damaged (its header is not complete: it lacks 'variant')",
         ),
-        (lambda metadata: metadata.update(who=1), "holds 'who', which this effnet does not know"),
+        (lambda metadata: metadata.update(who=1), "contains the unknown field 'who'"),
         (
             lambda metadata: metadata.update(preprocessing=None),
             "its preprocessing is not complete: it is not a JSON object",
@@ -229,7 +229,7 @@ def test_onnx_file_needs_no_json(copy_export: CopyExport, effnet: Effnet) -> Non
         (lambda metadata: metadata.pop("files"), "is damaged"),
         (lambda metadata: metadata.update(files={}), "describes []"),
         (lambda metadata: metadata.update(temperature=0), "its temperature is 0"),
-        (lambda metadata: metadata.update(files={"../lite0.onnx": "0"}), "is not what"),
+        (lambda metadata: metadata.update(files={"../lite0.onnx": "0"}), "does not match"),
         (lambda metadata: metadata.update(files={"lite0.xml": "0"}), "describes"),
         (lambda metadata: metadata.update(files=[1]), "is damaged"),
         (lambda metadata: metadata.update(export={}), "does not say what was exported"),
@@ -310,7 +310,7 @@ def test_exported_model_cannot_be_trained(
     (tmp_path / "data").mkdir()
     done = effnet("finetune", tmp_path / "data", "--model", copy_export("onnx"))
     assert done.status == 2
-    assert "has no weights to load" in done.stderr
+    assert "from which weights cannot be loaded" in done.stderr
 
 
 # --- unsafe files ------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Resize and crop, bit for bit like torchvision's `weights.transforms()` on a Pillow image.
 
-Pillow resizes one axis after the other and rounds to 8 bits in between. Each pass can therefore be
-limited to what the crop keeps of the other axis. Every bit of the result stays the same if the
-passes run in Pillow's order.
+Pillow resizes one axis after the other and rounds to 8 bits in between. The second pass can skip
+what the crop removes of the first axis: no bit of the result changes, as long as the passes run in
+Pillow's order.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ SUPPORT_PX = {"bilinear": 1.0, "bicubic": 2.0}
 # Pillow's fixed-point arithmetic for 8-bit images (Pillow, src/libImaging/Resample.c)
 PRECISION_BITS = 32 - 8 - 2
 # For an image longer than this many times its shorter side, only the crop is computed. Pillow would
-# make all of the long side: 1,280,000 pixels for 1x5000 at 256, of which the crop keeps 224.
+# compute the whole long side: 1,280,000 pixels for 1x5000 at 256, of which the crop keeps 224.
 EXTREME_ASPECT = 16
 WIDTH, HEIGHT = 0, 1  # axes of an image's size
 
-_Tap = tuple[int, npt.NDArray[np.int64]]  # for one output: the first input, fixed-point weights
+_Tap = tuple[int, npt.NDArray[np.int64]]  # of an output pixel: first input, fixed-point weights
 
 
 class ResizePlan(NamedTuple):
@@ -105,7 +105,7 @@ def _resample_window(
     image: Image.Image, axes: Sequence[int], taps: Sequence[Sequence[_Tap]]
 ) -> Image.Image:
     """Do what `_resize_axis` does for each of `axes`, but compute only the pixels of the crop. The
-    arithmetic is Pillow's, so that every bit is the same.
+    arithmetic is the same as in Pillow, bit for bit.
     """
     left, top = (first for (first, _), *_ in taps)
     right, bottom = (first + len(weights) for *_, (first, weights) in taps)
@@ -149,7 +149,7 @@ def _round_half_away(value: float) -> int:
 
 
 def _resample(pixels: npt.NDArray[np.uint8], taps: Sequence[_Tap]) -> npt.NDArray[np.uint8]:
-    """Resample axis 0 of `pixels`, which begins at the first tap's input."""
+    """Resample axis 0 of `pixels`, which begins at the first input of the first tap."""
     begin = taps[0][0]
     rows = [
         np.tensordot(weights, pixels[first - begin :][: len(weights)].astype(np.int64), 1)

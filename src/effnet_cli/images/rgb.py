@@ -1,4 +1,4 @@
-"""Convert any Pillow image to RGB. Gray is scaled, not clipped; transparency is composited,
+"""Convert any Pillow image to RGB. Grey is scaled, not clipped; transparency is composited,
 not dropped.
 """
 
@@ -59,10 +59,10 @@ def _composite(image: Image.Image) -> Image.Image:
 
 
 def _stores_ink(image: Image.Image) -> bool:
-    """Return whether a CMYK JPEG stores ink (0 is none).
+    """Return whether a CMYK JPEG stores amounts of ink (0 for none).
 
-    Adobe's programs store the inverse, and Pillow assumes it. A file without Adobe's marker does
-    not say which. The black plate then decides, because images use little black.
+    Adobe's programs store the inverse, and Pillow assumes that all programs do. Without Adobe's
+    marker, the black channel decides, because most images use little black ink.
     """
     if "adobe" in image.info:
         return False
@@ -72,9 +72,9 @@ def _stores_ink(image: Image.Image) -> bool:
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Convert 16-bit, 32-bit and float grey to 8-bit grey: scaled, never clipped.
 
-    12-bit and 16-bit files use their whole range. 32-bit and float files use the first of 0..1
-    (float only), 0..255 and 0..65535 that contains all their values. Anything else is stretched
-    from its minimum to its maximum.
+    12-bit and 16-bit files are scaled from their whole range. 32-bit and float files are scaled
+    from the first of 0..1 (float only), 0..255 and 0..65535 that contains all their values, or else
+    from their minimum to their maximum.
     """
     values = np.asarray(image)
     tags = image.getexif() if image.format == "TIFF" else {}

@@ -19,7 +19,7 @@ from effnet_cli.images.sources import ImageSource
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
 
-# Address space that a worker may add to what it has at its start: for later allocations of
+# Address space that a worker may use beyond what it has at its start: for later allocations of
 # libraries, and for the largest permitted image in Pillow's widest mode (float) and its copies.
 SPARE_MEMORY_BYTES, BYTES_PER_PIXEL = 1 << 30, 24
 EXIT_SECONDS = 5.0  # to wait for the exit status of a dead process
@@ -61,7 +61,7 @@ class _Worker:
         self.is_alive = True
         self._timeout_s = options.timeout_s
         methods = multiprocessing.get_all_start_methods()
-        # a server without threads forks a process in a few milliseconds
+        # the fork server, which has no threads, forks in a few milliseconds
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         with self._start_lock:
             if context.get_start_method() == "forkserver":
@@ -106,7 +106,7 @@ def _describe_signal(status: int | None) -> str:
 
 def _serve(connection: Connection, preprocessing: Preprocessing, options: ImageOptions) -> None:
     """Load images in the worker until the other end of the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
     _end_with_parent()
     _limit_memory(SPARE_MEMORY_BYTES + BYTES_PER_PIXEL * options.max_pixels)
     loader = ImageLoader(preprocessing, options)

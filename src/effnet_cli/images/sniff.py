@@ -73,9 +73,7 @@ _NOT_IMAGES: dict[tuple[bytes, ...], str] = {
     (b"PAR1\x15",): "a Parquet table",
     (b"\xd0\xcf\x11\xe0\xa1\xb1",): "an Office document",
     (b"{\\rtf",): "an RTF document",
-    (
-        b"\0\5\x16\7",
-    ): "a macOS AppleDouble file",  # macOS leaves one beside each file on foreign disks
+    (b"\0\5\x16\7",): "a macOS AppleDouble file",  # macOS adds one to each file on non-Mac disks
 }
 _SIGNATURES: _Signatures = {
     **{magic: Content(what, is_image=False) for magic, what in _NOT_IMAGES.items()},
@@ -91,7 +89,7 @@ _PATTERNS = (
     (
         rb"(?s)\x00\x00\x02\x00(?!\x00\x00)..",
         Content("a Windows cursor"),
-    ),  # a TGA has no count of images
+    ),  # the number of images; 0 in a TGA
     (rb"P[Ff]\n\d+ \d+\n-?[\d.]+\n", Content("a float image (PFM)")),
     (rb"P7\nWIDTH \d+\nHEIGHT \d+\n", Content("a PAM image")),
     (rb"#define \w+_width \d+", Content("an X bitmap")),

@@ -28,13 +28,13 @@ KIND_NAMES = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFREG: "a kernel file",
+    stat.S_IFREG: "a system file",
 }
 
 
 @contextmanager
 def open_regular_file(source: Path | str | bytes) -> Iterator[BinaryIO]:
-    """Open a readable, seekable file. Other kinds of files are refused: reading them can hang.
+    """Open a readable, seekable file. Refuse other kinds of files: reading them can hang.
 
     Raises:
         ImageError: `missing`, `not_a_file` or `unreadable`.
@@ -95,7 +95,7 @@ def identify(file: BinaryIO, name: str) -> Content:
     """Identify a file by its content.
 
     Raises:
-        ImageError: the file is empty, unreadable, or nothing that effnet opens.
+        ImageError: the file is empty, unreadable, or in no format that effnet opens.
     """
     try:
         head = file.read(HEAD_BYTES)

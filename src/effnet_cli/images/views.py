@@ -8,7 +8,7 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of an image: its share of each side, its position (0 to 1), perhaps mirrored."""
+    """A part of an image: its share of each side, its position (0..1), and if it is mirrored."""
 
     is_flipped: bool = False
     share: float = 1.0

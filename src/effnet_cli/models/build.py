@@ -32,7 +32,7 @@ class _Naming(NamedTuple):
     """The names of the submodules in another library."""
 
     ends: str  # the stem, the head and the classifier
-    block: str  # by stage, index in the stage and number in the model
+    block: str  # pattern: stage, index in the stage, number in the model
     squeeze: str
     units: dict[tuple[bool, ...], str]  # in a block, keyed by which convolutions are depthwise
 
@@ -67,7 +67,7 @@ def build(variant: Variant, num_classes: int) -> nn.Module:
 
 
 def import_torchvision(name: str) -> Any:
-    """Import a module that needs torchvision; `EffnetError` if torchvision does not fit torch."""
+    """Import a module that needs torchvision; `EffnetError` if it does not match torch."""
     try:
         return import_module(name)
     except (ImportError, RuntimeError) as error:  # RuntimeError: incompatible builds
@@ -104,7 +104,7 @@ def check_has_weights(path: Path) -> None:
     """Raise `UsageError` for an exported file, which cannot be trained or exported again."""
     if file_kind(path) != "tensors":
         raise UsageError(
-            f"{str(path)!r} is an exported file: it has no weights to load.",
+            f"{str(path)!r} is an exported file, from which weights cannot be loaded.",
             "Use the model file it was exported from.",
         )
 
@@ -184,7 +184,7 @@ def _rename(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _prefixes(module: nn.Module, naming: _Naming) -> Iterator[tuple[str, str]]:
-    """Yield pairs of a submodule's name in `naming` and its name here."""
+    """Yield pairs of a submodule's name in `naming` and its name in `module`."""
     *stages, _ = module.get_submodule("features").children()
     last = f"features.{len(stages)}"
     ends = ("features.0.0", "features.0.1", f"{last}.0", f"{last}.1", "classifier.1")

@@ -18,12 +18,12 @@ RECORDS = ("options", "dataset", "metrics", "export")
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a model predicts and how it was made. Its model file and exports hold it as JSON.
+    """What a model predicts and how it was made; stored as JSON in model files and exports.
 
     `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
     Predictions with a probability below `unknown_below` are best called unknown, because too many
     of them were wrong in validation; `None` if no limit was determined. `options`, `dataset` and
-    `metrics` record the training run: its options, a fingerprint of the data, and the figures of
+    `metrics` record the training run: its options, a fingerprint of the data, and the metrics of
     the best epoch. `export` describes an exported file and is empty otherwise.
     """
 
@@ -56,7 +56,7 @@ class ModelCard:
             raise ValueError("its header is not a JSON object")
         version = content.pop("format_version", None)
         if version != CARD_VERSION:
-            raise ValueError(f"its format version is {version!r}; this effnet reads {CARD_VERSION}")
+            raise ValueError(f"its format version is {version!r}, expected {CARD_VERSION}")
         _check_fields(cls, content, "its header")
         names, given = content["classes"], content["preprocessing"]
         if not (names and isinstance(names, list) and all(isinstance(n, str) for n in names)):
@@ -101,7 +101,7 @@ class ModelCard:
 
 
 def describe_read_error(error: Exception) -> str:
-    """Return why a file cannot be read, as a phrase to put into a sentence."""
+    """Return why a file cannot be read, as a phrase for use in a sentence."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
 
 
@@ -114,11 +114,11 @@ def _check_fields(kind: type, content: object, what: str) -> None:
     if missing:
         raise ValueError(f"{what} is not complete: it lacks {missing}")
     for name in content.keys() - {f.name for f in fields(kind)}:
-        raise ValueError(f"{what} holds {name!r}, which this effnet does not know")
+        raise ValueError(f"{what} contains the unknown field {name!r}")
 
 
 def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"its header holds {constant}")
+    raise ValueError(f"its header contains {constant}")
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

@@ -43,7 +43,7 @@ def write(path: Path, card: ModelCard, tensors: Arrays) -> None:
 
 
 def write_state(path: Path, header: Mapping[str, Any], tensors: Arrays) -> None:
-    """Atomically write the state that a run resumes from; `header` must be JSON-serializable."""
+    """Atomically write the state that a run resumes from; `header` must be JSON-serialisable."""
     text = json.dumps(header, allow_nan=False, sort_keys=True)
     _write(path, tensors, key=STATE_KEY, header=text)
 
@@ -68,14 +68,14 @@ def _sort_metadata(content: bytes) -> bytes:
 def read_card(path: Path) -> ModelCard:
     """Return the card of a model file without reading the tensors.
 
-    `UsageError` if the file is missing, damaged, of a newer version, or not a model file.
+    `UsageError` if the file is missing, damaged, of another version, or not a model file.
     """
     with _check_file(path, "a model file"):
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
         if CARD_KEY not in metadata:
             raise ValueError(
-                "it has no effnet header; load weights without one with --weights and --variant"
+                "it has no effnet header; for plain weights, use --weights and --variant"
             )
         return ModelCard.from_json(metadata[CARD_KEY])
 
@@ -118,7 +118,7 @@ def _read(path: Path, key: str, what: str) -> tuple[str, Arrays]:
 
 @contextmanager
 def _check_file(path: Path, what: str) -> Iterator[None]:
-    """Turn any error that a damaged or foreign file causes into a `UsageError`."""
+    """Turn any error caused by a damaged or unsuitable file into a `UsageError`."""
     try:
         yield
     except READ_ERRORS as error:

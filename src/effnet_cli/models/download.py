@@ -21,8 +21,8 @@ PAUSE_SECONDS = 0.5  # before each retry, multiplied by the number of attempts s
 def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> None:
     """Download the weights of a variant to `path`, whose lock the caller holds.
 
-    `EffnetError` with `hint` if the download fails or is not the published file. In that case,
-    whatever was at `path` is left as it was.
+    `EffnetError` with `hint` if the download fails or differs from the published file. In that
+    case, whatever was at `path` is left as it was.
     """
     url, source = download_url(variant), variant.source
     remove_partial_files(path.parent, path.name)
@@ -40,7 +40,7 @@ def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> Non
 
 
 def download_url(variant: Variant) -> str:
-    """Return the URL of a variant's weights; `EFFNET_MIRROR` replaces torchvision's folder."""
+    """Return the URL of a variant's weights; `EFFNET_MIRROR` replaces `MODELS_URL`."""
     base = os.environ.get(MIRROR_VARIABLE) or MODELS_URL
     if not base.startswith(("https://", "http://")):
         raise UsageError(
@@ -53,7 +53,7 @@ def download_url(variant: Variant) -> str:
 def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) -> str | None:
     """Download `url` into `part`, resuming after a lost connection; return the reason if it fails.
 
-    A server that never responded is not retried; one that failed or closed the connection is.
+    Retry after a server error (5xx) or a lost connection, but not if the server never responded.
     """
     reason: str | None = None
     for attempt in range(ATTEMPTS):
@@ -65,7 +65,7 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int | None], None]) ->
             return None
         except HttpError as error:
             reason = str(error)
-            if error.status == 416:  # what we have is not the start of the server's file
+            if error.status == 416:  # the part is not shorter than the server's file
                 part.write_bytes(b"")
             elif done == 0 if error.status is None else 300 <= error.status < 500:
                 return reason

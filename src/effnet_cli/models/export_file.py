@@ -1,7 +1,7 @@
 """Exported files: each is a file for a runtime, with a JSON file next to it that holds the card.
 
 The JSON (`model.onnx.json` for `model.onnx`) also describes input and output, and has the SHA-256
-of the file, so that a runtime only loads bytes that an export wrote. An ONNX file may come without
+of the file, so that a runtime only loads files that effnet exported. An ONNX file may come without
 the JSON, because it contains the card itself and can be checked before it runs.
 """
 
@@ -59,7 +59,7 @@ def export_owner(path: Path) -> Path | None:
 
 
 def is_export(path: Path) -> bool:
-    """Return whether `path`, by its JSON, is an export; the file may be damaged or gone."""
+    """Return whether the JSON of `path` is that of an export; the file may be damaged or gone."""
     try:
         return "export" in json.loads(json_path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -77,7 +77,7 @@ def is_model_file(path: Path) -> bool:
 def read_card(path: Path) -> ModelCard:
     """Return the card of an exported file, after checking that the file is unchanged.
 
-    `UsageError` with the reason if it or its JSON is missing, damaged or foreign.
+    `UsageError` with the reason if it or its JSON is missing, damaged or not from effnet.
     """
     json_file = json_path(path)
     try:
@@ -87,7 +87,7 @@ def read_card(path: Path) -> ModelCard:
                 _check_onnx_once(path)
             return card
         if file_kind(path) != "onnx":
-            raise ValueError(f"{json_file.name!r} is not beside it (it names the classes)")
+            raise ValueError(f"{json_file.name!r}, which names the classes, is not beside it")
         return _read_onnx(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
@@ -99,7 +99,7 @@ def read_card(path: Path) -> ModelCard:
 def _read_json(path: Path, json_file: Path) -> ModelCard:
     """Return the card in the JSON, after checking the digest of every file of the export."""
     if json_file.stat().st_size > MAX_EXPORT_JSON_BYTES:
-        raise ValueError(f"{json_file.name!r} has {json_file.stat().st_size:,} bytes")
+        raise ValueError(f"{json_file.name!r} is too large ({json_file.stat().st_size:,} bytes)")
     try:
         card, files = _parse_json(json_file.read_text(encoding="utf-8-sig"))
     except (ValueError, AttributeError, RecursionError) as error:
@@ -110,9 +110,9 @@ def _read_json(path: Path, json_file: Path) -> ModelCard:
     for name, digest in files.items():
         part = path.with_suffix(Path(name).suffix)  # all files may have been renamed together
         if not part.is_file():
-            raise ValueError(f"its other half {part.name!r} is missing")
+            raise ValueError(f"its other file {part.name!r} is missing")
         if cached_sha256(part) != digest:
-            raise ValueError(f"the content of {part.name!r} is not what {json_file.name!r} says")
+            raise ValueError(f"the content of {part.name!r} does not match {json_file.name!r}")
     card.check_export()
     return card
 
@@ -127,7 +127,7 @@ def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
     )
     files, shape = content.get("files"), content.get("input", {}).get("shape")
     if not isinstance(files, dict):
-        raise ValueError("it does not say what its files are")
+        raise ValueError("it does not list its files")
     px = card.preprocessing.crop_px
     if not isinstance(shape, list) or shape.count(px) < 2:
         raise ValueError(f"images of {px} px do not fit the file's input {shape}")
@@ -135,7 +135,7 @@ def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
 
 
 def _check_onnx_once(path: Path) -> None:
-    """Check an ONNX file, only once for the same bytes: it doubles the start-up time."""
+    """Check an ONNX file once per content, because the check doubles the start-up time."""
     stamp = cache_dir() / "checked" / cached_sha256(path)
     if not stamp.is_file():
         _read_onnx(path)

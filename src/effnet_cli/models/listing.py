@@ -1,4 +1,4 @@
-"""List the variants and the weights on this machine, as JSON-able rows or 80-column tables."""
+"""List the variants and the weights on this machine, as rows for JSON or 80-column tables."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def variants_table() -> Cells:
 
 
 def list_weights() -> list[dict[str, object]]:
-    """Return a row per variant; `path` is `None` if the package of its weights is not installed."""
+    """Return a row per variant; `path` is `None` if its weights' package is not installed."""
     return [
         {
             "variant": variant.name,

@@ -51,7 +51,7 @@ class SameConv2d(nn.Conv2d):
 def _unit(
     inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Convolution, BatchNorm and ReLU6."""
+    """Return a convolution, BatchNorm and ReLU6."""
     conv = SameConv2d(inputs, outputs, kernel, stride=stride, groups=groups, bias=False)
     norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
     return nn.Sequential(conv, norm, nn.ReLU6(inplace=True))

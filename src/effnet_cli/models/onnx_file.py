@@ -1,7 +1,7 @@
 """Check ONNX files of unknown origin before a runtime loads them.
 
 An ONNX file can be a program: it can loop, read other files, and expand a few bytes to gigabytes.
-effnet only runs files that use its own models' operators and contain all of their tensors.
+effnet only runs files that contain all their tensors and only use operators of its own models.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ ONNX_OPERATORS = {
 
 
 def read_checked_card(path: Path) -> ModelCard:
-    """Return the card in an ONNX file; `ValueError` if it is damaged, not effnet's or unsafe."""
+    """Return the card in an ONNX file; `ValueError` if it is damaged, unsafe or not from effnet."""
     size = path.stat().st_size
     if size > MAX_ONNX_BYTES:
         raise ValueError(f"it has {size:,} bytes, more than an ONNX file can have")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
-        raise ValueError("it is not an ONNX file, or damaged") from error
+        raise ValueError("it is damaged or not an ONNX file") from error
     cards = [entry.value for entry in model.metadata_props if entry.key == CARD_KEY]
     if len(cards) != 1:
         raise ValueError("it has no effnet header")
@@ -38,7 +38,7 @@ def read_checked_card(path: Path) -> ModelCard:
         if node.domain not in ("", "ai.onnx") or node.op_type not in ONNX_OPERATORS:
             raise ValueError(f"it uses the operator {node.domain}{node.op_type}")
     if model.functions or model.training_info:
-        raise ValueError("it defines functions of its own")
+        raise ValueError("it defines functions or training steps")
     for tensor in _tensors(model):
         _check_tensor(tensor)
     return card

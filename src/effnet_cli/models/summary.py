@@ -1,4 +1,4 @@
-"""Summarize a variant stage by stage.
+"""Summarise a variant stage by stage.
 
 Costs are counted on torch's meta device, whose tensors have shapes but no values: no weights are
 needed, and the largest variant takes a second.
@@ -110,7 +110,7 @@ class _Layer(NamedTuple):
 
 
 def summarize(name: str) -> ModelSummary:
-    """Summarize the variant called `name`; `UsageError` if it is unknown."""
+    """Summarise the variant called `name`; `UsageError` if it is unknown."""
     variant = find_variant(name)
     module, layers = _count(variant, IMAGENET_CLASSES)
     base, stages = variant.architecture.base, _stages(module, layers)

@@ -25,7 +25,7 @@ def headline(summary: "ModelSummary") -> Iterator[str]:
 
 
 def stages_table(summary: "ModelSummary") -> Cells:
-    """Return one row per stage. `16 -> 24`: scaling turned the smallest variant's 16 into 24."""
+    """Return one row per stage. `16 -> 24`: 16 in the smallest variant, scaled to 24."""
     columns = ["#", "operator", "px", "channels", "layers", "SE", "K params", "M MACs"]
     rows: list[list[object]] = []
     for number, stage in enumerate(summary.stages, 1):

@@ -83,8 +83,9 @@ class WeightsSource:
 class Variant:
     """An architecture with published ImageNet-1k weights.
 
-    `weight_set` is the name of the weights in their own library. `giga_multiply_adds` is for one
-    image of `preprocessing.crop_px`. `top1` and `top5` are percentages of the validation images.
+    `weight_set` is the name of the weights in the library they come from. `giga_multiply_adds` is
+    for one image of `preprocessing.crop_px`. `top1` and `top5` are percentages of the validation
+    images.
     """
 
     name: str

@@ -40,7 +40,7 @@ class Model:
 
     @property
     def file_kind(self) -> FileKind:
-        """What the file holds: tensors, or a whole exported model."""
+        """What the file contains: tensors, or a whole exported model."""
         return export_file.file_kind(self.path) if self.card.export else "tensors"
 
 

@@ -116,7 +116,7 @@ class _Renderer:
         return "█" * full + (" ▏▎▍▌▋▊▉"[eighths] if eighths else "")
 
     def _shorten(self, path: Path) -> str:
-        """Return a path; in a terminal, the folders of a long one are cut before its name."""
+        """Return a path; in a terminal, the folders of a long one are cut, but not its name."""
         text = printable(str(path))
         if not self.console.is_terminal:
             return text

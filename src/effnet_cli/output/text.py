@@ -9,7 +9,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
-    """Escape control characters, bidirectional characters and invalid bytes in `text`."""
+    """Escape control characters (also bidirectional ones) and invalid bytes in `text`."""
     return "".join(c if c.isprintable() or c == "\u200d" else _escape(c) for c in text)
 
 
@@ -53,7 +53,7 @@ def csv_line(cells: Iterable[object]) -> str:
     """Return a CSV line without formulas: a spreadsheet must not run a file name as a formula."""
     buffer = io.StringIO()
     safe = [f"'{c}" if isinstance(c, str) and c.startswith(FORMULA_STARTS) else c for c in cells]
-    # the writer only quotes characters of its own line terminator, and a name may contain \r or \n
+    # the writer only quotes the line ends in its line terminator, and a name may contain \r or \n
     csv.writer(buffer, lineterminator="\r\n").writerow(safe)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
 

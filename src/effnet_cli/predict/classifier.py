@@ -86,7 +86,7 @@ class Classifier:
 
         Raises:
             EffnetError: the engine cannot be loaded.
-            TypeError: not an image.
+            TypeError: `image` is not an image.
         """
         return next(self.predict([_as_input(image)]))
 

@@ -104,7 +104,7 @@ class Gallery:
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """Shorten `text` by a cut in its first half, because the end of a path says most."""
+    """Shorten `text` by a cut near its start, because the end of a path matters most."""
     start = max_chars // 4
     return text if len(text) <= max_chars else f"{text[:start]}…{text[1 - max_chars + start :]}"
 

@@ -29,7 +29,7 @@ def load_gradcam(options: ModelOptions, images: ImageOptions = ImageOptions()) -
     """Load a model for overlays.
 
     Raises:
-        UsageError: the model file has no weights, which gradients need.
+        UsageError: the model is an exported file, which has no gradients.
         EffnetError: the library is not installed.
     """
     if importlib.util.find_spec(GRADCAM_LIBRARY) is None:

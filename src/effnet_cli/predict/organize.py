@@ -81,7 +81,7 @@ class Organizer:
         """Return one line about what was done."""
         done = "Moved" if self._options.moves else "Copied"
         skipped = f"; {self.identical:,} already there" if self.identical else ""
-        failed = f"; {self.failed:,} failed and stay where they are" if self.failed else ""
+        failed = f"; {self.failed:,} failed and were left in place" if self.failed else ""
         count = pluralize(self.placed, "image")
         return f"{done} {count} to {str(self._options.folder)!r}{skipped}{failed}."
 

@@ -72,7 +72,7 @@ class Pipeline:
     def run(self, inputs: Iterator[ImageInput], finish: Finish[Result]) -> Iterator[Result]:
         """Yield `finish(input, scored)` for every input, in order; memory use stays constant.
 
-        `inputs` is read only as results are consumed, and `finish` runs in the worker threads.
+        `inputs` are only read as results are consumed, and `finish` runs in the worker threads.
         Raises `EffnetError` if the engine fails or its scores are not finite.
         """
 
@@ -102,7 +102,7 @@ class Pipeline:
             return error.without_traceback()
 
     def _score_crops(self, crops: list[Crops]) -> Scores | tuple[()]:
-        """Return scores, float32 [N,C]; one image's crops, usual on a CPU, are not copied."""
+        """Return scores, float32 [N,C]; crops of a single image (usual on a CPU) are not copied."""
         if not crops:
             return ()
         scores = self.score(crops[0] if len(crops) == 1 else np.concatenate(crops))

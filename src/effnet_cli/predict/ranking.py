@@ -55,7 +55,7 @@ def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
     threshold = card.unknown_below if options.unknown_below == "auto" else options.unknown_below
     if options.unknown_below == "auto" and threshold is None:
         raise UsageError(
-            "--unknown-below auto requires a model fine-tuned by effnet.",
+            "--unknown-below auto requires a fine-tuned model that has a threshold.",
             "Pass a probability, such as --unknown-below 0.5.",
         )
     return Ranking(card, options.top_k, threshold or 0.0, keep_crops=options.keep_crops)

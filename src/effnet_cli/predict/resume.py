@@ -129,8 +129,8 @@ def open_journal(
     the rows of an interrupted run, if there are any. `reporter` receives a note if rows are kept.
 
     Raises:
-        UsageError: there are rows and `is_resumed` is not set, or they have other settings, or
-            another process is writing them.
+        UsageError: there are rows and `is_resumed` is not set, or they were computed with other
+            settings, or another process is writing them.
         EffnetError: the folder cannot be written.
     """
     path = output.with_name(output.name + JOURNAL_SUFFIX)

@@ -1,4 +1,4 @@
-"""Run `effnet predict`: classify the inputs, and resume, explain and organise as options say."""
+"""Run `effnet predict`: classify the inputs, and resume, explain and organise as asked."""
 
 import itertools
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
     """Resolve the model and open the files that the options name.
 
     Raises:
-        UsageError: a model, a folder or a file to resume cannot be used.
+        UsageError: the model, a folder or the rows to resume from cannot be used.
         EffnetError: weights or a library are missing.
     """
     options = replace(task.options, keep_crops=outputs.needs_crops)

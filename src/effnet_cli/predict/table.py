@@ -13,7 +13,7 @@ LABEL_WIDTH = 30
 
 
 def blocks(rows: Iterable[ResultRow]) -> Iterator[Block]:
-    """Yield one table for a few images, or for more, one line each as soon as it is known."""
+    """Yield one table for a few images, else one line per image as soon as its result is known."""
     results = (row.result for row in rows)
     first = list(itertools.islice(results, MAX_TABLE_IMAGES + 1))
     if len(first) > MAX_TABLE_IMAGES:

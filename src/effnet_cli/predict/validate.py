@@ -1,4 +1,4 @@
-"""Refuse right away what `effnet predict` would fail to do later."""
+"""Refuse options right away that would make `effnet predict` fail later."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from effnet_cli.system.errors import UsageError
 
 
 def validate(task: PredictTask, outputs: PredictOutputs) -> None:
-    """Raise `UsageError` if options exclude each other or an output file may not be written."""
+    """Raise `UsageError` if options exclude each other or an output cannot be written."""
     _check_conflicts(task, outputs)
     if task.organize is not None:
         check_folder(task.organize, task.inputs)

@@ -29,7 +29,7 @@ class UsageError(EffnetError):
 
 
 class ImageError(EffnetError):
-    """An image that has no prediction.
+    """The reason why an image has no prediction.
 
     Args:
         kind: one of `effnet_cli.options.ErrorKind`, a fixed list that programs can rely on.
@@ -40,7 +40,7 @@ class ImageError(EffnetError):
         self.kind = kind
 
     def without_traceback(self) -> "ImageError":
-        """Return a copy to keep; the original's frames hold the image's bytes and the error."""
+        """Return a copy to keep: the frames of the traceback would keep the image in memory."""
         return ImageError(self.kind, self.message, self.hint)
 
 

@@ -35,8 +35,8 @@ class OptionInfo(TypedDict, total=False):
 def option(default: T, help: str, usage: str = "", **info: Unpack[OptionInfo]) -> T:  # noqa: A002
     """Create a dataclass field that is also a command-line option.
 
-    `usage` has its flags, besides or instead of the one made from the field's name, and its
-    metavar: `-o FILE`.
+    `usage` lists its flags and its metavar, such as `-o FILE`. A long flag in it replaces the one
+    made from the field's name.
     """
     flags = [part for part in usage.split() if part.startswith("-")]
     metavar = usage.split()[len(flags) :]
@@ -53,7 +53,7 @@ def argument(default: T, help: str, metavar: str, **info: Unpack[OptionInfo]) ->
 
 
 class Only:
-    """Limits the fields of a group that a command offers: `Annotated[Group, Only("a", "b")]`."""
+    """Selects the fields of a group that a command offers: `Annotated[Group, Only("a", "b")]`."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -130,7 +130,7 @@ def choices_of(field: Field) -> tuple[str, ...]:
 
 
 def words_of(field: Field) -> Mapping[str, object]:
-    """Return the texts that stand for a value, with these values."""
+    """Return the special texts of a field, with the values that they stand for."""
     words: Mapping[str, object] = field.metadata.get("words", {})
     return words
 

@@ -27,7 +27,7 @@ def cache_dir() -> Path:
 
 
 def compiled_dir() -> Path:
-    """Return the folder of the compiled models `VARIANT-WEIGHTS DIGEST-OWN DIGEST.onnx`."""
+    """Return the folder of compiled models: `VARIANT-WEIGHTS_DIGEST-GRAPH_VERSION-DIGEST.onnx`."""
     return cache_dir() / "compiled"
 
 
@@ -73,7 +73,7 @@ def remove_partial_files(folder: Path, prefix: str) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> EffnetError:
-    """Convert `error` to one for the user."""
+    """Return the error to show if `path` cannot be written."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "Free some space, or choose another location." if is_full else "Choose another location."
     return EffnetError(f"Cannot write {str(path)!r}: {error.strerror or error}.", hint)
@@ -82,7 +82,7 @@ def cannot_write(path: Path, error: OSError) -> EffnetError:
 @contextmanager
 def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[Path]:
     """Hold the lock of `path`, so that only one process creates it while the others wait, or fail
-    with the error `busy` if that is given. Yields the path of the lock file, which stays.
+    with the error `busy` if that is given. Yield the path of the lock file, which is kept.
 
     Raises:
         EffnetError: the folder cannot be written, or the lock stays taken for LOCK_SECONDS.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import httpx
 
 SCHEMES = ("http", "https")
-# Until the headers of a response have arrived. httpx does not limit name look-ups, which can take
+# Limit for the headers of a response to arrive. httpx does not limit name look-ups, which can take
 # minutes without an internet connection.
 CONNECT_SECONDS = 4.0
 STALL_SECONDS = 10.0  # between two chunks of a body
@@ -26,7 +26,7 @@ Kind = Literal["failed", "timeout", "incomplete"]
 
 
 class HttpError(Exception):
-    """A failed request. Its text is the reason; `status` is the response's, if there was one."""
+    """A failed request. Its text is the reason; `status` is that of the response, if any."""
 
     def __init__(self, reason: str, status: int | None = None, kind: Kind = "failed") -> None:
         super().__init__(" ".join(reason.split())[:MAX_REASON_CHARS].rstrip(" ."))
@@ -34,7 +34,7 @@ class HttpError(Exception):
 
 
 class Body(NamedTuple):
-    """A file's content from byte `start` on; `total` is the file's size, if the server tells it."""
+    """A file's content from byte `start` on; `total` is the file's size, if the server sends it."""
 
     response: "httpx.Response"
     start: int

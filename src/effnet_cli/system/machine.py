@@ -57,7 +57,7 @@ def available_memory_bytes() -> int:
 
 
 def measure_copy_gb_per_s() -> float:
-    """Measure the GB/s that a large copy reads and writes together; the best of COPIES copies."""
+    """Measure the GB/s of a large copy, reads plus writes: the best of COPIES copies."""
     threads, size = usable_cores(), COPY_MB * 2**20 // usable_cores()
     sources = [np.ones(size, np.uint8) for _ in range(threads)]
     targets = [np.empty(size, np.uint8) for _ in range(threads)]
@@ -89,7 +89,7 @@ def peak_memory_bytes() -> int | None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel at once.
 
-    Otherwise, the memory of a training's activations, 100 MB each, is mapped and cleared again in
+    Otherwise, the memory for activations in training, 100 MB each, is mapped and cleared again in
     every layer, which takes a fifth of a step on a CPU. Other C libraries neither have nor need
     such a setting.
     """
