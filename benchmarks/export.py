@@ -90,16 +90,17 @@ def exported(folder: Path, *options: str) -> dict[str, Any]:
 
 def show(name: str, row: dict[str, Any]) -> None:
     """Print a line: the file compared with torch and with the target's float32."""
-    *others, form = row["forms"]
+    reference, *others, form = row["forms"]
+    plain = others[0] if others else reference  # the target's fp32
     line = f"{name:<28} {form['name']:<18} same top-1 {form['agreement']:7.2%}"
     if form["confident_agreement"] is not None:
         line += f" (of {row['confident']} clear {form['confident_agreement']:7.2%})"
     line += f", max |dp| {form['max_difference']:.1e}"
     if form["top1"] is not None:
-        lost = 100 * (others[0]["top1"] - form["top1"])
-        line += f", top-1 {others[0]['top1']:.2%} -> {form['top1']:.2%} ({lost:+.2f} points lost)"
-    size, ms = form["size_bytes"] / others[-1]["size_bytes"], form["median_ms"]
-    line += f", size x{size:.3f}, {others[-1]['median_ms']:.2f} -> {ms:.2f} ms"
+        lost = 100 * (reference["top1"] - form["top1"])
+        line += f", top-1 {reference['top1']:.2%} -> {form['top1']:.2%} ({lost:+.2f} points lost)"
+    size, ms = form["size_bytes"] / plain["size_bytes"], form["median_ms"]
+    line += f", size x{size:.3f}, {plain['median_ms']:.2f} -> {ms:.2f} ms"
     print(f"{line}, on {row['images']}", flush=True)
 
 

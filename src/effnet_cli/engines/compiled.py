@@ -14,7 +14,7 @@ from effnet_cli.system import files
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.reporter import Reporter
 
-GRAPH_VERSION = "g2"  # part of the file name; increase it when the written graph changes
+GRAPH_VERSION = "g3"  # part of the file name; increase it when the written graph changes
 MAX_PROBABILITY_DIFFERENCE = 1e-3  # from torch fp32; a graph that differs by more is refused
 
 

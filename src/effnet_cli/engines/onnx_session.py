@@ -18,11 +18,16 @@ ON_CPU: Provider = ("CPUExecutionProvider", {})
 
 
 def open_session(
-    graph: bytes | Path, callers: int = 1, provider: Provider = ON_CPU
+    graph: bytes | Path,
+    callers: int = 1,
+    provider: Provider = ON_CPU,
+    *,
+    has_integer_kernels: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Open `graph`, the bytes or the path of an ONNX file.
 
     `callers` is the number of threads that will call the session at once; they share the cores.
+    Without integer kernels, int8 graphs are computed in float32, operator by operator.
     """
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = FATAL_ONLY
@@ -30,4 +35,6 @@ def open_session(
     # Spinning threads return in a quarter less time, but take the cores from other callers.
     spins = "1" if callers == 1 else "0"
     settings.add_session_config_entry("session.intra_op.allow_spinning", spins)
+    if not has_integer_kernels:
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(graph, settings, providers=[provider])

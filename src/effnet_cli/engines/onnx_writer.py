@@ -2,8 +2,8 @@
 
 The first prediction after an installation waits for this. torch's own exporters take 1 to 7 seconds
 and create hundreds of nodes for the "same" padding, while the models here use a dozen operators.
-BatchNorm is folded into the convolution before it, and "same" padding is left to the runtime, which
-knows the input size.
+BatchNorm is folded into the convolution before it, and "same" padding is written in numbers:
+`auto_pad` is deprecated, and OpenCV 5 pads some of its convolutions on the wrong side.
 """
 
 import operator
@@ -36,9 +36,8 @@ def build_graph(module: nn.Module, crop_px: int, metadata: dict[str, str]) -> by
     Raises:
         NotImplementedError: the module uses an operator that is not supported.
     """
-    writer = _GraphWriter(module)
-    with torch.inference_mode():
-        outputs = module(torch.zeros(1, 3, crop_px, crop_px)).shape[1]
+    paddings, outputs = _trace_paddings(module, crop_px)
+    writer = _GraphWriter(module, paddings)
     graph = helper.make_graph(
         writer.nodes,
         "effnet",
@@ -68,6 +67,28 @@ def max_difference(content: bytes, module: nn.Module, crop_px: int) -> float:
     return float((expected - actual).abs().max())
 
 
+def _trace_paddings(module: nn.Module, crop_px: int) -> tuple[dict[nn.Module, list[int]], int]:
+    """Run the module once; return each "same" convolution's padding and the number of outputs."""
+    paddings: dict[nn.Module, list[int]] = {}
+
+    def record(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(conv, SameConv2d)
+        paddings[conv] = conv.paddings(inputs[0])
+
+    hooks = [
+        conv.register_forward_pre_hook(record)
+        for conv in module.modules()
+        if isinstance(conv, SameConv2d)
+    ]
+    try:
+        with torch.inference_mode():
+            outputs: int = module(torch.zeros(1, 3, crop_px, crop_px)).shape[1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return paddings, outputs
+
+
 class _Tracer(fx.Tracer):
     """A tracer that stops at modules without children: each of them is one node of the trace."""
 
@@ -76,9 +97,13 @@ class _Tracer(fx.Tracer):
 
 
 class _GraphWriter:
-    """Converts a module to ONNX `nodes` and `weights`."""
+    """Converts a module to ONNX `nodes` and `weights`.
 
-    def __init__(self, module: nn.Module) -> None:
+    `paddings` holds the top, left, bottom and right padding of each "same" convolution.
+    """
+
+    def __init__(self, module: nn.Module, paddings: dict[nn.Module, list[int]]) -> None:
+        self._paddings = paddings
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self._modules: dict[str, Any] = dict(module.named_modules())
@@ -92,7 +117,9 @@ class _GraphWriter:
         if node.op == "placeholder":
             return INPUT
         if node.op == "output":
-            return self._add("Identity", inputs, OUTPUT)
+            # Not an Identity: OpenVINO writes it in a version that its older runtimes cannot read.
+            self.nodes[-1].output[:] = [OUTPUT]
+            return OUTPUT
         if node.op == "call_function" and node.target in FUNCTIONS:
             return self._add(FUNCTIONS[node.target], inputs, node.name)
         module = self._module(node)
@@ -127,9 +154,7 @@ class _GraphWriter:
             "dilations": conv.dilation,
             "group": conv.groups,
         }
-        if isinstance(conv, SameConv2d):
-            return self._add("Conv", inputs, node.name, auto_pad="SAME_UPPER", **attributes)
-        pads = [*conv.padding, *conv.padding]
+        pads = self._paddings.get(self._module(node), [*conv.padding, *conv.padding])
         return self._add("Conv", inputs, node.name, pads=pads, **attributes)
 
     def _following_norm(self, node: fx.Node) -> nn.BatchNorm2d | None:

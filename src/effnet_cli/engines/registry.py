@@ -200,7 +200,7 @@ def _check_engine(engine: EngineName, kind: FileKind) -> None:
         others = [name for name, row in ENGINES.items() if kind in row.kinds]
         raise UsageError(
             f"The engine {engine} does not support {FILE_DESCRIPTIONS[kind]}.",
-            f"Use --engine {' or '.join(others)}.",
+            f"Use --engine {', '.join(others)}.",
         )
 
 

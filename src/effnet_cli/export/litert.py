@@ -74,9 +74,9 @@ class _LiteRtWriter:
     def _write_conv(self, node: onnx.NodeProto, output: str, activation: int) -> None:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         strides, is_depthwise = attributes["strides"], attributes["group"] > 1
-        is_same = _is_same_padding(attributes)
         value = self._values.read(node.input[0], output)
         shape = self._values.shapes[node.input[0]]
+        is_same = _is_same_padding(attributes, shape[1:3])
         if not is_same and any(attributes["pads"]):
             value, shape = self._pad(value, shape, node.input[0], pads=attributes["pads"])
         number, *size, _ = shape
@@ -109,9 +109,21 @@ class _LiteRtWriter:
 
     def _write_dense(self, node: onnx.NodeProto, output: str, activation: int) -> None:
         value = self._values.read(node.input[0], output)
+        shape = [
+            self._values.shapes[node.input[0]][0],
+            self._values.constants[node.input[1]].shape[0],
+        ]
+        if self._values.is_hybrid(output):
+            *inputs, factors = self._values.hybrid_layer(node, output)
+            sums = self._file.tensor(f"{output}.sums", shape, np.float32)
+            value = self._file.operator(Op.FULLY_CONNECTED, [value, *inputs], sums)
+            result = self._values.add(output, shape)
+            self._file.operator(
+                Op.MUL, [value, factors], result, fusedActivationFunction=activation
+            )
+            return
         inputs = [value, *self._values.layer(node, output)]
-        channels = self._values.constants[node.input[1]].shape[0]
-        result = self._values.add(output, [self._values.shapes[node.input[0]][0], channels])
+        result = self._values.add(output, shape)
         self._file.operator(Op.FULLY_CONNECTED, inputs, result, fusedActivationFunction=activation)
 
     def _write_mean(self, node: onnx.NodeProto, output: str, _: int) -> None:
@@ -165,13 +177,12 @@ OPERATOR_WRITERS: Mapping[str, Callable[[_LiteRtWriter, onnx.NodeProto, str, int
 }
 
 
-def _is_same_padding(attributes: Mapping[str, Any]) -> bool:
-    """Return whether a padding equals LiteRT's SAME for images of any size.
-
-    This holds for ONNX's SAME_UPPER, and for half a kernel on each side with stride 1.
-    """
-    if attributes.get("auto_pad") == b"SAME_UPPER":
-        return True
-    half = [(k - 1) // 2 for k in attributes["kernel_shape"]]
-    is_unit = list(attributes["strides"]) == [1, 1]
-    return is_unit and list(attributes["pads"]) == [*half, *half]
+def _is_same_padding(attributes: Mapping[str, Any], size: Sequence[int]) -> bool:
+    """Return whether LiteRT's SAME pads an image of this height and width in the same way."""
+    total = [
+        max((-(-n // stride) - 1) * stride + kernel - n, 0)
+        for n, kernel, stride in zip(
+            size, attributes["kernel_shape"], attributes["strides"], strict=True
+        )
+    ]
+    return list(attributes["pads"]) == [*(n // 2 for n in total), *(n - n // 2 for n in total)]

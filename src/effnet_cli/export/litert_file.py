@@ -45,7 +45,7 @@ OPERATOR_ROWS: Mapping[int, tuple[str | None, int]] = {
     Op.SUB: ("SubOptions", 1),
 }
 FP16_DEQUANTIZE_VERSION = 3
-HYBRID_DENSE_VERSION = 12  # float32 input, int8 weights with a scale per channel
+HYBRID_DENSE_VERSION = 3  # float32 input, int8 weights with one scale
 
 
 class LiteRtFile:

@@ -90,12 +90,29 @@ class ValueTensors:
         zeros = [0] * len(layer.scales)
         values = _to_channels_last(layer.weight, is_depthwise)
         weight = self._file.constant(names[0], values, quantization(layer.scales, zeros, axis))
-        if node.op_type == "Gemm" and not self.is_int8(output):
-            # LiteRT's kernel for float32 inputs and int8 weights keeps the logits in float32
-            bias = (layer.bias * layer.bias_scales.astype(np.float64)).astype(np.float32)
-            return [weight, self._file.constant(names[1], bias)]
         scales = quantization(layer.bias_scales, zeros)
         return [weight, self._file.constant(names[1], layer.bias, scales)]
+
+    def is_hybrid(self, output: str) -> bool:
+        """Return whether a layer has int8 weights, but float32 input and output."""
+        return self._recipe is not None and not self.is_int8(output)
+
+    def hybrid_layer(self, node: onnx.NodeProto, output: str) -> list[int]:
+        """Add the int8 weights, the float32 bias and a factor per channel of a dense layer.
+
+        The layer's result has to be multiplied by the factors. A scale per channel in the weights
+        themselves would need version 12 of the operator, which LiteRT has only since 2025.
+        """
+        assert self._recipe is not None
+        layer = self._recipe.layers[output]
+        scale = float(layer.scales.max())
+        factors = (layer.scales.astype(np.float64) / scale).astype(np.float32)
+        bias = layer.bias * layer.bias_scales.astype(np.float64) / factors
+        return [
+            self._file.constant(node.input[1], layer.weight, quantization([scale], [0])),
+            self._file.constant(node.input[2], bias.astype(np.float32)),
+            self._file.constant(f"{output}.factors", factors),
+        ]
 
     def _float(self, name: str, values: Array) -> int:
         """Add a float32 constant, stored as float16 if the export is fp16."""

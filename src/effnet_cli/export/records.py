@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+EXACT_INT8 = "int8, exact arithmetic"  # the form whose results do not depend on the processor
+
 
 @dataclass(frozen=True, slots=True)
 class ComparedForm:
@@ -11,12 +13,13 @@ class ComparedForm:
     `agreement` is the share (0..1) of images with the same top-1 class. `confident_agreement` is
     the share among images whose top probability in torch is at least 0.5 (`None` if there are
     none). `max_difference` and `mean_difference` compare the probabilities of all classes. `top1`
-    is the accuracy (`None` without labels). `median_ms` is per image.
+    is the accuracy (`None` without labels). `median_ms` is per image. Size and time are `None` for
+    int8 in exact arithmetic, which is not a file.
     """
 
     name: str
-    size_bytes: int
-    median_ms: float
+    size_bytes: int | None
+    median_ms: float | None
     agreement: float | None = None
     confident_agreement: float | None = None
     max_difference: float | None = None

@@ -12,10 +12,11 @@ from effnet_cli.engines.normalise import Pixels, normalise
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.export.agreement import REFERENCE, CandidateForm, compare, find_violation
 from effnet_cli.export.calibration import measure_ranges
+from effnet_cli.export.exact_int8 import ExactInt8Engine
 from effnet_cli.export.files import describe, put_in_place, scratch_folder, write_target
 from effnet_cli.export.formats import comparison_dict
 from effnet_cli.export.quantize import choose_recipe
-from effnet_cli.export.records import ExportComparison, ExportResult
+from effnet_cli.export.records import EXACT_INT8, ExportComparison, ExportResult
 from effnet_cli.export.samples import ImageSet, choose_images
 from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS
@@ -25,7 +26,9 @@ from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.reporter import SILENT, Reporter
+from effnet_cli.system.text import pluralize
 
+MIN_CALIBRATION = 32  # images; the ranges of fewer are not reliable
 RECIPE_IMAGES = 32  # calibration images used to choose between recipes
 
 
@@ -91,11 +94,19 @@ def _quantize(
                 recipe_images.append(pixels)
             yield pixels
 
-    recipe = choose_recipe(graph, measure_ranges(graph, load()), recipe_images)
+    weight_bits = TARGETS[source.options.target].weight_bits
+    calibration = measure_ranges(graph, load())
+    recipe = choose_recipe(graph, calibration, recipe_images, weight_bits=weight_bits)
     reporter.note(
         f"Calibrated on {images.num_views} views of {images.name}; ranges: {recipe.calibrator}"
     )
-    card = replace(source.card, export={**source.card.export, "ranges": recipe.calibrator})
+    if len(images.paths) < MIN_CALIBRATION:
+        reporter.note(
+            f"{images.name} has only {pluralize(len(images.paths), 'image')}, too few for reliable "
+            f"ranges; use at least {MIN_CALIBRATION} that resemble those the model will see"
+        )
+    details = {"ranges": recipe.calibrator, "weight_bits": weight_bits}
+    card = replace(source.card, export={**source.card.export, **details})
     return replace(source, card=card, recipe=recipe)
 
 
@@ -110,6 +121,9 @@ def _compare(
         fp32, fp32_path = source.in_fp32(), path.parent / "fp32" / path.name
         write_target(fp32, fp32_path)
         candidates.append(_load_candidate(fp32.options, fp32_path))
+    if source.recipe is not None:
+        exact = ExactInt8Engine(source, source.recipe)
+        candidates.append(CandidateForm(EXACT_INT8, exact, size_bytes=None))
     candidates.append(_load_candidate(options, path))
     comparison = compare(
         candidates,
@@ -119,10 +133,7 @@ def _compare(
         temperature=source.card.temperature,
     )
     rejection = find_violation(
-        comparison.forms[-1],
-        comparison.forms[0],
-        precision=options.output_precision,
-        max_drop=task.max_drop,
+        comparison, precision=options.output_precision, max_drop=task.max_drop
     )
     return replace(comparison, rejection=rejection)
 

@@ -3,8 +3,11 @@
 import shlex
 from collections.abc import Iterator
 
-from effnet_cli.export.records import ComparedForm, ExportResult
+from effnet_cli.export.records import EXACT_INT8, ComparedForm, ExportComparison, ExportResult
 from effnet_cli.output.tables import Block, Table
+
+# Rounding alone changes the class of a few images: at most this share or number of them.
+SAME_AGREEMENT, FEW_DIFFERENT = 0.01, 3
 
 
 def blocks(result: ExportResult) -> Iterator[Block]:
@@ -26,9 +29,23 @@ def _cells(form: ComparedForm, has_labels: bool) -> list[object]:
         *(None if s is None else f"{s:.1%}" for s in (form.agreement, form.confident_agreement)),
         None if difference is None else f"{difference:.1e}",
         *([f"{form.top1:.2%}"] if has_labels else []),
-        f"{form.size_bytes / 1e6:.1f}",
-        f"{form.median_ms:.1f}",
+        None if form.size_bytes is None else f"{form.size_bytes / 1e6:.1f}",
+        None if form.median_ms is None else f"{form.median_ms:.1f}",
     ]
+
+
+def _processor_notes(found: ExportComparison) -> Iterator[str]:
+    """Yield a warning if int8 gives other classes here than in exact arithmetic."""
+    exact = next((form for form in found.forms if form.name == EXACT_INT8), None)
+    if exact is None or exact.agreement is None:
+        return
+    here = found.forms[-1].agreement or 0.0
+    if abs(here - exact.agreement) > max(SAME_AGREEMENT, FEW_DIFFERENT / found.images):
+        yield (
+            f"int8 agrees with torch on {here:.1%} of the images on this processor, and on "
+            f"{exact.agreement:.1%} in exact arithmetic: other processors may give other results. "
+            "Compare the file where it will run."
+        )
 
 
 def notes(result: ExportResult) -> Iterator[str]:
@@ -39,6 +56,7 @@ def notes(result: ExportResult) -> Iterator[str]:
             f"Compared on {found.images:,} views of {found.image_set}; torch is confident about "
             f"{found.confident:,} (top probability of at least 50 %)."
         )
+    yield from _processor_notes(found)
     if found.rejection is not None:
         yield f"Export rejected: {found.rejection}."
     if result.path is None:

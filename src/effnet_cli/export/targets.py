@@ -17,7 +17,8 @@ class Target:
     of further files. `library` is the import name of the required library, and `extra` the extra
     that installs it. `layout` is the layout of normalised images, and `image` the input type with
     `--include-preprocessing`. `has_open_batch`: the number of images per call may stay open.
-    `not_compared` says why the files cannot run here.
+    `weight_bits` is the number of bits that int8 weights use. `not_compared` says why the files
+    cannot run here.
     """
 
     use: str
@@ -27,6 +28,7 @@ class Target:
     extra: str | None = None
     precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
     has_int8: bool = False
+    weight_bits: int = 7
     has_open_batch: bool = True
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     image: Literal["uint8", "image"] = "uint8"
@@ -84,6 +86,7 @@ TARGETS: Mapping[TargetName, Target] = {
         library="ai_edge_litert",
         extra="litert",
         has_int8=True,
+        weight_bits=8,  # its kernels add up in 32 bits on every processor
         layout="NHWC",
     ),
     "executorch": Target(

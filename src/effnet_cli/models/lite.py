@@ -33,18 +33,23 @@ class SameConv2d(nn.Conv2d):
     The padding depends on the input size. If it is odd, the extra pixel is at the bottom or right.
     """
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def paddings(self, input: Tensor) -> list[int]:
+        """Return the top, left, bottom and right padding for an input [N,C,H,W]."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         total = [
             max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
             for size in input.shape[-2:]
         ]
-        top, left = before = [padding // 2 for padding in total]
-        bottom, right = (padding - half for padding, half in zip(total, before, strict=True))
+        before = [padding // 2 for padding in total]
+        return [*before, *(padding - half for padding, half in zip(total, before, strict=True))]
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        top, left, bottom, right = self.paddings(input)
+        padding = [top, left]
         if (top, left) != (bottom, right):  # symmetric padding needs no copy of the input
-            input, before = functional.pad(input, (left, right, top, bottom)), [0, 0]
+            input, padding = functional.pad(input, (left, right, top, bottom)), [0, 0]
         return functional.conv2d(
-            input, weight, bias, self.stride, before, self.dilation, self.groups
+            input, weight, bias, self.stride, padding, self.dilation, self.groups
         )
 
 
