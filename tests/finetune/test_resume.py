@@ -358,7 +358,9 @@ def test_changed_files_are_counted(finished: tuple[Path, Path]) -> None:
     save_blobs(root / "blue" / "newer.png", (50, 50, 200), 100)
     reporter = RecordingReporter()
     ran = resume(folder, reporter, epochs=2)
-    counts = re.search(r"changed since: (\d+) files removed .* (\d+) added", reporter.text)
+    counts = re.search(
+        r"changed since this run started: (\d+) files removed .* (\d+) added", reporter.text
+    )
     assert counts is not None
     removed, added = map(int, counts.groups())
     assert added - removed == 1

@@ -464,7 +464,7 @@ def paths() -> Iterator[Bad]:
         ("system.jpg", "/sys/kernel/uevent_seqnum"),
     ):
         if Path(target).exists():
-            yield Bad("path", name, linked(target), no_file, "kernel")
+            yield Bad("path", name, linked(target), no_file, "system file")
     if not is_root():
         yield Bad("path", "unreadable.jpg", unread, ("unreadable",), "Permission")
 

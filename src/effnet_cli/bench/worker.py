@@ -103,7 +103,7 @@ class Worker:
             raise
 
     def warm_up(self, batch_size: int) -> WarmUp:
-        """Repeat the call until it gets no faster."""
+        """Repeat the call until it stops getting faster."""
         return self._run(warm_up, batch_size, WARM_UP_SECONDS, images=batch_size)
 
     def turn(self, batch_size: int, seconds: float) -> Turn:
@@ -232,7 +232,7 @@ class EngineCaller:
 
 
 def warm_up(caller: Caller, batch_size: int, seconds: float) -> WarmUp:
-    """Time windows of calls until one is hardly faster than the last, or `seconds` have passed."""
+    """Call repeatedly until the median time stops falling, or `seconds` have passed."""
     before, deadline = math.inf, time.monotonic() + seconds
     while True:
         window: list[float] = []

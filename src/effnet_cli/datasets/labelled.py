@@ -18,7 +18,7 @@ EVALUATION_ORDER = (TEST, VAL, TRAIN)  # without --split: images unseen in train
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Images and their classes. `labels` are indexes of `classes`. `split` is the split that was
+    """Images and their classes. `labels` are indexes into `classes`. `split` is the split that was
     read, or `None` if the dataset has no splits.
     """
 

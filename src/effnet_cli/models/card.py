@@ -108,11 +108,11 @@ def describe_read_error(error: Exception) -> str:
 def _check_fields(kind: type, content: object, what: str) -> None:
     """Check that `content` has all required fields of a dataclass, and no unknown ones."""
     if not isinstance(content, dict):
-        raise ValueError(f"{what} is not complete: it is not a JSON object")
+        raise ValueError(f"{what} is not a JSON object")
     required = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
     missing = ", ".join(repr(name) for name in required if name not in content)
     if missing:
-        raise ValueError(f"{what} is not complete: it lacks {missing}")
+        raise ValueError(f"{what} has no {missing}")
     for name in content.keys() - {f.name for f in fields(kind)}:
         raise ValueError(f"{what} contains the unknown field {name!r}")
 

@@ -19,7 +19,7 @@ Escape = Callable[[Iterable[str]], Iterator[str]]
 class Output(StderrReporter):
     """Writes what a command shows, and is the `Reporter` of its work.
 
-    Tables are coloured and fitted to the width of a terminal, but plain and uncut in a pipe or
+    Tables are coloured and fitted to the width of a terminal, but plain and complete in a pipe or a
     file. Progress bars are removed at the end of the `with` block.
     """
 

@@ -1,4 +1,4 @@
-"""Render blocks as text: coloured and fitted to a terminal, plain and uncut in a pipe or file."""
+"""Render blocks as text: coloured and fitted in a terminal, plain and complete elsewhere."""
 
 import io
 import os
