@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from effnet_cli.images.sources import ImageSource, identify, open_regular_file
 from effnet_cli.images.views import VIEWS
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
+
+if TYPE_CHECKING:  # not needed for other formats
+    from PIL.TiffImagePlugin import TiffImageFile
 
 # A JPEG is decoded at the smallest scale that keeps this many times the pixels per side that the
 # resize needs. At 2, the image differs from the full decode by 0.4 of 255 on average; at 1, by 1.4.
@@ -92,12 +95,10 @@ class ImageLoader:
         return np.asarray(crop)
 
     def _decode(self, file: BinaryIO, content: Content) -> Image.Image:
+        if content.format == "TIFF":
+            return self._decode_tiff(file, content)
         with decode.open_with_pillow(file, content) as image:
             self._check_size("image", image.size)
-            if image.format == "TIFF":  # the decoder allocates a whole tile, even for a small image
-                tags = image.getexif()
-                width, height = (rgb.first_value(tags.get(tag)) or 0 for tag in TIFF_TILE_SIZE)
-                self._check_size("image's tile", (width, height))
             if decode.has_many_scans(image, file):
                 self._check_scans(decode.count_scans(file), image.width * image.height)
             if not self.options.exact_decode and image.format in ("JPEG", "MPO"):
@@ -107,6 +108,28 @@ class ImageLoader:
                 )
             rgb.scale_transparent_color(image)
             image.load()
+            return to_upright_rgb(image)
+
+    def _decode_tiff(self, file: BinaryIO, content: Content) -> Image.Image:
+        from effnet_cli.images import tiff  # not needed for other formats
+
+        try:
+            opened = decode.open_with_pillow(file, content)
+        except Exception as error:
+            if tiff.is_unsupported(file, error):
+                return tiff.read(file, self._check_size)
+            raise
+        with cast("TiffImageFile", opened) as image:
+            self._check_size("image", image.size)
+            tags = image.getexif()
+            # the decoder allocates a whole tile, even for a small image
+            width, height = (rgb.first_value(tags.get(tag)) or 0 for tag in TIFF_TILE_SIZE)
+            self._check_size("image's tile", (width, height))
+            if not tiff.is_read_by_pillow(image):
+                return tiff.read(file, self._check_size)
+            image.load()
+            if tiff.has_8_bit_colors(image):
+                tiff.use_8_bit_colors(image)
             return to_upright_rgb(image)
 
     def _check_size(self, what: str, size: tuple[int, int]) -> None:

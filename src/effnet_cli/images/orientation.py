@@ -23,5 +23,10 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     flat = to_rgb(image)
     # a broken EXIF block does not mean a broken image, and Pillow raises any exception for it
     with suppress(Exception):
-        flat = flat.transpose(TRANSPOSES[image.getexif()[EXIF_ORIENTATION]])
+        return turn_upright(flat, image.getexif()[EXIF_ORIENTATION])
     return flat
+
+
+def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Rotate and flip an image by the value of its EXIF orientation; ignore unknown values."""
+    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image

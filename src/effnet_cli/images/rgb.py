@@ -3,6 +3,7 @@ not dropped.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,21 +71,18 @@ def _stores_ink(image: Image.Image) -> bool:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit, 32-bit and float grey to 8-bit grey: scaled, never clipped.
-
-    12-bit and 16-bit files are scaled from their whole range. 32-bit and float files are scaled
-    from the first of 0..1 (float only), 0..255 and 0..65535 that contains all their values, or else
-    from their minimum to their maximum.
-    """
+    """Convert 16-bit, 32-bit and float grey to 8-bit grey: scaled, never clipped."""
     values = np.asarray(image)
     tags = image.getexif() if image.format == "TIFF" else {}
-    if values.dtype == np.int32 and first_value(tags.get(TIFF_SAMPLE_FORMAT)) == UNSIGNED:
+    sample_format = first_value(tags.get(TIFF_SAMPLE_FORMAT, UNSIGNED))
+    if image.format == "TIFF" and values.dtype == np.int32 and sample_format == UNSIGNED:
         values = values.view(np.uint32)
-    low, high = _range(image, values, first_value(tags.get(TIFF_BITS)) or 16)
-    gray = np.zeros(values.shape, np.uint8)
-    for rows in _bands(*values.shape) if high > low else ():
-        band = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
-        gray[rows] = (band - low) * (255.0 / (high - low)) + 0.5
+    bits = first_value(tags.get(TIFF_BITS)) or 16
+    if image.mode.startswith("I;16"):
+        values = values.astype(np.uint16, copy=False)
+    elif image.mode == "I" and image.format in ("PNG", "PPM"):
+        values = values.astype(np.uint16)  # Pillow has no other mode for them
+    gray = scale_to_8_bits(values, bits)
     if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
         gray = 255 - gray
     if "transparency" in image.info:
@@ -92,23 +90,38 @@ def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(gray)
 
 
-def _range(image: Image.Image, values: npt.NDArray[np.generic], bits: int) -> tuple[float, float]:
+def scale_to_8_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
+    """Scale pixels [H,W] or [H,W,C] of any number type to 8 bits; nothing is clipped.
+
+    Unsigned integers of up to 16 bits use the range of `bits`. Other types use the first of 0..1
+    (float only), 0..255 and 0..65535 that contains all their values. Anything else is stretched
+    from its minimum to its maximum.
+    """
+    low, high = _range(values, bits)
+    result = np.zeros(values.shape, np.uint8)
+    for rows in _bands(*values.shape[:2]) if high > low else ():
+        band = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
+        result[rows] = (band - low) * (255.0 / (high - low)) + 0.5
+    return result
+
+
+def _range(values: npt.NDArray[Any], bits: int) -> tuple[float, float]:
     """Return the values that become 0 and 255."""
-    if image.mode.startswith("I;16"):
+    if values.dtype == np.bool_:
+        return 0.0, 1.0
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return 0.0, float((1 << bits) - 1)
-    if image.mode == "I" and image.format in ("PNG", "PPM"):
-        return 0.0, 65535.0
     low, high = _extremes(values)
     if low < 0 or high > 65535:
         return low, high
-    limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    limits = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
     return 0.0, next(limit for limit in limits if high <= limit)
 
 
-def _extremes(values: npt.NDArray[np.generic]) -> tuple[float, float]:
+def _extremes(values: npt.NDArray[Any]) -> tuple[float, float]:
     """Return the smallest and the largest finite value, or 0 and 0 if there is none."""
     extremes = []
-    for rows in _bands(*values.shape):
+    for rows in _bands(*values.shape[:2]):
         band = values[rows].astype(np.float64)
         finite = band[np.isfinite(band)]
         if finite.size:
