@@ -1,11 +1,17 @@
 """EfficientNet image classification, from the terminal and from Python."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from effnet_cli.predict.classifier import Classifier
     from effnet_cli.system.errors import EffnetError
+
+# Nothing that effnet loads may report its use over the network: onnxruntime on Linux does so unless
+# this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Classifier", "EffnetError", "__version__"]

@@ -34,6 +34,8 @@ ErrorKind = Literal[
 ]  # fmt: skip
 
 MAX_PIXELS = 89_000_000  # pixels in one image; about 270 MB once decoded
+MAX_SEED = 2**32 - 1  # NumPy's largest
+MAX_TIMEOUT_SECONDS = 86_400.0  # a day; the system's own limit is not the same everywhere
 MAX_VIEWS = 32  # of one image, as many as `images.views.VIEWS` has
 AUTO = {"auto": None}
 
@@ -95,7 +97,11 @@ class ImageOptions(Options):
     )
     isolate: bool = option(False, "Decode in separate processes, so a crash affects only one image")
     timeout_s: float | None = option(
-        None, "Give up on an image after X seconds; implies --isolate", "--timeout", above=0
+        None,
+        "Give up on an image after X seconds; implies --isolate",
+        "--timeout",
+        above=0,
+        max=MAX_TIMEOUT_SECONDS,
     )
 
 
@@ -191,7 +197,7 @@ class FinetuneOptions(Options):
     minutes: float | None = option(
         None, "Time budget in minutes; stop before an epoch that would exceed it", above=0
     )
-    seed: int = option(0, "Random seed", min=0)
+    seed: int = option(0, "Random seed", min=0, max=MAX_SEED)
     precision: TrainingPrecision = option(
         "auto", "Precision of training; auto: bf16 on CUDA, else fp32", "-p"
     )

@@ -250,12 +250,16 @@ def test_temperature_stays_moderate_with_few_images() -> None:
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.2, 0.4, 0.5, 0.7, 0.9, 1.0]), st.booleans()),
-        min_size=1, max_size=40,
+        min_size=1, max_size=120,
     )
 )  # fmt: skip
 def test_unknown_threshold_is_the_lowest_with_enough_accuracy(
     rows: list[tuple[float, bool]],
 ) -> None:
     confidences, right = np.array([c for c, _ in rows]), np.array([r for _, r in rows])
-    accurate = [c for c in confidences if right[confidences >= c].mean() >= 0.95]
+    accurate = [
+        c
+        for c in confidences
+        if right[confidences >= c].mean() >= 0.95 and (confidences >= c).sum() >= 50
+    ]
     assert fit_unknown_threshold(confidences, right) == (min(accurate) if accurate else None)

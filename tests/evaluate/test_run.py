@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from docs_pages import docs_page
 from effnet_cli.datasets.labelled import load_labelled
-from effnet_cli.evaluate import formats, table
+from effnet_cli.evaluate import formats, metrics, table
 from effnet_cli.evaluate.metrics import check_limits
 from effnet_cli.evaluate.page import evaluation_page
 from effnet_cli.evaluate.records import (
@@ -313,8 +313,11 @@ def test_unknown_is_a_prediction(effnet: Effnet, tmp_path: Path, small: ModelOpt
 
 
 def test_fine_tuned_model_has_temperature_and_threshold(
-    colours: Path, small: ModelOptions, tmp_path: Path, effnet: Effnet
+    colours: Path, small: ModelOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few = train(make_task(colours, small, tmp_path / "few", HEAD_ONLY))
+    assert few.card.unknown_below is None, "six images say nothing about 95 %"
+    monkeypatch.setattr(metrics, "MIN_THRESHOLD_PREDICTIONS", 1)
     ran = train(make_task(colours, small, tmp_path / "run", HEAD_ONLY))
     card = ran.card
     assert card.temperature != 1.0

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from forked import ForkedResult, run_forked
 from helpers import RecordingReporter
 from training import (
     HEAD_EPOCHS,
+    CommandResult,
     FinishedRun,
     build_script,
     drop_times,
@@ -531,3 +533,40 @@ def test_options_of_another_version_are_refused(change: str, here: Path) -> None
     path.write_text(json.dumps(content))
     with pytest.raises(UsageError):
         restore_task(bare, frozenset())
+
+
+# --- a refused command changes nothing ------------------------------------------------------------
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files below a folder, except the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("head_only", [True, False])
+def test_other_classes_never_touch_a_run(
+    head_only: bool,
+    colours: Path,
+    small: ModelOptions,
+    tmp_path: Path,
+    effnet: Callable[..., CommandResult],
+) -> None:
+    run = tmp_path / "run"
+    options = ["--head-only"] if head_only else ["--epochs", "1"]
+    done = effnet("finetune", colours, "--model", small.model, *options, "-o", run, "--no-report")
+    assert done.status == 0
+    before = snapshot(run)
+    other = tmp_path / "other"
+    for label, color in (("black", (9, 9, 9)), ("white", (240, 240, 240))):
+        (other / label).mkdir(parents=True)
+        for number in range(6):
+            save_blobs(other / label / f"{number}.png", color, number)
+    for arguments in ([other, "--resume", run], ["--resume", run, "--output", tmp_path / "o"]):
+        refused = effnet("finetune", *arguments, "--no-report")
+        assert refused.status == 2, refused.stderr
+        assert snapshot(run) == before
+    again = effnet("finetune", "--resume", run, "--no-report")
+    assert again.status == 0, again.stderr
+    model = run / "model.safetensors"
+    assert model.read_bytes() == before[str(model)]

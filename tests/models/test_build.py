@@ -307,7 +307,7 @@ def test_weights_of_another_variant_are_refused(
 
 def test_weights_of_another_number_of_classes_are_refused(tensors: Tensors, tmp_path: Path) -> None:
     path = save_torch(tensors, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match=r"classifier\.1\.weight has shape \[7, 1280\]"):
+    with pytest.raises(UsageError, match="weights for 7 classes, .* 1,000 classes"):
         build.load(LITE0, 1000, path)
 
 
@@ -478,7 +478,7 @@ HIDDEN, HEAD = "classifier.1.weight", "classifier.4.weight"
         (change_tensor(HEAD, lambda w: w * float("nan")), f"{HEAD} contains NaN"),
         (lambda t: without(t, "classifier.4.bias"), "classifier.4.bias is missing"),
         (lambda t: without(t, "classifier.1.bias"), "classifier.1.bias is missing"),
-        (lambda t: without(t, HEAD), f"{HIDDEN} has shape [16, 1280], expected [7, 1280]"),
+        (lambda t: without(without(t, HEAD), "classifier.4.bias"), "has weights for 16 classes"),
         (lambda t: without(t, HIDDEN), f"{HIDDEN} is missing"),
         (
             lambda t: {**t, "classifier.7.weight": torch.zeros(1)},

@@ -94,7 +94,7 @@ def test_what_is_no_file_stays_and_is_told(tmp_path: Path, options: OrganizeOpti
     address = ImageResult("https://example.org/cat.jpg", (Prediction(1, 0, "cat", 0.9),))
     assert [organizer.place(fault), organizer.place(address)] == [None, None]
     assert organizer.failed == 1
-    assert "Cannot place https://example.org/cat.jpg: not a local file." in recorder.text
+    assert "Cannot copy https://example.org/cat.jpg: not a local file." in recorder.text
 
 
 def test_a_full_disk_ends_it(

@@ -166,7 +166,7 @@ def test_quiet_hides_no_failure_to_file(effnet: Effnet, tmp_path: Path) -> None:
     (tmp_path / "s" / "tiger cat").write_text("a file in the place of a folder")
     done = effnet("predict", CAT, "--copy-to", tmp_path / "s", "-q", "-f", "jsonl")
     assert done.status == 1
-    assert f"Cannot place {CAT}: File exists." in done.stderr
+    assert f"Cannot copy {CAT}: File exists." in done.stderr
 
 
 @pytest.mark.linux

@@ -105,7 +105,11 @@ def compare_results(
 
 
 def compare_limits(result: BenchResult, old: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how much the machine's limits have changed; the models' speeds change with them."""
+    """Yield what differs in the machine, which changes the speed of all models."""
+    for name in ("cpu", "cores", "gpu"):
+        before, now = old["machine"].get(name), result.machine.get(name)
+        if before != now:
+            yield f"The earlier result is from another machine: {name} {before}, now {now}"
     for name, value in result.limits.items():
         if name in old["limits"]:
             yield f"Limit {name}: {value / old['limits'][name]:.2f} times the earlier value"

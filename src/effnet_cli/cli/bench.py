@@ -39,4 +39,6 @@ def bench(task: BenchTask, outputs: BenchOutputs) -> int:
             out.note(f"Saved {str(outputs.html)!r}.")
     if any(change.verdict == SLOWER for change in changes or ()):
         return CHECK_FAILED_STATUS
+    if changes == []:
+        return CHECK_FAILED_STATUS  # a check that compared nothing has not passed
     return 1 if any(one.is_failure for one in result.skipped) else 0

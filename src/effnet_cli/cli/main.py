@@ -31,8 +31,10 @@ def main() -> NoReturn:
     """Run the command line and end the process."""
     for name in ("stdin", "stdout", "stderr"):  # a shell can close them (`>&-`)
         if getattr(sys, name) is None:
-            mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (open to the end)
+            # a stdout that cannot be written, so that predictions nobody gets are an error
+            flags = os.O_WRONLY if name == "stderr" else os.O_RDONLY
+            descriptor = os.open(os.devnull, flags)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
     sys.stdout, sys.stderr = _duplicate(sys.stdout), _duplicate(sys.stderr)
     signal.signal(signal.SIGTERM, _raise_terminated)
     if not os.environ.get(DEBUG_VARIABLE):
@@ -83,11 +85,21 @@ def run() -> int:
     except _Terminated:
         return TERMINATED_STATUS
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:  # help written to a full disk
-            _print_error("Cannot write to stdout: no space left.", "Free some space.")
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EBADF):  # help on a full disk or a closed stdout
+            _print_error(f"Cannot write to stdout: {os.strerror(number)}.", "Redirect it.")
+        elif isinstance(error, FileNotFoundError) and not _has_current_folder():
+            _print_error("The current folder has been deleted.", "Change to another folder.")
         else:  # a bug, whose report needs the traceback
             traceback.print_exc()
         return 1
+
+
+def _has_current_folder() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _usage_hint(command: str) -> str:

@@ -52,7 +52,8 @@ def _compile_once(model: Model, reporter: Reporter) -> Path | bytes:
         if not isinstance(error.__cause__, OSError):
             raise
         reporter.note(
-            "Cannot write the cache; the model will be recompiled on every run: " + error.message
+            "Cannot write the cache; the model will be recompiled on every run: "
+            f"{error.message} Set EFFNET_CACHE to a folder that can be written."
         )
         return content or _compile(model)
 

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+import ctypes
 import sys
 import threading
 from functools import cache
@@ -38,6 +39,9 @@ openvino = _import_openvino()
 # for signal handlers, and on release puts back the previous one, even if that has been freed
 # (OpenVINO 2026.4): once two cores are released in the order of their creation, Ctrl-C crashes.
 CORE = openvino.Core()
+# Not even at the end of the process: its threads may be running then, which ends a program with an
+# abort, or they are gone after a fork, and the child waits for them forever.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(CORE))
 
 
 class OpenVinoEngine:

@@ -28,6 +28,7 @@ FITTED_TEMPERATURES = 0.05, 20.0  # lowest and highest
 TEMPERATURE_STEPS = 40  # of the golden-section search; each narrows the range to 0.62 of its width
 TEMPERATURE_PRIOR = 0.5  # standard deviation of the log temperature
 GOLDEN = (math.sqrt(5) - 1) / 2
+MIN_THRESHOLD_PREDICTIONS = 50
 AUTO_PRECISION = 0.95  # of validation predictions at or above the threshold of --unknown-below auto
 
 
@@ -202,10 +203,14 @@ def fit_temperature(logits: Scores, labels: Labels) -> float:
 def fit_unknown_threshold(confidences: Probabilities, right: Flags) -> float | None:
     """Find the lowest threshold of the top probability at which at least `AUTO_PRECISION` of the
     predictions at or above it are right; `None` if there is none.
+
+    At least `MIN_THRESHOLD_PREDICTIONS` must be at or above it: of a few lucky ones, all are right
+    even if the labels are random.
     """
     order = np.argsort(-confidences, kind="stable")
     precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     descending = confidences[order]
     is_last = np.append(descending[1:] != descending[:-1], True)  # of equal confidences
-    passing = np.flatnonzero((precision >= AUTO_PRECISION) & is_last)
+    is_enough = np.arange(1, len(order) + 1) >= MIN_THRESHOLD_PREDICTIONS
+    passing = np.flatnonzero((precision >= AUTO_PRECISION) & is_last & is_enough)
     return float(descending[passing[-1]]) if len(passing) else None

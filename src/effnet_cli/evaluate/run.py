@@ -16,7 +16,7 @@ from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
 from effnet_cli.options import EvaluateTask, FinetuneTask
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.reporter import SILENT, Reporter
-from effnet_cli.system.text import pluralize
+from effnet_cli.system.text import pluralize, quote_names
 
 MAX_MATRIX_CLASSES = 200  # with more classes, no confusion matrix is kept
 
@@ -132,7 +132,15 @@ def _confusion_matrix(predictions: Predictions) -> ConfusionMatrix:
 
 def _compare(predictions: Predictions, other: Classifier, reporter: Reporter) -> Comparison:
     """Evaluate another model on the same images; its classes are matched by name, too."""
-    labels = match_labels(predictions.classes, other.card.classes).apply(predictions.all_labels)
+    label_map = match_labels(predictions.classes, other.card.classes)
+    labels = label_map.apply(predictions.all_labels)
+    used = {predictions.classes[label] for label in np.unique(predictions.labels)}
+    lacking = [row.label for row in label_map.unknown if row.label in used]
+    if lacking:
+        reporter.note(
+            f"{other.name} has no class {quote_names(lacking)}: it is counted as wrong on these "
+            "images"
+        )
     theirs = predict_labelled(
         other, predictions.paths, labels, what=f"Evaluation of {other.name}", reporter=reporter
     )

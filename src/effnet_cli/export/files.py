@@ -1,7 +1,9 @@
 """Writes an export's files to a scratch folder, then moves them to their final place."""
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,18 +16,31 @@ from effnet_cli.models.export_file import json_path, write_json
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import cannot_write, partial_path, sha256
 
+MIN_FREE_BYTES = 2**20  # with less than this, a failure is that of the disk
+
 
 @contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
     """Create a folder beside the final file, and remove it with its contents on exit."""
-    scratch = partial_path(final)
+    scratch, temporary = partial_path(final), tempfile.tempdir
     try:
         scratch.mkdir(parents=True)
+        # libraries leave copies in the folder for temporary files, some of them for good
+        tempfile.tempdir = str(scratch)
         yield scratch
     except OSError as error:
         raise cannot_write(final, error) from error
+    except Exception as error:
+        if _is_full(scratch):  # libraries have many words for it
+            raise cannot_write(final, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+        raise
     finally:
+        tempfile.tempdir = temporary
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_full(folder: Path) -> bool:
+    return folder.exists() and shutil.disk_usage(folder).free < MIN_FREE_BYTES
 
 
 def write_target(source: ExportSource, path: Path) -> None:

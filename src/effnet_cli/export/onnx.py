@@ -1,6 +1,9 @@
 """Writes ONNX files, and OpenVINO files from the same graph."""
 
+import errno
+import os
 import re
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -25,6 +28,11 @@ def write_openvino(source: ExportSource, path: Path) -> None:
         # Merges the operators around each 8-bit value, which halves the .xml.
         import_module("openvino._offline_transformations").apply_moc_transformations(graph, cf=True)
     graph.set_rt_info(source.card.to_json(), [CARD_KEY])
-    openvino.save_model(graph, str(path), compress_to_fp16=precision == "fp16")
+    try:
+        openvino.save_model(graph, str(path), compress_to_fp16=precision == "fp16")
+    except RuntimeError as error:  # it does not say which
+        is_full = shutil.disk_usage(path.parent).free < len(content)
+        number = errno.ENOSPC if is_full else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
     # Indentation makes up a third of the file.
     path.write_bytes(re.sub(rb">\s+<", b"><", path.read_bytes()))

@@ -1,6 +1,7 @@
 """Writes the targets that start from `torch.export`."""
 
 import copy
+import io
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ def write_torch_export(source: ExportSource, path: Path) -> None:
     program = _export_program(source)
     program.example_inputs = None  # they would be saved too
     with silence_library():
-        torch.export.save(program, path, extra_files={CARD_KEY: source.card.to_json()})
+        content = io.BytesIO()  # torch ends the process if a disk is full
+        torch.export.save(program, content, extra_files={CARD_KEY: source.card.to_json()})
+        path.write_bytes(content.getbuffer())
 
 
 def write_aotinductor(source: ExportSource, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from effnet_cli.datasets.saved_split import load_split
 from effnet_cli.finetune.run_dir import RunDir, TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
+from effnet_cli.models import checkpoint
 from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.options import FinetuneTask
 from effnet_cli.system.errors import UsageError
@@ -65,6 +66,9 @@ def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
     if setup.task.resume is not None:
         saved = setup.processes.broadcast(setup.run_dir.read_state)
     if saved is None:
+        if setup.run_dir.model.exists():  # stopped while the head was trained
+            card = checkpoint.read_card(setup.run_dir.model)
+            _check_classes(list(card.classes), setup.dataset.classes)
         return TrainingState(), None
     state, tensors = saved
     _check_classes(state.classes, setup.dataset.classes)

@@ -38,7 +38,8 @@ def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch 
 def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
     """Train the head and then the full model, or what is left of them."""
     state, tensors = load_progress(setup)
-    if setup.processes.is_first:
+    if setup.processes.is_first:  # not before: a refused command changes nothing
+        setup.run_dir.write_task(setup.task)
         save_split(setup.dataset, setup.run_dir.path)
     trainer = Trainer(setup, state)
     module = setup.module

@@ -231,6 +231,4 @@ def _open_run_dir(task: FinetuneTask, base: Model, processes: ProcessGroup) -> I
     )
     lock = lock_run_dir(path) if processes.is_first else nullcontext(RunDir(path))
     with lock as run_dir, stop_on_signal(path):
-        if processes.is_first:
-            run_dir.write_task(task)
         yield run_dir

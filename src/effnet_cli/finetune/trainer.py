@@ -202,6 +202,10 @@ class Trainer:
         best = self._state.best
         if not best:
             raise EffnetError("No epoch finished.", "Increase --minutes or --epochs.")
+        if self._setup.options.head_only and self._setup.processes.is_first:
+            # without tensors: it says that the run is complete, so that --resume starts nothing
+            self._state.classes = list(self._classes)
+            self._setup.run_dir.write_state(self._state, {})
         return TrainingResult(
             model=self._setup.run_dir.model,
             phase=best["phase"],

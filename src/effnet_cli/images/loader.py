@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # not needed for other formats
 # A JPEG is decoded at the smallest scale that keeps this many times the pixels per side that the
 # resize needs. At 2, the image differs from the full decode by 0.4 of 255 on average; at 1, by 1.4.
 DCT_OVERSAMPLING = 2
+DCT_SCALES = (2, 4, 8)
+FULL_SIZE = "\0full size"  # in an image's `info`, where texts of files have names without NUL
 # Each scan of a JPEG decodes all its pixels again. Cameras and libraries write about ten scans, but
 # a small file with thousands of empty ones would keep the decoder busy for hours.
 MAX_FULL_SCANS = 32  # in an image of the largest permitted size; smaller ones may have more
@@ -86,8 +88,10 @@ class ImageLoader:
     def crop(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Resize an RGB image and crop it to the model's input: uint8 [crop_px,crop_px,3]."""
         crop_px = self.preprocessing.crop_px
-        placement = place(image.size, self.preprocessing, self.options.fit)
-        part = resize_and_crop(image, placement, self.preprocessing)
+        full_size, scale = _find_reduction(image)
+        placement = place(full_size, self.preprocessing, self.options.fit)
+        extent = full_size[0] / scale, full_size[1] / scale
+        part = resize_and_crop(image, placement, self.preprocessing, extent=extent)
         if part.size == (crop_px, crop_px):
             return np.asarray(part)
         crop = Image.new("RGB", (crop_px, crop_px), self.preprocessing.neutral_rgb)
@@ -101,14 +105,24 @@ class ImageLoader:
             self._check_size("image", image.size)
             if decode.has_many_scans(image, file):
                 self._check_scans(decode.count_scans(file), image.width * image.height)
+            full_size = image.size
             if not self.options.exact_decode and image.format in ("JPEG", "MPO"):
                 needed = place(image.size, self.preprocessing, self.options.fit)
                 image.draft(
                     None, (DCT_OVERSAMPLING * needed.width, DCT_OVERSAMPLING * needed.height)
                 )
+            if image.format == "JPEG2000":
+                deep = self._decode_deep_jpeg2000(file)
+                if deep is not None:
+                    return deep
             rgb.scale_transparent_color(image)
             image.load()
-            return to_upright_rgb(image)
+            reduced_size = image.size
+            flat = to_upright_rgb(image)
+            if reduced_size != full_size:
+                is_turned = flat.size != reduced_size
+                flat.info[FULL_SIZE] = full_size[::-1] if is_turned else full_size
+            return flat
 
     def _decode_tiff(self, file: BinaryIO, content: Content) -> Image.Image:
         from effnet_cli.images import tiff  # not needed for other formats
@@ -132,6 +146,16 @@ class ImageLoader:
                 tiff.use_8_bit_colors(image)
             return to_upright_rgb(image)
 
+    def _decode_deep_jpeg2000(self, file: BinaryIO) -> Image.Image | None:
+        from effnet_cli.images import jpeg2000  # not needed for other formats
+
+        position = file.tell()
+        file.seek(0)
+        data = file.read()
+        file.seek(position)
+        bits = jpeg2000.deep_color_bits(data)
+        return None if bits is None else jpeg2000.read(data, bits)
+
     def _check_size(self, what: str, size: tuple[int, int]) -> None:
         width, height = size
         if width * height > self.options.max_pixels:
@@ -146,3 +170,16 @@ class ImageLoader:
         if scans * pixels > MAX_FULL_SCANS * self.options.max_pixels:
             message = f"This JPEG image has too many scans ({scans:,}, of {pixels:,} pixels each)."
             raise ImageError("too_large", message, decode.MAX_PIXELS_HINT)
+
+
+def _find_reduction(image: Image.Image) -> tuple[tuple[int, int], int]:
+    """Return the size that an image had before the decoder reduced it, and the scale (1 for none).
+
+    Crops are placed by this size: the reduced one is rounded up, and would move them by a pixel.
+    Parts of a reduced image count as images of their own.
+    """
+    width, height = image.info.get(FULL_SIZE, image.size)
+    for scale in DCT_SCALES:
+        if image.size == (-(-width // scale), -(-height // scale)):
+            return (width, height), scale
+    return image.size, 1

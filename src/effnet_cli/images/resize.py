@@ -60,11 +60,16 @@ def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> Resi
 
 
 def resize_and_crop(
-    image: Image.Image, placement: ResizePlan, preprocessing: Preprocessing
+    image: Image.Image,
+    placement: ResizePlan,
+    preprocessing: Preprocessing,
+    extent: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Resize an RGB image as `placement` says, and return the part that lies in the crop.
 
-    Its size is `crop_px` x `crop_px`, or less where the resized image is smaller (`pad`).
+    `extent` is the width and height that the image really has, if its last column or row is only
+    partly filled. The result has `crop_px` x `crop_px`, or less where the resized image is smaller
+    (`pad`).
     """
     # since 13.0 Pillow shrinks the height first if it shrinks by much more than the width
     # (Pillow, src/libImaging/Resample.c)
@@ -82,23 +87,35 @@ def resize_and_crop(
         ]
         return _resample_window(image, axes, taps)
     resample = FILTERS[preprocessing.interpolation]
+    ends = extent or image.size
     for axis in axes:
-        image = _resize_axis(image, axis, placement[axis], kept=kept[axis], resample=resample)
+        image = _resize_axis(
+            image, axis, placement[axis], end=ends[axis], kept=kept[axis], resample=resample
+        )
     return image
 
 
 def _resize_axis(
-    image: Image.Image, axis: int, size: int, *, kept: range, resample: Image.Resampling
+    image: Image.Image,
+    axis: int,
+    size: int,
+    *,
+    end: float,
+    kept: range,
+    resample: Image.Resampling,
 ) -> Image.Image:
-    new_size = list(image.size)
-    if new_size[axis] != size:
-        new_size[axis] = size
-        image = image.resize((new_size[0], new_size[1]), resample)
+    """Resize the part of one axis before `end` to `size`, and crop it to `kept`."""
+    new_size, box = list(image.size), [0.0, 0.0, *image.size]
+    if (new_size[axis], end) != (size, size):
+        new_size[axis], box[axis + 2] = size, end
+        image = image.resize(
+            (new_size[0], new_size[1]), resample, box=(box[0], box[1], box[2], box[3])
+        )
     if kept == range(size):
         return image
-    box = [0, 0, *image.size]
-    box[axis], box[axis + 2] = kept.start, kept.stop
-    return image.crop((box[0], box[1], box[2], box[3]))
+    part = [0, 0, *image.size]
+    part[axis], part[axis + 2] = kept.start, kept.stop
+    return image.crop((part[0], part[1], part[2], part[3]))
 
 
 def _resample_window(

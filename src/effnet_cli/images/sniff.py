@@ -78,7 +78,8 @@ _NOT_IMAGES: dict[tuple[bytes, ...], str] = {
 _SIGNATURES: _Signatures = {
     **{magic: Content(what, is_image=False) for magic, what in _NOT_IMAGES.items()},
     **{magic: Content(what) for magic, what in _OTHER_IMAGES.items()},
-    **_OPENED,  # last: raw camera images begin like TIFF
+    (b"\xff\xd8\xff\xf7",): Content("a JPEG-LS image"),
+    **_OPENED,  # last: raw camera images and JPEG-LS begin like TIFF and JPEG
 }
 # Formats that need a pattern, because other files begin with the same few bytes.
 _PATTERNS = (
@@ -95,7 +96,6 @@ _PATTERNS = (
     (rb"#define \w+_width \d+", Content("an X bitmap")),
     (rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]", Content("a PCX image")),
     (rb"\x01\xda[\x00\x01][\x01\x02]\x00[\x01-\x03]", Content("an SGI image")),
-    (rb"(?s).{128}DICM", Content("a DICOM image")),
     (rb"(?s).{257}ustar", Content("a tar archive", is_image=False)),
     (rb"\x80([\x04\x05]\x95|[\x02\x03][](}cX])", Content("a Python pickle", is_image=False)),
     (rb"\0+\Z", Content("a file of zero bytes only", is_image=False)),
@@ -117,6 +117,8 @@ def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
 
     Only TGA, which has no signature at its start, needs the name or the last bytes.
     """
+    if head[128:132] == b"DICM":  # the 128 bytes before it may be those of any other format
+        return Content("a DICOM image")
     for magic, content in _SIGNATURES.items():
         if head.startswith(magic):
             return content

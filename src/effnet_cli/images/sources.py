@@ -20,6 +20,9 @@ ImageSource = Path | str | bytes | Image.Image  # an Image is already decoded
 
 HEIC_LIBRARY = "pi_heif"
 INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG or PNG."
+INSTALL_SCIENCE = (
+    "Run pip install 'effnet-cli[science]', or convert the image to 8-bit JPEG or PNG."
+)
 CONVERT = "Convert it to JPEG or PNG."
 CHECK_PATH = "Check the path."
 KIND_NAMES = {

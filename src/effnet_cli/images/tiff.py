@@ -17,20 +17,21 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from effnet_cli.images import rgb
 from effnet_cli.images.orientation import EXIF_ORIENTATION, turn_upright
+from effnet_cli.images.rgb import UNSIGNED, WHITE_IS_ZERO
+from effnet_cli.images.sources import CONVERT, INSTALL_SCIENCE
 from effnet_cli.system.errors import ImageError
 
-LIBRARIES = ("tifffile", "imagecodecs")
-INSTALL = "Run pip install 'effnet-cli[science]', or convert the image to JPEG or PNG."
+TIFF_LIBRARIES = ("tifffile", "imagecodecs")
 COPY_AGAIN = "Download or copy it again."
-CONVERT = "Convert it to an 8-bit JPEG or PNG."
 
 # Tags and their values (TIFF 6.0, sections 8 and 22 to 26)
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
-BANDS, PLANAR, COLORS, EXTRA, FORMAT, SUBSAMPLING = 277, 284, 320, 338, 339, 530
+BITS, COMPRESSION, PHOTOMETRIC, BAND_COUNT, PLANAR = 258, 259, 262, 277, 284
+COLOR_MAP, EXTRA, FORMAT, SUBSAMPLING = 320, 338, 339, 530
 UNCOMPRESSED, WEBP = 1, 50001
-WHITE_IS_ZERO, GRAY, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+LOSSLESS = (UNCOMPRESSED, 5, 8, 32773, 32946, 34925, 50000)  # LZW, deflate, PackBits, LZMA, zstd
+GRAY, RGB, PALETTE, CMYK, YCBCR = 1, 2, 3, 5, 6
 PLANES = 2
-UNSIGNED, UNDEFINED = 1, 4
+UNDEFINED = 4
 ASSOCIATED, UNASSOCIATED = 1, 2  # alpha that the colours are, or are not, multiplied by
 COLOR_BANDS = {WHITE_IS_ZERO: 1, GRAY: 1, RGB: 3, PALETTE: 1, CMYK: 4}
 MAX_BYTES_PER_PIXEL = 64  # of the image as stored
@@ -51,7 +52,7 @@ def is_read_by_pillow(image: TiffImageFile) -> bool:
     """Return whether Pillow sees what the file shows. False is no claim about damage."""
     tags: Tags = image.tag_v2
     bits, formats = _values(tags, BITS, (1,)), _values(tags, FORMAT, (UNSIGNED,))
-    bands = int(tags.get(BANDS, 1))
+    bands = int(tags.get(BAND_COUNT, 1))
     is_planar = bands > 1 and tags.get(PLANAR) == PLANES
     is_compressed = tags.get(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED
     is_subsampled = tags.get(PHOTOMETRIC) == YCBCR and tags.get(SUBSAMPLING) != (1, 1)
@@ -72,12 +73,12 @@ def has_8_bit_colors(image: TiffImageFile) -> bool:
 
     Old programs write these, and libtiff reads them. Pillow would see black.
     """
-    return image.mode == "P" and max(image.tag_v2.get(COLORS, (256,))) < 256
+    return image.mode == "P" and max(image.tag_v2.get(COLOR_MAP, (256,))) < 256
 
 
 def use_8_bit_colors(image: TiffImageFile) -> None:
     """Replace the palette by the colour map's values as they are."""
-    planes = np.array(image.tag_v2[COLORS], np.uint8).reshape(3, -1)
+    planes = np.array(image.tag_v2[COLOR_MAP], np.uint8).reshape(3, -1)
     image.putpalette(planes.T.tobytes())
 
 
@@ -88,9 +89,9 @@ def read(file: BinaryIO, check_size: CheckSize) -> Image.Image:
         ImageError: the libraries are missing, or the image cannot be shown in colour.
         Exception: any of tifffile's and imagecodecs' own.
     """
-    if any(importlib.util.find_spec(name) is None for name in LIBRARIES):
+    if any(importlib.util.find_spec(name) is None for name in TIFF_LIBRARIES):
         message = "This is a TIFF image of a kind that needs the packages tifffile and imagecodecs."
-        raise ImageError("unsupported_format", message, INSTALL)
+        raise ImageError("unsupported_format", message, INSTALL_SCIENCE)
     import tifffile  # an extra
 
     logging.getLogger("tifffile").disabled = True  # errors are raised regardless
@@ -106,11 +107,21 @@ def read(file: BinaryIO, check_size: CheckSize) -> Image.Image:
         stored_bytes = page.size * page.dtype.itemsize if page.dtype is not None else 0
         if stored_bytes > MAX_BYTES_PER_PIXEL * page.imagewidth * page.imagelength:
             raise _unsupported(f"{page.samplesperpixel:,} bands")
-        values: Array = page.asarray()
+        values = _decode(page)
         if page.axes == "SYX":
             values = np.moveaxis(values, 0, -1)
         flat = _to_rgb(values.reshape(*values.shape[:2], -1), page)
         return turn_upright(flat, page.tags.valueof(EXIF_ORIENTATION, 1))
+
+
+def _decode(page: Any) -> Array:
+    try:
+        values: Array = page.asarray()
+    except Exception as error:
+        if page.compression in LOSSLESS:
+            raise
+        raise _unsupported(f"{page.compression.name}, which cannot be decoded") from error
+    return values
 
 
 def _to_rgb(values: Array, page: Any) -> Image.Image:

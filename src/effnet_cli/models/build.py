@@ -122,6 +122,7 @@ def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
         with torch.device("meta"):
             set_head(module, num_classes, len(tensors[HIDDEN_WEIGHT]))
     expected = module.state_dict()
+    _check_num_classes(expected, tensors, path)
     difference = _first_difference(expected, tensors)
     if difference:
         raise UsageError(
@@ -132,6 +133,24 @@ def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
     tensors |= {name: zero.clone() for name in expected if name.endswith(COUNTER)}
     module.load_state_dict(tensors, assign=True)
     return module.float().eval().requires_grad_(False)
+
+
+def _check_num_classes(expected: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights that differ from the model only in the number of their classes."""
+    before = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    now = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    weight, bias = list(expected)[-2:]
+    (num_classes, *inputs), found = before[weight], now.get(weight, ())
+    expected_shapes = {weight: (found[:1] + tuple(inputs)), bias: found[:1]}
+    same = [name for name in before if name not in expected_shapes and not name.endswith(COUNTER)]
+    if any(now.get(name) != before[name] for name in same) or found[:1] in ((), (num_classes,)):
+        return
+    if all(now.get(name) == shape for name, shape in expected_shapes.items()):
+        raise UsageError(
+            f"{str(path)!r} has weights for {found[0]:,} classes, but no names for them; "
+            f"{num_classes:,} classes are expected.",
+            "Use a model file that `effnet finetune` wrote, with --model.",
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -80,6 +80,17 @@ def read_card(path: Path) -> ModelCard:
         return ModelCard.from_json(metadata[CARD_KEY])
 
 
+def is_model_file(path: Path) -> bool:
+    """Return whether a file has an effnet header, valid or not."""
+    if not is_safetensors(path):
+        return False
+    try:
+        with safe_open(path, framework="np") as file:
+            return CARD_KEY in (file.metadata() or {})
+    except READ_ERRORS:
+        return False
+
+
 def read_arrays(path: Path) -> tuple[ModelCard, Arrays]:
     """Return a model file's card and digest-checked tensors; errors as in `read_card`."""
     card = read_card(path)

@@ -61,6 +61,11 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
     variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
     path = options.weights or fetch_weights(variant, offline=options.offline, reporter=reporter)
     _check_readable(path)
+    if options.weights is not None and checkpoint.is_model_file(path):
+        raise UsageError(
+            f"{str(path)!r} is a model file with its own classes.",
+            f"Use --model {shlex.quote(str(path))} instead of --weights.",
+        )
     return Model(variant, imagenet_card(variant), path, sha256=cached_sha256(path))
 
 

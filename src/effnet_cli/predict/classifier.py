@@ -1,6 +1,7 @@
 """The Python interface: a model that classifies images."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,7 @@ from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions, Predic
 from effnet_cli.predict.pipeline import Finish, Pipeline, ScoredImage, load_in_background
 from effnet_cli.predict.ranking import new_ranking
 from effnet_cli.predict.records import ImageResult
-from effnet_cli.system.errors import ImageError
+from effnet_cli.system.errors import EffnetError, ImageError
 from effnet_cli.system.reporter import SILENT, Reporter
 
 # A path, the bytes of an image file, a Pillow image, or uint8 [H,W], [H,W,3] or [H,W,4].
@@ -80,6 +81,7 @@ class Classifier:
         self._ranking = new_ranking(self.card, options)
         self._load = _new_loader(self.card.preprocessing, images)
         self._score: Callable[[Crops], Scores] | None = None
+        self._process_id = os.getpid()
 
     def __call__(self, image: ImageLike) -> ImageResult:
         """Classify one image; if it cannot be decoded, the result has an `error`.
@@ -131,7 +133,13 @@ class Classifier:
             first = list(itertools.islice(inputs, workers))
             workers = max(1, min(workers, len(first)))
             inputs = itertools.chain(first, inputs)
+        if self._score is not None and self._process_id != os.getpid():
+            raise EffnetError(
+                "This Classifier was used before the process was forked, and its threads are gone.",
+                "Create it in the child process.",
+            )
         if self._score is None:
+            self._process_id = os.getpid()
             self._score = load_in_background(
                 self._plan, self._model, workers, reporter=self._reporter
             )

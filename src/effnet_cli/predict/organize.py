@@ -2,6 +2,7 @@
 
 import errno
 import filecmp
+import hashlib
 import os
 import secrets
 import shutil
@@ -16,7 +17,8 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import PART_SUFFIX, cannot_write
 from effnet_cli.system.text import pluralize
 
-MAX_NAME_BYTES = 200  # of a folder name: file systems allow 255, and a number may be appended
+SUFFIX_CHARS = 8  # hexadecimal
+MAX_NAME_BYTES = 180  # of a folder name: file systems allow 255, and a number may be appended
 NO_LINKS = (
     *(errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK, errno.ENOSYS),
     errno.EINVAL,  # Windows, on file systems without links
@@ -71,7 +73,8 @@ class Organizer:
             if error.errno == errno.ENOSPC:
                 raise cannot_write(folder, error) from error
             self.failed += 1
-            self._warn(f"Cannot place {result.path}: {error.strerror}.")
+            verb = "move" if self._options.moves else "copy"
+            self._warn(f"Cannot {verb} {result.path}: {error.strerror}.")
             return None
         self.placed += is_new
         self.identical += not is_new
@@ -87,10 +90,16 @@ class Organizer:
 
 
 def folder_name(label: str) -> str:
-    """Return a folder name for a class: no separators, no leading dot, not too long."""
+    """Return a folder name for a class: no separators, no leading dot, not too long.
+
+    A name that had to be changed gets a digest of the class, so that two classes never share one.
+    """
     name = "".join("_" if c in '/\\\0<>:"|?*' or ord(c) < 32 else c for c in label).strip()
     name = f"_{name[1:]}" if name.startswith(".") else name
-    return os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES]).rstrip(". ") or "_"
+    name = os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES]).rstrip(". ")
+    if name and name == label:
+        return name
+    return f"{name or '_'}-{hashlib.sha256(os.fsencode(label)).hexdigest()[:SUFFIX_CHARS]}"
 
 
 def write_new_file(folder: Path, name: str, write: Callable[[Path], object]) -> tuple[Path, bool]:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, ImageError
-from effnet_cli.system.parallel import map_ordered, resolve_future
+from effnet_cli.system.parallel import map_ordered, resolve_future, start_daemon
 from effnet_cli.system.reporter import SILENT, Reporter
 
 # Chunks that each worker may be ahead of the consumer: enough that it never waits, few enough to
@@ -48,7 +49,7 @@ def load_in_background(
     def load() -> Engine:
         return plan.load(model, callers, reporter)
 
-    threading.Thread(target=resolve_future, args=(engine, load), daemon=True).start()
+    start_daemon(partial(resolve_future, engine, load))
 
     def score(crops: Crops) -> Scores:
         loaded = engine.result()

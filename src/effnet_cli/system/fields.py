@@ -99,7 +99,9 @@ def invalid_value(field: Field, name: str, value: object) -> UsageError:
 
 def _valid_numbers(field: Field) -> str:
     info, what = field.metadata, "whole number" if number_type(field) is int else "number"
-    if "max" in info:
+    if "max" in info and "above" in info:
+        bounds = f"above {info['above']}, up to {info['max']}"
+    elif "max" in info:
         bounds = f"from {info['min']} to {info['max']}"
     elif "below" in info:
         bounds = f"between {info['above']} and {info['below']}"

@@ -18,12 +18,17 @@ from effnet_cli.system.errors import EffnetError
 DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
 LOCK_SECONDS = 600  # how long to wait for another process that makes or downloads the same file
 PART_SUFFIX = ".part"
+NO_CACHE = Path("/nonexistent/effnet")  # Debian's name for the home of users that have none
+STAMPED = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 PART_PREFIX_CHARS = 50  # of the final name: names may have 255 bytes, and characters up to 4 bytes
 
 
 def cache_dir() -> Path:
     """Return `EFFNET_CACHE`, else the user's cache folder of the platform; it may not exist yet."""
-    return Path(os.environ.get("EFFNET_CACHE") or user_cache_dir("effnet", appauthor=False))
+    try:
+        return Path(os.environ.get("EFFNET_CACHE") or user_cache_dir("effnet", appauthor=False))
+    except RuntimeError:  # a user without a home, as in many containers
+        return NO_CACHE
 
 
 def compiled_dir() -> Path:
@@ -113,7 +118,10 @@ def sha256(path: Path) -> str:
 
 
 def cached_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, recomputed only if its size or modification time has changed.
+    """Return the SHA-256 of a file, recomputed only if something about the file has changed.
+
+    Images of containers and archives set all modification times to the same value, so the time of
+    the last change of the file's entry counts too, which no program can set.
 
     If the digest has changed, compiled models of the old one are deleted. If the cache cannot be
     written, the digest is computed each time.
@@ -124,7 +132,7 @@ def cached_sha256(path: Path) -> str:
     try:
         status = path.stat()
         resolved = str(path.resolve())
-        identity = {"path": resolved, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        identity = {"path": resolved, **{name: getattr(status, name) for name in STAMPED}}
         key = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:DIGEST_CHARS]
         stamp = cache_dir() / "stamps" / f"{key}.json"
         known = _read_stamp(stamp)

@@ -1,12 +1,18 @@
 """Run work in threads and return the results in order."""
 
+import atexit
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from queue import Queue
 from typing import TypeVar
+
+JOIN_SECONDS = 5.0  # to wait for threads at the end of a program
+# Not weak references: a thread still frees its local objects after Python has forgotten it.
+_daemons: list[threading.Thread] = []
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,6 +23,24 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def start_daemon(target: Callable[[], object]) -> None:
+    """Run `target` in a thread that does not keep an interrupted program alive.
+
+    A program that ends normally waits a moment for it: Python ends a daemon where it stands, and
+    inside a native library that aborts the process.
+    """
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    _daemons[:] = [*filter(threading.Thread.is_alive, _daemons), thread]
+
+
+@atexit.register
+def _join_daemons() -> None:
+    deadline = time.monotonic() + JOIN_SECONDS
+    for thread in _daemons:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def map_ordered(
@@ -57,7 +81,7 @@ def map_ordered(
             resolve_future(future, partial(work, item))
 
     for _ in range(workers):
-        threading.Thread(target=run, daemon=True).start()
+        start_daemon(run)
     try:
         while future := futures.get():
             yield future.result()
