@@ -38,7 +38,9 @@ def main() -> NoReturn:
     sys.stdout, sys.stderr = _duplicate(sys.stdout), _duplicate(sys.stderr)
     signal.signal(signal.SIGTERM, _raise_terminated)
     if not os.environ.get(DEBUG_VARIABLE):
-        warnings.simplefilter("ignore")  # library warnings are for programmers
+        # what decoders and runtimes say of their own accord is for programmers
+        warnings.simplefilter("ignore")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     status = run()
     try:
         sys.stdout.flush()

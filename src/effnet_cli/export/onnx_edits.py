@@ -61,9 +61,21 @@ def to_fp16(model: onnx.ModelProto) -> None:
     for node in graph.node:
         node.input[:] = [f"{INPUT}.half" if name == INPUT else name for name in node.input]
         node.output[:] = [f"{OUTPUT}.half" if name == OUTPUT else name for name in node.output]
+    nodes = [part for node in graph.node for part in _split_bias(node)]
     first = helper.make_node("Cast", [INPUT], [f"{INPUT}.half"], to=TensorProto.FLOAT16)
     last = helper.make_node("Cast", [f"{OUTPUT}.half"], [OUTPUT], to=TensorProto.FLOAT)
-    _set_nodes(model, [first, *graph.node, last])
+    _set_nodes(model, [first, *nodes, last])
+
+
+def _split_bias(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Add the bias of a Gemm separately: tract would compute the two in different precisions."""
+    if node.op_type != "Gemm":
+        return [node]
+    *inputs, bias = node.input
+    product, (output,) = onnx.NodeProto(), node.output
+    product.CopyFrom(node)
+    product.input[:], product.output[:] = inputs, [f"{output}.product"]
+    return [product, helper.make_node("Add", [f"{output}.product", bias], [output])]
 
 
 def _clip_to_fp16(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
