@@ -12,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from torchvision.models import get_weight
 from torchvision.transforms.functional import pil_to_tensor
@@ -1037,3 +1040,29 @@ def test_mutated_files_are_opened_or_refused() -> None:
                 loaded += 1
     assert loaded > 100
     assert refused > 100
+
+
+# --- crops of reduced JPEGs -----------------------------------------------------------------------
+
+
+@given(st.integers(900, 4200), st.integers(900, 4200))
+@settings(max_examples=12, deadline=None)
+def test_a_reduced_jpeg_is_cropped_like_the_full_one(width: int, height: int) -> None:
+    ramp = np.linspace(0, 255, width)[None, :, None] * np.ones((height, 1, 3))
+    ramp[..., 1] = np.linspace(0, 255, height)[:, None]
+    file = io.BytesIO()
+    Image.fromarray(ramp.astype(np.uint8)).save(file, "JPEG", quality=95)
+    exact = ImageLoader(VARIANTS["lite0"].preprocessing, ImageOptions(exact_decode=True))
+    fast = ImageLoader(VARIANTS["lite0"].preprocessing)
+    crops = [loader.load(file.getvalue()).astype(int) for loader in (exact, fast)]
+    assert np.abs(crops[0] - crops[1]).mean() <= 0.5
+    assert np.abs(crops[0] - crops[1]).max() <= 6
+
+
+def test_white_in_deep_jpeg2000_is_white() -> None:
+    values = np.full((32, 32, 3), 65535, np.uint16)
+    values[:, :16] = 16384
+    data = imagecodecs.jpeg2k_encode(values, level=0)
+    seen = np.asarray(ImageLoader(VARIANTS["lite0"].preprocessing).open(data))
+    assert seen[0, 31].tolist() == [255, 255, 255]
+    assert seen[0, 0].tolist() == [64, 64, 64]

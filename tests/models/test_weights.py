@@ -309,3 +309,9 @@ def test_path_fails_for_missing_weights() -> None:
     folder, files = weights.hub_folder(), [find_variant(n).source.file_name for n in ("b0", "b1")]
     assert f"Put {', '.join(files)} into {folder}, or run: effnet weights pull b0 b1" in done.stderr
     assert weights.weights_hint([find_variant("lite1")]) == "Run: effnet weights pull lite1"
+
+
+def test_a_model_file_is_not_plain_weights(finished_model: Path) -> None:
+    with pytest.raises(UsageError, match="is a model file with its own classes") as caught:
+        resolve_model(ModelOptions(weights=finished_model))
+    assert f"--model {finished_model}" in caught.value.hint

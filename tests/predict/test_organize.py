@@ -186,3 +186,9 @@ def test_the_command_copies_and_says_where(run: Run, tmp_path: Path) -> None:
     moved = run("predict", "a.png", *options, cwd=tmp_path)
     assert json.loads(moved.stdout)[0]["moved_to"] == "t/a.png"
     assert not (tmp_path / "a.png").exists()
+
+
+def test_classes_that_differ_in_forbidden_characters_have_their_own_folders() -> None:
+    labels = ["a/b", "a_b", "a|b", "a\\b", ".a", "_a", "a.", "a"]
+    assert len({folder_name(label) for label in labels}) == len(labels)
+    assert folder_name("a_b") == "a_b"

@@ -18,7 +18,7 @@ from effnet_cli.system.errors import EffnetError
 DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
 LOCK_SECONDS = 600  # how long to wait for another process that makes or downloads the same file
 PART_SUFFIX = ".part"
-NO_CACHE = Path("/nonexistent/effnet")  # Debian's name for the home of users that have none
+NO_CACHE = Path(os.devnull, "effnet")  # a folder that nobody can create
 STAMPED = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 PART_PREFIX_CHARS = 50  # of the final name: names may have 255 bytes, and characters up to 4 bytes
 
