@@ -38,7 +38,7 @@ ERROR_KINDS: Mapping[str, str] = {
     "not_an_image": "HTML, PDF, a video, a Git LFS pointer, text or anything else; the message "
     "says what was found.",
     "unsupported_format": "An image in a format that effnet does not open: SVG, JPEG XL, PSD, raw, "
-    "HEIC without the extra `heic`, ...",
+    "HEIC without the extra `heic`, rare TIFFs without `science`, ...",
     "too_large": "More pixels than `--max-pixels` according to the header, or a decompression "
     "bomb.",
     "unreadable": "No permission, a failing disk, or a URL that does not respond.",
@@ -52,7 +52,7 @@ EXIT_STATUSES: Mapping[int, str] = {
     errors.EffnetError.exit_status: "Some images failed, or the run did.",
     errors.UsageError.exit_status: "Wrong use: an invalid option, a refused dataset or file.",
     errors.CHECK_FAILED_STATUS: "A check failed: an export that differs from its model, `evaluate "
-    "--fail-under`, a slowdown for `bench --compare`.",
+    "--fail-under`, a slowdown or no common timing for `bench --compare`.",
     exit_statuses.INTERRUPTED_STATUS: "Stopped by Ctrl-C (SIGINT).",
     exit_statuses.BROKEN_PIPE_STATUS: "The reader of stdout closed the pipe.",
     exit_statuses.TERMINATED_STATUS: "Stopped by SIGTERM.",
