@@ -311,7 +311,9 @@ def test_path_fails_for_missing_weights() -> None:
     assert weights.weights_hint([find_variant("lite1")]) == "Run: effnet weights pull lite1"
 
 
-def test_a_model_file_is_not_plain_weights(finished_model: Path) -> None:
+def test_a_model_file_is_not_plain_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.write(path, imagenet_card(find_variant("lite0")), {"x": np.zeros(1, np.float32)})
     with pytest.raises(UsageError, match="is a model file with its own classes") as caught:
-        resolve_model(ModelOptions(weights=finished_model))
-    assert f"--model {finished_model}" in caught.value.hint
+        weights.resolve_model(ModelOptions(weights=path))
+    assert f"--model {path}" in caught.value.hint

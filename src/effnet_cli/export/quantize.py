@@ -8,8 +8,8 @@ Simple recipes lose accuracy. Three steps prevent that here (docs/export.md has 
   - A ReLU after a layer becomes part of the layer's range. Logits stay float32.
 
 x86 processors without VNNI add two products of an 8-bit value and an 8-bit weight in 16 bits, where
-2 * 255 * 127 does not fit: results were wrong for a third of the photos. With weights of 7 bits
-(-63 to 63) the sum always fits, and all processors compute the same.
+2 * 255 * 127 does not fit: of some photos in ten the class was wrong. With weights of 7 bits (-63
+to 63) the sum always fits, and all processors compute the same.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
