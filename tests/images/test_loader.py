@@ -1066,3 +1066,32 @@ def test_white_in_deep_jpeg2000_is_white() -> None:
     seen = np.asarray(ImageLoader(VARIANTS["lite0"].preprocessing).open(data))
     assert seen[0, 31].tolist() == [255, 255, 255]
     assert seen[0, 0].tolist() == [64, 64, 64]
+
+
+@given(
+    st.sampled_from([b"P2", b"P3", b"P5", b"P6"]),
+    st.sampled_from([1, 200, 254, 255, 256, 1000, 4095, 65535]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_ppm_of_any_depth_is_what_pillow_sees(
+    kind: bytes, largest: int, width: int, height: int, seed: int
+) -> None:
+    bands = 3 if kind in (b"P3", b"P6") else 1
+    values = np.random.default_rng(seed).integers(0, largest + 1, (height, width, bands))
+    pixels = values.astype("u1" if largest < 256 else ">u2").tobytes()
+    if kind in (b"P2", b"P3"):
+        pixels = b" ".join(b"%d" % value for value in values.ravel())
+    data = b"%s # a comment\n%d %d\n%d\n" % (kind, width, height, largest) + pixels
+    seen = np.asarray(ImageLoader(VARIANTS["lite0"].preprocessing).open(data)).astype(int)
+    exact = np.broadcast_to(values * 255 / largest, (height, width, 3))
+    assert np.abs(seen - exact).max() <= 1.0
+
+
+@pytest.mark.parametrize("data", [b"P3\n2 1\n255\n1 2 3 4 5", b"P6\n2 1\n1000\n12345678901"])
+def test_short_ppm_is_truncated(data: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        ImageLoader(VARIANTS["lite0"].preprocessing).open(data)
+    assert caught.value.kind == "truncated"

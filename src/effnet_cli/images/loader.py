@@ -111,10 +111,9 @@ class ImageLoader:
                 image.draft(
                     None, (DCT_OVERSAMPLING * needed.width, DCT_OVERSAMPLING * needed.height)
                 )
-            if image.format == "JPEG2000":
-                deep = self._decode_deep_jpeg2000(file)
-                if deep is not None:
-                    return deep
+            other = self._decode_otherwise(file, str(image.format))
+            if other is not None:
+                return other
             rgb.scale_transparent_color(image)
             image.load()
             reduced_size = image.size
@@ -146,13 +145,18 @@ class ImageLoader:
                 tiff.use_8_bit_colors(image)
             return to_upright_rgb(image)
 
-    def _decode_deep_jpeg2000(self, file: BinaryIO) -> Image.Image | None:
-        from effnet_cli.images import jpeg2000  # not needed for other formats
+    def _decode_otherwise(self, file: BinaryIO, format: str) -> Image.Image | None:
+        """Decode what Pillow decodes wrongly or slowly; `None` for everything else."""
+        if format not in ("JPEG2000", "PPM"):
+            return None
+        from effnet_cli.images import jpeg2000, ppm  # rare
 
         position = file.tell()
         file.seek(0)
         data = file.read()
         file.seek(position)
+        if format == "PPM":
+            return ppm.read(data)
         bits = jpeg2000.deep_color_bits(data)
         return None if bits is None else jpeg2000.read(data, bits)
 

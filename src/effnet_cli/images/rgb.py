@@ -90,14 +90,16 @@ def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(gray)
 
 
-def scale_to_8_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
+def scale_to_8_bits(
+    values: npt.NDArray[Any], bits: int, largest: int | None = None
+) -> npt.NDArray[np.uint8]:
     """Scale pixels [H,W] or [H,W,C] of any number type to 8 bits; nothing is clipped.
 
-    Unsigned integers of up to 16 bits use the range of `bits`. Other types use the first of 0..1
-    (float only), 0..255 and 0..65535 that contains all their values. Anything else is stretched
-    from its minimum to its maximum.
+    Unsigned integers of up to 16 bits use the range of `bits`, or 0 to `largest`. Other types use
+    the first of 0..1 (float only), 0..255 and 0..65535 that contains all their values. Anything
+    else is stretched from its minimum to its maximum.
     """
-    low, high = _range(values, bits)
+    low, high = _range(values, bits) if largest is None else (0.0, float(largest))
     result = np.zeros(values.shape, np.uint8)
     for rows in _bands(*values.shape[:2]) if high > low else ():
         band = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
