@@ -94,3 +94,23 @@ FILES = [encode(format) for format in (*FORMATS, "TGA")]
 def test_any_beginning_of_an_image_is_its_format_or_unknown(data: bytes, end: int) -> None:
     content = sniff(data[:end])
     assert content is None or content.format in (*FORMATS, None)
+
+
+@pytest.mark.parametrize(
+    ("head", "description"),
+    [
+        (bytes(128) + b"DICM" + bytes(60), "a DICOM image"),
+        (b"II*\0" + bytes(124) + b"DICM" + bytes(60), "a DICOM image"),
+        (b"\xff\xd8\xff\xf7" + bytes(60), "a JPEG-LS image"),
+        (b"\0\0\1\0\0\0\x12\x34" + bytes(60), "a macOS resource file, such as a font"),
+        (bytes(512) + bytes(10) + b"\0\x11\2\xff" + bytes(50), "a PICT image"),
+        (b"/* XPM */ static char *x[]", "an X pixmap"),
+        (b"\x97JB2\r\n\x1a\n" + bytes(9), "a JBIG2 image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjpm " + bytes(9), "a JPM document"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypmjp2" + bytes(9), "a Motion JPEG 2000 video"),
+    ],
+)
+def test_lookalikes_are_named(head: bytes, description: str) -> None:
+    content = sniff(head)
+    assert content is not None
+    assert (content.description, content.format) == (description, None)

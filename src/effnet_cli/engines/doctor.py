@@ -26,6 +26,8 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 Status = Literal["ok", "absent", "broken"]
 
+# Instructions that add up products of 8-bit numbers in 32 bits, so that nothing overflows.
+INT8_SETS = {"avx512_vnni", "avx_vnni", "amx_int8", "neon", "asimddp", "i8mm"}
 DISTRIBUTION = "effnet-cli"
 SAMPLE, SAMPLE_LABEL = "coffee.jpg", "espresso"
 TIMEOUT_SECONDS = 120
@@ -81,6 +83,13 @@ def check_machine() -> Iterator[CheckResult]:
     sets = ", ".join(here["instruction_sets"]) or "none that matter"
     yield CheckResult("machine", "processor", processor)
     yield CheckResult("machine", "instruction sets", sets)
+    if not INT8_SETS.isdisjoint(here["instruction_sets"]):
+        int8 = "32-bit sums"
+    elif "avx2" in here["instruction_sets"]:
+        int8 = "16-bit sums: exact for effnet's exports, whose weights have 7 bits"
+    else:
+        int8 = "unknown"
+    yield CheckResult("machine", "int8", int8)
     detail = "no NVIDIA GPU" if gpu is None else f"{gpu['name']}, driver {gpu['driver']}"
     yield CheckResult("machine", "GPU", detail, status="absent" if gpu is None else "ok")
     yield CheckResult("machine", "Python", f"{here['python']} on {here['os']}")

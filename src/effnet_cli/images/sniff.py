@@ -4,7 +4,7 @@ import codecs
 import re
 from typing import NamedTuple
 
-HEAD_BYTES = 512
+HEAD_BYTES = 1024  # a PICT begins with 512 zero bytes
 HEIC = "HEIF"  # the format's name in Pillow, which needs an extra library for it
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
@@ -29,7 +29,6 @@ _OPENED: _Signatures = {
     (b"\x89PNG\r\n\x1a\n",): Content("a PNG image", "PNG"),
     (b"GIF87a", b"GIF89a"): Content("a GIF image", "GIF"),
     (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): Content("a TIFF image", "TIFF"),
-    (b"\0\0\1\0",): Content("an icon", "ICO"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"): Content("a JPEG 2000 image", "JPEG2000"),
 }
 # Other formats that are often found among images.
@@ -44,6 +43,10 @@ _OTHER_IMAGES: dict[tuple[bytes, ...], str] = {
     (b"qoif\0",): "a QOI image",
     (b"DDS |\0\0\0",): "a DDS texture",
     (b"BPG\xfb",): "a BPG image",
+    (b"\x97JB2\r\n\x1a\n",): "a JBIG2 image",
+    (b"/* XPM */",): "an X pixmap",
+    (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjpm ",): "a JPM document",
+    (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypmjp2",): "a Motion JPEG 2000 video",
     (b"AT&TFORM",): "a DjVu document",
     (b"\xd7\xcd\xc6\x9a",): "a Windows metafile",
     (b"#?RADIANCE",): "a Radiance HDR image",
@@ -79,13 +82,20 @@ _SIGNATURES: _Signatures = {
     **{magic: Content(what, is_image=False) for magic, what in _NOT_IMAGES.items()},
     **{magic: Content(what) for magic, what in _OTHER_IMAGES.items()},
     (b"\xff\xd8\xff\xf7",): Content("a JPEG-LS image"),
-    **_OPENED,  # last: raw camera images and JPEG-LS begin like TIFF and JPEG
+    **_OPENED,  # last: others begin like TIFF, JPEG and JPEG 2000
 }
 # Formats that need a pattern, because other files begin with the same few bytes.
 _PATTERNS = (
     (rb"(?s)RIFF....WEBP", Content("a WebP image", "WEBP")),
     (rb"RIFF", Content("a RIFF file", is_image=False)),
     (rb"(?s)BM.{0,15}\0", Content("a BMP image", "BMP")),  # text has no NUL byte
+    # 0 and a small offset, where an icon has the number of its images
+    (
+        rb"(?s)\x00\x00\x01\x00\x00(?!\x00\x00\x00)...",
+        Content("a macOS resource file, such as a font", is_image=False),
+    ),
+    (rb"\x00\x00\x01\x00", Content("an icon", "ICO")),
+    (rb"(?s)\x00{512}.{10}\x00\x11\x02\xff", Content("a PICT image")),
     (rb"P[1-6]\s+[\d#]", Content("a PPM image", "PPM")),
     (
         rb"(?s)\x00\x00\x02\x00(?!\x00\x00)..",

@@ -1,0 +1,87 @@
+"""A refused command changes nothing: no file is written, replaced, moved or touched."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import SAMPLES
+from training import CommandResult
+
+Effnet = Callable[..., CommandResult]
+
+REFUSED = (
+    "predict",
+    "predict cat.jpg -o cat.jpg",
+    "predict cat.jpg -o out.xyz",
+    "predict cat.jpg --html page.html --variant b99",
+    "predict cat.jpg --copy-to cat.jpg",
+    "predict data --copy-to data/sorted",
+    "predict cat.jpg --move-to sorted --model cat.jpg",
+    "predict cat.jpg --weights model.txt",
+    "predict cat.jpg --explain overlays --engine tpu",
+    "predict cat.jpg --top-k 0 -o out.csv",
+    "evaluate cat.jpg --html page.html",
+    "evaluate data --model missing -o out.json",
+    "evaluate data --html data",
+    "finetune",
+    "finetune cat.jpg -o run",
+    "finetune one -o run",
+    "finetune data -o data",
+    "finetune data -o run --epochs 0",
+    "finetune data -o run --model cat.jpg",
+    "finetune data -o run --freeze 99",
+    "finetune data --resume data",
+    "finetune --resume missing",
+    "finetune data -o run --from-scratch --head-only",
+    "export --to onnx -o model.txt",
+    "export --to onnx -o cat.jpg",
+    "export --to tpu -o a.tpu",
+    "export --to onnx --quantize int8 -o a.onnx",
+    "export --to onnx --precision int8 -o a.onnx",
+    "export --to onnx --calibrate missing --quantize int8 -o a.onnx",
+    "bench --variant b99 -o out.csv",
+    "bench --compare cat.jpg --variant lite0",
+    "bench --seconds 0",
+    "weights pull b99",
+    "variants b99",
+    "nonsense",
+)
+
+
+def snapshot(root: Path) -> dict[str, tuple[bytes | str, int]]:
+    """Return content and time of each file, and the name of each folder."""
+    found: dict[str, tuple[bytes | str, int]] = {}
+    for path in sorted(root.rglob("*")):
+        is_file = path.is_file()
+        content = path.read_bytes() if is_file else "folder"
+        found[str(path)] = content, path.stat().st_mtime_ns if is_file else 0
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("refusals")
+    shutil.copy(SAMPLES / "cat.jpg", root)
+    (root / "model.txt").write_text("not a model")
+    for label in ("a", "b"):
+        (root / "data" / label).mkdir(parents=True)
+        for name in ("cat.jpg", "coffee.jpg", "flower.jpg"):
+            shutil.copy(SAMPLES / name, root / "data" / label / f"{label}{name}")
+    (root / "one" / "a").mkdir(parents=True)
+    shutil.copy(SAMPLES / "cat.jpg", root / "one" / "a")
+    return root
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_nothing_changes(
+    command: str, folder: Path, effnet: Effnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    before = snapshot(folder)
+    done = effnet(*command.split())
+    assert done.status != 0, done.stdout
+    assert "Traceback" not in done.stderr
+    assert snapshot(folder) == before
+    assert not list(folder.glob("*.part"))
