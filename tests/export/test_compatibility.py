@@ -1,5 +1,6 @@
 """The files of an export as other and older runtimes read them."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +92,15 @@ def test_litert_int8_needs_no_new_version_of_an_operator(int8_files: dict[str, P
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
     versions = {code.builtinCode: code.version for code in model.operatorCodes}
     assert versions[schema.BuiltinOperator.FULLY_CONNECTED] <= OLD_DENSE_VERSION
+
+
+def test_litert_files_carry_names_and_metadata(int8_files: dict[str, Path]) -> None:
+    path = int8_files["litert"]
+    with zipfile.ZipFile(path) as archive:
+        labels = archive.read("labels.txt").decode().splitlines()
+    card = read_checked_card(int8_files["onnx"])
+    assert labels == list(card.classes)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0))
+    (entry,) = model.metadata
+    assert entry.name == b"TFLITE_METADATA"
+    assert bytes(model.buffers[entry.buffer].data)[4:8] == b"M001"

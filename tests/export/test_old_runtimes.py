@@ -78,3 +78,36 @@ def test_the_oldest_runtime_gives_the_same_classes(target: TargetName, tmp_path:
         subprocess.run([python, "-c", client, path, tmp_path / "pixels.npy", out], check=True)
         actual = np.load(out)
         assert (actual.argmax(axis=1) == expected.argmax(axis=1)).all(), path.name
+
+
+MEDIAPIPE = """
+import sys
+from mediapipe import Image
+from mediapipe.tasks.python import BaseOptions
+from mediapipe.tasks.python.vision import ImageClassifier, ImageClassifierOptions
+options = ImageClassifierOptions(base_options=BaseOptions(model_asset_path=sys.argv[1]))
+classifier = ImageClassifier.create_from_options(options)
+for path in sys.argv[2:]:
+    found = classifier.classify(Image.create_from_file(path)).classifications[0].categories[0]
+    print(found.category_name, found.score, sep="\\t")
+classifier.close()
+"""
+
+
+@pytest.mark.parametrize("has_preprocessing", [False, True])
+def test_mediapipe_knows_the_names(has_preprocessing: bool, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "mediapipe==1.2.*"], check=True)
+    options = ExportOptions("litert", include_preprocessing=has_preprocessing)
+    path = export(ExportTask(options=options, output=tmp_path)).path
+    assert path is not None
+    images = [SAMPLES / "coffee.jpg", SAMPLES / "cat.jpg"]
+    done = subprocess.run(
+        [python, "-c", MEDIAPIPE, path, *images], check=True, capture_output=True, text=True
+    )
+    coffee, cat = (line.split("\t") for line in done.stdout.splitlines())
+    assert coffee[0] == "espresso"
+    assert cat[0] in ("Egyptian cat", "tiger cat", "tabby")  # it stretches images to a square
+    if has_preprocessing:
+        assert 0.5 < float(coffee[1]) <= 1.0

@@ -17,6 +17,7 @@ import onnx
 from onnx import helper
 
 from effnet_cli.export.litert_file import LiteRtFile, Op
+from effnet_cli.export.litert_metadata import LABELS_FILE, METADATA_NAME, build_metadata
 from effnet_cli.export.litert_tensors import ValueTensors
 from effnet_cli.export.onnx_edits import IMAGE
 from effnet_cli.export.quantize import fuse_activations
@@ -39,14 +40,16 @@ FLOAT_OPERATORS = {"Cast": Op.CAST, "Div": Op.DIV, "Sub": Op.SUB, "Softmax": Op.
 
 
 def write_litert(source: ExportSource, path: Path) -> None:
-    """Write one file, with the card in a zip archive appended to it.
+    """Write one file, with the card and the class names in a zip archive appended to it.
 
     LiteRT's metadata tools look for additional files there.
     """
     archive = io.BytesIO()
+    labels = "".join(f"{' '.join(label.split())}\n" for label in source.card.classes)
     with zipfile.ZipFile(archive, "w") as files:
-        entry = zipfile.ZipInfo(f"{CARD_KEY}.json", date_time=(1980, 1, 1, 0, 0, 0))
-        files.writestr(entry, source.card.to_json())
+        for name, text in ((f"{CARD_KEY}.json", source.card.to_json()), (LABELS_FILE, labels)):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            files.writestr(entry, text)
     path.write_bytes(_LiteRtWriter(source).write() + archive.getvalue())
 
 
@@ -56,7 +59,7 @@ class _LiteRtWriter:
     def __init__(self, source: ExportSource) -> None:
         px = source.card.preprocessing.crop_px
         self._input_shape = [source.options.batch or 1, px, px, 3]
-        self._graph = source.graph()
+        self._card, self._graph = source.card, source.graph()
         self._file = LiteRtFile(has_open_batch=source.options.batch is None)
         self._values = ValueTensors(self._file, self._graph, source)
 
@@ -67,6 +70,8 @@ class _LiteRtWriter:
         tensor = self._values.add(input_, self._input_shape, dtype)
         for node, result, activation in fuse_activations(self._graph):
             OPERATOR_WRITERS[node.op_type](self, node, result, FUSED_ACTIVATIONS[activation])
+        metadata = build_metadata(self._card, has_raw_input=input_ == IMAGE)
+        self._file.add_metadata(METADATA_NAME, metadata)
         return self._file.to_bytes([tensor], [self._values.as_float32(output)])
 
     # --- one method per kind of operator ----------------------------------------------------------

@@ -56,6 +56,7 @@ class LiteRtFile:
         self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 is empty by definition
         self._tensors: list[Any] = []
         self._operators: list[Any] = []
+        self._metadata: list[Any] = []
         self._codes: list[tuple[int, int]] = []  # operators and their versions
 
     def constant(self, name: str, values: Array, quantization: Any = None) -> int:
@@ -117,6 +118,14 @@ class LiteRtFile:
             return FP16_DEQUANTIZE_VERSION
         return HYBRID_DENSE_VERSION if schema.TensorType.INT8 in types else 1
 
+    def add_metadata(self, name: str, content: bytes) -> None:
+        """Add a named buffer to the file."""
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = np.frombuffer(content, np.uint8)
+        self._buffers.append(buffer)
+        entry.name, entry.buffer = name, len(self._buffers) - 1
+        self._metadata.append(entry)
+
     def to_bytes(self, inputs: list[int], outputs: list[int]) -> bytes:
         """Serialise the model as a flatbuffer."""
         graph = schema.SubGraphT()
@@ -127,6 +136,7 @@ class LiteRtFile:
         model.version = SCHEMA_VERSION
         model.description = "effnet"
         model.subgraphs, model.buffers = [graph], self._buffers
+        model.metadata = self._metadata
         model.operatorCodes = [_operator_code(*code) for code in self._codes]
         constants_bytes = sum(len(buffer.data) for buffer in self._buffers[1:])
         builder = flatbuffers.Builder(constants_bytes + STRUCTURE_BYTES)
