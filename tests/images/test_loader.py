@@ -687,7 +687,7 @@ NOT_IMAGES = {
     "one byte": (b"\xff", "not_an_image", "not a recognised image format"),
     "JSON": (b'{"error": "not found"}', "not_an_image", "JSON"),
     "text": (b"hello, world\n", "not_an_image", "not an image"),
-    "JPEG XL": (b"\xff\x0a" + RANDOM_BYTES, "unsupported_format", "JPEG XL"),
+    "JPEG XL": (b"\xff\x0a" + RANDOM_BYTES, "truncated", "JPEG XL"),
     "Photoshop": (b"8BPS\0\1" + bytes(64), "unsupported_format", "Photoshop"),
     "cursor": (b"\0\0\2\0\1\0" + b"\x20\x20" + bytes(64), "unsupported_format", "cursor"),
     "ZIP": (b"PK\3\4" + RANDOM_BYTES, "not_an_image", "ZIP"),

@@ -193,6 +193,8 @@ def _translate(error: Exception, content: Content) -> ImageError:
     reason = _describe(error)
     # a HEIC container can hold any encoding, so an intact file may have an unsupported one
     is_other_coding = content.format == HEIC and "end of file" not in reason
+    if content.format == "PSD" and any(isinstance(e, KeyError) for e in (error, *error.args)):
+        is_other_coding, reason = True, "not 8 bits per channel"
     if is_other_coding or reason.lower().startswith(UNSUPPORTED):
         message = f"{what} with an unsupported encoding ({reason})."
         return ImageError("unsupported_format", message, CONVERT)

@@ -10,10 +10,9 @@ import numpy as np
 from PIL import Image
 
 from effnet_cli.images import rgb
-from effnet_cli.images.sources import CONVERT, INSTALL_SCIENCE
+from effnet_cli.images.sources import CODECS, CONVERT, INSTALL_SCIENCE
 from effnet_cli.system.errors import ImageError
 
-CODECS = "imagecodecs"
 # The SIZ segment (ISO/IEC 15444-1, A.5.1): the number of components comes 40 bytes after the
 # codestream's start, then 3 bytes for each: bits - 1, with the highest bit set if signed, and steps
 CODESTREAM_START = b"\xff\x4f\xff\x51"

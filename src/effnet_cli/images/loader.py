@@ -13,7 +13,7 @@ from effnet_cli.images.finder import Url
 from effnet_cli.images.orientation import to_upright_rgb
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import place, resize_and_crop
-from effnet_cli.images.sniff import Content
+from effnet_cli.images.sniff import JPEG_XL, Content
 from effnet_cli.images.sources import ImageSource, identify, open_regular_file
 from effnet_cli.images.views import VIEWS
 from effnet_cli.options import ImageOptions
@@ -101,6 +101,12 @@ class ImageLoader:
     def _decode(self, file: BinaryIO, content: Content) -> Image.Image:
         if content.format == "TIFF":
             return self._decode_tiff(file, content)
+        if content.format == JPEG_XL:
+            from effnet_cli.images import jpegxl  # rare
+
+            data = file.read()
+            self._check_size("image", jpegxl.read_size(data))
+            return jpegxl.read(data)
         with decode.open_with_pillow(file, content) as image:
             self._check_size("image", image.size)
             if decode.has_many_scans(image, file):
@@ -111,7 +117,7 @@ class ImageLoader:
                 image.draft(
                     None, (DCT_OVERSAMPLING * needed.width, DCT_OVERSAMPLING * needed.height)
                 )
-            other = self._decode_otherwise(file, str(image.format))
+            other = self._decode_otherwise(file, image)
             if other is not None:
                 return other
             rgb.scale_transparent_color(image)
@@ -145,12 +151,16 @@ class ImageLoader:
                 tiff.use_8_bit_colors(image)
             return to_upright_rgb(image)
 
-    def _decode_otherwise(self, file: BinaryIO, format: str) -> Image.Image | None:
+    def _decode_otherwise(self, file: BinaryIO, image: Image.Image) -> Image.Image | None:
         """Decode what Pillow decodes wrongly or slowly; `None` for everything else."""
-        if format not in ("JPEG2000", "PPM"):
+        format = image.format
+        if format not in ("JPEG2000", "PPM", "PSD"):
             return None
-        from effnet_cli.images import jpeg2000, ppm  # rare
+        from effnet_cli.images import jpeg2000, ppm, psd  # rare
 
+        if format == "PSD":
+            psd.check(file, getattr(image, "resources", []))
+            return None
         position = file.tell()
         file.seek(0)
         data = file.read()

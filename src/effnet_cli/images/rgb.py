@@ -34,6 +34,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _scale_to_8_bits(image).convert("RGB")
     if image.mode == "RGBA" and image.format in ("BMP", "ICO", "TGA") and _is_clear(image):
         return image.convert("RGB")  # these formats often leave alpha at zero
+    if image.format == "PSD":  # its composite lies over white already
+        return image.convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return _composite(image)
     if image.mode == "CMYK" and image.format == "JPEG" and _stores_ink(image):

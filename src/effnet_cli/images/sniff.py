@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 HEAD_BYTES = 1024  # a PICT begins with 512 zero bytes
+JPEG_XL = "JXL"  # not in Pillow
 HEIC = "HEIF"  # the format's name in Pillow, which needs an extra library for it
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
@@ -27,14 +28,15 @@ _Signatures = dict[tuple[bytes, ...], Content]
 _OPENED: _Signatures = {
     (b"\xff\xd8\xff",): Content("a JPEG image", "JPEG"),
     (b"\x89PNG\r\n\x1a\n",): Content("a PNG image", "PNG"),
+    (b"8BPS\0\1",): Content("a Photoshop document", "PSD"),
+    (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"): Content("a JPEG XL image", JPEG_XL),
     (b"GIF87a", b"GIF89a"): Content("a GIF image", "GIF"),
     (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): Content("a TIFF image", "TIFF"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"): Content("a JPEG 2000 image", "JPEG2000"),
 }
 # Other formats that are often found among images.
 _OTHER_IMAGES: dict[tuple[bytes, ...], str] = {
-    (b"8BPS",): "a Photoshop document",
-    (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"): "a JPEG XL image",
+    (b"8BPS\0\2",): "a large Photoshop document (PSB)",
     (b"gimp xcf",): "a GIMP image",
     (b"SIMPLE  =",): "a FITS image",
     (b"v/1\1",): "an OpenEXR image",

@@ -13,11 +13,12 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from effnet_cli.images.sniff import HEAD_BYTES, HEIC, TGA_FOOTER, Content, is_text, sniff
+from effnet_cli.images.sniff import HEAD_BYTES, HEIC, JPEG_XL, TGA_FOOTER, Content, is_text, sniff
 from effnet_cli.system.errors import ImageError
 
 ImageSource = Path | str | bytes | Image.Image  # an Image is already decoded
 
+CODECS = "imagecodecs"
 HEIC_LIBRARY = "pi_heif"
 INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG or PNG."
 INSTALL_SCIENCE = (
@@ -123,6 +124,9 @@ def identify(file: BinaryIO, name: str) -> Content:
     if content.format == HEIC and importlib.util.find_spec(HEIC_LIBRARY) is None:
         message = f"This is {content.description}, which needs the package pi-heif."
         raise ImageError("unsupported_format", message, INSTALL_HEIC)
+    if content.format == JPEG_XL and importlib.util.find_spec(CODECS) is None:
+        message = f"This is {content.description}, which needs the package {CODECS}."
+        raise ImageError("unsupported_format", message, INSTALL_SCIENCE)
     return content
 
 
