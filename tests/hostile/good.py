@@ -145,7 +145,7 @@ def turned() -> Iterator[Good]:
 
 
 def noted() -> Iterator[Good]:
-    """Yield images with metadata: XMP orientations and broken blocks."""
+    """Yield images with metadata: XMP orientations, which other readers ignore, and broken blocks."""
     six = stored_as(6)
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -154,10 +154,10 @@ def noted() -> Iterator[Good]:
     )
     in_png = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
     in_jpeg = written.jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
-    yield Good("orientation", "xmp.png", written.png_with(encoded(six, "PNG"), in_png), photo())
-    yield Good("orientation", "xmp.webp", encoded(six, "WEBP", xmp=xmp, **WEBP), photo())
+    yield Good("orientation", "xmp.png", written.png_with(encoded(six, "PNG"), in_png), six)
+    yield Good("orientation", "xmp.webp", encoded(six, "WEBP", xmp=xmp, **WEBP), six)
     data = written.jpeg_with(encoded(six, "JPEG", **JPEG), in_jpeg)
-    yield Good("orientation", "xmp.jpg", data, photo(), LOSSY)
+    yield Good("orientation", "xmp.jpg", data, six, LOSSY)
     plain = encoded(six, "PNG", exif=written.exif(6))
     for what, chunk in BROKEN_CHUNKS.items():
         yield Good("broken notes", f"{what}.png", written.png_with(plain, chunk), photo())

@@ -1,6 +1,7 @@
 """JPEG XL images and Photoshop documents are seen as they are, or refused."""
 
 import importlib.util
+import io
 import struct
 
 import imagecodecs
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from effnet_cli.images import jpegxl
 from effnet_cli.images.loader import ImageLoader
@@ -109,3 +111,26 @@ def test_photoshop_without_an_image_is_refused(data: bytes, reason: str) -> None
     with pytest.raises(ImageError, match=reason) as caught:
         LOADER.open(data)
     assert caught.value.kind == "unsupported_format"
+
+
+# --- JPEG 2000 ------------------------------------------------------------------------------------
+
+
+def with_channel_order(data: bytes, order: tuple[int, ...]) -> bytes:
+    """Add a channel definition box: channel i holds the colour `order[i]` (1 is red)."""
+    rows = b"".join(struct.pack(">HHH", i, 0, color) for i, color in enumerate(order))
+    content = struct.pack(">H", len(order)) + rows
+    box = struct.pack(">I", 8 + len(content)) + b"cdef" + content
+    start = data.index(b"jp2h") - 4
+    (size,) = struct.unpack(">I", data[start : start + 4])
+    header = struct.pack(">I", size + len(box)) + data[start + 4 : start + size] + box
+    return data[:start] + header + data[start + size :]
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+def test_jpeg2000_channels_follow_their_definition(order: tuple[int, int, int]) -> None:
+    stored = np.dstack([RGB[..., color - 1] for color in order])
+    file = io.BytesIO()
+    Image.fromarray(stored).save(file, "JPEG2000")
+    data = with_channel_order(file.getvalue(), order)
+    assert np.abs(see(data) - RGB).max() == 0

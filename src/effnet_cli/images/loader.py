@@ -167,8 +167,10 @@ class ImageLoader:
         file.seek(position)
         if format == "PPM":
             return ppm.read(data)
-        bits = jpeg2000.deep_color_bits(data)
-        return None if bits is None else jpeg2000.read(data, bits)
+        bits, order = jpeg2000.deep_color_bits(data), jpeg2000.channel_order(data)
+        if bits is not None:
+            return jpeg2000.read(data, bits)
+        return None if order is None else to_upright_rgb(jpeg2000.reorder(image, order))
 
     def _check_size(self, what: str, size: tuple[int, int]) -> None:
         width, height = size
