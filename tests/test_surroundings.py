@@ -31,6 +31,10 @@ def run(
     )
 
 
+def run_shell(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=False, cwd=cwd)
+
+
 def test_a_user_without_a_home_gets_predictions() -> None:
     """As in containers that run as a number: neither HOME nor a name in the list of users."""
     code = (
@@ -75,32 +79,20 @@ def test_optimised_python_works() -> None:
 
 
 def test_few_open_files_are_enough() -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"ulimit -n 64; exec {' '.join(EFFNET)} predict {SAMPLES} -f csv"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_shell(f"ulimit -n 64; exec {' '.join(EFFNET)} predict {SAMPLES} -f csv")
     assert done.returncode == 0, done.stderr
 
 
 def test_a_deleted_current_folder_is_one_sentence(tmp_path: Path) -> None:
     code = f"mkdir gone && cd gone && rmdir ../gone && {' '.join(EFFNET)} predict ."
-    done = subprocess.run(
-        ["sh", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = run_shell(code, tmp_path)
     assert done.returncode != 0
     assert "The current folder has been deleted." in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_predictions_that_nobody_gets_are_an_error() -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"{' '.join(EFFNET)} predict {CAT} >&-"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_shell(f"{' '.join(EFFNET)} predict {CAT} >&-")
     assert done.returncode != 0
     assert "Cannot write to stdout" in done.stderr
 

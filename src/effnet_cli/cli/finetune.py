@@ -23,15 +23,15 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
             "Omit one of them.",
         )
     with open_output(outputs) as out:
+        if task.resume is not None:
+            from effnet_cli.finetune import resume
+
+            task = resume.restore_task(task, typed)
         if outputs.check:
-            if task.resume is not None:
-                task = _restore_task(task, typed)
             return _check_dataset(task, outputs.format, out)
         from effnet_cli.finetune import formats, run, table
         from effnet_cli.finetune.records import Epoch, TrainingResult
 
-        if task.resume is not None:
-            task = _restore_task(task, typed)
         records: list[Epoch | TrainingResult] = []
         epochs = formats.keep_last(run.finetune(task, out), records)
         csv, blocks = formats.csv_lines(epochs), table.blocks(epochs)
@@ -42,12 +42,6 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
             for line in formats.describe_result(records[-1]):
                 out.note(line)
     return 0
-
-
-def _restore_task(task: FinetuneTask, typed: frozenset[str]) -> FinetuneTask:
-    from effnet_cli.finetune import resume
-
-    return resume.restore_task(task, typed)
 
 
 def _check_dataset(task: FinetuneTask, format_: Format, out: Output) -> int:

@@ -23,6 +23,7 @@ from effnet_cli.export.onnx_edits import IMAGE
 from effnet_cli.export.quantize import fuse_activations
 from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY
+from effnet_cli.models.lite import same_padding
 
 FUSED_ACTIVATIONS = {
     None: schema.ActivationFunctionType.NONE,
@@ -184,10 +185,5 @@ OPERATOR_WRITERS: Mapping[str, Callable[[_LiteRtWriter, onnx.NodeProto, str, int
 
 def _is_same_padding(attributes: Mapping[str, Any], size: Sequence[int]) -> bool:
     """Return whether LiteRT's SAME pads an image of this height and width in the same way."""
-    total = [
-        max((-(-n // stride) - 1) * stride + kernel - n, 0)
-        for n, kernel, stride in zip(
-            size, attributes["kernel_shape"], attributes["strides"], strict=True
-        )
-    ]
-    return list(attributes["pads"]) == [*(n // 2 for n in total), *(n - n // 2 for n in total)]
+    same = same_padding(size, attributes["kernel_shape"], attributes["strides"])
+    return list(attributes["pads"]) == same

@@ -6,6 +6,7 @@ numbers are those of `metadata_schema.fbs` (tensorflow/tflite-support, version 1
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flatbuffers
 
@@ -89,16 +90,19 @@ def _byte(slot: int, value: int) -> _Field:
 
 
 def _vector(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    vector: int = builder.EndVector()
-    return vector
+    return _values(builder, offsets, builder.PrependUOffsetTRelative)
 
 
 def _floats(builder: flatbuffers.Builder, values: Sequence[float]) -> int:
+    return _values(builder, values, builder.PrependFloat32)
+
+
+def _values(
+    builder: flatbuffers.Builder, values: Sequence[float], prepend: Callable[[Any], None]
+) -> int:
+    """Write a vector of numbers of 4 bytes each."""
     builder.StartVector(4, len(values), 4)
     for value in reversed(values):
-        builder.PrependFloat32(value)
+        prepend(value)
     vector: int = builder.EndVector()
     return vector

@@ -59,13 +59,11 @@ class Int8Layer:
 class Int8Recipe:
     """How to convert a graph to int8.
 
-    `weight_bits` is 8, or 7 if only half of the range of the weights is used.
     `values` holds the scale of each value stored in 8 bits, by name. `layers` holds each layer, by
     the name of its output.
     """
 
     calibrator: Calibrator
-    weight_bits: int
     values: Mapping[str, Int8Scale]
     layers: Mapping[str, Int8Layer]
 
@@ -121,7 +119,7 @@ def make_recipe(
             values[output] = values[input_]
         elif after:  # not the logits
             values[output] = scale_for(calibration[output].range_by(calibrator))
-    return Int8Recipe(calibrator, weight_bits, values=values, layers=layers)
+    return Int8Recipe(calibrator, values, layers)
 
 
 def fuse_activations(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str | None]]:

@@ -137,17 +137,15 @@ def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
 
 def _check_num_classes(expected: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
     """Refuse weights that differ from the model only in the number of their classes."""
-    before = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    now = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    shapes = {name: list(t.shape) for name, t in expected.items() if not name.endswith(COUNTER)}
     weight, bias = list(expected)[-2:]
-    (num_classes, *inputs), found = before[weight], now.get(weight, ())
-    expected_shapes = {weight: (found[:1] + tuple(inputs)), bias: found[:1]}
-    same = [name for name in before if name not in expected_shapes and not name.endswith(COUNTER)]
-    if any(now.get(name) != before[name] for name in same) or found[:1] in ((), (num_classes,)):
+    num_classes = len(expected[bias])
+    if weight not in given or given[weight].ndim == 0 or len(given[weight]) == num_classes:
         return
-    if all(now.get(name) == shape for name, shape in expected_shapes.items()):
+    found = shapes[weight][0] = shapes[bias][0] = len(given[weight])
+    if all(name in given and list(given[name].shape) == shape for name, shape in shapes.items()):
         raise UsageError(
-            f"{str(path)!r} has weights for {found[0]:,} classes, but no names for them; "
+            f"{str(path)!r} has weights for {found:,} classes, but no names for them; "
             f"{num_classes:,} classes are expected.",
             "Use a model file that `effnet finetune` wrote, with --model.",
         )

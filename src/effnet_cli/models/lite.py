@@ -7,6 +7,7 @@ stem (32) and head (1280) and the depth of the first and last stages are not sca
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -27,6 +28,18 @@ STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 
 
+def same_padding(sizes: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """Return the padding at the start of each axis, then at the end: output = ceil(size / stride).
+
+    If it is odd, the extra pixel is at the end.
+    """
+    total = [
+        max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+        for size, kernel, stride in zip(sizes, kernels, strides, strict=True)
+    ]
+    return [*(padding // 2 for padding in total), *(padding - padding // 2 for padding in total)]
+
+
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding: output size = ceil(input size / stride).
 
@@ -35,13 +48,7 @@ class SameConv2d(nn.Conv2d):
 
     def paddings(self, input: Tensor) -> list[int]:
         """Return the top, left, bottom and right padding for an input [N,C,H,W]."""
-        (kernel, _), (stride, _) = self.kernel_size, self.stride
-        total = [
-            max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-            for size in input.shape[-2:]
-        ]
-        before = [padding // 2 for padding in total]
-        return [*before, *(padding - half for padding, half in zip(total, before, strict=True))]
+        return same_padding(input.shape[-2:], self.kernel_size, self.stride)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         top, left, bottom, right = self.paddings(input)

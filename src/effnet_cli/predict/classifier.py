@@ -81,7 +81,7 @@ class Classifier:
         self._ranking = new_ranking(self.card, options)
         self._load = _new_loader(self.card.preprocessing, images)
         self._score: Callable[[Crops], Scores] | None = None
-        self._process_id = os.getpid()
+        self._loaded_in: int | None = None  # the process
 
     def __call__(self, image: ImageLike) -> ImageResult:
         """Classify one image; if it cannot be decoded, the result has an `error`.
@@ -133,13 +133,13 @@ class Classifier:
             first = list(itertools.islice(inputs, workers))
             workers = max(1, min(workers, len(first)))
             inputs = itertools.chain(first, inputs)
-        if self._score is not None and self._process_id != os.getpid():
+        if self._loaded_in not in (None, os.getpid()):
             raise EffnetError(
                 "This Classifier was used before the process was forked, and its threads are gone.",
                 "Create it in the child process.",
             )
         if self._score is None:
-            self._process_id = os.getpid()
+            self._loaded_in = os.getpid()
             self._score = load_in_background(
                 self._plan, self._model, workers, reporter=self._reporter
             )
