@@ -370,6 +370,46 @@ def test_changed_files_are_counted(finished: tuple[Path, Path]) -> None:
     assert [row.epoch for row in ran.epochs] == [2]
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_another_dataset_with_the_same_classes_is_refused(
+    epochs: int, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, folder = finished
+    make_classes(tmp_path / "other", first_seed=1000)
+    before = read_tree(folder)
+    task = FinetuneTask(
+        tmp_path / "other", options=FinetuneOptions(epochs=epochs), resume=folder
+    )
+    with pytest.raises(UsageError, match="other' is not the dataset of this run"):
+        train(restore_task(task, frozenset({"root", "epochs"})))
+    assert read_tree(folder) == before
+
+
+def test_complete_run_with_a_changed_dataset_is_refused(finished: tuple[Path, Path]) -> None:
+    root, folder = finished
+    save_blobs(root / "blue" / "new.png", (50, 50, 200), 99)
+    before = read_tree(folder)
+    with pytest.raises(UsageError, match=r"complete, and its dataset has changed .* 1 added"):
+        resume(folder)
+    assert read_tree(folder) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+def test_missing_or_damaged_files_are_refused(name: str, finished: tuple[Path, Path]) -> None:
+    _, folder = finished
+    path = folder / name
+    for content in (path.read_bytes()[:-100], None):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        before = read_tree(folder)
+        for epochs in (1, 3):
+            with pytest.raises(UsageError, match=name):
+                resume(folder, epochs=epochs)
+        assert read_tree(folder) == before
+
+
 def test_damaged_state_is_an_error(finished: tuple[Path, Path]) -> None:
     _, folder = finished
     path = folder / "state.safetensors"

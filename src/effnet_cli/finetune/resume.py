@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli.datasets.saved_split import load_split
+from effnet_cli.finetune.records import STATE_FILE_NAME
 from effnet_cli.finetune.run_dir import RunDir, TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models import checkpoint
 from effnet_cli.models.checkpoint import Arrays
-from effnet_cli.options import FinetuneTask
+from effnet_cli.options import FinetuneOptions, FinetuneTask
 from effnet_cli.system.errors import UsageError
 
 # Options that may change on --resume.
@@ -60,32 +61,56 @@ def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
     """Return the saved state and tensors of a resumed run, or a new state without tensors.
 
     Raises:
-        UsageError: the state is damaged, or the classes of the dataset have changed.
+        UsageError: the state or the model file is damaged, the classes have changed, or this is
+            another dataset, or a complete run whose dataset has changed.
     """
-    saved = None
-    if setup.task.resume is not None:
-        saved = setup.processes.broadcast(setup.run_dir.read_state)
+    if setup.task.resume is None:
+        return TrainingState(), None
+    saved = setup.processes.broadcast(setup.run_dir.read_state)
+    setup.processes.broadcast(lambda: _check_run(setup, None if saved is None else saved[0]))
     if saved is None:
-        if setup.run_dir.model.exists():  # stopped while the head was trained
-            card = checkpoint.read_card(setup.run_dir.model)
-            _check_classes(list(card.classes), setup.dataset.classes)
         return TrainingState(), None
     state, tensors = saved
-    _check_classes(state.classes, setup.dataset.classes)
-    if setup.processes.is_first:
-        _note_changes(setup)
     state.loss /= setup.processes.count
     return state, tensors
 
 
-def _note_changes(setup: TrainingSetup) -> None:
+def _check_run(setup: TrainingSetup, state: TrainingState | None) -> None:
+    """Check that this dataset can continue the run; `state` is `None` before the full model."""
+    run_dir = setup.run_dir
+    if state is not None:
+        _check_classes(state.classes, setup.dataset.classes)
+    elif run_dir.has_trained_full_model():
+        raise UsageError(
+            f"{STATE_FILE_NAME!r} of this run is missing.",
+            f"Restore it, or start a new run with --model {run_dir.path}",
+        )
+    if run_dir.model.exists() if state is None else state.best:
+        card, _ = checkpoint.read_arrays(run_dir.model)
+        _check_classes(list(card.classes), setup.dataset.classes)
+    _check_images(setup, is_complete=state is not None and _is_complete(setup.options, state))
+
+
+def _is_complete(options: FinetuneOptions, state: TrainingState) -> bool:
+    """Return whether nothing is left to train. The state of a head-only run is saved at its end."""
+    return options.head_only or state.epoch > options.epochs
+
+
+def _check_images(setup: TrainingSetup, *, is_complete: bool) -> None:
+    """Compare the dataset with the one of the run: refuse another dataset, report changes."""
     saved = load_split(setup.run_dir.path)
     removed, added = (0, 0) if saved is None else saved.count_changes(setup.dataset)
-    if removed or added:
-        setup.reporter.note(
-            f"The dataset has changed since this run started: {removed:,} files removed or changed,"
-            f" {added:,} added or changed."
-        )
+    if saved is None or not (removed or added):
+        return
+    changes = f"{removed:,} files removed or changed, {added:,} added or changed"
+    if removed > len(saved.rows) / 2:
+        message = f"{str(setup.task.root)!r} is not the dataset of this run ({changes})."
+    elif is_complete:
+        message = f"This run is complete, and its dataset has changed since ({changes})."
+    else:
+        setup.reporter.note(f"The dataset has changed since this run started: {changes}.")
+        return
+    raise UsageError(message, "Use the same dataset, or start a new run without --resume.")
 
 
 def _check_classes(before: list[str], now: tuple[str, ...]) -> None:

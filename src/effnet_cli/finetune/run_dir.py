@@ -104,6 +104,11 @@ class RunDir:
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         self._write_text(METRICS_FILE_NAME, lines)
 
+    def has_trained_full_model(self) -> bool:
+        """Return whether an epoch of the full model has been written."""
+        metrics = self.path / METRICS_FILE_NAME
+        return metrics.is_file() and '"phase": "full"' in metrics.read_text("ascii", "replace")
+
     def write_state(self, state: TrainingState, tensors: Mapping[str, Tensor]) -> None:
         """Write what `--resume` needs."""
         checkpoint.write_state(self.path / STATE_FILE_NAME, asdict(state), to_arrays(tensors))
