@@ -17,7 +17,6 @@ from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.saved_split import (
     AMBIGUOUS,
     NEW,
-    SPLIT_FILE_NAME,
     exclude_training_images,
     load_split,
     locate_images,
@@ -26,7 +25,7 @@ from effnet_cli.datasets.saved_split import (
 from effnet_cli.datasets.scan import scan
 from effnet_cli.datasets.split import TRAIN, VAL
 from effnet_cli.images.loader import ImageLoader
-from effnet_cli.models.card import ModelCard
+from effnet_cli.models.card import SPLIT_FILE_NAME, ModelCard
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import find_variant
 from effnet_cli.options import DatasetOptions, FinetuneOptions, ModelOptions

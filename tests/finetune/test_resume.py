@@ -377,9 +377,7 @@ def test_another_dataset_with_the_same_classes_is_refused(
     _, folder = finished
     make_classes(tmp_path / "other", first_seed=1000)
     before = read_tree(folder)
-    task = FinetuneTask(
-        tmp_path / "other", options=FinetuneOptions(epochs=epochs), resume=folder
-    )
+    task = FinetuneTask(tmp_path / "other", options=FinetuneOptions(epochs=epochs), resume=folder)
     with pytest.raises(UsageError, match="other' is not the dataset of this run"):
         train(restore_task(task, frozenset({"root", "epochs"})))
     assert read_tree(folder) == before

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from effnet_cli.models import checkpoint
-from effnet_cli.models.card import CARD_KEY, CARD_VERSION, ModelCard
-from effnet_cli.models.checkpoint import MODEL_FILE_NAME
+from effnet_cli.models.card import CARD_KEY, CARD_VERSION, MODEL_FILE_NAME, ModelCard
 from effnet_cli.system.errors import UsageError
 from model_files import ARRAYS, CARD, PREPROCESSING, TEXT, header_with, with_header
 

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from effnet_cli.models import checkpoint
-from effnet_cli.models.card import CARD_KEY
-from effnet_cli.models.checkpoint import DIGEST_KEY, MODEL_FILE_NAME
+from effnet_cli.models.card import CARD_KEY, MODEL_FILE_NAME
+from effnet_cli.models.checkpoint import DIGEST_KEY
 from effnet_cli.system.errors import EffnetError, UsageError
 from model_files import ARRAYS, CARD, TEXT, assert_same, with_header
 

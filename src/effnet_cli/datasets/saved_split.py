@@ -17,14 +17,13 @@ from effnet_cli.datasets.labelled import LabelledImages
 from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.scan import scan
 from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
-from effnet_cli.models.card import ModelCard
+from effnet_cli.models.card import SPLIT_FILE_NAME, ModelCard
 from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.files import atomic_write
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
-SPLIT_FILE_NAME = "split.csv"
 COLUMNS = ("path", "label", "split", "sha256")
 WRITE_TEXT = CSV_TEXT | {"encoding": "utf-8"}  # without a byte order mark
 # Places besides the indexes of SPLITS: not seen in training, and found in several classes.

@@ -13,6 +13,7 @@ from effnet_cli.evaluate import metrics
 from effnet_cli.evaluate.label_map import LabelMap, describe_label_map, match_labels
 from effnet_cli.evaluate.predictions import Predictions, predict_labelled
 from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
+from effnet_cli.models.card import SPLIT_FILE_NAME
 from effnet_cli.options import EvaluateTask, FinetuneTask
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -64,7 +65,7 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
 def validation_task(task: FinetuneTask, folder: Path) -> EvaluateTask:
     """Return the task that evaluates a run folder's model on its own validation images."""
     return EvaluateTask(
-        folder / saved_split.SPLIT_FILE_NAME,
+        folder / SPLIT_FILE_NAME,
         options.ModelOptions(model=folder),
         options.EngineOptions(task.device),
         images=task.images,

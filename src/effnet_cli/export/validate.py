@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from effnet_cli.export.targets import TARGETS, Target
-from effnet_cli.models.checkpoint import MODEL_FILE_NAME
+from effnet_cli.models.card import MODEL_FILE_NAME
 from effnet_cli.models.export_file import is_export, json_path
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ExportTask

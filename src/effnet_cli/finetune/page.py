@@ -7,9 +7,8 @@ from pathlib import Path
 from effnet_cli.evaluate.page import Section, evaluation_page
 from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.finetune.formats import list_commands
-from effnet_cli.finetune.records import METRICS_FILE_NAME
-from effnet_cli.models.card import ModelCard
-from effnet_cli.models.checkpoint import MODEL_FILE_NAME, read_card
+from effnet_cli.models.card import METRICS_FILE_NAME, MODEL_FILE_NAME, ModelCard
+from effnet_cli.models.checkpoint import read_card
 from effnet_cli.output.charts import curve_chart
 
 CURVE_NOTE = (

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli.datasets.saved_split import load_split
-from effnet_cli.finetune.records import STATE_FILE_NAME
 from effnet_cli.finetune.run_dir import RunDir, TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models import checkpoint
+from effnet_cli.models.card import STATE_FILE_NAME
 from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.options import FinetuneOptions, FinetuneTask
 from effnet_cli.system.errors import UsageError

@@ -14,10 +14,15 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from effnet_cli import __version__
-from effnet_cli.finetune.records import METRICS_FILE_NAME, STATE_FILE_NAME
 from effnet_cli.models import checkpoint
-from effnet_cli.models.card import ModelCard
-from effnet_cli.models.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME, Arrays
+from effnet_cli.models.card import (
+    METRICS_FILE_NAME,
+    MODEL_FILE_NAME,
+    OPTIONS_FILE_NAME,
+    STATE_FILE_NAME,
+    ModelCard,
+)
+from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.options import (
     DatasetOptions,
     FinetuneOptions,

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from effnet_cli.finetune.records import STATE_FILE_NAME
+from effnet_cli.models.card import STATE_FILE_NAME
 from effnet_cli.system.errors import EffnetError
 
 STOPPED_BY_SIGNAL = 128  # the exit status is this plus the signal number

@@ -13,6 +13,9 @@ CARD_VERSION = 1
 CARD_KEY = "effnet"  # in the metadata of a model file or an exported file
 MAX_SIDE_PX = 10_000  # far beyond any model: an input of that size would exhaust the memory
 STORED_TEMPERATURES = (1e-3, 1e3)  # plausible range; `evaluate.metrics` searches a narrower one
+# The files in a run folder, besides its report.
+MODEL_FILE_NAME, STATE_FILE_NAME = "model.safetensors", "state.safetensors"
+OPTIONS_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME = "options.json", "metrics.jsonl", "split.csv"
 RECORDS = ("options", "dataset", "metrics", "export")
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 STATE_KEY, DIGEST_KEY = "effnet_state", "effnet_sha256"
 READ_ERRORS = (OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError)
 RECREATE = "Download it again or retrain."
-MODEL_FILE_NAME, OPTIONS_FILE_NAME = "model.safetensors", "options.json"  # in a run folder
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

@@ -11,7 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.models.card import ModelCard, describe_read_error
+from effnet_cli.models.card import (
+    METRICS_FILE_NAME,
+    OPTIONS_FILE_NAME,
+    SPLIT_FILE_NAME,
+    ModelCard,
+    describe_read_error,
+)
 from effnet_cli.options import FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import atomic_write, cache_dir, cached_sha256
@@ -23,6 +29,7 @@ EXPORT_KINDS: Mapping[str, FileKind] = {
     ".tflite": "litert",
     ".pte": "executorch",
 }
+RUN_FILE_NAMES = OPTIONS_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME
 COREML_SUFFIX = ".mlpackage"
 JSON_SUFFIX = ".json"
 MAX_EXPORT_JSON_BYTES = 64 * 2**20
@@ -67,9 +74,11 @@ def is_export(path: Path) -> bool:
 
 
 def is_model_file(path: Path) -> bool:
-    """Return whether the file at `path` is an export, part of one, or named like weights."""
+    """Return whether the file at `path` belongs to an export or a run, or is named like weights."""
     if not path.is_file():
         return False
+    if path.name in RUN_FILE_NAMES and path.with_name(OPTIONS_FILE_NAME).is_file():
+        return True
     is_weights = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
     return is_weights or is_export(path) or export_owner(path) is not None
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.models import checkpoint, export_file
-from effnet_cli.models.card import ModelCard
-from effnet_cli.models.checkpoint import MODEL_FILE_NAME, OPTIONS_FILE_NAME
+from effnet_cli.models.card import MODEL_FILE_NAME, OPTIONS_FILE_NAME, ModelCard
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find_variant
 from effnet_cli.options import FileKind, ModelOptions
