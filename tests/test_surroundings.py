@@ -56,6 +56,18 @@ def test_a_user_without_a_home_gets_predictions() -> None:
     assert "Set EFFNET_CACHE to a folder that can be written" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["HOME", "XDG_CACHE_HOME", "EFFNET_CACHE"])
+@pytest.mark.parametrize("command", [("predict", CAT), ("variants",), ("weights", "list")])
+def test_folders_out_of_reach_stop_nothing(
+    command: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    """A name that is too long fails as a folder does that may not be read."""
+    kept = {"EFFNET_CACHE": str(tmp_path)} if name == "HOME" else {"EFFNET_CACHE": ""}
+    done = run(*command, **{**kept, "HOME": str(tmp_path), name: str(tmp_path / ("n" * 300))})
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "environment",
     [{"LANG": "C", "LC_ALL": "C"}, {"TERM": "dumb"}, {"PYTHONWARNINGS": "error"}],
@@ -97,6 +109,16 @@ def test_predictions_that_nobody_gets_are_an_error() -> None:
     assert "Cannot write to stdout" in done.stderr
 
 
+def test_library_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "safetensors.py").write_text("raise ImportError('libx.so: no memory')")
+    done = run("predict", CAT, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "Error: A library cannot be loaded: libx.so: no memory.\nSee `effnet doctor`.\n"
+    )
+
+
 def test_native_code_writes_nothing_to_stderr(tmp_path: Path) -> None:
     path = tmp_path / "fax.tif"
     Image.effect_noise((200, 200), 90).convert("1").save(path, compression="group4")
@@ -107,6 +129,45 @@ def test_native_code_writes_nothing_to_stderr(tmp_path: Path) -> None:
     for isolation in ([], ["--isolate"]):
         done = run("predict", str(path), "-q", *isolation, HOME=str(tmp_path))
         assert done.stderr == ""
+
+
+def test_processes_compile_a_model_once(tmp_path: Path) -> None:
+    code = f"for i in 1 2 3 4; do {' '.join(EFFNET)} predict {CAT} -f csv & done; wait"
+    done = subprocess.run(
+        ["bash", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "EFFNET_CACHE": str(tmp_path)},
+    )
+    rows = [line for line in done.stdout.splitlines() if ",ok,1," in line]
+    assert len(rows) == 4 and len(set(rows)) == 1
+    assert done.stderr.count("Compiling lite0") == 1
+    assert len(list((tmp_path / "compiled").glob("*.onnx"))) == 1
+
+
+def test_spawned_processes_and_threads_predict_alike(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, threading\n"
+        "from effnet_cli import Classifier\n"
+        f"PATH = {CAT!r}\n"
+        "def best(_=None, classifier=None):\n"
+        "    return (classifier or Classifier())(PATH).predictions[0]\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(2) as pool:\n"
+        "        found = pool.map(best, range(2))\n"
+        "    classifier = Classifier()\n"
+        "    work = lambda: found.extend(best(None, classifier) for _ in range(5))\n"
+        "    threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "    [thread.start() for thread in threads]\n"
+        "    [thread.join() for thread in threads]\n"
+        "    print(len(found), len(set(found)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "42 1\n", done.stderr
 
 
 # --- connections ----------------------------------------------------------------------------------
@@ -125,23 +186,54 @@ COMMANDS = (
     ["export", "--to", "onnx", "-o", "a.onnx"],
     ["export", "--to", "litert", "-o", "a.tflite"],
     ["export", "--to", "executorch", "-o", "a.pte"],
+    ["export", "--to", "openvino", "-o", "a.xml"],
+    ["finetune", "data", "--head-only", "-o", "run"],
+    ["evaluate", "data"],
+    ["doctor"],
     ["bench", "--variant", "lite0", "--engine", "onnxruntime", "--seconds", "0.5"],
 )
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+# Sees only the connections of Python code, not those of native libraries.
+GUARD = """
+import os, sys
+def record(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        with open(os.environ["TRACE"], "a") as file:
+            print(event, "AF_INET", arguments, file=file)
+sys.addaudithook(record)
+"""
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=name_of)
 def test_no_command_opens_a_connection(command: list[str], tmp_path: Path) -> None:
+    """Traced where strace is installed, else with a guard in the process."""
+    watch = "strace" if shutil.which("strace") else "guard"
     trace, home = tmp_path / "trace", tmp_path / "home"
     home.mkdir()
-    watched = ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace)]
+    (tmp_path / "sitecustomize.py").write_text(GUARD)
+    trace.touch()
+    for label, name in (("tabby", "cat"), ("espresso", "coffee")):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(2):
+            image = Image.open(SAMPLES / f"{name}.jpg").resize((100 + number, 90))
+            image.save(tmp_path / "data" / label / f"{number}.png")
+    watched = {
+        "strace": ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace)],
+        "guard": [],
+    }[watch]
     done = subprocess.run(
         [*watched, *EFFNET, *command],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "TRACE": str(trace),
+            "PYTHONPATH": str(tmp_path) if watch == "guard" else "",
+        },
     )
     assert done.returncode == 0, done.stderr
     assert "AF_INET" not in trace.read_text()

@@ -18,7 +18,7 @@ from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.run_dir import to_arrays
 from effnet_cli.models import build, checkpoint
-from effnet_cli.models.card import ModelCard
+from effnet_cli.models.card import MODEL_FILE_NAME, ModelCard
 from effnet_cli.models.variants import find_variant
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import EngineOptions, FinetuneOptions, ModelOptions
@@ -95,7 +95,7 @@ def small(session_folder: Path, caches: None) -> ModelOptions:
         preprocessing=replace(model.card.preprocessing, resize_px=SMALL_PX, crop_px=SMALL_PX),
     )
     tensors = to_arrays(build.load_module(model).state_dict())
-    checkpoint.write(folder / checkpoint.MODEL_FILE_NAME, card, tensors)
+    checkpoint.write(folder / MODEL_FILE_NAME, card, tensors)
     return ModelOptions(model=folder)
 
 

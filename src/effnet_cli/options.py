@@ -67,9 +67,10 @@ class ModelOptions(Options):
 
     @staticmethod
     def parse(text: str) -> "ModelOptions":
-        """Parse the path of an existing file, else the name of a variant."""
+        """Parse a path, which exists or has a folder or a suffix, else the name of a variant."""
         path = Path(text)
-        return ModelOptions(model=path) if path.exists() else ModelOptions(variant=text)
+        is_path = path.exists() or path.suffix or path.name != text
+        return ModelOptions(model=path) if is_path else ModelOptions(variant=text)
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class FinetuneOptions(Options):
     batch_size: int | None = option(None, "Global batch size", "-b", words=AUTO, min=1)
     lr: float | None = option(None, "Peak learning rate of the full model", words=AUTO, above=0)
     weight_decay: float = option(0.05, "AdamW weight decay", min=0)
-    hidden: int = option(512, "Width of the hidden layer of the head; 0 for none", min=0)
+    hidden: int = option(512, "Width of the hidden layer of the head; 0 for none", min=0, max=16384)
     freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2_s: 8)", min=0)
     augment: Augment = option("strong", "Augmentation strength")
     balance: bool = option(False, "Weight classes equally regardless of size")

@@ -11,7 +11,32 @@ from training import CommandResult
 
 Effnet = Callable[..., CommandResult]
 
+LONG = "n" * 300  # no file system takes it; as good as a folder that may not be read
 REFUSED = (
+    "predict cat.jpg -o run/split.csv",
+    "predict cat.jpg -o run/options.json",
+    "predict cat.jpg -f jsonl -o run/metrics.jsonl",
+    f"predict {LONG}",
+    f"predict cat.jpg -m {LONG}",
+    f"predict cat.jpg -o {LONG}",
+    f"predict cat.jpg --html {LONG}",
+    f"predict cat.jpg --copy-to {LONG}",
+    f"predict cat.jpg --explain {LONG}",
+    f"predict cat.jpg --weights {LONG}",
+    f"evaluate {LONG}",
+    f"evaluate data --compare {LONG}/{LONG}",
+    "evaluate data --compare runs/nope",
+    f"finetune {LONG}",
+    f"finetune data -o {LONG}",
+    f"finetune --resume {LONG}",
+    "finetune data --check -f csv",
+    "finetune data --hidden 1000000000",
+    f"export --to onnx -o {LONG}.onnx",
+    f"export --to onnx -o a.onnx --check {LONG}",
+    f"export --to onnx -o a.onnx --calibrate {LONG} --quantize int8",
+    f"bench --model {LONG}",
+    f"bench --compare {LONG}",
+    "predict cat.jpg -m /dev/null",
     "predict",
     "predict cat.jpg -o cat.jpg",
     "predict cat.jpg -o out.xyz",
@@ -69,6 +94,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "data" / label).mkdir(parents=True)
         for name in ("cat.jpg", "coffee.jpg", "flower.jpg"):
             shutil.copy(SAMPLES / name, root / "data" / label / f"{label}{name}")
+    (root / "run").mkdir()
+    for name in ("options.json", "metrics.jsonl", "split.csv"):
+        (root / "run" / name).write_text("{}")
     (root / "one" / "a").mkdir(parents=True)
     shutil.copy(SAMPLES / "cat.jpg", root / "one" / "a")
     return root

@@ -57,3 +57,17 @@ def test_aotinductor_agrees_with_torch(tmp_path: Path) -> None:
     _, label, probability = done.stdout.strip().split("\t")
     assert label == expected.label
     assert np.isclose(float(probability), expected.probability, atol=1e-4)
+
+
+@pytest.mark.linux
+def test_compiler_that_fails_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    task = ExportTask(options=ExportOptions("aotinductor"), output=tmp_path)
+    with pytest.raises(EffnetError, match="torch cannot compile the model: .*broken"):
+        export(task)
+    assert list(tmp_path.iterdir()) == [compiler]

@@ -7,7 +7,7 @@ import pytest
 
 from effnet_cli.finetune import run_dir
 from effnet_cli.models import build, checkpoint
-from effnet_cli.models.card import ModelCard
+from effnet_cli.models.card import MODEL_FILE_NAME, ModelCard
 from effnet_cli.models.variants import find_variant
 from effnet_cli.system.errors import UsageError
 from training_parts import CLASSES, PREPROCESSING, assert_same_tensors, build_with_head
@@ -56,7 +56,7 @@ def test_run_folder_is_locked_and_cleaned_of_partial_files(here: Path) -> None:
     folder = here / "a" / "run"
     with run_dir.lock_run_dir(folder) as run:
         assert run.path == folder
-        assert run.model == folder / checkpoint.MODEL_FILE_NAME
+        assert run.model == folder / MODEL_FILE_NAME
         (folder / ".model.safetensors.0123.part").write_bytes(b"half")
         with (
             pytest.raises(UsageError, match="Another run is using"),

@@ -74,6 +74,24 @@ def test_moving_to_where_it_is_keeps_it(tmp_path: Path) -> None:
     assert path.read_bytes() == b"one"
 
 
+def test_an_image_that_cannot_be_deleted_is_not_copied_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = image(tmp_path / "source", "a.jpg")
+    unlink = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    organizer = Organizer(OrganizeOptions(tmp_path / "sorted", moves=True))
+    assert organizer.place(ImageResult(str(path), (Prediction(1, 0, "cat", 0.9),))) is None
+    assert (organizer.failed, path.exists()) == (1, True)
+    assert not list((tmp_path / "sorted" / "cat").iterdir())
+
+
 def test_a_file_system_without_links_replaces_nothing_either(
     tmp_path: Path, options: OrganizeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

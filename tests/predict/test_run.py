@@ -91,7 +91,7 @@ def test_below_the_threshold_the_label_is_unknown(effnet: Effnet) -> None:
     assert coffee["predictions"][0]["label"] == "espresso"
 
 
-def test_two_views_are_the_mean_of_a_image_and_its_mirror_image(
+def test_two_views_are_the_mean_of_an_image_and_its_mirror_image(
     effnet: Effnet, tmp_path: Path
 ) -> None:
     with Image.open(CAT) as image:
@@ -189,7 +189,7 @@ def test_a_file_without_a_command_gets_the_command(effnet: Effnet) -> None:
     assert done.stderr.endswith("To classify it: effnet predict sample_images/cat.jpg\n")
 
 
-def test_a_page_over_a_image_is_refused(effnet: Effnet, tmp_path: Path) -> None:
+def test_a_page_over_an_image_is_refused(effnet: Effnet, tmp_path: Path) -> None:
     save_image(tmp_path / "a.jpg", seed=1)
     before = (tmp_path / "a.jpg").read_bytes()
     done = effnet("predict", CAT, "--html", tmp_path / "a.jpg")

@@ -28,6 +28,11 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
 
             task = resume.restore_task(task, typed)
         if outputs.check:
+            if outputs.format in ("csv", "jsonl"):
+                raise UsageError(
+                    f"--check cannot be combined with --format {outputs.format}.",
+                    "Use --format json, or omit it.",
+                )
             return _check_dataset(task, outputs.format, out)
         from effnet_cli.finetune import formats, run, table
         from effnet_cli.finetune.records import Epoch, TrainingResult
@@ -57,7 +62,7 @@ def _check_dataset(task: FinetuneTask, format_: Format, out: Output) -> int:
         workers=task.workers,
         reporter=out,
     )
-    out.show("table" if format_ == "table" else "json", found.to_json(), scan_blocks(found))
+    out.show(format_, found.to_json(), scan_blocks(found))
     return 0 if found.dataset is not None else UsageError.exit_status
 
 

@@ -29,12 +29,13 @@ class _Terminated(BaseException):
 
 def main() -> NoReturn:
     """Run the command line and end the process."""
-    for name in ("stdin", "stdout", "stderr"):  # a shell can close them (`>&-`)
-        if getattr(sys, name) is None:
-            # a stdout that cannot be written, so that predictions nobody gets are an error
-            flags = os.O_WRONLY if name == "stderr" else os.O_RDONLY
-            descriptor = os.open(os.devnull, flags)
-            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
+    # A shell can close them (`>&-`). Their numbers must not become those of other files.
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
+    if sys.stdout is None:  # writing fails, so that predictions that nobody gets are an error
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stdout, sys.stderr = _duplicate(sys.stdout), _duplicate(sys.stderr)
     signal.signal(signal.SIGTERM, _raise_terminated)
     if not os.environ.get(DEBUG_VARIABLE):
@@ -44,7 +45,9 @@ def main() -> NoReturn:
     status = run()
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
+        if not status:
+            _print_error(f"Cannot write to stdout: {error.strerror}.", "Redirect it.")
         status = status or 1
     with suppress(OSError):  # a closed stderr does not change the exit status
         sys.stderr.flush()
@@ -92,6 +95,16 @@ def run() -> int:
             _print_error(f"Cannot write to stdout: {os.strerror(number)}.", "Redirect it.")
         elif isinstance(error, FileNotFoundError) and not _has_current_folder():
             _print_error("The current folder has been deleted.", "Change to another folder.")
+        elif isinstance(error, OSError) and error.filename and number != errno.ENOENT:
+            # beyond reach: no permission, a name too long, a device that fails
+            path, denied = os.fsdecode(error.filename), number in (errno.EACCES, errno.EPERM)
+            hint = "Check its permissions." if denied else "Check the path."
+            _print_error(f"Cannot access {path!r}: {error.strerror}.", hint)
+            return UsageError.exit_status
+        elif isinstance(error, ImportError) and not str(error.name).startswith("effnet"):
+            _print_error(f"A library cannot be loaded: {error}.", "See `effnet doctor`.")
+        elif isinstance(error, MemoryError):
+            _print_error("Not enough memory.", "Close other programs, or use smaller images.")
         else:  # a bug, whose report needs the traceback
             traceback.print_exc()
         return 1

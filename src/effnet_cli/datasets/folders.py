@@ -63,7 +63,7 @@ class FolderSource(Source):
             fault = found.error
             if fault and found.name == str(folder) and fault.kind == "not_a_file":
                 return  # an empty folder
-            if Path(found.name).parent != folder:
+            if folder not in (Path(found.name), Path(found.name).parent):
                 self.counters["nested"].add(found.name)
             yield LabelledFile(found.name, folder.name, fault)
 

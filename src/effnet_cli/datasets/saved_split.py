@@ -17,7 +17,7 @@ from effnet_cli.datasets.labelled import LabelledImages
 from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.scan import scan
 from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
-from effnet_cli.models.card import SPLIT_FILE_NAME, ModelCard
+from effnet_cli.models.card import SPLIT_FILE_NAME, ModelCard, describe_read_error
 from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.files import atomic_write
@@ -124,7 +124,7 @@ def load_split(folder: Path) -> SavedSplit | None:
                 digest = bytes.fromhex(sha256)
                 rows.append(SplitRow(path, label, split=SPLIT_BY_NAME[split], digest=digest))
     except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
-        message = f"{str(file)!r} is not a saved split: {fault!r}."
+        message = f"{str(file)!r} is not a saved split: {describe_read_error(fault)}."
         hint = "Restore the file, or move the model file to another folder."
         raise UsageError(message, hint) from fault
     return SavedSplit(file, sorted(rows, key=lambda row: -row.split))

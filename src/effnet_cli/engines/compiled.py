@@ -63,7 +63,7 @@ def _stem(model: Model) -> str:
 
 
 def _find_cached(model: Model) -> Path | None:
-    for path in files.compiled_dir().glob(f"{_stem(model)}-*.onnx"):
+    for path in files.list_files(files.compiled_dir(), f"{_stem(model)}-*.onnx"):
         with suppress(OSError):  # another process may remove it meanwhile
             if path.stem.endswith(files.cached_sha256(path)[: files.DIGEST_CHARS]):
                 return path

@@ -20,7 +20,8 @@ from effnet_cli.images.samples import sample_images_dir
 from effnet_cli.models import listing
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS
 from effnet_cli.options import EngineName
-from effnet_cli.system.files import cache_dir
+from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.files import cache_dir, is_file, list_files, process_lock
 from effnet_cli.system.machine import describe_machine
 from effnet_cli.system.reporter import SILENT, Reporter
 
@@ -175,13 +176,16 @@ def _run(*arguments: str) -> str:
 def check_cache() -> Iterator[CheckResult]:
     """Check that the cache can be written."""
     folder = cache_dir()
-    size_mb = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    result = CheckResult("cache", "compiled models", f"{folder}, {size_mb:,.0f} MB")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(nearest, os.W_OK):
+    try:
+        with process_lock(folder / "doctor") as lock:
+            lock.unlink(missing_ok=True)
+    except EffnetError:
         detail = f"cannot write to {folder}: models are recompiled on every run"
-        result = replace(result, detail=detail, status="broken", fix="export EFFNET_CACHE=FOLDER")
-    yield result
+        fix = "export EFFNET_CACHE=FOLDER"
+        yield CheckResult("cache", "compiled models", detail, status="broken", fix=fix)
+        return
+    size_mb = sum(path.stat().st_size for path in list_files(folder, "**/*") if is_file(path)) / 1e6
+    yield CheckResult("cache", "compiled models", f"{folder}, {size_mb:,.0f} MB")
 
 
 def check_weights() -> Iterator[CheckResult]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from effnet_cli.evaluate.records import MergedClass, UnknownClass
 from effnet_cli.models.imagenet import class_names, wordnet_ids
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.text import pluralize, quote_names
+from effnet_cli.system.text import quote_names
 
 MAX_NOTES = 5  # about classes, for each kind of note
 LookUp = Callable[[str], int | None]  # from a name to the index of its class
@@ -39,8 +39,12 @@ class LabelMap:
         return indexes.take(labels)
 
 
-def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
-    """Match a dataset's class `names` to a model's `classes`.
+def match_labels(
+    names: Sequence[str],
+    classes: Sequence[str],
+    owners: tuple[str, str] = ("The dataset", "the model"),
+) -> LabelMap:
+    """Match a dataset's class `names` to a model's `classes`; errors name their `owners`.
 
     Each name is matched on its own: first exactly, then, for ImageNet-1k's classes, by WordNet id
     or index, and last without case and punctuation. Raises UsageError if no name matches.
@@ -50,9 +54,8 @@ def match_labels(names: Sequence[str], classes: Sequence[str]) -> LabelMap:
     indexes, ways = zip(*found, strict=True)
     if not any(ways):
         raise UsageError(
-            "The dataset and the model share no classes: the dataset has "
-            f"{pluralize(len(names), 'class', 'classes')} "
-            f"({quote_names(names)}), the model {len(classes):,} ({quote_names(classes)}).",
+            f"{owners[0]} has none of the classes of {owners[1]}: "
+            f"{quote_names(names)} instead of {quote_names(classes)}.",
             "Name the folders after the model's classes, or choose another --model.",
         )
     folders: dict[int, list[str]] = {}

@@ -133,7 +133,8 @@ def _confusion_matrix(predictions: Predictions) -> ConfusionMatrix:
 
 def _compare(predictions: Predictions, other: Classifier, reporter: Reporter) -> Comparison:
     """Evaluate another model on the same images; its classes are matched by name, too."""
-    label_map = match_labels(predictions.classes, other.card.classes)
+    owners = "The first model", f"{other.name}, with which it is compared"
+    label_map = match_labels(predictions.classes, other.card.classes, owners)
     labels = label_map.apply(predictions.all_labels)
     used = {predictions.classes[label] for label in np.unique(predictions.labels)}
     lacking = [row.label for row in label_map.unknown if row.label in used]

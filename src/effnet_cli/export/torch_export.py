@@ -19,6 +19,7 @@ from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.system.errors import EffnetError, UsageError
 
+COMPILER_HINT = "Check the compiler, and the space in the folder of temporary files."
 MAX_OPEN_BATCH = 4096  # images per call of a file without a fixed batch size
 
 
@@ -36,7 +37,7 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
     """Write machine code for this kind of processor, with the card in its metadata.
 
     Raises:
-        EffnetError: no C++ compiler was found.
+        EffnetError: no C++ compiler was found, or it failed.
     """
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
@@ -49,10 +50,15 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
         "aot_inductor.metadata": {CARD_KEY: source.card.to_json()},
         "freezing": True,  # weights become constants, folded and laid out for the processor
     }
-    with silence_library(), torch.no_grad():
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(path), inductor_configs=settings
-        )
+    try:
+        with silence_library(), torch.no_grad():
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=settings
+            )
+    except torch._inductor.exc.InductorError as error:
+        lines = str(error).splitlines()
+        reason = next((line for line in lines if "error:" in line), lines[0]).strip()
+        raise EffnetError(f"torch cannot compile the model: {reason}.", COMPILER_HINT) from error
 
 
 def write_executorch(source: ExportSource, path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -67,6 +67,7 @@ class Finder:
     over every other meaning. Every input yields an `ImageInput`, but files in folders that are
     images neither by name nor by content are only counted in `not_images`. `on_skip` is called for
     whatever is skipped. Links to `outer_folders` (those around an input folder) are not followed.
+    `outputs` are files that the command itself is writing.
     `offline` turns URLs into errors.
     """
 
@@ -77,6 +78,7 @@ class Finder:
     duplicate_links: int = 0
     on_skip: Callable[[SkipReason, str], None] = lambda reason, path: None
     outer_folders: frozenset[Identity] = frozenset()
+    outputs: Collection[Path] = ()
     _visited: set[Identity] = field(default_factory=set)
     _linked: set[Identity] = field(default_factory=set)
 
@@ -175,10 +177,14 @@ class Finder:
         yield from entries
 
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
-        if is_ignored(entry.name):
+        if is_ignored(entry.name) or self._is_output(entry):
             self.on_skip("ignored", entry.path)
             return False
         return True
+
+    def _is_output(self, entry: os.DirEntry[str]) -> bool:
+        same = [path for path in self.outputs if path.name == entry.name]
+        return bool(same) and Path(entry.path).resolve() in [path.resolve() for path in same]
 
     def _is_image(self, path: str) -> bool:
         if is_image_name(path) or is_image_content(path):
@@ -231,6 +237,8 @@ class Finder:
         """Read paths or the bytes of one image, whichever the first bytes show. A path can begin
         like an image (`BMW.jpg`), so it counts as a path if the file exists.
         """
+        if self.stdin is None and sys.stdin is None:
+            raise UsageError("Cannot read stdin: it is closed.", "Pass files or folders.")
         stdin = self.stdin or cast(io.BufferedReader, sys.stdin.buffer)
         head = stdin.peek(HEAD_BYTES)
         first = re.split(rb"[\0\r\n]", head, maxsplit=1)[0]

@@ -47,7 +47,11 @@ def open_regular_file(source: Path | str | bytes) -> Iterator[BinaryIO]:
         yield io.BytesIO(source)
         return
     try:
-        _check_is_regular(os.stat(source))
+        status = os.stat(source)
+        if stat.S_ISDIR(status.st_mode) and not os.access(source, os.R_OK | os.X_OK):
+            message = "Cannot read the folder: Permission denied."
+            raise ImageError("unreadable", message, "Check its permissions.")
+        _check_is_regular(status)
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(source, flags)
     except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from effnet_cli.models.card import (
 )
 from effnet_cli.options import FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.files import atomic_write, cache_dir, cached_sha256
+from effnet_cli.system.files import atomic_write, cache_dir, cached_sha256, is_file
 
 EXPORT_KINDS: Mapping[str, FileKind] = {
     ".onnx": "onnx",
@@ -146,7 +146,7 @@ def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
 def _check_onnx_once(path: Path) -> None:
     """Check an ONNX file once per content, because the check doubles the start-up time."""
     stamp = cache_dir() / "checked" / cached_sha256(path)
-    if not stamp.is_file():
+    if not is_file(stamp):
         _read_onnx(path)
         with suppress(EffnetError), atomic_write(stamp) as part:
             part.touch()

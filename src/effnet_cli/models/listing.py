@@ -7,7 +7,7 @@ from typing import Literal
 
 from effnet_cli.models.variants import VARIANTS, Variant
 from effnet_cli.models.weights import expected_path, is_intact, weights_state
-from effnet_cli.system.files import sha256
+from effnet_cli.system.files import is_file, sha256
 
 Cells = tuple[list[str], list[list[object]]]  # column names and rows
 
@@ -90,7 +90,7 @@ def verify_weights(variants: Iterable[Variant]) -> Iterator[VerifyResult]:
             fix = variant.source.reinstall
         if path is None:
             yield VerifyResult(variant.name, "package not installed", fix=fix)
-        elif not path.is_file():
+        elif not is_file(path):
             yield VerifyResult(variant.name, "missing", fix=fix)
         elif is_intact(variant, path, digest=sha256):
             yield VerifyResult(variant.name, "intact", path)

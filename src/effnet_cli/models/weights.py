@@ -15,7 +15,7 @@ from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find_variant
 from effnet_cli.options import FileKind, ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError
-from effnet_cli.system.files import cached_sha256, process_lock
+from effnet_cli.system.files import cached_sha256, is_file, process_lock
 from effnet_cli.system.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def _check_format(path: Path) -> None:
 
 def _check_readable(path: Path) -> None:
     if not path.is_file():
-        raise UsageError(f"No such file: {str(path)!r}.", "Check the path.")
+        what = "Not a regular file" if path.exists() else "No such file"
+        raise UsageError(f"{what}: {str(path)!r}.", "Check the path.")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{str(path)!r} cannot be read.", "Check its permissions.")
 
@@ -163,12 +164,12 @@ def weights_state(variant: Variant) -> WeightsState:
     path = expected_path(variant)
     if path is None:
         return "package not installed"
-    return "available" if path.is_file() else "missing"
+    return "available" if is_file(path) else "missing"
 
 
 def is_intact(variant: Variant, path: Path, digest: Callable[[Path], str] = cached_sha256) -> bool:
     """Return whether `path` has the published SHA-256, of which only a prefix may be known."""
-    return path.is_file() and digest(path).startswith(variant.source.sha256)
+    return is_file(path) and digest(path).startswith(variant.source.sha256)
 
 
 def find_local_weights(variant: Variant) -> Path | None:
@@ -200,7 +201,7 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
         )
     by_hand = f"put {path.name} into {path.parent}, or use --weights FILE."
     if offline:
-        what = "damaged" if path.is_file() else "missing"
+        what = "damaged" if is_file(path) else "missing"
         raise EffnetError(
             f"The weights of {variant.name} are {what}.", f"Omit --offline, or {by_hand}"
         )

@@ -1,7 +1,10 @@
 """Draw charts as inline SVG that follows the colours of the page."""
 
 import io
+import logging
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -10,6 +13,7 @@ from markupsafe import Markup
 
 from effnet_cli.output.text import printable
 
+MATPLOTLIB_VARIABLE = "MPLCONFIGDIR"  # the folder of its cache
 # Placeholders for the colours of the page, which follow the reader's light or dark scheme.
 INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)", ACCENT: "var(--accent)"}
@@ -77,8 +81,8 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
-    """Create empty axes without frame and ticks; importing matplotlib takes half a second."""
-    figure = import_module("matplotlib.figure").Figure(inches, layout="constrained")
+    """Create empty axes without frame and ticks."""
+    figure = _figure_class()(inches, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x_label, color=SOFT)
     axes.set_ylabel(y_label, color=SOFT)
@@ -88,6 +92,18 @@ def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
     for side in axes.spines.values():
         side.set_visible(False)
     return axes
+
+
+def _figure_class() -> Any:
+    """Import matplotlib, which takes half a second."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    before = os.environ.get(MATPLOTLIB_VARIABLE)
+    figure = import_module("matplotlib.figure").Figure
+    after = os.environ.get(MATPLOTLIB_VARIABLE)
+    if after is not None and after != before:
+        # its folder cannot be written: it has made a temporary one, needed only by the import
+        shutil.rmtree(after, ignore_errors=True)
+    return figure
 
 
 def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:

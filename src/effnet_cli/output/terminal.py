@@ -26,6 +26,7 @@ MIN_COLUMN_WIDTH = 8
 IMAGE_WIDTH = 28  # columns of a drawn image, which takes half as many lines
 IMAGE_GAP = 2
 MAX_PATH_WIDTH, PATH_START_WIDTH = 44, 6  # characters
+RULE = "─"
 WIDE = 10_000  # columns of a "terminal" that never wraps
 
 
@@ -137,8 +138,10 @@ class _Renderer:
         return self._encodable("\n".join(line.rstrip() for line in buffer.getvalue().split("\n")))
 
     def _encodable(self, text: str) -> str:
-        """Escape the characters that the console's encoding lacks."""
+        """Replace rules and escape other characters that the console's encoding lacks."""
         encoding = self.console.encoding
+        if not encoding.startswith("utf"):
+            text = text.replace(RULE, "-")
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
 

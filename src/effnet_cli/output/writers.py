@@ -1,5 +1,6 @@
 """Write text to stdout, or to a file that appears whole or not at all."""
 
+import errno
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -82,10 +83,9 @@ def write_stdout(text: str) -> None:
     except BrokenPipeError as error:
         raise OutputClosed from error
     except OSError as error:
-        raise EffnetError(
-            f"Cannot write to stdout: {error.strerror}.",
-            "Free some space, or use --output.",
-        ) from error
+        is_full = error.errno == errno.ENOSPC
+        hint = "Free some space, or redirect it." if is_full else "Redirect it."
+        raise EffnetError(f"Cannot write to stdout: {error.strerror}.", hint) from error
 
 
 def _encode(text: str) -> bytes:

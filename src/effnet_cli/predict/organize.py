@@ -67,7 +67,7 @@ class Organizer:
             write = partial(shutil.copy2, source)
             target, is_new = write_new_file(folder, source.name, write)
             if self._options.moves and (source.is_symlink() or not target.samefile(source)):
-                source.unlink()
+                self._delete(source, copy=target if is_new else None)
                 is_new = True
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -79,6 +79,16 @@ class Organizer:
         self.placed += is_new
         self.identical += not is_new
         return PlacedFile(str(target), self._options.moves)
+
+    @staticmethod
+    def _delete(source: Path, copy: Path | None) -> None:
+        """Delete an image that has been moved; if that fails, delete its copy instead."""
+        try:
+            source.unlink()
+        except OSError:
+            if copy is not None:
+                copy.unlink()
+            raise
 
     def summarize(self) -> str:
         """Return one line about what was done."""

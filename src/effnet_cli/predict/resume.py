@@ -67,6 +67,11 @@ class Journal:
                     "Resume with the same options, or delete that file to start over.",
                 )
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The files that exist only during the run: the journal and its lock."""
+        return self._path, Path(f"{self._path}.lock")
+
     def skip_earlier(self, inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
         """Yield the inputs without a row; raise `UsageError` if the rows do not match the first
         inputs.
@@ -115,6 +120,11 @@ class Journal:
         self._file.close()
 
 
+def journal_path(output: Path) -> Path:
+    """Return the path of the journal of a run that writes `output`."""
+    return output.with_name(output.name + JOURNAL_SUFFIX)
+
+
 @contextmanager
 def open_journal(
     output: Path,
@@ -133,7 +143,7 @@ def open_journal(
             settings, or another process is writing them.
         EffnetError: the folder cannot be written.
     """
-    path = output.with_name(output.name + JOURNAL_SUFFIX)
+    path = journal_path(output)
     message = f"Another process is writing {str(output)!r}."
     with process_lock(
         path, busy=UsageError(message, "Wait for it to finish, or use another file.")

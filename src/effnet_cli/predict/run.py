@@ -14,7 +14,7 @@ from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gallery import Gallery
 from effnet_cli.predict.organize import Organizer
 from effnet_cli.predict.records import ImageResult, ResultRow
-from effnet_cli.predict.resume import Journal, open_journal
+from effnet_cli.predict.resume import Journal, journal_path, open_journal
 from effnet_cli.predict.summary import RunSummary
 
 if TYPE_CHECKING:  # imports torch
@@ -92,15 +92,18 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
     )
     settings = _settings(task, classifier)
     with ExitStack() as stack:
-        journal = None
+        journal, written = None, [path for path in (*outputs.files, outputs.html) if path]
         if outputs.files:
+            # the interrupted run may have had the same outputs in another order
+            first = next((f for f in outputs.files if journal_path(f).exists()), outputs.files[0])
             journal = stack.enter_context(
-                open_journal(outputs.files[0], settings, is_resumed=outputs.resume, reporter=out)
+                open_journal(first, settings, is_resumed=outputs.resume, reporter=out)
             )
+            written += journal.files
         yield PredictRun(
             outputs=outputs,
             classifier=classifier,
-            finder=Finder(task.inputs, offline=task.model.offline),
+            finder=Finder(task.inputs, offline=task.model.offline, outputs=written),
             summary=RunSummary(journal.earlier if journal else 0),
             journal=journal,
             organizer=Organizer(task.organize, out.warn) if task.organize else None,

@@ -36,6 +36,22 @@ def compiled_dir() -> Path:
     return cache_dir() / "compiled"
 
 
+def is_file(path: Path) -> bool:
+    """Return whether `path` is a regular file; `False` if its folder cannot be read."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths in `folder` that match `pattern`; none if the folder cannot be read."""
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return []
+
+
 def partial_path(path: Path) -> Path:
     """Return a new hidden path beside `path`, for what is written before it replaces `path`."""
     return path.with_name(f".{path.name[:PART_PREFIX_CHARS]}.{secrets.token_hex(8)}{PART_SUFFIX}")
@@ -145,7 +161,7 @@ def cached_sha256(path: Path) -> str:
     with suppress(EffnetError), atomic_write(stamp) as part:
         part.write_text(json.dumps({**identity, "sha256": new}), encoding="ascii")
     if isinstance(digest, str) and digest != new:
-        for compiled in compiled_dir().glob(f"*-{digest[:DIGEST_CHARS]}-*"):
+        for compiled in list_files(compiled_dir(), f"*-{digest[:DIGEST_CHARS]}-*"):
             with suppress(OSError):
                 compiled.unlink()
     return new

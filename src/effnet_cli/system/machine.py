@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from effnet_cli import __version__
+from effnet_cli.system.cgroup import memory_left_bytes
 from effnet_cli.system.parallel import usable_cores
 
 # The instruction sets that decide how fast a model runs, by their names in Linux.
@@ -50,10 +51,12 @@ def describe_machine() -> dict[str, Any]:
 
 
 def available_memory_bytes() -> int:
-    """Return the memory that new data can take without swapping."""
+    """Return the memory that new data can take without swapping, or leaving its container."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    left = memory_left_bytes()
+    return available if left is None else min(available, left)
 
 
 def measure_copy_gb_per_s() -> float:

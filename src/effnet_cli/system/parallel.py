@@ -1,28 +1,36 @@
 """Run work in threads and return the results in order."""
 
 import atexit
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from functools import partial
+from functools import cache, partial
 from queue import Queue
 from typing import TypeVar
+
+from effnet_cli.system.cgroup import cpu_limit
 
 JOIN_SECONDS = 5.0  # to wait for threads at the end of a program
 # Not weak references: a thread still frees its local objects after Python has forgotten it.
 _daemons: list[threading.Thread] = []
+
+_cpu_limit = cache(cpu_limit)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """Return the number of processors that this process may use."""
+    """Return the number of processors that this process, or its container, may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    limit = _cpu_limit()
+    return count if limit is None else min(count, math.ceil(limit))
 
 
 def start_daemon(target: Callable[[], object]) -> None:

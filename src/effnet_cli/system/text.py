@@ -12,6 +12,6 @@ def pluralize(count: int, one: str, many: str = "") -> str:
 
 def quote_names(names: Sequence[str]) -> str:
     """List names in quotes, shortened: `'cat', 'dog' and 3 more`."""
-    shown = ", ".join(f"'{name}'" for name in names[:MAX_NAMES])
+    shown = ", ".join(repr(name) for name in names[:MAX_NAMES])
     more = len(names) - MAX_NAMES
     return f"{shown} and {more:,} more" if more > 0 else shown
