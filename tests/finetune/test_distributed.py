@@ -31,13 +31,13 @@ NO_DROPOUT = "from torch import nn\nnn.Dropout.forward = lambda self, x: x\n"
 LITTLE_MEMORY = """
 import os
 import torch
-from effnet_cli.models.lite import EfficientNetLite
-forward = EfficientNetLite.forward
+from effnet_cli.models.efficientnet import EfficientNet
+forward = EfficientNet.forward
 def limited(self, x):
     if self.training and os.environ.get("RANK") == "1" and len(x) > 1:
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return forward(self, x)
-EfficientNetLite.forward = limited
+EfficientNet.forward = limited
 """
 # The first process dies just before the state of the second epoch is saved.
 FIRST_DIES = """

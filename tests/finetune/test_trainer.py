@@ -13,7 +13,7 @@ from torch import nn
 
 from effnet_cli.finetune.run import finetune
 from effnet_cli.models import checkpoint
-from effnet_cli.models.lite import EfficientNetLite
+from effnet_cli.models.efficientnet import EfficientNet
 from effnet_cli.options import ModelOptions
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import EffnetError
@@ -48,14 +48,14 @@ class NoDropout(nn.Dropout):
 
 def limit_memory(patch: pytest.MonkeyPatch, limit: int, error: Callable[[], Exception]) -> None:
     """Make training run out of memory above `limit` images at a time."""
-    forward = EfficientNetLite.forward
+    forward = EfficientNet.forward
 
-    def limited(self: EfficientNetLite, x: torch.Tensor) -> torch.Tensor:
+    def limited(self: EfficientNet, x: torch.Tensor) -> torch.Tensor:
         if self.training and len(x) > limit:
             raise error()
         return forward(self, x)
 
-    patch.setattr(EfficientNetLite, "forward", limited)
+    patch.setattr(EfficientNet, "forward", limited)
 
 
 # With a low learning rate, as AdamW turns rounding noise in tiny gradients into full steps.

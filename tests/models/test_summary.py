@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from effnet_cli.models import summary
-from effnet_cli.models.lite import round_channels
+from effnet_cli.models.efficientnet import round_channels
 from effnet_cli.models.variants import VARIANTS, Variant, find_variant
 from training import CommandResult
 

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models import get_weight
 
 from effnet_cli.models import build
+from effnet_cli.models.efficientnet import MBConv
 from effnet_cli.models.imagenet import imagenet_card
-from effnet_cli.models.lite import MBConv
 from effnet_cli.models.variants import VARIANTS, Variant, find_variant
 from effnet_cli.system.errors import UsageError
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effnet_cli.engines.registry import ENGINES
 from effnet_cli.models.card import ModelCard
@@ -17,6 +17,10 @@ from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineName, FileKind, ModelOptions, Precision
 from effnet_cli.system.errors import EffnetError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+SEEDED_BUILDER = "effnet_cli.bench.prepare:build_seeded"
 ONNX_EXPORT = {"target": "onnx", "precision": "fp32", "quantize": None, "batch": None}
 
 
@@ -40,7 +44,7 @@ class BenchModel:
     precision: Precision | None = None
     fixed_batch: int | None = None
     graph: Path | None = None
-    builder: str = "effnet_cli.bench.prepare:build_seeded"
+    builder: str = SEEDED_BUILDER
     is_limit: bool = False
 
     @property
@@ -54,10 +58,8 @@ class BenchModel:
         if self.options is not None:
             return resolve_model(self.options)
         if "onnx" not in ENGINES[engine].kinds:
-            module, function = self.builder.split(":")
-            built = getattr(import_module(module), function)(self.variant)
             export = {"include_preprocessing": True} if self.is_limit else {}
-            return Model(self.variant, self._card(export), module=built)
+            return Model(self.variant, self._card(export), module=self.build())
         if self.graph is None:
             raise EffnetError(
                 f"{self.name} uses operators that effnet cannot export to ONNX.",
@@ -65,6 +67,12 @@ class BenchModel:
             )
         card = self._card({"include_preprocessing": self.is_limit, **ONNX_EXPORT})
         return Model(self.variant, card, self.graph)
+
+    def build(self) -> "nn.Module":
+        """Build the torch module with seeded weights."""
+        module, function = self.builder.split(":")
+        built: nn.Module = getattr(import_module(module), function)(self.variant)
+        return built
 
     def _card(self, export: Mapping[str, Any]) -> ModelCard:
         card = replace(imagenet_card(self.variant), export=export)

@@ -1,6 +1,7 @@
 """Prepares models in the form that engines load."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from onnx import TensorProto, numpy_helper, parser
 from torch import Tensor, nn
 
-from effnet_cli.bench.models import BenchModel
+from effnet_cli.bench.models import SEEDED_BUILDER, BenchModel
 from effnet_cli.engines import onnx_writer
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.engines.registry import device_type_of
@@ -24,6 +25,7 @@ from effnet_cli.system.reporter import Reporter
 
 OUTPUTS = 1000  # the classes of ImageNet-1k
 SEED = 0
+TORCHVISION_BUILDER = "effnet_cli.bench.prepare:build_torchvision"
 # Side of the crops of the matrix product. Both matrices are n by n, where n is the number of values
 # in a crop: 2,028, 8,112 and 4,107. On a CPU, the product takes a twentieth of a second.
 PRODUCT_PX = {"cpu": 26, "cuda": 52, "mps": 37}
@@ -64,13 +66,15 @@ def prepare_torchvision(name: str, folder: Path) -> BenchModel:
     transforms, meta = weights.transforms(), weights.meta
     variant = Variant(
         name=name,
-        architecture=variants.Architecture(
+        architecture=replace(
+            find_variant(variants.DEFAULT_VARIANT).architecture,
             name=name,
-            builder=f"torchvision.models:{name}",
             parameters=meta["num_params"],
             paper_px=transforms.crop_size[0],
         ),
         weight_set=str(weights),
+        has_same_padding=False,
+        eps=1e-5,
         preprocessing=Preprocessing(
             transforms.resize_size[0],
             transforms.crop_size[0],
@@ -82,7 +86,13 @@ def prepare_torchvision(name: str, folder: Path) -> BenchModel:
         top5=meta["_metrics"]["ImageNet-1K"]["acc@5"],
         source=variants.WeightsSource(file_name="", sha256="", size_mb=0.0),
     )
-    return _prepare_seeded(variant, folder)
+    return _prepare_seeded(variant, folder, builder=TORCHVISION_BUILDER)
+
+
+def build_torchvision(variant: Variant) -> nn.Module:
+    """Build the torchvision classifier of this name as `build_seeded` does."""
+    models = build.import_torchvision("torchvision.models")
+    return _seed(lambda: models.get_model(variant.name, num_classes=OUTPUTS))
 
 
 def check_torchvision(name: str) -> None:
@@ -97,16 +107,20 @@ def check_torchvision(name: str) -> None:
 
 def build_seeded(variant: Variant) -> nn.Module:
     """Build a variant's untrained module in evaluation mode, always with the same weights."""
+    return _seed(lambda: build.build(variant, OUTPUTS))
+
+
+def _seed(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return build.build(variant, OUTPUTS).eval().requires_grad_(False)
+        return make().eval().requires_grad_(False)
 
 
-def _prepare_seeded(variant: Variant, folder: Path) -> BenchModel:
-    model = BenchModel(variant.name, variant, "seeded", outputs=OUTPUTS)
+def _prepare_seeded(variant: Variant, folder: Path, builder: str = SEEDED_BUILDER) -> BenchModel:
+    model = BenchModel(variant.name, variant, "seeded", outputs=OUTPUTS, builder=builder)
     path = folder / f"{variant.name}.onnx"
     try:
-        path.write_bytes(onnx_writer.build_graph(build_seeded(variant), model.shape[0], {}))
+        path.write_bytes(onnx_writer.build_graph(model.build(), model.shape[0], {}))
     except (NotImplementedError, torch.fx.proxy.TraceError):  # torchvision's other architectures
         return model
     return replace(model, graph=path)

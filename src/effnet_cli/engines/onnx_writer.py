@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.models.lite import SameConv2d
+from effnet_cli.models.efficientnet import SameConv2d
 
 OPSET = 17
 IR_VERSION = 8

@@ -23,7 +23,7 @@ from effnet_cli.export.onnx_edits import IMAGE
 from effnet_cli.export.quantize import fuse_activations
 from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY
-from effnet_cli.models.lite import same_padding
+from effnet_cli.models.efficientnet import same_padding
 
 FUSED_ACTIVATIONS = {
     None: schema.ActivationFunctionType.NONE,

@@ -11,8 +11,9 @@ Triple = tuple[float, float, float]  # red, green, blue
 class Preprocessing:
     """How an image becomes the model's input, as when the weights were evaluated.
 
-    The shorter side is resized to `resize_px`, the centre `crop_px` x `crop_px` is kept, and values
-    are scaled to 0..1, then to `(value - mean) / std` per channel (red, green, blue).
+    The shorter side, or with `is_squashed` each side, is resized to `resize_px`; the centre
+    `crop_px` x `crop_px` is kept, and values are scaled to 0..1, then to `(value - mean) / std` per
+    channel (red, green, blue).
     """
 
     resize_px: int
@@ -20,6 +21,7 @@ class Preprocessing:
     interpolation: Interpolation
     mean: Triple
     std: Triple
+    is_squashed: bool = False
 
     @property
     def neutral_rgb(self) -> tuple[int, ...]:

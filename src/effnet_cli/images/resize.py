@@ -39,9 +39,8 @@ class ResizePlan(NamedTuple):
 def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> ResizePlan:
     """Plan how to resize and crop an image of `size` (width, height; at least 1x1).
 
-    `crop` resizes the shorter side to `resize_px` and crops the centre, as when the weights were
-    evaluated. `pad` resizes the longer side to `crop_px`; the rest of the crop is filled. `stretch`
-    resizes both sides to `crop_px`.
+    `crop` resizes as when the weights were evaluated and crops the centre. `pad` resizes the longer
+    side to `crop_px`; the rest of the crop is filled. `stretch` resizes both sides to `crop_px`.
     """
     crop_px, resize_px = preprocessing.crop_px, preprocessing.resize_px
     (width, height), (short, long) = size, sorted(size)
@@ -52,6 +51,8 @@ def place(size: tuple[int, int], preprocessing: Preprocessing, fit: Fit) -> Resi
         new_size = (crop_px, other) if width >= height else (other, crop_px)
         left, top = (-((crop_px - side) // 2) for side in new_size)
         return ResizePlan(*new_size, left, top)
+    elif preprocessing.is_squashed:
+        new_size = resize_px, resize_px
     else:
         other = int(resize_px * long / short)
         new_size = (other, resize_px) if width > height else (resize_px, other)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.models import checkpoint
+from effnet_cli.models.efficientnet import EfficientNet
 from effnet_cli.models.export_file import file_kind
 from effnet_cli.models.variants import Variant
 from effnet_cli.models.weights import Model
@@ -61,9 +62,12 @@ PYTORCH_PORT = _Naming(
 
 def build(variant: Variant, num_classes: int) -> nn.Module:
     """Build an untrained module: `float32 [N,3,H,W]` to logits `float32 [N,num_classes]`."""
-    source, function = variant.architecture.builder.split(":")
-    module: nn.Module = getattr(import_torchvision(source), function)(num_classes=num_classes)
-    return module
+    return EfficientNet(
+        variant.architecture,
+        num_classes=num_classes,
+        has_same_padding=variant.has_same_padding,
+        eps=variant.eps,
+    )
 
 
 def import_torchvision(name: str) -> Any:

