@@ -66,8 +66,8 @@ def main() -> None:
     """Compare all checkpoints, or those named in the arguments."""
     rows = [row for row in VARIANTS.values() if row.source.repo is not None]
     jobs = [(row, row.weight_set, 1000) for row in rows]
-    for name, (variant, num_classes) in OTHER_CLASSES.items():
-        jobs.append((replace(find_variant(variant), name=name), name, num_classes))
+    for name, (same_model, num_classes) in OTHER_CLASSES.items():
+        jobs.append((replace(find_variant(same_model), name=name), name, num_classes))
     wanted = sys.argv[1:]
     exact = close = 0
     with tempfile.TemporaryDirectory() as folder:

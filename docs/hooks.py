@@ -23,7 +23,9 @@ from effnet_cli.engines.registry import ENGINES
 from effnet_cli.evaluate.metrics import METRICS
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.export_file import EXPORT_KINDS
-from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant
+from effnet_cli.models.listing import select_variants
+from effnet_cli.models.variants import DEFAULT_VARIANT, Variant
+from effnet_cli.options import ShowOptions
 from effnet_cli.system import errors, fields
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +174,7 @@ def _help_text(field: fields.Field) -> str:
 def variants_table() -> Iterator[str]:
     costs = ("input size (px)", "parameters", "multiply-adds")
     columns = ("variant", *costs, "top-1", "top-5", "weights")
-    yield from _table(columns, map(_variant_row, VARIANTS.values()))
+    yield from _table(columns, map(_variant_row, select_variants(ShowOptions())))
 
 
 def _variant_row(variant: Variant) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ BenchMode = Literal["inference", "train", "end-to-end"]
 Format = Literal["table", "json", "jsonl", "csv"]
 TableFormat = Literal["table", "json", "csv"]
 ListFormat = Literal["table", "json"]
+TrainedOn = Literal["in1k", "in12k", "in21k", "jft"]
 GroupBy = Literal["class", "none"]
 ErrorKind = Literal[
     "empty", "truncated", "not_an_image", "unsupported_format", "too_large", "unreadable",
@@ -439,9 +440,26 @@ class BenchOutputs(PageOutputs):
 
 @dataclass(frozen=True)
 class ShowOptions(Options):
-    """One variant to describe."""
+    """Which variants to list."""
 
-    name: str | None = argument(None, "Describe one architecture", "VARIANT")
+    name: str | None = argument(None, "Describe one variant", "VARIANT")
+    all: bool = option(False, "List every variant, not only the best and torchvision's")
+    trained_on: TrainedOn | None = option(
+        None, "List variants trained on these images; jft: also unlabelled ones", "--trained-on"
+    )
+    max_gmacs: float | None = option(
+        None, "List variants with at most this many billion multiply-adds", "G", above=0
+    )
+    license: str | None = option(None, "List variants under this licence", "SPDX")
+
+
+@dataclass(frozen=True)
+class ListOptions(Options):
+    """Variants or architectures by name."""
+
+    names: tuple[str, ...] = argument(
+        (), "Variants, or architectures with all their weights", "VARIANTS", shown="the best"
+    )
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,17 @@ from functools import cache
 import pytest
 
 from effnet_cli.models import summary
-from effnet_cli.models.efficientnet import round_channels
-from effnet_cli.models.variants import VARIANTS, Variant, find_variant
+from effnet_cli.models.architectures import V2_B
+from effnet_cli.models.variants import PUBLISHED, VARIANTS, Variant, find_variant
 from training import CommandResult
 
 summarize = cache(summary.summarize)  # a second each
-SCALED = [row for row in VARIANTS.values() if row.architecture.base is not None]
+ROWS = [*{row.architecture.name: row for row in VARIANTS.values()}.values(), *PUBLISHED]
+SCALED = [row for row in ROWS if isinstance(row.architecture.depth, float | int)]
+SCALED = [row for row in SCALED if row.architecture.base is not None]
 
 
-@pytest.mark.parametrize("row", VARIANTS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_counts_match_the_published_ones(row: Variant) -> None:
     result = summarize(row.name)
     # the authors of EfficientNet-Lite count more: see `variants.py`
@@ -29,6 +31,12 @@ def test_counts_match_the_published_ones(row: Variant) -> None:
     assert result.stages[0].input_px == row.preprocessing.crop_px
     for before, after in zip(result.stages, result.stages[1:-1], strict=False):
         assert after.input_px == math.ceil(before.input_px / before.stride)
+
+
+def round_channels(channels: float, has_floor: bool) -> int:
+    """Round to a multiple of 8, but with a floor at most 10 % down, as in the paper's code."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if has_floor and rounded < 0.9 * channels else rounded
 
 
 def test_b0_is_table_1_of_the_paper() -> None:
@@ -51,16 +59,17 @@ def test_b0_is_table_1_of_the_paper() -> None:
 
 @pytest.mark.parametrize("row", SCALED, ids=lambda row: row.name)
 def test_scaling_gives_the_built_module(row: Variant) -> None:
-    assert row.architecture.base is not None
     result = summarize(row.name)
-    is_lite = row.architecture.base == "lite0"
+    is_lite = row.architecture.family.has_fixed_ends
+    has_floor = row.architecture.family is not V2_B
     last = len(result.growth) - 2  # the head; the classifier follows
     for number, grown in enumerate(result.growth[:-1]):
         is_end = number in (0, last)
-        expected = round_channels(grown.base_channels * row.architecture.width)
+        expected = round_channels(grown.base_channels * row.architecture.width, has_floor)
         assert grown.channels == (grown.base_channels if is_lite and is_end else expected)
         if not is_end:
             is_fixed = is_lite and number in (1, last - 1)
+            assert isinstance(row.architecture.depth, float)
             layers = math.ceil(grown.base_layers * row.architecture.depth)
             assert grown.layers == (grown.base_layers if is_fixed else layers)
     for factor in result.factors:
@@ -85,6 +94,9 @@ def test_command_shows_a_summary(effnet: Callable[..., CommandResult]) -> None:
     content = json.loads(effnet("variants", "b2", "--format", "json").stdout)
     assert content["cost"]["parameters"] == find_variant("b2").architecture.parameters
     assert len(content["stages"]) == 10
+    noisy = effnet("variants", "b0.ns").stdout.decode()
+    assert "tf_efficientnet_b0.ns_jft_in1k, trained on ImageNet-1k and unlabelled" in noisy
+    assert "ReaL 85.0, V2 67.7" in noisy
     assert "architecture search" in effnet("variants", "v2_s").stdout.decode()
     assert "The smallest of its family" in effnet("variants", "b0").stdout.decode()
     wrong = effnet("variants", "b9")

@@ -19,7 +19,7 @@ from effnet_cli.engines.registry import (
     list_installed,
     plan_engine,
 )
-from effnet_cli.models.variants import VARIANTS
+from effnet_cli.models.variants import PUBLISHED, VARIANTS
 from effnet_cli.options import BenchTask, EngineName, EngineOptions, EnginePrecision, FileKind
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import Reporter
@@ -106,7 +106,8 @@ class Starter:
         task, folder = self._task, self._folder
         names = task.variants
         if not names and not task.models:
-            names = tuple(sorted(VARIANTS, key=lambda n: VARIANTS[n].giga_multiply_adds))
+            rows = sorted(PUBLISHED, key=lambda row: row.giga_multiply_adds)
+            names = tuple(row.name for row in rows)
         for name in names:
             yield name, partial(prepare.prepare_variant, name, folder, self._reporter)
         for path in task.models:

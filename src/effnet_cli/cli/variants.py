@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from effnet_cli.options import (
+    ListOptions,
     ListOutputs,
     ModelOptions,
     Outputs,
@@ -29,39 +30,45 @@ def find_variants(names: Sequence[str]) -> "list[Variant]":
 
 
 def variants(options: ShowOptions, outputs: Annotated[ListOutputs, Only("format")]) -> int:
-    """List the model architectures, or describe one of them.
+    """List the variants, cheapest first, or describe one of them.
 
-    The list shows resolution, size, published accuracy and whether the weights are installed. With
-    VARIANT, shows its stages, and how compound scaling derives it from the smallest.
+    The list shows resolution, size, published accuracy, whether the weights are on this machine,
+    and where another variant is better at the same cost. With VARIANT, shows its stages, and how
+    compound scaling derives it from the smallest.
     """
     if options.name is not None:
         return _describe(options.name, outputs)
     from effnet_cli.models import listing
 
+    rows = listing.select_variants(options)
     with open_output(outputs) as out:
-        out.show(outputs.format, listing.list_variants(), [Table(*listing.variants_table())])
+        table = Table(*listing.variants_table(rows))
+        out.show(outputs.format, listing.list_variants(rows), [table])
     return 0
 
 
 def _describe(name: str, outputs: ListOutputs) -> int:
-    from effnet_cli.models import summary_table
+    from effnet_cli.models import listing, summary_table
     from effnet_cli.models.summary import summarize
+    from effnet_cli.models.variants import find_variant
 
     summary = summarize(name)
     with open_output(outputs) as out:
         stages, lines = summary_table.stages_table(summary), summary_table.scaling_lines(summary)
         blocks: list[Block] = [*summary_table.headline(summary), Table(*stages), *lines]
-        out.show(outputs.format, asdict(summary), blocks)
+        published = listing.describe_variant(find_variant(name))
+        out.show(outputs.format, {**published, **asdict(summary)}, blocks)
     return 0
 
 
-def list_weights(outputs: Annotated[ListOutputs, Only("format")]) -> int:
-    """List the weights of each variant and where they are or would be stored."""
+def list_weights(options: ListOptions, outputs: Annotated[ListOutputs, Only("format")]) -> int:
+    """List weights and where they are or would be stored."""
     from effnet_cli.models import listing
 
+    rows = listing.select_weights(options.names)
     with open_output(outputs) as out:
-        table = Table(*listing.weights_table(), is_wrapped=True)
-        out.show(outputs.format, listing.list_weights(), [table])
+        table = Table(*listing.weights_table(rows), is_wrapped=True)
+        out.show(outputs.format, listing.list_weights(rows), [table])
     return 0
 
 

@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from effnet_cli.engines.registry import ENGINES
 from effnet_cli.images.samples import sample_images_dir
 from effnet_cli.models import listing
-from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS
+from effnet_cli.models.variants import DEFAULT_VARIANT, PUBLISHED, VARIANTS
+from effnet_cli.models.weights import weights_state
 from effnet_cli.options import EngineName
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import cache_dir, is_file, list_files, process_lock
@@ -190,7 +191,8 @@ def check_cache() -> Iterator[CheckResult]:
 
 def check_weights() -> Iterator[CheckResult]:
     """Check that the weights on this machine are the published ones."""
-    for found in listing.verify_weights(VARIANTS.values()):
+    here = [row for row in VARIANTS.values() if weights_state(row) == "available"]
+    for found in listing.verify_weights([*PUBLISHED, *(row for row in here if row.source.repo)]):
         is_required = found.variant == DEFAULT_VARIANT
         result = CheckResult("weights", found.variant, str(found), is_required=is_required)
         if found.status != "intact":

@@ -6,7 +6,7 @@ needed, and the largest variant takes a second.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from effnet_cli.models import build
 from effnet_cli.models.architectures import ARCHITECTURES, Architecture
-from effnet_cli.models.variants import VARIANTS, Variant, find_variant
+from effnet_cli.models.variants import Variant, find_variant
 
 FLOAT_BYTES = 4
 IMAGENET_CLASSES = 1000  # the published figures are for this many
@@ -122,7 +122,9 @@ def summarize(name: str) -> ModelSummary:
         stages=stages,
         base=base,
         factors=tuple(_factors(variant.architecture)),
-        growth=tuple(_growth(VARIANTS[base], stages)) if base else (),
+        growth=tuple(_growth(replace(variant, architecture=ARCHITECTURES[base]), stages))
+        if base
+        else (),
     )
 
 

@@ -1,22 +1,35 @@
 """Format a variant's summary as text and as a table that fits in 80 columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from effnet_cli.models.listing import Cells
 from effnet_cli.models.variants import find_variant
+from effnet_cli.options import TrainedOn
 
 if TYPE_CHECKING:  # imports torch
     from effnet_cli.models.summary import ModelSummary, Stage
 
+DATASETS: Mapping[TrainedOn, str] = {
+    "in1k": "ImageNet-1k",
+    "in12k": "ImageNet-12k, then 1k",
+    "in21k": "ImageNet-21k, then 1k",
+    "jft": "ImageNet-1k and unlabelled images of JFT-300M",
+}
+
 
 def headline(summary: "ModelSummary") -> Iterator[str]:
     """Yield the variant's name, size and published accuracy."""
-    cost, stages = summary.cost, summary.stages
+    cost, stages, row = summary.cost, summary.stages, find_variant(summary.variant)
     yield (
         f"{summary.variant}: {summary.resolution_px} px, {cost.parameters:,} parameters, "
-        f"{cost.multiply_adds / 1e9:.3f} G MACs, {find_variant(summary.variant).top1:.1f} % top-1"
+        f"{cost.multiply_adds / 1e9:.3f} G MACs, {row.top1:.1f} % top-1"
     )
+    resolution = "" if row.train_px is None else f" at {row.train_px} px"
+    yield f"{row.weight_set}, trained on {DATASETS[row.trained_on]}{resolution}; {row.license}"
+    if row.robustness is not None:
+        real, v2, a, r, sketch = row.robustness
+        yield f"Top-1 on ReaL {real:.1f}, V2 {v2:.1f}, A {a:.1f}, R {r:.1f}, Sketch {sketch:.1f} %"
     layers = sum(stage.layers for stage in stages)
     yield (
         f"{layers} layers in {len(stages)} stages, {stages[0].activation}; "
@@ -46,7 +59,7 @@ def scaling_lines(summary: "ModelSummary") -> Iterator[str]:
         yield "Not made by compound scaling: found by architecture search (arXiv 2104.00298)."
         return
     variant = find_variant(summary.variant)
-    if variant.name == summary.base:
+    if variant.architecture.name == summary.base:
         yield "The smallest of its family, from which the others are scaled (arXiv 1905.11946):"
         yield "depth by 1.2^phi, width by 1.1^phi, resolution by 1.15^phi."
         return
@@ -56,7 +69,9 @@ def scaling_lines(summary: "ModelSummary") -> Iterator[str]:
             f"  {factor.dimension:<11}x {factor.coefficient:<6.4g}"
             f"= {factor.base:g}^phi with phi {factor.phi:.2f}"
         )
-    yield "Channels are rounded to multiples of 8 (never more than 10 % down), layers up."
+    limit = 1 - variant.architecture.family.min_rounded
+    limited = f" (never more than {limit:.0%} down)" if limit < 1 else ""
+    yield f"Channels are rounded to multiples of 8{limited}, layers up."
     if variant.architecture.paper_px != summary.resolution_px:
         yield (
             f"The paper's resolution is {variant.architecture.paper_px} px; these weights were "

@@ -5,13 +5,12 @@ ReaL, V2, A, R and Sketch, top-1 in %; the second column is top-5), multiply-add
 torchvision does, file sizes in MiB. Digests are those of files that were seen; where there is none,
 the hub's own is recorded at the first download. `trained_on` follows from timm's tags: `ns` is
 Noisy Student (arXiv 1911.04252), which also used unlabelled images; `in21k_ft_in1k` and
-`in12k_ft_in1k` were first trained on parts of the full ImageNet.
+`in12k_ft_in1k` were first trained on larger parts of ImageNet.
 """
 
 SAME, SYMMETRIC = True, False  # padding: TensorFlow's or torch's
 IMAGENET, HALF = False, True  # normalisation: ImageNet's mean and deviation, or 0.5
-IN1K, JFT = "ImageNet-1k", "ImageNet-1k, unlabelled JFT-300M"
-IN12K, IN21K = "ImageNet-12k, then 1k", "ImageNet-21k, then 1k"
+IN1K, JFT, IN12K, IN21K = "in1k", "jft", "in12k", "in21k"
 
 # fmt: off
 TIMM_ROWS = (

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypedDict
 from effnet_cli.images.preprocessing import Preprocessing, Triple
 from effnet_cli.models import timm_weights
 from effnet_cli.models.architectures import ARCHITECTURES, Architecture
+from effnet_cli.options import TrainedOn
 from effnet_cli.system.errors import UsageError
 
 DEFAULT_VARIANT = "lite0"
@@ -98,7 +99,8 @@ class Variant:
     `weight_set` is the name of the weights in the library they come from. `has_same_padding` and
     `eps` (of BatchNorm) are those that the weights were trained with: nothing in their files shows
     them. `giga_multiply_adds` is for one image of `preprocessing.crop_px`. `top1` and `top5` are
-    percentages of the validation images. `train_px` is the resolution in training, if published.
+    percentages of the validation images. `trained_on`: also ImageNet-12k or 21k before, or
+    unlabelled images of JFT-300M. `train_px` is the resolution in training, if published.
     """
 
     name: str
@@ -111,7 +113,7 @@ class Variant:
     top1: float
     top5: float | None
     source: WeightsSource
-    trained_on: str = "ImageNet-1k"
+    trained_on: TrainedOn = "in1k"
     license: str = "Apache-2.0"
     train_px: int | None = None
     robustness: Robustness | None = None
@@ -198,6 +200,12 @@ def _from_timm(row: tuple[Any, ...]) -> Variant:
     )
 
 
+# The variants to choose from first, besides torchvision's: timm's best at their cost.
+BEST_OF_TIMM = (
+    "b0.ns", "b0.ra4", "b1.ns", "v2_b0.tf", "b1.ra4", "b2.ns", "lite3.tf", "b3.ns", "v2_b3.in21k",
+    "lite4.tf", "b4.ns", "v2_s.in21k", "b5.in12k", "b5.ns", "b5.ap", "b6.ns", "b6.ap", "v2_m.tf",
+    "v2_m.in21k", "b7.ns", "v2_l.in21k", "l2.ns475",
+)  # fmt: skip
 VARIANTS = {row.name: row for row in (*PUBLISHED, *map(_from_timm, timm_weights.TIMM_ROWS))}
 
 
