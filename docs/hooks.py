@@ -24,7 +24,8 @@ from effnet_cli.evaluate.metrics import METRICS
 from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.export_file import EXPORT_KINDS
 from effnet_cli.models.listing import select_variants
-from effnet_cli.models.variants import DEFAULT_VARIANT, Variant
+from effnet_cli.models.timm_weights import EXCLUDED
+from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant
 from effnet_cli.options import ShowOptions
 from effnet_cli.system import errors, fields
 
@@ -173,14 +174,37 @@ def _help_text(field: fields.Field) -> str:
 
 def variants_table() -> Iterator[str]:
     costs = ("input size (px)", "parameters", "multiply-adds")
-    columns = ("variant", *costs, "top-1", "top-5", "weights")
+    columns = ("variant", *costs, "top-1", "top-5", "trained on", "weights")
     yield from _table(columns, map(_variant_row, select_variants(ShowOptions())))
+
+
+def timm_table() -> Iterator[str]:
+    rows = [
+        (
+            f"`{row.name}`",
+            f"`{row.weight_set}`",
+            f"{row.preprocessing.crop_px}",
+            f"{row.top1:.1f}",
+            row.trained_on,
+            f"{row.source.size_mb:,.0f} MB",
+        )
+        for row in VARIANTS.values()
+        if row.source.repo is not None
+    ]
+    columns = ("variant", "timm's name", "input size (px)", "top-1", "trained on", "download")
+    yield from _table(columns, rows)
+
+
+def excluded_table() -> Iterator[str]:
+    rows = [(f"`{pattern}`", f"{reason}.") for pattern, reason in EXCLUDED.items()]
+    yield from _table(("timm's name", "reason"), rows)
 
 
 def _variant_row(variant: Variant) -> tuple[str, ...]:
     source = variant.source
     if source.package is None:
-        weights = f"download, {source.size_mb:.0f} MB"
+        origin = "torchvision" if source.repo is None else "timm"
+        weights = f"{origin}, {source.size_mb:,.0f} MB"
     else:
         weights = f"extra `{source.extra}`" if source.extra else "installed with effnet"
     return (
@@ -190,6 +214,7 @@ def _variant_row(variant: Variant) -> tuple[str, ...]:
         f"{variant.giga_multiply_adds:.2f} G",
         f"{variant.top1:.1f}",
         "-" if variant.top5 is None else f"{variant.top5:.1f}",
+        variant.trained_on,
         weights,
     )
 
@@ -267,6 +292,8 @@ MARKERS: Mapping[str, Callable[..., Iterator[str]]] = {
     "help": command_help,
     "fields": option_fields,
     "variants": variants_table,
+    "timm": timm_table,
+    "excluded": excluded_table,
     "engines": engines_table,
     "targets": targets_table,
     "metrics": metrics_table,

@@ -13,7 +13,7 @@ from effnet_cli.engines.doctor import CheckResult
 from effnet_cli.engines.registry import ENGINES
 from effnet_cli.models import build, listing
 from helpers import SAMPLES, RecordingReporter
-from training import CommandResult, make_classes
+from training import CommandResult
 
 Effnet = Callable[..., CommandResult]
 
@@ -63,11 +63,7 @@ def test_mismatched_torchvision_is_reported(
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        "predict cat.jpg --explain why",
-        "variants b0",
-        "finetune dataset --variant b0 --from-scratch --output run",
-    ],
+    ["predict cat.jpg --explain why", "bench --against resnet18 --variant lite0"],
 )
 def test_mismatched_torchvision_is_reported_by_every_command(
     effnet: Effnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: str
@@ -79,7 +75,6 @@ def test_mismatched_torchvision_is_reported_by_every_command(
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(SAMPLES / "cat.jpg", tmp_path)
-    make_classes(tmp_path / "dataset", ("red", "green"), images=6)
     monkeypatch.setattr(build, "import_module", fail_for_torchvision)
     done = effnet(*arguments.split())
     assert done.status == 1

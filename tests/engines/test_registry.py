@@ -211,7 +211,7 @@ def test_mismatched_torchvision_is_reported(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(build, "import_module", fail_import)
     with pytest.raises(EffnetError, match="are incompatible") as caught:
-        build.build(find_variant("b0"), 2)
+        build.import_torchvision("torchvision.models")
     assert "pip install" in caught.value.hint
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -10,7 +11,7 @@ from effnet_cli.engines.normalise import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.images.resize import EXTREME_ASPECT, FILTERS, place, resize_and_crop
-from effnet_cli.models.variants import VARIANTS
+from effnet_cli.models.variants import VARIANTS, Variant
 from effnet_cli.options import Fit, ImageOptions
 
 MAX_SIDE = 5000
@@ -190,9 +191,8 @@ def test_crop_is_centered(row, width: int, height: int) -> None:
     resize_px, crop_px = row.preprocessing.resize_px, row.preprocessing.crop_px
     placed = place((width, height), row.preprocessing, "crop")
     assert min(placed.width, placed.height) == resize_px
-    assert max(placed.width, placed.height) == int(
-        resize_px * max(width, height) / min(width, height)
-    )
+    ratio = 1 if row.preprocessing.is_squashed else max(width, height) / min(width, height)
+    assert max(placed.width, placed.height) == int(resize_px * ratio)
     assert 0 <= placed.left <= placed.width - crop_px
     assert 0 <= placed.top <= placed.height - crop_px
     assert abs(2 * placed.left + crop_px - placed.width) <= 1
@@ -264,3 +264,28 @@ def test_constant_image_stays_constant(row, size: Size, fit: Fit) -> None:
     assert (np.asarray(crop) == colour).all()
     if fit != "pad":
         assert (loader.crop(image) == colour).all()
+
+
+SETTINGS = {row.preprocessing: row for row in VARIANTS.values() if row.source.repo is not None}
+SHAPES = [
+    *((1, 1), (2, 900), (900, 2), (640, 427), (427, 640), (333, 333)),
+    *((1031, 1033), (799, 53), (224, 224), (1500, 1499), (17, 4), (600, 601)),
+]
+
+
+@pytest.mark.parametrize("row", SETTINGS.values(), ids=lambda row: row.name)
+def test_crops_are_timms(row: Variant) -> None:
+    """In every pixel, for all settings of timm's checkpoints."""
+    config = timm.data.resolve_data_config(
+        pretrained_cfg=timm.get_pretrained_cfg(row.weight_set).to_dict(), use_test_size=True
+    )
+    *steps, to_tensor, normalisation = timm.data.create_transform(**config).transforms
+    assert type(to_tensor).__name__ == "MaybeToTensor"
+    loader = ImageLoader(row.preprocessing)
+    for number, shape in enumerate(SHAPES):
+        image = expected = noise(shape, number)
+        for step in steps:
+            expected = step(expected)
+        assert np.array_equal(loader.crop(image), np.asarray(expected)), shape
+    pixels = normalise(loader.crop(image)[None], row.preprocessing)
+    assert np.array_equal(pixels[0], normalisation(to_tensor(expected)).numpy())

@@ -15,7 +15,7 @@ import pytest
 
 import weight_server as serve
 from effnet_cli.models import download, weights
-from effnet_cli.models.variants import VARIANTS, find_variant
+from effnet_cli.models.variants import PUBLISHED, find_variant
 from effnet_cli.system import http
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import RecordingReporter, wait_until
@@ -85,7 +85,7 @@ def test_default_urls_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.models import get_weight
 
     monkeypatch.setenv("EFFNET_MIRROR", "")
-    for row in VARIANTS.values():
+    for row in PUBLISHED:
         if row.source.package is None:
             assert download.download_url(row) == get_weight(row.weight_set).url
 

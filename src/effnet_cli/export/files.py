@@ -67,6 +67,9 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
     options, card = source.options, source.card
     target, px = TARGETS[options.target], card.preprocessing.crop_px
     resize_px = card.preprocessing.resize_px
+    sides = f"shorter side to {resize_px}, longer side to floor({resize_px} * long / short)"
+    if card.preprocessing.is_squashed:
+        sides = f"both sides to {resize_px}"
     batch = options.batch or "batch"
     layout = "NHWC" if options.include_preprocessing else target.layout
     shape = [batch, px, px, 3] if layout == "NHWC" else [batch, 3, px, px]
@@ -74,10 +77,7 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
         "layout": layout,
         "shape": shape,
         "colour": "RGB",
-        "resize": (
-            f"shorter side to {resize_px}, longer side to floor({resize_px} * long / short); "
-            f"{card.preprocessing.interpolation}, antialiased as in Pillow"
-        ),
+        "resize": f"{sides}; {card.preprocessing.interpolation}, antialiased as in Pillow",
         "crop": f"{px} x {px} from (side - {px}) / 2, rounded half to even as in Python",
     }
     output = {"dtype": "float32", "shape": [batch, len(card.classes)]}

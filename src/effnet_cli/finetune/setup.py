@@ -203,6 +203,8 @@ def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn
 def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
     """Return the card of the new model, whose crops cover the whole shorter side of an image.
 
+    They are never squashed, because training views are not.
+
     Objects are larger in training views than in validation crops because views are parts of images.
     Validation gains from showing more of the image (Touvron et al. 2019, arXiv 1906.06423).
     """
@@ -210,7 +212,7 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
     return ModelCard(
         variant=base.variant.name,
         classes=dataset.classes,
-        preprocessing=replace(preprocessing, resize_px=preprocessing.crop_px),
+        preprocessing=replace(preprocessing, resize_px=preprocessing.crop_px, is_squashed=False),
         options={**asdict(task.options), "base_sha256": base.sha256},
         dataset={
             "fingerprint": dataset.fingerprint,
