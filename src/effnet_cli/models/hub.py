@@ -69,7 +69,7 @@ def find_hub_file(file: HubFile) -> Path | None:
     _check_names(file)
     own = _own_path(file)
     for path in _library_paths(file):
-        if has_digest(path, file.sha256 or _blob_digest(path) or _read_digest(own) or ""):
+        if has_digest(path, known_digest(file, path)):
             return path
     return own if _is_own_intact(file, own) else None
 
@@ -96,6 +96,18 @@ def fetch_hub_file(
     with process_lock(path):
         found = find_hub_file(file)  # another process may have downloaded it meanwhile
         return found or _download(file, path, reporter=reporter, hint=hint)
+
+
+def locate_hub_file(file: HubFile) -> Path:
+    """Return where a file is on this machine, intact or not, or else where it would be."""
+    _check_names(file)
+    own = _own_path(file)
+    return next(filter(is_file, _library_paths(file)), own)
+
+
+def known_digest(file: HubFile, path: Path) -> str:
+    """Return the digest that the file at `path` must have; empty if nothing is known."""
+    return file.sha256 or _blob_digest(path) or _read_digest(_own_path(file)) or ""
 
 
 def hub_url(file: HubFile) -> str:

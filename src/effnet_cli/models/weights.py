@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Literal
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 from effnet_cli.models import checkpoint, export_file
 from effnet_cli.models.card import MODEL_FILE_NAME, OPTIONS_FILE_NAME, ModelCard
+from effnet_cli.models.hub import (
+    HubFile,
+    fetch_hub_file,
+    find_hub_file,
+    known_digest,
+    locate_hub_file,
+)
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find_variant
 from effnet_cli.options import FileKind, ModelOptions
@@ -140,8 +147,19 @@ def _check_readable(path: Path) -> None:
         raise UsageError(f"{str(path)!r} cannot be read.", "Check its permissions.")
 
 
+def hub_file(variant: Variant) -> HubFile | None:
+    """Return the file of weights on the model hub; `None` if they are elsewhere."""
+    source = variant.source
+    if source.repo is None:
+        return None
+    return HubFile(source.repo, source.file_name, sha256=source.sha256)
+
+
 def expected_path(variant: Variant) -> Path | None:
     """Return where the published weights belong; `None` if their package is not installed."""
+    on_hub = hub_file(variant)
+    if on_hub is not None:
+        return locate_hub_file(on_hub)
     if variant.source.package is None:
         return hub_folder() / variant.source.file_name
     spec = importlib.util.find_spec(variant.source.package.replace("-", "_"))
@@ -168,12 +186,20 @@ def weights_state(variant: Variant) -> WeightsState:
 
 
 def is_intact(variant: Variant, path: Path, digest: Callable[[Path], str] = cached_sha256) -> bool:
-    """Return whether `path` has the published SHA-256, of which only a prefix may be known."""
-    return is_file(path) and digest(path).startswith(variant.source.sha256)
+    """Return whether `path` has the published SHA-256, of which only a prefix may be known.
+
+    Of weights on the model hub whose digest is not pinned, it is the one that the hub has stated.
+    """
+    on_hub = hub_file(variant)
+    expected = variant.source.sha256 if on_hub is None else known_digest(on_hub, path)
+    return is_file(path) and bool(expected) and digest(path).startswith(expected)
 
 
 def find_local_weights(variant: Variant) -> Path | None:
     """Return the path of a variant's published weights, if they are here and intact."""
+    on_hub = hub_file(variant)
+    if on_hub is not None:
+        return find_hub_file(on_hub)
     path = expected_path(variant)
     return path if path is not None and is_intact(variant, path) else None
 
@@ -185,6 +211,10 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
     a file in a package is refused. `EffnetError` if there are no usable weights; its hint says
     what to install, or which file to put where.
     """
+    on_hub = hub_file(variant)
+    if on_hub is not None:
+        hint = f"Try again later, or use --variant {variant.name} --weights FILE."
+        return fetch_hub_file(on_hub, offline=offline, reporter=reporter, hint=hint)
     path, source = expected_path(variant), variant.source
     if path is None:
         raise EffnetError(
@@ -216,5 +246,6 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
 def weights_hint(variants: Sequence[Variant]) -> str:
     """Return a hint that says how to get the weights of `variants`."""
     pull = f"run: effnet weights pull {' '.join(variant.name for variant in variants)}"
-    files = [v.source.file_name for v in variants if v.source.package is None]
+    sources = [variant.source for variant in variants]
+    files = [one.file_name for one in sources if one.package is None and one.repo is None]
     return f"Put {', '.join(files)} into {hub_folder()}, or {pull}" if files else pull.capitalize()
