@@ -309,6 +309,12 @@ class EvaluateTask(Options):
         parse=ModelOptions.parse,
         section="Model",
     )
+    calibrate_to: Path | None = option(
+        None,
+        "Write a copy of the model whose probabilities are calibrated on these images",
+        "FILE",
+        section="Model",
+    )
 
 
 @dataclass(frozen=True)
@@ -441,6 +447,8 @@ class BenchOutputs(PageOutputs):
 @dataclass(frozen=True)
 class ShowOptions(Options):
     """Which variants to list."""
+
+    section = "List"
 
     name: str | None = argument(None, "Describe one variant", "VARIANT")
     all: bool = option(False, "List every variant, not only the best and torchvision's")

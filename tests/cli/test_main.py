@@ -197,12 +197,30 @@ def test_quiet_says_nothing_but_answers(run: Run, photo: Path) -> None:
 def test_variants_lists_the_registry(run: Run) -> None:
     listed = json.loads(run("variants", "--format", "json").stdout)
     table = run("variants").stdout.decode()
-    assert [row["variant"] for row in listed][:4] == ["lite0", "lite1", "lite2", "b0"]
-    assert listed[0]["weights"] == "available"
-    assert listed[3]["weights"] == "missing"
+    names = [row["variant"] for row in listed]
+    assert names[:5] == ["b0", "b0.ns", "lite0", "b0.ra4", "lite1"]  # cheapest first
+    assert listed[0]["weights"] == "missing"
+    assert listed[2]["weights"] == "available"
+    assert (listed[0]["better"], listed[1]["better"]) == ("b0.ns", None)
+    assert len(names) == 36
     for row in listed:
         assert row["variant"] in table and f"{row['parameters'] / 1e6:.1f}" in table
     assert max(map(len, table.splitlines())) <= 80
+
+
+def test_variants_are_selected(run: Run) -> None:
+    def names(*options: str) -> list[str]:
+        return [
+            row["variant"] for row in json.loads(run("variants", "-f", "json", *options).stdout)
+        ]
+
+    assert len(names("--all")) == 87
+    assert names("--max-gmacs", "0.4") == ["b0", "b0.ns"]
+    assert "b7.ns" in names("--trained-on", "jft") and "b7" not in names("--trained-on", "jft")
+    assert names("--license", "apache-2.0") == names()
+    done = run("variants", "--license", "GPL-3.0")
+    assert done.returncode == 2
+    assert b"No variant meets all conditions." in done.stderr
 
 
 def test_weights_commands_tell_and_check(run: Run) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score
 
 from docs_pages import docs_page
@@ -413,3 +414,51 @@ def test_page_with_many_rows_stays_small(evaluation: Evaluation) -> None:
     failed = tuple(FailedImage(f"{i}.jpg", "x", "truncated", "cut") for i in range(10_000))
     page = evaluation_page(replace(evaluation, classes=rows, mistakes=mistakes, failures=failed))
     assert len(page) < 3_000_000
+
+
+def test_calibrated_copy_has_the_same_predictions_and_honest_probabilities(
+    effnet: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "calibrated.safetensors"
+    for label, name in (("espresso", "coffee"), ("missile", "rocket")):
+        (data / label).mkdir(parents=True)
+        with Image.open(SAMPLES / f"{name}.jpg") as image:
+            for size in range(30):
+                small = image.convert("RGB").resize((120 + 9 * size, 150 + 5 * size))
+                small.save(data / label / f"{size}.png")
+    done = effnet("evaluate", data, "--calibrate-to", copy, "--format", "json")
+    assert done.status == 0, done.stderr
+    before = json.loads(done.stdout)
+    found = re.search(r"error (\d+\.\d)% before, (\d+\.\d)% after \(cross-validated\)", done.stderr)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(100 * before["ece"], abs=0.1)
+    assert float(found[2]) < float(found[1])
+    after = json.loads(effnet("evaluate", data, "--model", copy, "--format", "json").stdout)
+    assert after["top1"] == before["top1"]
+    assert after["loss"] == pytest.approx(before["loss"])  # of the logits
+    assert after["ece"] < before["ece"]
+    assert after["temperature"] != before["temperature"] == 1
+    cat = SAMPLES / "cat.jpg"
+    assert "not calibrated" in effnet("predict", cat).stderr
+    assert "not calibrated" not in effnet("predict", cat, "--model", copy).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.onnx", "does not end in .safetensors"),
+        ("here.safetensors", "already exists"),
+        ("new.safetensors", "labelled images are too few"),
+    ],
+)
+def test_calibration_is_refused(
+    name: str, message: str, effnet: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    (tmp_path / "here.safetensors").write_text("mine")
+    (tmp_path / "data" / "espresso").mkdir(parents=True)
+    shutil.copy(SAMPLES / "coffee.jpg", tmp_path / "data" / "espresso")
+    done = effnet("evaluate", tmp_path / "data", "--calibrate-to", tmp_path / name)
+    assert done.status == 2
+    assert message in done.stderr
+    assert not (tmp_path / "new.safetensors").exists()
+    assert (tmp_path / "here.safetensors").read_text() == "mine"

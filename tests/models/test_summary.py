@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from effnet_cli.models import summary
-from effnet_cli.models.architectures import V2_B
+from effnet_cli.models.architectures import V2_B_FAMILY
 from effnet_cli.models.variants import PUBLISHED, VARIANTS, Variant, find_variant
 from training import CommandResult
 
@@ -61,7 +61,7 @@ def test_b0_is_table_1_of_the_paper() -> None:
 def test_scaling_gives_the_built_module(row: Variant) -> None:
     result = summarize(row.name)
     is_lite = row.architecture.family.has_fixed_ends
-    has_floor = row.architecture.family is not V2_B
+    has_floor = row.architecture.family is not V2_B_FAMILY
     last = len(result.growth) - 2  # the head; the classifier follows
     for number, grown in enumerate(result.growth[:-1]):
         is_end = number in (0, last)

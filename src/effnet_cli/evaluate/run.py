@@ -9,7 +9,7 @@ import numpy as np
 from effnet_cli import options
 from effnet_cli.datasets import saved_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
-from effnet_cli.evaluate import metrics
+from effnet_cli.evaluate import calibrate, metrics
 from effnet_cli.evaluate.label_map import LabelMap, describe_label_map, match_labels
 from effnet_cli.evaluate.predictions import Predictions, predict_labelled
 from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
@@ -29,6 +29,8 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         UsageError: no such model or images, or no class in common.
         EffnetError: the engine cannot be loaded or used.
     """
+    if task.calibrate_to is not None:
+        calibrate.check_calibration(task.calibrate_to, task.model)
     models = [model for model in (task.model, task.compare) if model is not None]
     classifiers = [
         Classifier(model, task.engine, task.images, options=task.options, reporter=reporter)
@@ -56,10 +58,22 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     predictions = predict_labelled(
         classifier, data.paths.take(known), labels[known], what="Evaluation", reporter=reporter
     )
+    if task.calibrate_to is not None:
+        reporter.note(_calibrate(task.calibrate_to, task.model, predictions))
     found = _evaluation(predictions, label_map, task=task, data=data, classifier=classifier)
     for other in others:
         found = replace(found, comparison=_compare(predictions, other, reporter))
     return found
+
+
+def _calibrate(path: Path, model: options.ModelOptions, predictions: Predictions) -> str:
+    """Write a calibrated copy of the model, and return a note about it."""
+    found = calibrate.write_calibrated(path, model, predictions)
+    return (
+        f"Calibrated on {pluralize(found.images, 'image')}: expected calibration error "
+        f"{found.ece_before:.1%} before, {found.ece_after:.1%} after (cross-validated). Use it: "
+        f"effnet predict IMAGE --model {path}"
+    )
 
 
 def validation_task(task: FinetuneTask, folder: Path) -> EvaluateTask:

@@ -138,9 +138,9 @@ V2_S_BLOCKS = tuple(starmap(Block, (
 )))
 # timm's version of v2_s, made from the figure in the paper
 V2_RW_BLOCKS = (
-    Block("full", 1, 3, 1, 24, 2),
+    V2_S_BLOCKS[0]._replace(convolutions="full"),
     *V2_S_BLOCKS[1:-1],
-    Block("depthwise", 6, 3, 2, 272, 15, True),
+    V2_S_BLOCKS[-1]._replace(channels=272),
 )
 V2_M_BLOCKS = tuple(starmap(Block, (
     ("single", 1, 3, 1, 24, 3),
@@ -171,52 +171,52 @@ V2_XL_BLOCKS = tuple(starmap(Block, (
 )))
 # fmt: on
 
-B = Family(B_BLOCKS)
-LITE = Family(
+B_FAMILY = Family(B_BLOCKS)
+LITE_FAMILY = Family(
     tuple(block._replace(has_squeeze=False) for block in B_BLOCKS),
     activation="relu6",
     has_fixed_ends=True,
     has_stochastic_depth=False,
 )
-EDGE = Family(EDGE_BLOCKS, activation="relu")
-V2_B = Family(V2_B_BLOCKS, min_rounded=0.0)
-V2_S = Family(V2_S_BLOCKS, stem=24)
-V2_RW = Family(V2_RW_BLOCKS, stem=24, head=1792)
-V2_M = Family(V2_M_BLOCKS, stem=24)
-V2_L = Family(V2_L_BLOCKS)
-V2_XL = Family(V2_XL_BLOCKS)
+EDGE_FAMILY = Family(EDGE_BLOCKS, activation="relu")
+V2_B_FAMILY = Family(V2_B_BLOCKS, min_rounded=0.0)
+V2_S_FAMILY = Family(V2_S_BLOCKS, stem=24)
+V2_RW_FAMILY = Family(V2_RW_BLOCKS, stem=24, head=1792)
+V2_M_FAMILY = Family(V2_M_BLOCKS, stem=24)
+V2_L_FAMILY = Family(V2_L_BLOCKS)
+V2_XL_FAMILY = Family(V2_XL_BLOCKS)
 
 # fmt: off
 ARCHITECTURES = {row.name: row for row in starmap(Architecture, (
     # name, family, parameters, paper_px, dropout, base, width, depth
-    ("lite0", LITE, 4_652_008, 224, 0.2, "lite0", 1.0, 1.0),
-    ("lite1", LITE, 5_416_680, 240, 0.2, "lite0", 1.0, 1.1),
-    ("lite2", LITE, 6_092_072, 260, 0.3, "lite0", 1.1, 1.2),
-    ("lite3", LITE, 8_197_096, 280, 0.3, "lite0", 1.2, 1.4),
-    ("lite4", LITE, 13_006_568, 300, 0.3, "lite0", 1.4, 1.8),
-    ("es", EDGE, 5_438_392, 224, 0.2, "es", 1.0, 1.0),
-    ("em", EDGE, 6_899_496, 240, 0.2, "es", 1.0, 1.1),
-    ("el", EDGE, 10_589_712, 300, 0.3, "es", 1.2, 1.4),
-    ("b0", B, 5_288_548, 224, 0.2, "b0", 1.0, 1.0),
-    ("b1", B, 7_794_184, 240, 0.2, "b0", 1.0, 1.1),
-    ("b2", B, 9_109_994, 260, 0.3, "b0", 1.1, 1.2),
-    ("b3", B, 12_233_232, 300, 0.3, "b0", 1.2, 1.4),
-    ("b4", B, 19_341_616, 380, 0.4, "b0", 1.4, 1.8),
-    ("b5", B, 30_389_784, 456, 0.4, "b0", 1.6, 2.2),
-    ("b6", B, 43_040_704, 528, 0.5, "b0", 1.8, 2.6),
-    ("b7", B, 66_347_960, 600, 0.5, "b0", 2.0, 3.1),
-    ("b8", B, 87_413_142, 672, 0.5, "b0", 2.2, 3.6),
-    ("l2", B, 480_309_308, 800, 0.5, "b0", 4.3, 5.3),
-    ("v2_b0", V2_B, 7_139_704, 192, 0.2, "v2_b0", 1.0, 1.0),
-    ("v2_b1", V2_B, 8_141_052, 192, 0.2, "v2_b0", 1.0, 1.1),
-    ("v2_b2", V2_B, 10_096_086, 208, 0.3, "v2_b0", 1.1, 1.2),
-    ("v2_b3", V2_B, 14_358_406, 240, 0.3, "v2_b0", 1.2, 1.4),
-    ("v2_rw_t", V2_S, 13_649_388, 224, 0.2, None, 0.8, 0.9),
-    ("v2_rw_s", V2_RW, 23_941_296, 288, 0.2),
-    ("v2_rw_m", V2_RW, 53_236_442, 320, 0.2, None, 1.2, (1.2,) * 4 + (1.6,) * 2),
-    ("v2_s", V2_S, 21_458_488, 384, 0.2),
-    ("v2_m", V2_M, 54_139_356, 480, 0.3),
-    ("v2_l", V2_L, 118_515_272, 480, 0.4),
-    ("v2_xl", V2_XL, 208_119_808, 512, 0.4),
+    ("lite0", LITE_FAMILY, 4_652_008, 224, 0.2, "lite0", 1.0, 1.0),
+    ("lite1", LITE_FAMILY, 5_416_680, 240, 0.2, "lite0", 1.0, 1.1),
+    ("lite2", LITE_FAMILY, 6_092_072, 260, 0.3, "lite0", 1.1, 1.2),
+    ("lite3", LITE_FAMILY, 8_197_096, 280, 0.3, "lite0", 1.2, 1.4),
+    ("lite4", LITE_FAMILY, 13_006_568, 300, 0.3, "lite0", 1.4, 1.8),
+    ("es", EDGE_FAMILY, 5_438_392, 224, 0.2, "es", 1.0, 1.0),
+    ("em", EDGE_FAMILY, 6_899_496, 240, 0.2, "es", 1.0, 1.1),
+    ("el", EDGE_FAMILY, 10_589_712, 300, 0.3, "es", 1.2, 1.4),
+    ("b0", B_FAMILY, 5_288_548, 224, 0.2, "b0", 1.0, 1.0),
+    ("b1", B_FAMILY, 7_794_184, 240, 0.2, "b0", 1.0, 1.1),
+    ("b2", B_FAMILY, 9_109_994, 260, 0.3, "b0", 1.1, 1.2),
+    ("b3", B_FAMILY, 12_233_232, 300, 0.3, "b0", 1.2, 1.4),
+    ("b4", B_FAMILY, 19_341_616, 380, 0.4, "b0", 1.4, 1.8),
+    ("b5", B_FAMILY, 30_389_784, 456, 0.4, "b0", 1.6, 2.2),
+    ("b6", B_FAMILY, 43_040_704, 528, 0.5, "b0", 1.8, 2.6),
+    ("b7", B_FAMILY, 66_347_960, 600, 0.5, "b0", 2.0, 3.1),
+    ("b8", B_FAMILY, 87_413_142, 672, 0.5, "b0", 2.2, 3.6),
+    ("l2", B_FAMILY, 480_309_308, 800, 0.5, "b0", 4.3, 5.3),
+    ("v2_b0", V2_B_FAMILY, 7_139_704, 192, 0.2, "v2_b0", 1.0, 1.0),
+    ("v2_b1", V2_B_FAMILY, 8_141_052, 192, 0.2, "v2_b0", 1.0, 1.1),
+    ("v2_b2", V2_B_FAMILY, 10_096_086, 208, 0.3, "v2_b0", 1.1, 1.2),
+    ("v2_b3", V2_B_FAMILY, 14_358_406, 240, 0.3, "v2_b0", 1.2, 1.4),
+    ("v2_rw_t", V2_S_FAMILY, 13_649_388, 224, 0.2, None, 0.8, 0.9),
+    ("v2_rw_s", V2_RW_FAMILY, 23_941_296, 288, 0.2),
+    ("v2_rw_m", V2_RW_FAMILY, 53_236_442, 320, 0.2, None, 1.2, (1.2,) * 4 + (1.6,) * 2),
+    ("v2_s", V2_S_FAMILY, 21_458_488, 384, 0.2),
+    ("v2_m", V2_M_FAMILY, 54_139_356, 480, 0.3),
+    ("v2_l", V2_L_FAMILY, 118_515_272, 480, 0.4),
+    ("v2_xl", V2_XL_FAMILY, 208_119_808, 512, 0.4),
 ))}
 # fmt: on

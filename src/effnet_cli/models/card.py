@@ -46,6 +46,11 @@ class ModelCard:
         precision: Precision | None = self.export.get("quantize") or self.export.get("precision")
         return precision
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a temperature was fitted, so that probabilities are close to accuracies."""
+        return self.temperature != 1.0
+
     def to_json(self) -> str:
         """Return ASCII JSON without NaN. Non-UTF-8 class names survive as surrogate escapes."""
         content = {"format_version": CARD_VERSION, **asdict(self)}

@@ -69,6 +69,11 @@ class PredictRun:
 
     def notes(self) -> Iterator[str]:
         """Yield notes about what was done."""
+        if not self.classifier.card.is_calibrated:
+            yield (
+                f"The probabilities of {self.classifier.name} are not calibrated; "
+                "`effnet evaluate --calibrate-to` calibrates them."
+            )
         yield self.summary.describe(self.finder)
         if self.organizer:
             yield self.organizer.summarize()
