@@ -1,5 +1,6 @@
 """Resolve model options into a model, and find the published weights on this machine."""
 
+import hashlib
 import importlib.util
 import os
 import shlex
@@ -9,10 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
-from effnet_cli.models import checkpoint, export_file
+from effnet_cli.models import checkpoint, export_file, timm_config
 from effnet_cli.models.card import MODEL_FILE_NAME, OPTIONS_FILE_NAME, ModelCard
 from effnet_cli.models.imagenet import imagenet_card
-from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find_variant
+from effnet_cli.models.variants import (
+    DEFAULT_VARIANT,
+    VARIANTS,
+    Variant,
+    find_published,
+    find_variant,
+    names_weights,
+    timm_variants,
+)
 from effnet_cli.options import FileKind, ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cached_sha256, is_file, process_lock
@@ -29,6 +38,8 @@ class Model:
     """A variant, its card, and its weights: the file at `path`, or a torch `module`.
 
     `module` is used in training and for random weights; nothing is cached for such a model.
+    `is_described`: the variant follows from timm's config beside the file, whose content is part of
+    `sha256` then.
     """
 
     variant: Variant
@@ -36,6 +47,7 @@ class Model:
     path: Path = Path()
     sha256: str = ""
     module: "nn.Module | None" = None
+    is_described: bool = False
 
     @property
     def file_kind(self) -> FileKind:
@@ -57,14 +69,11 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
                 "Omit --variant and --weights.",
             )
         return _read_model(_find_model_file(options.model))
-    variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
-    path = options.weights or fetch_weights(variant, offline=options.offline, reporter=reporter)
+    if options.weights is not None:
+        return _read_weights(options.weights, options.variant)
+    variant = find_variant(options.variant or DEFAULT_VARIANT)
+    path = fetch_weights(variant, offline=options.offline, reporter=reporter)
     _check_readable(path)
-    if options.weights is not None and checkpoint.is_model_file(path):
-        raise UsageError(
-            f"{str(path)!r} is a model file with its own classes.",
-            f"Use --model {shlex.quote(str(path))} instead of --weights.",
-        )
     return Model(variant, imagenet_card(variant), path, sha256=cached_sha256(path))
 
 
@@ -76,6 +85,53 @@ def _read_model(path: Path) -> Model:
         _check_format(path)
         card = checkpoint.read_card(path)
     return Model(find_variant(card.variant), card, path, sha256=cached_sha256(path))
+
+
+def _read_weights(path: Path, name: str | None) -> Model:
+    """Return the model of plain weights: the variant called `name`, or that of a config."""
+    _check_readable(path)
+    if checkpoint.is_model_file(path):
+        raise UsageError(
+            f"{str(path)!r} is a model file with its own classes.",
+            f"Use --model {shlex.quote(str(path))} instead of --weights.",
+        )
+    config = timm_config.read_beside(path)
+    if config is not None:
+        return _describe(path, config if name is None else config.select(name))
+    variant, digest = find_variant(name or DEFAULT_VARIANT), cached_sha256(path)
+    published = find_published(digest)
+    if published is not None and published is not variant:
+        raise UsageError(
+            f"{str(path)!r} has the published weights of {published.name}, not of {variant.name}.",
+            f"Use --variant {published.name}.",
+        )
+    if published is None and name is not None and not names_weights(name):
+        choices = ", ".join(row.name for row in timm_variants(variant.architecture))
+        raise UsageError(
+            f"--variant {name!r} does not say which preprocessing {str(path)!r} needs.",
+            f"Say which weights they are: --variant with one of {choices}.",
+        )
+    return Model(variant, imagenet_card(variant), path, sha256=digest)
+
+
+def _describe(path: Path, config: timm_config.TimmConfig) -> Model:
+    """Return the model that timm's config describes."""
+    weights_digest = cached_sha256(path)
+    published = find_published(weights_digest)
+    if published is not None and not timm_config.is_same_model(published, config.variant):
+        raise UsageError(
+            f"{str(path)!r} has the published weights of {published.name}, but "
+            f"{str(config.path)!r} says {config.name!r}.",
+            f"Move the weights to another folder and use --variant {published.name}.",
+        )
+    digests = weights_digest + cached_sha256(config.path)
+    return Model(
+        config.variant,
+        config.card,
+        path,
+        sha256=hashlib.sha256(digests.encode("ascii")).hexdigest(),
+        is_described=True,
+    )
 
 
 def _find_model_file(path: Path) -> Path:
