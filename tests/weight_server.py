@@ -1,12 +1,14 @@
 """A local server of weights that misbehaves on request."""
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 
 HANG_SECONDS = 60.0  # an upper bound: responses end when the server closes
@@ -20,14 +22,17 @@ class Request:
 
     path: str
     start: int | None
+    authorization: str | None = None
 
 
 class WeightServer:
     """Serves `content` under every path on 127.0.0.1. Requests get `responses` in order, and then
-    always the last one.
+    always the last one. With a `certificate` (and its key, in one file), the server uses TLS.
     """
 
-    def __init__(self, content: bytes, *responses: Response) -> None:
+    def __init__(
+        self, content: bytes, *responses: Response, certificate: Path | None = None
+    ) -> None:
         self.content = content
         self.responses = responses or (whole,)
         self.requests: list[Request] = []
@@ -35,11 +40,17 @@ class WeightServer:
         self._lock = threading.Lock()
         self._http = _HttpServer(("127.0.0.1", 0), Handler)
         self._http.weights = self
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+        self._scheme = "http"
+        if certificate is not None:
+            self._scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_port}"
 
     @property
     def starts(self) -> list[int | None]:
@@ -83,10 +94,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         start = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
-        self.current_request = Request(self.path, int(start) if start else None)
+        self.current_request = Request(
+            self.path, int(start) if start else None, self.headers.get("Authorization")
+        )
         respond = self.server.weights.next_response(self.current_request)
         with suppress(ConnectionError):
             respond(self, self.server.weights.content)
+
+    do_HEAD = do_GET  # only redirects are asked for, and they have no body
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: the requests are recorded."""
@@ -143,8 +158,19 @@ def redirect_to(url: str) -> Response:
     return lambda handler, content: handler.send(302, Location=url)
 
 
-def status(code: int) -> Response:
-    return lambda handler, content: handler.send(code, b"<html>no</html>")
+def status(code: int, **headers: object) -> Response:
+    return lambda handler, content: handler.send(code, b"<html>no</html>", **headers)
+
+
+def tagged(etag: str, end: int | None = None, content: bytes | None = None) -> Response:
+    """Send the file, or `content`, up to byte `end`, with an ETag."""
+
+    def respond(handler: Handler, served: bytes) -> None:
+        served = served if content is None else content
+        end_byte = len(served) if end is None else end
+        _send_from(handler, served, end_byte, headers={"ETag": etag})
+
+    return respond
 
 
 def other(content: bytes) -> Response:
@@ -188,11 +214,19 @@ def too_short(missing: int) -> Response:
     )
 
 
-def _send_from(handler: Handler, content: bytes, end: int, length: int | None = None) -> None:
+def _send_from(
+    handler: Handler,
+    content: bytes,
+    end: int,
+    length: int | None = None,
+    headers: dict[str, object] | None = None,
+) -> None:
     """Send the bytes from the request's start to `end` of a file that claims `length` bytes."""
-    length, start = length or len(content), handler.start
+    length, start, headers = length or len(content), handler.start, headers or {}
     if start and start >= length:
         handler.send(416, Content_Range=f"bytes */{length}")
         return
-    ranged = {"Content_Range": f"bytes {start}-{length - 1}/{length}"} if start else {}
-    handler.send(206 if start else 200, content[start:end], Content_Length=length - start, **ranged)
+    if start:
+        headers = {**headers, "Content_Range": f"bytes {start}-{length - 1}/{length}"}
+    status = 206 if start else 200
+    handler.send(status, content[start:end], Content_Length=length - start, **headers)

@@ -168,26 +168,24 @@ def test_stalled_connection_is_resumed(mirror: Mirror, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("responses", "reason", "requests"),
     [
-        ((serve.other(OTHER),), "Checksum mismatch", 1),
-        ((serve.other(PAYLOAD + b"\0"),), "Checksum mismatch", 1),
-        ((serve.other(b""),), "Checksum mismatch", 1),
-        ((serve.unsized,), "Checksum mismatch", 1),
-        ((serve.cut(CUT), serve.other(OTHER)), "Checksum mismatch", 2),
-        ((serve.cut(CUT), serve.shifted), "Checksum mismatch", 2),
-        ((serve.too_short(10),), "closed after 1,000,003 of 1,000,013 bytes", 4),
+        ((serve.other(OTHER),), "checksum mismatch", 1),
+        ((serve.other(PAYLOAD + b"\0"),), "checksum mismatch", 1),
+        ((serve.other(b""),), "checksum mismatch", 1),
+        ((serve.unsized,), "checksum mismatch", 1),
+        ((serve.cut(CUT), serve.other(OTHER)), "checksum mismatch", 2),
+        ((serve.cut(CUT), serve.shifted), "checksum mismatch", 2),
         ((serve.cut(0),), "closed after 0 of 1,000,003 bytes", 4),
         ((serve.status(404),), "404", 1),
         ((serve.status(403),), "403", 1),
         ((serve.status(416),), "416", 4),
         ((serve.status(500),), "500", 4),
-        ((serve.cut(CUT), serve.status(404)), "404", 2),
         ((serve.redirect_to_itself,), "302", None),
         ((serve.redirect_to("file:///etc/passwd"),), "302", 1),
     ],
     ids=[
         "other content", "one byte more", "empty", "half without a length", "other at resuming",
-        "wrong range", "too short", "always cut", "404", "403", "416", "500", "404 at resuming",
-        "redirect loop", "redirect to a file",
+        "wrong range", "always cut", "404", "403", "416", "500", "redirect loop",
+        "redirect to a file",
     ],
 )  # fmt: skip
 def test_failed_download_leaves_nothing_and_explains(
@@ -201,6 +199,68 @@ def test_failed_download_leaves_nothing_and_explains(
     assert requests in (None, len(server.requests))
     assert not weights_path().exists()
     assert leftovers() == set()
+
+
+@pytest.mark.parametrize(
+    ("responses", "reason", "next_start"),
+    [
+        ((serve.cut(CUT), serve.cut(0)), "closed after 400,000 of 1,000,003 bytes", CUT),
+        ((serve.cut(CUT), serve.status(404)), "404", CUT),
+        ((serve.cut(CUT), serve.status(503)), "503", CUT),
+        ((serve.too_short(10),), "closed after 1,000,003 of 1,000,013 bytes", len(PAYLOAD)),
+    ],
+    ids=["always cut", "404", "503", "too short"],
+)
+def test_next_download_continues_a_failed_one(
+    responses: tuple[serve.Response, ...], reason: str, next_start: int, mirror: Mirror
+) -> None:
+    mirror(*responses)
+    with pytest.raises(EffnetError, match=reason):
+        weights.fetch_weights(VARIANT)
+    assert not weights_path().exists()
+    assert [Path(name).suffix for name in leftovers()] == [".part"]
+    server = mirror()
+    assert weights.fetch_weights(VARIANT).read_bytes() == PAYLOAD
+    assert server.starts[0] == next_start
+    assert leftovers() == set()
+
+
+def test_unreachable_server_is_reported_at_once_in_spite_of_a_part(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror(serve.cut(CUT), serve.status(404))
+    with pytest.raises(EffnetError):
+        weights.fetch_weights(VARIANT)
+    monkeypatch.setattr(http, "CONNECT_SECONDS", 0.3)
+    server = mirror(serve.silent)
+    with pytest.raises(EffnetError, match="does not respond"):
+        weights.fetch_weights(VARIANT)
+    assert len(server.requests) == 1
+
+
+def test_damaged_part_is_not_continued_twice(mirror: Mirror) -> None:
+    mirror(serve.cut(CUT), serve.status(404))
+    with pytest.raises(EffnetError):
+        weights.fetch_weights(VARIANT)
+    (part,) = leftovers()
+    put(OTHER[:CUT], weights_path().with_name(part))
+    server = mirror()
+    with pytest.raises(EffnetError, match="checksum mismatch"):
+        weights.fetch_weights(VARIANT)
+    assert weights.fetch_weights(VARIANT).read_bytes() == PAYLOAD
+    assert server.starts == [CUT, None]
+
+
+def test_credentials_of_the_mirror_are_not_shown(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, reporter = mirror(serve.status(404)), RecordingReporter()
+    monkeypatch.setenv("EFFNET_MIRROR", server.url.replace("://", "://user:secret@"))
+    with pytest.raises(EffnetError) as caught:
+        weights.fetch_weights(VARIANT, reporter=reporter)
+    assert (server.requests[0].authorization or "").startswith("Basic ")
+    assert_explains_failure(caught.value, server.url)
+    assert "secret" not in f"{caught.value} {reporter.text}"
 
 
 def test_error_for_wrong_content_has_both_digests(mirror: Mirror) -> None:
@@ -330,6 +390,11 @@ def test_folder_that_cannot_be_created_is_reported(
     assert server.requests == []
 
 
+def part_size() -> int:
+    parts = weights_path().parent.glob(".*.part")
+    return max((part.stat().st_size for part in parts), default=0)
+
+
 def start_python(code: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -354,20 +419,22 @@ def test_threads_make_one_download(mirror: Mirror) -> None:
     assert len(server.requests) == 1
 
 
-def test_leftovers_of_a_killed_download_are_removed(mirror: Mirror) -> None:
+def test_killed_download_is_continued(mirror: Mirror) -> None:
     server = mirror(serve.stalled(CUT), serve.whole)
     process = start_python(FETCH)
-    assert wait_until(lambda: server.requests and leftovers(), timeout_s=30)
+    assert wait_until(lambda: server.requests and part_size() > CUT // 2, timeout_s=30)
     process.kill()
     process.communicate()
     assert [Path(name).suffix for name in leftovers()] == [".part"]
     assert not weights_path().exists()
     neighbour = put(b"of another download", weights_path().with_name(".other.pth.abc.part"))
     assert weights.fetch_weights(VARIANT).read_bytes() == PAYLOAD
+    assert server.starts[0] is None
+    assert 0 < (server.starts[1] or 0) <= CUT
     assert leftovers() == {neighbour.name}
 
 
-def test_stopped_download_cleans_up(mirror: Mirror) -> None:
+def test_stopped_download_keeps_only_its_part(mirror: Mirror) -> None:
     server = mirror(serve.stalled(CUT))
     process = subprocess.Popen(
         [sys.executable, "-m", "effnet_cli", "weights", "pull", "b0"], stderr=subprocess.PIPE
@@ -379,7 +446,8 @@ def test_stopped_download_cleans_up(mirror: Mirror) -> None:
     assert b"Traceback" not in stderr
     b0 = weights.expected_path(find_variant("b0"))
     assert b0 is not None
-    assert leftovers() <= {f"{b0.name}.lock"}
+    lock, part = f"{b0.name}.lock", f".{b0.name}."
+    assert all(name == lock or name.startswith(part) for name in leftovers())
 
 
 def test_pull_reports_wrong_content_in_two_lines(mirror: Mirror) -> None:

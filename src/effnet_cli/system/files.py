@@ -18,6 +18,8 @@ from effnet_cli.system.errors import EffnetError
 DIGEST_CHARS = 16  # hexadecimal digits of a SHA-256 in a file name
 LOCK_SECONDS = 600  # how long to wait for another process that makes or downloads the same file
 PART_SUFFIX = ".part"
+KEPT_CHARS = 8  # hexadecimal digits of each of the two digests in the name of a kept part
+CHUNK_BYTES = 1 << 20
 NO_CACHE = Path(os.devnull, "effnet")  # a folder that nobody can create
 STAMPED = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 PART_PREFIX_CHARS = 50  # of the final name: names may have 255 bytes, and characters up to 4 bytes
@@ -72,15 +74,59 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     try:
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        if path.exists():  # a private file stays private
-            part.chmod(stat.S_IMODE(path.stat().st_mode))
-        part.replace(path)
+        _replace(path, part)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _replace(path: Path, part: Path) -> None:
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    if path.exists():  # a private file stays private
+        part.chmod(stat.S_IMODE(path.stat().st_mode))
+    part.replace(path)
+
+
+def commit_part(part: Path, path: Path) -> None:
+    """Replace `path` with the complete partial file `part`; a part that cannot be is deleted.
+
+    Raises:
+        EffnetError: the folder or the file cannot be written (no space, no permission).
+    """
+    try:
+        _replace(path, part)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise cannot_write(path, error) from error
+
+
+def kept_parts(path: Path) -> list[Path]:
+    """Return the partial files of `path` that interrupted downloads left, to be continued.
+
+    Unlike those of `atomic_write`, their names are the same in every run (see `kept_part`).
+    """
+    names = f"{glob.escape(_kept_prefix(path))}{'[0-9a-f]' * KEPT_CHARS}{PART_SUFFIX}"
+    return list_files(path.parent, names)
+
+
+def kept_part(path: Path, version: str) -> Path:
+    """Return the partial file for one version of `path`'s content.
+
+    The version is in the name, so that no crash can separate the two. The full name of `path` is
+    in it too, as a digest: downloads of files whose names begin alike must not share a part.
+    """
+    return path.with_name(f"{_kept_prefix(path)}{_short_digest(version)}{PART_SUFFIX}")
+
+
+def _kept_prefix(path: Path) -> str:
+    return f".{path.name[:PART_PREFIX_CHARS]}.{_short_digest(path.name)}"
+
+
+def _short_digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:KEPT_CHARS]
 
 
 def remove_partial_files(folder: Path, prefix: str) -> None:
@@ -131,6 +177,15 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_sha1(path: Path) -> str:
+    """Return the name that git gives to a file's bytes, in hexadecimal."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def cached_sha256(path: Path) -> str:

@@ -1,0 +1,301 @@
+"""Files of model hubs: find them in the hub library's cache or ours, or download them."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from effnet_cli.system.errors import EffnetError, UsageError
+from effnet_cli.system.files import (
+    atomic_write,
+    cache_dir,
+    cached_sha256,
+    commit_part,
+    git_sha1,
+    is_file,
+    list_files,
+    process_lock,
+    sha256,
+)
+from effnet_cli.system.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from effnet_cli.models.download import RemoteFile
+
+HUB_URL = "https://huggingface.co"
+HUB_VARIABLE = "HF_ENDPOINT"
+DEFAULT_REVISION = "main"
+TRUE_VALUES = ("1", "ON", "YES", "TRUE")  # of the hub library's variables
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+DIGEST_SUFFIX = ".sha256"
+RESERVED_SUFFIXES = (DIGEST_SUFFIX, ".lock")  # of our own files beside a downloaded one
+HUB_REPO = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+COMMIT = re.compile(r"[0-9A-Za-z]+")
+HUB_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1, or SHA-256
+TOKEN = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file in a repository of a model hub.
+
+    Args:
+        repo: `OWNER/NAME`.
+        name: its path in the repository.
+        revision: a branch, tag or commit.
+        sha256: the only digest that is accepted, in lowercase; empty if it is unknown.
+    """
+
+    repo: str
+    name: str
+    revision: str = DEFAULT_REVISION
+    sha256: str = ""
+
+
+def find_hub_file(file: HubFile) -> Path | None:
+    """Return where a file is on this machine, intact, without accessing the internet.
+
+    The hub library's cache comes first: it has what timm downloaded. It is only read. A file
+    without any known digest is accepted in our own cache, and must stay the same from then on.
+
+    Raises:
+        UsageError: the repository, name or revision is not safe to use in a path.
+    """
+    _check_names(file)
+    own = _own_path(file)
+    for path in _library_paths(file):
+        if has_digest(path, file.sha256 or _blob_digest(path) or _read_digest(own) or ""):
+            return path
+    return own if _is_own_intact(file, own) else None
+
+
+def fetch_hub_file(
+    file: HubFile, *, offline: bool = False, reporter: Reporter = SILENT, hint: str
+) -> Path:
+    """Return where a file is on this machine, downloading it if needed.
+
+    A file that is not intact is never used, but downloaded again.
+
+    Raises:
+        UsageError: the repository, name or revision is not safe to use in a path.
+        EffnetError: the file cannot be had; its hint is `hint`.
+    """
+    found = find_hub_file(file)
+    if found is not None:
+        return found
+    path = _own_path(file)
+    if offline or _is_true("HF_HUB_OFFLINE"):
+        state = "damaged" if is_file(path) else "missing"
+        cause = "" if offline else ", and HF_HUB_OFFLINE is set"
+        raise EffnetError(f"{file.name!r} of {file.repo} is {state}{cause}.", hint)
+    with process_lock(path):
+        found = find_hub_file(file)  # another process may have downloaded it meanwhile
+        return found or _download(file, path, reporter=reporter, hint=hint)
+
+
+def hub_url(file: HubFile) -> str:
+    """Return the URL of a file; `EFFNET_MIRROR` or `HF_ENDPOINT` replaces `HUB_URL`.
+
+    Raises:
+        UsageError: one of these variables is not a URL, or a name is not safe.
+    """
+    from effnet_cli.models.download import MIRROR_VARIABLE, base_url
+
+    _check_names(file)
+    base = base_url(HUB_URL, MIRROR_VARIABLE, HUB_VARIABLE)
+    return f"{base}/{file.repo}/resolve/{quote(file.revision, safe='')}/{quote(file.name)}"
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """Return whether `path` is a readable file with this digest: SHA-256, or git's SHA-1."""
+    if not is_file(path) or not HUB_DIGEST.fullmatch(digest):
+        return False
+    try:
+        return digest == (cached_sha256(path) if len(digest) == 64 else git_sha1(path))
+    except (OSError, EffnetError):  # not readable, or deleted meanwhile
+        return False
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def _check_names(file: HubFile) -> None:
+    """Refuse names that lead out of the cache, or to our own files in it."""
+    if not HUB_REPO.fullmatch(file.repo) or "--" in file.repo or ".." in file.repo:
+        raise UsageError(f"{file.repo!r} is not a repository.", "Use OWNER/NAME.")
+    for what, text in (("file name", file.name), ("revision", file.revision)):
+        parts = text.split("/")
+        is_odd = "\\" in text or ":" in text or not text.isprintable()
+        if is_odd or any(part.strip(" .") == "" for part in parts):
+            raise UsageError(f"{text!r} is not a safe {what}.", "Use one without '..' and '\\'.")
+    if file.name.lower().endswith(RESERVED_SUFFIXES):
+        raise UsageError(
+            f"{file.name!r} has a reserved suffix.",
+            f"Use a file that does not end with {' or '.join(RESERVED_SUFFIXES)}.",
+        )
+
+
+def _folder_name(file: HubFile) -> str:
+    return file.repo.replace("/", "--")
+
+
+def _is_true(variable: str) -> bool:
+    return os.environ.get(variable, "").upper() in TRUE_VALUES
+
+
+# --- the hub library's cache ----------------------------------------------------------------------
+
+
+def library_home() -> Path:
+    """Return the hub library's folder, found the way it does."""
+    home = os.environ.get("HF_HOME")
+    return _expand(home or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface")
+
+
+def library_cache() -> Path:
+    """Return the hub library's folder of downloaded files."""
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return _expand(cache) if cache else library_home() / "hub"
+
+
+def _expand(path: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(path)))  # noqa: PTH111 (see weights.py)
+
+
+def _library_paths(file: HubFile) -> Iterator[Path]:
+    """Yield where the hub library may have the file.
+
+    A pinned digest says which file is right, whatever its snapshot; otherwise only the snapshot of
+    the revision counts, or the only one if the library has not recorded what "main" is.
+    """
+    folder = library_cache() / f"models--{_folder_name(file)}"
+    snapshots = folder / "snapshots"
+    commit = _read_line(folder / "refs" / file.revision) or file.revision
+    if COMMIT.fullmatch(commit):
+        yield snapshots / commit / file.name
+    others = [path / file.name for path in sorted(list_files(snapshots, "*"))]
+    is_only = len(others) == 1 and commit == file.revision == DEFAULT_REVISION
+    if file.sha256 or is_only:
+        yield from others
+
+
+def _blob_digest(path: Path) -> str:
+    """Return the digest that the hub library has put into the name of a snapshot's file.
+
+    That is the name which the link has, not the one at the end of a chain of links: blobs may be
+    links themselves, to files that are named by another kind of digest.
+    """
+    try:
+        name = path.readlink().name
+    except OSError:  # a copy, where links are not supported
+        return ""
+    return name if HUB_DIGEST.fullmatch(name) else ""
+
+
+def _read_line(path: Path) -> str:
+    """Return the text of a small file; empty if there is none that can be read."""
+    try:
+        return path.read_text(encoding="ascii").strip() if is_file(path) else ""
+    except (OSError, ValueError):
+        return ""
+
+
+# --- our own cache --------------------------------------------------------------------------------
+
+
+def _own_path(file: HubFile) -> Path:
+    revision = quote(file.revision, safe="")
+    return cache_dir() / "hub" / _folder_name(file) / revision / file.name
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + DIGEST_SUFFIX)
+
+
+def _read_digest(path: Path) -> str | None:
+    """Return the recorded digest of our file; `None` if there is none."""
+    record = _digest_path(path)
+    return (_read_line(record) or "unreadable") if is_file(record) else None
+
+
+def _record_digest(path: Path, digest: str) -> None:
+    with atomic_write(_digest_path(path)) as part:
+        part.write_text(f"{digest}\n", encoding="ascii")
+
+
+def _is_own_intact(file: HubFile, path: Path) -> bool:
+    recorded = _read_digest(path)
+    if file.sha256 or recorded is not None:
+        return has_digest(path, file.sha256 or recorded or "")
+    if not is_file(path):
+        return False
+    try:
+        digest = cached_sha256(path)
+    except (OSError, EffnetError):
+        return False
+    with suppress(EffnetError):  # a filled cache may be read-only
+        _record_digest(path, digest)
+    return True
+
+
+# --- downloads ------------------------------------------------------------------------------------
+
+
+def _download(file: HubFile, path: Path, *, reporter: Reporter, hint: str) -> Path:
+    """Download a file to `path`, whose lock the caller holds."""
+    from effnet_cli.models.download import RemoteFile, download_error, fetch_part
+    from effnet_cli.system.http import HttpError
+
+    url = hub_url(file)
+    remote = RemoteFile(url, file.sha256, token=_find_token(url))
+    reporter.note(f"Downloading {file.name} of {file.repo} from {remote.host}")
+    try:
+        part = fetch_part(remote, path, partial(reporter.progress, path.name, unit="bytes"))
+    except HttpError as error:
+        reason = _explain(file, remote, error.status)
+        if reason:
+            raise EffnetError(reason, hint) from error
+        raise download_error(remote, error, hint) from error
+    # the digest first: if the process is killed in between, the old file does not have it
+    _record_digest(path, sha256(part))
+    commit_part(part, path)
+    return path
+
+
+def _explain(file: HubFile, remote: "RemoteFile", status: int | None) -> str:
+    """Return what a response's status means for a hub; empty if it means nothing special."""
+    where = f"{file.repo} (revision {file.revision})"
+    if status == 404:
+        return f"There is no {file.name!r} in {where} on {remote.host}."
+    if status in (401, 403):
+        lack = "the token has no access to it" if remote.token else "HF_TOKEN is not set"
+        return f"{remote.host} denies access ({status}) to {where}: it does not exist, or {lack}."
+    return ""
+
+
+def _find_token(url: str) -> str:
+    """Return the user's token for the hub; empty if there is none or others could read it.
+
+    Raises:
+        UsageError: the token cannot be sent. The message does not contain it.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an invalid URL, which the request will report
+        return ""
+    is_private = parts.scheme == "https" or parts.hostname in LOCAL_HOSTS
+    if not is_private or _is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        return ""
+    file = _expand(os.environ.get("HF_TOKEN_PATH") or str(library_home() / "token"))
+    token = os.environ.get("HF_TOKEN", "").strip() or _read_line(file)
+    if token and not TOKEN.fullmatch(token):
+        raise UsageError(
+            "The hub's token contains spaces or special characters.",
+            f"Correct HF_TOKEN, or the file {str(file)!r}.",
+        )
+    return token
