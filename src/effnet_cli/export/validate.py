@@ -7,6 +7,7 @@ from pathlib import Path
 from effnet_cli.export.targets import TARGETS, Target
 from effnet_cli.models.card import MODEL_FILE_NAME
 from effnet_cli.models.export_file import is_export, json_path
+from effnet_cli.models.hub_repo import parse_repo
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ExportTask
 from effnet_cli.system.errors import EffnetError, UsageError
@@ -91,8 +92,11 @@ def choose_path(task: ExportTask, target: Target, model: Model) -> Path:
 
 
 def _default_name(task: ExportTask, target: Target, model: Model) -> str:
+    repo = None if task.model.model is None else parse_repo(task.model.model)
     if task.model.model is None:
         stem = model.variant.name
+    elif repo is not None:
+        stem = repo.name.rpartition("/")[2]
     else:
         file = model.path.resolve()
         stem = file.parent.name if file.name == MODEL_FILE_NAME else file.stem

@@ -26,6 +26,7 @@ from effnet_cli.models.variants import (
 from effnet_cli.system.errors import UsageError
 
 CONFIG_FILE_NAME = "config.json"
+TORCH_FILE_NAME = "pytorch_model.bin"  # of timm's weights that are not safetensors
 MAX_CONFIG_BYTES = 64 * 2**20
 MODEL_NAME = re.compile(r"(?P<tf>tf_)?efficientnet(?P<v2>v2)?_(?P<size>\w+?)(_pruned)?")
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -113,9 +114,14 @@ def _default_eps(has_same_padding: bool) -> float:
 # --- reading ------------------------------------------------------------------------------------
 
 
+def config_path(weights: Path) -> Path:
+    """Return where the config of a weights file belongs."""
+    return weights.with_name(CONFIG_FILE_NAME)
+
+
 def read_beside(weights: Path) -> TimmConfig | None:
     """Return timm's config in the folder of a weights file; `None` if there is none."""
-    return read_config(weights.with_name(CONFIG_FILE_NAME))
+    return read_config(config_path(weights))
 
 
 def read_config(path: Path) -> TimmConfig | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
-from effnet_cli.models import checkpoint, export_file, timm_config
+from effnet_cli.models import checkpoint, export_file, hub_repo, timm_config
 from effnet_cli.models.card import MODEL_FILE_NAME, OPTIONS_FILE_NAME, ModelCard
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import (
@@ -68,6 +68,9 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
                 f"--model {str(options.model)!r} has its own variant and weights.",
                 "Omit --variant and --weights.",
             )
+        repo = hub_repo.parse_repo(options.model)
+        if repo is not None:
+            return _read_repo(repo, offline=options.offline, reporter=reporter)
         return _read_model(_find_model_file(options.model))
     if options.weights is not None:
         return _read_weights(options.weights, options.variant)
@@ -77,12 +80,28 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
     return Model(variant, imagenet_card(variant), path, sha256=cached_sha256(path))
 
 
+def _read_repo(repo: hub_repo.HubRepo, *, offline: bool, reporter: Reporter) -> Model:
+    path, config_path = repo.fetch(offline=offline, reporter=reporter)
+    if config_path is None:
+        return _read_model(path)
+    config = timm_config.read_config(config_path)
+    if config is None:
+        raise UsageError(
+            f"The {config_path.name} of '{repo}' does not describe a model of timm.",
+            "Use a repository with an EfficientNet of timm or effnet.",
+        )
+    return _describe(path, config)
+
+
 def _read_model(path: Path) -> Model:
     _check_readable(path)
     if export_file.file_kind(path) != "tensors":
         card = export_file.read_card(path)
     else:
         _check_format(path)
+        config = None if checkpoint.is_model_file(path) else timm_config.read_beside(path)
+        if config is not None:
+            return _describe(path, config)
         card = checkpoint.read_card(path)
     return Model(find_variant(card.variant), card, path, sha256=cached_sha256(path))
 
@@ -137,7 +156,7 @@ def _describe(path: Path, config: timm_config.TimmConfig) -> Model:
 def _find_model_file(path: Path) -> Path:
     """Return the file that `--model` selects: `path` itself, or the model in a run folder."""
     _check_selectable(path)
-    if path.is_symlink() and not export_file.json_path(path).exists():
+    if path.is_symlink() and not _has_json(path):
         path = path.resolve()  # the JSON is next to the target
     if not path.is_dir():
         return path
@@ -148,13 +167,23 @@ def _find_model_file(path: Path) -> Path:
             f"{str(path)!r} has no checkpoint yet (first epoch unfinished).",
             f"Continue the run: effnet finetune --resume {shlex.quote(str(path))}",
         )
+    if (path / timm_config.TORCH_FILE_NAME).is_file():
+        weights = shlex.quote(str(path / timm_config.TORCH_FILE_NAME))
+        raise UsageError(
+            f"The folder {str(path)!r} contains no {MODEL_FILE_NAME}.", f"Use --weights {weights}"
+        )
     exports = [one for one in sorted(path.glob("*")) if export_file.file_kind(one) != "tensors"]
     raise UsageError(
         f"The folder {str(path)!r} contains no {MODEL_FILE_NAME}.",
         f"Use a file in it: --model {shlex.quote(str(exports[0]))}"
         if exports
-        else "Use a model file, or a folder created by `effnet finetune`.",
+        else "Use a model file, or a folder created by `effnet finetune` or timm.",
     )
+
+
+def _has_json(path: Path) -> bool:
+    """Return whether a file has the JSON of an export, or the config of timm, beside it."""
+    return export_file.json_path(path).exists() or timm_config.config_path(path).exists()
 
 
 def _check_selectable(path: Path) -> None:
