@@ -15,7 +15,7 @@ EngineChoice = Literal["auto", EngineName]
 # What a model file holds: tensors to build the model from, or a whole model for a runtime.
 FileKind = Literal["tensors", "onnx", "openvino", "pt2", "litert", "executorch"]
 TargetName = Literal[
-    "onnx", "openvino", "torch-export", "aotinductor", "litert", "executorch", "coreml"
+    "onnx", "openvino", "torch-export", "aotinductor", "litert", "executorch", "coreml", "hub"
 ]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]
 Quantization = Literal["int8"]

@@ -229,6 +229,13 @@ def _rename(module: nn.Module, tensors: dict[str, Tensor], naming: _Naming) -> d
     return {f"{prefixes.get(pre, pre)}.{leaf}": value for (pre, _, leaf), value in split}
 
 
+def to_timm_names(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of `module` under the names that they have in timm."""
+    prefixes = {here: there for there, here in _prefixes(module, TIMM)}
+    split = ((name.rpartition("."), value) for name, value in tensors.items())
+    return {f"{prefixes[prefix]}.{leaf}": value for (prefix, _, leaf), value in split}
+
+
 def _check_padding(variant: Variant, naming: _Naming, path: Path) -> None:
     """Refuse weights whose padding and preprocessing may not be those of `variant`.
 
