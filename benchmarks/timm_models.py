@@ -3,12 +3,16 @@
     python benchmarks/timm_models.py [NAME ...]
 
 For each of timm's checkpoints that effnet can build, both models get the same tensors (8 GB of
-memory for the largest). At an odd size, wrong padding would give right logits. Needs timm.
+memory for the largest). At an odd size, wrong padding would give right logits. The files are also
+offered to torchvision's variant of the same architecture, and timm's other EfficientNets to every
+architecture: both must be refused. Needs timm.
 """
 
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import timm
@@ -17,7 +21,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from effnet_cli.models import build
+from effnet_cli.models.timm_weights import EXCLUDED
 from effnet_cli.models.variants import VARIANTS, Variant, find_variant
+from effnet_cli.system.errors import UsageError
 
 SIZE_PX = 64
 # Checkpoints with other classes, which are no variants, and the variant of the same model.
@@ -53,6 +59,9 @@ def compare(
     randomise(theirs)
     path = folder / "model.safetensors"
     save_file(theirs.state_dict(), path)
+    bare = variant.architecture.name
+    if bare in VARIANTS:
+        check_refused(VARIANTS[bare], num_classes, path)
     ours = build.load(variant, num_classes, path)
     pixels = torch.randn(2, 3, SIZE_PX, SIZE_PX, dtype=torch.float64)
     with torch.inference_mode():
@@ -60,6 +69,26 @@ def compare(
         del theirs
         difference = (ours.double()(pixels) - expected).abs().max()
     return float(difference), float(expected.abs().max())
+
+
+def check_refused(variant: Variant, num_classes: int, path: Path) -> None:
+    """Raise AssertionError if `variant` accepts a file."""
+    with suppress(UsageError):
+        build.load(variant, num_classes, path)
+        raise AssertionError(f"{variant.name} accepts {path}")
+
+
+def refuse_others(folder: Path) -> None:
+    """Offer timm's EfficientNets that are no variants to every architecture."""
+    names = [name for name in timm.list_models("*efficientnet*") if "." not in name]
+    architectures = {row.architecture.name: row for row in VARIANTS.values() if row.source.repo}
+    for name in names:
+        if any(fnmatchcase(name, pattern) for pattern in EXCLUDED):
+            path = folder / "model.safetensors"
+            save_file(timm.create_model(name).state_dict(), path)
+            for variant in architectures.values():
+                check_refused(variant, 1000, path)
+            print(f"{name:44} refused by {len(architectures)} architectures", flush=True)
 
 
 def main() -> None:
@@ -71,6 +100,8 @@ def main() -> None:
     wanted = sys.argv[1:]
     exact = close = 0
     with tempfile.TemporaryDirectory() as folder:
+        if not wanted:
+            refuse_others(Path(folder))
         for variant, timm_name, num_classes in jobs:
             if wanted and variant.name not in wanted:
                 continue

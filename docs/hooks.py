@@ -240,7 +240,7 @@ def targets_table() -> Iterator[str]:
     rows = [
         (
             f"[`{name}`](export/{name}.md)",
-            _codes((row.suffix, *row.companions)),
+            _codes((row.suffix, *row.companions)) if row.suffix else row.form,
             row.use,
             ", ".join((*row.precisions, *(["int8"] if row.has_int8 else []))),
             f"`{row.install}`",

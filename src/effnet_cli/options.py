@@ -15,7 +15,7 @@ EngineChoice = Literal["auto", EngineName]
 # What a model file holds: tensors to build the model from, or a whole model for a runtime.
 FileKind = Literal["tensors", "onnx", "openvino", "pt2", "litert", "executorch"]
 TargetName = Literal[
-    "onnx", "openvino", "torch-export", "aotinductor", "litert", "executorch", "coreml"
+    "onnx", "openvino", "torch-export", "aotinductor", "litert", "executorch", "coreml", "hub"
 ]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]
 Quantization = Literal["int8"]
@@ -59,7 +59,9 @@ class ModelOptions(Options):
         None, "Model architecture (see `effnet variants`)", "-V NAME", shown="lite0"
     )
     model: Path | None = option(
-        None, "Model file, exported model, or a folder containing one", "-m PATH"
+        None,
+        "Model file, exported model, a folder of effnet or timm with one, or hf://OWNER/NAME",
+        "-m PATH",
     )
     weights: Path | None = option(
         None, "Weights for --variant, with tensors named as in torchvision or timm", "FILE"
@@ -336,7 +338,10 @@ class BenchTask(Options):
         section="Model",
     )
     models: tuple[Path, ...] = option(
-        (), "Model file or exported model; repeatable", "--model -m PATH", section="Model"
+        (),
+        "Model file, exported model, folder or hf://OWNER/NAME; repeatable",
+        "--model -m PATH",
+        section="Model",
     )
     against: tuple[str, ...] = option(
         (), "Compare with torchvision classifiers, such as resnet50", "NAMES", section="Model"

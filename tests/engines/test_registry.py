@@ -240,5 +240,5 @@ def test_cuda_matches_the_cpu(model: Model, crops: np.ndarray, precision: Precis
 
 def test_weights_of_another_variant_are_refused_before_compiling(tmp_path: Path) -> None:
     lite1 = resolve_model(ModelOptions(variant="lite1"))
-    with pytest.raises(UsageError, match="does not contain lite0 weights"):
+    with pytest.raises(UsageError, match="published weights of lite1, not of lite0"):
         load_engine(resolve_model(ModelOptions(variant="lite0", weights=lite1.path)), "onnxruntime")

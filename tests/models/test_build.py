@@ -144,10 +144,10 @@ def assert_same_logits(module: nn.Module, other: nn.Module, size: int = 96) -> N
 @pytest.mark.parametrize(
     ("name", "timm_name", "eps"),
     [
-        ("b0", "efficientnet_b0", 1e-5),
-        ("lite0", "tf_efficientnet_lite0", 1e-3),
-        ("lite1", "tf_efficientnet_lite1", 1e-3),
-        ("v2_s", "efficientnetv2_s", 1e-3),
+        ("b0.ra", "efficientnet_b0", 1e-5),
+        ("lite0.tf", "tf_efficientnet_lite0", 1e-3),
+        ("lite1.tf", "tf_efficientnet_lite1", 1e-3),
+        ("v2_s.tf", "tf_efficientnetv2_s", 1e-3),
     ],
 )
 def test_timm_files_give_timm_logits(name: str, timm_name: str, eps: float, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_timm_files_give_timm_logits(name: str, timm_name: str, eps: float, tmp_
     timm_model = timm.create_model(timm_name, num_classes=CLASSES)
     for layer in timm_model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.eps = eps  # torchvision's
+            assert layer.eps == eps
     lively(timm_model)
     for path in (
         save_torch({"state_dict": timm_model.state_dict()}, tmp_path / "w.pth"),

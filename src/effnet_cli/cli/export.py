@@ -6,7 +6,7 @@ from effnet_cli.output.out import open_output
 from effnet_cli.system.errors import CHECK_FAILED_STATUS
 
 TARGETS_HELP = "\b\nFormats:\n" + "\n".join(
-    f"  {name:<13} {row.suffix:<12} {row.use}" for name, row in TARGETS.items()
+    f"  {name:<13} {row.form:<12} {row.use}" for name, row in TARGETS.items()
 )
 
 

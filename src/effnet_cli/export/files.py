@@ -63,9 +63,11 @@ def write_target(source: ExportSource, path: Path) -> None:
 
 
 def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) -> None:
-    """Write the JSON beside an exported file."""
+    """Write the JSON beside an exported file; a folder has its own."""
     options, card = source.options, source.card
     target, px = TARGETS[options.target], card.preprocessing.crop_px
+    if not target.has_graph:
+        return
     resize_px = card.preprocessing.resize_px
     sides = f"shorter side to {resize_px}, longer side to floor({resize_px} * long / short)"
     if card.preprocessing.is_squashed:
@@ -93,13 +95,27 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
 
 
 def put_in_place(path: Path, final: Path, target: Target) -> None:
-    """Move the files from the scratch folder to their final place, the main file last."""
+    """Move the files from the scratch folder to their final place, the main file last.
+
+    A folder without a graph replaces nothing but an empty folder.
+    """
+    if not target.has_graph:
+        _sync(path)
+        if final.is_dir():
+            final.rmdir()
+        path.replace(final)
+        return
     for file in (*target.list_files(path)[1:], json_path(path), path):
-        for part in [file, *file.rglob("*")] if file.is_dir() else [file]:
-            if part.is_file():
-                with part.open("rb+") as opened:
-                    os.fsync(opened.fileno())
+        _sync(file)
         final_file = final.with_name(file.name)
         if final_file.is_dir():
             final_file.replace(path.with_name("replaced"))
         file.replace(final_file)
+
+
+def _sync(path: Path) -> None:
+    """Write a file, or all files of a folder, to the disk."""
+    for part in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if part.is_file():
+            with part.open("rb+") as opened:
+                os.fsync(opened.fileno())

@@ -23,7 +23,13 @@ from effnet_cli.export.targets import TARGETS
 from effnet_cli.export.validate import choose_path, validate_task
 from effnet_cli.models import build
 from effnet_cli.models.weights import Model, resolve_model
-from effnet_cli.options import EngineOptions, ExportOptions, ExportTask, ModelOptions
+from effnet_cli.options import (
+    EngineChoice,
+    EngineOptions,
+    ExportOptions,
+    ExportTask,
+    ModelOptions,
+)
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
@@ -141,8 +147,10 @@ def _compare(
 def _load_candidate(options: ExportOptions, path: Path) -> CandidateForm:
     """Load an exported file as `predict --model` does."""
     model = resolve_model(ModelOptions(model=path))
-    engine = plan_engine(EngineOptions("cpu"), model.file_kind).load(model)
-    size = sum(file.stat().st_size for file in TARGETS[options.target].list_files(path))
+    choice: EngineChoice = "auto" if TARGETS[options.target].has_graph else "torch"
+    engine = plan_engine(EngineOptions("cpu", choice), model.file_kind).load(model)
+    files = TARGETS[options.target].list_files(path) if path.is_file() else [*path.iterdir()]
+    size = sum(file.stat().st_size for file in files)
     return CandidateForm(f"{options.target} {options.output_precision}", engine, size)
 
 

@@ -18,7 +18,8 @@ class Target:
     that installs it. `layout` is the layout of normalised images, and `image` the input type with
     `--include-preprocessing`. `has_open_batch`: the number of images per call may stay open.
     `weight_bits` is the number of bits that int8 weights use. `not_compared` says why the files
-    cannot run here.
+    cannot run here. Without `has_graph` the export is a new folder of weights, which has its own
+    JSON, and no batch size or preprocessing of its own.
     """
 
     use: str
@@ -34,10 +35,16 @@ class Target:
     image: Literal["uint8", "image"] = "uint8"
     not_compared: str | None = None
     companions: tuple[str, ...] = ()
+    has_graph: bool = True
 
     @property
     def suffix(self) -> str:
-        return "." + self.ending.rpartition(".")[2]
+        return "." + self.ending.rpartition(".")[2] if self.has_graph else ""
+
+    @property
+    def form(self) -> str:
+        """What is written: the suffix of a file, or a folder."""
+        return self.suffix or "folder"
 
     def list_files(self, path: Path) -> list[Path]:
         """Return the exported file at `path` and its companions, without the JSON."""
@@ -107,5 +114,13 @@ TARGETS: Mapping[TargetName, Target] = {
         has_open_batch=False,
         image="image",
         not_compared="Core ML runs only on Apple devices",
+    ),
+    "hub": Target(
+        use="sharing on the Hugging Face Hub; timm",
+        writer="effnet_cli.export.hub:write_hub_folder",
+        ending="-hub",
+        library="torch",
+        precisions=("fp32",),
+        has_graph=False,
     ),
 }

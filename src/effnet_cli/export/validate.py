@@ -7,8 +7,9 @@ from pathlib import Path
 from effnet_cli.export.targets import TARGETS, Target
 from effnet_cli.models.card import MODEL_FILE_NAME
 from effnet_cli.models.export_file import is_export, json_path
+from effnet_cli.models.hub_repo import parse_repo
 from effnet_cli.models.weights import Model
-from effnet_cli.options import ExportTask
+from effnet_cli.options import ExportOptions, ExportTask
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cannot_write
 
@@ -32,6 +33,8 @@ def validate_task(task: ExportTask) -> ExportTask:
         raise UsageError("--calibrate only applies to int8.", "Add --quantize int8.")
     elif task.max_drop != ExportTask.max_drop:
         raise UsageError("--max-drop only applies to int8.", "Add --quantize int8.")
+    if not target.has_graph:
+        _check_no_graph(options)
     if importlib.util.find_spec(target.library) is None:
         raise EffnetError(
             f"Target {options.target} requires {target.library}, which is not installed.",
@@ -40,6 +43,13 @@ def validate_task(task: ExportTask) -> ExportTask:
     if not target.has_open_batch and options.batch is None:
         return replace(task, options=replace(options, batch=1))
     return task
+
+
+def _check_no_graph(options: ExportOptions) -> None:
+    """Refuse options that say something about a graph."""
+    given = {"--batch": options.batch, "--include-preprocessing": options.include_preprocessing}
+    for flag in filter(given.get, given):
+        raise UsageError(f"Target {options.target} does not support {flag}.", "Omit it.")
 
 
 def _check_int8(task: ExportTask, target: Target) -> None:
@@ -70,6 +80,8 @@ def choose_path(task: ExportTask, target: Target, model: Model) -> Path:
         EffnetError: the path cannot be used for a file.
     """
     path = task.output
+    if not target.has_graph:
+        return _choose_folder(path or Path(_default_name(task, target, model)))
     try:
         if path is None or (path.is_dir() and path.suffix != target.suffix):
             path = (path or Path()) / _default_name(task, target, model)
@@ -90,9 +102,28 @@ def choose_path(task: ExportTask, target: Target, model: Model) -> Path:
     return path
 
 
+def _choose_folder(path: Path) -> Path:
+    """Return the folder to create.
+
+    Raises:
+        UsageError: it exists and is not empty.
+        EffnetError: the path cannot be used.
+    """
+    try:
+        path = path if path.name else path.resolve()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(f"--output {str(path)!r} already exists.", "Use a new folder.")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
 def _default_name(task: ExportTask, target: Target, model: Model) -> str:
+    repo = None if task.model.model is None else parse_repo(task.model.model)
     if task.model.model is None:
         stem = model.variant.name
+    elif repo is not None:
+        stem = repo.name.rpartition("/")[2]
     else:
         file = model.path.resolve()
         stem = file.parent.name if file.name == MODEL_FILE_NAME else file.stem

@@ -10,6 +10,7 @@ from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import STATE_FILE_NAME
 from effnet_cli.models.checkpoint import Arrays
+from effnet_cli.models.hub_repo import make_absolute
 from effnet_cli.options import FinetuneOptions, FinetuneTask
 from effnet_cli.system.errors import UsageError
 
@@ -53,7 +54,7 @@ def _options_by_name(task: FinetuneTask) -> dict[str, Any]:
     values = {name: value for group in groups for name, value in asdict(group).items()}
     for name in ("model", "weights"):
         if values[name] is not None:
-            values[name] = values[name].absolute()
+            values[name] = make_absolute(values[name])
     return {n: str(v) if isinstance(v, Path) else v for n, v in values.items()}
 
 

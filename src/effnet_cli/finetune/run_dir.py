@@ -23,6 +23,7 @@ from effnet_cli.models.card import (
     ModelCard,
 )
 from effnet_cli.models.checkpoint import Arrays
+from effnet_cli.models.hub_repo import make_absolute
 from effnet_cli.options import (
     DatasetOptions,
     FinetuneOptions,
@@ -74,7 +75,7 @@ class RunDir:
         del content["output"], content["resume"]
         for name in ("model", "weights"):  # valid in any working directory
             if content["model"][name] is not None:
-                content["model"][name] = content["model"][name].absolute()
+                content["model"][name] = make_absolute(content["model"][name])
         content |= {"effnet": __version__, "root": task.root.absolute()}
         text = json.dumps(content, indent=2, allow_nan=False, default=str)
         self._write_text(OPTIONS_FILE_NAME, text + "\n")

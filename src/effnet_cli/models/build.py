@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from effnet_cli.models import checkpoint
 from effnet_cli.models.efficientnet import EfficientNet
 from effnet_cli.models.export_file import file_kind
-from effnet_cli.models.variants import Variant
+from effnet_cli.models.variants import Variant, timm_variants
 from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, UsageError
 
@@ -26,6 +26,7 @@ from effnet_cli.system.errors import EffnetError, UsageError
 HIDDEN_WEIGHT, OUTPUT_WEIGHT = "classifier.1.weight", "classifier.4.weight"
 HIDDEN_DROPOUT = 0.5
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts save the tensors
+ALIGNMENT = 64  # bytes, of memory that torch allocates
 COUNTER = "num_batches_tracked"  # counts training steps in BatchNorm; some files lack it
 
 
@@ -101,7 +102,8 @@ def load_module(model: Model) -> nn.Module:
     if model.module is not None:
         return model.module
     check_has_weights(model.path)
-    return load(model.variant, len(model.card.classes), model.path)
+    num_classes = len(model.card.classes)
+    return load(model.variant, num_classes, model.path, is_described=model.is_described)
 
 
 def check_has_weights(path: Path) -> None:
@@ -113,15 +115,24 @@ def check_has_weights(path: Path) -> None:
         )
 
 
-def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
+def load(
+    variant: Variant, num_classes: int, path: Path, *, is_described: bool = False
+) -> nn.Module:
     """Build `variant` with the weights in `path`: in evaluation mode, float32, on the CPU.
 
-    The tensors show whether the classifier has a hidden layer. `UsageError` if the file cannot be
-    read or its tensors do not match the variant's; the message gives the first difference.
+    The tensors show whether the classifier has a hidden layer. `is_described`: a config says that
+    the weights are those of a model like `variant`.
+
+    Raises:
+        UsageError: the file cannot be read, its tensors do not match the variant's (the message
+            gives the first difference), or come from a library whose models pad in another way.
     """
     with torch.device("meta"):
         module = build(variant, num_classes)
-    tensors = _rename(module, _read(path))
+    tensors = _read(path)
+    naming = _find_naming(tensors)
+    if naming is not None:
+        tensors = _rename(module, tensors, naming)
     if HIDDEN_WEIGHT in tensors and OUTPUT_WEIGHT in tensors and tensors[HIDDEN_WEIGHT].ndim == 2:
         with torch.device("meta"):
             set_head(module, num_classes, len(tensors[HIDDEN_WEIGHT]))
@@ -133,10 +144,20 @@ def load(variant: Variant, num_classes: int, path: Path) -> nn.Module:
             f"{str(path)!r} does not contain {variant.name} weights: {difference}.",
             "Select the variant with --variant, or use another file.",
         )
+    if naming is not None and not is_described:
+        _check_padding(variant, naming, path)
     zero = torch.zeros((), dtype=torch.long)
     tensors |= {name: zero.clone() for name in expected if name.endswith(COUNTER)}
-    module.load_state_dict(tensors, assign=True)
+    module.load_state_dict({name: _align(one) for name, one in tensors.items()}, assign=True)
     return module.float().eval().requires_grad_(False)
+
+
+def _align(tensor: Tensor) -> Tensor:
+    """Copy a tensor that safetensors has mapped at an odd address, where kernels round differently.
+
+    Otherwise equal weights would give slightly different logits, depending on the file's header.
+    """
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
 
 def _check_num_classes(expected: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
@@ -151,7 +172,8 @@ def _check_num_classes(expected: dict[str, Tensor], given: dict[str, Tensor], pa
         raise UsageError(
             f"{str(path)!r} has weights for {found:,} classes, but no names for them; "
             f"{num_classes:,} classes are expected.",
-            "Use a model file that `effnet finetune` wrote, with --model.",
+            "Use a model file that `effnet finetune` wrote, with --model, or put timm's "
+            "config.json beside the weights.",
         )
 
 
@@ -194,14 +216,47 @@ def _read_torch_file(path: Path) -> Any:
         ) from error
 
 
-def _rename(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _find_naming(tensors: dict[str, Tensor]) -> _Naming | None:
+    """Return the library that tensors are from, by their names; `None` if it is torchvision."""
+    namings = (TIMM, PYTORCH_PORT)
+    return next((one for one in namings if f"{one.ends.split()[0]}.weight" in tensors), None)
+
+
+def _rename(module: nn.Module, tensors: dict[str, Tensor], naming: _Naming) -> dict[str, Tensor]:
     """Rename tensors from another library to the names used in `module`."""
-    for naming in (TIMM, PYTORCH_PORT):
-        if f"{naming.ends.split()[0]}.weight" in tensors:
-            prefixes = dict(_prefixes(module, naming))
-            split = ((name.rpartition("."), value) for name, value in tensors.items())
-            return {f"{prefixes.get(pre, pre)}.{leaf}": value for (pre, _, leaf), value in split}
-    return tensors
+    prefixes = dict(_prefixes(module, naming))
+    split = ((name.rpartition("."), value) for name, value in tensors.items())
+    return {f"{prefixes.get(pre, pre)}.{leaf}": value for (pre, _, leaf), value in split}
+
+
+def to_timm_names(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of `module` under the names that they have in timm."""
+    prefixes = {here: there for there, here in _prefixes(module, TIMM)}
+    split = ((name.rpartition("."), value) for name, value in tensors.items())
+    return {f"{prefixes[prefix]}.{leaf}": value for (prefix, _, leaf), value in split}
+
+
+def _check_padding(variant: Variant, naming: _Naming, path: Path) -> None:
+    """Refuse weights whose padding and preprocessing may not be those of `variant`.
+
+    timm has models with either padding. Those of the PyTorch port all have TensorFlow's, but only
+    the Lite ones have the same preprocessing.
+    """
+    rows = timm_variants(variant.architecture)
+    if naming is TIMM:
+        is_sure, library = variant.source.repo is not None, "timm"
+    else:
+        is_sure, library = variant.has_same_padding, "a port of TensorFlow's models"
+        rows = [row for row in rows if row.has_same_padding]
+    if is_sure:
+        return
+    first, *others = [row.name for row in rows]
+    choice = f"--variant {first}" + (f" (or {', '.join(others)})" if others else "")
+    raise UsageError(
+        f"{str(path)!r} has weights of {library}, and nothing in it says whether {variant.name} "
+        "has the right padding and preprocessing.",
+        f"Say which weights they are: {choice}, or put timm's config.json beside the file.",
+    )
 
 
 def _prefixes(module: nn.Module, naming: _Naming) -> Iterator[tuple[str, str]]:

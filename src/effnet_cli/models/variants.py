@@ -218,21 +218,37 @@ def find_variant(name: str) -> Variant:
     key = name.lower().replace("-", "_").removeprefix("efficientnet").strip("_")
     if key in VARIANTS:
         return VARIANTS[key]
-    timm_name = _timm_name(name)
+    timm_name = modern_timm_name(name)
     if timm_name in _by_timm_name():
         return _by_timm_name()[timm_name]
-    for pattern, reason in timm_weights.EXCLUDED.items():
-        if fnmatchcase(timm_name, pattern):
-            raise UsageError(
-                f"Variant {name!r} is not available: {reason}.",
-                "List the others with `effnet variants --all`.",
-            )
+    reason = exclusion_reason(timm_name)
+    if reason is not None:
+        raise UsageError(
+            f"Variant {name!r} is not available: {reason}.",
+            "List the others with `effnet variants --all`.",
+        )
     close = difflib.get_close_matches(key, [*VARIANTS, *_by_timm_name()], n=2, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}?" if close else "List them with `effnet variants`."
     raise UsageError(f"Unknown variant {name!r}.", hint)
 
 
-def _timm_name(name: str) -> str:
+def names_weights(name: str) -> bool:
+    """Return whether the name of a variant says which weights it has.
+
+    A name of timm without a tag stands for all of an architecture's weights.
+    """
+    timm_name = modern_timm_name(name)
+    sets = [row for row in VARIANTS.values() if row.weight_set.partition(".")[0] == timm_name]
+    return len(sets) < 2
+
+
+def exclusion_reason(timm_name: str) -> str | None:
+    """Return why effnet does not offer a model of timm, if it is one that it leaves out."""
+    excluded = timm_weights.EXCLUDED.items()
+    return next((reason for pattern, reason in excluded if fnmatchcase(timm_name, pattern)), None)
+
+
+def modern_timm_name(name: str) -> str:
     """Return today's name in timm for a name with a prefix, or one of those before timm 0.9."""
     name = name.lower()
     for prefix in HUB_PREFIXES:
@@ -241,6 +257,18 @@ def _timm_name(name: str) -> str:
         if name.startswith("tf_") and name.endswith(old):
             return name.removesuffix(old) + new
     return timm_weights.OLD_NAMES.get(name, name)
+
+
+def find_published(digest: str) -> Variant | None:
+    """Return the variant whose published weights have this SHA-256, if it is known."""
+    known = (row for row in VARIANTS.values() if row.source.sha256)
+    return next((row for row in known if digest.startswith(row.source.sha256)), None)
+
+
+def timm_variants(architecture: Architecture) -> list[Variant]:
+    """Return the variants of an architecture with timm's weights."""
+    rows = VARIANTS.values()
+    return [row for row in rows if row.architecture is architecture and row.source.repo is not None]
 
 
 @cache

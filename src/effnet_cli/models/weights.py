@@ -1,5 +1,6 @@
 """Resolve model options into a model, and find the published weights on this machine."""
 
+import hashlib
 import importlib.util
 import os
 import shlex
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
-from effnet_cli.models import checkpoint, export_file
+from effnet_cli.models import checkpoint, export_file, hub_repo, timm_config
 from effnet_cli.models.card import MODEL_FILE_NAME, OPTIONS_FILE_NAME, ModelCard
 from effnet_cli.models.hub import (
     HubFile,
@@ -19,7 +20,15 @@ from effnet_cli.models.hub import (
     locate_hub_file,
 )
 from effnet_cli.models.imagenet import imagenet_card
-from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, Variant, find_variant
+from effnet_cli.models.variants import (
+    DEFAULT_VARIANT,
+    VARIANTS,
+    Variant,
+    find_published,
+    find_variant,
+    names_weights,
+    timm_variants,
+)
 from effnet_cli.options import FileKind, ModelOptions
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cached_sha256, is_file, process_lock
@@ -36,6 +45,8 @@ class Model:
     """A variant, its card, and its weights: the file at `path`, or a torch `module`.
 
     `module` is used in training and for random weights; nothing is cached for such a model.
+    `is_described`: the variant follows from timm's config beside the file, whose content is part of
+    `sha256` then.
     """
 
     variant: Variant
@@ -43,6 +54,7 @@ class Model:
     path: Path = Path()
     sha256: str = ""
     module: "nn.Module | None" = None
+    is_described: bool = False
 
     @property
     def file_kind(self) -> FileKind:
@@ -63,16 +75,29 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
                 f"--model {str(options.model)!r} has its own variant and weights.",
                 "Omit --variant and --weights.",
             )
+        repo = hub_repo.parse_repo(options.model)
+        if repo is not None:
+            return _read_repo(repo, offline=options.offline, reporter=reporter)
         return _read_model(_find_model_file(options.model))
-    variant = find_variant(DEFAULT_VARIANT if options.variant is None else options.variant)
-    path = options.weights or fetch_weights(variant, offline=options.offline, reporter=reporter)
+    if options.weights is not None:
+        return _read_weights(options.weights, options.variant)
+    variant = find_variant(options.variant or DEFAULT_VARIANT)
+    path = fetch_weights(variant, offline=options.offline, reporter=reporter)
     _check_readable(path)
-    if options.weights is not None and checkpoint.is_model_file(path):
-        raise UsageError(
-            f"{str(path)!r} is a model file with its own classes.",
-            f"Use --model {shlex.quote(str(path))} instead of --weights.",
-        )
     return Model(variant, imagenet_card(variant), path, sha256=cached_sha256(path))
+
+
+def _read_repo(repo: hub_repo.HubRepo, *, offline: bool, reporter: Reporter) -> Model:
+    path, config_path = repo.fetch(offline=offline, reporter=reporter)
+    if config_path is None:
+        return _read_model(path)
+    config = timm_config.read_config(config_path)
+    if config is None:
+        raise UsageError(
+            f"The {config_path.name} of '{repo}' does not describe a model of timm.",
+            "Use a repository with an EfficientNet of timm or effnet.",
+        )
+    return _describe(path, config)
 
 
 def _read_model(path: Path) -> Model:
@@ -81,14 +106,64 @@ def _read_model(path: Path) -> Model:
         card = export_file.read_card(path)
     else:
         _check_format(path)
+        config = None if checkpoint.is_model_file(path) else timm_config.read_beside(path)
+        if config is not None:
+            return _describe(path, config)
         card = checkpoint.read_card(path)
     return Model(find_variant(card.variant), card, path, sha256=cached_sha256(path))
+
+
+def _read_weights(path: Path, name: str | None) -> Model:
+    """Return the model of plain weights: the variant called `name`, or that of a config."""
+    _check_readable(path)
+    if checkpoint.is_model_file(path):
+        raise UsageError(
+            f"{str(path)!r} is a model file with its own classes.",
+            f"Use --model {shlex.quote(str(path))} instead of --weights.",
+        )
+    config = timm_config.read_beside(path)
+    if config is not None:
+        return _describe(path, config if name is None else config.select(name))
+    variant, digest = find_variant(name or DEFAULT_VARIANT), cached_sha256(path)
+    published = find_published(digest)
+    if published is not None and published is not variant:
+        raise UsageError(
+            f"{str(path)!r} has the published weights of {published.name}, not of {variant.name}.",
+            f"Use --variant {published.name}.",
+        )
+    if published is None and name is not None and not names_weights(name):
+        choices = ", ".join(row.name for row in timm_variants(variant.architecture))
+        raise UsageError(
+            f"--variant {name!r} does not say which preprocessing {str(path)!r} needs.",
+            f"Say which weights they are: --variant with one of {choices}.",
+        )
+    return Model(variant, imagenet_card(variant), path, sha256=digest)
+
+
+def _describe(path: Path, config: timm_config.TimmConfig) -> Model:
+    """Return the model that timm's config describes."""
+    weights_digest = cached_sha256(path)
+    published = find_published(weights_digest)
+    if published is not None and not timm_config.is_same_model(published, config.variant):
+        raise UsageError(
+            f"{str(path)!r} has the published weights of {published.name}, but "
+            f"{str(config.path)!r} says {config.name!r}.",
+            f"Move the weights to another folder and use --variant {published.name}.",
+        )
+    digests = weights_digest + cached_sha256(config.path)
+    return Model(
+        config.variant,
+        config.card,
+        path,
+        sha256=hashlib.sha256(digests.encode("ascii")).hexdigest(),
+        is_described=True,
+    )
 
 
 def _find_model_file(path: Path) -> Path:
     """Return the file that `--model` selects: `path` itself, or the model in a run folder."""
     _check_selectable(path)
-    if path.is_symlink() and not export_file.json_path(path).exists():
+    if path.is_symlink() and not _has_json(path):
         path = path.resolve()  # the JSON is next to the target
     if not path.is_dir():
         return path
@@ -99,13 +174,23 @@ def _find_model_file(path: Path) -> Path:
             f"{str(path)!r} has no checkpoint yet (first epoch unfinished).",
             f"Continue the run: effnet finetune --resume {shlex.quote(str(path))}",
         )
+    if (path / timm_config.TORCH_FILE_NAME).is_file():
+        weights = shlex.quote(str(path / timm_config.TORCH_FILE_NAME))
+        raise UsageError(
+            f"The folder {str(path)!r} contains no {MODEL_FILE_NAME}.", f"Use --weights {weights}"
+        )
     exports = [one for one in sorted(path.glob("*")) if export_file.file_kind(one) != "tensors"]
     raise UsageError(
         f"The folder {str(path)!r} contains no {MODEL_FILE_NAME}.",
         f"Use a file in it: --model {shlex.quote(str(exports[0]))}"
         if exports
-        else "Use a model file, or a folder created by `effnet finetune`.",
+        else "Use a model file, or a folder created by `effnet finetune` or timm.",
     )
+
+
+def _has_json(path: Path) -> bool:
+    """Return whether a file has the JSON of an export, or the config of timm, beside it."""
+    return export_file.json_path(path).exists() or timm_config.config_path(path).exists()
 
 
 def _check_selectable(path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Models in repositories of a model hub, given to `--model` as `hf://OWNER/NAME[@REVISION]`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from effnet_cli.models import checkpoint
+from effnet_cli.models.card import MODEL_FILE_NAME
+from effnet_cli.models.hub import DEFAULT_REVISION, HubFile, fetch_hub_file
+from effnet_cli.models.timm_config import CONFIG_FILE_NAME
+from effnet_cli.system.errors import UsageError
+from effnet_cli.system.reporter import Reporter
+
+# `Path` drops the second slash of `hf://`. timm writes `hf-hub:`.
+HUB_PREFIX = re.compile(r"(hf:/+|hf[-_]hub:/*)")
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepo:
+    """A repository with a model, at a branch, tag or commit."""
+
+    name: str
+    revision: str = DEFAULT_REVISION
+
+    def __str__(self) -> str:
+        suffix = "" if self.revision == DEFAULT_REVISION else f"@{self.revision}"
+        return f"hf://{self.name}{suffix}"
+
+    def fetch(self, *, offline: bool, reporter: Reporter) -> tuple[Path, Path | None]:
+        """Return the weights and their config, downloading them if needed.
+
+        A model file of effnet needs no config: it is `None`.
+
+        Raises:
+            UsageError: the name of the repository is not valid.
+            EffnetError: a file is not there, or cannot be downloaded.
+        """
+        if "/" not in self.name:
+            raise UsageError(f"'{self}' is not a repository.", "Use hf://OWNER/NAME.")
+        hint = "Check the name, or download the repository and use --model FOLDER."
+        if offline:
+            hint = "Omit --offline, or download the repository and use --model FOLDER."
+
+        def fetch_file(name: str) -> Path:
+            file = HubFile(self.name, name, self.revision)
+            return fetch_hub_file(file, offline=offline, reporter=reporter, hint=hint)
+
+        weights = fetch_file(MODEL_FILE_NAME)
+        if checkpoint.is_model_file(weights):
+            return weights, None
+        return weights, fetch_file(CONFIG_FILE_NAME)
+
+
+def parse_repo(path: Path) -> HubRepo | None:
+    """Return the repository that `path` stands for; `None` if it is a path on this machine."""
+    text = path.as_posix()
+    prefix = HUB_PREFIX.match(text)
+    if prefix is None:
+        return None
+    name, _, revision = text[prefix.end() :].partition("@")
+    return HubRepo(name, revision or DEFAULT_REVISION)
+
+
+def make_absolute(path: Path) -> Path:
+    """Return a path that is valid in any working directory; that of a repository already is."""
+    return path.absolute() if parse_repo(path) is None else path

@@ -1,0 +1,195 @@
+"""`--model` with a folder or a repository in timm's format."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+
+from effnet_cli.bench.prepare import prepare_file
+from effnet_cli.models import build
+from effnet_cli.models.hub_repo import HubRepo, make_absolute, parse_repo
+from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.options import ModelOptions
+from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import EffnetError, UsageError
+from effnet_cli.system.files import cache_dir
+from effnet_cli.system.reporter import SILENT
+from helpers import SAMPLES, lively
+from training import HEAD_ONLY, CommandResult, FinishedRun, RunWith, resume
+
+LABELS = ["cat", "dog", "red"]
+CONFIG_FILES = "model.safetensors", "config.json"
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model for 64 px as timm saves it."""
+    folder = tmp_path_factory.mktemp("from timm")
+    torch.manual_seed(0)
+    module = lively(timm.create_model("tf_efficientnet_lite0", num_classes=len(LABELS)))
+    save_for_hf(
+        module,
+        str(folder),
+        model_config={"label_names": LABELS},
+        data_config={"input_size": (3, 64, 64), "crop_pct": 1.0},
+        safe_serialization="both",
+    )
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`hub(folder)` puts a folder into the cache as revision `main` of `me/ants`."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "library"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "cache"))
+
+    def put(folder: Path, revision: str = "main") -> Path:
+        there = cache_dir() / "hub" / "me--ants" / revision
+        there.mkdir(parents=True)
+        for name in CONFIG_FILES:
+            if (folder / name).exists():
+                shutil.copy(folder / name, there)
+        return Path("hf://me/ants" if revision == "main" else f"hf://me/ants@{revision}")
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hf://me/ants", HubRepo("me/ants")),
+        ("hf:/me/ants", HubRepo("me/ants")),
+        ("hf-hub:me/ants", HubRepo("me/ants")),
+        ("hf_hub:me/ants@v1.0", HubRepo("me/ants", "v1.0")),
+        ("hf://me/ants@refs/pr/1", HubRepo("me/ants", "refs/pr/1")),
+        ("hf://me/ants@", HubRepo("me/ants")),
+        ("me/ants", None),
+        ("/somewhere/hf:/me/ants", None),
+        ("hf", None),
+        (".", None),
+    ],
+)
+def test_repositories_are_told_from_paths(text: str, expected: HubRepo | None) -> None:
+    assert parse_repo(Path(text)) == expected
+    given = ModelOptions.parse(text) if "/" in text else ModelOptions(model=Path(text))
+    assert given.model is not None
+    assert parse_repo(given.model) == expected
+    if expected is not None:
+        assert parse_repo(Path(str(expected))) == expected
+        assert parse_repo(make_absolute(Path(text))) == expected
+    else:
+        assert make_absolute(Path(text)).is_absolute()
+
+
+def read_logits(model: Model) -> torch.Tensor:
+    with torch.inference_mode():
+        return build.load_module(model)(torch.ones(1, 3, 64, 64))
+
+
+@pytest.mark.linux
+def test_folder_of_timm_is_a_model(timm_folder: Path, tmp_path: Path) -> None:
+    link, weights = tmp_path / "folder", tmp_path / "weights"
+    link.symlink_to(timm_folder)
+    weights.symlink_to(timm_folder / "model.safetensors")
+    theirs = timm.create_model(f"local-dir:{timm_folder}", pretrained=True).eval()
+    for path in (timm_folder, timm_folder / "model.safetensors", link, weights):
+        model = resolve_model(ModelOptions(model=path))
+        assert (model.variant.name, model.card.classes) == ("lite0.tf", tuple(LABELS))
+        assert model.card.preprocessing.crop_px == 64
+        with torch.inference_mode():
+            assert torch.equal(read_logits(model), theirs(torch.ones(1, 3, 64, 64)))
+    assert prepare_file(timm_folder, SILENT).outputs == len(LABELS)
+
+
+def test_classifier_takes_a_folder_of_timm(timm_folder: Path) -> None:
+    classifier = Classifier(ModelOptions(model=timm_folder))
+    (row,) = classifier.predict([str(SAMPLES / "cat.jpg")])
+    assert {one.label for one in row.predictions} == set(LABELS)
+
+
+def test_folder_without_config_is_no_model(timm_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(timm_folder / "model.safetensors", tmp_path)
+    with pytest.raises(UsageError, match="no effnet header"):
+        resolve_model(ModelOptions(model=tmp_path))
+
+
+def test_folder_with_a_pickle_needs_the_other_option(timm_folder: Path, tmp_path: Path) -> None:
+    for name in ("pytorch_model.bin", "config.json"):
+        shutil.copy(timm_folder / name, tmp_path)
+    with pytest.raises(UsageError, match="no model") as caught:
+        resolve_model(ModelOptions(model=tmp_path))
+    assert caught.value.hint == f"Use --weights {tmp_path / 'pytorch_model.bin'}"
+    assert resolve_model(ModelOptions(weights=tmp_path / "pytorch_model.bin")).is_described
+
+
+@pytest.mark.parametrize("revision", ["main", "v1"])
+def test_repository_is_a_model(revision: str, timm_folder: Path, hub: Callable[..., Path]) -> None:
+    options = ModelOptions(model=hub(timm_folder, revision), offline=True)
+    model, same = resolve_model(options), resolve_model(ModelOptions(model=timm_folder))
+    assert (model.card, model.sha256) == (same.card, same.sha256)
+    assert torch.equal(read_logits(model), read_logits(same))
+
+
+def test_repository_with_a_model_file_needs_no_config(
+    small: ModelOptions, hub: Callable[..., Path]
+) -> None:
+    assert small.model is not None
+    model = resolve_model(ModelOptions(model=hub(small.model), offline=True))
+    assert model.card == resolve_model(small).card
+
+
+def test_repository_without_a_timm_config_is_refused(
+    timm_folder: Path, hub: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copy(timm_folder / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="of 'hf://me/ants' does not describe"):
+        resolve_model(ModelOptions(model=hub(tmp_path), offline=True))
+
+
+@pytest.mark.parametrize("name", ["hf://me/nothing", "hf-hub:me/nothing@v1"])
+def test_missing_repository_is_named(name: str, hub: Callable[..., Path]) -> None:
+    with pytest.raises(EffnetError, match="me/nothing is missing") as caught:
+        resolve_model(ModelOptions(model=Path(name), offline=True))
+    assert "--model FOLDER" in caught.value.hint
+    with pytest.raises(EffnetError, match="me/nothing"):
+        resolve_model(ModelOptions(model=Path(name)))
+    with pytest.raises(UsageError, match="is not a repository"):
+        resolve_model(ModelOptions(model=Path("hf://ants")))
+
+
+def test_run_from_a_repository_is_resumed(
+    timm_folder: Path, hub: Callable[..., Path], run_with: RunWith
+) -> None:
+    base = ModelOptions(model=hub(timm_folder), offline=True)
+    finished: FinishedRun = run_with(HEAD_ONLY, model=base)[0]
+    for name in ("state.safetensors", "metrics.jsonl", "model.safetensors"):
+        (finished.folder / name).unlink(missing_ok=True)
+    resumed = resume(finished.folder)
+    assert resumed.model == finished.model
+    assert resumed.card.variant == "lite0.tf"
+
+
+def test_commands_take_a_repository(
+    timm_folder: Path,
+    hub: Callable[..., Path],
+    effnet: Callable[..., CommandResult],
+    colours: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub(timm_folder)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["predict", SAMPLES / "cat.jpg", "--engine", "torch"],
+        ["evaluate", colours, "--compare", "hf://me/ants", "--engine", "torch"],
+        ["export", "--to", "onnx"],
+    ):
+        done = effnet(*arguments, "--model", "hf://me/ants", "--offline")
+        assert done.status == 0, done.stderr
+    assert (tmp_path / "ants.onnx").is_file()
