@@ -226,3 +226,13 @@ def test_recipe_in_the_docs_gives_the_same(
     (row,) = classifier.predict([str(SAMPLES / "cat.jpg")])
     assert label == row.predictions[0].label
     assert float(probability) == pytest.approx(row.predictions[0].probability, abs=1e-5)
+
+
+def test_published_weights_are_written(
+    tmp_path: Path, effnet: Callable[..., CommandResult]
+) -> None:
+    """Their tensors are not contiguous."""
+    done = effnet("export", "--to", "hub", "--variant", "lite0", "-o", tmp_path / "folder")
+    assert done.status == 0, done.stderr
+    image = SAMPLES / "coffee.jpg"
+    assert "espresso" in effnet("predict", image, "-m", tmp_path / "folder").stdout.decode()

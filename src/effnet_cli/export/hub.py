@@ -34,7 +34,7 @@ def write_hub_folder(source: ExportSource, path: Path) -> None:
             "Train again with `effnet finetune --hidden 0`.",
         )
     variant, card = source.model.variant, source.card
-    named = to_timm_names(source.module, tensors)
+    named = to_timm_names(source.module, {n: t.contiguous() for n, t in tensors.items()})
     config = make_config(variant, card, num_features=tensors[HIDDEN_WEIGHT].shape[1])
     path.mkdir()
     save_file(named, path / MODEL_FILE_NAME, metadata={"format": "pt"})
