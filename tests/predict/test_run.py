@@ -127,10 +127,6 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
             ["-o", "a.json", "-o", "b.csv", "-f", "json"],
             "--format json cannot be combined with 2 output files",
         ),
-        (
-            ["-o", "a.csv", "--copy-to", "x", "--move", "--resume"],
-            "--move cannot be combined with --resume",
-        ),
         (["--tta", "33"], "Invalid --tta '33'"),
         (["--tta", "0"], "'0'"),
         (["--timeout", "0"], "'0'"),

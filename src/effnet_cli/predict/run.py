@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effnet_cli import __version__
 from effnet_cli.images.finder import Finder
-from effnet_cli.options import PredictOutputs, PredictTask
+from effnet_cli.options import OrganizeOptions, PredictOutputs, PredictTask
 from effnet_cli.output.out import Output
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gallery import Gallery
@@ -16,12 +17,13 @@ from effnet_cli.predict.organize import Organizer
 from effnet_cli.predict.records import ImageResult, ResultRow
 from effnet_cli.predict.resume import Journal, journal_path, open_journal
 from effnet_cli.predict.summary import RunSummary
+from effnet_cli.system.fields import long_flag
 
 if TYPE_CHECKING:  # imports torch
     from effnet_cli.predict.gradcam import GradCam
 
-# Settings that do not change predictions, so they may differ when a run is resumed.
-IRRELEVANT = frozenset({"isolate", "timeout_s", "batch_size", "workers", "keep_crops"})
+# Options that do not change rows, so they may differ when a run is resumed.
+IRRELEVANT = frozenset({"--isolate", "--timeout", "--batch-size", "--workers"})
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,16 @@ class PredictRun:
     def _count(self, row: ResultRow) -> ResultRow:
         self.summary.add(row.result)
         if self.gallery:
-            self.gallery.add(row)
+            self.gallery.add(self._with_crop(row))
         return row
+
+    def _with_crop(self, row: ResultRow) -> ResultRow:
+        """Load the crop of a row of the interrupted run, which was not kept."""
+        is_shown = self.gallery is not None and not self.gallery.is_full
+        if row.result.error or row.result.crop is not None or not is_shown:
+            return row
+        path = row.placed.path if row.placed else row.result.path  # it may have been moved
+        return replace(row, result=replace(row.result, crop=self.classifier.load_crop(path)))
 
     @property
     def has_failed(self) -> bool:
@@ -91,13 +101,14 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
         task.model, task.engine, images=task.images, options=options, reporter=out
     )
     settings = _settings(task, classifier)
+    row_settings = settings | _file_settings(task, outputs)
     with ExitStack() as stack:
         journal, written = None, [path for path in (*outputs.files, outputs.html) if path]
         if outputs.files:
             # the interrupted run may have had the same outputs in another order
             first = next((f for f in outputs.files if journal_path(f).exists()), outputs.files[0])
             journal = stack.enter_context(
-                open_journal(first, settings, is_resumed=outputs.resume, reporter=out)
+                open_journal(first, row_settings, is_resumed=outputs.resume, reporter=out)
             )
             written += journal.files
         yield PredictRun(
@@ -114,16 +125,29 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
 
 def _settings(task: PredictTask, classifier: Classifier) -> dict[str, object]:
     """Return the settings that predictions depend on besides the images."""
-    settings = {
+    flags = {
+        long_flag(field): getattr(group, field.name)
+        for group in (task.images, task.options)
+        for field in fields(group)
+        if "help" in field.metadata
+    }
+    return {
         "effnet": __version__,
         "model": classifier.name,
         "sha256": classifier.sha256,
         "engine": classifier.engine,
         "precision": classifier.precision,
-        **asdict(task.images),
-        **asdict(task.options),
+        **{flag: value for flag, value in flags.items() if flag not in IRRELEVANT},
     }
-    return {name: value for name, value in settings.items() if name not in IRRELEVANT}
+
+
+def _file_settings(task: PredictTask, outputs: PredictOutputs) -> dict[str, object]:
+    """Return the settings that decide which files are written or moved for each image."""
+    settings: dict[str, object] = {"--explain": outputs.explain and str(outputs.explain)}
+    for field in fields(OrganizeOptions):
+        value = getattr(task.organize, field.name, None)
+        settings[long_flag(field)] = str(value) if isinstance(value, Path) else value
+    return settings
 
 
 def _load_gradcam(task: PredictTask) -> "GradCam":
@@ -134,7 +158,7 @@ def _load_gradcam(task: PredictTask) -> "GradCam":
 
 def _new_gallery(classifier: Classifier, settings: dict[str, object]) -> Gallery:
     shown = [
-        (name.replace("_", " "), str(value))
+        (name.removeprefix("--").replace("-", " "), str(value))
         for name, value in settings.items()
         if name not in ("model", "engine", "precision") and value is not None
     ]

@@ -40,8 +40,3 @@ def _check_conflicts(task: PredictTask, outputs: PredictOutputs) -> None:
             f"--format {outputs.format} cannot be combined with {len(outputs.files)} output files.",
             "Omit --format: the suffixes determine the formats.",
         )
-    if task.organize and task.organize.moves and outputs.resume:
-        raise UsageError(
-            "--move cannot be combined with --resume, because moved inputs no longer match.",
-            "Omit --resume, and use a new --output for the remaining images.",
-        )
