@@ -40,6 +40,11 @@ REFUSED = (
     "predict",
     "predict cat.jpg -o cat.jpg",
     "predict cat.jpg -o out.xyz",
+    "predict cat.jpg @missing --copy-to sorted --move",
+    "predict cat.jpg @data --copy-to sorted --move",
+    "predict cat.jpg @cat.jpg --copy-to sorted --move",
+    "predict cat.jpg @utf16.txt --copy-to sorted --move",
+    "predict cat.jpg @ --copy-to sorted --move",
     "predict cat.jpg --html page.html --variant b99",
     "predict cat.jpg --copy-to cat.jpg",
     "predict data --copy-to data/sorted",
@@ -90,6 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("refusals")
     shutil.copy(SAMPLES / "cat.jpg", root)
     (root / "model.txt").write_text("not a model")
+    (root / "utf16.txt").write_text("cat.jpg", "utf-16")
     for label in ("a", "b"):
         (root / "data" / label).mkdir(parents=True)
         for name in ("cat.jpg", "coffee.jpg", "flower.jpg"):

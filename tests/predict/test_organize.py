@@ -206,6 +206,17 @@ def test_the_command_copies_and_says_where(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "a.png").exists()
 
 
+@pytest.mark.linux
+def test_a_run_that_stops_says_what_was_moved(run: Run, tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", seed=1)
+    command = ("predict", "a.png", "@/dev/stdin", "--copy-to", "s", "--move")
+    done = run(*command, stdin="b.png".encode("utf-16"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"Moved 1 image to 's'." in done.stderr
+    assert b"must be UTF-8, not UTF-16" in done.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_classes_that_differ_in_forbidden_characters_have_their_own_folders() -> None:
     labels = ["a/b", "a_b", "a|b", "a\\b", ".a", "_a", "a.", "a"]
     assert len({folder_name(label) for label in labels}) == len(labels)

@@ -8,6 +8,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -32,6 +33,7 @@ SYSTEM_NAMES = frozenset((
 ))  # fmt: skip
 STDIN = "-"
 FOLDER_HINT = "Pass an image file, or a folder with images."
+LIST_HINT = "After the @, pass a file with one path per line."
 SkipReason = Literal["ignored", "not_image", "already_visited"]
 Identity = tuple[int, int]  # the device and inode of a file or folder, whatever its name
 
@@ -220,18 +222,8 @@ class Finder:
             yield from self._find(path)
 
     def _read_list(self, path: str) -> Iterator[ImageInput]:
-        try:
-            with Path(path).open("rb") as file:
-                content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
-                if content is not None and content.format is not None:
-                    message = f"The list {path!r} is {content.description}."
-                    raise UsageError(message, "Omit the @.")
-                yield from self._read_lines(file)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot read the list {path!r}: {error.strerror}.",
-                "After the @, pass a file with one path per line.",
-            ) from error
+        with _open_list(path) as file:
+            yield from self._read_lines(file)
 
     def _read_stdin(self) -> Iterator[ImageInput]:
         """Read paths or the bytes of one image, whichever the first bytes show. A path can begin
@@ -253,6 +245,32 @@ class Finder:
                 line = line.removeprefix(codecs.BOM_UTF8)  # Windows editors put it there
             if line:
                 yield from self._find(os.fsdecode(line))
+
+
+def check_lists(inputs: Sequence[str]) -> None:
+    """Raise `UsageError` if an `@LIST` cannot be read. Those that can be read only once (pipes) are
+    not checked.
+    """
+    for text in filter(_is_list, inputs):
+        path = text[1:]
+        if os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):
+            with _open_list(path) as file:
+                _check_encoding(file)
+
+
+@contextmanager
+def _open_list(path: str) -> Iterator[io.BufferedReader]:
+    if not path:
+        raise UsageError("'@' names no list.", LIST_HINT)
+    try:
+        with Path(path).open("rb") as file:
+            content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
+            if content is not None and content.format is not None:
+                message = f"The list {path!r} is {content.description}."
+                raise UsageError(message, "Omit the @.")
+            yield file
+    except OSError as error:
+        raise UsageError(f"Cannot read the list {path!r}: {error.strerror}.", LIST_HINT) from error
 
 
 def _failed(name: str, kind: str, message: str, *, hint: str) -> ImageInput:
@@ -299,8 +317,7 @@ def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
     """Yield lines without line ends. If the first buffered bytes contain a NUL, split at NULs
     instead, as for `find -print0`.
     """
-    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise UsageError("The list must be UTF-8, not UTF-16.", "Save it as UTF-8.")
+    _check_encoding(file)
     if b"\0" not in file.peek(1):
         for line in file:
             yield line.rstrip(b"\r\n")
@@ -310,6 +327,11 @@ def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
         *paths, rest = (rest + chunk).split(b"\0")
         yield from paths
     yield from rest.split(b"\0")
+
+
+def _check_encoding(file: io.BufferedReader) -> None:
+    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UsageError("The list must be UTF-8, not UTF-16.", "Save it as UTF-8.")
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

@@ -17,7 +17,9 @@ from effnet_cli.predict.organize import Organizer
 from effnet_cli.predict.records import ImageResult, ResultRow
 from effnet_cli.predict.resume import Journal, journal_path, open_journal
 from effnet_cli.predict.summary import RunSummary
+from effnet_cli.system.errors import OutputClosed
 from effnet_cli.system.fields import long_flag
+from effnet_cli.system.reporter import Reporter
 
 if TYPE_CHECKING:  # imports torch
     from effnet_cli.predict.gradcam import GradCam
@@ -111,16 +113,32 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
                 open_journal(first, row_settings, is_resumed=outputs.resume, reporter=out)
             )
             written += journal.files
+        organizer = Organizer(task.organize, out.warn) if task.organize else None
+        if organizer:
+            stack.enter_context(_summarize_if_stopped(organizer, out))
         yield PredictRun(
             outputs=outputs,
             classifier=classifier,
             finder=Finder(task.inputs, offline=task.model.offline, outputs=written),
             summary=RunSummary(journal.earlier if journal else 0),
             journal=journal,
-            organizer=Organizer(task.organize, out.warn) if task.organize else None,
+            organizer=organizer,
             gradcam=_load_gradcam(task) if outputs.explain else None,
             gallery=_new_gallery(classifier, settings) if outputs.html else None,
         )
+
+
+@contextmanager
+def _summarize_if_stopped(organizer: Organizer, reporter: Reporter) -> Iterator[None]:
+    """Note what has been copied or moved if the run does not reach its end."""
+    try:
+        yield
+    except OutputClosed:
+        raise
+    except BaseException:  # Ctrl-C, too
+        if organizer.placed:
+            reporter.note(organizer.summarize())
+        raise
 
 
 def _settings(task: PredictTask, classifier: Classifier) -> dict[str, object]:

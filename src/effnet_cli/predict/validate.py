@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from effnet_cli.images.finder import check_lists
 from effnet_cli.options import PredictOutputs, PredictTask
 from effnet_cli.output.writers import check_not_read, check_output, choose_format
 from effnet_cli.predict.organize import check_folder
@@ -9,8 +10,11 @@ from effnet_cli.system.errors import UsageError
 
 
 def validate(task: PredictTask, outputs: PredictOutputs) -> None:
-    """Raise `UsageError` if options exclude each other or an output cannot be written."""
+    """Raise `UsageError` if options exclude each other, or a list of inputs or an
+    output cannot be used.
+    """
     _check_conflicts(task, outputs)
+    check_lists(task.inputs)
     if task.organize is not None:
         check_folder(task.organize, task.inputs)
     for path in outputs.files:
