@@ -16,6 +16,9 @@ REFUSED = (
     "predict cat.jpg -o run/split.csv",
     "predict cat.jpg -o run/options.json",
     "predict cat.jpg -f jsonl -o run/metrics.jsonl",
+    "predict cat.jpg --html run/report.html",
+    "predict cat.jpg -f csv -o run/.lock",
+    "evaluate data --html run/report.html",
     f"predict {LONG}",
     f"predict cat.jpg -m {LONG}",
     f"predict cat.jpg -o {LONG}",
@@ -48,6 +51,8 @@ REFUSED = (
     "predict cat.jpg --html page.html --variant b99",
     "predict cat.jpg --copy-to cat.jpg",
     "predict data --copy-to data/sorted",
+    "predict data --explain data",
+    "predict data --explain data/overlays",
     "predict cat.jpg --move-to sorted --model cat.jpg",
     "predict cat.jpg --weights model.txt",
     "predict cat.jpg --explain overlays --engine tpu",
@@ -101,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("cat.jpg", "coffee.jpg", "flower.jpg"):
             shutil.copy(SAMPLES / name, root / "data" / label / f"{label}{name}")
     (root / "run").mkdir()
-    for name in ("options.json", "metrics.jsonl", "split.csv"):
+    for name in ("options.json", "metrics.jsonl", "split.csv", "report.html", ".lock"):
         (root / "run" / name).write_text("{}")
     (root / "one" / "a").mkdir(parents=True)
     shutil.copy(SAMPLES / "cat.jpg", root / "one" / "a")

@@ -159,14 +159,14 @@ def test_it_is_told_what_was_there_already(tmp_path: Path, options: OrganizeOpti
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--copy-to .* is not a folder"):
-        check_folder(OrganizeOptions(image(tmp_path, "a.jpg")), [])
+        check_folder(image(tmp_path, "a.jpg"), "--copy-to", [])
 
 
 def test_a_folder_among_the_inputs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for folder in (tmp_path / "photos" / "sorted", tmp_path / "photos"):
         with pytest.raises(UsageError, match="is inside the input"):
-            check_folder(OrganizeOptions(folder), [str(tmp_path / "photos")])
+            check_folder(folder, "--copy-to", [str(tmp_path / "photos")])
 
 
 @pytest.mark.linux

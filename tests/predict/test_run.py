@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from effnet_cli.images.finder import ImageInput
 from effnet_cli.options import ImageOptions
 from effnet_cli.predict.classifier import Classifier
 from helpers import SAMPLES, save_image
-from terminal import in_a_terminal
+from terminal import COMMAND, in_a_terminal
 from training import CommandResult
 
 Effnet = Callable[..., CommandResult]
@@ -183,6 +184,24 @@ def test_a_file_without_a_command_gets_the_command(effnet: Effnet) -> None:
     done = effnet("sample_images/cat.jpg")
     assert done.status == 2
     assert done.stderr.endswith("To classify it: effnet predict sample_images/cat.jpg\n")
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    "name", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/1", "link"]
+)
+@pytest.mark.parametrize("option", ["-o", "--html"])
+def test_a_redirected_file_is_not_replaced(tmp_path: Path, option: str, name: str) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "all.csv").write_text("earlier\n")
+    with (tmp_path / "all.csv").open("ab") as file:
+        command = [*COMMAND, "predict", CAT, "-f", "csv", option, name]
+        done = subprocess.run(
+            command, stdout=file, stderr=subprocess.PIPE, cwd=tmp_path, check=False
+        )
+    assert done.returncode == 2
+    assert f"{name!r} is not a regular file.\nOmit --".encode() in done.stderr
+    assert (tmp_path / "all.csv").read_text() == "earlier\n"
 
 
 def test_a_page_over_an_image_is_refused(effnet: Effnet, tmp_path: Path) -> None:

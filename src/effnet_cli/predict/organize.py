@@ -25,19 +25,18 @@ NO_LINKS = (
 )
 
 
-def check_folder(options: OrganizeOptions, inputs: Sequence[str]) -> None:
+def check_folder(folder: Path, option: str, inputs: Sequence[str]) -> None:
     """Raise `UsageError` if the folder is a file, or is inside an input folder, where its images
     would be found again.
     """
-    folder = options.folder
     if folder.exists() and not folder.is_dir():
         raise UsageError(
-            f"--copy-to {str(folder)!r} is not a folder.", "Use an existing folder or a new path."
+            f"{option} {str(folder)!r} is not a folder.", "Use an existing folder or a new path."
         )
     for text in inputs:
         if Path(text).is_dir() and folder.resolve().is_relative_to(Path(text).resolve()):
             raise UsageError(
-                f"The folder {str(folder)!r} is inside the input {text!r}.",
+                f"{option} {str(folder)!r} is inside the input {text!r}.",
                 "Use a folder outside it.",
             )
 

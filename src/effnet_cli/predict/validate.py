@@ -16,7 +16,9 @@ def validate(task: PredictTask, outputs: PredictOutputs) -> None:
     _check_conflicts(task, outputs)
     check_lists(task.inputs)
     if task.organize is not None:
-        check_folder(task.organize, task.inputs)
+        check_folder(task.organize.folder, "--copy-to", task.inputs)
+    if outputs.explain is not None:
+        check_folder(outputs.explain, "--explain", task.inputs)
     for path in outputs.files:
         check_output(path, "--output")
         choose_format(outputs.format, path)
@@ -31,11 +33,6 @@ def _check_conflicts(task: PredictTask, outputs: PredictOutputs) -> None:
     if twice is not None:
         raise UsageError(
             f"{str(twice)!r} is used for two outputs.", "Use a different file for each."
-        )
-    if outputs.explain and outputs.explain.exists() and not outputs.explain.is_dir():
-        raise UsageError(
-            f"--explain {str(outputs.explain)!r} is not a folder.",
-            "Use an existing folder or a new path.",
         )
     if outputs.resume and not outputs.files:
         raise UsageError("--resume requires --output.", "Add --output FILE.")
