@@ -41,6 +41,16 @@ REFUSED = (
     f"bench --compare {LONG}",
     "predict cat.jpg -m /dev/null",
     "predict",
+    "predict cat.jpg ''",
+    "predict cat.jpg --copy-to ''",
+    "predict cat.jpg --explain ''",
+    "predict cat.jpg -f csv -o ''",
+    "predict cat.jpg --html ''",
+    "predict cat.jpg -m ''",
+    "finetune ''",
+    "finetune data -o ''",
+    "export --to onnx -o ''",
+    "bench -m ''",
     "predict cat.jpg -o cat.jpg",
     "predict cat.jpg -o out.xyz",
     "predict cat.jpg @missing --copy-to sorted --move",
@@ -119,7 +129,7 @@ def test_nothing_changes(
 ) -> None:
     monkeypatch.chdir(folder)
     before = snapshot(folder)
-    done = effnet(*command.split())
+    done = effnet(*(word.replace("''", "") for word in command.split()))
     assert done.status != 0, done.stdout
     assert "Traceback" not in done.stderr
     assert snapshot(folder) == before
