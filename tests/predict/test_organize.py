@@ -217,6 +217,26 @@ def test_a_run_that_stops_says_what_was_moved(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "a.png").exists()
 
 
+def test_a_file_that_is_named_twice_is_moved_once(run: Run, tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", seed=1)
+    done = run("predict", "a.png", "a.png", "--copy-to", "s", "--move", cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"Cannot move a.png: it is no longer there; another input may have" in done.stderr
+    assert b"Moved 1 image to 's'; 1 could not be moved." in done.stderr
+
+
+@pytest.mark.linux
+def test_a_link_to_a_moved_image_is_no_failure(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for number in range(20):
+        save_image(tmp_path / "p" / f"{number}.png", seed=number)
+    (tmp_path / "p" / "z.png").symlink_to("0.png")
+    done = run("predict", "p", "--copy-to", "s", "--move", cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"skipped 1 duplicate link" in done.stderr
+    assert b"Moved 20 images to 's'." in done.stderr
+
+
 def test_classes_that_differ_in_forbidden_characters_have_their_own_folders() -> None:
     labels = ["a/b", "a_b", "a|b", "a\\b", ".a", "_a", "a.", "a"]
     assert len({folder_name(label) for label in labels}) == len(labels)

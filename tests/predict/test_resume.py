@@ -167,6 +167,37 @@ def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, content: bytes) 
     assert part.read_bytes() == content
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("kind", ["notes", "folder", "link", "broken link"])
+@pytest.mark.linux
+def test_what_somebody_else_made_is_not_taken_for_rows(
+    tmp_path: Path, kind: str, is_resumed: bool
+) -> None:
+    part = tmp_path / "a.csv.part"
+    if kind == "folder":
+        part.mkdir()
+    elif kind == "notes":
+        part.write_text("my notes")
+    else:
+        part.symlink_to(interrupted(tmp_path / "b.csv", 2) if kind == "link" else tmp_path / "no")
+    before = sorted(tmp_path.iterdir())
+    with (
+        pytest.raises(UsageError, match=r"'.*a\.csv\.part' was not created by effnet"),
+        open_journal(tmp_path / "a.csv", COMMON, is_resumed=is_resumed),
+    ):
+        pass
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.linux
+def test_a_folder_that_takes_no_files_is_not_said_to_be_busy() -> None:
+    with (
+        pytest.raises(EffnetError, match="Cannot write '/proc/a.csv.part'"),
+        open_journal(Path("/proc/a.csv"), COMMON),
+    ):
+        pass
+
+
 def test_two_runs_into_one_file_are_refused(tmp_path: Path) -> None:
     with (
         open_journal(tmp_path / "a.csv", COMMON),
@@ -322,6 +353,13 @@ def test_other_options_are_refused_as_they_are_written(
     assert done.status == 2
     assert words in done.stderr
     assert not {"b", "why"} & {path.name for path in Path().iterdir()}
+
+
+def test_the_page_of_a_resumed_run_has_its_overlays(effnet: Effnet, photos: Path) -> None:
+    command = ("p", "--html", "c.html", "-o", "c.csv", "--explain", "why")
+    interrupt(effnet, *command, rows=2)
+    assert effnet("predict", *command, "--resume").status == 0
+    assert Path("c.html").read_text("utf-8").count("data:image/jpeg;base64,") == 6
 
 
 def test_the_page_of_a_resumed_run_is_that_of_a_whole_one(effnet: Effnet, photos: Path) -> None:

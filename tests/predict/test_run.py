@@ -163,7 +163,8 @@ def test_quiet_hides_no_failure_to_file(effnet: Effnet, tmp_path: Path) -> None:
     (tmp_path / "s" / "tiger cat").write_text("a file in the place of a folder")
     done = effnet("predict", CAT, "--copy-to", tmp_path / "s", "-q", "-f", "jsonl")
     assert done.status == 1
-    assert f"Cannot copy {CAT}: File exists." in done.stderr
+    in_the_way = str(tmp_path / "s" / "tiger cat")
+    assert f"Cannot copy {CAT}: {in_the_way!r} is not a folder; rename it." in done.stderr
 
 
 @pytest.mark.linux

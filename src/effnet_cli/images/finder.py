@@ -140,7 +140,7 @@ class Finder:
         that loops of links end.
         """
         root = os.path.realpath(top)
-        folders = [_OpenFolder(top, self._list(top))]
+        folders = [_OpenFolder(top, self._list(top, root))]
         while folders:
             folder = folders[-1]
             entry = next(folder.entries, None)
@@ -155,15 +155,17 @@ class Finder:
                 folder.has_inputs = True
                 yield entry
             elif _is_dir(entry):
-                folders.append(_OpenFolder(entry.path, self._list(entry.path)))
-            elif self._is_image(entry.path) and not (
-                entry.is_symlink() and self._is_duplicate(entry.path, root)
-            ):
+                folders.append(_OpenFolder(entry.path, self._list(entry.path, root)))
+            elif self._is_image(entry.path):
                 folder.has_inputs = True
                 yield ImageInput(entry.path, entry.path)
 
-    def _list(self, folder: str) -> Iterator[os.DirEntry[str] | ImageInput]:
-        """Yield a folder's entries in name order, or none if a link leads to it a second time."""
+    def _list(self, folder: str, root: str) -> Iterator[os.DirEntry[str] | ImageInput]:
+        """Yield a folder's entries in name order, or none if a link leads to it a second time.
+
+        Duplicate links are found before the first entry is yielded, as their targets may be moved
+        then.
+        """
         try:
             identity = identify_folder(folder)
             if identity in self._visited or identity in self.outer_folders:
@@ -176,7 +178,7 @@ class Finder:
             message = f"Cannot read the folder: {error.strerror}."
             yield _failed(folder, "unreadable", message, hint="Check its permissions.")
             return
-        yield from entries
+        yield from [entry for entry in entries if not self._is_duplicate(entry, root)]
 
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
         if is_ignored(entry.name) or self._is_output(entry):
@@ -189,15 +191,17 @@ class Finder:
         return bool(same) and Path(entry.path).resolve() in [path.resolve() for path in same]
 
     def _is_image(self, path: str) -> bool:
-        if is_image_name(path) or is_image_content(path):
+        if _is_named_or_known(path):
             return True
         self.not_images += 1
         self.on_skip("not_image", path)
         return False
 
-    def _is_duplicate(self, link: str, root: str) -> bool:
-        """Return whether the target of a link is also found under another name."""
-        target = os.path.realpath(link)
+    def _is_duplicate(self, entry: os.DirEntry[str], root: str) -> bool:
+        """Return whether this is a link to an image that is also found under another name."""
+        if not entry.is_symlink() or _is_dir(entry) or not _is_named_or_known(entry.path):
+            return False
+        target = os.path.realpath(entry.path)
         try:
             identity = identify_folder(target)
         except OSError:  # a broken link: opening it says so
@@ -206,7 +210,7 @@ class Finder:
         if identity in self._linked or (
             is_inside
             and not any(map(is_ignored, os.path.relpath(target, root).split(os.sep)))
-            and (is_image_name(target) or is_image_content(target))
+            and _is_named_or_known(target)
         ):
             self.duplicate_links += 1
             return True
@@ -349,6 +353,10 @@ def is_ignored(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Return whether a file name has an image suffix."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _is_named_or_known(path: str) -> bool:
+    return is_image_name(path) or is_image_content(path)
 
 
 def is_image_content(path: str) -> bool:

@@ -48,11 +48,6 @@ class Journal:
         """Truncate the file to its complete rows, and count them."""
         end = earlier = 0
         with self._path.open("rb") as file:
-            if not JOURNAL_START.startswith(file.peek(len(JOURNAL_START))[: len(JOURNAL_START)]):
-                raise UsageError(
-                    f"{str(self._path)!r} was not created by effnet.",
-                    "Move it, or use another output file.",
-                )
             for number, line in enumerate(file):
                 content = _parse_line(line)
                 if content is None:
@@ -183,14 +178,31 @@ def open_journal(
         path, busy=UsageError(message, "Wait for it to finish, or use another file.")
     ) as lock_file:
         try:
-            if path.exists() and not is_resumed:
-                raise UsageError(
-                    f"{str(path)!r} has the rows of an interrupted run.",
-                    "Add --resume to continue it, or delete that file to start over.",
-                )
+            if path.is_symlink() or path.exists():
+                _check_origin(path)
+                if not is_resumed:
+                    raise UsageError(
+                        f"{str(path)!r} has the rows of an interrupted run.",
+                        "Add --resume to continue it, or delete that file to start over.",
+                    )
             yield from _keep_unfinished(path, settings, reporter)
         finally:
             lock_file.unlink(missing_ok=True)
+
+
+def _check_origin(path: Path) -> None:
+    """Raise `UsageError` if the file at the journal's path is not one."""
+    is_journal = False
+    if path.is_file() and not path.is_symlink():
+        try:
+            with path.open("rb") as file:
+                is_journal = JOURNAL_START.startswith(file.read(len(JOURNAL_START)))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+    if not is_journal:
+        raise UsageError(
+            f"{str(path)!r} was not created by effnet.", "Move it, or use another output file."
+        )
 
 
 def _keep_unfinished(

@@ -63,16 +63,18 @@ class PredictRun:
     def _count(self, row: ResultRow) -> ResultRow:
         self.summary.add(row.result)
         if self.gallery:
-            self.gallery.add(self._with_crop(row))
+            self.gallery.add(self._with_pixels(row))
         return row
 
-    def _with_crop(self, row: ResultRow) -> ResultRow:
-        """Load the crop of a row of the interrupted run, which was not kept."""
+    def _with_pixels(self, row: ResultRow) -> ResultRow:
+        """Load the crop and the overlay of a row of the interrupted run, which has only paths."""
         is_shown = self.gallery is not None and not self.gallery.is_full
         if row.result.error or row.result.crop is not None or not is_shown:
             return row
         path = row.placed.path if row.placed else row.result.path  # it may have been moved
-        return replace(row, result=replace(row.result, crop=self.classifier.load_crop(path)))
+        result = replace(row.result, crop=self.classifier.load_crop(path))
+        overlay = self.gradcam.read(row.overlay) if self.gradcam and row.overlay else None
+        return replace(row, result=result, overlay=overlay)
 
     @property
     def has_failed(self) -> bool:
