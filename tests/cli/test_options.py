@@ -12,6 +12,8 @@ from effnet_cli.cli.options import add_command
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.fields import REQUIRED, Only, Options, argument, option
 
+EMPTY_HINT = "Pass a value; if it is a variable, check that it is set."
+
 
 @dataclass(frozen=True)
 class Inner(Options):
@@ -99,6 +101,11 @@ def test_words_stand_for_values_and_count_as_typed() -> None:
             "Invalid --sizes '0'.",
             "Use whole numbers of at least 1, separated by commas.",
         ),
+        (["--folder", ""], "--folder is empty.", EMPTY_HINT),
+        (["--files", "a", "--files="], "--files is empty.", EMPTY_HINT),
+        (["-c", ""], "--count is empty.", EMPTY_HINT),
+        (["--color", ""], "--color is empty.", EMPTY_HINT),
+        ([""], "One of NAMES is empty.", EMPTY_HINT),
         (["--new"], "--new requires --folder DIR.", "Add --folder DIR."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -16,6 +16,9 @@ REFUSED = (
     "predict cat.jpg -o run/split.csv",
     "predict cat.jpg -o run/options.json",
     "predict cat.jpg -f jsonl -o run/metrics.jsonl",
+    "predict cat.jpg --html run/report.html",
+    "predict cat.jpg -f csv -o run/.lock",
+    "evaluate data --html run/report.html",
     f"predict {LONG}",
     f"predict cat.jpg -m {LONG}",
     f"predict cat.jpg -o {LONG}",
@@ -38,11 +41,28 @@ REFUSED = (
     f"bench --compare {LONG}",
     "predict cat.jpg -m /dev/null",
     "predict",
+    "predict cat.jpg ''",
+    "predict cat.jpg --copy-to ''",
+    "predict cat.jpg --explain ''",
+    "predict cat.jpg -f csv -o ''",
+    "predict cat.jpg --html ''",
+    "predict cat.jpg -m ''",
+    "finetune ''",
+    "finetune data -o ''",
+    "export --to onnx -o ''",
+    "bench -m ''",
     "predict cat.jpg -o cat.jpg",
     "predict cat.jpg -o out.xyz",
+    "predict cat.jpg @missing --copy-to sorted --move",
+    "predict cat.jpg @data --copy-to sorted --move",
+    "predict cat.jpg @cat.jpg --copy-to sorted --move",
+    "predict cat.jpg @utf16.txt --copy-to sorted --move",
+    "predict cat.jpg @ --copy-to sorted --move",
     "predict cat.jpg --html page.html --variant b99",
     "predict cat.jpg --copy-to cat.jpg",
     "predict data --copy-to data/sorted",
+    "predict data --explain data",
+    "predict data --explain data/overlays",
     "predict cat.jpg --move-to sorted --model cat.jpg",
     "predict cat.jpg --weights model.txt",
     "predict cat.jpg --explain overlays --engine tpu",
@@ -90,12 +110,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("refusals")
     shutil.copy(SAMPLES / "cat.jpg", root)
     (root / "model.txt").write_text("not a model")
+    (root / "utf16.txt").write_text("cat.jpg", "utf-16")
     for label in ("a", "b"):
         (root / "data" / label).mkdir(parents=True)
         for name in ("cat.jpg", "coffee.jpg", "flower.jpg"):
             shutil.copy(SAMPLES / name, root / "data" / label / f"{label}{name}")
     (root / "run").mkdir()
-    for name in ("options.json", "metrics.jsonl", "split.csv"):
+    for name in ("options.json", "metrics.jsonl", "split.csv", "report.html", ".lock"):
         (root / "run" / name).write_text("{}")
     (root / "one" / "a").mkdir(parents=True)
     shutil.copy(SAMPLES / "cat.jpg", root / "one" / "a")
@@ -108,7 +129,7 @@ def test_nothing_changes(
 ) -> None:
     monkeypatch.chdir(folder)
     before = snapshot(folder)
-    done = effnet(*command.split())
+    done = effnet(*(word.replace("''", "") for word in command.split()))
     assert done.status != 0, done.stdout
     assert "Traceback" not in done.stderr
     assert snapshot(folder) == before

@@ -256,3 +256,11 @@ def test_url_of_another_scheme_is_one_error(scheme: str) -> None:
     assert found.error is not None
     assert found.error.kind == "unreadable"
     assert f"{scheme}://" in found.error.message
+
+
+@pytest.mark.parametrize("url", ["http://", "https:///a.jpg", "https://:80/a.jpg"])
+def test_url_without_a_server_is_said_to_have_none(url: str) -> None:
+    (result,) = Classifier("lite0").predict([url])
+    assert result.error is not None
+    assert result.error.kind == "unreadable"
+    assert result.error.message == "The URL names no server. Check the URL."

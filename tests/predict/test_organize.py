@@ -159,14 +159,14 @@ def test_it_is_told_what_was_there_already(tmp_path: Path, options: OrganizeOpti
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--copy-to .* is not a folder"):
-        check_folder(OrganizeOptions(image(tmp_path, "a.jpg")), [])
+        check_folder(image(tmp_path, "a.jpg"), "--copy-to", [])
 
 
 def test_a_folder_among_the_inputs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for folder in (tmp_path / "photos" / "sorted", tmp_path / "photos"):
         with pytest.raises(UsageError, match="is inside the input"):
-            check_folder(OrganizeOptions(folder), [str(tmp_path / "photos")])
+            check_folder(folder, "--copy-to", [str(tmp_path / "photos")])
 
 
 @pytest.mark.linux
@@ -204,6 +204,37 @@ def test_the_command_copies_and_says_where(run: Run, tmp_path: Path) -> None:
     moved = run("predict", "a.png", *options, cwd=tmp_path)
     assert json.loads(moved.stdout)[0]["moved_to"] == "t/a.png"
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.linux
+def test_a_run_that_stops_says_what_was_moved(run: Run, tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", seed=1)
+    command = ("predict", "a.png", "@/dev/stdin", "--copy-to", "s", "--move")
+    done = run(*command, stdin="b.png".encode("utf-16"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"Moved 1 image to 's'." in done.stderr
+    assert b"must be UTF-8, not UTF-16" in done.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_file_that_is_named_twice_is_moved_once(run: Run, tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", seed=1)
+    done = run("predict", "a.png", "a.png", "--copy-to", "s", "--move", cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"Cannot move a.png: it is no longer there; another input may have" in done.stderr
+    assert b"Moved 1 image to 's'; 1 could not be moved." in done.stderr
+
+
+@pytest.mark.linux
+def test_a_link_to_a_moved_image_is_no_failure(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for number in range(20):
+        save_image(tmp_path / "p" / f"{number}.png", seed=number)
+    (tmp_path / "p" / "z.png").symlink_to("0.png")
+    done = run("predict", "p", "--copy-to", "s", "--move", cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"skipped 1 duplicate link" in done.stderr
+    assert b"Moved 20 images to 's'." in done.stderr
 
 
 def test_classes_that_differ_in_forbidden_characters_have_their_own_folders() -> None:

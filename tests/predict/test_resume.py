@@ -1,11 +1,13 @@
 """Rows survive a kill: each is complete, and none is lost or repeated."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,11 @@ from effnet_cli.predict.records import (
 )
 from effnet_cli.predict.resume import Journal, open_journal
 from effnet_cli.system.errors import EffnetError, UsageError
-from helpers import RecordingReporter, Run, save_image
+from helpers import SAMPLES, RecordingReporter, Run, save_image
 from terminal import COMMAND
+from training import CommandResult
 
-COMMON = {"model": "lite0", "top_k": 1}
+COMMON = {"model": "lite0", "--top-k": 1}
 PATHS = [f"{number}.jpg" for number in range(6)]
 text = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 probability = st.integers(0, 1_000_000).map(lambda millionths: millionths / 1_000_000)
@@ -149,8 +152,8 @@ def test_other_inputs_are_refused(tmp_path: Path, paths: list[str], words: str) 
 def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
     interrupted(tmp_path / "a.csv", 2)
     with (
-        pytest.raises(UsageError, match="computed with top k 1, not 5"),
-        open_journal(tmp_path / "a.csv", {**COMMON, "top_k": 5}, is_resumed=True),
+        pytest.raises(UsageError, match="computed with --top-k 1, not with --top-k 5"),
+        open_journal(tmp_path / "a.csv", {**COMMON, "--top-k": 5}, is_resumed=True),
     ):
         pass
 
@@ -162,6 +165,37 @@ def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, content: bytes) 
     with pytest.raises(UsageError):
         finished(tmp_path / "a.csv")
     assert part.read_bytes() == content
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("kind", ["notes", "folder", "link", "broken link"])
+@pytest.mark.linux
+def test_what_somebody_else_made_is_not_taken_for_rows(
+    tmp_path: Path, kind: str, is_resumed: bool
+) -> None:
+    part = tmp_path / "a.csv.part"
+    if kind == "folder":
+        part.mkdir()
+    elif kind == "notes":
+        part.write_text("my notes")
+    else:
+        part.symlink_to(interrupted(tmp_path / "b.csv", 2) if kind == "link" else tmp_path / "no")
+    before = sorted(tmp_path.iterdir())
+    with (
+        pytest.raises(UsageError, match=r"'.*a\.csv\.part' was not created by effnet"),
+        open_journal(tmp_path / "a.csv", COMMON, is_resumed=is_resumed),
+    ):
+        pass
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.linux
+def test_a_folder_that_takes_no_files_is_not_said_to_be_busy() -> None:
+    with (
+        pytest.raises(EffnetError, match="Cannot write '/proc/a.csv.part'"),
+        open_journal(Path("/proc/a.csv"), COMMON),
+    ):
+        pass
 
 
 def test_two_runs_into_one_file_are_refused(tmp_path: Path) -> None:
@@ -255,3 +289,104 @@ def test_interrupted_by_a_signal_it_says_how_to_go_on(tmp_path: Path) -> None:
         assert process.wait(timeout=20) == 130
     assert b"Kept 1 row in 'rows.csv.part'; run the same command with --resume." in words
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "rows.csv.part"}
+
+
+Effnet = Callable[..., CommandResult]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with three images, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("p")
+    folder.mkdir()
+    for name in ("cat.jpg", "coffee.jpg", "flower.jpg"):
+        shutil.copy(SAMPLES / name, folder)
+    return folder
+
+
+def interrupt(effnet: Effnet, *arguments: str, rows: int) -> CommandResult:
+    """Run a command that gets Ctrl-C after this many rows."""
+    append, numbers = Journal.append, itertools.count(1)
+
+    def stop(self: Journal, row: ResultRow) -> None:
+        append(self, row)
+        if next(numbers) == rows:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", stop)
+        done = effnet("predict", *arguments)
+    assert done.status == 130
+    return done
+
+
+def test_rows_of_a_changed_file_are_refused(effnet: Effnet, photos: Path) -> None:
+    command = ("p/cat.jpg", "p/coffee.jpg", "-o", "c.jsonl")
+    interrupt(effnet, *command, rows=1)
+    before = Path("c.jsonl.part").read_bytes()
+    shutil.copy(photos / "flower.jpg", photos / "cat.jpg")
+    done = effnet("predict", *command, "--resume", "--html", "c.html")
+    assert done.status == 2
+    assert "'p/cat.jpg' has changed since its row was computed." in done.stderr
+    assert "delete 'c.jsonl.part' to start over" in done.stderr
+    assert Path("c.jsonl.part").read_bytes() == before
+    assert not Path("c.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("", "--copy-to sorted", "without --copy-to, not with --copy-to 'sorted'"),
+        ("--copy-to sorted", "--copy-to b", "--copy-to 'sorted', not with --copy-to 'b'"),
+        ("--copy-to sorted", "--copy-to sorted --move", "without --move, not with --move"),
+        ("", "--explain why", "without --explain, not with --explain 'why'"),
+        ("--tta 2", "", "with --tta 2, not with --tta 1"),
+    ],
+)
+@pytest.mark.usefixtures("photos")
+def test_other_options_are_refused_as_they_are_written(
+    effnet: Effnet, first: str, second: str, words: str
+) -> None:
+    interrupt(effnet, "p", "-o", "c.csv", *first.split(), rows=1)
+    done = effnet("predict", "p", "-o", "c.csv", "--resume", *second.split())
+    assert done.status == 2
+    assert words in done.stderr
+    assert not {"b", "why"} & {path.name for path in Path().iterdir()}
+
+
+def test_the_page_of_a_resumed_run_has_its_overlays(effnet: Effnet, photos: Path) -> None:
+    command = ("p", "--html", "c.html", "-o", "c.csv", "--explain", "why")
+    interrupt(effnet, *command, rows=2)
+    assert effnet("predict", *command, "--resume").status == 0
+    assert Path("c.html").read_text("utf-8").count("data:image/jpeg;base64,") == 6
+
+
+def test_the_page_of_a_resumed_run_is_that_of_a_whole_one(effnet: Effnet, photos: Path) -> None:
+    command = ("p", "--html", "c.html", "-o")
+    effnet("predict", *command, "whole.csv")
+    whole = Path("c.html").read_text("utf-8")
+    interrupt(effnet, *command, "c.csv", rows=2)
+    assert effnet("predict", *command, "c.csv", "--resume").status == 0
+    assert Path("c.html").read_text("utf-8") == whole
+    assert Path("c.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "inputs", ["p", "p/*.jpg q", "q p", "q/*.jpg p", "p/cat.jpg q/x.jpg p/coffee.jpg p/flower.jpg"]
+)
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_moved_images_keep_their_rows(effnet: Effnet, photos: Path, inputs: str, rows: int) -> None:
+    Path("q").mkdir()
+    save_image(Path("q/x.jpg"), seed=1)
+    (photos / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    names = inputs.split()
+    effnet("predict", *names, "-o", "whole.csv", "--copy-to", "whole")
+    command = (*names, "-o", "c.csv", "--copy-to", "sorted", "--move")
+    done = interrupt(effnet, *command, rows=rows)
+    assert "run the same command with --resume" in done.stderr
+    done = effnet("predict", *command, "--resume")
+    assert done.status == ("cut" in Path("whole.csv").read_text())
+    assert Path("c.csv").read_bytes() == Path("whole.csv").read_bytes()
+    moved = sorted(path.read_bytes() for path in Path("sorted").rglob("*.jpg"))
+    assert moved == sorted(path.read_bytes() for path in Path("whole").rglob("*.jpg"))

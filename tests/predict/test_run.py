@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from effnet_cli.images.finder import ImageInput
 from effnet_cli.options import ImageOptions
 from effnet_cli.predict.classifier import Classifier
 from helpers import SAMPLES, save_image
-from terminal import in_a_terminal
+from terminal import COMMAND, in_a_terminal
 from training import CommandResult
 
 Effnet = Callable[..., CommandResult]
@@ -127,10 +128,6 @@ def test_isolated_answers_are_the_same(effnet: Effnet, tmp_path: Path) -> None:
             ["-o", "a.json", "-o", "b.csv", "-f", "json"],
             "--format json cannot be combined with 2 output files",
         ),
-        (
-            ["-o", "a.csv", "--copy-to", "x", "--move", "--resume"],
-            "--move cannot be combined with --resume",
-        ),
         (["--tta", "33"], "Invalid --tta '33'"),
         (["--tta", "0"], "'0'"),
         (["--timeout", "0"], "'0'"),
@@ -166,7 +163,8 @@ def test_quiet_hides_no_failure_to_file(effnet: Effnet, tmp_path: Path) -> None:
     (tmp_path / "s" / "tiger cat").write_text("a file in the place of a folder")
     done = effnet("predict", CAT, "--copy-to", tmp_path / "s", "-q", "-f", "jsonl")
     assert done.status == 1
-    assert f"Cannot copy {CAT}: File exists." in done.stderr
+    in_the_way = str(tmp_path / "s" / "tiger cat")
+    assert f"Cannot copy {CAT}: {in_the_way!r} is not a folder; rename it." in done.stderr
 
 
 @pytest.mark.linux
@@ -187,6 +185,24 @@ def test_a_file_without_a_command_gets_the_command(effnet: Effnet) -> None:
     done = effnet("sample_images/cat.jpg")
     assert done.status == 2
     assert done.stderr.endswith("To classify it: effnet predict sample_images/cat.jpg\n")
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    "name", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/1", "link"]
+)
+@pytest.mark.parametrize("option", ["-o", "--html"])
+def test_a_redirected_file_is_not_replaced(tmp_path: Path, option: str, name: str) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "all.csv").write_text("earlier\n")
+    with (tmp_path / "all.csv").open("ab") as file:
+        command = [*COMMAND, "predict", CAT, "-f", "csv", option, name]
+        done = subprocess.run(
+            command, stdout=file, stderr=subprocess.PIPE, cwd=tmp_path, check=False
+        )
+    assert done.returncode == 2
+    assert f"{name!r} is not a regular file.\nOmit --".encode() in done.stderr
+    assert (tmp_path / "all.csv").read_text() == "earlier\n"
 
 
 def test_a_page_over_an_image_is_refused(effnet: Effnet, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def _report(task: FinetuneTask, folder: Path, out: Output) -> None:
     """Evaluate the model of a run on its validation images, and write the report."""
     from effnet_cli.evaluate.run import evaluate, validation_task
     from effnet_cli.finetune.page import report_page
-    from effnet_cli.finetune.records import REPORT_FILE_NAME
+    from effnet_cli.models.card import REPORT_FILE_NAME
 
     path = folder / REPORT_FILE_NAME
     try:

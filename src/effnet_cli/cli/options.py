@@ -193,6 +193,7 @@ def _default_text(field: Field) -> str:
 
 
 def _convert(field: Field, value: Any) -> object:
+    _check_not_empty(field, value)
     if not fields.is_list(field):
         return _convert_text(field, value) if isinstance(value, str) else value
     if Path in get_args(field.type):
@@ -204,6 +205,19 @@ def _convert(field: Field, value: Any) -> object:
     if len(texts) == 1 and texts[0] in words:
         return words[texts[0]]
     return tuple(_convert_text(field, text) for text in texts)
+
+
+def _check_not_empty(field: Field, value: Any) -> None:
+    """Refuse an empty text, as of a shell variable that is not set: as a path, it would stand for
+    the current folder.
+    """
+    if value == "" or (fields.is_list(field) and "" in value):
+        is_argument = "is_argument" in field.metadata
+        name = field.metadata["metavar"] if is_argument else fields.long_flag(field)
+        what = f"One of {name}" if is_argument and fields.is_list(field) else name
+        raise UsageError(
+            f"{what} is empty.", "Pass a value; if it is a variable, check that it is set."
+        )
 
 
 def _convert_text(field: Field, text: str) -> object:

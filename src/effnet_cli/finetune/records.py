@@ -8,7 +8,6 @@ from typing import Literal
 from effnet_cli.evaluate.records import Metrics
 
 # Files of a run folder, beside the model file and the options.
-REPORT_FILE_NAME = "report.html"
 
 PhaseName = Literal["head", "full"]
 PHASE_TITLES: Mapping[PhaseName, str] = {"head": "classifier head", "full": "full model"}

@@ -16,6 +16,7 @@ from torch import Tensor
 from effnet_cli import __version__
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import (
+    LOCK_FILE_NAME,
     METRICS_FILE_NAME,
     MODEL_FILE_NAME,
     OPTIONS_FILE_NAME,
@@ -35,7 +36,6 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write, remove_partial_files
 
 RUNS = Path("runs")
-LOCK_FILE_NAME = ".lock"
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -32,6 +33,7 @@ SYSTEM_NAMES = frozenset((
 ))  # fmt: skip
 STDIN = "-"
 FOLDER_HINT = "Pass an image file, or a folder with images."
+LIST_HINT = "After the @, pass a file with one path per line."
 SkipReason = Literal["ignored", "not_image", "already_visited"]
 Identity = tuple[int, int]  # the device and inode of a file or folder, whatever its name
 
@@ -138,7 +140,7 @@ class Finder:
         that loops of links end.
         """
         root = os.path.realpath(top)
-        folders = [_OpenFolder(top, self._list(top))]
+        folders = [_OpenFolder(top, self._list(top, root))]
         while folders:
             folder = folders[-1]
             entry = next(folder.entries, None)
@@ -153,15 +155,17 @@ class Finder:
                 folder.has_inputs = True
                 yield entry
             elif _is_dir(entry):
-                folders.append(_OpenFolder(entry.path, self._list(entry.path)))
-            elif self._is_image(entry.path) and not (
-                entry.is_symlink() and self._is_duplicate(entry.path, root)
-            ):
+                folders.append(_OpenFolder(entry.path, self._list(entry.path, root)))
+            elif self._is_image(entry.path):
                 folder.has_inputs = True
                 yield ImageInput(entry.path, entry.path)
 
-    def _list(self, folder: str) -> Iterator[os.DirEntry[str] | ImageInput]:
-        """Yield a folder's entries in name order, or none if a link leads to it a second time."""
+    def _list(self, folder: str, root: str) -> Iterator[os.DirEntry[str] | ImageInput]:
+        """Yield a folder's entries in name order, or none if a link leads to it a second time.
+
+        Duplicate links are found before the first entry is yielded, as their targets may be moved
+        then.
+        """
         try:
             identity = identify_folder(folder)
             if identity in self._visited or identity in self.outer_folders:
@@ -174,7 +178,7 @@ class Finder:
             message = f"Cannot read the folder: {error.strerror}."
             yield _failed(folder, "unreadable", message, hint="Check its permissions.")
             return
-        yield from entries
+        yield from [entry for entry in entries if not self._is_duplicate(entry, root)]
 
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
         if is_ignored(entry.name) or self._is_output(entry):
@@ -187,15 +191,17 @@ class Finder:
         return bool(same) and Path(entry.path).resolve() in [path.resolve() for path in same]
 
     def _is_image(self, path: str) -> bool:
-        if is_image_name(path) or is_image_content(path):
+        if _is_named_or_known(path):
             return True
         self.not_images += 1
         self.on_skip("not_image", path)
         return False
 
-    def _is_duplicate(self, link: str, root: str) -> bool:
-        """Return whether the target of a link is also found under another name."""
-        target = os.path.realpath(link)
+    def _is_duplicate(self, entry: os.DirEntry[str], root: str) -> bool:
+        """Return whether this is a link to an image that is also found under another name."""
+        if not entry.is_symlink() or _is_dir(entry) or not _is_named_or_known(entry.path):
+            return False
+        target = os.path.realpath(entry.path)
         try:
             identity = identify_folder(target)
         except OSError:  # a broken link: opening it says so
@@ -204,7 +210,7 @@ class Finder:
         if identity in self._linked or (
             is_inside
             and not any(map(is_ignored, os.path.relpath(target, root).split(os.sep)))
-            and (is_image_name(target) or is_image_content(target))
+            and _is_named_or_known(target)
         ):
             self.duplicate_links += 1
             return True
@@ -220,18 +226,8 @@ class Finder:
             yield from self._find(path)
 
     def _read_list(self, path: str) -> Iterator[ImageInput]:
-        try:
-            with Path(path).open("rb") as file:
-                content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
-                if content is not None and content.format is not None:
-                    message = f"The list {path!r} is {content.description}."
-                    raise UsageError(message, "Omit the @.")
-                yield from self._read_lines(file)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot read the list {path!r}: {error.strerror}.",
-                "After the @, pass a file with one path per line.",
-            ) from error
+        with _open_list(path) as file:
+            yield from self._read_lines(file)
 
     def _read_stdin(self) -> Iterator[ImageInput]:
         """Read paths or the bytes of one image, whichever the first bytes show. A path can begin
@@ -253,6 +249,32 @@ class Finder:
                 line = line.removeprefix(codecs.BOM_UTF8)  # Windows editors put it there
             if line:
                 yield from self._find(os.fsdecode(line))
+
+
+def check_lists(inputs: Sequence[str]) -> None:
+    """Raise `UsageError` if an `@LIST` cannot be read. Those that can be read only once (pipes) are
+    not checked.
+    """
+    for text in filter(_is_list, inputs):
+        path = text[1:]
+        if os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):
+            with _open_list(path) as file:
+                _check_encoding(file)
+
+
+@contextmanager
+def _open_list(path: str) -> Iterator[io.BufferedReader]:
+    if not path:
+        raise UsageError("'@' names no list.", LIST_HINT)
+    try:
+        with Path(path).open("rb") as file:
+            content = sniff(file.peek(HEAD_BYTES)) if os.path.isfile(path) else None
+            if content is not None and content.format is not None:
+                message = f"The list {path!r} is {content.description}."
+                raise UsageError(message, "Omit the @.")
+            yield file
+    except OSError as error:
+        raise UsageError(f"Cannot read the list {path!r}: {error.strerror}.", LIST_HINT) from error
 
 
 def _failed(name: str, kind: str, message: str, *, hint: str) -> ImageInput:
@@ -299,8 +321,7 @@ def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
     """Yield lines without line ends. If the first buffered bytes contain a NUL, split at NULs
     instead, as for `find -print0`.
     """
-    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise UsageError("The list must be UTF-8, not UTF-16.", "Save it as UTF-8.")
+    _check_encoding(file)
     if b"\0" not in file.peek(1):
         for line in file:
             yield line.rstrip(b"\r\n")
@@ -310,6 +331,11 @@ def _split_lines(file: io.BufferedReader) -> Iterator[bytes]:
         *paths, rest = (rest + chunk).split(b"\0")
         yield from paths
     yield from rest.split(b"\0")
+
+
+def _check_encoding(file: io.BufferedReader) -> None:
+    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UsageError("The list must be UTF-8, not UTF-16.", "Save it as UTF-8.")
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -327,6 +353,10 @@ def is_ignored(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Return whether a file name has an image suffix."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _is_named_or_known(path: str) -> bool:
+    return is_image_name(path) or is_image_content(path)
 
 
 def is_image_content(path: str) -> bool:

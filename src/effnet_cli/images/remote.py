@@ -21,7 +21,10 @@ def fetch_image(url: str, timeout_s: float | None) -> bytes:
     limit_s = timeout_s or FETCH_SECONDS
     deadline = time.monotonic() + limit_s
     try:
-        if "@" in urlsplit(url).netloc:
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise ImageError("unreadable", "The URL names no server.", "Check the URL.")
+        if "@" in parts.netloc:
             raise ImageError(
                 "unreadable", "URLs with credentials are not supported.", "Download it first."
             )

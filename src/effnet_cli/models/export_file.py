@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli.models.card import (
+    LOCK_FILE_NAME,
     METRICS_FILE_NAME,
     OPTIONS_FILE_NAME,
+    REPORT_FILE_NAME,
     SPLIT_FILE_NAME,
     ModelCard,
     describe_read_error,
@@ -29,7 +31,9 @@ EXPORT_KINDS: Mapping[str, FileKind] = {
     ".tflite": "litert",
     ".pte": "executorch",
 }
-RUN_FILE_NAMES = OPTIONS_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME
+RUN_FILE_NAMES = (
+    *(OPTIONS_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME, REPORT_FILE_NAME, LOCK_FILE_NAME),
+)
 COREML_SUFFIX = ".mlpackage"
 JSON_SUFFIX = ".json"
 MAX_EXPORT_JSON_BYTES = 64 * 2**20

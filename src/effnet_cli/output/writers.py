@@ -1,6 +1,7 @@
 """Write text to stdout, or to a file that appears whole or not at all."""
 
 import errno
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from effnet_cli.system.errors import EffnetError, OutputClosed, UsageError
 from effnet_cli.system.files import atomic_write
 
 STDOUT = "-"
+MAX_LINKS = 40  # one after the other, as many as Linux follows
 SUFFIX_FORMATS: Mapping[str, Format] = {
     **{".json": "json", ".jsonl": "jsonl", ".csv": "csv"},
     **dict.fromkeys(("", ".txt", ".log"), "table"),
@@ -45,7 +47,7 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
         for piece in pieces:
             write_stdout(piece)
         return
-    check_output(output, "--output")
+    _check_kind(output, "--output")
     with atomic_write(output.resolve()) as part, part.open("wb") as file:
         for piece in pieces:
             file.write(_encode(piece))
@@ -53,17 +55,39 @@ def write(pieces: Iterable[str], output: Path | None) -> None:
 
 def check_output(output: Path, option: str) -> None:
     """Raise UsageError if `output` is not a regular file, or is an image or part of a model."""
-    if output.is_dir():
-        problem, hint = "is a folder", "Choose a file inside it."
-    elif output.exists() and not output.is_file():
-        problem, hint = "is not a regular file", f"Omit {option}, or choose a regular file."
-    elif output.is_file() and is_image_content(str(output)):
-        problem, hint = "is an image and would be overwritten", "Choose another file."
+    _check_kind(output, option)
+    if output.is_file() and is_image_content(str(output)):
+        problem = "is an image"
     elif export_file.is_model_file(output):
-        problem, hint = "belongs to a model and would be overwritten", "Choose another file."
+        problem = "belongs to a model"
     else:
         return
-    raise UsageError(f"{option} {str(output)!r} {problem}.", hint)
+    message = f"{option} {str(output)!r} {problem} and would be overwritten."
+    raise UsageError(message, "Choose another file.")
+
+
+def _check_kind(output: Path, option: str) -> None:
+    if output.is_dir():
+        message, hint = "is a folder", "Choose a file inside it."
+    elif _is_descriptor(output) or (output.exists() and not output.is_file()):
+        message, hint = "is not a regular file", f"Omit {option}, or choose a regular file."
+    else:
+        return
+    raise UsageError(f"{option} {str(output)!r} {message}.", hint)
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Return whether this is a name for an open file, such as /dev/stdout: to replace the file that
+    the shell redirects it to would lose what that file has.
+    """
+    for _ in range(MAX_LINKS):
+        folder = path.parent.resolve()
+        if re.fullmatch("/dev/fd|/proc/.*/fd", folder.as_posix()):
+            return True
+        if not path.is_symlink():
+            break
+        path = folder / path.readlink()
+    return False
 
 
 def check_not_read(output: Path, read: Iterable[Path]) -> None:

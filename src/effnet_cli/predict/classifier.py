@@ -118,6 +118,14 @@ class Classifier:
 
         return self._run(iter(images), finish)
 
+    def load_crop(self, path: str) -> Crops | None:
+        """Load what the model sees of an image, uint8 [H,W,3]; `None` if it cannot be decoded."""
+        try:
+            crop: Crops = self._load(path)[0]
+        except ImageError:
+            return None
+        return crop
+
     def _find(self, images: ImageLike | Iterable[ImageLike | ImageInput]) -> Iterator[ImageInput]:
         for image in [images] if isinstance(images, ONE_IMAGE) else images:
             if isinstance(image, str | Path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail, shrink_thumbnail
+from effnet_cli.images.thumbnails import encode_thumbnail, shrink_thumbnail
 from effnet_cli.predict.records import ErrorInfo, Prediction, ResultRow
 
 # Browsers scroll 2,000 images smoothly, and email accepts 15 MB (base64 adds a third).
@@ -61,7 +61,7 @@ class Gallery:
     failed_paths: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     _side_px: int = SHARP_PX
     _image_bytes: int = 0
-    _is_full: bool = False
+    is_full: bool = False
 
     @property
     def succeeded(self) -> int:
@@ -79,7 +79,7 @@ class Gallery:
             band = next(band for band, least in enumerate(BANDS) if best.probability >= least)
             self.classes[shorten(best.label, MAX_LABEL_CHARS)] += 1
         self.bands[band] += 1
-        if not self._is_full:
+        if not self.is_full:
             self._add_image(row, band)
 
     def _add_failure(self, path: str, error: ErrorInfo) -> None:
@@ -97,10 +97,10 @@ class Gallery:
             self._image_bytes = sum(image.size_bytes for image in self.images)
         image = _gallery_image(row, band, side_px=self._side_px)
         self._image_bytes += image.size_bytes
-        self._is_full = self._image_bytes > MAX_IMAGE_BYTES
-        if not self._is_full:
+        self.is_full = self._image_bytes > MAX_IMAGE_BYTES
+        if not self.is_full:
             self.images.append(image)
-            self._is_full = len(self.images) == MAX_IMAGES
+            self.is_full = len(self.images) == MAX_IMAGES
 
 
 def shorten(text: str, max_chars: int) -> str:
@@ -118,7 +118,7 @@ def _gallery_image(row: ResultRow, band: int, *, side_px: int) -> GalleryImage:
             for one in result.predictions[:MAX_PREDICTIONS]
         ),
         band,
-        image=_encode(result.crop, side_px) or make_thumbnail(result.path, side_px),
+        image=_encode(result.crop, side_px),
         overlay=_encode(overlay, side_px),
     )
 

@@ -91,3 +91,11 @@ class GradCam:
         except OSError as error:
             raise cannot_write(folder, error) from error
         return Overlay(str(file), overlay)
+
+    def read(self, overlay: Overlay) -> Overlay:
+        """Load the pixels of a saved overlay; they stay `None` if it cannot be opened."""
+        try:
+            pair = np.asarray(self._loader.open(overlay.path))
+        except ImageError:
+            return overlay
+        return Overlay(overlay.path, pair[:, pair.shape[1] // 2 :])

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from effnet_cli.images.finder import STDIN
 from effnet_cli.options import OrganizeOptions
 from effnet_cli.predict.records import ImageResult, PlacedFile
 from effnet_cli.system.errors import UsageError
@@ -25,19 +26,18 @@ NO_LINKS = (
 )
 
 
-def check_folder(options: OrganizeOptions, inputs: Sequence[str]) -> None:
+def check_folder(folder: Path, option: str, inputs: Sequence[str]) -> None:
     """Raise `UsageError` if the folder is a file, or is inside an input folder, where its images
     would be found again.
     """
-    folder = options.folder
     if folder.exists() and not folder.is_dir():
         raise UsageError(
-            f"--copy-to {str(folder)!r} is not a folder.", "Use an existing folder or a new path."
+            f"{option} {str(folder)!r} is not a folder.", "Use an existing folder or a new path."
         )
     for text in inputs:
         if Path(text).is_dir() and folder.resolve().is_relative_to(Path(text).resolve()):
             raise UsageError(
-                f"The folder {str(folder)!r} is inside the input {text!r}.",
+                f"{option} {str(folder)!r} is inside the input {text!r}.",
                 "Use a folder outside it.",
             )
 
@@ -62,8 +62,8 @@ class Organizer:
         if self._options.group_by == "class":
             folder = folder / folder_name(result.predictions[0].label)
         try:
-            if not source.is_file():  # a URL, or stdin
-                raise FileNotFoundError(errno.ENOENT, "not a local file")
+            if not source.is_file():
+                raise FileNotFoundError(errno.ENOENT, _describe_missing(result.path))
             write = partial(shutil.copy2, source)
             target, is_new = write_new_file(folder, source.name, write)
             if self._options.moves and (source.is_symlink() or not target.samefile(source)):
@@ -73,8 +73,10 @@ class Organizer:
             if error.errno == errno.ENOSPC:
                 raise cannot_write(folder, error) from error
             self.failed += 1
-            verb = "move" if self._options.moves else "copy"
-            self._warn(f"Cannot {verb} {result.path}: {error.strerror}.")
+            verb, reason = "move" if self._options.moves else "copy", error.strerror or error
+            if isinstance(error, FileExistsError):
+                reason = f"{os.fspath(error.filename)!r} is not a folder; rename it"
+            self._warn(f"Cannot {verb} {result.path}: {reason}.")
             return None
         self.placed += is_new
         self.identical += not is_new
@@ -94,9 +96,15 @@ class Organizer:
         """Return one line about what was done."""
         done = "Moved" if self._options.moves else "Copied"
         skipped = f"; {self.identical:,} already there" if self.identical else ""
-        failed = f"; {self.failed:,} failed and were left in place" if self.failed else ""
+        failed = f"; {self.failed:,} could not be {done.lower()}" if self.failed else ""
         count = pluralize(self.placed, "image")
         return f"{done} {count} to {str(self._options.folder)!r}{skipped}{failed}."
+
+
+def _describe_missing(path: str) -> str:
+    if path == STDIN or "://" in path:
+        return "not a local file"
+    return "it is no longer there; another input may have named the same file"
 
 
 def folder_name(label: str) -> str:

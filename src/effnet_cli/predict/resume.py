@@ -2,30 +2,36 @@
 can be resumed without repeating or losing a row.
 """
 
+import glob
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from effnet_cli.images.finder import ImageInput
+from effnet_cli.images.finder import ImageInput, Url
 from effnet_cli.output.text import json_text
 from effnet_cli.predict.formats import from_row, to_row
 from effnet_cli.predict.records import ResultRow
 from effnet_cli.system.errors import UsageError
-from effnet_cli.system.files import cannot_write, process_lock
+from effnet_cli.system.files import cannot_write, is_file, process_lock
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
 JOURNAL_SUFFIX = ".part"
-JOURNAL_KEY, JOURNAL_VERSION = "effnet_rows", 1
+JOURNAL_KEY, JOURNAL_VERSION = "effnet_rows", 2
 JOURNAL_START = f'{{"{JOURNAL_KEY}"'.encode()  # the first bytes of every journal
+STAMP_KEY = "stamp"  # in each row: size and modification time (ns) of its file, null for others
+Stamp = list[int] | None
 
 
 class Journal:
     """JSON lines: first the settings, then one row per input, in order.
 
+    The settings are those of `open_journal`, by their names for the user, such as `--top-k`.
     Each row is one write and counts only if its line is complete; a line cut off by a kill is
     dropped.
     """
@@ -36,16 +42,12 @@ class Journal:
         self.earlier = self._load_earlier() if path.exists() else 0  # rows of the interrupted run
         self._file: BinaryIO = path.open("ab", buffering=0)
         self.count = self.earlier
+        self._stamps: deque[Stamp] = deque()  # of the inputs that have no row yet
 
     def _load_earlier(self) -> int:
         """Truncate the file to its complete rows, and count them."""
         end = earlier = 0
         with self._path.open("rb") as file:
-            if not JOURNAL_START.startswith(file.peek(len(JOURNAL_START))[: len(JOURNAL_START)]):
-                raise UsageError(
-                    f"{str(self._path)!r} was not created by effnet.",
-                    "Move it, or use another output file.",
-                )
             for number, line in enumerate(file):
                 content = _parse_line(line)
                 if content is None:
@@ -60,12 +62,17 @@ class Journal:
     def _check_settings(self, earlier: Mapping[str, Any]) -> None:
         for name, value in json.loads(json_text(self._settings)).items():
             if earlier.get(name) != value:
-                label = "format" if name == JOURNAL_KEY else name.replace("_", " ")
+                label = "format" if name == JOURNAL_KEY else name
+                then = _describe_setting(label, earlier.get(name))
                 raise UsageError(
-                    f"The rows in {str(self._path)!r} were computed with {label} "
-                    f"{earlier.get(name)!r}, not {value!r}.",
+                    f"The rows in {str(self._path)!r} were computed {then}, not "
+                    f"{_describe_setting(label, value)}.",
                     "Resume with the same options, or delete that file to start over.",
                 )
+
+    @property
+    def _moves(self) -> bool:
+        return bool(self._settings.get("--move"))
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -74,25 +81,43 @@ class Journal:
 
     def skip_earlier(self, inputs: Iterable[ImageInput]) -> Iterator[ImageInput]:
         """Yield the inputs without a row; raise `UsageError` if the rows do not match the first
-        inputs.
+        inputs, or if a file has changed since.
+
+        Files that the interrupted run moved are missing now, so their rows need no input.
         """
-        inputs = iter(inputs)
-        for number, row in enumerate(self.rows(self.earlier), start=1):
-            found = next(inputs, None)
-            if found is None or found.name != row.result.path:
-                now = "missing" if found is None else repr(found.name)
-                raise UsageError(
-                    f"Row {number:,} in {str(self._path)!r} is {row.result.path!r}, but input "
-                    f"{number:,} is {now}.",
-                    "Resume with the same inputs, or delete that file to start over.",
+        inputs, moved_from = iter(inputs), set[Path]()
+        found = next(inputs, None)
+        for number, (row, stamp) in enumerate(self._read(self.earlier), start=1):
+            path = row.result.path
+            is_moved = self._moves and not is_file(Path(path))
+            while found and found.name != path and _is_emptied(found, moved_from):
+                found = next(inputs, None)
+            if found and found.name == path:
+                if not is_moved and _stamp(found) != stamp:
+                    raise self._mismatch(f"{path!r} has changed since its row was computed.")
+                found = next(inputs, None)
+            elif is_moved:
+                moved_from.update(Path(path).parents)
+            else:
+                now = repr(found.name) if found else "missing"
+                raise self._mismatch(
+                    f"Row {number:,} in {str(self._path)!r} is {path!r}, but input {number:,} is "
+                    f"{now}."
                 )
-        yield from inputs
+        for one in itertools.chain([found] if found else (), inputs):
+            if not _is_emptied(one, moved_from):
+                self._stamps.append(_stamp(one))
+                yield one
+
+    def _mismatch(self, message: str) -> UsageError:
+        hint = f"Resume with the same inputs, or delete {str(self._path)!r} to start over."
+        return UsageError(message, hint)
 
     def append(self, row: ResultRow) -> None:
-        """Write one row; raise `EffnetError` if it cannot be written."""
+        """Write the row of the next input; raise `EffnetError` if it cannot be written."""
         if self.count == 0 and not self._path.stat().st_size:
             self._write(self._settings)
-        self._write(to_row(row))
+        self._write({STAMP_KEY: self._stamps.popleft(), **to_row(row)})
         self.count += 1
 
     def _write(self, content: Mapping[str, object]) -> None:
@@ -108,12 +133,16 @@ class Journal:
 
     def rows(self, count: int | None = None) -> Iterator[ResultRow]:
         """Read back the first `count` rows, by default all of them."""
-        count = self.count if count is None else count
+        for row, _ in self._read(self.count if count is None else count):
+            yield row
+
+    def _read(self, count: int) -> Iterator[tuple[ResultRow, Stamp]]:
         if count:
             with self._path.open("rb") as file:
                 next(file)
                 for _ in range(count):
-                    yield from_row(json.loads(next(file)))
+                    content = json.loads(next(file))
+                    yield from_row(content), content[STAMP_KEY]
 
     def close(self) -> None:
         """Stop writing; the rows can still be read."""
@@ -149,14 +178,31 @@ def open_journal(
         path, busy=UsageError(message, "Wait for it to finish, or use another file.")
     ) as lock_file:
         try:
-            if path.exists() and not is_resumed:
-                raise UsageError(
-                    f"{str(path)!r} has the rows of an interrupted run.",
-                    "Add --resume to continue it, or delete that file to start over.",
-                )
+            if path.is_symlink() or path.exists():
+                _check_origin(path)
+                if not is_resumed:
+                    raise UsageError(
+                        f"{str(path)!r} has the rows of an interrupted run.",
+                        "Add --resume to continue it, or delete that file to start over.",
+                    )
             yield from _keep_unfinished(path, settings, reporter)
         finally:
             lock_file.unlink(missing_ok=True)
+
+
+def _check_origin(path: Path) -> None:
+    """Raise `UsageError` if the file at the journal's path is not one."""
+    is_journal = False
+    if path.is_file() and not path.is_symlink():
+        try:
+            with path.open("rb") as file:
+                is_journal = JOURNAL_START.startswith(file.read(len(JOURNAL_START)))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+    if not is_journal:
+        raise UsageError(
+            f"{str(path)!r} was not created by effnet.", "Move it, or use another output file."
+        )
 
 
 def _keep_unfinished(
@@ -177,6 +223,29 @@ def _keep_unfinished(
         elif journal.count > journal.earlier:
             rows = pluralize(journal.count, "row")
             reporter.note(f"Kept {rows} in {str(path)!r}; run the same command with --resume.")
+
+
+def _describe_setting(name: str, value: object) -> str:
+    if value is None or value is False:
+        return f"without {name}"
+    return f"with {name}" if value is True else f"with {name} {value!r}"
+
+
+def _stamp(found: ImageInput) -> Stamp:
+    """Return the size and the modification time of a file; `None` for other inputs."""
+    if isinstance(found.source, str) and not isinstance(found.source, Url):
+        with suppress(OSError, ValueError):  # a path with NUL
+            status = Path(found.source).stat()
+            return [status.st_size, status.st_mtime_ns]
+    return None
+
+
+def _is_emptied(found: ImageInput, moved_from: Collection[Path]) -> bool:
+    """Return whether this is a folder or a pattern that names no image any more, because they have
+    been moved from these folders.
+    """
+    parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(found.name).parts)
+    return found.source is None and Path(*parts) in moved_from
 
 
 def _parse_line(line: bytes) -> Mapping[str, Any] | None:

@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effnet_cli import __version__
 from effnet_cli.images.finder import Finder
-from effnet_cli.options import PredictOutputs, PredictTask
+from effnet_cli.options import OrganizeOptions, PredictOutputs, PredictTask
 from effnet_cli.output.out import Output
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gallery import Gallery
@@ -16,12 +17,15 @@ from effnet_cli.predict.organize import Organizer
 from effnet_cli.predict.records import ImageResult, ResultRow
 from effnet_cli.predict.resume import Journal, journal_path, open_journal
 from effnet_cli.predict.summary import RunSummary
+from effnet_cli.system.errors import OutputClosed
+from effnet_cli.system.fields import long_flag
+from effnet_cli.system.reporter import Reporter
 
 if TYPE_CHECKING:  # imports torch
     from effnet_cli.predict.gradcam import GradCam
 
-# Settings that do not change predictions, so they may differ when a run is resumed.
-IRRELEVANT = frozenset({"isolate", "timeout_s", "batch_size", "workers", "keep_crops"})
+# Options that do not change rows, so they may differ when a run is resumed.
+IRRELEVANT = frozenset({"--isolate", "--timeout", "--batch-size", "--workers"})
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,18 @@ class PredictRun:
     def _count(self, row: ResultRow) -> ResultRow:
         self.summary.add(row.result)
         if self.gallery:
-            self.gallery.add(row)
+            self.gallery.add(self._with_pixels(row))
         return row
+
+    def _with_pixels(self, row: ResultRow) -> ResultRow:
+        """Load the crop and the overlay of a row of the interrupted run, which has only paths."""
+        is_shown = self.gallery is not None and not self.gallery.is_full
+        if row.result.error or row.result.crop is not None or not is_shown:
+            return row
+        path = row.placed.path if row.placed else row.result.path  # it may have been moved
+        result = replace(row.result, crop=self.classifier.load_crop(path))
+        overlay = self.gradcam.read(row.overlay) if self.gradcam and row.overlay else None
+        return replace(row, result=result, overlay=overlay)
 
     @property
     def has_failed(self) -> bool:
@@ -96,39 +110,69 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
         task.model, task.engine, images=task.images, options=options, reporter=out
     )
     settings = _settings(task, classifier)
+    row_settings = settings | _file_settings(task, outputs)
     with ExitStack() as stack:
         journal, written = None, [path for path in (*outputs.files, outputs.html) if path]
         if outputs.files:
             # the interrupted run may have had the same outputs in another order
             first = next((f for f in outputs.files if journal_path(f).exists()), outputs.files[0])
             journal = stack.enter_context(
-                open_journal(first, settings, is_resumed=outputs.resume, reporter=out)
+                open_journal(first, row_settings, is_resumed=outputs.resume, reporter=out)
             )
             written += journal.files
+        organizer = Organizer(task.organize, out.warn) if task.organize else None
+        if organizer:
+            stack.enter_context(_summarize_if_stopped(organizer, out))
         yield PredictRun(
             outputs=outputs,
             classifier=classifier,
             finder=Finder(task.inputs, offline=task.model.offline, outputs=written),
             summary=RunSummary(journal.earlier if journal else 0),
             journal=journal,
-            organizer=Organizer(task.organize, out.warn) if task.organize else None,
+            organizer=organizer,
             gradcam=_load_gradcam(task) if outputs.explain else None,
             gallery=_new_gallery(classifier, settings) if outputs.html else None,
         )
 
 
+@contextmanager
+def _summarize_if_stopped(organizer: Organizer, reporter: Reporter) -> Iterator[None]:
+    """Note what has been copied or moved if the run does not reach its end."""
+    try:
+        yield
+    except OutputClosed:
+        raise
+    except BaseException:  # Ctrl-C, too
+        if organizer.placed:
+            reporter.note(organizer.summarize())
+        raise
+
+
 def _settings(task: PredictTask, classifier: Classifier) -> dict[str, object]:
     """Return the settings that predictions depend on besides the images."""
-    settings = {
+    flags = {
+        long_flag(field): getattr(group, field.name)
+        for group in (task.images, task.options)
+        for field in fields(group)
+        if "help" in field.metadata
+    }
+    return {
         "effnet": __version__,
         "model": classifier.name,
         "sha256": classifier.sha256,
         "engine": classifier.engine,
         "precision": classifier.precision,
-        **asdict(task.images),
-        **asdict(task.options),
+        **{flag: value for flag, value in flags.items() if flag not in IRRELEVANT},
     }
-    return {name: value for name, value in settings.items() if name not in IRRELEVANT}
+
+
+def _file_settings(task: PredictTask, outputs: PredictOutputs) -> dict[str, object]:
+    """Return the settings that decide which files are written or moved for each image."""
+    settings: dict[str, object] = {"--explain": outputs.explain and str(outputs.explain)}
+    for field in fields(OrganizeOptions):
+        value = getattr(task.organize, field.name, None)
+        settings[long_flag(field)] = str(value) if isinstance(value, Path) else value
+    return settings
 
 
 def _load_gradcam(task: PredictTask) -> "GradCam":
@@ -139,7 +183,7 @@ def _load_gradcam(task: PredictTask) -> "GradCam":
 
 def _new_gallery(classifier: Classifier, settings: dict[str, object]) -> Gallery:
     shown = [
-        (name.replace("_", " "), str(value))
+        (name.removeprefix("--").replace("-", " "), str(value))
         for name, value in settings.items()
         if name not in ("model", "engine", "precision") and value is not None
     ]

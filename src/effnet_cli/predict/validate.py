@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from effnet_cli.images.finder import check_lists
 from effnet_cli.options import PredictOutputs, PredictTask
 from effnet_cli.output.writers import check_not_read, check_output, choose_format
 from effnet_cli.predict.organize import check_folder
@@ -9,10 +10,15 @@ from effnet_cli.system.errors import UsageError
 
 
 def validate(task: PredictTask, outputs: PredictOutputs) -> None:
-    """Raise `UsageError` if options exclude each other or an output cannot be written."""
+    """Raise `UsageError` if options exclude each other, or a list of inputs or an
+    output cannot be used.
+    """
     _check_conflicts(task, outputs)
+    check_lists(task.inputs)
     if task.organize is not None:
-        check_folder(task.organize, task.inputs)
+        check_folder(task.organize.folder, "--copy-to", task.inputs)
+    if outputs.explain is not None:
+        check_folder(outputs.explain, "--explain", task.inputs)
     for path in outputs.files:
         check_output(path, "--output")
         choose_format(outputs.format, path)
@@ -28,20 +34,10 @@ def _check_conflicts(task: PredictTask, outputs: PredictOutputs) -> None:
         raise UsageError(
             f"{str(twice)!r} is used for two outputs.", "Use a different file for each."
         )
-    if outputs.explain and outputs.explain.exists() and not outputs.explain.is_dir():
-        raise UsageError(
-            f"--explain {str(outputs.explain)!r} is not a folder.",
-            "Use an existing folder or a new path.",
-        )
     if outputs.resume and not outputs.files:
         raise UsageError("--resume requires --output.", "Add --output FILE.")
     if len(outputs.files) > 1 and outputs.format is not None:
         raise UsageError(
             f"--format {outputs.format} cannot be combined with {len(outputs.files)} output files.",
             "Omit --format: the suffixes determine the formats.",
-        )
-    if task.organize and task.organize.moves and outputs.resume:
-        raise UsageError(
-            "--move cannot be combined with --resume, because moved inputs no longer match.",
-            "Omit --resume, and use a new --output for the remaining images.",
         )

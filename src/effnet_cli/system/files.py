@@ -161,6 +161,9 @@ def process_lock(path: Path, busy: EffnetError | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
+        if not os.path.lexists(lock.lock_file):  # it cannot be created, as in /proc
+            missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise cannot_write(path, missing) from error
         raise busy or EffnetError(
             f"Another process has held {lock.lock_file!r} for {LOCK_SECONDS} s.",
             "Stop that process, or delete the lock file.",
