@@ -168,7 +168,8 @@ def _load_base(task: FinetuneTask, processes: ProcessGroup, reporter: Reporter) 
 def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
     if not task.options.from_scratch:
         base = resolve_model(task.model, reporter)
-        reporter.note(f"Starting from {base.variant.name}: {base.path}")
+        if task.resume is None:
+            reporter.note(f"Starting from {base.variant.name}: {base.path}")
         return base
     excluded = {
         "--model": task.model.model,
