@@ -207,11 +207,7 @@ def _convert(field: Field, value: Any) -> object:
 
 
 def _convert_text(field: Field, text: str) -> object:
-    words, number, choices = (
-        fields.words_of(field),
-        fields.number_type(field),
-        fields.choices_of(field),
-    )
+    words, number = fields.words_of(field), fields.number_type(field)
     value: object = text
     if text in words:
         return words[text]
@@ -224,6 +220,6 @@ def _convert_text(field: Field, text: str) -> object:
             value = number(text)
         except ValueError:
             value = math.nan
-    if not fields.is_valid(field, value) or (choices and text not in choices):
+    if not fields.is_valid(field, value):
         raise fields.invalid_value(field, fields.long_flag(field), text)
     return value

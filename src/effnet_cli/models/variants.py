@@ -232,6 +232,15 @@ def find_variant(name: str) -> Variant:
     raise UsageError(f"Unknown variant {name!r}.", hint)
 
 
+def is_variant(name: str) -> bool:
+    """Return whether a variant has this name, in any of its spellings."""
+    try:
+        find_variant(name)
+    except UsageError:
+        return False
+    return True
+
+
 def _timm_name(name: str) -> str:
     """Return today's name in timm for a name with a prefix, or one of those before timm 0.9."""
     name = name.lower()
