@@ -426,6 +426,19 @@ def test_metrics_of_a_complete_run_are_restored(
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"nothing", b"path,label,split,sha256\n1,2\n"])
+def test_damaged_split_is_refused(content: bytes, finished: tuple[Path, Path]) -> None:
+    _, folder = finished
+    (folder / "split.csv").write_bytes(content)
+    before = read_tree(folder)
+    with pytest.raises(
+        UsageError, match=r"run/split.csv' is not a saved split: (line|it)"
+    ) as caught:
+        resume(folder, epochs=2)
+    assert caught.value.hint.startswith("Restore it, or start a new run")
+    assert read_tree(folder) == before
+
+
 def test_damaged_state_is_an_error(finished: tuple[Path, Path]) -> None:
     _, folder = finished
     path = folder / "state.safetensors"

@@ -1,14 +1,12 @@
 """Resuming a run: its task, its state, and what has changed since."""
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from effnet_cli.datasets.saved_split import load_split
-from effnet_cli.finetune.run_dir import RESTORE, RunDir, TrainingState
+from effnet_cli.finetune.run_dir import RESTORE, RunDir, TrainingState, suggest_restoring
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import MODEL_FILE_NAME, STATE_FILE_NAME
@@ -80,17 +78,8 @@ def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
 
 
 def _read_state(run_dir: RunDir) -> tuple[TrainingState, Arrays] | None:
-    with _suggest_restoring():
+    with suggest_restoring():
         return run_dir.read_state()
-
-
-@contextmanager
-def _suggest_restoring() -> Iterator[None]:
-    """Replace the hint of an error about a file of the run."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(error.message, RESTORE) from error
 
 
 def _check_run(setup: TrainingSetup, state: TrainingState | None) -> None:
@@ -106,7 +95,7 @@ def _check_run(setup: TrainingSetup, state: TrainingState | None) -> None:
     if state is not None and state.best and not run_dir.model.exists():
         raise UsageError(f"{MODEL_FILE_NAME!r} of this run is missing.", RESTORE)
     if run_dir.model.exists():
-        with _suggest_restoring():
+        with suggest_restoring():
             card, _ = checkpoint.read_arrays(run_dir.model)
         _check_classes(list(card.classes), setup.dataset.classes)
     _check_images(setup, is_complete=state is not None and _is_complete(setup.options, state))

@@ -159,6 +159,15 @@ def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 @contextmanager
+def suggest_restoring() -> Iterator[None]:
+    """Replace the hint of an error about a file of the run."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(error.message, RESTORE) from error
+
+
+@contextmanager
 def lock_run_dir(path: Path) -> Iterator[RunDir]:
     """Create the run folder if needed and lock it until the block ends.
 
