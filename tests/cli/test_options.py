@@ -92,8 +92,8 @@ def test_words_stand_for_values_and_count_as_typed() -> None:
     [
         (["-c", "0"], "Invalid --count '0'.", "Use auto or a whole number from 1 to 9."),
         (["-c", "1.5"], "Invalid --count '1.5'.", "Use auto or a whole number from 1 to 9."),
-        (["--share", "1"], "Invalid --share '1'.", "Use a number between 0 and 1."),
-        (["--share", "nan"], "Invalid --share 'nan'.", "Use a number between 0 and 1."),
+        (["--share", "1"], "Invalid --share '1'.", "Use a number above 0 and below 1."),
+        (["--share", "nan"], "Invalid --share 'nan'.", "Use a number above 0 and below 1."),
         (["--kinds", "a,c"], "Unknown kinds 'c'.", "Use a, b."),
         (["--color", "blue"], "Unknown color 'blue'.", "Use red, green."),
         (
@@ -124,6 +124,29 @@ def test_python_callers_get_the_same_bounds() -> None:
     for values in ({"share": 1}, {"share": float("nan")}, {"hidden": -1}, {"hidden": 1.5}):
         with pytest.raises(UsageError):
             Inner(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "hint"),
+    [
+        ({"color": "blue"}, "Unknown color 'blue'.", "Use red, green."),
+        ({"color": None}, "Unknown color None.", "Use red, green."),
+        ({"kinds": ("a", "c")}, "Unknown kinds 'c'.", "Use a, b."),
+        ({"files": [3]}, "Invalid files 3.", "Use a path."),
+        ({"names": (3,)}, "Invalid names 3.", "Use a string."),
+    ],
+)
+def test_python_callers_get_the_same_choices(
+    values: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        Task(**({"names": ("x",)} | values))
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_strings_become_paths_and_lists_tuples() -> None:
+    task = Task(["x"], files=["a", Path("b")], sizes=3)  # type: ignore[arg-type, list-item]
+    assert (task.names, task.files, task.sizes) == (("x",), (Path("a"), Path("b")), (3,))
 
 
 def test_help_has_sections_in_order(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -21,6 +22,7 @@ from effnet_cli.datasets.saved_split import (
     load_split,
     locate_images,
     save_split,
+    select_split,
 )
 from effnet_cli.datasets.scan import scan
 from effnet_cli.datasets.split import TRAIN, VAL
@@ -58,7 +60,9 @@ def absolute(paths: Iterable[str]) -> list[str]:
 
 def card(*classes: str) -> ModelCard:
     base = imagenet_card(find_variant("lite0"))
-    return replace(base, classes=classes or ("cat", "dog"), dataset={"train": 1})
+    split = load_split(RUN)
+    about = {"run": split.run} if split else {"train": 1}
+    return replace(base, classes=classes or ("cat", "dog"), dataset=about)
 
 
 def load_and_locate(root: str = "d", model: Path = RUN) -> tuple[LabelledImages, np.ndarray]:
@@ -85,7 +89,7 @@ def test_split_file_lists_each_image_and_is_a_dataset() -> None:
     dataset = scan_and_save()
     with (RUN / SPLIT_FILE_NAME).open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert list(rows[0]) == ["path", "label", "split", "sha256"]
+    assert list(rows[0]) == ["path", "label", "split", "sha256", "run"]
     assert [row["path"] for row in rows] == absolute(dataset.files.paths)
     assert collections.Counter(row["split"] for row in rows) == {
         "train": 200,
@@ -161,6 +165,19 @@ def test_image_in_two_classes_is_excluded() -> None:
     assert get_evaluation_images()[1].endswith("; 2 images in several classes excluded")
 
 
+def test_models_split_can_be_selected() -> None:
+    make_two_classes()
+    dataset = scan_and_save()
+    data, places = load_and_locate()
+    for name, subset in (("train", dataset.train), ("validation", dataset.val)):
+        chosen = select_split(data, [places, None], name)
+        assert set(chosen.paths) == set(subset.paths)
+        assert chosen.split == ("train" if name == "train" else "val")
+    for name, located in (("test", [places]), ("nothing", [places]), ("val", [None])):
+        with pytest.raises(UsageError, match=f"'d' has no split '{name}'"):
+            select_split(data, located, name)
+
+
 def test_images_of_another_dataset_are_not_located() -> None:
     make_two_classes()
     make_two_classes("other")
@@ -212,16 +229,48 @@ def test_image_of_both_training_and_validation_counts_as_training() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"path,label\na,b\n", b"path,label,split,sha256\na,b,c,d\n"]
+    ("content", "fault"),
+    [
+        (b"", "it has no column 'path'"),
+        (b"path,label\na,b\n", "it has no column 'split'"),
+        (b"path,label,split,sha256\na,b,c,d\n", "line 2 is damaged"),
+        (b"path,label,split,sha256\na,b,train,00\na,b", "line 3 is damaged"),
+        (b'path,label,split,sha256\n"a', "line 1 is damaged"),
+    ],
 )
-def test_damaged_file_is_named(content: bytes) -> None:
+def test_damaged_file_is_named(content: bytes, fault: str) -> None:
     RUN.mkdir()
     (RUN / SPLIT_FILE_NAME).write_bytes(content)
-    if not content:
-        assert load_split(RUN) is not None  # a split without images
-        return
-    with pytest.raises(UsageError, match="'run/split.csv'"):
+    with pytest.raises(UsageError) as caught:
         load_split(RUN)
+    assert caught.value.message == f"'run/split.csv' is not a saved split: {fault}."
+
+
+def test_a_file_that_is_not_the_split_of_the_model_is_ignored() -> None:
+    make_two_classes()
+    dataset = scan_and_save()
+    data, about = load_labelled(Path("d")), {"fingerprint": dataset.fingerprint}
+    about |= {"seed": 0, "val_fraction": 0.2, "run": dataset.fingerprint[:16]}
+    other = scan(Path("d"), seed=1).require_dataset()
+    model_card = replace(card(), dataset=about)
+    shutil.rmtree(RUN)
+    for content, reason in (
+        (None, "another model"),
+        (b"path,label\n", "not written by"),
+        (b"", ""),
+    ):
+        RUN.mkdir(exist_ok=True)
+        (RUN / SPLIT_FILE_NAME).unlink(missing_ok=True)
+        if content is None:
+            save_split(other, RUN)
+        else:
+            (RUN / SPLIT_FILE_NAME).write_bytes(content)
+        reporter = RecordingReporter()
+        places = locate_images(data, model_card, RUN, reporter=reporter)
+        assert places is not None
+        assert set(data.paths.take(np.flatnonzero(places == VAL))) == set(dataset.val.paths)
+        assert reporter.text.startswith("Ignoring 'run/split.csv': it ")
+        assert reason in reporter.text
 
 
 def test_split_is_recomputed_without_the_run_folder_or_a_note_says_why_not() -> None:
@@ -323,3 +372,12 @@ def test_evaluation_uses_the_validation_images_of_the_run_despite_changes(
     done = effnet("evaluate", "d", "--model", RUN / "model.safetensors", "-f", "json")
     note = "6 validation images; 1 new image included; 19 images from training excluded"
     assert note in done.stderr
+    for split, images in (("val", 6), ("train", 18)):
+        done = effnet("evaluate", "d", "--model", RUN, "--split", split, "-f", "json")
+        assert (json.loads(done.stdout)["split"], json.loads(done.stdout)["images"]) == (
+            split,
+            images,
+        )
+    assert "Evaluating training images" in done.stderr
+    done = effnet("evaluate", "d", "--model", RUN, "--split", "test")
+    assert "Error: 'd' has no split 'test'." in done.stderr

@@ -361,7 +361,7 @@ def test_changed_files_are_counted(finished: tuple[Path, Path]) -> None:
     reporter = RecordingReporter()
     ran = resume(folder, reporter, epochs=2)
     counts = re.search(
-        r"changed since this run started: (\d+) files removed .* (\d+) added", reporter.text
+        r"changed since this run started: (\d+) files? removed .* (\d+) added", reporter.text
     )
     assert counts is not None
     removed, added = map(int, counts.groups())
@@ -403,9 +403,40 @@ def test_missing_or_damaged_files_are_refused(name: str, finished: tuple[Path, P
             path.write_bytes(content)
         before = read_tree(folder)
         for epochs in (1, 3):
-            with pytest.raises(UsageError, match=name):
+            with pytest.raises(UsageError, match=name) as caught:
                 resume(folder, epochs=epochs)
+            assert caught.value.hint.startswith("Restore it, or start a new run")
         assert read_tree(folder) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", None])
+def test_metrics_of_a_complete_run_are_restored(
+    content: bytes | None, finished: tuple[Path, Path], effnet: Callable[..., CommandResult]
+) -> None:
+    _, folder = finished
+    path = folder / "metrics.jsonl"
+    before = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    done = effnet("finetune", "--resume", folder)
+    assert done.status == 0, done.stderr
+    assert "Starting from" not in done.stderr
+    assert path.read_bytes() == before
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"path,label,split,sha256\n1,2\n"])
+def test_damaged_split_is_refused(content: bytes, finished: tuple[Path, Path]) -> None:
+    _, folder = finished
+    (folder / "split.csv").write_bytes(content)
+    before = read_tree(folder)
+    with pytest.raises(
+        UsageError, match=r"run/split.csv' is not a saved split: (line|it)"
+    ) as caught:
+        resume(folder, epochs=2)
+    assert caught.value.hint.startswith("Restore it, or start a new run")
+    assert read_tree(folder) == before
 
 
 def test_damaged_state_is_an_error(finished: tuple[Path, Path]) -> None:
@@ -487,11 +518,11 @@ def test_changeable_options_can_be_changed(here: Path) -> None:
         ("lr", {"options": FinetuneOptions(lr=1e-2)}, "0.001"),
         ("weight_decay", {"options": FinetuneOptions(weight_decay=0.5)}, "0.05"),
         ("augment", {"options": FinetuneOptions(augment="none")}, "'light'"),
-        ("head_only", {"options": FinetuneOptions(head_only=True)}, "False"),
+        ("head_only", {"options": FinetuneOptions(head_only=True)}, "not given"),
         ("seed", {"options": FinetuneOptions(seed=1)}, "7"),
         ("variant", {"model": ModelOptions(variant="b0")}, "'lite1'"),
         ("weights", {"model": ModelOptions(weights=Path("/other.pth"))}, "'/w/lite1.pth'"),
-        ("model", {"model": ModelOptions(model=Path("/m"))}, "not set"),
+        ("model", {"model": ModelOptions(model=Path("/m"))}, "not given"),
         ("val", {"dataset": DatasetOptions(val=Path("/data/other"))}, "'/data/val'"),
         ("val_fraction", {"dataset": DatasetOptions(val_fraction=0.1)}, "0.25"),
         ("max_pixels", {"images": ImageOptions(max_pixels=99)}, "1234"),
@@ -546,17 +577,31 @@ def test_relative_root_becomes_absolute(here: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "content",
-    [None, b"", b"{", b"\xff\xfe", b"[]", b"{}", b'"x"', b'{"root": 3}', b'{"model": {}}'],
+    [b"", b"{", b"\xff\xfe", b"[]", b"{}", b'"x"', b'{"root": 3}', b'{"model": {}}'],
     ids=str,
 )
-def test_folder_without_valid_options_is_refused(content: bytes | None, here: Path) -> None:
+def test_damaged_options_are_refused(content: bytes, here: Path) -> None:
     folder = here / "run"
     folder.mkdir()
-    if content is not None:
-        (folder / run_dir.OPTIONS_FILE_NAME).write_bytes(content)
+    (folder / run_dir.OPTIONS_FILE_NAME).write_bytes(content)
     task = FinetuneTask(Path(), resume=folder)
-    with pytest.raises(UsageError, match="contains no run to resume"):
+    with pytest.raises(UsageError, match=r"run/options.json' does not have .*: it is damaged\."):
         restore_task(task, frozenset({"lr"}))
+
+
+def test_invalid_options_are_named(here: Path) -> None:
+    task = start_run(STARTED, here / "run")
+    path = here / "run" / run_dir.OPTIONS_FILE_NAME
+    path.write_text(path.read_text().replace('"epochs": 9', '"epochs": -9'))
+    with pytest.raises(UsageError, match=r"options.json' .*: Invalid epochs -9\."):
+        restore_task(task, frozenset())
+
+
+def test_missing_options_of_a_run_are_named(finished: tuple[Path, Path]) -> None:
+    _, folder = finished
+    (folder / run_dir.OPTIONS_FILE_NAME).unlink()
+    with pytest.raises(UsageError, match=r"options.json' is missing"):
+        resume(folder)
 
 
 @pytest.mark.parametrize("change", ["more", "less"])

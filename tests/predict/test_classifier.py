@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from effnet_cli.predict.ranking import Ranking
 from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.errors import EffnetError, ImageError, UsageError
 from helpers import RGB_CARD, MeanEngine, save_image
+from training import FinishedRun
 
 LOADER = ImageLoader(RGB_CARD.preprocessing)
 
@@ -183,17 +185,32 @@ def test_many_images_answer_as_each_alone(tmp_path: Path) -> None:
     ("model", "engine"),
     [
         (ModelOptions(variant="b99"), EngineOptions()),
-        (ModelOptions(variant="b0", offline=True), EngineOptions()),
+        (ModelOptions(variant="b0", weights="none.pth"), EngineOptions()),
         (ModelOptions(), EngineOptions(device="cuda:x")),
         (ModelOptions(), EngineOptions(engine="onnxruntime", precision="bf16")),
-        (ModelOptions(), EngineOptions(precision="int8")),
+        ("runs/missing", EngineOptions()),
+        ("lite99", EngineOptions()),
+        (None, EngineOptions()),
+        ("lite0", "openvino"),
     ],
 )
-def test_classifier_refuses_in_words(model: ModelOptions, engine: EngineOptions) -> None:
-    with pytest.raises(EffnetError) as caught:
+def test_classifier_refuses_in_words(model: Any, engine: Any) -> None:
+    with pytest.raises(UsageError) as caught:
         Classifier(model, engine)
     assert caught.value.message
     assert caught.value.hint
+
+
+def test_classifier_takes_the_path_of_a_run_as_a_string(head_run: FinishedRun) -> None:
+    for model in (str(head_run.folder), ModelOptions(model=str(head_run.folder))):  # type: ignore[arg-type]
+        assert Classifier(model).card == head_run.card
+
+
+def test_image_without_pixels_is_a_row() -> None:
+    good = np.zeros((8, 8, 3), np.uint8)
+    empty = np.zeros((0, 5, 3), np.uint8)
+    rows = list(Classifier("lite0").predict([good, empty, Image.new("L", (3, 0)), good]))
+    assert [row.error and row.error.kind for row in rows] == [None, "empty", "empty", None]
 
 
 def test_paths_folders_images_and_arrays_are_classified_alike(tmp_path: Path) -> None:

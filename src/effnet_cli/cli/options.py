@@ -221,11 +221,7 @@ def _check_not_empty(field: Field, value: Any) -> None:
 
 
 def _convert_text(field: Field, text: str) -> object:
-    words, number, choices = (
-        fields.words_of(field),
-        fields.number_type(field),
-        fields.choices_of(field),
-    )
+    words, number = fields.words_of(field), fields.number_type(field)
     value: object = text
     if text in words:
         return words[text]
@@ -238,6 +234,6 @@ def _convert_text(field: Field, text: str) -> object:
             value = number(text)
         except ValueError:
             value = math.nan
-    if not fields.is_valid(field, value) or (choices and text not in choices):
+    if not fields.is_valid(field, value):
         raise fields.invalid_value(field, fields.long_flag(field), text)
     return value

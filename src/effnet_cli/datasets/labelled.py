@@ -29,18 +29,21 @@ class LabelledImages:
     labels: npt.NDArray[np.int32]
 
 
-def load_labelled(root: Path, split: str | None = None) -> LabelledImages:
+def load_labelled(
+    root: Path, split: str | None = None, *, is_optional: bool = False
+) -> LabelledImages:
     """Load the labelled images of a dataset.
 
     `split` is the name of a split. `None` reads test, else validation, else training, which is all
-    images in a dataset without splits.
+    images in a dataset without splits. With `is_optional`, training images are also read if there
+    is no such split.
 
     Raises:
         UsageError: the dataset cannot be read, or lacks the split or images.
     """
     try:
         source = open_source(root)
-        chosen = _choose_split(source, split, str(root))
+        chosen = _choose_split(source, split, str(root), is_optional=is_optional)
         _, files = source.read(chosen)
     except LayoutError as fault:
         raise UsageError(fault.finding.message, fault.finding.hint) from fault
@@ -60,13 +63,16 @@ def load_labelled(root: Path, split: str | None = None) -> LabelledImages:
     )
 
 
-def _choose_split(source: Source, name: str | None, root: str) -> int:
+def _choose_split(source: Source, name: str | None, root: str, *, is_optional: bool) -> int:
     available = [split for split in EVALUATION_ORDER if split in source.splits]
     if name is None:
         return available[0] if available else TRAIN
+    chosen = SPLIT_BY_NAME.get(name.lower())
+    is_missing = not source.has_splits or (chosen not in available and TRAIN in available)
+    if is_optional and is_missing and chosen is not None:
+        return TRAIN
     if not source.has_splits:
         raise LayoutError("no_split", f"{root!r} has no split {name!r}.", "Omit --split.")
-    chosen = SPLIT_BY_NAME.get(name.lower())
     if chosen not in available:
         names = quote_names([SPLITS[split] for split in available])
         raise LayoutError("no_split", f"{root!r} has no split {name!r}.", f"Use one of {names}.")

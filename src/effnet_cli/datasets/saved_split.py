@@ -25,6 +25,8 @@ from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
 COLUMNS = ("path", "label", "split", "sha256")
+RUN_COLUMN = "run"  # the same in each row
+RUN_ID_CHARS = 16  # hexadecimal
 WRITE_TEXT = CSV_TEXT | {"encoding": "utf-8"}  # without a byte order mark
 # Places besides the indexes of SPLITS: not seen in training, and found in several classes.
 NEW, AMBIGUOUS = -1, -2
@@ -45,10 +47,14 @@ class SplitRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SavedSplit:
-    """The images of a training run. Those of the training split come last."""
+    """The images of a training run. Those of the training split come last.
+
+    `run` is also in the card of the run's model (see `identify_run`).
+    """
 
     file: Path
     rows: list[SplitRow]
+    run: str = ""
 
     @property
     def classes(self) -> set[str]:
@@ -89,21 +95,29 @@ class SavedSplit:
         return (before - after).total(), (after - before).total()
 
 
+def identify_run(dataset: Dataset, folder: Path | None) -> str:
+    """Return what the split and the model of a run have in common: the beginning of the fingerprint
+    of its first dataset. `folder` is the run folder, if there is one.
+    """
+    saved = None if folder is None else load_split(folder)
+    return dataset.fingerprint[:RUN_ID_CHARS] if saved is None else saved.run
+
+
 def save_split(dataset: Dataset, folder: Path) -> None:
     """Write the split into a run folder. It keeps images that the run has already trained on, even
     if they are gone from the dataset.
     """
-    rows = list(_rows_of(dataset))
+    rows, run = list(_rows_of(dataset)), identify_run(dataset, folder)
     saved = load_split(folder)
     if saved is not None:
         trained = {row.digest for row in rows if row.split == TRAIN}
         rows += [row for row in saved.rows if row.split == TRAIN and row.digest not in trained]
     with atomic_write(folder / SPLIT_FILE_NAME) as part, part.open("w", **WRITE_TEXT) as lines:
         writer = csv.writer(lines)
-        writer.writerow(COLUMNS)
+        writer.writerow((*COLUMNS, RUN_COLUMN))
         for row in rows:
             cells = encode_path(row.path), row.label, SPLITS[row.split], row.digest.hex()
-            writer.writerow(cells)
+            writer.writerow((*cells, run))
 
 
 def load_split(folder: Path) -> SavedSplit | None:
@@ -115,19 +129,61 @@ def load_split(folder: Path) -> SavedSplit | None:
     file = folder / SPLIT_FILE_NAME
     if not file.is_file():
         return None
-    rows = []
     try:
         with file.open(**CSV_TEXT) as lines:
-            for cells in csv.DictReader(lines, strict=True):
-                path, label, split, sha256 = (cells[name] for name in COLUMNS)
-                path = decode_path(path)
-                digest = bytes.fromhex(sha256)
-                rows.append(SplitRow(path, label, split=SPLIT_BY_NAME[split], digest=digest))
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
+            rows, run = _read_rows(csv.DictReader(lines, strict=True))
+    except (OSError, ValueError) as fault:
         message = f"{str(file)!r} is not a saved split: {describe_read_error(fault)}."
-        hint = "Restore the file, or move the model file to another folder."
+        hint = "Restore it, or move the model file to another folder."
         raise UsageError(message, hint) from fault
-    return SavedSplit(file, sorted(rows, key=lambda row: -row.split))
+    return SavedSplit(file, sorted(rows, key=lambda row: -row.split), run)
+
+
+def _read_rows(reader: "csv.DictReader[str]") -> tuple[list[SplitRow], str]:
+    """Return the rows and the run; `ValueError` with the first fault."""
+    rows, runs = [], {""}
+    try:
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        for cells in reader if not missing else ():
+            path, label, split, sha256 = (cells[name] for name in COLUMNS)
+            digest = bytes.fromhex(sha256)
+            rows.append(SplitRow(decode_path(path), label, SPLIT_BY_NAME[split], digest=digest))
+            runs.add(cells.get(RUN_COLUMN) or "")
+    except (ValueError, LookupError, AttributeError, TypeError, csv.Error) as fault:
+        raise ValueError(f"line {reader.line_num} is damaged") from fault
+    if missing:
+        raise ValueError(f"it has no column {missing[0]!r}")
+    return rows, max(runs)
+
+
+def _load_split_of(card: ModelCard, folder: Path, reporter: Reporter) -> SavedSplit | None:
+    """Return the split in the folder of a model; `None` with a note if it is not that of the model.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    file = folder / SPLIT_FILE_NAME
+    if file.is_file() and not _has_columns(file):
+        reporter.note(f"Ignoring {str(file)!r}: it was not written by `effnet finetune`.")
+        return None
+    saved = load_split(folder)
+    if saved is None:
+        return None
+    if saved.classes != set(card.classes) or saved.run != card.dataset.get(RUN_COLUMN, ""):
+        reporter.note(f"Ignoring {str(file)!r}: it belongs to another model.")
+        return None
+    return saved
+
+
+def _has_columns(file: Path) -> bool:
+    """Return whether a file starts like a saved split, or cannot be read."""
+    try:
+        with file.open(**CSV_TEXT) as lines:
+            return set(COLUMNS) <= set(next(csv.reader(lines), ()))
+    except OSError:
+        return True
+    except csv.Error:
+        return False
 
 
 def locate_images(
@@ -148,8 +204,9 @@ def locate_images(
     """
     if not card.dataset:
         return None
-    saved = None if model is None else load_split(model if model.is_dir() else model.parent)
-    if saved is None or saved.classes != set(card.classes):
+    folder = model if model is None or model.is_dir() else model.parent
+    saved = None if folder is None else _load_split_of(card, folder, reporter)
+    if saved is None:
         return _split_again(data, card, images=images, reporter=reporter)
     if saved.file.samefile(data.root):
         return None
@@ -190,12 +247,9 @@ def exclude_training_images(
     Raises:
         UsageError: no image is left.
     """
-    known = [places for places in located if places is not None]
-    if not known:
+    places = _merge(located)
+    if places is None:
         return data
-    places = np.max(known, axis=0)
-    for excluded in (AMBIGUOUS, TRAIN):
-        places[np.any(np.equal(known, excluded), axis=0)] = excluded
     kept = np.flatnonzero((places != TRAIN) & (places != AMBIGUOUS))
     if not len(kept):
         message = f"The model was trained on all images in {data.root!r}."
@@ -204,6 +258,37 @@ def exclude_training_images(
         reporter.note(_describe(places))
     split = SPLITS[VAL] if data.split in (None, SPLITS[TRAIN]) else data.split
     return replace(data, split=split, paths=data.paths.take(kept), labels=data.labels[kept])
+
+
+def select_split(
+    data: LabelledImages, located: Iterable[Places | None], name: str
+) -> LabelledImages:
+    """Return the images of `data`, which has no such split itself, in a split of the models.
+
+    Args:
+        located: what `locate_images` returned for each model that is evaluated on `data`.
+        name: the name of the split.
+
+    Raises:
+        UsageError: there is no such split, or it has no image.
+    """
+    places, split = _merge(located), SPLIT_BY_NAME.get(name.lower(), NEW)
+    kept = np.flatnonzero(np.empty(0) if places is None or split == NEW else places == split)
+    if not len(kept):
+        raise UsageError(f"{data.root!r} has no split {name!r}.", "Omit --split.")
+    paths, labels = data.paths.take(kept), data.labels[kept]
+    return replace(data, split=SPLITS[split], paths=paths, labels=labels)
+
+
+def _merge(located: Iterable[Places | None]) -> Places | None:
+    """Merge the places of images in the training of several models; training wins."""
+    known = [places for places in located if places is not None]
+    if not known:
+        return None
+    merged: Places = np.max(known, axis=0)
+    for excluded in (AMBIGUOUS, TRAIN):
+        merged[np.any(np.equal(known, excluded), axis=0)] = excluded
+    return merged
 
 
 def _describe(places: Places) -> str:

@@ -1,5 +1,6 @@
 """Evaluate a model on labelled images."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from effnet_cli import options
 from effnet_cli.datasets import saved_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
+from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN
 from effnet_cli.evaluate import calibrate, metrics
 from effnet_cli.evaluate.label_map import LabelMap, describe_label_map, match_labels
 from effnet_cli.evaluate.predictions import Predictions, predict_labelled
@@ -36,17 +38,7 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         Classifier(model, task.engine, task.images, options=task.options, reporter=reporter)
         for model in models
     ]
-    data = load_labelled(task.root, task.split)
-    if task.split is not None and data.split == "train":
-        reporter.note("Evaluating training images: the figures say little about other images.")
-    else:
-        located = [
-            saved_split.locate_images(
-                data, one.card, model.model, images=task.images, reporter=reporter
-            )
-            for model, one in zip(models, classifiers, strict=True)
-        ]
-        data = saved_split.exclude_training_images(data, located, reporter)
+    data = _choose_images(task, models, classifiers, reporter=reporter)
     classifier, *others = classifiers
     label_map = match_labels(data.classes, classifier.card.classes)
     if data.split is not None:
@@ -74,6 +66,34 @@ def _calibrate(path: Path, model: options.ModelOptions, predictions: Predictions
         f"{found.ece_before:.1%} before, {found.ece_after:.1%} after (cross-validated). Use it: "
         f"effnet predict IMAGE --model {path}"
     )
+
+
+def _choose_images(
+    task: EvaluateTask,
+    models: Sequence[options.ModelOptions],
+    classifiers: Sequence[Classifier],
+    *,
+    reporter: Reporter,
+) -> LabelledImages:
+    """Load the images of `task.split`, which the dataset or the models define; by default, all that
+    the models were not trained on.
+    """
+    data = load_labelled(task.root, task.split, is_optional=True)
+    wanted = None if task.split is None else SPLIT_BY_NAME.get(task.split.lower())
+    is_own = data.split is not None and wanted == SPLIT_BY_NAME[data.split]
+    if wanted != TRAIN or not is_own:
+        located = [
+            saved_split.locate_images(
+                data, one.card, model.model, images=task.images, reporter=reporter
+            )
+            for model, one in zip(models, classifiers, strict=True)
+        ]
+        if task.split is None or is_own:
+            return saved_split.exclude_training_images(data, located, reporter)
+        data = saved_split.select_split(data, located, task.split)
+    if wanted == TRAIN:
+        reporter.note("Evaluating training images: the figures say little about other images.")
+    return data
 
 
 def validation_task(task: FinetuneTask, folder: Path) -> EvaluateTask:

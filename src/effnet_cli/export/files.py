@@ -22,7 +22,7 @@ MIN_FREE_BYTES = 2**20  # with less than this, a failure is that of the disk
 @contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
     """Create a folder beside the final file, and remove it with its contents on exit."""
-    scratch, temporary = partial_path(final), tempfile.tempdir
+    scratch, temporary = partial_path(final.absolute()), tempfile.tempdir
     try:
         scratch.mkdir(parents=True)
         # libraries leave copies in the folder for temporary files, some of them for good

@@ -4,7 +4,10 @@ import copy
 import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +48,13 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
             f"Target aotinductor requires a C++ compiler; {compiler!r} was not found.",
             "Install one (on Debian: apt install g++), or set CXX to its name.",
         )
-    program = _export_program(source, edits=[_split_means])
     settings: dict[str, Any] = {
         "aot_inductor.metadata": {CARD_KEY: source.card.to_json()},
         "freezing": True,  # weights become constants, folded and laid out for the processor
     }
     try:
-        with silence_library(), torch.no_grad():
+        with _plain_temporary_folder(), silence_library(), torch.no_grad():
+            program = _export_program(source, edits=[_split_means])
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs=settings
             )
@@ -59,6 +62,25 @@ def write_aotinductor(source: ExportSource, path: Path) -> None:
         lines = str(error).splitlines()
         reason = next((line for line in lines if "error:" in line), lines[0]).strip()
         raise EffnetError(f"torch cannot compile the model: {reason}.", COMPILER_HINT) from error
+
+
+@contextmanager
+def _plain_temporary_folder() -> Iterator[None]:
+    """Use a folder in the system's folder of temporary files. torch does not quote paths for the
+    compiler, and the one beside the output may contain spaces.
+    """
+    chosen, tempfile.tempdir = tempfile.tempdir, None
+    try:
+        tempfile.tempdir = _compiler_folder().name
+        yield
+    finally:
+        tempfile.tempdir = chosen
+
+
+@cache
+def _compiler_folder() -> "tempfile.TemporaryDirectory[str]":
+    """Create a folder that exists until this process ends: torch reuses the files in it."""
+    return tempfile.TemporaryDirectory(prefix="effnet-")
 
 
 def write_executorch(source: ExportSource, path: Path) -> None:

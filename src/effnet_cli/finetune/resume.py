@@ -1,18 +1,20 @@
 """Resuming a run: its task, its state, and what has changed since."""
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from effnet_cli.datasets.saved_split import load_split
-from effnet_cli.finetune.run_dir import RunDir, TrainingState
+from effnet_cli.finetune.run_dir import RESTORE, RunDir, TrainingState, suggest_restoring
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models import checkpoint
-from effnet_cli.models.card import STATE_FILE_NAME
+from effnet_cli.models.card import MODEL_FILE_NAME, STATE_FILE_NAME
 from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.models.hub_repo import make_absolute
 from effnet_cli.options import FinetuneOptions, FinetuneTask
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.text import pluralize
 
 # Options that may change on --resume.
 CHANGEABLE = frozenset({"epochs", "minutes", "patience", "offline"})
@@ -31,7 +33,7 @@ def restore_task(task: FinetuneTask, given: frozenset[str]) -> FinetuneTask:
     before, now = _options_by_name(saved), _options_by_name(task)
     for name in sorted(given & now.keys() - CHANGEABLE):
         if before[name] != now[name]:
-            value = "not set" if before[name] is None else repr(before[name])
+            value = "not given" if before[name] in (None, False) else repr(before[name])
             raise UsageError(
                 f"--{name.replace('_', '-')} was {value} when this run started.",
                 "Omit it, or start a new run without --resume.",
@@ -67,13 +69,18 @@ def load_progress(setup: TrainingSetup) -> tuple[TrainingState, Arrays | None]:
     """
     if setup.task.resume is None:
         return TrainingState(), None
-    saved = setup.processes.broadcast(setup.run_dir.read_state)
+    saved = setup.processes.broadcast(lambda: _read_state(setup.run_dir))
     setup.processes.broadcast(lambda: _check_run(setup, None if saved is None else saved[0]))
     if saved is None:
         return TrainingState(), None
     state, tensors = saved
     state.loss /= setup.processes.count
     return state, tensors
+
+
+def _read_state(run_dir: RunDir) -> tuple[TrainingState, Arrays] | None:
+    with suggest_restoring():
+        return run_dir.read_state()
 
 
 def _check_run(setup: TrainingSetup, state: TrainingState | None) -> None:
@@ -84,10 +91,13 @@ def _check_run(setup: TrainingSetup, state: TrainingState | None) -> None:
     elif run_dir.has_trained_full_model():
         raise UsageError(
             f"{STATE_FILE_NAME!r} of this run is missing.",
-            f"Restore it, or start a new run with --model {run_dir.path}",
+            f"Restore it, or start a new run with --model {shlex.quote(str(run_dir.path))}",
         )
-    if run_dir.model.exists() if state is None else state.best:
-        card, _ = checkpoint.read_arrays(run_dir.model)
+    if state is not None and state.best and not run_dir.model.exists():
+        raise UsageError(f"{MODEL_FILE_NAME!r} of this run is missing.", RESTORE)
+    if run_dir.model.exists():
+        with suggest_restoring():
+            card, _ = checkpoint.read_arrays(run_dir.model)
         _check_classes(list(card.classes), setup.dataset.classes)
     _check_images(setup, is_complete=state is not None and _is_complete(setup.options, state))
 
@@ -103,7 +113,7 @@ def _check_images(setup: TrainingSetup, *, is_complete: bool) -> None:
     removed, added = (0, 0) if saved is None else saved.count_changes(setup.dataset)
     if saved is None or not (removed or added):
         return
-    changes = f"{removed:,} files removed or changed, {added:,} added or changed"
+    changes = f"{pluralize(removed, 'file')} removed or changed, {added:,} added or changed"
     if removed > len(saved.rows) / 2:
         message = f"{str(setup.task.root)!r} is not the dataset of this run ({changes})."
     elif is_complete:

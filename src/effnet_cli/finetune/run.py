@@ -40,6 +40,8 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
     state, tensors = load_progress(setup)
     if setup.processes.is_first:  # not before: a refused command changes nothing
         setup.run_dir.write_task(setup.task)
+        if state.rows:  # the file may have been damaged since
+            setup.run_dir.write_metrics(state.rows)
         save_split(setup.dataset, setup.run_dir.path)
     trainer = Trainer(setup, state)
     module = setup.module

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,12 +15,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from effnet_cli import __version__
+from effnet_cli.finetune.records import Epoch
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import (
     LOCK_FILE_NAME,
     METRICS_FILE_NAME,
     MODEL_FILE_NAME,
     OPTIONS_FILE_NAME,
+    SPLIT_FILE_NAME,
     STATE_FILE_NAME,
     ModelCard,
 )
@@ -36,6 +39,8 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write, remove_partial_files
 
 RUNS = Path("runs")
+RUN_FILES = MODEL_FILE_NAME, STATE_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME
+RESTORE = "Restore it, or start a new run without --resume."
 
 
 @dataclass(slots=True)
@@ -95,11 +100,22 @@ class RunDir:
                 images=ImageOptions(**content["images"]),
                 options=FinetuneOptions(**content["options"]),
             )
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UsageError(
+        except (OSError, ValueError, LookupError, TypeError, UsageError) as error:
+            raise self._cannot_read_task(error) from error
+
+    def _cannot_read_task(self, error: Exception) -> UsageError:
+        path = self.path / OPTIONS_FILE_NAME
+        if not any((self.path / name).exists() for name in RUN_FILES):
+            return UsageError(
                 f"{str(self.path)!r} contains no run to resume.",
                 "Pass a run folder to --resume, or omit it to start a new run.",
-            ) from error
+            )
+        if not path.exists():
+            return UsageError(f"{str(path)!r} is missing.", RESTORE)
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        if isinstance(error, UsageError):
+            reason = error.message.rstrip(".")
+        return UsageError(f"{str(path)!r} does not have the options of a run: {reason}.", RESTORE)
 
     def write_model(self, card: ModelCard, module: torch.nn.Module) -> None:
         """Write the model file."""
@@ -125,7 +141,9 @@ class RunDir:
         if not path.exists():
             return None
         header, tensors = checkpoint.read_state(path)
-        return TrainingState(**header), tensors
+        state = TrainingState(**header)
+        state.rows = [asdict(Epoch(**row)) for row in state.rows]  # keys in their usual order
+        return state, tensors
 
     def _write_text(self, name: str, text: str) -> None:
         with atomic_write(self.path / name) as part:
@@ -139,6 +157,15 @@ def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
 
 def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return options | {name: Path(options[name]) for name in names if options[name] is not None}
+
+
+@contextmanager
+def suggest_restoring() -> Iterator[None]:
+    """Replace the hint of an error about a file of the run."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(error.message, RESTORE) from error
 
 
 @contextmanager
@@ -176,10 +203,11 @@ def check_output(output: Path | None) -> None:
         UsageError: it exists and is not an empty folder.
     """
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(
-            f"--output {str(output)!r} already exists.",
-            f"Use a new folder, or continue that run with --resume {output}",
-        )
+        hint = "Use a new folder."
+        if (output / OPTIONS_FILE_NAME).is_file():
+            command = f"--resume {shlex.quote(str(output))}"
+            hint = f"Use a new folder, or continue that run with {command}"
+        raise UsageError(f"--output {str(output)!r} already exists.", hint)
 
 
 def choose_path(output: Path | None, dataset: Path, variant: str) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.datasets.records import Dataset, Subset
-from effnet_cli.datasets.saved_split import load_split
+from effnet_cli.datasets.saved_split import identify_run, load_split
 from effnet_cli.datasets.scan import scan
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
@@ -22,6 +22,7 @@ from effnet_cli.finetune.run_dir import (
     check_output,
     choose_path,
     lock_run_dir,
+    suggest_restoring,
 )
 from effnet_cli.finetune.signals import stop_on_signal
 from effnet_cli.images.loader import ImageLoader
@@ -143,7 +144,8 @@ def _class_weights(dataset: Dataset, options: FinetuneOptions) -> Tensor:
 
 
 def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:
-    saved = None if task.resume is None else load_split(task.resume)
+    with suggest_restoring():
+        saved = None if task.resume is None else load_split(task.resume)
     result = scan(
         task.root,
         task.dataset,
@@ -168,7 +170,8 @@ def _load_base(task: FinetuneTask, processes: ProcessGroup, reporter: Reporter) 
 def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
     if not task.options.from_scratch:
         base = resolve_model(task.model, reporter)
-        reporter.note(f"Starting from {base.variant.name}: {base.path}")
+        if task.resume is None:
+            reporter.note(f"Starting from {base.variant.name}: {base.path}")
         return base
     excluded = {
         "--model": task.model.model,
@@ -216,6 +219,7 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
         options={**asdict(task.options), "base_sha256": base.sha256},
         dataset={
             "fingerprint": dataset.fingerprint,
+            "run": identify_run(dataset, task.resume),
             "seed": task.options.seed,
             "val_fraction": task.dataset.val_fraction,
             "train": len(dataset.train.labels),

@@ -73,6 +73,9 @@ class ImageLoader:
             ImageError: as `load`.
         """
         if isinstance(source, Image.Image):
+            if 0 in source.size:
+                message = f"The image has no pixels ({source.width} x {source.height})."
+                raise ImageError("empty", message, "Use another image.")
             with decode.translate_errors(Content("an image")):
                 image = to_upright_rgb(source)
                 return image.copy() if image is source else image  # callers may change it

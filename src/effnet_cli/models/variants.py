@@ -232,6 +232,15 @@ def find_variant(name: str) -> Variant:
     raise UsageError(f"Unknown variant {name!r}.", hint)
 
 
+def is_variant(name: str) -> bool:
+    """Return whether a variant has this name, in any of its spellings."""
+    try:
+        find_variant(name)
+    except UsageError:
+        return False
+    return True
+
+
 def names_weights(name: str) -> bool:
     """Return whether the name of a variant says which weights it has.
 

@@ -17,18 +17,21 @@ from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.export_file import file_kind
+from effnet_cli.models.variants import is_variant
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions, PredictOptions
 from effnet_cli.predict.pipeline import Finish, Pipeline, ScoredImage, load_in_background
 from effnet_cli.predict.ranking import new_ranking
 from effnet_cli.predict.records import ImageResult
-from effnet_cli.system.errors import EffnetError, ImageError
+from effnet_cli.system.errors import EffnetError, ImageError, UsageError
+from effnet_cli.system.fields import Options
 from effnet_cli.system.reporter import SILENT, Reporter
 
 # A path, the bytes of an image file, a Pillow image, or uint8 [H,W], [H,W,3] or [H,W,4].
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 ONE_IMAGE = (str, Path, bytes, Image.Image, np.ndarray)
 Result = TypeVar("Result")
+Group = TypeVar("Group", bound=Options)
 
 
 class Classifier:
@@ -39,7 +42,7 @@ class Classifier:
         'tiger cat'
 
     Args:
-        model: the name of a variant, the path of a model file, or all of `ModelOptions`.
+        model: the name of a variant, the path of a model or run, or all of `ModelOptions`.
         engine: device, engine and precision.
         images: how images are decoded and cropped.
         options: how many predictions, batch size and threads.
@@ -54,7 +57,7 @@ class Classifier:
         scores_are: whether `scores` yields `logits` or `probabilities`.
 
     Raises:
-        UsageError: unknown variant, model file, device or engine.
+        UsageError: unknown variant, model file, device or engine, or invalid options.
         EffnetError: weights or engine are not available.
     """
 
@@ -66,10 +69,10 @@ class Classifier:
         options: PredictOptions = PredictOptions(),
         reporter: Reporter = SILENT,
     ) -> None:
-        if isinstance(model, str):
-            model = ModelOptions(variant=model)
-        elif isinstance(model, Path):
-            model = ModelOptions(model=model)
+        model = _as_options(model)
+        _check(engine, EngineOptions)
+        _check(images, ImageOptions)
+        _check(options, PredictOptions)
         # refuse an impossible combination before anything is downloaded
         self._plan = plan_engine(engine, file_kind(model.model) if model.model else "tensors")
         self._model = resolve_model(model, reporter)
@@ -154,6 +157,23 @@ class Classifier:
         batch_size = self._options.batch_size or self._plan.batch_size
         pipeline = Pipeline(self._score, self._load, batch_size=batch_size, workers=workers)
         return pipeline.run(inputs, finish)
+
+
+def _as_options(model: object) -> ModelOptions:
+    """Convert what `Classifier` accepts as a model; a text is a path unless it names a variant."""
+    if isinstance(model, str):
+        return ModelOptions(variant=model) if is_variant(model) else ModelOptions.parse(model)
+    return ModelOptions(model=model) if isinstance(model, Path) else _check(model, ModelOptions)
+
+
+def _check(options: object, kind: type[Group]) -> Group:
+    if isinstance(options, kind):
+        return options
+    name = kind.__name__
+    raise UsageError(
+        f"Expected {name}, got {options!r:.100}.",
+        f"Use effnet_cli.options.{name}.",
+    )
 
 
 def _new_loader(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin
 
 from effnet_cli.system.errors import UsageError
@@ -10,6 +11,8 @@ from effnet_cli.system.errors import UsageError
 T = TypeVar("T")
 Field = dataclasses.Field[Any]
 REQUIRED: Any = dataclasses.MISSING
+# What a field takes, by its type.
+PLAIN_TYPES: Mapping[type, str] = {Path: "a path", bool: "True or False", str: "a string"}
 
 
 class OptionInfo(TypedDict, total=False):
@@ -65,19 +68,52 @@ class Options:
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Check that values are within the bounds of their fields."""
+        """Convert lists to tuples and strings to paths, and check all values."""
         this: Any = self
         for field in dataclasses.fields(this):
-            value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if not is_valid(field, number):
-                    raise invalid_value(field, field.name, number)
+            given = getattr(self, field.name)
+            value = _convert(field, given)
+            if value is not given:
+                object.__setattr__(self, field.name, value)
+            for one in value if isinstance(value, tuple) else (value,):
+                if not is_valid(field, one):
+                    raise invalid_value(field, field.name, one)
+
+
+def _convert(field: Field, value: object) -> object:
+    if not is_list(field):
+        return _convert_text(field, value)
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_convert_text(field, one) for one in values)
+
+
+def _convert_text(field: Field, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if "parse" in field.metadata:
+        return field.metadata["parse"](value)
+    return Path(value) if Path in types_of(field) else value
 
 
 def is_valid(field: Field, value: object) -> bool:
-    """Return whether a value is within the bounds of its field, if there are any."""
+    """Return whether a value has the type of its field, or of one of its values, and is one of its
+    choices or within its bounds, if there are any.
+    """
+    if value is None:
+        return field.default is None or type(None) in types_of(field)
+    if value in words_of(field).values():
+        return True
+    if choices_of(field):
+        return value in choices_of(field)
+    if number_type(field) is not None:
+        return _is_within_bounds(field, value)
+    kind = _plain_type(field)
+    return kind is None or isinstance(value, kind)
+
+
+def _is_within_bounds(field: Field, value: object) -> bool:
     info = field.metadata
-    if value is None or value in words_of(field).values() or not info.keys() & {"min", "above"}:
+    if not info.keys() & {"min", "above"}:
         return True
     return (
         isinstance(value, int if number_type(field) is int else int | float)
@@ -93,6 +129,9 @@ def invalid_value(field: Field, name: str, value: object) -> UsageError:
     if choices:
         what = name.lstrip("-") if is_list(field) else field.name.replace("_", "-")
         return UsageError(f"Unknown {what} {value!r}.", f"Use {', '.join(choices)}.")
+    kind = _plain_type(field)
+    if kind is not None:
+        return UsageError(f"Invalid {name} {value!r}.", f"Use {PLAIN_TYPES[kind]}.")
     words = "".join(f"{word} or " for word in words_of(field))
     return UsageError(f"Invalid {name} {value!r}.", f"Use {words}{_valid_numbers(field)}.")
 
@@ -100,11 +139,11 @@ def invalid_value(field: Field, name: str, value: object) -> UsageError:
 def _valid_numbers(field: Field) -> str:
     info, what = field.metadata, "whole number" if number_type(field) is int else "number"
     if "max" in info and "above" in info:
-        bounds = f"above {info['above']}, up to {info['max']}"
+        bounds = f"above {info['above']}, up to {info['max']:.15g}"
     elif "max" in info:
         bounds = f"from {info['min']} to {info['max']}"
     elif "below" in info:
-        bounds = f"between {info['above']} and {info['below']}"
+        bounds = f"above {info['above']} and below {info['below']}"
     else:
         bounds = f"above {info['above']}" if "above" in info else f"of at least {info['min']}"
     return f"{what}s {bounds}, separated by commas" if is_list(field) else f"a {what} {bounds}"
@@ -123,6 +162,13 @@ def types_of(field: Field) -> tuple[Any, ...]:
 def number_type(field: Field) -> type[int] | type[float] | None:
     """Return the type of a field's number or numbers, `int` or `float`; `None` for other fields."""
     return next((kind for kind in (int, float) if kind in types_of(field)), None)
+
+
+def _plain_type(field: Field) -> type | None:
+    """Return the type of a field's value or values if it is one of `PLAIN_TYPES`, else `None`."""
+    if number_type(field) is not None:
+        return None
+    return next((kind for kind in PLAIN_TYPES if kind in types_of(field)), None)
 
 
 def choices_of(field: Field) -> tuple[str, ...]:
