@@ -21,6 +21,8 @@ from effnet_cli.system.reporter import SILENT
 from helpers import SAMPLES, lively
 from training import HEAD_ONLY, CommandResult, FinishedRun, RunWith, resume
 
+pytestmark = pytest.mark.usefixtures("one_core", "one_thread")
+
 LABELS = ["cat", "dog", "red"]
 CONFIG_FILES = "model.safetensors", "config.json"
 
