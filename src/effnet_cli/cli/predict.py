@@ -25,7 +25,7 @@ def predict(task: PredictTask, outputs: PredictOutputs) -> int:
     validate(task, outputs)
     with open_output(outputs) as out:
         with start_run(task, outputs, out) as run:
-            rows = out.track(run.rows(), run.finder.count)
+            rows = out.track(run.rows(), run.count)
             if run.journal is None:
                 format_ = choose_format(outputs.format, None)
                 _write(out, rows, format_, has_preview=outputs.preview)

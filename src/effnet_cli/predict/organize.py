@@ -51,6 +51,11 @@ class Organizer:
         self._options, self._warn = options, warn
         self.placed = self.identical = self.failed = 0  # images
 
+    @property
+    def moves(self) -> bool:
+        """Whether images are moved, not copied."""
+        return self._options.moves
+
     def place(self, result: ImageResult) -> PlacedFile | None:
         """Copy or move a result's image; return `None` if this or its prediction failed.
 
@@ -66,21 +71,21 @@ class Organizer:
                 raise FileNotFoundError(errno.ENOENT, _describe_missing(result.path))
             write = partial(shutil.copy2, source)
             target, is_new = write_new_file(folder, source.name, write)
-            if self._options.moves and (source.is_symlink() or not target.samefile(source)):
+            if self.moves and (source.is_symlink() or not target.samefile(source)):
                 self._delete(source, copy=target if is_new else None)
                 is_new = True
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise cannot_write(folder, error) from error
             self.failed += 1
-            verb, reason = "move" if self._options.moves else "copy", error.strerror or error
+            verb, reason = "move" if self.moves else "copy", error.strerror or error
             if isinstance(error, FileExistsError):
                 reason = f"{os.fspath(error.filename)!r} is not a folder; rename it"
             self._warn(f"Cannot {verb} {result.path}: {reason}.")
             return None
         self.placed += is_new
         self.identical += not is_new
-        return PlacedFile(str(target), self._options.moves)
+        return PlacedFile(str(target), self.moves)
 
     @staticmethod
     def _delete(source: Path, copy: Path | None) -> None:
@@ -94,7 +99,7 @@ class Organizer:
 
     def summarize(self) -> str:
         """Return one line about what was done."""
-        done = "Moved" if self._options.moves else "Copied"
+        done = "Moved" if self.moves else "Copied"
         skipped = f"; {self.identical:,} already there" if self.identical else ""
         failed = f"; {self.failed:,} could not be {done.lower()}" if self.failed else ""
         count = pluralize(self.placed, "image")

@@ -49,6 +49,11 @@ class PredictRun:
         earlier = journal.rows(journal.earlier) if journal else ()
         return map(self._count, itertools.chain(earlier, map(self._finish, results)))
 
+    def count(self) -> int | None:
+        """Count the images. Return `None` for a stream, or if the interrupted run moved some."""
+        is_moved = self.organizer and self.outputs.resume and self.organizer.moves
+        return None if is_moved else self.finder.count()
+
     def _finish(self, result: ImageResult) -> ResultRow:
         overlay = placed = None
         if self.gradcam and self.outputs.explain:
