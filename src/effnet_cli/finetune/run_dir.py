@@ -39,7 +39,10 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write, remove_partial_files
 
 RUNS = Path("runs")
-RUN_FILES = MODEL_FILE_NAME, STATE_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME
+RUN_FILES = (
+    *(MODEL_FILE_NAME, STATE_FILE_NAME, OPTIONS_FILE_NAME),
+    *(METRICS_FILE_NAME, SPLIT_FILE_NAME),
+)
 RESTORE = "Restore it, or start a new run without --resume."
 
 
