@@ -281,8 +281,11 @@ class ExportTask(Options):
         "DIR",
         shown="validation images beside --calibrate, else samples",
     )
-    max_drop: float = option(
-        1.0, "Maximum top-1 drop of int8 on labelled images, in percentage points", min=0
+    max_drop: float | None = option(
+        None,
+        "Maximum top-1 drop of int8 on labelled images, in percentage points",
+        min=0,
+        shown="1",
     )
     force: bool = option(False, "Keep the file even if it fails the check")
     images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()

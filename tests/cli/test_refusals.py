@@ -89,6 +89,12 @@ REFUSED = (
     "bench --variant b99 -o out.csv",
     "bench --compare cat.jpg --variant lite0",
     "bench --seconds 0",
+    "bench --tolerance 0.1",
+    "finetune data -o run --head-only --epochs 3",
+    "finetune data -o new --head-only --minutes 1",
+    "finetune data -m zzz.onnx",
+    "export --to onnx -m zzz.onnx",
+    "export --to onnx --max-drop 1",
     "weights pull b99",
     "variants b99",
     "nonsense",
@@ -134,3 +140,36 @@ def test_nothing_changes(
     assert "Traceback" not in done.stderr
     assert snapshot(folder) == before
     assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("bench --tolerance 0.1", "--tolerance requires --compare. Add --compare OLD.json."),
+        (
+            "finetune data -o new --head-only --minutes 1",
+            "--minutes cannot be combined with --head-only, which does not train the full model. "
+            "Omit --minutes.",
+        ),
+        ("finetune data -m zzz.onnx", "No such file: 'zzz.onnx'. Check the path."),
+        ("export --to onnx -m zzz.onnx", "No such file: 'zzz.onnx'. Check the path."),
+        ("export --to onnx --max-drop 1", "--max-drop only applies to int8. Add --quantize int8."),
+        ("finetune data -o data", "--output 'data' already exists. Use a new folder."),
+        (
+            "finetune data -o run",
+            "--output 'run' already exists. Use a new folder, or continue that run with "
+            "--resume run",
+        ),
+        (
+            "finetune --resume run",
+            "'run/options.json' does not have the options of a run: it is damaged. Restore it, or "
+            "start a new run without --resume.",
+        ),
+    ],
+)
+def test_the_real_fault_is_named(
+    command: str, message: str, folder: Path, effnet: Effnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    done = effnet(*command.split())
+    assert " ".join(done.stderr.split()).endswith(f"Error: {message}")

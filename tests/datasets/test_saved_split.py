@@ -372,7 +372,7 @@ def test_evaluation_uses_the_validation_images_of_the_run_despite_changes(
     done = effnet("evaluate", "d", "--model", RUN / "model.safetensors", "-f", "json")
     note = "6 validation images; 1 new image included; 19 images from training excluded"
     assert note in done.stderr
-    for split, images in (("val", 6), ("train", 18)):
+    for split, images in (("val", 6), ("train", 19)):
         done = effnet("evaluate", "d", "--model", RUN, "--split", split, "-f", "json")
         assert (json.loads(done.stdout)["split"], json.loads(done.stdout)["images"]) == (
             split,
@@ -381,3 +381,18 @@ def test_evaluation_uses_the_validation_images_of_the_run_despite_changes(
     assert "Evaluating training images" in done.stderr
     done = effnet("evaluate", "d", "--model", RUN, "--split", "test")
     assert "Error: 'd' has no split 'test'." in done.stderr
+
+
+@pytest.mark.usefixtures("one_core", "caches", "quick")
+def test_images_that_the_base_model_was_trained_on_are_counted(
+    colours: Path, small: ModelOptions
+) -> None:
+    options = FinetuneOptions(head_only=True)
+    base = train(make_task(colours, small, RUN, options))
+    reporter = RecordingReporter()
+    for seed in (0, 1):
+        task = make_task(colours, ModelOptions(model=base.folder), Path(f"{seed}"), options)
+        train(replace(task, options=replace(options, seed=seed)), reporter)
+    notes = [note for note in reporter.notes if "used to train the base model" in note]
+    assert len(notes) == 1
+    assert " of 6 val images were used to train the base model: results on val" in notes[0]

@@ -171,6 +171,7 @@ def test_html_does_not_overwrite_the_input(tmp_path: Path, effnet: Effnet) -> No
     [
         (["nowhere"], "No such file or folder: 'nowhere'"),
         (["DATA", "--fail-under", "f1=0.5"], "Invalid --fail-under 'f1=0.5'"),
+        (["DATA", "--fail-under", "=0.5"], "Invalid --fail-under '=0.5'"),
         (["DATA", "--fail-under", "1.5"], "Invalid --fail-under '1.5'"),
         (["DATA", "--split", "val"], "has no split 'val'"),
         (["DATA", "--compare", "b9"], "Unknown variant 'b9'"),

@@ -5,10 +5,10 @@ from dataclasses import replace
 from effnet_cli.cli.variants import find_variants
 from effnet_cli.options import BenchOutputs, BenchTask
 from effnet_cli.output.out import open_output
-from effnet_cli.system.errors import CHECK_FAILED_STATUS
+from effnet_cli.system.errors import CHECK_FAILED_STATUS, UsageError
 
 
-def bench(task: BenchTask, outputs: BenchOutputs) -> int:
+def bench(task: BenchTask, outputs: BenchOutputs, typed: frozenset[str]) -> int:
     """Measure how fast models run on this machine, and recommend one.
 
     Each model runs on each engine in its own process, and the processes take turns. Models whose
@@ -17,6 +17,8 @@ def bench(task: BenchTask, outputs: BenchOutputs) -> int:
     """
     from effnet_cli.bench import formats
 
+    if "tolerance" in typed and outputs.compare is None:
+        raise UsageError("--tolerance requires --compare.", "Add --compare OLD.json.")
     task = replace(task, variants=tuple(row.name for row in find_variants(task.variants)))
     changes = old = None
     with open_output(outputs, filter(None, [outputs.compare])) as out:

@@ -45,8 +45,8 @@ def _parse_limits(texts: Sequence[str], names: Collection[str]) -> dict[str, flo
     """Parse the lowest accepted value of each metric: `0.9` (top-1), `macro_f1=0.8`."""
     limits = {}
     for text in texts:
-        name, _, value = text.rpartition("=")
-        name = name or "top1"
+        name, sign, value = text.rpartition("=")
+        name = name if sign else "top1"
         try:
             limit = float(value)
         except ValueError:

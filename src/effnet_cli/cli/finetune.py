@@ -1,11 +1,17 @@
 """`effnet finetune`."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from effnet_cli.options import FinetuneOutputs, FinetuneTask, Format
+from effnet_cli.options import FinetuneOptions, FinetuneOutputs, FinetuneTask, Format
 from effnet_cli.output.out import Output, open_output
 from effnet_cli.system.errors import EffnetError, UsageError
+from effnet_cli.system.fields import long_flag
+
+# Options that only apply to the training of the full model.
+FULL_MODEL_ONLY = frozenset(
+    {"epochs", "batch_size", "lr", "freeze", "patience", "minutes", "precision", "compile"}
+)
 
 
 def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]) -> int:
@@ -27,6 +33,8 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
             from effnet_cli.finetune import resume
 
             task = resume.restore_task(task, typed)
+        if task.options.head_only:
+            _check_head_only(typed)
         if outputs.check:
             if outputs.format in ("csv", "jsonl"):
                 raise UsageError(
@@ -47,6 +55,16 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
             for line in formats.describe_result(records[-1]):
                 out.note(line)
     return 0
+
+
+def _check_head_only(typed: frozenset[str]) -> None:
+    for field in fields(FinetuneOptions):
+        if field.name in typed & FULL_MODEL_ONLY:
+            flag = long_flag(field)
+            raise UsageError(
+                f"{flag} cannot be combined with --head-only, which does not train the full model.",
+                f"Omit {flag}.",
+            )
 
 
 def _check_dataset(task: FinetuneTask, format_: Format, out: Output) -> int:

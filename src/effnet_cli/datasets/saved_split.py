@@ -214,6 +214,27 @@ def locate_images(
     return places if (places >= 0).any() else None
 
 
+def count_trained_on(
+    dataset: Dataset, card: ModelCard, folder: Path
+) -> Iterator[tuple[str, int, int]]:
+    """Yield each split held out in `dataset` that has training images of another model: its name,
+    their number, and the number of all images in it.
+
+    Args:
+        card: the model's card.
+        folder: the folder of its file.
+    """
+    saved = _load_split_of(card, folder, SILENT) if card.dataset else None
+    if saved is None:
+        return
+    trained = {row.digest for row in saved.rows if row.split == TRAIN and row.digest}
+    rows = list(_rows_of(dataset))
+    for split in (VAL, TEST):
+        held_out = [row.digest in trained for row in rows if row.split == split]
+        if any(held_out):
+            yield SPLITS[split], sum(held_out), len(held_out)
+
+
 def _split_again(
     data: LabelledImages, card: ModelCard, *, images: ImageOptions, reporter: Reporter
 ) -> Places | None:

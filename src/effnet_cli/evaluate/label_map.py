@@ -56,7 +56,7 @@ def match_labels(
         raise UsageError(
             f"{owners[0]} has none of the classes of {owners[1]}: "
             f"{quote_names(names)} instead of {quote_names(classes)}.",
-            "Name the folders after the model's classes, or choose another --model.",
+            "Use the model's class names as labels or folder names, or choose another --model.",
         )
     folders: dict[int, list[str]] = {}
     unknown = []

@@ -31,6 +31,7 @@ from effnet_cli.options import (
     ModelOptions,
 )
 from effnet_cli.system.errors import EffnetError
+from effnet_cli.system.files import is_file
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
@@ -48,7 +49,7 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
     started = time.perf_counter()
     task = validate_task(task)
     options, target = task.options, TARGETS[task.options.target]
-    if task.model.model is not None:
+    if task.model.model is not None and is_file(task.model.model):
         build.check_has_weights(task.model.model)
     model = resolve_model(task.model, reporter)
     final = choose_path(task, target, model)
@@ -139,7 +140,7 @@ def _compare(
         temperature=source.card.temperature,
     )
     rejection = find_violation(
-        comparison, precision=options.output_precision, max_drop=task.max_drop
+        comparison, precision=options.output_precision, max_drop=task.max_drop or 0.0
     )
     return replace(comparison, rejection=rejection)
 

@@ -13,9 +13,12 @@ from effnet_cli.options import ExportOptions, ExportTask
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cannot_write
 
+DEFAULT_MAX_DROP = 1.0  # percentage points
+
 
 def validate_task(task: ExportTask) -> ExportTask:
-    """Check the task and return it, with a batch size of 1 if the target needs a fixed one.
+    """Check the task and return it with defaults, such as a batch size of 1 if the target needs a
+    fixed one.
 
     Raises:
         UsageError: the target does not support an option, or two options contradict each other.
@@ -31,7 +34,7 @@ def validate_task(task: ExportTask) -> ExportTask:
         _check_int8(task, target)
     elif task.calibrate is not None:
         raise UsageError("--calibrate only applies to int8.", "Add --quantize int8.")
-    elif task.max_drop != ExportTask.max_drop:
+    elif task.max_drop is not None:
         raise UsageError("--max-drop only applies to int8.", "Add --quantize int8.")
     if not target.has_graph:
         _check_no_graph(options)
@@ -41,8 +44,9 @@ def validate_task(task: ExportTask) -> ExportTask:
             f"Install it: {target.install}",
         )
     if not target.has_open_batch and options.batch is None:
-        return replace(task, options=replace(options, batch=1))
-    return task
+        options = replace(options, batch=1)
+    max_drop = DEFAULT_MAX_DROP if task.max_drop is None else task.max_drop
+    return replace(task, options=options, max_drop=max_drop)
 
 
 def _check_no_graph(options: ExportOptions) -> None:

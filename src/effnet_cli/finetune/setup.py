@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.datasets.records import Dataset, Subset
-from effnet_cli.datasets.saved_split import identify_run, load_split
+from effnet_cli.datasets.saved_split import count_trained_on, identify_run, load_split
 from effnet_cli.datasets.scan import scan
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
@@ -33,9 +33,11 @@ from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, FinetuneOptions, FinetuneTask, TrainingPrecision
 from effnet_cli.system.errors import UsageError
+from effnet_cli.system.files import is_file
 from effnet_cli.system.machine import keep_freed_memory
 from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT, Reporter
+from effnet_cli.system.text import pluralize
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,14 @@ def set_up(
     plan = _plan_engine(task, processes)
     if task.resume is None:
         processes.broadcast(lambda: check_output(task.output))
-        if task.model.model is not None:
-            build.check_has_weights(task.model.model)
+        if task.model.model is not None:  # refuse it now, not after the scan
+            if is_file(task.model.model):
+                build.check_has_weights(task.model.model)
+            resolve_model(task.model)
     dataset = processes.broadcast(lambda: _scan(task, reporter))
     base = _load_base(task, processes, reporter)
+    if task.resume is None and task.model.model is not None and processes.is_first:
+        _note_seen_images(dataset, base, reporter)
     card = _make_card(task, base, dataset)
     module = _build_module(task.options, base, len(dataset.classes))
     loader = ImageLoader(card.preprocessing, task.images)
@@ -159,6 +165,15 @@ def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:
         if finding.level != "error":
             reporter.note(f"{finding.message} {finding.hint}".strip())
     return result.require_dataset()
+
+
+def _note_seen_images(dataset: Dataset, base: Model, reporter: Reporter) -> None:
+    """Say how many validation and test images the base model was trained on."""
+    for split, seen, total in count_trained_on(dataset, base.card, base.path.parent):
+        reporter.note(
+            f"{seen:,} of {pluralize(total, f'{split} image')} were used to train the base model: "
+            f"results on {split} will be overly optimistic."
+        )
 
 
 def _load_base(task: FinetuneTask, processes: ProcessGroup, reporter: Reporter) -> Model:
