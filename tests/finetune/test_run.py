@@ -127,6 +127,7 @@ def test_model_file_of_the_default_run_describes_its_training(
     dataset = scan(colours).require_dataset()
     assert card.dataset == {
         "fingerprint": dataset.fingerprint,
+        "run": dataset.fingerprint[:16],
         "seed": 0,
         "val_fraction": 0.2,
         "train": 18,

@@ -42,14 +42,14 @@ def test_output_may_be_new_or_empty(here: Path) -> None:
         assert run_dir.choose_path(here / name, here, "b0") == here / name
 
 
-@pytest.mark.parametrize("name", ["file", "full"])
+@pytest.mark.parametrize("name", ["file", "full", "run"])
 def test_existing_output_is_refused(name: str, here: Path) -> None:
-    (here / "full").mkdir()
-    for path in (here / "file", here / "full" / "x"):
+    for path in (here / "file", here / "full" / "x", here / "run" / "options.json"):
+        path.parent.mkdir(exist_ok=True)
         path.write_text("x")
     with pytest.raises(UsageError, match="already exists") as caught:
         run_dir.check_output(here / name)
-    assert "--resume" in caught.value.hint
+    assert ("--resume" in caught.value.hint) == (name == "run")
 
 
 def test_run_folder_is_locked_and_cleaned_of_partial_files(here: Path) -> None:
