@@ -126,7 +126,6 @@ signal.raise_signal(signal.SIGINT)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (EngineOptions(engine="tpu"), "Unknown engine 'tpu'."),  # type: ignore[arg-type]
         (EngineOptions(device="tpu"), "Unknown device 'tpu'."),
         (EngineOptions(device="cpu:1"), "'cpu:1'"),
         (EngineOptions(device="cuda:one"), "'cuda:one'"),
@@ -138,7 +137,6 @@ signal.raise_signal(signal.SIGINT)
             EngineOptions("cpu", "torch", "fp16"),
             "torch does not support model files in fp16 on cpu",
         ),
-        (EngineOptions("cpu", "auto", "int8"), "No engine supports model files in int8 on cpu"),
     ],
 )
 def test_unsupported_combinations_are_refused(options: EngineOptions, words: str) -> None:

@@ -123,7 +123,7 @@ def test_every_validation_image_is_counted_once(train_in: Train, tmp_path: Path)
     make_classes(root / "val", images=3, first_seed=50)
     make_classes(root / "test", images=1, first_seed=90)
     (root / "val" / "red" / "51.png").write_bytes(b"")
-    done = train_in(2, [root, "--allow-bad", "--head-only"])
+    done = train_in(2, [root, "--allow-bad"])
     assert done.status == 0, done.stderr
     end = done.rows[-1]
     assert (end["val"]["images"], end["val"]["failed"]) == (9, 1)

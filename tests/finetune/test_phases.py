@@ -1,6 +1,7 @@
 """The head phase and the full phase, without a run."""
 
 import itertools
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from effnet_cli.engines.normalise import normalise
 from effnet_cli.finetune import phases, run_dir
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.phases import FullPhase
+from effnet_cli.finetune.records import Epoch
 from effnet_cli.images.augment import POLICIES, Augmentation
 from effnet_cli.models import build
 from effnet_cli.models.variants import find_variant
@@ -203,7 +205,9 @@ def test_saved_state_is_sufficient_to_resume(
     assert uninterrupted.steps >= 4
     train_two_steps(uninterrupted, 0)
     run = run_dir.RunDir(tmp_path)
-    state = run_dir.TrainingState(epoch=1, step=2, rows=[{"top1": 0.1 + 0.2}], classes=["\udcff"])
+    zeros = {field.name: 0 for field in fields(Epoch)}
+    rows = [zeros | {"phase": "full", "top1": 0.1 + 0.2}]
+    state = run_dir.TrainingState(epoch=1, step=2, rows=rows, classes=["\udcff"])
     run.write_state(state, uninterrupted.state_tensors())
     names = set(uninterrupted.state_tensors())
     train_two_steps(uninterrupted, 2)

@@ -5,16 +5,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from effnet_cli.bench import validate
+from effnet_cli.bench.models import SEEDED_BUILDER, BenchModel
 from effnet_cli.bench.records import COPY, BenchResult, CallStatistics, Timing
 from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.start import Case, Starter
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, summarize
 from effnet_cli.engines.registry import plan_engine
-from effnet_cli.models.summary import compute_cost
+from effnet_cli.models import build
+from effnet_cli.models.summary import ComputeCost, compute_cost
 from effnet_cli.options import BenchTask, EngineOptions
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.machine import describe_machine, measure_copy_gb_per_s
@@ -22,7 +24,6 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 # A training step costs three passes: forward, gradients of the inputs, gradients of the weights.
 TRAINING_PASSES = 3
-cost_of = cache(compute_cost)
 
 
 def bench(task: BenchTask, reporter: Reporter = SILENT) -> BenchResult:
@@ -76,10 +77,18 @@ def _result(task: BenchTask, starter: Starter, turns: Sequence[Sequence[Turn]]) 
     return BenchResult(describe_machine(), timings, skipped=tuple(starter.skipped), limits=limits)
 
 
+@cache
+def _compute_cost(model: BenchModel) -> ComputeCost:
+    make = model.build
+    if model.builder == SEEDED_BUILDER:  # a model with its own number of classes
+        make = partial(build.build, model.variant, model.outputs)
+    return compute_cost(make, model.shape[0])
+
+
 def _timing(case: Case, calls: CallStatistics, limits: Mapping[str, float]) -> Timing:
     model, plan, mode = case.model, case.worker.request.plan, case.worker.request.mode
     started, memory, seconds = case.worker.started, case.warm_up, calls.p50_ms / 1000
-    cost = cost_of(model.variant, model.outputs)
+    cost = _compute_cost(model)
     passes = TRAINING_PASSES if mode == "train" else 1
     giga_multiply_adds = passes * cost.multiply_adds * case.batch_size / 1e9
     gigabytes = (cost.weight_bytes + case.batch_size * cost.activation_bytes) / 1e9

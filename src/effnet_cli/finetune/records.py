@@ -7,8 +7,6 @@ from typing import Literal
 
 from effnet_cli.evaluate.records import Metrics
 
-# Files of a run folder, beside the model file and the options.
-
 PhaseName = Literal["head", "full"]
 PHASE_TITLES: Mapping[PhaseName, str] = {"head": "classifier head", "full": "full model"}
 

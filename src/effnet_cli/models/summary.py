@@ -5,8 +5,9 @@ needed, and the largest variant takes a second.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -113,7 +114,7 @@ class _Layer(NamedTuple):
 def summarize(name: str) -> ModelSummary:
     """Summarise the variant called `name`; `UsageError` if it is unknown."""
     variant = find_variant(name)
-    module, layers = _count(variant, IMAGENET_CLASSES)
+    module, layers = _count_variant(variant)
     base, stages = variant.architecture.base, _stages(module, layers)
     return ModelSummary(
         variant=variant.name,
@@ -128,9 +129,9 @@ def summarize(name: str) -> ModelSummary:
     )
 
 
-def compute_cost(variant: Variant, num_classes: int) -> ComputeCost:
-    """Return the cost of one image at the variant's resolution."""
-    return _cost(*_count(variant, num_classes))
+def compute_cost(build_module: Callable[[], nn.Module], crop_px: int) -> ComputeCost:
+    """Return the cost of one image of `crop_px` for a model, which is built without values."""
+    return _cost(*_count(build_module, crop_px))
 
 
 def _cost(module: nn.Module, layers: list[_Layer]) -> ComputeCost:
@@ -141,8 +142,13 @@ def _cost(module: nn.Module, layers: list[_Layer]) -> ComputeCost:
     )
 
 
-def _count(variant: Variant, num_classes: int) -> tuple[nn.Module, list[_Layer]]:
-    """Run one image through the variant; return the module and its layers in execution order.
+def _count_variant(variant: Variant) -> tuple[nn.Module, list[_Layer]]:
+    make = partial(build.build, variant, IMAGENET_CLASSES)
+    return _count(make, variant.preprocessing.crop_px)
+
+
+def _count(build_module: Callable[[], nn.Module], crop_px: int) -> tuple[nn.Module, list[_Layer]]:
+    """Run one image through the model; return the module and its layers in execution order.
 
     torch's FlopCounterMode counts the same multiply-adds but takes twice as long, and records
     neither input sizes nor bytes.
@@ -155,12 +161,11 @@ def _count(variant: Variant, num_classes: int) -> tuple[nn.Module, list[_Layer]]
         layers.append(_Layer(layer, inputs[0].shape[-1], multiply_adds, activation_bytes=moved))
 
     with torch.device("meta"), torch.inference_mode():
-        module = build.build(variant, num_classes).eval()
+        module = build_module().eval()
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.register_forward_hook(count)
-        side = variant.preprocessing.crop_px
-        module(torch.empty(1, 3, side, side))
+        module(torch.empty(1, 3, crop_px, crop_px))
     return module, layers
 
 
@@ -206,7 +211,7 @@ def _expansion(convs: list[Any]) -> int:
 
 
 def _growth(base: Variant, stages: tuple[Stage, ...]) -> Iterator[Growth]:
-    for before, after in zip(_stages(*_count(base, IMAGENET_CLASSES)), stages, strict=True):
+    for before, after in zip(_stages(*_count_variant(base)), stages, strict=True):
         yield Growth(
             base_channels=before.channels,
             channels=after.channels,
