@@ -161,7 +161,7 @@ PADDED = {(row.architecture.name, row.has_same_padding): row for row in TIMM}.va
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in PADDED if row.architecture.parameters < 15e6], ids=by_name
+    "row", [row for row in PADDED if row.architecture.parameters < 9e6], ids=by_name
 )
 def test_models_are_timms(row: Variant, tmp_path: Path) -> None:
     """At an even size, where wrong padding shows; `benchmarks/timm_models.py` has them all."""
@@ -180,7 +180,7 @@ def test_models_are_timms(row: Variant, tmp_path: Path) -> None:
         assert torch.equal(ours(pixels), theirs.double().eval()(pixels))
 
 
-@pytest.mark.parametrize("name", ["b0", "b5", "v2_s"])
+@pytest.mark.parametrize("name", ["b0", "v2_s"])
 def test_models_are_torchvisions(name: str) -> None:
     """In every bit: initial weights, predictions, and training with its random numbers."""
     torch.manual_seed(0)
