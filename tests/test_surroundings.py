@@ -35,6 +35,12 @@ def run_shell(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     return subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=False, cwd=cwd)
 
 
+def can_unshare() -> bool:
+    command = ["unshare", "--mount", "--pid", "--fork", "true"]
+    found = shutil.which(command[0])
+    return found is not None and subprocess.run(command, check=False).returncode == 0
+
+
 def test_a_user_without_a_home_gets_predictions() -> None:
     """As in containers that run as a number: neither HOME nor a name in the list of users."""
     code = (
@@ -100,6 +106,20 @@ def test_optimised_python_works() -> None:
 def test_few_open_files_are_enough() -> None:
     done = run_shell(f"ulimit -n 64; exec {' '.join(EFFNET)} predict {SAMPLES} -f csv")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not can_unshare(), reason="needs root and unshare")
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "unshare --pid --fork --mount-proc",  # process 1, which has no parent to clean up
+        "unshare --mount sh -c 'mount -t tmpfs -o ro none /dev/shm && exec \"$@\"' sh",
+    ],
+)
+def test_containers_without_comfort_are_enough(inside: str) -> None:
+    done = run_shell(f"{inside} {' '.join(EFFNET)} predict {CAT} -f csv --isolate")
+    assert done.returncode == 0, done.stderr
+    assert "tiger cat" in done.stdout
 
 
 def test_a_deleted_current_folder_is_one_sentence(tmp_path: Path) -> None:
