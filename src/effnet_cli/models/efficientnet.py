@@ -21,8 +21,6 @@ ACTIVATIONS: Mapping[Activation, Callable[[], nn.Module]] = {
 }
 SQUEEZE = 4  # input channels of a block per channel inside its squeeze-and-excitation
 STOCHASTIC_DEPTH = 0.2  # of the last block; it grows linearly from 0 at the first one
-# A large epsilon comes with TensorFlow's slower averages (1 - decay there).
-SLOW_MOMENTUM, MOMENTUM, LARGE_EPS = 0.01, 0.1, 1e-3
 
 
 def same_padding(sizes: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> list[int]:
@@ -190,8 +188,8 @@ class EfficientNet(nn.Module):
         conv = self._convolution(
             inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False
         )
-        momentum = SLOW_MOMENTUM if self._eps >= LARGE_EPS else MOMENTUM
-        norm = nn.BatchNorm2d(outputs, eps=self._eps, momentum=momentum)
+        # torch's momentum, not TensorFlow's of 0.01: small datasets have too few steps for that one
+        norm = nn.BatchNorm2d(outputs, eps=self._eps)
         return nn.Sequential(conv, norm, self._activation())
 
     def _initialise(self) -> None:
