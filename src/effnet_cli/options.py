@@ -70,9 +70,9 @@ class ModelOptions(Options):
 
     @staticmethod
     def parse(text: str) -> "ModelOptions":
-        """Parse a path, which exists or has a folder or a suffix, else the name of a variant."""
+        """Parse a path, which exists or has a folder, else the name of a variant (`b0.ns`)."""
         path = Path(text)
-        is_path = path.exists() or path.suffix or path.name != text
+        is_path = path.exists() or path.name != text
         return ModelOptions(model=path) if is_path else ModelOptions(variant=text)
 
 

@@ -463,3 +463,16 @@ def test_calibration_is_refused(
     assert message in done.stderr
     assert not (tmp_path / "new.safetensors").exists()
     assert (tmp_path / "here.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("b0.ns", ModelOptions(variant="b0.ns")),
+        ("lite0", ModelOptions(variant="lite0")),
+        ("runs/nope", ModelOptions(model=Path("runs/nope"))),
+        ("hf://timm/x.y", ModelOptions(model=Path("hf://timm/x.y"))),
+    ],
+)
+def test_models_to_compare_are_variants_or_paths(text: str, options: ModelOptions) -> None:
+    assert ModelOptions.parse(text) == options
