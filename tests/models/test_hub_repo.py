@@ -165,6 +165,28 @@ def test_missing_repository_is_named(name: str, hub: Callable[..., Path]) -> Non
         resolve_model(ModelOptions(model=Path("hf://ants")))
 
 
+def test_repository_may_be_named_like_an_exported_file(
+    effnet: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    for arguments in (
+        ["predict", SAMPLES / "cat.jpg"],
+        ["evaluate", SAMPLES, "--calibrate-to", tmp_path / "a.safetensors"],
+    ):
+        done = effnet(*arguments, "--engine", "torch", "--model", "hf://me/ants.onnx", "--offline")
+        assert "'model.safetensors' of me/ants.onnx is missing." in done.stderr
+
+
+def test_config_of_timm_is_not_overwritten(
+    timm_folder: Path, effnet: Callable[..., CommandResult]
+) -> None:
+    config = timm_folder / "config.json"
+    before = config.read_bytes()
+    done = effnet("predict", SAMPLES / "cat.jpg", "--model", timm_folder, "--output", config)
+    assert done.status == 2
+    assert "belongs to a model and would be overwritten." in done.stderr
+    assert config.read_bytes() == before
+
+
 def test_run_from_a_repository_is_resumed(
     timm_folder: Path, hub: Callable[..., Path], run_with: RunWith
 ) -> None:

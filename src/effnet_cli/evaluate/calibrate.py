@@ -15,8 +15,7 @@ from effnet_cli.evaluate.metrics import (
 )
 from effnet_cli.evaluate.predictions import Predictions
 from effnet_cli.models import checkpoint
-from effnet_cli.models.export_file import file_kind
-from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.models.weights import Model, expected_kind, resolve_model
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
 
@@ -46,7 +45,7 @@ def check_calibration(path: Path, model: ModelOptions) -> None:
         )
     if path.exists():
         raise UsageError(f"--calibrate-to {str(path)!r} already exists.", "Use a new file.")
-    if model.model is not None and file_kind(model.model) != "tensors":
+    if expected_kind(model) != "tensors":
         raise UsageError(
             f"{str(model.model)!r} is an exported file, which cannot be calibrated.",
             "Calibrate the model file that it was exported from, and export that again.",

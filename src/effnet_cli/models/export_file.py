@@ -11,9 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from effnet_cli.models import timm_config
 from effnet_cli.models.card import (
     LOCK_FILE_NAME,
     METRICS_FILE_NAME,
+    MODEL_FILE_NAME,
     OPTIONS_FILE_NAME,
     REPORT_FILE_NAME,
     SPLIT_FILE_NAME,
@@ -78,10 +80,15 @@ def is_export(path: Path) -> bool:
 
 
 def is_model_file(path: Path) -> bool:
-    """Return whether the file at `path` belongs to an export or a run, or is named like weights."""
+    """Return whether a file belongs to an export, a run or timm, or is named like weights."""
     if not path.is_file():
         return False
     if path.name in RUN_FILE_NAMES and path.with_name(OPTIONS_FILE_NAME).is_file():
+        return True
+    siblings = (MODEL_FILE_NAME, timm_config.TORCH_FILE_NAME)
+    if path == timm_config.config_path(path) and any(
+        path.with_name(one).exists() for one in siblings
+    ):
         return True
     is_weights = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
     return is_weights or is_export(path) or export_owner(path) is not None

@@ -87,6 +87,14 @@ def resolve_model(options: ModelOptions, reporter: Reporter = SILENT) -> Model:
     return Model(variant, imagenet_card(variant), path, sha256=cached_sha256(path))
 
 
+def expected_kind(options: ModelOptions) -> FileKind:
+    """Return what the selected file holds, judging by names: nothing is opened or downloaded."""
+    path = options.model
+    if path is None or path.is_dir() or hub_repo.parse_repo(path) is not None:
+        return "tensors"
+    return export_file.file_kind(path)
+
+
 def _read_repo(repo: hub_repo.HubRepo, *, offline: bool, reporter: Reporter) -> Model:
     path, config_path = repo.fetch(offline=offline, reporter=reporter)
     if config_path is None:

@@ -16,9 +16,8 @@ from effnet_cli.images.finder import Finder, ImageInput
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.sources import ImageSource
-from effnet_cli.models.export_file import file_kind
 from effnet_cli.models.variants import is_variant
-from effnet_cli.models.weights import resolve_model
+from effnet_cli.models.weights import expected_kind, resolve_model
 from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions, PredictOptions
 from effnet_cli.predict.pipeline import Finish, Pipeline, ScoredImage, load_in_background
 from effnet_cli.predict.ranking import new_ranking
@@ -74,7 +73,7 @@ class Classifier:
         _check(images, ImageOptions)
         _check(options, PredictOptions)
         # refuse an impossible combination before anything is downloaded
-        self._plan = plan_engine(engine, file_kind(model.model) if model.model else "tensors")
+        self._plan = plan_engine(engine, expected_kind(model))
         self._model = resolve_model(model, reporter)
         self.card, self.sha256 = self._model.card, self._model.sha256
         self.name = str(model.model or self._model.variant.name)
