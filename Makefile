@@ -16,7 +16,7 @@ check:          ## linter, formatting, types on three platforms, import contract
 	$(PYTHON) -m mypy --platform darwin src
 	$(BIN)lint-imports --no-logo --no-cache
 
-test:           ## all tests that need no GPU
+test:           ## all tests that need no GPU, without the slow ones
 	$(PYTHON) -m pytest
 
 docs:           ## build the site in site/; a warning is an error

@@ -204,12 +204,14 @@ def name_of(command: list[str]) -> str:
     return "-".join(word.strip("-") for word in command if word != CAT)
 
 
-COMMANDS = (
+QUICK_COMMANDS = (
     ["predict", CAT],
     ["predict", CAT, "--engine", "openvino"],
     ["predict", CAT, "--engine", "torch"],
     ["variants"],
     ["weights", "list"],
+)
+SLOW_COMMANDS = (
     ["export", "--to", "onnx", "-o", "a.onnx"],
     ["export", "--to", "litert", "-o", "a.tflite"],
     ["export", "--to", "executorch", "-o", "a.pte"],
@@ -232,9 +234,19 @@ sys.addaudithook(record)
 """
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+@pytest.mark.parametrize("command", QUICK_COMMANDS, ids=name_of)
 def test_no_command_opens_a_connection(command: list[str], tmp_path: Path) -> None:
-    """Traced where strace is installed, else with a guard in the process."""
+    assert_no_connection(command, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SLOW_COMMANDS, ids=name_of)
+def test_no_slow_command_opens_a_connection(command: list[str], tmp_path: Path) -> None:
+    assert_no_connection(command, tmp_path)
+
+
+def assert_no_connection(command: list[str], tmp_path: Path) -> None:
+    """Run a command, traced where strace is installed, else with a guard in the process."""
     watch = "strace" if shutil.which("strace") else "guard"
     trace, home = tmp_path / "trace", tmp_path / "home"
     home.mkdir()

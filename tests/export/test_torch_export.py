@@ -22,6 +22,7 @@ from helpers import SAMPLES, read_recipe
 pytestmark = pytest.mark.usefixtures("one_core")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_aotinductor_agrees_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ExportOptions("aotinductor", batch=1)
@@ -64,6 +65,7 @@ def test_aotinductor_agrees_with_torch(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.isclose(float(probability), expected.probability, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.linux
 def test_compiler_that_fails_is_one_sentence(tmp_path: Path) -> None:
     compiler = tmp_path / "broken"
