@@ -35,6 +35,24 @@ def linked(url: str, digest: str, size: int) -> serve.Response:
     )
 
 
+def repository(*commits: dict[str, bytes]) -> serve.Response:
+    """Send the files of a repository's commits `1`, `2` and so on; `main` is the last."""
+    names = {str(number): number for number in range(1, 1 + len(commits))}
+    names["main"] = len(commits)
+
+    def respond(handler: serve.Handler, _: bytes) -> None:
+        revision, name = handler.path.split("/")[-2:]
+        number = names.get(revision, 0)
+        content = commits[number - 1].get(name) if number else None
+        if content is None:
+            handler.send(404, X_Repo_Commit=str(number))
+        else:
+            etag = f'"{git_name(content)}"'
+            handler.send(200, content, ETag=etag, X_Repo_Commit=str(number))
+
+    return respond
+
+
 class HubServer:
     """Redirects every request to the file `content` on its second server, `cdn`, which sends
     `responses` in order. The digest that the hub claims for it is `digest`.

@@ -1,16 +1,19 @@
 """`--model` with a folder or a repository in timm's format."""
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load, save
 from timm.models import save_for_hf
 
+import weight_server as serve
 from effnet_cli.bench.prepare import prepare_file
-from effnet_cli.models import build
+from effnet_cli.models import build, download
 from effnet_cli.models.hub_repo import HubRepo, make_absolute, parse_repo
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import ModelOptions
@@ -19,7 +22,9 @@ from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cache_dir
 from effnet_cli.system.reporter import SILENT
 from helpers import SAMPLES, lively
+from hub_server import repository, small
 from training import HEAD_ONLY, CommandResult, FinishedRun, RunWith, resume
+from weight_server import WeightServer
 
 pytestmark = pytest.mark.usefixtures("one_core", "one_thread")
 
@@ -135,6 +140,145 @@ def test_repository_is_a_model(revision: str, timm_folder: Path, hub: Callable[.
     model, same = resolve_model(options), resolve_model(ModelOptions(model=timm_folder))
     assert (model.card, model.sha256) == (same.card, same.sha256)
     assert torch.equal(read_logits(model), read_logits(same))
+
+
+# --- files of one commit ------------------------------------------------------------------------
+
+
+WEIGHTS, CONFIG = CONFIG_FILES
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def versions(timm_folder: Path) -> tuple[Files, Files]:
+    """The files of a repository before and after its classes were reordered."""
+    old = {name: (timm_folder / name).read_bytes() for name in CONFIG_FILES}
+    tensors = load(old[WEIGHTS])
+    for name in ("classifier.weight", "classifier.bias"):
+        tensors[name] = tensors[name].flip(0)
+    config = json.loads(old[CONFIG])
+    config["label_names"].reverse()
+    return old, {WEIGHTS: save(tensors), CONFIG: json.dumps(config).encode()}
+
+
+@pytest.fixture
+def remote(
+    hub: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., WeightServer]]:
+    """`remote({name: content}, ...)` makes the commits of `me/ants` those given."""
+    monkeypatch.setenv("EFFNET_MIRROR", "")
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+    with WeightServer(b"") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+
+        def publish(*commits: Files) -> WeightServer:
+            server.requests.clear()
+            server.responses = (repository(*commits),)
+            return server
+
+        yield publish
+
+
+def load_repository(*, offline: bool = False) -> Model:
+    return resolve_model(ModelOptions(model=Path("hf://me/ants"), offline=offline))
+
+
+def read_version(model: Model, versions: tuple[Files, Files]) -> int:
+    """Return the version that the model is of, and check that both of its files are."""
+    config = model.path.with_name(CONFIG).read_bytes()
+    version = [files[WEIGHTS] for files in versions].index(model.path.read_bytes())
+    assert config == versions[version][CONFIG]
+    assert model.card.classes == tuple(json.loads(config)["label_names"])
+    return version
+
+
+def test_second_file_is_of_the_commit_of_the_first(
+    versions: tuple[Files, Files], remote: Callable[..., WeightServer]
+) -> None:
+    old, new = versions
+    remote(old).responses = (repository(old), serve.status(403))
+    with pytest.raises(EffnetError, match="403"):
+        load_repository()
+    server = remote(old, new)
+    assert read_version(load_repository(), versions) == 0
+    assert [one.path.split("/")[-2:] for one in server.requests] == [["1", CONFIG]]
+    assert read_version(load_repository(offline=True), versions) == 0
+
+
+def test_config_that_was_added_later_replaces_the_weights(
+    versions: tuple[Files, Files], remote: Callable[..., WeightServer]
+) -> None:
+    old, new = versions
+    remote({WEIGHTS: old[WEIGHTS]})
+    with pytest.raises(EffnetError, match=r"There is no 'config\.json' in me/ants"):
+        load_repository()
+    remote({WEIGHTS: old[WEIGHTS]}, new)
+    assert read_version(load_repository(), versions) == 1
+    assert read_version(load_repository(offline=True), versions) == 1
+
+
+@pytest.mark.parametrize("damaged", CONFIG_FILES)
+def test_damaged_file_is_replaced_by_one_of_the_same_commit(
+    damaged: str, versions: tuple[Files, Files], remote: Callable[..., WeightServer]
+) -> None:
+    old, new = versions
+    remote(old)
+    load_repository().path.with_name(damaged).write_bytes(b"damaged")
+    remote(old, new)
+    load_repository()
+    expected = 0 if damaged == CONFIG else 1
+    assert read_version(load_repository(offline=True), versions) == expected
+
+
+@pytest.mark.parametrize("damaged", CONFIG_FILES)
+def test_files_of_unknown_commits_are_only_combined_with_each_other(
+    damaged: str,
+    versions: tuple[Files, Files],
+    remote: Callable[..., WeightServer],
+    hub: Callable[..., Path],
+    timm_folder: Path,
+) -> None:
+    old, new = versions
+    hub(timm_folder)
+    remote(old, new)
+    model = load_repository()  # nothing is recorded about these files
+    assert read_version(model, versions) == 0
+    model.path.with_name(damaged).write_bytes(b"damaged")
+    assert read_version(load_repository(), versions) == 1
+
+
+def test_files_of_different_commits_are_refused_offline(
+    versions: tuple[Files, Files], remote: Callable[..., WeightServer]
+) -> None:
+    old, new = versions
+    remote(old, new)
+    path = load_repository().path
+    record = path.with_name(f"{WEIGHTS}.sha256")
+    record.write_text(record.read_text().replace(" 2", " 1"))
+    with pytest.raises(EffnetError, match=r"'config\.json' of me/ants is of another commit"):
+        load_repository(offline=True)
+
+
+def test_server_without_commits_is_accepted(
+    versions: tuple[Files, Files], remote: Callable[..., WeightServer]
+) -> None:
+    server = remote()
+    server.responses = tuple(small(versions[0][name]) for name in CONFIG_FILES)
+    assert read_version(load_repository(), versions) == 0
+    assert read_version(load_repository(offline=True), versions) == 0
+
+
+def test_other_commit_than_the_requested_one_is_refused(
+    versions: tuple[Files, Files], remote: Callable[..., WeightServer]
+) -> None:
+    old, new = versions
+    server = remote(old)
+    server.responses = (repository(old), serve.status(404), serve.status(404))
+    with pytest.raises(EffnetError, match="There is no"):
+        load_repository()
+    server.responses = (lambda handler, _: handler.send(200, new[CONFIG], X_Repo_Commit="2"),)
+    with pytest.raises(EffnetError, match=r"another commit \(got 2, expected 1\)"):
+        load_repository()
 
 
 def test_repository_with_a_model_file_needs_no_config(

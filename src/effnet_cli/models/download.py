@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
+from effnet_cli.models.hub import COMMIT
 from effnet_cli.models.variants import Variant
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import (
@@ -48,11 +49,13 @@ class RemoteFile:
 
     Args:
         sha256: the first digits of its digest, or all of them; empty if it is unknown.
+        commit: the only commit of a model hub's repository to accept; empty if any will do.
         token: what to identify with at the server of `url`, and nowhere else.
     """
 
     url: str
     sha256: str = ""
+    commit: str = ""
     token: str = ""
 
     @property
@@ -66,17 +69,26 @@ class RemoteFile:
         return self.shown_url.partition("://")[2].partition("/")[0]
 
 
+class FilePart(NamedTuple):
+    """A downloaded file before it has its name, and the commit that the hub says it is of."""
+
+    path: Path
+    commit: str
+
+
 class FileHeaders:
     """What a server says about a file before it sends it.
 
     `digest` is that of the file: the expected SHA-256, else the one that a model hub sends (for
     small files the SHA-1 that git uses), else empty. `version` changes with the file's content,
-    and is empty if nothing is known about the content.
+    and is empty if nothing is known about the content. `commit` is that of the repository, if a
+    model hub sends it.
     """
 
     def __init__(self, remote: RemoteFile) -> None:
         self.has_response, self.has_length = False, False
         self.digest = self.version = remote.sha256
+        self.commit = ""
         self._remote = remote
         self._first: httpx.URL | None = None
 
@@ -94,6 +106,8 @@ class FileHeaders:
             reason = f"the server has another file ({_difference(linked, expected)})"
             raise HttpError(reason, response.status_code)
         self._use(linked)
+        if is_same_origin(response.url, self._first):
+            self._use_commit(response)
         # a connection that closes early is noticed with either of them
         self.has_length = bool({"content-length", "transfer-encoding"} & set(response.headers))
         # the tags of other servers, to which a hub redirects, are no digests of the content
@@ -102,6 +116,20 @@ class FileHeaders:
             tag = _opaque_tag(etag)
             if GIT_DIGEST.fullmatch(tag) or not etag.startswith("W/"):
                 self._use(tag, is_digest=GIT_DIGEST.fullmatch(tag) is not None)
+
+    def _use_commit(self, response: "httpx.Response") -> None:
+        """Take the commit of a hub's response.
+
+        Raises:
+            HttpError: it is not the expected one.
+        """
+        sent, expected = response.headers.get("X-Repo-Commit", ""), self._remote.commit
+        if not COMMIT.fullmatch(sent):
+            return
+        if expected and sent != expected:
+            reason = f"the server has another commit ({_difference(sent, expected)})"
+            raise HttpError(reason, response.status_code)
+        self.commit = sent
 
     def _use(self, tag: str, is_digest: bool = True) -> None:
         """Use a tag, unless an earlier response or the caller knew better."""
@@ -126,7 +154,7 @@ def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> Non
         part = fetch_part(remote, path, partial(reporter.progress, path.name, unit="bytes"))
     except HttpError as error:
         raise download_error(remote, error, hint) from error
-    commit_part(part, path)
+    commit_part(part.path, path)
 
 
 def download_error(remote: RemoteFile, error: HttpError, hint: str) -> EffnetError:
@@ -152,7 +180,7 @@ def base_url(default: str, *variables: str) -> str:
     return default
 
 
-def fetch_part(remote: RemoteFile, path: Path, progress: Progress) -> Path:
+def fetch_part(remote: RemoteFile, path: Path, progress: Progress) -> FilePart:
     """Download a file and check it; return the partial file, which `commit_part` moves to `path`.
 
     If the connection is lost for good, or the process is killed, the partial file is kept, and
@@ -172,7 +200,7 @@ def fetch_part(remote: RemoteFile, path: Path, progress: Progress) -> Path:
     if reason:
         _remove_parts(path)
         raise HttpError(reason, 200)
-    return part
+    return FilePart(part, headers.commit)
 
 
 def _fetch(remote: RemoteFile, path: Path, progress: Progress) -> FileHeaders:

@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from effnet_cli.system.errors import EffnetError, UsageError
@@ -49,12 +49,18 @@ class HubFile:
         name: its path in the repository.
         revision: a branch, tag or commit.
         sha256: the only digest that is accepted, in lowercase; empty if it is unknown.
+        commit: the only commit of which it is accepted; empty if any commit of `revision` will do.
     """
 
     repo: str
     name: str
     revision: str = DEFAULT_REVISION
     sha256: str = ""
+    commit: str = ""
+
+
+class NotOnHubError(EffnetError):
+    """The hub has no such file."""
 
 
 def find_hub_file(file: HubFile) -> Path | None:
@@ -83,7 +89,8 @@ def fetch_hub_file(
 
     Raises:
         UsageError: the repository, name or revision is not safe to use in a path.
-        EffnetError: the file cannot be had; its hint is `hint`.
+        NotOnHubError: the hub does not have it; its hint is `hint`.
+        EffnetError: the file cannot be had for another reason; its hint is `hint`.
     """
     found = find_hub_file(file)
     if found is not None:
@@ -91,6 +98,8 @@ def fetch_hub_file(
     path = _own_path(file)
     if offline or _is_true("HF_HUB_OFFLINE"):
         state = "damaged" if is_file(path) else "missing"
+        if file.commit and find_hub_file(replace(file, commit="")) is not None:
+            state = "of another commit than the rest"
         cause = "" if offline else ", and HF_HUB_OFFLINE is set"
         raise EffnetError(f"{file.name!r} of {file.repo} is {state}{cause}.", hint)
     with process_lock(path):
@@ -107,7 +116,14 @@ def locate_hub_file(file: HubFile) -> Path:
 
 def known_digest(file: HubFile, path: Path) -> str:
     """Return the digest that the file at `path` must have; empty if nothing is known."""
-    return file.sha256 or _blob_digest(path) or _read_digest(_own_path(file)) or ""
+    return file.sha256 or _blob_digest(path) or _read_record(_own_path(file)).digest
+
+
+def known_commit(file: HubFile, path: Path) -> str:
+    """Return the commit that the file at `path` is of; empty if it is not known."""
+    if path == _own_path(file):
+        return _read_record(path).commit
+    return path.relative_to(_snapshots(file)).parts[0]
 
 
 def hub_url(file: HubFile) -> str:
@@ -120,7 +136,8 @@ def hub_url(file: HubFile) -> str:
 
     _check_names(file)
     base = base_url(HUB_URL, MIRROR_VARIABLE, HUB_VARIABLE)
-    return f"{base}/{file.repo}/resolve/{quote(file.revision, safe='')}/{quote(file.name)}"
+    revision = quote(file.commit or file.revision, safe="")
+    return f"{base}/{file.repo}/resolve/{revision}/{quote(file.name)}"
 
 
 def has_digest(path: Path, digest: str) -> bool:
@@ -185,15 +202,19 @@ def _library_paths(file: HubFile) -> Iterator[Path]:
     A pinned digest says which file is right, whatever its snapshot; otherwise only the snapshot of
     the revision counts, or the only one if the library has not recorded what "main" is.
     """
-    folder = library_cache() / f"models--{_folder_name(file)}"
-    snapshots = folder / "snapshots"
-    commit = _read_line(folder / "refs" / file.revision) or file.revision
+    snapshots = _snapshots(file)
+    ref = snapshots.with_name("refs") / file.revision
+    commit = file.commit or _read_line(ref) or file.revision
     if COMMIT.fullmatch(commit):
         yield snapshots / commit / file.name
     others = [path / file.name for path in sorted(list_files(snapshots, "*"))]
     is_only = len(others) == 1 and commit == file.revision == DEFAULT_REVISION
     if file.sha256 or is_only:
         yield from others
+
+
+def _snapshots(file: HubFile) -> Path:
+    return library_cache() / f"models--{_folder_name(file)}" / "snapshots"
 
 
 def _blob_digest(path: Path) -> str:
@@ -225,25 +246,34 @@ def _own_path(file: HubFile) -> Path:
     return cache_dir() / "hub" / _folder_name(file) / revision / file.name
 
 
-def _digest_path(path: Path) -> Path:
+class Record(NamedTuple):
+    """What is known about a file in our cache; either may be empty."""
+
+    digest: str
+    commit: str
+
+
+def _record_path(path: Path) -> Path:
     return path.with_name(path.name + DIGEST_SUFFIX)
 
 
-def _read_digest(path: Path) -> str | None:
-    """Return the recorded digest of our file; `None` if there is none."""
-    record = _digest_path(path)
-    return (_read_line(record) or "unreadable") if is_file(record) else None
+def _read_record(path: Path) -> Record:
+    """Return the digest and the commit that are recorded beside our file."""
+    digest, _, commit = _read_line(_record_path(path)).partition(" ")
+    return Record(digest, commit if COMMIT.fullmatch(commit) else "")
 
 
-def _record_digest(path: Path, digest: str) -> None:
-    with atomic_write(_digest_path(path)) as part:
-        part.write_text(f"{digest}\n", encoding="ascii")
+def _write_record(path: Path, record: Record) -> None:
+    with atomic_write(_record_path(path)) as part:
+        part.write_text(" ".join(filter(None, record)) + "\n", encoding="ascii")
 
 
 def _is_own_intact(file: HubFile, path: Path) -> bool:
-    recorded = _read_digest(path)
-    if file.sha256 or recorded is not None:
-        return has_digest(path, file.sha256 or recorded or "")
+    recorded = _read_record(path)
+    if file.commit not in ("", recorded.commit):
+        return False
+    if file.sha256 or is_file(_record_path(path)):
+        return has_digest(path, file.sha256 or recorded.digest)
     if not is_file(path):
         return False
     try:
@@ -251,7 +281,7 @@ def _is_own_intact(file: HubFile, path: Path) -> bool:
     except (OSError, EffnetError):
         return False
     with suppress(EffnetError):  # a filled cache may be read-only
-        _record_digest(path, digest)
+        _write_record(path, Record(digest, ""))
     return True
 
 
@@ -264,24 +294,25 @@ def _download(file: HubFile, path: Path, *, reporter: Reporter, hint: str) -> Pa
     from effnet_cli.system.http import HttpError
 
     url = hub_url(file)
-    remote = RemoteFile(url, file.sha256, token=_find_token(url))
+    remote = RemoteFile(url, file.sha256, commit=file.commit, token=_find_token(url))
     reporter.note(f"Downloading {file.name} of {file.repo} from {remote.host}")
     try:
         part = fetch_part(remote, path, partial(reporter.progress, path.name, unit="bytes"))
     except HttpError as error:
         reason = _explain(file, remote, error.status)
         if reason:
-            raise EffnetError(reason, hint) from error
+            kind = NotOnHubError if error.status == 404 else EffnetError
+            raise kind(reason, hint) from error
         raise download_error(remote, error, hint) from error
-    # the digest first: if the process is killed in between, the old file does not have it
-    _record_digest(path, sha256(part))
-    commit_part(part, path)
+    # the record first: if the process is killed in between, the old file does not have its digest
+    _write_record(path, Record(sha256(part.path), part.commit or file.commit))
+    commit_part(part.path, path)
     return path
 
 
 def _explain(file: HubFile, remote: "RemoteFile", status: int | None) -> str:
     """Return what a response's status means for a hub; empty if it means nothing special."""
-    where = f"{file.repo} (revision {file.revision})"
+    where = f"{file.repo} (revision {file.commit or file.revision})"
     if status == 404:
         return f"There is no {file.name!r} in {where} on {remote.host}."
     if status in (401, 403):

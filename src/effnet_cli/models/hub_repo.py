@@ -6,7 +6,13 @@ from pathlib import Path
 
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import MODEL_FILE_NAME
-from effnet_cli.models.hub import DEFAULT_REVISION, HubFile, fetch_hub_file
+from effnet_cli.models.hub import (
+    DEFAULT_REVISION,
+    HubFile,
+    NotOnHubError,
+    fetch_hub_file,
+    known_commit,
+)
 from effnet_cli.models.timm_config import CONFIG_FILE_NAME
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import Reporter
@@ -27,7 +33,7 @@ class HubRepo:
         return f"hf://{self.name}{suffix}"
 
     def fetch(self, *, offline: bool, reporter: Reporter) -> tuple[Path, Path | None]:
-        """Return the weights and their config, downloading them if needed.
+        """Return the weights and their config of one commit, downloading them if needed.
 
         A model file of effnet needs no config: it is `None`.
 
@@ -41,14 +47,21 @@ class HubRepo:
         if offline:
             hint = "Omit --offline, or download the repository and use --model FOLDER."
 
-        def fetch_file(name: str) -> Path:
-            file = HubFile(self.name, name, self.revision)
-            return fetch_hub_file(file, offline=offline, reporter=reporter, hint=hint)
+        def fetch_file(name: str, commit: str = "") -> tuple[Path, str]:
+            file = HubFile(self.name, name, self.revision, commit=commit)
+            path = fetch_hub_file(file, offline=offline, reporter=reporter, hint=hint)
+            return path, known_commit(file, path)
 
-        weights = fetch_file(MODEL_FILE_NAME)
+        weights, commit = fetch_file(MODEL_FILE_NAME)
         if checkpoint.is_model_file(weights):
             return weights, None
-        return weights, fetch_file(CONFIG_FILE_NAME)
+        try:
+            config, config_commit = fetch_file(CONFIG_FILE_NAME, commit)
+        except NotOnHubError:  # it may have been added after that commit
+            config, config_commit = fetch_file(CONFIG_FILE_NAME)
+        if config_commit != commit:
+            weights, _ = fetch_file(MODEL_FILE_NAME, config_commit)
+        return weights, None if checkpoint.is_model_file(weights) else config
 
 
 def parse_repo(path: Path) -> HubRepo | None:
