@@ -215,12 +215,23 @@ def test_variants_are_selected(run: Run) -> None:
         ]
 
     assert len(names("--all")) == 87
-    assert names("--max-gmacs", "0.4") == ["b0", "b0.ns"]
+    assert names("--max-gmacs", "0.4") == ["lite0", "b0", "b0.ns"]
     assert "b7.ns" in names("--trained-on", "jft") and "b7" not in names("--trained-on", "jft")
     assert names("--license", "apache-2.0") == names()
     done = run("variants", "--license", "GPL-3.0")
     assert done.returncode == 2
     assert b"No variant meets all conditions." in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--all"], ["--max-gmacs", "0.1"], ["--trained-on", "jft"], ["--license", "Apache-2.0"]],
+    ids=" ".join,
+)
+def test_conditions_do_not_apply_to_one_variant(options: list[str], run: Run) -> None:
+    done = run("variants", "b0", *options)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"'b0' selects one variant" in done.stderr
 
 
 def test_weights_commands_tell_and_check(run: Run) -> None:

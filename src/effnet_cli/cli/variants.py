@@ -36,10 +36,11 @@ def variants(options: ShowOptions, outputs: Annotated[ListOutputs, Only("format"
     and where another variant is better at the same cost. With VARIANT, shows its stages, and how
     compound scaling derives it from the smallest.
     """
-    if options.name is not None:
-        return _describe(options.name, outputs)
     from effnet_cli.models import listing
 
+    if options.name is not None:
+        listing.check_alone(options)
+        return _describe(options.name, outputs)
     rows = listing.select_variants(options)
     with open_output(outputs) as out:
         table = Table(*listing.variants_table(rows))
@@ -75,7 +76,10 @@ def list_weights(options: ListOptions, outputs: Annotated[ListOutputs, Only("for
 def pull_weights(
     options: PullOptions, model: Annotated[ModelOptions, Only("offline")], outputs: Outputs
 ) -> int:
-    """Download missing weights into the cache folder of torch."""
+    """Download missing weights.
+
+    Those of torchvision go into torch's own folder, timm's into effnet's cache.
+    """
     from effnet_cli.models import weights
 
     with open_output(outputs) as out:

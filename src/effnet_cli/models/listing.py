@@ -54,6 +54,16 @@ def select_variants(options: ShowOptions) -> list[Variant]:
     return sorted(found, key=lambda row: row.giga_multiply_adds)
 
 
+def check_alone(options: ShowOptions) -> None:
+    """Raise UsageError if `options` name a variant and select from the list as well."""
+    if options != ShowOptions(options.name):
+        raise UsageError(
+            f"{options.name!r} selects one variant; --all, --trained-on, --max-gmacs and --license "
+            "select from the list.",
+            f"Omit {options.name!r}, or those options.",
+        )
+
+
 def find_better(row: Variant, others: Iterable[Variant]) -> Variant | None:
     """Return the most accurate of `others` that costs the same, if it is better than `row`."""
     cost = SAME_COST * row.giga_multiply_adds

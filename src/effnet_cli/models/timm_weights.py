@@ -274,6 +274,6 @@ EXCLUDED = {
     "tf_efficientnet_cc_*": "its convolutions are conditional (CondConv)",
     "efficientnet_[hx]_*": "its blocks are timm's own",
     "gc_efficientnet*": "its blocks have global context instead of squeeze-and-excitation",
-    "*.in21k": "it predicts the 21,843 classes of ImageNet-21k",
-    "*.sw_in12k": "it predicts the 11,821 classes of ImageNet-12k",
+    "tf_efficientnetv2_*[slm3].in21k": "it predicts the 21,843 classes of ImageNet-21k",
+    "efficientnet_b5.sw_in12k": "it predicts the 11,821 classes of ImageNet-12k",
 }

