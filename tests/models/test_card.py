@@ -59,9 +59,15 @@ def test_any_card_round_trips(
     assert checkpoint.read_arrays(path)[0] == card
 
 
+def test_class_name_that_is_no_text_is_refused(path: Path) -> None:
+    checkpoint.write(path, replace(CARD, classes=("\ud800x", "other")), ARRAYS)
+    with pytest.raises(UsageError, match=r"class name '\\ud800x' contains an unpaired surrogate"):
+        checkpoint.read_card(path)
+
+
 @pytest.mark.parametrize(
     "name",
-    [os.fsdecode(b"\xff\xfe"), "\ud800", "a\nb\r\0", "😀", "ﷺ", '"\\', "", "x" * 10_000, "\u202e"],
+    [os.fsdecode(b"\xff\xfe"), "a\nb\r\0", "😀", "ﷺ", '"\\', "", "x" * 10_000, "\u202e"],
 )
 def test_any_class_name_round_trips(name: str, path: Path) -> None:
     checkpoint.write(path, replace(CARD, classes=(name, "other")), ARRAYS)

@@ -1,7 +1,9 @@
 """Weights with timm's tensor names: right or refused, never silently wrong."""
 
 import json
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
@@ -26,6 +30,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TIMM = [row for row in VARIANTS.values() if row.source.repo is not None]
 LABELS = ["ant", "bee", "wasp"]
+CONFIG_FIELDS = (
+    "architecture", "num_classes", "pretrained_cfg", "model_args", "global_pool", "label_names",
+    "labels", "label_descriptions", "effnet", "input_size", "crop_pct", "crop_mode",
+    "interpolation", "mean", "std", "tag",
+)  # fmt: skip
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["bn_eps", "pad_type", "in_chans", "0", "temperature", "metrics"]),
+            values,
+        )
+    ),
+    max_leaves=5,
+)
 Save = Callable[..., Path]
 
 
@@ -269,19 +289,38 @@ def test_preprocessing_of_a_config_is_read(saved: Save) -> None:
         ({"model_args": {"in_chans": 1}}, "in_chans"),
         ({"model_args": {"pad_type": "valid"}}, "pad_type"),
         ({"model_args": {"bn_eps": 0.5}}, "epsilon 0.5"),
-        ({"model_args": 3}, "damaged"),
+        ({"model_args": 3}, "its model_args is 3, not a JSON object"),
+        ({"model_args": []}, "its model_args is [], not a JSON object"),
+        ({"model_args": {"pad_type": []}}, "its pad_type is []"),
+        ({"architecture": "../x"}, "'../x' is not available"),
         ({"global_pool": "max"}, "global_pool"),
-        ({"label_names": LABELS[:2]}, "not 3 names"),
-        ({"label_names": {"0": "a", "1": "b"}}, "not 3 names"),
+        ({"label_names": LABELS[:2]}, "2 names, not 3"),
+        ({"label_names": {"0": "a", "1": "b"}}, "2 names, not 3"),
+        ({"label_names": {"0": "a", "1": "b", "3": "c"}}, "not a list of names"),
+        ({"label_names": "abc"}, 'its label_names are "abc", not a list of names'),
+        ({"label_names": [1, 2, 3]}, "its label_names are [1, 2, 3], not a list of names"),
+        ({"label_names": 3}, "its label_names are 3, not a list of names"),
+        ({"label_names": ["\ud800x", "b", "c"]}, "'\\ud800x' contains an unpaired surrogate"),
+        ({"label_descriptions": [1]}, "its label_descriptions is [1]"),
         ({"label_names": None}, "no label_names for its 3 classes"),
         ({"num_classes": "3"}, "num_classes"),
+        ({"num_classes": True}, "num_classes is true"),
         ({"effnet": {"temperature": -1}}, "temperature"),
-        ({"effnet": []}, "damaged"),
+        ({"effnet": []}, "its effnet is [], not a JSON object"),
+        ({"effnet": None}, "its effnet is null, not a JSON object"),
+        ({"pretrained_cfg": {"input_size": [3, 0, 0]}}, "its input_size is [3, 0, 0]"),
+        ({"pretrained_cfg": {"input_size": [3, 10**9, 10**9]}}, "its input_size is [3, 1000"),
+        ({"pretrained_cfg": {"input_size": [3, "a", "a"]}}, 'its input_size is [3, "a", "a"]'),
         ({"pretrained_cfg": {"input_size": [3, 96, 64]}}, "square"),
         ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode"),
         ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation"),
-        ({"pretrained_cfg": {"crop_pct": -1}}, "resize_px"),
-        ({"pretrained_cfg": {"crop_pct": "a"}}, "damaged"),
+        ({"pretrained_cfg": {"crop_pct": -1}}, "its crop_pct is -1"),
+        ({"pretrained_cfg": {"crop_pct": 0}}, "its crop_pct is 0"),
+        ({"pretrained_cfg": {"crop_pct": 1e-320}}, "its crop_pct is 1e-320"),
+        ({"pretrained_cfg": {"crop_pct": 10**400}}, "its crop_pct is 1000"),
+        ({"pretrained_cfg": {"crop_pct": math.nan}}, "its crop_pct is NaN"),
+        ({"pretrained_cfg": {"crop_pct": "0.875"}}, 'its crop_pct is "0.875"'),
+        ({"pretrained_cfg": {"mean": [10**400, 0, 0]}}, "its mean is (1000"),
         ({"pretrained_cfg": {"std": [0, 0, 0]}}, "std"),
     ],
     ids=str,
@@ -301,11 +340,50 @@ def test_unsuitable_config_is_refused(changes: dict[str, Any], reason: str, tmp_
     assert repr(str(path)) in caught.value.message
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"architectures": ["ViT"]}', '"' * 3, ""])
-def test_other_config_says_nothing(content: str, tmp_path: Path) -> None:
+NOT_TIMMS = [b"[]", b"null", b'{"architectures": ["ViT"]}', b'{"architecture": 3}']
+DAMAGED = {
+    "cut": b'{"architecture": "tf_effi',
+    "empty": b"",
+    "UTF-16": '{"architecture": "tf_efficientnet_b0"}'.encode("utf-16"),
+    "deep": b"[" * 200_000,
+    "long integer": b'{"num_classes": ' + b"9" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("content", NOT_TIMMS)
+def test_other_config_says_nothing(content: bytes, timm_file: Save) -> None:
+    path = timm_file("tf_efficientnet_b0")
+    config = path.with_name("config.json")
+    config.write_bytes(content)
+    assert timm_config.read_config(config) is None
+    assert not resolve_model(ModelOptions("b0.ap", weights=path)).is_described
+    with pytest.raises(UsageError, match=r"config\.json' is missing or not timm's"):
+        resolve_model(ModelOptions(model=path))
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_config_is_refused(content: bytes, timm_file: Save) -> None:
+    path = timm_file("tf_efficientnet_b0")
+    path.with_name("config.json").write_bytes(content)
+    for options in (ModelOptions("b0.ap", weights=path), ModelOptions(model=path)):
+        with pytest.raises(UsageError, match=r"config\.json' is damaged: it cannot be parsed"):
+            resolve_model(options)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_is_read_or_refused(data: st.DataObject, tmp_path: Path) -> None:
+    name = data.draw(st.sampled_from(CONFIG_FIELDS))
+    config = {
+        "architecture": "efficientnet_b0",
+        "num_classes": 1000,
+        "pretrained_cfg": {},
+        **{name: data.draw(ANY_JSON)},
+    }
     path = tmp_path / "config.json"
-    path.write_text(content)
-    assert timm_config.read_config(path) is None
+    path.write_text(json.dumps({"pretrained_cfg": config, **config}))
+    with suppress(UsageError):
+        timm_config.read_config(path)
 
 
 @pytest.mark.parametrize(

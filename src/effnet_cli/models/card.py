@@ -1,7 +1,7 @@
 """The model card: everything a prediction needs besides the weights, and how the model was made."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_args
@@ -11,6 +11,7 @@ from effnet_cli.options import ExportPrecision, Precision, Quantization, TargetN
 
 CARD_VERSION = 1
 CARD_KEY = "effnet"  # in the metadata of a model file or an exported file
+MAX_FLOAT = sys.float_info.max
 MAX_SIDE_PX = 10_000  # far beyond any model: an input of that size would exhaust the memory
 STORED_TEMPERATURES = (1e-3, 1e3)  # plausible range; `evaluate.metrics` searches a narrower one
 # The files in a run folder, besides its report.
@@ -70,6 +71,8 @@ class ModelCard:
         names, given = content["classes"], content["preprocessing"]
         if not (names and isinstance(names, list) and all(isinstance(n, str) for n in names)):
             raise ValueError("its class names are not a list of strings")
+        for name in names:
+            _check_class_name(name)
         _check_fields(Preprocessing, given, "its preprocessing")
         given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
         read = {"classes": tuple(names), "preprocessing": Preprocessing(**given)}
@@ -81,10 +84,10 @@ class ModelCard:
         limit, p = self.unknown_below, self.preprocessing
         checks = [
             ("variant", self.variant, isinstance(self.variant, str)),
-            ("temperature", self.temperature, _is_number(self.temperature, *STORED_TEMPERATURES)),
-            ("unknown_below", limit, limit is None or _is_number(limit, 0, 1)),
-            ("resize_px", p.resize_px, _is_side(p.resize_px)),
-            ("crop_px", p.crop_px, _is_side(p.crop_px)),
+            ("temperature", self.temperature, is_number(self.temperature, *STORED_TEMPERATURES)),
+            ("unknown_below", limit, limit is None or is_number(limit, 0, 1)),
+            ("resize_px", p.resize_px, is_side_px(p.resize_px)),
+            ("crop_px", p.crop_px, is_side_px(p.crop_px)),
             ("is_squashed", p.is_squashed, isinstance(p.is_squashed, bool)),
             ("interpolation", p.interpolation, p.interpolation in get_args(Interpolation)),
             ("mean", p.mean, _is_triple(p.mean)),
@@ -127,15 +130,25 @@ def _check_fields(kind: type, content: object, what: str) -> None:
         raise ValueError(f"{what} contains the unknown field {name!r}")
 
 
+def _check_class_name(name: str) -> None:
+    """Refuse a name that is no text; surrogate escapes are bytes of a folder's name."""
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"its class name {name!r:.100} contains an unpaired surrogate") from error
+
+
 def _refuse_constant(constant: str) -> None:
     raise ValueError(f"its header contains {constant}")
 
 
-def _is_number(value: object, low: float, high: float) -> bool:
+def is_number(value: object, low: float, high: float) -> bool:
+    """Return whether a value from JSON is a number from `low` to `high`."""
     return isinstance(value, int | float) and low <= value <= high
 
 
-def _is_side(value: object) -> bool:
+def is_side_px(value: object) -> bool:
+    """Return whether a value from JSON can be the side of a model's input."""
     return isinstance(value, int) and 0 < value <= MAX_SIDE_PX
 
 
@@ -143,5 +156,5 @@ def _is_triple(values: object) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) == 3
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        and all(is_number(v, -MAX_FLOAT, MAX_FLOAT) for v in values)
     )

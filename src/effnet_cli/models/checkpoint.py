@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from effnet_cli.models import timm_config
 from effnet_cli.models.card import CARD_KEY, ModelCard, describe_read_error
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write
@@ -73,8 +74,10 @@ def read_card(path: Path) -> ModelCard:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
         if CARD_KEY not in metadata:
-            raise ValueError(
-                "it has no effnet header; for plain weights, use --weights and --variant"
+            raise UsageError(
+                f"{str(path)!r} has no effnet header, and {str(timm_config.config_path(path))!r} "
+                "is missing or not timm's.",
+                "Add the config.json that timm saved, or use --weights and --variant.",
             )
         return ModelCard.from_json(metadata[CARD_KEY])
 

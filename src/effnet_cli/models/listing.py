@@ -56,12 +56,14 @@ def select_variants(options: ShowOptions) -> list[Variant]:
 
 def check_alone(options: ShowOptions) -> None:
     """Raise UsageError if `options` name a variant and select from the list as well."""
-    if options != ShowOptions(options.name):
-        raise UsageError(
-            f"{options.name!r} selects one variant; --all, --trained-on, --max-gmacs and --license "
-            "select from the list.",
-            f"Omit {options.name!r}, or those options.",
-        )
+    excluded = {
+        "--all": options.all,
+        "--trained-on": options.trained_on,
+        "--max-gmacs": options.max_gmacs,
+        "--license": options.license,
+    }
+    for flag in filter(excluded.get, excluded):
+        raise UsageError(f"{options.name!r} cannot be combined with {flag}.", "Omit one of them.")
 
 
 def find_better(row: Variant, others: Iterable[Variant]) -> Variant | None:

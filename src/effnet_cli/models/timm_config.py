@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from effnet_cli.models import imagenet
-from effnet_cli.models.card import CARD_KEY, ModelCard
+from effnet_cli.models.card import (
+    CARD_KEY,
+    ModelCard,
+    describe_read_error,
+    is_number,
+    is_side_px,
+)
 from effnet_cli.models.variants import (
     IMAGENET,
     VARIANTS,
@@ -32,6 +38,7 @@ MODEL_NAME = re.compile(r"(?P<tf>tf_)?efficientnet(?P<v2>v2)?_(?P<size>\w+?)(_pr
 WORDNET_ID = re.compile(r"n\d{8}")
 SAME_PADDING_EPS, SYMMETRIC_PADDING_EPS = 1e-3, 1e-5  # timm's defaults, of tf_* and of the others
 PADDINGS = {"": False, "same": True}  # timm's `pad_type`
+MIN_CROP_PCT = 0.01  # timm's are from 0.8 to 1
 # Other arguments of timm's models that have no effect on predictions.
 TRAINING_ARGS = {"bn_momentum", "drop_path_rate", "drop_rate", "num_classes"}
 # timm's values of what a config does not have.
@@ -42,7 +49,9 @@ DEFAULTS = {
     "interpolation": "bicubic",
     **IMAGENET,
 }
+MAX_SHOWN_CHARS = 100  # of a value in a message
 HINT = "Use an EfficientNet that timm saved, or that `effnet export --to hub` wrote."
+REPLACE_HINT = "Download it again, or move it to another folder."
 LABELS_HINT = 'Add "label_names" to it: the list of class names, in the order of the outputs.'
 
 
@@ -128,7 +137,8 @@ def read_config(path: Path) -> TimmConfig | None:
     """Return timm's config at `path`; `None` if there is none, or if it is not timm's.
 
     Raises:
-        UsageError: effnet does not have that model, or cannot tell its classes or preprocessing.
+        UsageError: it is damaged, or effnet does not have that model, or cannot tell its classes or
+            preprocessing.
     """
     content = _read_json(path)
     if content is None:
@@ -138,31 +148,32 @@ def read_config(path: Path) -> TimmConfig | None:
     except ValueError as error:
         reason, hint, *_ = (*error.args, HINT)
         raise UsageError(f"{str(path)!r} cannot be used: {reason}.", hint) from error
-    except (TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise UsageError(f"{str(path)!r} is damaged ({error}).", HINT) from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return the content of a config that names one of timm's architectures."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_CONFIG_BYTES:
+        if not path.is_file():
             return None
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
+        with path.open("rb") as file:
+            content = json.loads(file.read(MAX_CONFIG_BYTES).decode("utf-8-sig"))
+    except OSError as error:
+        reason = describe_read_error(error)
+        raise UsageError(f"{str(path)!r} cannot be read: {reason}.", REPLACE_HINT) from error
+    except (ValueError, RecursionError) as error:
+        message = f"{str(path)!r} is damaged: it cannot be parsed as JSON in UTF-8."
+        raise UsageError(message, REPLACE_HINT) from error
     is_timms = isinstance(content, dict) and isinstance(content.get("architecture"), str)
     return content if is_timms else None
 
 
 def _parse(path: Path, content: dict[str, Any]) -> TimmConfig:
-    pretrained = content.get("pretrained_cfg", content)  # older files have one level
-    if not isinstance(pretrained, dict):
-        raise ValueError("its pretrained_cfg is not a JSON object")
+    pretrained = _read_object(content, "pretrained_cfg", content)  # older files have one level
     name = modern_timm_name(content["architecture"])
     tag = pretrained.get("tag")
     if "." not in name and isinstance(tag, str) and tag:
         name = f"{name}.{tag}"
-    about = content.get(CARD_KEY, {})
+    about = _read_object(content, CARD_KEY, {})
     variant = _find_row(name, _read_model_args(content), about.get("variant"))
     card = {
         "format_version": 1,
@@ -174,17 +185,30 @@ def _parse(path: Path, content: dict[str, Any]) -> TimmConfig:
     return TimmConfig(path, name, variant, card=ModelCard.from_json(json.dumps(card)))
 
 
+def _read_object(
+    content: Mapping[str, Any], name: str, default: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    value = content.get(name, default)
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} is {_show(value)}, not a JSON object")
+    return value
+
+
+def _show(value: object) -> str:
+    return json.dumps(value)[:MAX_SHOWN_CHARS]
+
+
 def _read_model_args(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model's padding and epsilon, where they are not its default ones."""
-    given = {**content.get("model_args", {})}
+    given = {**_read_object(content, "model_args", {})}
     if (given.pop("global_pool", None) or content.get("global_pool") or "avg") != "avg":
         raise ValueError("its model does not average over the image (global_pool)")
     if given.pop("in_chans", 3) != 3:
         raise ValueError("its model does not take RGB images (in_chans)")
     for name in given.keys() - {"bn_eps", "pad_type"} - TRAINING_ARGS:
         raise ValueError(f"its model has the argument {name!r}, which effnet does not know")
-    if given.get("pad_type", "") not in PADDINGS:
-        raise ValueError(f"its pad_type is {given['pad_type']!r:.100}")
+    if given.get("pad_type", "") not in list(PADDINGS):
+        raise ValueError(f"its pad_type is {_show(given['pad_type'])}")
     return given
 
 
@@ -196,7 +220,7 @@ def _find_row(name: str, args: Mapping[str, Any], preferred: object) -> Variant:
     model = name.partition(".")[0]
     match, reason = MODEL_NAME.fullmatch(model), exclusion_reason(model)
     if match is None or reason is not None:
-        raise ValueError(f"{model!r:.100} is not available: {reason or 'no EfficientNet of timm'}")
+        raise ValueError(f"{name!r:.100} is not available: {reason or 'no EfficientNet of timm'}")
     has_same_padding = match["tf"] is not None
     if "pad_type" in args:
         has_same_padding = PADDINGS[args["pad_type"]]
@@ -220,16 +244,21 @@ def _read_preprocessing(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the preprocessing of timm's own evaluation, as in the card."""
 
     def find(*names: str) -> Any:
-        return next((given[name] for name in names if given.get(name)), DEFAULTS[names[-1]])
+        values = (given.get(name) for name in names)
+        return next((one for one in values if one is not None), DEFAULTS[names[-1]])
 
     size, crop_pct = find("test_input_size", "input_size"), find("test_crop_pct", "crop_pct")
     mode = find("crop_mode")
     if not (isinstance(size, list) and len(size) == 3 and size[0] == 3 and size[1] == size[2]):
-        raise ValueError(f"its input size {size!r:.100} is not that of square RGB images")
+        raise ValueError(f"its input_size is {_show(size)}, not that of square RGB images")
+    if not is_side_px(size[1]):
+        raise ValueError(f"its input_size is {_show(size)}")
+    if not (is_number(crop_pct, MIN_CROP_PCT, size[1]) and is_side_px(int(size[1] / crop_pct))):
+        raise ValueError(f"its crop_pct is {_show(crop_pct)}")
     if mode not in ("center", "squash"):
-        raise ValueError(f"its crop_mode is {mode!r:.100}, which effnet does not have")
+        raise ValueError(f"its crop_mode is {_show(mode)}, which effnet does not have")
     return {
-        "resize_px": math.floor(size[1] / crop_pct) if crop_pct > 0 else 0,
+        "resize_px": math.floor(size[1] / crop_pct),
         "crop_px": size[1],
         "interpolation": find("interpolation"),
         "mean": find("mean"),
@@ -245,17 +274,20 @@ def _read_classes(content: Mapping[str, Any], pretrained: Mapping[str, Any]) -> 
         return content.get(name, pretrained.get(name))
 
     count, names = find("num_classes"), find("label_names") or find("labels")
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"its num_classes is {count!r:.100}")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"its num_classes is {_show(count)}")
     if names is None and count == len(imagenet.class_names()):
         return list(imagenet.class_names())
     if names is None:
         raise ValueError(f"it has no label_names for its {count:,} classes", LABELS_HINT)
     if isinstance(names, dict):
-        names = [names.get(str(index)) for index in range(count)]
-    if len(names) != count or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"its label_names are not {count:,} names", LABELS_HINT)
-    return _make_readable(names, find("label_descriptions") or {})
+        names = [names.get(str(index)) for index in range(len(names))]
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"its label_names are {_show(names)}, not a list of names", LABELS_HINT)
+    if len(names) != count:
+        raise ValueError(f"its label_names are {len(names):,} names, not {count:,}", LABELS_HINT)
+    descriptions = {"label_descriptions": find("label_descriptions") or {}}
+    return _make_readable(names, _read_object(descriptions, "label_descriptions", {}))
 
 
 def _make_readable(names: list[str], descriptions: Mapping[str, Any]) -> list[str]:
