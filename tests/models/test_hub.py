@@ -32,7 +32,7 @@ CONFIG = b'{"architecture": "tf_efficientnet_b0"}'
 PAGE = b"<!DOCTYPE html><html><body>Sign in to the guest network</body></html>"
 MIDDLE = 120_000
 SECONDS = 8  # an upper bound: effnet gives up after 5 s at most
-HINT = "Put the file somewhere."
+ALTERNATIVE = "put the file somewhere."
 PLAIN = HubFile("timm/tf_efficientnet_b0.ns_jft_in1k", "model.safetensors")
 PINNED = replace(PLAIN, sha256=lfs_name(WEIGHTS))
 SMALL = replace(PLAIN, name="config.json")
@@ -40,7 +40,7 @@ SMALL = replace(PLAIN, name="config.json")
 # Code for another process.
 FETCH = f"""
 from effnet_cli.models.hub import HubFile, fetch_hub_file
-print(fetch_hub_file({PLAIN!r}, hint={HINT!r}))
+print(fetch_hub_file({PLAIN!r}, alternative={ALTERNATIVE!r}))
 """
 VARIABLES = (
     "HF_ENDPOINT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN",
@@ -94,15 +94,15 @@ def start_front(servers: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 
 def fetch(file: HubFile = PLAIN, **options: bool) -> bytes:
-    return fetch_hub_file(file, hint=HINT, **options).read_bytes()
+    return fetch_hub_file(file, alternative=ALTERNATIVE, **options).read_bytes()
 
 
 def fail(file: HubFile = PLAIN, **options: bool) -> str:
     """Return why `file` cannot be had."""
     with pytest.raises(EffnetError) as caught:
-        fetch_hub_file(file, hint=HINT, **options)
+        fetch_hub_file(file, alternative=ALTERNATIVE, **options)
     assert "\n" not in str(caught.value)
-    assert caught.value.hint == HINT
+    assert caught.value.hint.lower().endswith(ALTERNATIVE)
     assert find_hub_file(file) is None
     return caught.value.message
 
@@ -161,7 +161,7 @@ def test_file_of_the_library_is_found(file: HubFile) -> None:
     path = put_library(WEIGHTS)
     before = snapshot_of(library())
     assert find_hub_file(file) == path
-    assert fetch_hub_file(file, offline=True, hint=HINT) == path
+    assert fetch_hub_file(file, offline=True, alternative=ALTERNATIVE) == path
     assert snapshot_of(library()) == before
     assert not own_path().exists()
 
@@ -335,7 +335,7 @@ def test_library_cache_is_found_the_way_the_library_does(
 def test_download_creates_the_whole_file(start_hub: Start) -> None:
     server, reporter = start_hub(), RecordingReporter()
     assert find_hub_file(PLAIN) is None
-    assert fetch_hub_file(PLAIN, reporter=reporter, hint=HINT) == own_path()
+    assert fetch_hub_file(PLAIN, reporter=reporter, alternative=ALTERNATIVE) == own_path()
     assert own_path().read_bytes() == WEIGHTS
     assert find_hub_file(PLAIN) == find_hub_file(PINNED) == own_path()
     path = f"/{PLAIN.repo}/resolve/main/{PLAIN.name}"
@@ -668,11 +668,11 @@ def test_download_recovers(
         ((serve.other(b"version https://git-lfs.github.com/spec/v1\n"),), "a Git LFS pointer", 1),
         ((serve.cut(MIDDLE), serve.shifted), "checksum mismatch", 2),
         ((serve.cut(0),), "closed after 0 of 300,007 bytes", 4),
-        ((serve.status(404),), "There is no 'model.safetensors' in timm/tf_efficient", 1),
-        ((serve.status(403),), "denies access (403) to timm/tf_efficientnet_b0", 1),
-        ((serve.status(401),), "HF_TOKEN is not set", 1),
-        ((serve.status(500),), "the server returned 500 Internal Server Error", 4),
-        ((serve.status(429),), "the server returned 429 Too Many Requests", 4),
+        ((serve.status(404),), "{cdn} returned 404 Not Found", 1),
+        ((serve.status(403),), "{cdn} returned 403 Forbidden", 1),
+        ((serve.status(401),), "{cdn} returned 401 Unauthorized", 1),
+        ((serve.status(500),), "{cdn} returned 500 Internal Server Error", 4),
+        ((serve.status(429),), "{cdn} returned 429 Too Many Requests", 4),
         ((serve.redirect_to_itself,), "302 Found again after 5 redirects", None),
         ((serve.redirect_to("file:///etc/passwd"),), "not http:// or https://", 1),
     ],
@@ -685,7 +685,9 @@ def test_failed_download_leaves_nothing(
     responses: tuple[serve.Response, ...], reason: str, requests: int | None, start_hub: Start
 ) -> None:
     server = start_hub(*responses)
-    assert reason in fail()
+    message = fail()
+    assert reason.format(cdn=server.cdn.url.removeprefix("http://")) in message
+    assert "HF_TOKEN" not in message
     assert requests in (None, len(server.cdn.requests))
     assert names(own_path()) == {f"{PLAIN.name}.lock"}
 
@@ -713,6 +715,40 @@ def test_small_files_are_checked(
     else:
         assert reason in fail(SMALL)
         assert not own_path(SMALL).exists()
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "hint"),
+    [
+        (serve.status(401), "HF_TOKEN is not set", "Check the repository and HF_TOKEN, or put"),
+        (serve.status(403), "denies access (403) to timm/tf_efficientnet_b0", "Check the"),
+        (serve.status(404), "There is no 'model.safetensors' in timm/tf_", "Check the repository,"),
+        (serve.status(410), "the server returned 410 Gone", "Put"),
+        (serve.other(PAGE), "an HTML page", "Put"),
+        (serve.status(429), "429", "Try again later, or put"),
+        (serve.status(500), "500", "Try again later, or put"),
+        (serve.cut(0), "closed after 0", "Try again later, or put"),
+    ],
+    ids=["401", "403", "404", "410", "page", "429", "500", "cut"],
+)
+def test_only_what_may_pass_is_to_be_tried_again(
+    response: serve.Response, reason: str, hint: str, start_front: Callable[..., WeightServer]
+) -> None:
+    start_front(response)
+    with pytest.raises(EffnetError) as caught:
+        fetch()
+    assert reason in caught.value.message
+    assert caught.value.hint.startswith(hint)
+
+
+def test_hint_names_what_keeps_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EffnetError) as caught:
+        fetch(offline=True)
+    assert caught.value.hint == f"Omit --offline, or {ALTERNATIVE}"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EffnetError) as caught:
+        fetch()
+    assert caught.value.hint == f"Unset HF_HUB_OFFLINE, or {ALTERNATIVE}"
 
 
 def test_token_without_access_is_named(start_hub: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -812,7 +848,7 @@ def test_credentials_of_the_base_are_not_shown(
     server, reporter = start_front(serve.status(500)), RecordingReporter()
     monkeypatch.setenv("HF_ENDPOINT", server.url.replace("://", "://user:secret@"))
     with pytest.raises(EffnetError) as caught:
-        fetch_hub_file(PLAIN, reporter=reporter, hint=HINT)
+        fetch_hub_file(PLAIN, reporter=reporter, alternative=ALTERNATIVE)
     assert "secret" not in f"{caught.value} {reporter.text}"
 
 
@@ -949,7 +985,7 @@ def test_only_whole_files_are_returned(
         with HubServer(content, *responses) as server:
             monkeypatch.setenv("HF_ENDPOINT", server.url)
             try:
-                path = fetch_hub_file(PLAIN, hint=HINT)
+                path = fetch_hub_file(PLAIN, alternative=ALTERNATIVE)
             except EffnetError:
                 assert find_hub_file(PLAIN) is None
             else:

@@ -22,7 +22,7 @@ from effnet_cli.system.files import (
     kept_parts,
     sha256,
 )
-from effnet_cli.system.http import Body, HttpError, is_same_origin, open_url
+from effnet_cli.system.http import BUSY_STATUSES, Body, HttpError, is_same_origin, open_url
 from effnet_cli.system.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ MIRROR_VARIABLE = "EFFNET_MIRROR"
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.5  # before each retry, multiplied by the number of attempts so far
 MAX_PAUSE_SECONDS = 10.0  # a server may ask for longer pauses than people wait
-BUSY_STATUSES = (408, 429)  # of the 4xx, those that may be gone a moment later
 GIT_DIGEST = re.compile(r"[0-9a-f]{40}")  # SHA-1
 LFS_DIGEST = re.compile(r"[0-9a-f]{64}")  # SHA-256
 URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#]*@")
@@ -138,11 +137,11 @@ class FileHeaders:
         self.version = self.version or tag
 
 
-def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> None:
+def download(variant: Variant, path: Path, reporter: Reporter, alternative: str) -> None:
     """Download the weights of a variant to `path`, whose lock the caller holds.
 
-    `EffnetError` with `hint` if the download fails or differs from the published file. In that
-    case, whatever was at `path` is left as it was.
+    `EffnetError` if the download fails or differs from the published file; its hint has the
+    `alternative`. In that case, whatever was at `path` is left as it was.
     """
     source = variant.source
     remote = RemoteFile(download_url(variant), source.sha256)
@@ -153,13 +152,23 @@ def download(variant: Variant, path: Path, reporter: Reporter, hint: str) -> Non
     try:
         part = fetch_part(remote, path, partial(reporter.progress, path.name, unit="bytes"))
     except HttpError as error:
-        raise download_error(remote, error, hint) from error
+        raise download_error(remote, error, alternative) from error
     commit_part(part.path, path)
 
 
-def download_error(remote: RemoteFile, error: HttpError, hint: str) -> EffnetError:
-    """Return the error to show if `remote` cannot be downloaded."""
+def download_error(remote: RemoteFile, error: HttpError, alternative: str) -> EffnetError:
+    """Return the error to show if `remote` cannot be downloaded.
+
+    Args:
+        alternative: what to do instead, as a sentence that starts in lowercase.
+    """
+    hint = f"Try again later, or {alternative}" if error.is_temporary else capitalize(alternative)
     return EffnetError(f"Cannot download {remote.shown_url}: {error}.", hint)
+
+
+def capitalize(sentence: str) -> str:
+    """Return a sentence with a capital letter, and the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def download_url(variant: Variant) -> str:

@@ -26,6 +26,7 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from effnet_cli.models.download import RemoteFile
+    from effnet_cli.system.http import HttpError
 
 HUB_URL = "https://huggingface.co"
 HUB_VARIABLE = "HF_ENDPOINT"
@@ -81,16 +82,19 @@ def find_hub_file(file: HubFile) -> Path | None:
 
 
 def fetch_hub_file(
-    file: HubFile, *, offline: bool = False, reporter: Reporter = SILENT, hint: str
+    file: HubFile, *, offline: bool = False, reporter: Reporter = SILENT, alternative: str
 ) -> Path:
     """Return where a file is on this machine, downloading it if needed.
 
     A file that is not intact is never used, but downloaded again.
 
+    Args:
+        alternative: what to do if it cannot be had, as a sentence that starts in lowercase.
+
     Raises:
         UsageError: the repository, name or revision is not safe to use in a path.
-        NotOnHubError: the hub does not have it; its hint is `hint`.
-        EffnetError: the file cannot be had for another reason; its hint is `hint`.
+        NotOnHubError: the hub does not have it.
+        EffnetError: the file cannot be had for another reason.
     """
     found = find_hub_file(file)
     if found is not None:
@@ -101,10 +105,12 @@ def fetch_hub_file(
         if file.commit and find_hub_file(replace(file, commit="")) is not None:
             state = "of another commit than the rest"
         cause = "" if offline else ", and HF_HUB_OFFLINE is set"
-        raise EffnetError(f"{file.name!r} of {file.repo} is {state}{cause}.", hint)
+        switch = "Omit --offline" if offline else "Unset HF_HUB_OFFLINE"
+        message = f"{file.name!r} of {file.repo} is {state}{cause}."
+        raise EffnetError(message, f"{switch}, or {alternative}")
     with process_lock(path):
         found = find_hub_file(file)  # another process may have downloaded it meanwhile
-        return found or _download(file, path, reporter=reporter, hint=hint)
+        return found or _download(file, path, reporter=reporter, alternative=alternative)
 
 
 def locate_hub_file(file: HubFile) -> Path:
@@ -288,9 +294,9 @@ def _is_own_intact(file: HubFile, path: Path) -> bool:
 # --- downloads ------------------------------------------------------------------------------------
 
 
-def _download(file: HubFile, path: Path, *, reporter: Reporter, hint: str) -> Path:
+def _download(file: HubFile, path: Path, *, reporter: Reporter, alternative: str) -> Path:
     """Download a file to `path`, whose lock the caller holds."""
-    from effnet_cli.models.download import RemoteFile, download_error, fetch_part
+    from effnet_cli.models.download import RemoteFile, fetch_part
     from effnet_cli.system.http import HttpError
 
     url = hub_url(file)
@@ -299,26 +305,33 @@ def _download(file: HubFile, path: Path, *, reporter: Reporter, hint: str) -> Pa
     try:
         part = fetch_part(remote, path, partial(reporter.progress, path.name, unit="bytes"))
     except HttpError as error:
-        reason = _explain(file, remote, error.status)
-        if reason:
-            kind = NotOnHubError if error.status == 404 else EffnetError
-            raise kind(reason, hint) from error
-        raise download_error(remote, error, hint) from error
+        raise _explain(file, remote, error, alternative=alternative) from error
     # the record first: if the process is killed in between, the old file does not have its digest
     _write_record(path, Record(sha256(part.path), part.commit or file.commit))
     commit_part(part.path, path)
     return path
 
 
-def _explain(file: HubFile, remote: "RemoteFile", status: int | None) -> str:
-    """Return what a response's status means for a hub; empty if it means nothing special."""
+def _explain(
+    file: HubFile, remote: "RemoteFile", error: "HttpError", *, alternative: str
+) -> EffnetError:
+    """Return the error to show: some statuses have a meaning if the hub itself responds so."""
+    from effnet_cli.models.download import download_error
+
     where = f"{file.repo} (revision {file.commit or file.revision})"
+    status = None if error.is_elsewhere else error.status
     if status == 404:
-        return f"There is no {file.name!r} in {where} on {remote.host}."
+        return NotOnHubError(
+            f"There is no {file.name!r} in {where} on {remote.host}.",
+            f"Check the repository, or {alternative}",
+        )
     if status in (401, 403):
         lack = "the token has no access to it" if remote.token else "HF_TOKEN is not set"
-        return f"{remote.host} denies access ({status}) to {where}: it does not exist, or {lack}."
-    return ""
+        return EffnetError(
+            f"{remote.host} denies access ({status}) to {where}: it does not exist, or {lack}.",
+            f"Check the repository and HF_TOKEN, or {alternative}",
+        )
+    return download_error(remote, error, alternative)
 
 
 def _find_token(url: str) -> str:

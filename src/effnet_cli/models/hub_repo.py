@@ -43,13 +43,11 @@ class HubRepo:
         """
         if "/" not in self.name:
             raise UsageError(f"'{self}' is not a repository.", "Use hf://OWNER/NAME.")
-        hint = "Check the name, or download the repository and use --model FOLDER."
-        if offline:
-            hint = "Omit --offline, or download the repository and use --model FOLDER."
+        alternative = "download the repository and use --model FOLDER."
 
         def fetch_file(name: str, commit: str = "") -> tuple[Path, str]:
             file = HubFile(self.name, name, self.revision, commit=commit)
-            path = fetch_hub_file(file, offline=offline, reporter=reporter, hint=hint)
+            path = fetch_hub_file(file, offline=offline, reporter=reporter, alternative=alternative)
             return path, known_commit(file, path)
 
         weights, commit = fetch_file(MODEL_FILE_NAME)

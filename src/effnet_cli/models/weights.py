@@ -306,8 +306,8 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
     """
     on_hub = hub_file(variant)
     if on_hub is not None:
-        hint = f"Try again later, or use --variant {variant.name} --weights FILE."
-        return fetch_hub_file(on_hub, offline=offline, reporter=reporter, hint=hint)
+        by_hand = f"use --variant {variant.name} --weights FILE."
+        return fetch_hub_file(on_hub, offline=offline, reporter=reporter, alternative=by_hand)
     path, source = expected_path(variant), variant.source
     if path is None:
         raise EffnetError(
@@ -332,7 +332,7 @@ def fetch_weights(variant: Variant, *, offline: bool = False, reporter: Reporter
         if not is_intact(variant, path):  # another process may have downloaded it meanwhile
             from effnet_cli.models.download import download  # slow to import, and rarely needed
 
-            download(variant, path, reporter, hint=f"Try again, or {by_hand}")
+            download(variant, path, reporter, alternative=by_hand)
     return path
 
 

@@ -22,6 +22,7 @@ SCHEMES = ("http", "https")
 CONNECT_SECONDS = 4.0
 STALL_SECONDS = 10.0  # between two chunks of a body
 MAX_REDIRECTS = 5
+BUSY_STATUSES = (408, 429)  # of the 4xx, those that may be gone a moment later
 # Files of a company's certificates, beside SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads.
 CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 MAX_REASON_CHARS = 200  # reasons from servers and libraries may be longer and have several lines
@@ -32,14 +33,22 @@ Kind = Literal["failed", "timeout", "incomplete"]
 class HttpError(Exception):
     """A failed request. Its text is the reason; `status` is that of the response, if any.
 
-    `retry_after_s` is how long the server asks to wait before another request.
+    `retry_after_s` is how long the server asks to wait before another request. `is_elsewhere`: the
+    response is of another server, to which the requested one redirects.
     """
 
     retry_after_s = 0.0
+    is_elsewhere = False
 
     def __init__(self, reason: str, status: int | None = None, kind: Kind = "failed") -> None:
         super().__init__(" ".join(reason.split())[:MAX_REASON_CHARS].rstrip(" ."))
         self.status, self.kind = status, kind
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may succeed later."""
+        is_busy = self.status is None or self.status >= 500 or self.status in BUSY_STATUSES
+        return is_busy or self.kind != "failed"
 
 
 class Body(NamedTuple):
@@ -115,12 +124,12 @@ def open_url(
             response = future.result(CONNECT_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError) as error:
             raise _translate(error) from error
+        if response.status_code not in (200, 206):
+            raise _refusal(response, httpx.URL(url))
         yield _open_body(response, start)
 
 
 def _open_body(response: "httpx.Response", requested: int) -> Body:
-    if response.status_code not in (200, 206):
-        raise _refusal(response)
     start = requested if response.status_code == 206 else 0
     sent = response.headers.get("Content-Range", f"bytes {start}-")
     if start and not sent.startswith(f"bytes {start}-"):
@@ -175,14 +184,17 @@ def _add_certificates(context: ssl.SSLContext, variable: str, path: Path) -> Non
         raise HttpError(reason) from error
 
 
-def _refusal(response: "httpx.Response") -> HttpError:
-    reason = f"the server returned {response.status_code} {response.reason_phrase}"
+def _refusal(response: "httpx.Response", requested: "httpx.URL") -> HttpError:
+    is_elsewhere = response.url.netloc != requested.netloc
+    server = response.url.netloc.decode("ascii") if is_elsewhere else "the server"
+    reason = f"{server} returned {response.status_code} {response.reason_phrase}"
     following = response.next_request
     if following is not None and following.url.scheme not in SCHEMES:
         reason += ", a redirect to a URL that is not http:// or https://"
     elif following is not None:
         reason += f" again after {MAX_REDIRECTS} redirects"
     error = HttpError(reason, response.status_code)
+    error.is_elsewhere = is_elsewhere
     seconds = response.headers.get("Retry-After", "")
     error.retry_after_s = float(seconds) if seconds.isdecimal() else 0.0
     return error
