@@ -523,7 +523,7 @@ def test_base_with_another_scheme_is_a_usage_error(
 
 
 UNSAFE = ["", ".", "..", "../a", "a/..", "a/../b", "/a", "a/", "a//b", "a\\b", "..\\a", "c:a",
-          "a\0b", "a\nb", "a/./b", "a/.. /b", "\udcff"]  # fmt: skip
+          "a\0b", "a\nb", "a/./b", "a/.. /b", "\udcff", "a" * 3000]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", UNSAFE)
@@ -538,7 +538,9 @@ def test_unsafe_names_are_refused(field: str, text: str, start_hub: Start) -> No
     assert not Path(os.environ["EFFNET_CACHE"]).exists()
 
 
-@pytest.mark.parametrize("repo", ["a/b/c", "a--b/c", "a/b--c", "-a/b", "a/.b", "a b/c", "ä/b"])
+@pytest.mark.parametrize(
+    "repo", ["n" * 97, "a/b/c", "a--b/c", "a/b--c", "-a/b", "a/.b", "a b/c", "ä/b"]
+)
 def test_odd_repositories_are_refused(repo: str) -> None:
     with pytest.raises(UsageError, match="not a repository"):
         find_hub_file(replace(PLAIN, repo=repo))

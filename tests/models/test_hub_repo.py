@@ -74,7 +74,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
         ("hf-hub:me/ants", HubRepo("me/ants")),
         ("hf_hub:me/ants@v1.0", HubRepo("me/ants", "v1.0")),
         ("hf://me/ants@refs/pr/1", HubRepo("me/ants", "refs/pr/1")),
-        ("hf://me/ants@", HubRepo("me/ants")),
+        ("HF://me/ants", HubRepo("me/ants")),
+        ("hf://me/ants@", HubRepo("me/ants", "")),
+        ("hf://", HubRepo("")),
         ("me/ants", None),
         ("/somewhere/hf:/me/ants", None),
         ("hf", None),
@@ -305,8 +307,32 @@ def test_missing_repository_is_named(name: str, hub: Callable[..., Path]) -> Non
     assert "--model FOLDER" in caught.value.hint
     with pytest.raises(EffnetError, match="me/nothing"):
         resolve_model(ModelOptions(model=Path(name)))
-    with pytest.raises(UsageError, match="is not a repository"):
-        resolve_model(ModelOptions(model=Path("hf://ants")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf://",
+        "HF://",
+        "hf://ants",
+        "hf://me/ants@",
+        "hf://a/b/c",
+        f"hf://me/{'n' * 3000}",
+        "hf_hub:",
+    ],
+)
+def test_odd_repository_is_refused(name: str, hub: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="is not a repository") as caught:
+        resolve_model(ModelOptions(model=Path(name)))
+    assert caught.value.hint == "Use hf://OWNER/NAME."
+
+
+def test_calibrated_copy_is_not_written_to_a_repository(
+    effnet: Callable[..., CommandResult],
+) -> None:
+    done = effnet("evaluate", SAMPLES, "--calibrate-to", "hf://me/ants")
+    assert done.status == 2
+    assert "--calibrate-to 'hf://me/ants' is a repository." in done.stderr
 
 
 def test_repository_may_be_named_like_an_exported_file(
@@ -320,15 +346,25 @@ def test_repository_may_be_named_like_an_exported_file(
         assert "'model.safetensors' of me/ants.onnx is missing." in done.stderr
 
 
-def test_config_of_timm_is_not_overwritten(
-    timm_folder: Path, effnet: Callable[..., CommandResult]
+@pytest.mark.parametrize("name", ["config.json", "README.md"])
+def test_files_of_timm_are_not_overwritten(
+    name: str, timm_folder: Path, effnet: Callable[..., CommandResult]
 ) -> None:
-    config = timm_folder / "config.json"
-    before = config.read_bytes()
-    done = effnet("predict", SAMPLES / "cat.jpg", "--model", timm_folder, "--output", config)
+    (timm_folder / "README.md").write_text("# Ants\n")
+    before = (timm_folder / name).read_bytes()
+    options = ["--model", timm_folder, "--output", timm_folder / name, "--format", "json"]
+    done = effnet("predict", SAMPLES / "cat.jpg", *options)
     assert done.status == 2
     assert "belongs to a model and would be overwritten." in done.stderr
-    assert config.read_bytes() == before
+    assert (timm_folder / name).read_bytes() == before
+
+
+def test_other_pages_are_overwritten(effnet: Callable[..., CommandResult], tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("# Mine\n")
+    done = effnet("predict", SAMPLES / "cat.jpg", "--output", page, "--format", "json")
+    assert done.status == 0, done.stderr
+    assert page.read_text().startswith("[")
 
 
 def test_run_from_a_repository_is_resumed(
@@ -352,12 +388,14 @@ def test_commands_take_a_repository(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub(timm_folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     for arguments in (
         ["predict", SAMPLES / "cat.jpg", "--engine", "torch"],
         ["evaluate", colours, "--compare", "hf://me/ants", "--engine", "torch"],
         ["export", "--to", "onnx"],
+        ["bench", "--seconds", "1", "--engine", "torch"],
     ):
-        done = effnet(*arguments, "--model", "hf://me/ants", "--offline")
+        done = effnet(*arguments, "--model", "hf://me/ants")
         assert done.status == 0, done.stderr
     assert (tmp_path / "ants.onnx").is_file()

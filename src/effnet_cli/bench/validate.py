@@ -6,6 +6,7 @@ from effnet_cli.bench import prepare
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir
+from effnet_cli.models.hub_repo import parse_repo
 from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
 from effnet_cli.options import BenchTask
 from effnet_cli.system.errors import ImageError, UsageError
@@ -19,7 +20,7 @@ def check(task: BenchTask) -> None:
     for name in task.against:
         prepare.check_torchvision(name)
     for path in task.models:
-        if not path.exists():
+        if parse_repo(path) is None and not path.exists():
             raise UsageError(f"No such file: {str(path)!r}.", "Check the path.")
     if task.mode == "train" and (task.models or set(task.engines) - {"torch"}):
         raise UsageError(

@@ -15,6 +15,7 @@ from effnet_cli.evaluate.metrics import (
 )
 from effnet_cli.evaluate.predictions import Predictions
 from effnet_cli.models import checkpoint
+from effnet_cli.models.hub_repo import parse_repo
 from effnet_cli.models.weights import Model, expected_kind, resolve_model
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
@@ -38,6 +39,9 @@ class Calibration:
 
 def check_calibration(path: Path, model: ModelOptions) -> None:
     """Raise UsageError unless a calibrated copy of `model` can be written to `path`."""
+    repo = parse_repo(path)
+    if repo is not None:
+        raise UsageError(f"--calibrate-to '{repo}' is a repository.", "Use a file on this machine.")
     if path.suffix.lower() != MODEL_SUFFIX:
         raise UsageError(
             f"--calibrate-to {str(path)!r} does not end in {MODEL_SUFFIX}.",

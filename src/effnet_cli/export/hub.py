@@ -11,12 +11,11 @@ from effnet_cli.export.hub_page import write_page
 from effnet_cli.export.source import ExportSource
 from effnet_cli.models.build import HIDDEN_WEIGHT, OUTPUT_WEIGHT, to_timm_names
 from effnet_cli.models.card import CARD_KEY, MODEL_FILE_NAME, ModelCard
-from effnet_cli.models.timm_config import CONFIG_FILE_NAME, timm_model_name
+from effnet_cli.models.timm_config import CONFIG_FILE_NAME, PAGE_FILE_NAME, timm_model_name
 from effnet_cli.models.variants import Variant
 from effnet_cli.system.errors import UsageError
 
 TAG = "effnet"
-PAGE_FILE_NAME = "README.md"
 # Fields of the card that timm's config has itself, or that are about an exported file.
 ELSEWHERE = ("classes", "preprocessing", "export")
 

@@ -86,9 +86,9 @@ def is_model_file(path: Path) -> bool:
     if path.name in RUN_FILE_NAMES and path.with_name(OPTIONS_FILE_NAME).is_file():
         return True
     siblings = (MODEL_FILE_NAME, timm_config.TORCH_FILE_NAME)
-    if path == timm_config.config_path(path) and any(
-        path.with_name(one).exists() for one in siblings
-    ):
+    is_of_timm = path.name in (timm_config.CONFIG_FILE_NAME, timm_config.PAGE_FILE_NAME)
+    has_config = timm_config.config_path(path).is_file()
+    if is_of_timm and has_config and any(path.with_name(one).exists() for one in siblings):
         return True
     is_weights = path.suffix.lower() in (".safetensors", ".onnx", ".pth", ".pt")
     return is_weights or is_export(path) or export_owner(path) is not None

@@ -35,7 +35,8 @@ TRUE_VALUES = ("1", "ON", "YES", "TRUE")  # of the hub library's variables
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DIGEST_SUFFIX = ".sha256"
 RESERVED_SUFFIXES = (DIGEST_SUFFIX, ".lock")  # of our own files beside a downloaded one
-HUB_REPO = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+HUB_REPO = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
+MAX_NAME_CHARS = 240  # of a revision or file name, encoded for a path: file systems have 255
 COMMIT = re.compile(r"[0-9A-Za-z]+")
 HUB_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1, or SHA-256
 TOKEN = re.compile(r"[!-~]+")
@@ -159,13 +160,19 @@ def has_digest(path: Path, digest: str) -> bool:
 # --- names --------------------------------------------------------------------------------------
 
 
+def is_repo_name(text: str) -> bool:
+    """Return whether a hub accepts `text`, which is safe to use in a path then, as a name."""
+    return bool(HUB_REPO.fullmatch(text)) and "--" not in text and ".." not in text
+
+
 def _check_names(file: HubFile) -> None:
     """Refuse names that lead out of the cache, or to our own files in it."""
-    if not HUB_REPO.fullmatch(file.repo) or "--" in file.repo or ".." in file.repo:
+    if not is_repo_name(file.repo):
         raise UsageError(f"{file.repo!r} is not a repository.", "Use OWNER/NAME.")
     for what, text in (("file name", file.name), ("revision", file.revision)):
         parts = text.split("/")
         is_odd = "\\" in text or ":" in text or not text.isprintable()
+        is_odd = is_odd or len(quote(text, safe="")) > MAX_NAME_CHARS
         if is_odd or any(part.strip(" .") == "" for part in parts):
             raise UsageError(f"{text!r} is not a safe {what}.", "Use one without '..' and '\\'.")
     if file.name.lower().endswith(RESERVED_SUFFIXES):

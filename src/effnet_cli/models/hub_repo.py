@@ -11,6 +11,7 @@ from effnet_cli.models.hub import (
     HubFile,
     NotOnHubError,
     fetch_hub_file,
+    is_repo_name,
     known_commit,
 )
 from effnet_cli.models.timm_config import CONFIG_FILE_NAME
@@ -18,7 +19,7 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import Reporter
 
 # `Path` drops the second slash of `hf://`. timm writes `hf-hub:`.
-HUB_PREFIX = re.compile(r"(hf:/+|hf[-_]hub:/*)")
+HUB_PREFIX = re.compile(r"hf:(/+|$)|hf[-_]hub:/*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,10 @@ class HubRepo:
         A model file of effnet needs no config: it is `None`.
 
         Raises:
-            UsageError: the name of the repository is not valid.
+            UsageError: the name or the revision of the repository is not valid.
             EffnetError: a file is not there, or cannot be downloaded.
         """
-        if "/" not in self.name:
+        if not is_repo_name(self.name) or "/" not in self.name or not self.revision:
             raise UsageError(f"'{self}' is not a repository.", "Use hf://OWNER/NAME.")
         alternative = "download the repository and use --model FOLDER."
 
@@ -68,8 +69,8 @@ def parse_repo(path: Path) -> HubRepo | None:
     prefix = HUB_PREFIX.match(text)
     if prefix is None:
         return None
-    name, _, revision = text[prefix.end() :].partition("@")
-    return HubRepo(name, revision or DEFAULT_REVISION)
+    name, at, revision = text[prefix.end() :].partition("@")
+    return HubRepo(name, revision if at else DEFAULT_REVISION)
 
 
 def make_absolute(path: Path) -> Path:

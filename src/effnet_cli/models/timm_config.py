@@ -32,6 +32,7 @@ from effnet_cli.models.variants import (
 from effnet_cli.system.errors import UsageError
 
 CONFIG_FILE_NAME = "config.json"
+PAGE_FILE_NAME = "README.md"  # the model hub's page of a repository
 TORCH_FILE_NAME = "pytorch_model.bin"  # of timm's weights that are not safetensors
 MAX_CONFIG_BYTES = 64 * 2**20
 MODEL_NAME = re.compile(r"(?P<tf>tf_)?efficientnet(?P<v2>v2)?_(?P<size>\w+?)(_pruned)?")
