@@ -270,17 +270,36 @@ def test_server_without_commits_is_accepted(
     assert read_version(load_repository(offline=True), versions) == 0
 
 
-def test_other_commit_than_the_requested_one_is_refused(
+def test_server_that_only_has_the_latest_commit_is_accepted(
     versions: tuple[Files, Files], remote: Callable[..., WeightServer]
 ) -> None:
     old, new = versions
-    server = remote(old)
-    server.responses = (repository(old), serve.status(404), serve.status(404))
-    with pytest.raises(EffnetError, match="There is no"):
+    remote(old).responses = (repository(old), serve.status(403))
+    with pytest.raises(EffnetError, match="403"):
         load_repository()
-    server.responses = (lambda handler, _: handler.send(200, new[CONFIG], X_Repo_Commit="2"),)
-    with pytest.raises(EffnetError, match=r"another commit \(got 2, expected 1\)"):
+    server = remote()
+    server.responses = (latest(new[CONFIG], 2), latest(new[WEIGHTS], 2))
+    assert read_version(load_repository(), versions) == 1
+    assert read_version(load_repository(offline=True), versions) == 1
+
+
+def test_files_that_change_in_between_are_refused(
+    versions: tuple[Files, Files], remote: Callable[..., WeightServer]
+) -> None:
+    old, new = versions
+    server = remote()
+    server.responses = (
+        latest(old[WEIGHTS], 1), latest(new[CONFIG], 2), latest(old[WEIGHTS], 3),
+        latest(new[CONFIG], 4), latest(new[WEIGHTS], 4),
+    )  # fmt: skip
+    with pytest.raises(EffnetError, match="'hf://me/ants' are of different commits"):
         load_repository()
+    assert read_version(load_repository(), versions) == 1
+
+
+def latest(content: bytes, number: int) -> serve.Response:
+    """Send a file of commit `number`, whatever the requested one."""
+    return lambda handler, _: handler.send(200, content, X_Repo_Commit=number)
 
 
 def test_repository_with_a_model_file_needs_no_config(

@@ -48,13 +48,11 @@ class RemoteFile:
 
     Args:
         sha256: the first digits of its digest, or all of them; empty if it is unknown.
-        commit: the only commit of a model hub's repository to accept; empty if any will do.
         token: what to identify with at the server of `url`, and nowhere else.
     """
 
     url: str
     sha256: str = ""
-    commit: str = ""
     token: str = ""
 
     @property
@@ -105,8 +103,9 @@ class FileHeaders:
             reason = f"the server has another file ({_difference(linked, expected)})"
             raise HttpError(reason, response.status_code)
         self._use(linked)
-        if is_same_origin(response.url, self._first):
-            self._use_commit(response)
+        commit = response.headers.get("X-Repo-Commit", "")
+        if is_same_origin(response.url, self._first) and COMMIT.fullmatch(commit):
+            self.commit = commit
         # a connection that closes early is noticed with either of them
         self.has_length = bool({"content-length", "transfer-encoding"} & set(response.headers))
         # the tags of other servers, to which a hub redirects, are no digests of the content
@@ -115,20 +114,6 @@ class FileHeaders:
             tag = _opaque_tag(etag)
             if GIT_DIGEST.fullmatch(tag) or not etag.startswith("W/"):
                 self._use(tag, is_digest=GIT_DIGEST.fullmatch(tag) is not None)
-
-    def _use_commit(self, response: "httpx.Response") -> None:
-        """Take the commit of a hub's response.
-
-        Raises:
-            HttpError: it is not the expected one.
-        """
-        sent, expected = response.headers.get("X-Repo-Commit", ""), self._remote.commit
-        if not COMMIT.fullmatch(sent):
-            return
-        if expected and sent != expected:
-            reason = f"the server has another commit ({_difference(sent, expected)})"
-            raise HttpError(reason, response.status_code)
-        self.commit = sent
 
     def _use(self, tag: str, is_digest: bool = True) -> None:
         """Use a tag, unless an earlier response or the caller knew better."""

@@ -87,7 +87,8 @@ def fetch_hub_file(
 ) -> Path:
     """Return where a file is on this machine, downloading it if needed.
 
-    A file that is not intact is never used, but downloaded again.
+    A file that is not intact is never used, but downloaded again. A server that does not know
+    commits may send one of another commit: `known_commit` tells.
 
     Args:
         alternative: what to do if it cannot be had, as a sentence that starts in lowercase.
@@ -307,7 +308,7 @@ def _download(file: HubFile, path: Path, *, reporter: Reporter, alternative: str
     from effnet_cli.system.http import HttpError
 
     url = hub_url(file)
-    remote = RemoteFile(url, file.sha256, commit=file.commit, token=_find_token(url))
+    remote = RemoteFile(url, file.sha256, token=_find_token(url))
     reporter.note(f"Downloading {file.name} of {file.repo} from {remote.host}")
     try:
         part = fetch_part(remote, path, partial(reporter.progress, path.name, unit="bytes"))

@@ -15,7 +15,7 @@ from effnet_cli.models.hub import (
     known_commit,
 )
 from effnet_cli.models.timm_config import CONFIG_FILE_NAME
-from effnet_cli.system.errors import UsageError
+from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.reporter import Reporter
 
 # `Path` drops the second slash of `hf://`. timm writes `hf-hub:`.
@@ -40,7 +40,7 @@ class HubRepo:
 
         Raises:
             UsageError: the name or the revision of the repository is not valid.
-            EffnetError: a file is not there, or cannot be downloaded.
+            EffnetError: a file is not there, cannot be downloaded, or is of another commit.
         """
         if not is_repo_name(self.name) or "/" not in self.name or not self.revision:
             raise UsageError(f"'{self}' is not a repository.", "Use hf://OWNER/NAME.")
@@ -59,7 +59,11 @@ class HubRepo:
         except NotOnHubError:  # it may have been added after that commit
             config, config_commit = fetch_file(CONFIG_FILE_NAME)
         if config_commit != commit:
-            weights, _ = fetch_file(MODEL_FILE_NAME, config_commit)
+            weights, commit = fetch_file(MODEL_FILE_NAME, config_commit)
+        if config_commit != commit:
+            raise EffnetError(
+                f"The files of '{self}' are of different commits.", f"Try again, or {alternative}"
+            )
         return weights, None if checkpoint.is_model_file(weights) else config
 
 
