@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnet_cli.finetune import phases
+from effnet_cli.finetune import head_phase
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.finetune.resume import restore_task
 from effnet_cli.finetune.run import finetune
@@ -32,7 +32,7 @@ QUICK_HEAD = {
     "MIN_HEAD_PASSES": 2,
     "MAX_VIEWS_PER_IMAGE": 1,
 }
-ONE_EPOCH = FinetuneOptions(epochs=1, hidden=0)
+ONE_EPOCH = FinetuneOptions(epochs=1, hidden=0, augment="strong")
 HEAD_ONLY = FinetuneOptions(head_only=True, hidden=0, augment="none")
 CANNOT_LEARN = 1e-30  # a learning rate
 TIME_FIELDS = ("seconds", "images_per_s")
@@ -140,7 +140,7 @@ def quick_head() -> Iterator[None]:
     """Train a head in a tenth of a second."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUICK_HEAD.items():
-            patch.setattr(phases, name, value)
+            patch.setattr(head_phase, name, value)
         yield
 
 
@@ -155,10 +155,10 @@ class CommandResult:
 
 def build_script(code: str = "") -> str:
     """Return Python code that executes `code`, then runs `effnet` with a quick head."""
-    settings = "".join(f"phases.{name} = {value}\n" for name, value in QUICK_HEAD.items())
+    settings = "".join(f"head_phase.{name} = {value}\n" for name, value in QUICK_HEAD.items())
     imports = (
         "from effnet_cli.cli.main import main\n"
-        "from effnet_cli.finetune import phases, trainer as training\n"
+        "from effnet_cli.finetune import head_phase, trainer as training\n"
     )
     return f"{imports}{settings}{code}\nmain()"
 

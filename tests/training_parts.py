@@ -12,11 +12,13 @@ from torch import nn
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import Subset
 from effnet_cli.finetune.distributed import ProcessGroup
+from effnet_cli.finetune.head_phase import HeadPhase, extract_features
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.loader import BatchLoader, CacheBudget
-from effnet_cli.finetune.phases import FullPhase, HeadPhase, Phase, extract_features
-from effnet_cli.finetune.run_dir import RunDir
+from effnet_cli.finetune.phases import FullPhase, Phase
+from effnet_cli.finetune.run_dir import RunDir, TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
+from effnet_cli.images.augment import POLICIES
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import build
@@ -78,7 +80,7 @@ def make_setup(
         dataset=None,  # type: ignore[arg-type]
         card=ModelCard("lite0", CLASSES, PREPROCESSING),
         module=module,
-        class_weights=torch.ones(len(CLASSES)),
+        logit_offsets=torch.zeros(len(CLASSES)),
         inference=inference,
         make_loader=lambda _: images,
         train=images,
@@ -98,8 +100,10 @@ def make_head_phase(
 def make_full_phase(
     folder: Path, inference: Inference, module: nn.Module, **options: Any
 ) -> FullPhase:
-    settings = {"batch_size": 4, "epochs": 2, **options}
-    return FullPhase(make_setup(folder, inference, module, **settings), module)
+    settings = {"batch_size": 4, "epochs": 2, "augment": "strong", **options}
+    state = TrainingState()
+    state.plan_full(settings["epochs"], POLICIES[settings["augment"]])
+    return FullPhase(make_setup(folder, inference, module, **settings), module, state)
 
 
 def train_epoch(phase: Phase, epoch: int = 1, start: int = 0) -> float:

@@ -22,7 +22,7 @@ Quantization = Literal["int8"]
 EnginePrecision = Literal["fp32", "bf16", "fp16"]  # int8 only exists in exported files
 Precision = Literal[EnginePrecision, "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
-Augment = Literal["none", "light", "strong"]
+Augment = Literal["auto", "none", "light", "strong"]
 BenchMode = Literal["inference", "train", "end-to-end"]
 Format = Literal["table", "json", "jsonl", "csv"]
 TableFormat = Literal["table", "json", "csv"]
@@ -188,15 +188,24 @@ class FinetuneOptions(Options):
 
     section = "Training"
 
-    epochs: int = option(5, "Epochs of training the full model", "-n", min=1)
+    epochs: int | None = option(
+        None,
+        "Epochs of training the full model; auto: 5 to 12, fewer for many images, and none if it "
+        "does not improve on the head",
+        "-n",
+        words=AUTO,
+        min=1,
+    )
     head_only: bool = option(False, "Only train the classifier head: about a minute on a laptop")
     batch_size: int | None = option(None, "Global batch size", "-b", words=AUTO, min=1)
     lr: float | None = option(None, "Peak learning rate of the full model", words=AUTO, above=0)
     weight_decay: float = option(0.05, "AdamW weight decay", min=0)
     hidden: int = option(512, "Width of the hidden layer of the head; 0 for none", min=0, max=16384)
     freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2_s: 8)", min=0)
-    augment: Augment = option("strong", "Augmentation strength")
-    balance: bool = option(False, "Weight classes equally regardless of size")
+    augment: Augment = option(
+        "auto", "Augmentation; auto: what the classifier head tolerates on validation images"
+    )
+    balance: bool = option(False, "Treat all classes as equally frequent")
     patience: int | None = option(None, "Stop after N epochs without improvement", min=1)
     minutes: float | None = option(
         None, "Time budget in minutes; stop before an epoch that would exceed it", above=0

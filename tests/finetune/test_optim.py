@@ -23,7 +23,7 @@ def make_stepper(module: nn.Module, lr: float = 1e-2, **changes: Any) -> Stepper
     settings: dict[str, Any] = {
         "groups": group_parameters(module, lr, 0.1),
         "schedule": Schedule(100),
-        "class_weights": torch.ones(3),
+        "logit_offsets": torch.zeros(3),
         "processes": ProcessGroup(),
         "reporter": RecordingReporter(),
     }
@@ -65,18 +65,18 @@ def test_loss_equals_torchs_with_label_smoothing() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_class_weights_scale_the_loss() -> None:
+def test_offsets_are_added_to_the_logits() -> None:
     inputs, labels = make_batch(9)
-    weights = torch.tensor([0.5, 2.0, 0.0])
+    offsets = torch.tensor([0.5, -2.0, 0.0])
     module = build_tiny_model()
-    losses = functional.cross_entropy(
-        module(inputs), labels, reduction="none", label_smoothing=LABEL_SMOOTHING
+    loss = functional.cross_entropy(
+        module(inputs) + offsets, labels, label_smoothing=LABEL_SMOOTHING
     )
-    (losses * weights[labels]).mean().backward()
+    loss.backward()
     expected = copy_gradients(module)
     other_module = build_tiny_model()
-    loss = make_stepper(other_module, class_weights=weights).step(inputs, labels, 9)
-    torch.testing.assert_close(loss, (losses * weights[labels]).sum().detach())
+    actual = make_stepper(other_module, logit_offsets=offsets).step(inputs, labels, 9)
+    torch.testing.assert_close(actual, 9 * loss.detach())
     for one, other in zip(copy_gradients(other_module), expected, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -19,7 +19,7 @@ from effnet_cli.datasets.records import DatasetError
 from effnet_cli.datasets.scan import scan
 from effnet_cli.engines.base import Engine
 from effnet_cli.engines.registry import EnginePlan, plan_engine
-from effnet_cli.finetune import phases
+from effnet_cli.finetune import head_phase
 from effnet_cli.finetune.run import finetune
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import checkpoint
@@ -80,7 +80,7 @@ def test_default_run_writes_its_epochs_to_stdout(
     assert done.returncode == 0, done.stderr.decode()
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     kinds = [(row["row"], row["phase"], row["epoch"]) for row in rows[:-1]]
-    head = [("epoch", "head", number) for number in range(1, phases.HEAD_EPOCHS + 1)]
+    head = [("epoch", "head", number) for number in range(1, head_phase.HEAD_EPOCHS + 1)]
     assert kinds == [*head, ("epoch", "full", 1)]
     assert rows[-1]["row"] == "trained"
     assert rows[-1]["model"] == "runs/colours-lite0/model.safetensors"
@@ -215,7 +215,7 @@ def unusual_names_run(
     root = session_folder / "unusual"
     make_classes(root, UNUSUAL_NAMES, images=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases, "MAX_VIEWS_PER_IMAGE", 1)
+        patch.setattr(head_phase, "MAX_VIEWS_PER_IMAGE", 1)
         return root, train(make_task(root, small, session_folder / "unusual run", HEAD_ONLY))
 
 
@@ -266,7 +266,9 @@ def test_validation_and_predict_compute_identical_bits(
         return run  # type: ignore[return-value]
 
     monkeypatch.setattr(EnginePlan, "load", load_recorded)
-    monkeypatch.setattr(phases, "HEAD_LR", CANNOT_LEARN)  # so that the full model becomes the best
+    monkeypatch.setattr(
+        head_phase, "HEAD_LR", CANNOT_LEARN
+    )  # so that the full model becomes the best
     options = replace(ONE_EPOCH, augment="none", epochs=2, lr=1e-3)
     *epochs, _end = finetune(make_task(colours, small, tmp_path / "run", options))
     best = [epoch for epoch in epochs if epoch.is_best][-1]  # type: ignore[union-attr]

@@ -128,7 +128,7 @@ def test_missing_cuda_device_is_an_error(
         (["--weight-decay", "-0.1"], "Invalid --weight-decay '-0.1'.\nUse a number of at least 0."),
         (["--batch-size", "x"], "x"),
         (["--hidden", "-3"], "Invalid --hidden '-3'.\nUse a whole number from 0 to 16384."),
-        (["--epochs", "-3"], "Invalid --epochs '-3'.\nUse a whole number of at least 1."),
+        (["--epochs", "-3"], "Invalid --epochs '-3'.\nUse auto or a whole number of at least 1."),
         (["--augment", "wild"], "wild"),
         (["--val-fraction", "1"], "1"),
         (["--patience", "0"], "0"),

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from effnet_cli.finetune import head_phase
+from effnet_cli.finetune.phases import auto_epochs
 from effnet_cli.finetune.run import finetune
 from effnet_cli.models import checkpoint
 from effnet_cli.models.efficientnet import EfficientNet
-from effnet_cli.options import ModelOptions
+from effnet_cli.options import FinetuneOptions, ModelOptions
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.errors import EffnetError
 from helpers import RecordingReporter
@@ -230,6 +232,50 @@ def test_balance_chooses_by_balanced_accuracy(run_with: RunWith, tmp_path: Path)
     assert balanced.epochs[0].loss != plain.epochs[0].loss
     best = max(balanced.epochs, key=lambda row: (row.balanced_accuracy, -row.val_loss))
     assert balanced.end.epoch == best.epoch
+
+
+def test_full_model_that_does_not_beat_the_head_ends_early(run_with: RunWith) -> None:
+    cannot_learn = FinetuneOptions(hidden=0, augment="none", lr=CANNOT_LEARN)
+    ran, reporter = run_with(cannot_learn)
+    assert len(ran.filter_epochs("full")) == 1
+    assert ran.end.phase == "head"
+    assert "updates, the full model is not better than the classifier head" in reporter.text
+    before = ran.model
+    resumed = resume(ran.folder)
+    assert resumed.model == before
+    assert len(resumed.epochs) == 0
+    ran, reporter = run_with(replace(cannot_learn, epochs=2))
+    assert len(ran.filter_epochs("full")) == 2
+    assert "not better" not in reporter.text
+
+
+def test_epochs_depend_on_the_number_of_images(run_with: RunWith) -> None:
+    assert [auto_epochs(number) for number in (10, 1000, 10_000)] == [12, 8, 5]
+    ran, _ = run_with(FinetuneOptions(hidden=0, augment="none", lr=1e-3))
+    assert {epoch.epochs for epoch in ran.filter_epochs("full")} == {12}
+
+
+def test_uneven_classes_are_ranked_by_both_accuracies(run_with: RunWith, tmp_path: Path) -> None:
+    root = tmp_path / "uneven"
+    make_classes(root, ["a", "b"], images=4)
+    for seed in range(4, 24):
+        save_blobs(root / "a" / f"{seed}.png", (200, 50, 50), seed)
+    ran, _ = run_with(HEAD_ONLY, root=root)
+    best = max(ran.epochs, key=lambda row: (row.top1 + row.balanced_accuracy, -row.val_loss))
+    assert ran.end.epoch == best.epoch
+
+
+def test_views_are_chosen_by_the_head(run_with: RunWith, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = FinetuneOptions(epochs=1, hidden=0)
+    _, reporter = run_with(auto)
+    few = "views with crops down to 50% of the area, mirror images, brightness ±30%, colours ±30%"
+    assert few in reporter.text
+    monkeypatch.setattr(head_phase, "MIN_CHOICE_IMAGES", 1)
+    ran, reporter = run_with(auto)
+    assert "Choosing training views" in {what for what, *_ in reporter.steps}
+    assert few not in reporter.text
+    again, _ = run_with(auto)
+    assert again.model == ran.model
 
 
 def test_patience_and_minutes_stop_early(run_with: RunWith) -> None:

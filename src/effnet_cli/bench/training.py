@@ -38,7 +38,7 @@ class TrainingCaller:
             module,
             group_parameters(module, LEARNING_RATE, WEIGHT_DECAY),
             Schedule(SCHEDULE_STEPS),
-            class_weights=torch.ones(OUTPUTS),
+            logit_offsets=torch.zeros(OUTPUTS),
             processes=ProcessGroup(),
             reporter=SILENT,
             precision=precision,

@@ -13,6 +13,8 @@ from effnet_cli.datasets.findings import Finding
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.system.errors import UsageError
 
+UNEVEN_RATIO = 3  # between the numbers of training images of the largest and the smallest class
+
 
 @dataclass(frozen=True, slots=True)
 class Subset:
@@ -51,6 +53,12 @@ class Dataset:
     val: Subset
     test: Subset | None
     files: SplitTable
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the largest class has several times as many training images as the smallest."""
+        counts = self.train.count(len(self.classes))
+        return bool(counts.max() >= UNEVEN_RATIO * max(counts.min(), 1))
 
     @property
     def fingerprint(self) -> str:

@@ -109,6 +109,11 @@ def compute_metrics(
     )
 
 
+def mean_loss(logits: Scores, labels: Labels) -> float:
+    """Return the mean cross-entropy of `logits` [N,C] for `labels` [N]."""
+    return float(_losses(logits, labels, "logits").mean())
+
+
 def _losses(
     scores: npt.NDArray[np.floating], labels: Labels, scores_are: ScoresAre
 ) -> npt.NDArray[np.float64]:

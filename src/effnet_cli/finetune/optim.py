@@ -45,7 +45,7 @@ class Stepper:
         module: maps inputs to logits; in training mode when `step` is called.
         groups: AdamW's parameter groups; the `lr` of each is its peak learning rate.
         schedule: advanced by each step.
-        class_weights: float32 [C], with a mean of 1 over the training images.
+        logit_offsets: float32 [C], added to the logits in training only.
         precision: `fp32`, or the autocast precision.
         seed: seed of dropout, which depends only on this seed and the step number.
     """
@@ -55,7 +55,7 @@ class Stepper:
         module: nn.Module,
         groups: Sequence[dict[str, Any]],
         schedule: Schedule,
-        class_weights: Tensor,
+        logit_offsets: Tensor,
         processes: ProcessGroup,
         reporter: Reporter,
         precision: str = "fp32",
@@ -63,7 +63,7 @@ class Stepper:
     ) -> None:
         self._module, self._processes, self._reporter = module, processes, reporter
         self._device = next(module.parameters()).device
-        self._class_weights = class_weights.to(self._device)
+        self._logit_offsets = logit_offsets.to(self._device)
         self._dtype = AUTOCAST_DTYPES.get(precision)
         self._seed = seed
         self._peaks = [group["lr"] for group in groups]
@@ -109,11 +109,10 @@ class Stepper:
     def _backward(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """Add the gradients of one micro-batch and return its summed loss."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-            logits = self._module(inputs).float()
-        losses = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=LABEL_SMOOTHING
+            logits = self._module(inputs).float() + self._logit_offsets
+        loss = functional.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=LABEL_SMOOTHING
         )
-        loss = (losses * self._class_weights[labels]).sum()
         # Gradients are averaged over the processes, which share `batch_size` images.
         mean = loss * (self._processes.count / batch_size)
         self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]

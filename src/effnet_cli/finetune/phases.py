@@ -1,14 +1,8 @@
-"""The two phases of a run: the classifier head on the features of the pretrained backbone,
-then the full model (LP-FT: Kumar et al. 2022, arXiv 2202.10054).
-
-Training the head first keeps the first gradients of the full model from distorting features that
-are already good.
-"""
+"""The second phase of a run: the full model, which starts with the head of the first phase."""
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,154 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.engines.normalise import normalise_for_training
-from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm
-from effnet_cli.finetune.inference import Floats
-from effnet_cli.finetune.loader import Crops, Indexes
+from effnet_cli.finetune.head_phase import (
+    HeadPhase,
+    TrainingBatch,
+    ValidationOutputs,
+    views_per_image,
+)
+from effnet_cli.finetune.loader import Crops
 from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters
 from effnet_cli.finetune.records import PhaseName
 from effnet_cli.finetune.run_dir import TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
-from effnet_cli.images.augment import POLICIES, Augmentation, AugmentPolicy
+from effnet_cli.finetune.view_choice import describe_policy
+from effnet_cli.images.augment import Augmentation, AugmentPolicy
 from effnet_cli.models.checkpoint import Arrays
-from effnet_cli.options import Augment, FinetuneOptions
+from effnet_cli.options import FinetuneOptions
 from effnet_cli.system.errors import UsageError
 
-TrainingBatch = tuple[Tensor, Tensor, int]  # inputs, labels, images over all processes
-ValidationOutputs = tuple[Indexes, Floats]  # indexes of the readable images, logits
-
-# The head trains on features of the clean images and of augmented views.
-HEAD_BATCH_SIZE = 256
-HEAD_LR = 1e-3
-HEAD_EPOCHS = 8  # the head is validated this many times during its training
-HEAD_PASSES = 40  # over all views; fewer if there are many
-MIN_HEAD_PASSES = 10
-MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
-HEAD_VIEWS = 4000  # small datasets get more views per image, up to about this total
-MAX_VIEWS_PER_IMAGE = 8
-# On fixed features, stronger augmentation lowers accuracy.
-HEAD_POLICIES: Mapping[Augment, AugmentPolicy] = {**POLICIES, "strong": POLICIES["light"]}
-# The full model.
 MIN_AUTO_BATCH, MAX_AUTO_BATCH = 8, 64
 MIN_UPDATES = 40  # per epoch; small datasets get smaller batches
 FULL_LR = 3e-4  # at MAX_AUTO_BATCH; scales with the square root of the batch size
-AVERAGED_FRACTION = 1 / 3  # of all updates: the horizon of the weight average
+AVERAGED_FRACTION = 0.1  # of all updates: the horizon of the weight average
 VIEW_MULTIPLE_PX = 16  # the side of training views is a multiple of this
-
-
-# --- the head -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class HeadFeatures:
-    """Backbone features, float32 [N,D], divided by `scale`; `labels` are int64 [N]."""
-
-    train: Tensor
-    labels: Tensor
-    val: Tensor
-    val_indexes: Indexes
-    scale: float
-
-
-def extract_features(setup: TrainingSetup) -> HeadFeatures:
-    """Run the backbone on the training images, clean and augmented, and the validation images."""
-    run, augment = setup.inference.run, setup.options.augment
-    engine = setup.inference.load_engine(_replace_head(setup.module, nn.Identity()))
-    passes = [run(engine, setup.train, "Features")]
-    views = max(1, min(MAX_VIEWS_PER_IMAGE, HEAD_VIEWS // len(setup.train)))
-    for number in range(views if augment != "none" else 0):
-        seeds = (setup.options.seed, 0, number)
-        view = Augmentation(HEAD_POLICIES[augment], setup.card.preprocessing.crop_px, seeds)
-        what = f"Features of view {number + 1} of {views}"
-        passes.append(run(engine, setup.train, what, augmentation=view))
-    labels = np.concatenate([setup.train.labels[indexes] for indexes, _ in passes])
-    train = np.concatenate([features for _, features in passes])
-    val_indexes, val = run(engine, setup.val, "Validation features")
-    # One scale for all features keeps their ratios and makes the learning rate fit any model.
-    scale = float(train.std()) or 1.0
-    return HeadFeatures(
-        train=torch.from_numpy(train / np.float32(scale)),
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        val=torch.from_numpy(val / np.float32(scale)),
-        val_indexes=val_indexes,
-        scale=scale,
-    )
-
-
-class HeadPhase:
-    """Trains the classifier head on features. Each process trains its own copy, within seconds."""
-
-    name: PhaseName = "head"
-    device = torch.device("cpu")
-    processes = ProcessGroup()
-    patience: int | None = None
-    minutes: float | None = None
-
-    def __init__(self, setup: TrainingSetup, features: HeadFeatures) -> None:
-        options, count = setup.options, len(features.labels)
-        self._module, self._features, self._seed = setup.module, features, options.seed
-        self._head: nn.Module = setup.module.get_submodule("classifier")
-        self._batch_size = min(HEAD_BATCH_SIZE, max(1, count // 4))
-        self.lr, self.epochs = HEAD_LR, HEAD_EPOCHS
-        self.steps = _head_steps(count / self._batch_size)
-        self.num_images = self.steps * self._batch_size
-        self.stepper = Stepper(
-            self._head,
-            group_parameters(self._head, self.lr, options.weight_decay),
-            Schedule(self.steps * self.epochs),
-            class_weights=setup.class_weights,
-            processes=self.processes,
-            reporter=setup.reporter,
-            seed=options.seed,
-        )
-
-    def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
-        """Yield the batches of an epoch (counted from 1), starting at `first_step`."""
-        self._head.train()
-        rng = np.random.default_rng((self._seed, 0, epoch))
-        features, count = self._features, len(self._features.labels)
-        passes = -(-self.num_images // count)
-        order = np.concatenate([rng.permutation(count) for _ in range(passes)])
-        for step in range(first_step, self.steps):
-            part = torch.from_numpy(order[step * self._batch_size :][: self._batch_size])
-            yield features.train[part], features.labels[part], self._batch_size
-
-    def step(self, batch: TrainingBatch) -> Tensor:
-        """Make one update and return its summed loss."""
-        return self.stepper.step(*batch)
-
-    def module(self) -> nn.Module:
-        """Return the model with a copy of the head that takes unscaled features."""
-        head = copy.deepcopy(self._head)
-        with torch.no_grad():
-            head.get_parameter("1.weight").div_(self._features.scale)
-        return _replace_head(self._module, head)
-
-    def validate(self) -> ValidationOutputs:
-        """Return the indexes and logits of the readable validation images."""
-        self._head.eval()
-        with torch.inference_mode():
-            logits: Floats = self._head(self._features.val).numpy()
-        return self._features.val_indexes, logits
-
-    def state_tensors(self) -> None:
-        """Return `None`: a run that was stopped in this phase restarts it when resumed."""
-
-
-def _head_steps(steps_per_pass: float) -> int:
-    """Return the number of steps in an epoch of the head."""
-    usual = min(max(MIN_HEAD_STEPS, HEAD_PASSES * steps_per_pass), MAX_HEAD_STEPS)
-    return round(max(usual, MIN_HEAD_PASSES * steps_per_pass) / HEAD_EPOCHS)
-
-
-def _replace_head(module: nn.Module, head: nn.Module) -> nn.Module:
-    """Return `module` with another head, in evaluation mode; all other layers are shared."""
-    other = copy.copy(module)
-    other._modules = {**module._modules, "classifier": head}
-    return other.eval()
-
-
-# --- the full model -----------------------------------------------------------------------------
+# Without --epochs: this many views in all, within limits.
+AUTO_IMAGES = 8000
+MIN_AUTO_EPOCHS, MAX_AUTO_EPOCHS = 5, 12
+# The full model has this share of the head's time to show that it is better.
+PROBE_SHARE = 1 / 3
+TRAINING_COST = 5  # of an image, in passes through the backbone (lite0, two cores: 20 and 4 ms)
+MIN_PROBE_STEPS = 12
 
 
 class FullPhase:
@@ -174,11 +50,12 @@ class FullPhase:
 
     name: PhaseName = "full"
 
-    def __init__(self, setup: TrainingSetup, module: nn.Module) -> None:
+    def __init__(self, setup: TrainingSetup, module: nn.Module, state: TrainingState) -> None:
         self._setup, options = setup, setup.options
         self.device, self.processes = setup.device, setup.processes
-        self.epochs, self.patience, self.minutes = options.epochs, options.patience, options.minutes
-        self.num_images = len(setup.train)
+        self.epochs = options.epochs or state.epochs
+        self.patience, self.minutes = options.patience, options.minutes
+        self._policy, self.num_images = state.policy, len(setup.train)
         self.steps, batch_size = plan_batches(
             self.num_images, options.batch_size, self.processes.count
         )
@@ -190,7 +67,7 @@ class FullPhase:
             self.processes.wrap(compiled, self.device),
             group_parameters(self._trained, self.lr, options.weight_decay),
             Schedule(self.steps * self.epochs),
-            class_weights=setup.class_weights,
+            logit_offsets=setup.logit_offsets,
             processes=self.processes,
             reporter=setup.reporter,
             precision=setup.precision,
@@ -202,8 +79,22 @@ class FullPhase:
         return (
             f"Training the full model on {self.device} in {self._setup.precision}: "
             f"{self.epochs} epoch{'s' * (self.epochs != 1)} of {self.steps} updates with about "
-            f"{self.num_images // self.steps} images each, peak learning rate {self.lr:.2g}"
+            f"{self.num_images // self.steps} images each, peak learning rate {self.lr:.2g}; views "
+            f"with {describe_policy(self._policy)}"
         )
+
+    def must_show_gain(self, state: TrainingState) -> bool:
+        """Return whether the model must be better than the head by now, without --epochs.
+
+        Until then, its training takes `PROBE_SHARE` of what the passes of the head have cost.
+        """
+        options = self._setup.options
+        if options.epochs is not None or options.from_scratch or state.epoch > 1:
+            return False
+        passes = self.num_images * (1 + views_per_image(self.num_images)) + len(self._setup.val)
+        images = PROBE_SHARE * passes / TRAINING_COST
+        step = max(MIN_PROBE_STEPS, round(images * self.steps / self.num_images))
+        return state.step == min(step, self.steps)
 
     def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
         """Yield the batches of an epoch (counted from 1), starting at `first_step`."""
@@ -211,7 +102,7 @@ class FullPhase:
         self._trained.train()
         if not options.from_scratch:
             _freeze_statistics(self._trained)
-        seeds, policy = (options.seed, 1, epoch), POLICIES[options.augment]
+        seeds, policy = (options.seed, 1, epoch), self._policy
         order = np.random.default_rng(seeds).permutation(self.num_images)
         parts = np.array_split(order, self.steps)[first_step:]
         shards = (self.processes.shard(part) for part in parts)
@@ -293,6 +184,11 @@ class FullPhase:
 Phase = HeadPhase | FullPhase
 
 
+def auto_epochs(num_images: int) -> int:
+    """Return how many epochs the full model is trained for without --epochs."""
+    return min(MAX_AUTO_EPOCHS, max(MIN_AUTO_EPOCHS, round(AUTO_IMAGES / num_images)))
+
+
 def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple[int, int]:
     """Return the number of updates per epoch and the batch size, which may be approximate.
 
@@ -313,7 +209,7 @@ def plan_batches(num_images: int, size: int | None, num_processes: int) -> tuple
 
 
 def _view_px(crop_px: int, policy: AugmentPolicy) -> int:
-    return VIEW_MULTIPLE_PX * round(policy.crop_scale * crop_px / VIEW_MULTIPLE_PX)
+    return VIEW_MULTIPLE_PX * int(policy.crop_scale * crop_px / VIEW_MULTIPLE_PX)
 
 
 def _trainable_copy(module: nn.Module, options: FinetuneOptions) -> nn.Module:

@@ -5,11 +5,13 @@ from contextlib import ExitStack
 
 from effnet_cli.datasets.saved_split import save_split
 from effnet_cli.finetune.distributed import join_process_group
-from effnet_cli.finetune.phases import FullPhase, HeadPhase, extract_features
+from effnet_cli.finetune.head_phase import HeadPhase, extract_features
+from effnet_cli.finetune.phases import FullPhase, auto_epochs
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.finetune.resume import load_progress
 from effnet_cli.finetune.setup import TrainingSetup, set_up
 from effnet_cli.finetune.trainer import Trainer
+from effnet_cli.images.augment import POLICIES
 from effnet_cli.options import FinetuneTask
 from effnet_cli.system.reporter import SILENT, Reporter
 
@@ -45,12 +47,16 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
         save_split(setup.dataset, setup.run_dir.path)
     trainer = Trainer(setup, state)
     module = setup.module
-    if tensors is None and not setup.options.from_scratch:
-        head = HeadPhase(setup, extract_features(setup))
-        yield from trainer.run(head)
-        module = setup.processes.broadcast(lambda: trainer.best_module)
+    if tensors is None:
+        policy = POLICIES["strong" if setup.options.augment == "auto" else setup.options.augment]
+        if not setup.options.from_scratch:
+            features = extract_features(setup)
+            policy = features.policy
+            yield from trainer.run(HeadPhase(setup, features))
+            module = setup.processes.broadcast(lambda: trainer.best_module)
+        state.plan_full(setup.options.epochs or auto_epochs(len(setup.train)), policy)
     if not setup.options.head_only:
-        full = FullPhase(setup, module)
+        full = FullPhase(setup, module, state)
         setup.reporter.note(full.describe())
         trainer.resume(full, tensors)
         tensors = None  # free memory: they are larger than the optimizer's state

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from effnet_cli import __version__
 from effnet_cli.finetune.records import Epoch
+from effnet_cli.images.augment import AugmentPolicy
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import (
     LOCK_FILE_NAME,
@@ -52,6 +53,8 @@ class TrainingState:
 
     `step` updates of epoch `epoch` are done, on `seen` images with a summed loss of `loss`. `rows`
     are the finished epochs, `best` is the one in the model file, and `stale` counts those after it.
+    `epochs` and `views` are how the full model is trained: its epochs and the fields of its
+    `AugmentPolicy`. `is_over`: it was not better than its start.
     """
 
     epoch: int = 1
@@ -65,6 +68,18 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     classes: list[str] = field(default_factory=list)
+    epochs: int = 0
+    views: dict[str, float] = field(default_factory=dict)
+    is_over: bool = False
+
+    def plan_full(self, epochs: int, policy: AugmentPolicy) -> None:
+        """Record how the full model will be trained."""
+        self.epochs, self.views = epochs, asdict(policy)
+
+    @property
+    def policy(self) -> AugmentPolicy:
+        """What the training views of the full model are."""
+        return AugmentPolicy(**self.views)
 
 
 class RunDir:

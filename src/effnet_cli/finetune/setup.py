@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -39,13 +40,15 @@ from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
+UNEVEN_SHARE = 0.5  # of the log frequencies, where classes are uneven
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
     """Everything that a run needs before its first epoch.
 
     `module` is the pretrained model with a new head, in evaluation mode on the CPU; `card`
-    describes the new model. `class_weights` are float32 [C]. `started_at` is read from
+    describes the new model. `logit_offsets` are float32 [C]. `started_at` is read from
     `time.monotonic`.
     """
 
@@ -57,7 +60,7 @@ class TrainingSetup:
     dataset: Dataset
     card: ModelCard
     module: nn.Module
-    class_weights: Tensor
+    logit_offsets: Tensor
     inference: Inference
     make_loader: Callable[[Subset], BatchLoader]
     train: BatchLoader
@@ -110,7 +113,7 @@ def set_up(
             dataset=dataset,
             card=card,
             module=module,
-            class_weights=_class_weights(dataset, task.options),
+            logit_offsets=torch.from_numpy(_logit_offsets(dataset, task.options)),
             inference=Inference(plan, base.variant, card, processes=processes, reporter=reporter),
             make_loader=make_loader,
             train=make_loader(dataset.train),
@@ -140,13 +143,16 @@ def _choose_precision(precision: TrainingPrecision, device: torch.device) -> str
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def _class_weights(dataset: Dataset, options: FinetuneOptions) -> Tensor:
-    """Return weights of 1, or with `--balance` weights inversely proportional to class sizes."""
-    counts = dataset.train.count(len(dataset.classes))
-    weights = np.ones(len(counts))
-    if options.balance:
-        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
-    return torch.tensor(weights, dtype=torch.float32)
+def _logit_offsets(dataset: Dataset, options: FinetuneOptions) -> npt.NDArray[np.float32]:
+    """Return what is added to the logits in training, so that small classes are not neglected.
+
+    A share of the logarithm of each class's frequency (Menon et al. 2020, arXiv 2007.07314): all of
+    it makes the model ignore how frequent classes are, half of it is a compromise.
+    """
+    counts = np.maximum(dataset.train.count(len(dataset.classes)), 1)
+    share = 1.0 if options.balance else UNEVEN_SHARE if dataset.is_uneven else 0.0
+    offsets: npt.NDArray[np.float32] = (share * np.log(counts / counts.sum())).astype(np.float32)
+    return offsets
 
 
 def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:

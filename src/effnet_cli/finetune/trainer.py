@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from effnet_cli.datasets.records import Subset
 from effnet_cli.engines.base import to_probabilities
-from effnet_cli.evaluate.metrics import compute_metrics, fit_temperature, fit_unknown_threshold
+from effnet_cli.evaluate.metrics import (
+    compute_metrics,
+    fit_temperature,
+    fit_unknown_threshold,
+    mean_loss,
+)
 from effnet_cli.evaluate.records import Metrics
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
@@ -26,6 +31,7 @@ from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import EffnetError
 
 SAVE_SECONDS = 300  # between saves of the state within an epoch
+MIN_LOSS_GAIN = 1e-4  # of the log loss; less may be rounding
 LOSS_SECONDS = 1.0  # between updates of the loss in the progress bar
 
 
@@ -45,11 +51,11 @@ class Trainer:
         """Start a phase, or continue it from its saved tensors."""
         state = self._state
         if tensors is None:
-            state.epoch = 1
+            state.epoch, state.stale = 1, 0
             self._save(phase)
             return
         phase.restore(state, tensors)
-        if state.epoch > phase.epochs:
+        if state.is_over or state.epoch > phase.epochs:
             self._setup.reporter.note("Already complete; increase --epochs to continue.")
 
     def run(self, phase: Phase) -> Iterator[Epoch]:
@@ -67,6 +73,8 @@ class Trainer:
 
     def _is_over_limit(self, phase: Phase) -> bool:
         state, note = self._state, self._setup.reporter.note
+        if state.is_over and self._setup.options.epochs is None:
+            return True
         if phase.patience is not None and state.stale >= phase.patience:
             note(f"Early stopping: no improvement for {state.stale} epochs")
             return True
@@ -87,7 +95,8 @@ class Trainer:
         loss, images_per_s = self._train(phase)
         indexes, logits = phase.validate()
         metrics = _measure(self._setup.dataset.val, indexes, logits, names=self._classes)
-        is_best = self._update_best(phase, metrics)
+        loss_at_best = _calibrated_loss(self._setup.dataset.val, indexes, logits)
+        is_best = self._update_best(phase, metrics, loss_at_best)
         epoch = Epoch(
             phase=phase.name,
             epoch=state.epoch,
@@ -121,6 +130,9 @@ class Trainer:
             state.seen += batch[2]
             self._report_progress(phase, total)
             self._save_or_stop(phase, total)
+            if phase.must_show_gain(state) and not self._gains(phase):
+                state.is_over = True
+                break
         loss = sum(phase.processes.gather(float(total))) / state.seen
         if not (np.isfinite(loss) and _is_finite(phase.module())):
             raise EffnetError(
@@ -129,6 +141,21 @@ class Trainer:
                 "Use a smaller --lr; the best epoch so far is kept.",
             )
         return loss, (state.seen - seen_before) / (time.perf_counter() - started)
+
+    def _gains(self, phase: Phase) -> bool:
+        """Return whether the model is now better in validation than the head.
+
+        The loss shows it earlier than the accuracy does.
+        """
+        loss, best = _calibrated_loss(self._setup.dataset.val, *phase.validate()), self._state.best
+        if loss < best["loss"] - MIN_LOSS_GAIN:
+            return True
+        self._setup.reporter.note(
+            f"Stopping: after {self._state.step} updates, the full model is not better than the "
+            f"classifier head (log loss {loss:.3f}, head {best['loss']:.3f}). Use --epochs to "
+            "train it nevertheless."
+        )
+        return False
 
     def _report_progress(self, phase: Phase, total: Tensor) -> None:
         """Update the progress bar, its loss only once a second: reading it waits for the device."""
@@ -167,19 +194,23 @@ class Trainer:
         state.scaler = phase.stepper.scaler.state_dict()
         self._setup.run_dir.write_state(state, tensors)
 
-    def _update_best(self, phase: Phase, metrics: Metrics) -> bool:
+    def _update_best(self, phase: Phase, metrics: Metrics, loss: float) -> bool:
         """Record the epoch if it is the best so far, and return whether it is.
 
-        Epochs are ranked by top-1 (balanced accuracy with `--balance`), then by validation loss.
+        Epochs are ranked by top-1, then by validation loss. If the classes are uneven, balanced
+        accuracy counts as much as top-1; with `--balance`, only balanced accuracy counts.
         """
-        state = self._state
-        accuracy = metrics.balanced_accuracy if self._setup.options.balance else metrics.top1
+        state, accuracy = self._state, metrics.top1
+        if self._setup.options.balance:
+            accuracy = metrics.balanced_accuracy
+        elif self._setup.dataset.is_uneven:
+            accuracy = (metrics.top1 + metrics.balanced_accuracy) / 2
         rank = [accuracy, -metrics.loss]
         is_best = not state.best or rank > state.best["rank"]
         state.stale = 0 if is_best else state.stale + 1
         if is_best:
             epoch = {"phase": phase.name, "epoch": state.epoch, "metrics": asdict(metrics)}
-            state.best = {"rank": rank, **epoch}
+            state.best = {"rank": rank, "loss": loss, **epoch}
         return is_best
 
     def _write_model(self, indexes: Indexes, logits: Floats) -> None:
@@ -211,23 +242,31 @@ class Trainer:
             phase=best["phase"],
             epoch=best["epoch"],
             val=Metrics.from_dict(best["metrics"]),
-            test=self._test(),
+            test=_test(self._setup),
             seconds=self._seconds(),
         )
 
-    def _test(self) -> Metrics | None:
-        setup, subset = self._setup, self._setup.dataset.test
-        if subset is None:
-            return None
-        options = ModelOptions(model=setup.run_dir.model)
-        module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
-        engine = setup.inference.load_engine(module.to(setup.device))
-        outputs = setup.inference.run(engine, setup.make_loader(subset), "Test")
-        return _measure(subset, *outputs, names=self._classes)
+
+def _test(setup: TrainingSetup) -> Metrics | None:
+    """Evaluate the model file on the test split, if there is one."""
+    subset = setup.dataset.test
+    if subset is None:
+        return None
+    options = ModelOptions(model=setup.run_dir.model)
+    module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
+    engine = setup.inference.load_engine(module.to(setup.device))
+    outputs = setup.inference.run(engine, setup.make_loader(subset), "Test")
+    return _measure(subset, *outputs, names=setup.dataset.classes)
 
 
 def _is_finite(module: nn.Module) -> bool:
     return bool(torch.stack([p.isfinite().all() for p in module.parameters()]).all())
+
+
+def _calibrated_loss(subset: Subset, indexes: Indexes, logits: Floats) -> float:
+    """Return the log loss at the best temperature, which makes models comparable."""
+    labels = subset.labels[indexes]
+    return mean_loss(logits / np.float32(fit_temperature(logits, labels)), labels)
 
 
 def _measure(

@@ -8,6 +8,7 @@ The randomness depends only on the seeds, never on the number of threads.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,6 @@ from PIL import Image
 
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import FILTERS
-from effnet_cli.options import Augment
 
 # Luma weights of red, green and blue (ITU-R BT.601), the same as in Pillow's conversion to grey.
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -54,7 +54,7 @@ class AugmentPolicy:
     gray_prob: float = 0.0
 
 
-POLICIES: Mapping[Augment, AugmentPolicy] = {
+POLICIES: Mapping[Literal["none", "light", "strong"], AugmentPolicy] = {
     "none": AugmentPolicy(),
     "light": AugmentPolicy(
         crop_scale=0.86,

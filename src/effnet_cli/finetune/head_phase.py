@@ -1,0 +1,221 @@
+"""The first phase of a run: a classifier head on the features of the pretrained backbone.
+
+Training the head first keeps the first gradients of the full model from distorting features that
+are already good (LP-FT: Kumar et al. 2022, arXiv 2202.10054).
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effnet_cli.datasets.records import Subset
+from effnet_cli.engines.base import Engine
+from effnet_cli.evaluate.metrics import mean_loss
+from effnet_cli.finetune.distributed import ProcessGroup
+from effnet_cli.finetune.inference import Floats
+from effnet_cli.finetune.loader import BatchLoader, Indexes
+from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters
+from effnet_cli.finetune.records import PhaseName
+from effnet_cli.finetune.run_dir import TrainingState
+from effnet_cli.finetune.setup import TrainingSetup
+from effnet_cli.finetune.view_choice import (
+    CHOICE_IMAGES,
+    MIN_CHOICE_IMAGES,
+    choose_policy,
+    limit_policy,
+)
+from effnet_cli.images.augment import POLICIES, Augmentation, AugmentPolicy
+
+TrainingBatch = tuple[Tensor, Tensor, int]  # inputs, labels, images over all processes
+ValidationOutputs = tuple[Indexes, Floats]  # indexes of the readable images, logits
+
+HEAD_BATCH_SIZE = 256
+HEAD_LR = 1e-3
+HEAD_EPOCHS = 8  # the head is validated this many times during its training
+HEAD_PASSES = 40  # over all views; fewer if there are many
+MIN_HEAD_PASSES = 10
+MIN_HEAD_STEPS, MAX_HEAD_STEPS = 240, 1200
+HEAD_VIEWS = 4000  # small datasets get more views per image, up to about this total
+MAX_VIEWS_PER_IMAGE = 8
+# On fixed features, stronger augmentation lowers accuracy.
+HEAD_LIMIT = POLICIES["light"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFeatures:
+    """Backbone features, float32 [N,D], divided by `scale`; `labels` are int64 [N].
+
+    `policy` says how much training views of the full model may differ from the images.
+    """
+
+    train: Tensor
+    labels: Tensor
+    val: Tensor
+    val_indexes: Indexes
+    scale: float
+    policy: AugmentPolicy
+
+
+def extract_features(setup: TrainingSetup) -> HeadFeatures:
+    """Run the backbone on the training images, clean and augmented, and the validation images.
+
+    With `--augment auto`, a head that is trained on the clean features chooses the views.
+    """
+    run = setup.inference.run
+    engine = setup.inference.load_engine(_replace_head(setup.module, nn.Identity()))
+    passes = [run(engine, setup.train, "Features")]
+    val_indexes, val = run(engine, setup.val, "Validation features")
+    # One scale for all features keeps their ratios and makes the learning rate fit any model.
+    scale = float(passes[0][1].std()) or 1.0
+    train, labels = _stack(setup.train, passes, scale)
+    features = HeadFeatures(
+        train=train,
+        labels=labels,
+        val=torch.from_numpy(val / np.float32(scale)),
+        val_indexes=val_indexes,
+        scale=scale,
+        policy=_fixed_policy(setup),
+    )
+    if setup.options.augment == "auto" and len(val) >= MIN_CHOICE_IMAGES:
+        features = replace(features, policy=_choose_policy(setup, engine, features))
+    policy = limit_policy(features.policy, HEAD_LIMIT)
+    if policy == AugmentPolicy():
+        return features
+    views = views_per_image(len(setup.train))
+    for number in range(views):
+        seeds = (setup.options.seed, 0, number)
+        view = Augmentation(policy, setup.card.preprocessing.crop_px, seeds)
+        what = f"Features of view {number + 1} of {views}"
+        passes.append(run(engine, setup.train, what, augmentation=view))
+    train, labels = _stack(setup.train, passes, scale)
+    return replace(features, train=train, labels=labels)
+
+
+def views_per_image(num_images: int) -> int:
+    """Return how many augmented views of each training image the head is trained on."""
+    return max(1, min(MAX_VIEWS_PER_IMAGE, HEAD_VIEWS // num_images))
+
+
+def _stack(
+    images: BatchLoader, passes: list[tuple[Indexes, Floats]], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return the scaled features of all passes over `images`, and their labels."""
+    labels = np.concatenate([images.labels[indexes] for indexes, _ in passes])
+    train = np.concatenate([values for _, values in passes])
+    return torch.from_numpy(train / np.float32(scale)), torch.from_numpy(labels.astype(np.int64))
+
+
+def _fixed_policy(setup: TrainingSetup) -> AugmentPolicy:
+    """Return the views of --augment; with `auto`, those for too few images to choose by."""
+    augment = setup.options.augment
+    return POLICIES["light" if augment == "auto" else augment]
+
+
+def _choose_policy(setup: TrainingSetup, engine: Engine, features: HeadFeatures) -> AugmentPolicy:
+    """Choose the views that a head on clean features tolerates, on some validation images."""
+    phase = HeadPhase(setup, features)
+    for epoch in range(1, phase.epochs + 1):
+        for batch in phase.load_batches(epoch, 0):
+            phase.step(batch)
+    chosen = np.random.default_rng((setup.options.seed, 2)).permutation(features.val_indexes)
+    images = setup.make_loader(_take(setup.dataset.val, np.sort(chosen[:CHOICE_IMAGES])))
+    run = partial(setup.inference.run, engine, images, "Choosing training views")
+
+    def measure_loss(policy: AugmentPolicy) -> float:
+        views = Augmentation(policy, setup.card.preprocessing.crop_px, (setup.options.seed, 2))
+        indexes, values = run(augmentation=views)
+        logits = phase.predict(torch.from_numpy(values / np.float32(features.scale)))
+        return mean_loss(logits, images.labels[indexes])
+
+    return choose_policy(measure_loss)
+
+
+def _take(subset: Subset, indexes: Indexes) -> Subset:
+    """Return the images of a subset at `indexes`."""
+    return Subset(subset.paths.take(indexes), subset.labels[indexes], np.empty(0, np.int32))
+
+
+class HeadPhase:
+    """Trains the classifier head on features. Each process trains its own copy, within seconds."""
+
+    name: PhaseName = "head"
+    device = torch.device("cpu")
+    processes = ProcessGroup()
+    patience: int | None = None
+    minutes: float | None = None
+
+    def __init__(self, setup: TrainingSetup, features: HeadFeatures) -> None:
+        options, count = setup.options, len(features.labels)
+        self._module, self._features, self._seed = setup.module, features, options.seed
+        self._head = copy.deepcopy(setup.module.get_submodule("classifier"))
+        self._batch_size = min(HEAD_BATCH_SIZE, max(1, count // 4))
+        self.lr, self.epochs = HEAD_LR, HEAD_EPOCHS
+        self.steps = _head_steps(count / self._batch_size)
+        self.num_images = self.steps * self._batch_size
+        self.stepper = Stepper(
+            self._head,
+            group_parameters(self._head, self.lr, options.weight_decay),
+            Schedule(self.steps * self.epochs),
+            logit_offsets=setup.logit_offsets,
+            processes=self.processes,
+            reporter=setup.reporter,
+            seed=options.seed,
+        )
+
+    def load_batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+        """Yield the batches of an epoch (counted from 1), starting at `first_step`."""
+        self._head.train()
+        rng = np.random.default_rng((self._seed, 0, epoch))
+        features, count = self._features, len(self._features.labels)
+        passes = -(-self.num_images // count)
+        order = np.concatenate([rng.permutation(count) for _ in range(passes)])
+        for step in range(first_step, self.steps):
+            part = torch.from_numpy(order[step * self._batch_size :][: self._batch_size])
+            yield features.train[part], features.labels[part], self._batch_size
+
+    def step(self, batch: TrainingBatch) -> Tensor:
+        """Make one update and return its summed loss."""
+        return self.stepper.step(*batch)
+
+    def module(self) -> nn.Module:
+        """Return the model with a copy of the head that takes unscaled features."""
+        head = copy.deepcopy(self._head)
+        with torch.no_grad():
+            head.get_parameter("1.weight").div_(self._features.scale)
+        return _replace_head(self._module, head)
+
+    def validate(self) -> ValidationOutputs:
+        """Return the indexes and logits of the readable validation images."""
+        return self._features.val_indexes, self.predict(self._features.val)
+
+    def predict(self, features: Tensor) -> Floats:
+        """Return the logits of scaled features, float32 [N,C]."""
+        self._head.eval()
+        with torch.inference_mode():
+            logits: Floats = self._head(features).numpy()
+        return logits
+
+    def must_show_gain(self, _: TrainingState) -> bool:
+        """Return `False`: every run has a head."""
+        return False
+
+    def state_tensors(self) -> None:
+        """Return `None`: a run that was stopped in this phase restarts it when resumed."""
+
+
+def _head_steps(steps_per_pass: float) -> int:
+    """Return the number of steps in an epoch of the head."""
+    usual = min(max(MIN_HEAD_STEPS, HEAD_PASSES * steps_per_pass), MAX_HEAD_STEPS)
+    return round(max(usual, MIN_HEAD_PASSES * steps_per_pass) / HEAD_EPOCHS)
+
+
+def _replace_head(module: nn.Module, head: nn.Module) -> nn.Module:
+    """Return `module` with another head, in evaluation mode; all other layers are shared."""
+    other = copy.copy(module)
+    other._modules = {**module._modules, "classifier": head}
+    return other.eval()
