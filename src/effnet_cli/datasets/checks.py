@@ -137,7 +137,7 @@ def _imbalance(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
         large, small = data.names([most, least])
         count = pluralize(train[most], "training image")
         message = f"Class '{large}' has {count}, class '{small}' has {train[least]:,}."
-        hint = "Use --balance, and compare balanced accuracy and the recall of each class."
+        hint = "Compare balanced accuracy and the recall of each class; see --balance."
         yield warning("imbalance", message, hint)
 
 
