@@ -158,6 +158,7 @@ def test_default_run_writes_a_report(
     choices = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))
     values = [choices[name] for name in ("balance", "batch size", "patience")]
     assert values == ["no", "auto", "no limit"]
+    assert choices["views"].startswith("crops down to 50% of the area, mirror images")
 
 
 def test_default_run_suggests_commands_that_work(

@@ -48,13 +48,17 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
     trainer = Trainer(setup, state)
     module = setup.module
     if tensors is None:
-        policy = POLICIES["strong" if setup.options.augment == "auto" else setup.options.augment]
-        if not setup.options.from_scratch:
+        augment, epochs = (
+            setup.options.augment,
+            setup.options.epochs or auto_epochs(len(setup.train)),
+        )
+        if setup.options.from_scratch:
+            state.plan_full(epochs, POLICIES["strong" if augment == "auto" else augment])
+        else:
             features = extract_features(setup)
-            policy = features.policy
+            state.plan_full(epochs, features.policy)
             yield from trainer.run(HeadPhase(setup, features))
             module = setup.processes.broadcast(lambda: trainer.best_module)
-        state.plan_full(setup.options.epochs or auto_epochs(len(setup.train)), policy)
     if not setup.options.head_only:
         full = FullPhase(setup, module, state)
         setup.reporter.note(full.describe())

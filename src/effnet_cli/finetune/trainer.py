@@ -24,7 +24,9 @@ from effnet_cli.finetune.records import PHASE_TITLES, Epoch, TrainingResult
 from effnet_cli.finetune.run_dir import TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.finetune.signals import StopRequest, defer_signals, stop_error
+from effnet_cli.finetune.view_choice import describe_policy
 from effnet_cli.models import build
+from effnet_cli.models.card import ModelCard
 from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ModelOptions
@@ -143,10 +145,7 @@ class Trainer:
         return loss, (state.seen - seen_before) / (time.perf_counter() - started)
 
     def _gains(self, phase: Phase) -> bool:
-        """Return whether the model is now better in validation than the head.
-
-        The loss shows it earlier than the accuracy does.
-        """
+        """Return whether validation loss, which shows it early, is lower than the head's."""
         loss, best = _calibrated_loss(self._setup.dataset.val, *phase.validate()), self._state.best
         if loss < best["loss"] - MIN_LOSS_GAIN:
             return True
@@ -214,19 +213,10 @@ class Trainer:
         return is_best
 
     def _write_model(self, indexes: Indexes, logits: Floats) -> None:
-        """Write the best model, with a temperature and threshold fitted to validation logits."""
-        if not self._setup.processes.is_first:
-            return
-        labels = self._setup.dataset.val.labels[indexes]
-        temperature = fit_temperature(logits, labels)
-        confidences = to_probabilities(logits, "logits", temperature).max(axis=1)
-        card = replace(
-            self._setup.card,
-            metrics={name: self._state.best[name] for name in ("phase", "epoch", "metrics")},
-            temperature=temperature,
-            unknown_below=fit_unknown_threshold(confidences, logits.argmax(axis=1) == labels),
-        )
-        self._setup.run_dir.write_model(card, self.best_module)
+        """Write the best model, described by its validation logits."""
+        if self._setup.processes.is_first:
+            card = _make_card(self._setup, self._state, indexes, logits=logits)
+            self._setup.run_dir.write_model(card, self.best_module)
 
     def finish(self) -> TrainingResult:
         """Return the result. The test split, if there is one, is evaluated only here."""
@@ -257,6 +247,22 @@ def _test(setup: TrainingSetup) -> Metrics | None:
     engine = setup.inference.load_engine(module.to(setup.device))
     outputs = setup.inference.run(engine, setup.make_loader(subset), "Test")
     return _measure(subset, *outputs, names=setup.dataset.classes)
+
+
+def _make_card(
+    setup: TrainingSetup, state: TrainingState, indexes: Indexes, *, logits: Floats
+) -> ModelCard:
+    """Return the card of the best model, with a temperature and threshold fitted to `logits`."""
+    labels = setup.dataset.val.labels[indexes]
+    temperature = fit_temperature(logits, labels)
+    confidences = to_probabilities(logits, "logits", temperature).max(axis=1)
+    return replace(
+        setup.card,
+        options={**setup.card.options, "views": describe_policy(state.policy)},
+        metrics={name: state.best[name] for name in ("phase", "epoch", "metrics")},
+        temperature=temperature,
+        unknown_below=fit_unknown_threshold(confidences, logits.argmax(axis=1) == labels),
+    )
 
 
 def _is_finite(module: nn.Module) -> bool:
