@@ -123,7 +123,11 @@ def test_model_file_of_the_default_run_describes_its_training(
     assert card.classes == ("blue", "green", "red")
     assert card.preprocessing == replace(base.card.preprocessing, resize_px=224)
     assert card.preprocessing.crop_px == 224
-    assert card.options == {**asdict(FinetuneOptions(epochs=1)), "base_sha256": base.sha256}
+    assert card.options == {
+        **asdict(FinetuneOptions(epochs=1)),
+        "base_sha256": base.sha256,
+        "views": "crops down to 50% of the area, mirror images, brightness ±30%, colours ±30%",
+    }
     dataset = scan(colours).require_dataset()
     assert card.dataset == {
         "fingerprint": dataset.fingerprint,

@@ -221,11 +221,16 @@ def test_augment_changes_training(run_with: RunWith, one_epoch_run: FinishedRun)
     assert len(set(losses.values())) == 3
 
 
-def test_balance_chooses_by_balanced_accuracy(run_with: RunWith, tmp_path: Path) -> None:
-    root = tmp_path / "imbalanced"
+def make_uneven_classes(root: Path) -> Path:
+    """Create 24 images of one class and 4 of another."""
     make_classes(root, ["a", "b"], images=4)
     for seed in range(4, 24):
         save_blobs(root / "a" / f"{seed}.png", (200, 50, 50), seed)
+    return root
+
+
+def test_balance_chooses_by_balanced_accuracy(run_with: RunWith, tmp_path: Path) -> None:
+    root = make_uneven_classes(tmp_path / "imbalanced")
     plain, reporter = run_with(HEAD_ONLY, root=root)
     assert "--balance" in reporter.text or "fewer than" in reporter.text
     balanced, _ = run_with(replace(HEAD_ONLY, balance=True), root=root)
@@ -256,10 +261,7 @@ def test_epochs_depend_on_the_number_of_images(run_with: RunWith) -> None:
 
 
 def test_uneven_classes_are_ranked_by_both_accuracies(run_with: RunWith, tmp_path: Path) -> None:
-    root = tmp_path / "uneven"
-    make_classes(root, ["a", "b"], images=4)
-    for seed in range(4, 24):
-        save_blobs(root / "a" / f"{seed}.png", (200, 50, 50), seed)
+    root = make_uneven_classes(tmp_path / "uneven")
     ran, _ = run_with(HEAD_ONLY, root=root)
     best = max(ran.epochs, key=lambda row: (row.top1 + row.balanced_accuracy, -row.val_loss))
     assert ran.end.epoch == best.epoch

@@ -301,5 +301,5 @@ def test_factors_stay_within_their_bounds(bound: str) -> None:
 
 
 def test_every_option_value_has_a_policy() -> None:
-    assert set(POLICIES) == set(get_args(Augment))
+    assert {"auto", *POLICIES} == set(get_args(Augment))
     assert POLICIES["none"] == AugmentPolicy()

@@ -130,7 +130,8 @@ def _choose_policy(setup: TrainingSetup, engine: Engine, features: HeadFeatures)
         views = Augmentation(policy, setup.card.preprocessing.crop_px, (setup.options.seed, 2))
         indexes, values = run(augmentation=views)
         logits = phase.predict(torch.from_numpy(values / np.float32(features.scale)))
-        return mean_loss(logits, images.labels[indexes])
+        # other machines may round differently, and choose other views
+        return setup.processes.broadcast(lambda: mean_loss(logits, images.labels[indexes]))
 
     return choose_policy(measure_loss)
 

@@ -146,7 +146,8 @@ class Trainer:
 
     def _gains(self, phase: Phase) -> bool:
         """Return whether validation loss, which shows it early, is lower than the head's."""
-        loss, best = _calibrated_loss(self._setup.dataset.val, *phase.validate()), self._state.best
+        outputs, val, best = phase.validate(), self._setup.dataset.val, self._state.best
+        loss = phase.processes.broadcast(lambda: _calibrated_loss(val, *outputs))
         if loss < best["loss"] - MIN_LOSS_GAIN:
             return True
         self._setup.reporter.note(
