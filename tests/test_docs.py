@@ -91,6 +91,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script_runs_as_written(script: str, shell, project: Path) -> None:  # noqa: ANN001
     done = shell(f"cd '{project}'\nset -e\n{script}")

@@ -21,7 +21,7 @@ from forked import ForkedResult, run_forked
 from training import HEAD_EPOCHS, build_script, make_classes, read_state
 from training_parts import CPU, build_tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_core", "caches")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_core", "caches")]
 
 # 18 training images: three updates per epoch, with three images in each of two processes.
 OPTIONS = ["--epochs", "2", "--hidden", "0", "--batch-size", "6", "--format", "jsonl"]

@@ -398,6 +398,7 @@ def test_run_from_a_repository_is_resumed(
     assert resumed.card.variant == "lite0.tf"
 
 
+@pytest.mark.slow
 def test_commands_take_a_repository(
     timm_folder: Path,
     hub: Callable[..., Path],

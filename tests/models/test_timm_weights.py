@@ -104,6 +104,7 @@ def test_weights_are_listed_pulled_and_verified(hub: HubServer, effnet: Effnet) 
     assert effnet("predict", CAT, "--variant", "b0.ns").status == 0  # downloads them again
 
 
+@pytest.mark.slow
 def test_fine_tuned_model_keeps_padding_and_eps(
     hub: HubServer, effnet: Effnet, tmp_path: Path
 ) -> None:
