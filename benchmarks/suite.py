@@ -12,8 +12,8 @@ stopped continues. The table at the end has the means over the seeds.
 The peer is timm's train.py, from a checkout of huggingface/pytorch-image-models, with the same
 pretrained tensors under timm's names, for as many epochs as `default` trains on that set.
 
-The sets of docs/defaults.md come from public repositories, which it lists; `suite_sets.py` makes
-the sets from clones of them, all but the emoji. None of them is part of this project, and most
+The sets of docs/defaults.md come from public repositories; `suite_sets.py` lists them and makes
+the sets from their clones, all but the emoji. None of them is part of this project, and most
 state no licence: they are for measuring.
 """
 
