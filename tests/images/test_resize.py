@@ -191,8 +191,10 @@ def test_crop_is_centered(row, width: int, height: int) -> None:
     resize_px, crop_px = row.preprocessing.resize_px, row.preprocessing.crop_px
     placed = place((width, height), row.preprocessing, "crop")
     assert min(placed.width, placed.height) == resize_px
-    ratio = 1 if row.preprocessing.is_squashed else max(width, height) / min(width, height)
-    assert max(placed.width, placed.height) == int(resize_px * ratio)
+    long = resize_px * max(width, height) / min(width, height)  # in torchvision's order
+    assert max(placed.width, placed.height) == (
+        resize_px if row.preprocessing.is_squashed else int(long)
+    )
     assert 0 <= placed.left <= placed.width - crop_px
     assert 0 <= placed.top <= placed.height - crop_px
     assert abs(2 * placed.left + crop_px - placed.width) <= 1
