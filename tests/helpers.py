@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from effnet_cli.engines.base import ModelOutputs
 from effnet_cli.engines.normalise import normalise
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
@@ -62,16 +63,20 @@ def save_image(path: Path, seed: int, size: tuple[int, int] = (96, 64), **option
 
 
 class MeanEngine:
-    """A fake engine: the logits of classes 0, 1, 2 are the means of red, green and blue, 0 to 1."""
+    """A fake engine: the logits of classes 0, 1, 2 are the means of red, green and blue, 0 to 1.
+
+    These are the features, too.
+    """
 
     precision, scores_are = "fp32", "logits"
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
+    def __call__(self, crops: np.ndarray) -> ModelOutputs:
         self.batch_sizes.append(len(crops))
-        return (crops / 255).mean(axis=(1, 2)).astype(np.float32)
+        means = (crops / 255).mean(axis=(1, 2)).astype(np.float32)
+        return ModelOutputs(means, means)
 
 
 def load_pixels(loader: ImageLoader, source: ImageSource) -> np.ndarray:

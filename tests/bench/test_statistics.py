@@ -13,7 +13,7 @@ from effnet_cli.bench.records import FASTER, SLOWER, UNCHANGED, Median
 from effnet_cli.bench.rounds import measure_rounds
 from effnet_cli.bench.statistics import MIN_TURNS, Turn, compare_medians, summarize
 from effnet_cli.bench.worker import EngineCaller
-from effnet_cli.engines.base import Crops, Scores
+from effnet_cli.engines.base import Crops, ModelOutputs
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -42,11 +42,11 @@ class SlowEngine:
     precision: str = "fp32"
     scores_are: str = "logits"
 
-    def __call__(self, crops: Crops) -> Scores:
+    def __call__(self, crops: Crops) -> ModelOutputs:
         self.clock.ms += self.delays_ms[self.calls % len(self.delays_ms)]
         self.calls += 1
         self.sizes.append(len(crops))
-        return np.zeros((len(crops), 3), np.float32)
+        return ModelOutputs(np.zeros((len(crops), 3), np.float32))
 
 
 @dataclass

@@ -176,8 +176,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     original = onnx_writer.build_graph
 
-    def counting(*arguments: object) -> bytes:
-        content = original(*arguments)
+    def counting(*arguments: object, **options: object) -> bytes:
+        content = original(*arguments, **options)
         sizes.append(len(content))
         return content
 
@@ -251,7 +251,7 @@ from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.reporter import SILENT
 
-def build_graph(*_):
+def build_graph(*_, **__):
     with Path({runs!r}).open("a") as file:
         file.write("x")
     time.sleep(0.5)
@@ -439,20 +439,20 @@ def test_engines_agree(model: Model) -> None:
     expected = TorchEngine(LoadRequest(model, callers=callers))
     for batch in (1, 3):
         crops = seeded_crops(batch)
-        logits = actual(crops)
+        logits = actual(crops).scores
         assert logits.dtype == np.float32
         assert logits.shape == (batch, len(CLASSES))
-        difference = probabilities(logits) - probabilities(expected(crops))
+        difference = probabilities(logits) - probabilities(expected(crops).scores)
         assert np.abs(difference).max() < MAX_DIFFERENCE
 
 
 def test_engine_works_without_a_cache(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached_scores = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2))
+    cached_scores = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2)).scores
     (tmp_path / "a file").touch()
     monkeypatch.setenv("EFFNET_CACHE", str(tmp_path / "a file" / "cache"))
-    scores = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2))
+    scores = OnnxRuntimeEngine(LoadRequest(model))(seeded_crops(2)).scores
     assert np.array_equal(scores, cached_scores)
 
 

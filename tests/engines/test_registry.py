@@ -57,14 +57,14 @@ def load_engine(model: Model, engine: EngineName, precision: Precision = "fp32",
 def test_predictions_match_torch_fp32(
     model: Model, crops: np.ndarray, name: EngineName, precision: Precision
 ) -> None:
-    expected = probabilities(load_engine(model, "torch")(crops))
+    expected = probabilities(load_engine(model, "torch")(crops).scores)
     plan = plan_engine(EngineOptions("cpu", name, precision))
     try:
         engine = plan.load(model)
     except EffnetError as error:
         assert precision in error.message  # this processor does not support it
         return
-    logits = engine(crops)
+    logits = engine(crops).scores
     assert (plan.engine, plan.device, engine.precision) == (name, "cpu", precision)
     assert engine.scores_are == "logits"
     assert (logits.shape, logits.dtype) == ((5, 1000), np.float32)
@@ -75,18 +75,27 @@ def test_predictions_match_torch_fp32(
 @pytest.mark.parametrize("name", NAMES)
 def test_batches_match_single_images(model: Model, crops: np.ndarray, name: EngineName) -> None:
     engine = load_engine(model, name)
-    alone = np.concatenate([engine(crops[i : i + 1]) for i in range(5)])
-    together = engine(crops)
+    alone = np.concatenate([engine(crops[i : i + 1]).scores for i in range(5)])
+    together = engine(crops).scores
     np.testing.assert_allclose(together, alone, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_match_torch(model: Model, crops: np.ndarray, name: EngineName) -> None:
+    expected = load_engine(model, "torch")(crops).features
+    features = load_engine(model, name)(crops).features
+    assert features is not None
+    assert (features.shape, features.dtype) == ((5, 1280), np.float32)
+    np.testing.assert_allclose(features, expected, atol=2e-5 * np.abs(expected).max())
 
 
 def test_default_engine_gives_the_same_bits_in_any_batch_and_thread(
     model: Model, crops: np.ndarray
 ) -> None:
     one, several = load_engine(model, "onnxruntime"), load_engine(model, "onnxruntime", callers=2)
-    alone = np.concatenate([one(crops[i : i + 1]) for i in range(5)])
-    assert np.array_equal(several(crops), alone)
-    assert np.array_equal(one(crops), alone)
+    alone = np.concatenate([one(crops[i : i + 1]).scores for i in range(5)])
+    assert np.array_equal(several(crops).scores, alone)
+    assert np.array_equal(one(crops).scores, alone)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,12 +103,12 @@ def test_engine_can_be_called_from_several_threads(
     model: Model, crops: np.ndarray, name: EngineName
 ) -> None:
     engine = load_engine(model, name, callers=4)
-    alone = [engine(crops[i : i + 1]) for i in range(5)]
+    alone = [engine(crops[i : i + 1]).scores for i in range(5)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
             results = list(pool.map(engine, [crops[i : i + 1] for i in range(5)]))
             for actual, expected in zip(results, alone, strict=True):
-                np.testing.assert_allclose(actual, expected, atol=2e-5)
+                np.testing.assert_allclose(actual.scores, expected, atol=2e-5)
 
 
 @pytest.mark.linux
@@ -226,7 +235,7 @@ def test_tables_agree() -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ENGINES["torch"].precisions["cuda"])
 def test_cuda_matches_the_cpu(model: Model, crops: np.ndarray, precision: Precision) -> None:
-    expected = probabilities(load_engine(model, "torch")(crops))
+    expected = probabilities(load_engine(model, "torch")(crops).scores)
     actual = probabilities(
         plan_engine(EngineOptions("cuda", "torch", precision)).load(model)(crops)
     )

@@ -17,7 +17,7 @@ import pytest
 
 from effnet_cli.datasets.records import DatasetError
 from effnet_cli.datasets.scan import scan
-from effnet_cli.engines.base import Engine
+from effnet_cli.engines.base import Engine, ModelOutputs
 from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune import head_phase
 from effnet_cli.finetune.run import finetune
@@ -263,10 +263,11 @@ def test_validation_and_predict_compute_identical_bits(
     def load_recorded(plan: EnginePlan, *arguments: Any) -> Engine:
         engine = load(plan, *arguments)
 
-        def run(crops: np.ndarray) -> np.ndarray:
-            logits = engine(crops)
-            recorded.extend((p.tobytes(), q.tobytes()) for p, q in zip(crops, logits, strict=True))
-            return logits
+        def run(crops: np.ndarray) -> ModelOutputs:
+            outputs = engine(crops)
+            pairs = zip(crops, outputs.scores, strict=True)
+            recorded.extend((crop.tobytes(), logits.tobytes()) for crop, logits in pairs)
+            return outputs
 
         return run  # type: ignore[return-value]
 
@@ -287,7 +288,7 @@ def test_validation_and_predict_compute_identical_bits(
     model = resolve_model(ModelOptions(model=tmp_path / "run"))
     engine = load(plan_engine(EngineOptions()), model)
     for crop, (_, logits) in zip(crops, validated, strict=True):
-        assert engine(crop[None])[0].tobytes() == logits
+        assert engine(crop[None]).scores[0].tobytes() == logits
 
 
 def test_result_depends_on_the_seed_but_not_on_workers(

@@ -39,7 +39,7 @@ def test_logits_match_the_original(
     engine = plan_engine(EngineOptions("cpu")).load(
         weights.resolve_model(ModelOptions(variant=name))
     )
-    logits = engine(crops)[0]
+    logits = engine(crops).scores[0]
     assert [int(index) for index in np.argsort(-logits)[:3]] == list(largest)
     assert [float(logits[index]) for index in largest] == pytest.approx(
         list(largest.values()), abs=2e-4

@@ -1,5 +1,6 @@
 """One row per input, in order, independent of the other images."""
 
+import base64
 import gc
 import itertools
 import threading
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from effnet_cli.engines.base import ModelOutputs
 from effnet_cli.images.finder import Finder, ImageInput
 from effnet_cli.images.loader import ImageLoader
+from effnet_cli.models.familiarity import Familiarity
 from effnet_cli.options import EngineOptions, ModelOptions, PredictOptions
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.pipeline import Pipeline
@@ -80,6 +83,18 @@ def test_every_row_is_its_own_images(folder: Path, batch_size: int, workers: int
     assert {row.error.kind for row in rows if row.error} == {"empty", "not_an_image", "truncated"}
 
 
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 2), (3, 2), (64, 1)])
+def test_each_image_is_familiar_by_its_own_features(
+    folder: Path, batch_size: int, workers: int
+) -> None:
+    red = base64.b64encode(np.array([[1, 0, 0]], "<f2").tobytes()).decode()
+    ranking = Ranking(RGB_CARD, top_k=1, familiarity=Familiarity(red, 1, unknown_below=0.9))
+    pipeline = Pipeline(MeanEngine(), LOADER.load, batch_size=batch_size, workers=workers)
+    rows = list(pipeline.run(iter(Finder([str(folder)])), ranking))
+    labels = {n: row.predictions[0].label for n, row in enumerate(rows) if row.status == "ok"}
+    assert labels == {n: "unknown" if n % 3 else "red" for n in range(40) if n % 5 != 4}
+
+
 def test_broken_files_never_reach_the_engine(folder: Path) -> None:
     engine = MeanEngine()
     predicted(iter(Finder([str(folder)])), engine, batch_size=5)
@@ -136,8 +151,8 @@ def test_an_error_of_the_engine_ends_the_run(tmp_path: Path) -> None:
     path = str(plain_image(tmp_path, "a.png", (9, 9, 9)))
 
     class NanEngine(MeanEngine):
-        def __call__(self, pixels: np.ndarray) -> np.ndarray:
-            return np.full((len(pixels), 3), np.nan, dtype=np.float32)
+        def __call__(self, pixels: np.ndarray) -> ModelOutputs:
+            return ModelOutputs(np.full((len(pixels), 3), np.nan, dtype=np.float32))
 
     with pytest.raises(EffnetError, match="NaN"):
         predicted(iter([ImageInput("a", path)]), NanEngine())

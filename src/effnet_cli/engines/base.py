@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,24 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 Crops = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float32]
 ScoresAre = Literal["logits", "probabilities"]
 Item = TypeVar("Item")
 
 
+class ModelOutputs(NamedTuple):
+    """What a model says of N images.
+
+    `scores` are float32 [N,C]. `features` are the pooled features that its classifier starts from,
+    float32 [N,D]; `None` if an exported file does not output them.
+    """
+
+    scores: Scores
+    features: Features | None = None
+
+
 class Engine(Protocol):
-    """Runs a model: takes crops, `uint8 [N,H,W,3]`, and returns scores, `float32 [N,C]`.
+    """Runs a model: takes crops, `uint8 [N,H,W,3]`, and returns its outputs.
 
     It is safe to call from as many threads at once as it was loaded for.
 
@@ -35,7 +47,7 @@ class Engine(Protocol):
     precision: Precision
     scores_are: ScoresAre
 
-    def __call__(self, crops: Crops) -> Scores: ...
+    def __call__(self, crops: Crops) -> ModelOutputs: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from effnet_cli.system import files
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.reporter import Reporter
 
-GRAPH_VERSION = "g3"  # part of the file name; increase it when the written graph changes
+GRAPH_VERSION = "g4"  # part of the file name; increase it when the written graph changes
 MAX_PROBABILITY_DIFFERENCE = 1e-3  # from torch fp32; a graph that differs by more is refused
 
 
@@ -86,7 +86,8 @@ def _compile(model: Model) -> bytes:
 
     crop_px = model.card.preprocessing.crop_px
     module = build.load_module(model)
-    content = onnx_writer.build_graph(module, crop_px, {CARD_KEY: model.card.to_json()})
+    metadata = {CARD_KEY: model.card.to_json()}
+    content = onnx_writer.build_graph(module, crop_px, metadata, has_features=True)
     difference = onnx_writer.max_difference(content, module, crop_px)
     if not difference <= MAX_PROBABILITY_DIFFERENCE:  # NaN too
         raise EffnetError(

@@ -6,7 +6,7 @@ from importlib import import_module
 import numpy as np
 import torch
 
-from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
+from effnet_cli.engines.base import Crops, LoadRequest, ModelOutputs, scores_of, translate_errors
 from effnet_cli.engines.normalise import model_input
 from effnet_cli.engines.quiet import silence_library
 
@@ -25,8 +25,8 @@ class ExecuTorchEngine:
             self._program = runtime.load_program(model.path)
             self._method = self._program.load_method("forward")
 
-    def __call__(self, crops: Crops) -> Scores:
+    def __call__(self, crops: Crops) -> ModelOutputs:
         values = np.require(model_input(crops, self._card), requirements=["C", "W"])
         with self._lock:
-            scores: Scores = self._method.execute([torch.from_numpy(values)])[0].numpy().copy()
-        return scores
+            scores = self._method.execute([torch.from_numpy(values)])[0].numpy().copy()
+        return ModelOutputs(scores)

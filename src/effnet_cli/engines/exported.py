@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from effnet_cli.engines.base import Crops, Engine, Scores, pad
+from effnet_cli.engines.base import Crops, Engine, ModelOutputs, pad
 from effnet_cli.models.card import ModelCard
 from effnet_cli.system.errors import EffnetError
 
@@ -17,10 +17,11 @@ class ExportedEngine:
         self._batch_size: int | None = card.export["batch"]
         self._num_classes = len(card.classes)
 
-    def __call__(self, crops: Crops) -> Scores:
+    def __call__(self, crops: Crops) -> ModelOutputs:
         size = self._batch_size or len(crops)
         parts = [pad(crops[start : start + size], size) for start in range(0, len(crops), size)]
-        scores = np.concatenate([self._engine(part) for part in parts])
+        outputs = [self._engine(part) for part in parts]
+        scores = np.concatenate([one.scores for one in outputs])
         shape = [size * len(parts), self._num_classes]
         if list(scores.shape) != shape:
             raise EffnetError(
@@ -28,4 +29,7 @@ class ExportedEngine:
                 f"{self._num_classes} classes.",
                 "Export it again.",
             )
-        return scores[: len(crops)]
+        features = [one.features for one in outputs if one.features is not None]
+        return ModelOutputs(
+            scores[: len(crops)], np.concatenate(features)[: len(crops)] if features else None
+        )

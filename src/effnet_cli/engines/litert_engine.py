@@ -26,7 +26,7 @@ class LiteRtEngine:
         with base.translate_errors("LiteRT", model):
             self._interpreters.get(model.card.export["batch"] or 1)
 
-    def __call__(self, crops: base.Crops) -> base.Scores:
+    def __call__(self, crops: base.Crops) -> base.ModelOutputs:
         values = model_input(crops, self._model.card)
         if values is not crops:
             values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
@@ -34,8 +34,9 @@ class LiteRtEngine:
             interpreter = self._interpreters.get(len(crops))
             interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values)
             interpreter.invoke()
-        scores: base.Scores = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-        return scores
+        return base.ModelOutputs(
+            interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        )
 
     def _load(self, size: int) -> Any:
         with silence_output():

@@ -23,26 +23,31 @@ from effnet_cli.models.efficientnet import SameConv2d
 
 OPSET = 17
 IR_VERSION = 8
-INPUT, OUTPUT = "pixels", "logits"
+INPUT, OUTPUT, FEATURES = "pixels", "logits", "features"
 
 
-def build_graph(module: nn.Module, crop_px: int, metadata: dict[str, str]) -> bytes:
+def build_graph(
+    module: nn.Module, crop_px: int, metadata: dict[str, str], *, has_features: bool = False
+) -> bytes:
     """Return `module` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
 
-    The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px]; its output is `logits`,
-    float32 [batch,outputs]. The batch size is dynamic. `metadata` becomes the file's
-    `metadata_props`.
+    The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px]; its outputs are `logits`,
+    float32 [batch,classes], and, if `has_features`, the pooled `features`, float32 [batch,D]. The
+    batch size is dynamic. `metadata` becomes the file's `metadata_props`.
 
     Raises:
         NotImplementedError: the module uses an operator that is not supported.
     """
-    paddings, outputs = _trace_paddings(module, crop_px)
+    paddings, sizes = _trace(module, crop_px, has_features)
     writer = _GraphWriter(module, paddings)
     graph = helper.make_graph(
         writer.nodes,
         "effnet",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, crop_px, crop_px])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", outputs])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+            for name, size in sizes.items()
+        ],
         writer.weights,
     )
     model = helper.make_model(
@@ -67,9 +72,15 @@ def max_difference(content: bytes, module: nn.Module, crop_px: int) -> float:
     return float((expected - actual).abs().max())
 
 
-def _trace_paddings(module: nn.Module, crop_px: int) -> tuple[dict[nn.Module, list[int]], int]:
-    """Run the module once; return each "same" convolution's padding and the number of outputs."""
+def _trace(
+    module: nn.Module, crop_px: int, has_features: bool
+) -> tuple[dict[nn.Module, list[int]], dict[str, int]]:
+    """Run the module once; return each "same" convolution's padding and the sizes of outputs."""
     paddings: dict[nn.Module, list[int]] = {}
+    sizes: dict[str, int] = {}
+
+    def record_features(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[FEATURES] = inputs[0].shape[1]
 
     def record(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(conv, SameConv2d)
@@ -80,13 +91,16 @@ def _trace_paddings(module: nn.Module, crop_px: int) -> tuple[dict[nn.Module, li
         for conv in module.modules()
         if isinstance(conv, SameConv2d)
     ]
+    if has_features:
+        classifier = module.get_submodule("classifier")
+        hooks.append(classifier.register_forward_pre_hook(record_features))
     try:
         with torch.inference_mode():
-            outputs: int = module(torch.zeros(1, 3, crop_px, crop_px)).shape[1]
+            logits = module(torch.zeros(1, 3, crop_px, crop_px))
     finally:
         for hook in hooks:
             hook.remove()
-    return paddings, outputs
+    return paddings, {OUTPUT: logits.shape[1], **sizes}
 
 
 class _Tracer(fx.Tracer):
@@ -121,7 +135,8 @@ class _GraphWriter:
             self.nodes[-1].output[:] = [OUTPUT]
             return OUTPUT
         if node.op == "call_function" and node.target in FUNCTIONS:
-            return self._add(FUNCTIONS[node.target], inputs, node.name)
+            name = FEATURES if node.target is torch.flatten else node.name
+            return self._add(FUNCTIONS[node.target], inputs, name)
         module = self._module(node)
         if type(module).__name__ in MODULES:
             return MODULES[type(module).__name__](self, node, module, inputs)

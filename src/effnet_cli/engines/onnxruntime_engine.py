@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of, translate_errors
+from effnet_cli.engines.base import Crops, LoadRequest, ModelOutputs, scores_of, translate_errors
 from effnet_cli.engines.compiled import get_compiled
 from effnet_cli.engines.normalise import model_input
 from effnet_cli.engines.onnx_session import open_session
@@ -42,8 +42,8 @@ class OnnxRuntimeEngine:
             self._session = open_session(graph, request.callers, (provider, settings))
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, crops: Crops) -> Scores:
+    def __call__(self, crops: Crops) -> ModelOutputs:
         values = {self._input: model_input(crops, self._model.card)}
         with translate_errors("onnxruntime", self._model, RUNTIME_ERRORS):
-            scores: Scores = self._session.run(None, values)[0]
-        return scores.astype(np.float32, copy=False)
+            outputs = self._session.run(None, values)
+        return ModelOutputs(*(values.astype(np.float32, copy=False) for values in outputs))

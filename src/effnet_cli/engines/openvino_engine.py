@@ -77,11 +77,14 @@ class OpenVinoEngine:
         batch_size = model.card.export.get("batch") or 1
         self(np.zeros((batch_size, crop_px, crop_px, 3), dtype=np.uint8))
 
-    def __call__(self, crops: base.Crops) -> base.Scores:
+    def __call__(self, crops: base.Crops) -> base.ModelOutputs:
         size = 1 << (len(crops) - 1).bit_length()  # the next power of two
         request = self._requests.get(size)
         request.infer([model_input(base.pad(crops, size), self._card)], share_inputs=True)
-        return np.array(request.get_output_tensor(0).data[: len(crops)], dtype=np.float32)
+        outputs = (request.get_output_tensor(i).data for i in range(len(request.model_outputs)))
+        return base.ModelOutputs(
+            *(np.array(one[: len(crops)], dtype=np.float32) for one in outputs)
+        )
 
     def _create_request(self, size: int) -> Any:
         with self._lock:

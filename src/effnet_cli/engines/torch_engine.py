@@ -4,16 +4,17 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from effnet_cli.engines.base import Crops, LoadRequest, Scores, scores_of
+from effnet_cli.engines.base import Crops, LoadRequest, ModelOutputs, scores_of
 from effnet_cli.engines.normalise import normalise_tensor
 from effnet_cli.models import build
+from effnet_cli.models.efficientnet import EfficientNet
 from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, UsageError
 
@@ -49,19 +50,28 @@ class TorchEngine:
         self._passes: dict[int, Callable[[], object]] = {}  # by batch size
         self._lock = threading.Lock() if self._device.type != "cpu" else nullcontext()
 
-    def __call__(self, crops: Crops) -> Scores:
+    def __call__(self, crops: Crops) -> ModelOutputs:
         batch = torch.from_numpy(np.require(crops, requirements=["C", "W"]))
         if self._device.type == "cuda":
             batch = batch.pin_memory()
         try:
             with self._lock, torch.inference_mode(), self._autocast():
-                scores: Scores = self._module(self._model_input(batch)).float().cpu().numpy()
+                outputs = self._run(self._model_input(batch))
+                return ModelOutputs(*(values.float().cpu().numpy() for values in outputs))
         except torch.OutOfMemoryError as error:
             raise EffnetError(
                 f"Not enough memory on {self._device} for a batch of {len(crops)}.",
                 "Use a smaller --batch-size.",
             ) from error
-        return scores
+
+    def _run(self, values: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the scores and, unless it is an exported program, the features."""
+        if isinstance(self._module, EfficientNet):
+            features = self._module.pool(values)
+            yield self._module.classifier(features)
+            yield features
+        else:
+            yield self._module(values)
 
     def device_times_ms(self, crops: Crops, calls: int) -> list[float] | None:
         """See `DeviceClock`. Times a captured CUDA graph of the pass where that is faster."""

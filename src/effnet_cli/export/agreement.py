@@ -53,7 +53,7 @@ class CandidateForm:
 
     def run(self, crops: Crops, temperature: float) -> None:
         started = time.perf_counter()
-        scores = self.engine(crops)
+        scores = self.engine(crops).scores
         self.times_ms.append(1000 * (time.perf_counter() - started) / len(crops))
         self.probabilities.append(to_probabilities(scores, self.engine.scores_are, temperature))
 

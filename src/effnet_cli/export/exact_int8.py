@@ -5,7 +5,7 @@ overflow depend on the processor. Here the integers are converted to float32, wh
 their products exactly, and the sums are rounded to seven digits. The result is the same everywhere.
 """
 
-from effnet_cli.engines.base import Crops, Scores, ScoresAre
+from effnet_cli.engines.base import Crops, ModelOutputs, ScoresAre
 from effnet_cli.engines.normalise import normalise
 from effnet_cli.engines.onnx_session import open_session
 from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
@@ -25,7 +25,6 @@ class ExactInt8Engine:
         graph = to_int8(source.float_graph(), recipe)
         self._session = open_session(graph.SerializeToString(), has_integer_kernels=False)
 
-    def __call__(self, crops: Crops) -> Scores:
+    def __call__(self, crops: Crops) -> ModelOutputs:
         pixels = normalise(crops, self._preprocessing)
-        scores: Scores = self._session.run([OUTPUT], {INPUT: pixels})[0]
-        return scores
+        return ModelOutputs(self._session.run([OUTPUT], {INPUT: pixels})[0])

@@ -89,6 +89,8 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
     else:
         input_ |= {"dtype": "float32", "values": "(value / 255 - mean) / std"}
         output["values"] = "logits"
+    if card.familiarity is not None:
+        output["features"] = [batch, card.familiarity.num_features]
     files = {file.name: sha256(file) for file in target.list_files(path) if file.is_file()}
     about = {"input": input_, "output": output, "files": files, "check": check}
     write_json(path, card, about)

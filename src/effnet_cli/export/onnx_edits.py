@@ -58,13 +58,17 @@ def to_fp16(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         values = _clip_to_fp16(numpy_helper.to_array(tensor))
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    half = {value.name: f"{value.name}.half" for value in (*graph.input, *graph.output)}
     for node in graph.node:
-        node.input[:] = [f"{INPUT}.half" if name == INPUT else name for name in node.input]
-        node.output[:] = [f"{OUTPUT}.half" if name == OUTPUT else name for name in node.output]
+        node.input[:] = [half.get(name, name) for name in node.input]
+        node.output[:] = [half.get(name, name) for name in node.output]
     nodes = [part for node in graph.node for part in _split_bias(node)]
-    first = helper.make_node("Cast", [INPUT], [f"{INPUT}.half"], to=TensorProto.FLOAT16)
-    last = helper.make_node("Cast", [f"{OUTPUT}.half"], [OUTPUT], to=TensorProto.FLOAT)
-    _set_nodes(model, [first, *nodes, last])
+    first = helper.make_node("Cast", [INPUT], [half[INPUT]], to=TensorProto.FLOAT16)
+    last = [
+        helper.make_node("Cast", [half[value.name]], [value.name], to=TensorProto.FLOAT)
+        for value in graph.output
+    ]
+    _set_nodes(model, [first, *nodes, *last])
 
 
 def _split_bias(node: onnx.NodeProto) -> list[onnx.NodeProto]:

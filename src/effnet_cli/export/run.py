@@ -85,6 +85,8 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
 def _load_source(model: Model, options: ExportOptions) -> ExportSource:
     details = asdict(options) | {"source_sha256": model.sha256, "effnet": __version__}
     card = replace(model.card, export=details)
+    if not TARGETS[options.target].has_features or options.output_precision == "int8":
+        card = replace(card, familiarity=None)
     return ExportSource(model, card, options, module=build.load_module(model))
 
 

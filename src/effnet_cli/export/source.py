@@ -34,9 +34,16 @@ class ExportSource:
         return replace(self, card=card, options=options, recipe=None)
 
     def float_graph(self) -> onnx.ModelProto:
-        """Return the model as a float32 ONNX graph from pixels to logits, for any batch size."""
-        crop_px = self.card.preprocessing.crop_px
-        content = onnx_writer.build_graph(self.module, crop_px, {CARD_KEY: self.card.to_json()})
+        """Return the model as a float32 ONNX graph from pixels to logits, for any batch size.
+
+        It also outputs the features if they tell unfamiliar images.
+        """
+        content = onnx_writer.build_graph(
+            self.module,
+            self.card.preprocessing.crop_px,
+            {CARD_KEY: self.card.to_json()},
+            has_features=self.card.familiarity is not None,
+        )
         return onnx.load_model_from_string(content)
 
     def graph(self, precision: Precision = "fp32") -> onnx.ModelProto:

@@ -17,6 +17,7 @@ class Target:
     of further files. `library` is the import name of the required library, and `extra` the extra
     that installs it. `layout` is the layout of normalised images, and `image` the input type with
     `--include-preprocessing`. `has_open_batch`: the number of images per call may stay open.
+    `has_features`: a file can output the features, from which `predict` knows unfamiliar images.
     `weight_bits` is the number of bits that int8 weights use. `not_compared` says why the files
     cannot run here. Without `has_graph` the export is a new folder of weights, which has its own
     JSON, and no batch size or preprocessing of its own.
@@ -36,6 +37,7 @@ class Target:
     not_compared: str | None = None
     companions: tuple[str, ...] = ()
     has_graph: bool = True
+    has_features: bool = False
 
     @property
     def suffix(self) -> str:
@@ -62,6 +64,7 @@ TARGETS: Mapping[TargetName, Target] = {
         ending=".onnx",
         library="onnx",
         has_int8=True,
+        has_features=True,
     ),
     "openvino": Target(
         use="Intel processors and graphics",
@@ -70,6 +73,7 @@ TARGETS: Mapping[TargetName, Target] = {
         library="openvino",
         extra="openvino",
         has_int8=True,
+        has_features=True,
         companions=(".bin",),
     ),
     "torch-export": Target(
@@ -122,5 +126,6 @@ TARGETS: Mapping[TargetName, Target] = {
         library="torch",
         precisions=("fp32",),
         has_graph=False,
+        has_features=True,
     ),
 }

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.datasets.records import Subset
 from effnet_cli.engines.base import Engine
 from effnet_cli.evaluate.metrics import mean_loss
 from effnet_cli.finetune.distributed import ProcessGroup
@@ -66,8 +65,8 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
 
     With `--augment auto`, a head that is trained on the clean features chooses the views.
     """
-    run = setup.inference.run
-    engine = setup.inference.load_engine(_replace_head(setup.module, nn.Identity()))
+    run = partial(setup.inference.run, output="features")
+    engine = setup.inference.load_engine(setup.module)
     passes = [run(engine, setup.train, "Features")]
     val_indexes, val = run(engine, setup.val, "Validation features")
     # One scale for all features keeps their ratios and makes the learning rate fit any model.
@@ -122,23 +121,24 @@ def _choose_policy(setup: TrainingSetup, engine: Engine, features: HeadFeatures)
     for epoch in range(1, phase.epochs + 1):
         for batch in phase.load_batches(epoch, 0):
             phase.step(batch)
-    chosen = np.random.default_rng((setup.options.seed, 2)).permutation(features.val_indexes)
-    images = setup.make_loader(_take(setup.dataset.val, np.sort(chosen[:CHOICE_IMAGES])))
-    run = partial(setup.inference.run, engine, images, "Choosing training views")
+    order = np.random.default_rng((setup.options.seed, 2)).permutation(features.val_indexes)
+    chosen = np.sort(order[:CHOICE_IMAGES])
 
     def measure_loss(policy: AugmentPolicy) -> float:
         views = Augmentation(policy, setup.card.preprocessing.crop_px, (setup.options.seed, 2))
-        indexes, values = run(augmentation=views)
+        indexes, values = setup.inference.run(
+            engine,
+            setup.val,
+            "Choosing training views",
+            augmentation=views,
+            indexes=chosen,
+            output="features",
+        )
         logits = phase.predict(torch.from_numpy(values / np.float32(features.scale)))
         # other machines may round differently, and choose other views
-        return setup.processes.broadcast(lambda: mean_loss(logits, images.labels[indexes]))
+        return setup.processes.broadcast(lambda: mean_loss(logits, setup.val.labels[indexes]))
 
     return choose_policy(measure_loss)
-
-
-def _take(subset: Subset, indexes: Indexes) -> Subset:
-    """Return the images of a subset at `indexes`."""
-    return Subset(subset.paths.take(indexes), subset.labels[indexes], np.empty(0, np.int32))
 
 
 class HeadPhase:
@@ -188,7 +188,9 @@ class HeadPhase:
         head = copy.deepcopy(self._head)
         with torch.no_grad():
             head.get_parameter("1.weight").div_(self._features.scale)
-        return _replace_head(self._module, head)
+        module = copy.copy(self._module)  # all other layers are shared
+        module._modules = {**module._modules, "classifier": head}
+        return module.eval()
 
     def validate(self) -> ValidationOutputs:
         """Return the indexes and logits of the readable validation images."""
@@ -213,10 +215,3 @@ def _head_steps(steps_per_pass: float) -> int:
     """Return the number of steps in an epoch of the head."""
     usual = min(max(MIN_HEAD_STEPS, HEAD_PASSES * steps_per_pass), MAX_HEAD_STEPS)
     return round(max(usual, MIN_HEAD_PASSES * steps_per_pass) / HEAD_EPOCHS)
-
-
-def _replace_head(module: nn.Module, head: nn.Module) -> nn.Module:
-    """Return `module` with another head, in evaluation mode; all other layers are shared."""
-    other = copy.copy(module)
-    other._modules = {**module._modules, "classifier": head}
-    return other.eval()

@@ -5,6 +5,7 @@ which speeds up computing the head's features and validating after every epoch.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -58,11 +59,15 @@ class Inference:
         images: BatchLoader,
         what: str,
         augmentation: Augmentation | None = None,
+        indexes: Indexes | None = None,
+        output: Literal["scores", "features"] = "scores",
     ) -> tuple[Indexes, Floats]:
-        """Run an engine on all images, divided among the processes.
+        """Run an engine on images, divided among the processes.
 
         Args:
             what: the label of the progress bar.
+            indexes: which images to run it on, in ascending order; all by default.
+            output: which of the engine's outputs to return.
 
         Returns:
             The indexes of the readable images, in ascending order [N], and their outputs, float32
@@ -76,28 +81,28 @@ class Inference:
         def run_chunk(chunk: Indexes) -> tuple[int, Indexes, list[Floats]]:
             batch = images.load_batch(chunk, augmentation)
             outputs = [
-                engine(batch.crops[start : start + size])
+                getattr(engine(batch.crops[start : start + size]), output)
                 for start in range(0, len(batch.crops), size)
             ]
             return len(chunk), batch.indexes, outputs
 
-        shard = self.processes.shard(np.arange(len(images)))
+        shard = self.processes.shard(np.arange(len(images)) if indexes is None else indexes)
         chunks = split_chunks(shard, max(IMAGES_PER_TASK, size))
-        indexes: list[Indexes] = []
+        readable: list[Indexes] = []
         outputs: list[Floats] = []
         done = 0
         for count, loaded, values in map_ordered(
             run_chunk, chunks, workers=threads, ahead=2 * threads
         ):
-            indexes.append(loaded)
+            readable.append(loaded)
             outputs += values
             done += count
             self.reporter.progress(what, done, len(shard))
-        return self._gather(indexes, outputs)
+        return self._gather(readable, outputs)
 
-    def _gather(self, indexes: list[Indexes], outputs: list[Floats]) -> tuple[Indexes, Floats]:
+    def _gather(self, readable: list[Indexes], outputs: list[Floats]) -> tuple[Indexes, Floats]:
         """Gather the outputs of all processes, in the order of the images."""
-        shards = self.processes.gather((indexes, outputs))
+        shards = self.processes.gather((readable, outputs))
         order = np.concatenate([np.empty(0, np.intp), *(i for part, _ in shards for i in part)])
         if not len(order):
             raise EffnetError(

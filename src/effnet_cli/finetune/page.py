@@ -44,6 +44,11 @@ def _summary(card: ModelCard, head_top1: float | None) -> Iterator[str]:
             f"{card.unknown_below:.1%} or more were correct; --unknown-below auto reports all"
             " others as unknown."
         )
+    if card.familiarity is not None:
+        yield (
+            "95 % of images like the validation images are familiar to the model; --unknown-below "
+            "auto reports those that are less familiar as unknown."
+        )
 
 
 def _settings(card: ModelCard) -> Iterator[tuple[str, str]]:

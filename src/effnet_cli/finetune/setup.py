@@ -221,7 +221,7 @@ def _build_module(options: FinetuneOptions, base: Model, num_classes: int) -> nn
             f"Use a number up to {num_stages}.",
         )
     build.set_head(module, num_classes, options.hidden)
-    return module
+    return module.eval()
 
 
 def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:

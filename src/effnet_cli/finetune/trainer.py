@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from effnet_cli.datasets.records import Subset
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import (
-    compute_metrics,
     fit_temperature,
     fit_unknown_threshold,
     mean_loss,
 )
 from effnet_cli.evaluate.records import Metrics
+from effnet_cli.finetune.final_model import finish_model, measure
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
 from effnet_cli.finetune.phases import FullPhase, Phase
@@ -25,11 +25,8 @@ from effnet_cli.finetune.run_dir import TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.finetune.signals import StopRequest, defer_signals, stop_error
 from effnet_cli.finetune.view_choice import describe_policy
-from effnet_cli.models import build
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.checkpoint import Arrays
-from effnet_cli.models.weights import resolve_model
-from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import EffnetError
 
 SAVE_SECONDS = 300  # between saves of the state within an epoch
@@ -96,7 +93,7 @@ class Trainer:
         state, started = self._state, time.perf_counter()
         loss, images_per_s = self._train(phase)
         indexes, logits = phase.validate()
-        metrics = _measure(self._setup.dataset.val, indexes, logits, names=self._classes)
+        metrics = measure(self._setup.dataset.val, indexes, logits, names=self._classes)
         loss_at_best = _calibrated_loss(self._setup.dataset.val, indexes, logits)
         is_best = self._update_best(phase, metrics, loss_at_best)
         epoch = Epoch(
@@ -233,21 +230,9 @@ class Trainer:
             phase=best["phase"],
             epoch=best["epoch"],
             val=Metrics.from_dict(best["metrics"]),
-            test=_test(self._setup),
+            test=finish_model(self._setup),
             seconds=self._seconds(),
         )
-
-
-def _test(setup: TrainingSetup) -> Metrics | None:
-    """Evaluate the model file on the test split, if there is one."""
-    subset = setup.dataset.test
-    if subset is None:
-        return None
-    options = ModelOptions(model=setup.run_dir.model)
-    module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
-    engine = setup.inference.load_engine(module.to(setup.device))
-    outputs = setup.inference.run(engine, setup.make_loader(subset), "Test")
-    return _measure(subset, *outputs, names=setup.dataset.classes)
 
 
 def _make_card(
@@ -274,11 +259,3 @@ def _calibrated_loss(subset: Subset, indexes: Indexes, logits: Floats) -> float:
     """Return the log loss at the best temperature, which makes models comparable."""
     labels = subset.labels[indexes]
     return mean_loss(logits / np.float32(fit_temperature(logits, labels)), labels)
-
-
-def _measure(
-    subset: Subset, indexes: Indexes, logits: Floats, *, names: tuple[str, ...]
-) -> Metrics:
-    """Compute metrics from the logits of the images at `indexes`; all others count as failed."""
-    failed = np.concatenate([subset.failed, np.delete(subset.labels, indexes)])
-    return compute_metrics(logits, subset.labels[indexes], failed, names=names)

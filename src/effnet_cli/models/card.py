@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
+from effnet_cli.models.familiarity import Familiarity
 from effnet_cli.options import ExportPrecision, Precision, Quantization, TargetName
 
 CARD_VERSION = 1
@@ -27,9 +28,11 @@ class ModelCard:
 
     `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
     Predictions with a probability below `unknown_below` are best called unknown, because too many
-    of them were wrong in validation; `None` if no limit was determined. `options`, `dataset` and
-    `metrics` record the training run: its options, a fingerprint of the data, and the metrics of
-    the best epoch. `export` describes an exported file and is empty otherwise.
+    of them were wrong in validation; `None` if no limit was determined. `familiarity` tells images
+    of another kind from those trained on; `None` if the model was not trained by effnet, or if the
+    file has no features. `options`, `dataset` and `metrics` record the training run: its options, a
+    fingerprint of the data, and the metrics of the best epoch. `export` describes an exported file
+    and is empty otherwise.
     """
 
     variant: str
@@ -37,6 +40,7 @@ class ModelCard:
     preprocessing: Preprocessing
     temperature: float = 1.0
     unknown_below: float | None = None
+    familiarity: Familiarity | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +79,11 @@ class ModelCard:
             _check_class_name(name)
         _check_fields(Preprocessing, given, "its preprocessing")
         given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
-        read = {"classes": tuple(names), "preprocessing": Preprocessing(**given)}
+        read = {
+            "classes": tuple(names),
+            "preprocessing": Preprocessing(**given),
+            "familiarity": _read_familiarity(content.get("familiarity")),
+        }
         card = cls(**{**content, **read})
         card._check_values()
         return card
@@ -128,6 +136,15 @@ def _check_fields(kind: type, content: object, what: str) -> None:
         raise ValueError(f"{what} has no {missing}")
     for name in content.keys() - {f.name for f in fields(kind)}:
         raise ValueError(f"{what} contains the unknown field {name!r}")
+
+
+def _read_familiarity(content: Any) -> Familiarity | None:
+    if content is None:
+        return None
+    _check_fields(Familiarity, content, "its familiarity")
+    familiarity = Familiarity(**content)
+    familiarity.check()
+    return familiarity
 
 
 def _check_class_name(name: str) -> None:

@@ -138,9 +138,12 @@ class EfficientNet(nn.Module):
         self._initialise()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.avgpool(self.features(x))
-        logits: Tensor = self.classifier(torch.flatten(x, 1))
+        logits: Tensor = self.classifier(self.pool(x))
         return logits
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the features that the classifier starts from, `float32 [N,D]`."""
+        return torch.flatten(self.avgpool(self.features(x)), 1)
 
     def _stages(
         self, channels: int, stages: Sequence[Block], has_stochastic_depth: bool

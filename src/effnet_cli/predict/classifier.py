@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from effnet_cli.engines.base import Crops, Scores, scores_of
+from effnet_cli.engines.base import Crops, ModelOutputs, Scores, scores_of
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.images.finder import Finder, ImageInput
 from effnet_cli.images.loader import ImageLoader
@@ -82,7 +82,7 @@ class Classifier:
         self._options, self._reporter, self._is_offline = options, reporter, model.offline
         self._ranking = new_ranking(self.card, options)
         self._load = _new_loader(self.card.preprocessing, images)
-        self._score: Callable[[Crops], Scores] | None = None
+        self._score: Callable[[Crops], ModelOutputs] | None = None
         self._loaded_in: int | None = None  # the process
 
     def __call__(self, image: ImageLike) -> ImageResult:

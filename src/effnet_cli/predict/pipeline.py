@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from effnet_cli.engines.base import Crops, Engine, Scores
+from effnet_cli.engines.base import Crops, Engine, Features, ModelOutputs, Scores
 from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.sources import ImageSource
@@ -27,10 +27,13 @@ Result = TypeVar("Result")
 
 
 class ScoredImage(NamedTuple):
-    """The crops of an image, uint8 [V,H,W,3], and the mean of their scores, float32 [C]."""
+    """The crops of an image, uint8 [V,H,W,3], the mean of their scores, float32 [C], and that of
+    their features, float32 [D], if the model outputs them.
+    """
 
     crops: Crops
     scores: Scores
+    features: Features | None = None
 
 
 Finish = Callable[[ImageInput, ScoredImage | ImageError], Result]
@@ -38,7 +41,7 @@ Finish = Callable[[ImageInput, ScoredImage | ImageError], Result]
 
 def load_in_background(
     plan: EnginePlan, model: Model, workers: int, reporter: Reporter = SILENT
-) -> Callable[[Crops], Scores]:
+) -> Callable[[Crops], ModelOutputs]:
     """Load an engine in a background thread; return a function with which `workers` threads score
     crops, no more of them at once than the plan allows for the model.
     """
@@ -51,7 +54,7 @@ def load_in_background(
 
     start_daemon(partial(resolve_future, engine, load))
 
-    def score(crops: Crops) -> Scores:
+    def score(crops: Crops) -> ModelOutputs:
         loaded = engine.result()
         with turns:
             return loaded(crops)
@@ -65,7 +68,7 @@ class Pipeline:
     `ImageLoader.load`) and scores them in one call to `score`.
     """
 
-    score: Callable[[Crops], Scores]
+    score: Callable[[Crops], ModelOutputs]
     load: Callable[[ImageSource], Crops]
     batch_size: int = 1
     workers: int = 1
@@ -87,12 +90,15 @@ class Pipeline:
 
     def _score(self, chunk: list[ImageInput]) -> Iterator[ScoredImage | ImageError]:
         loaded = [self._load(one) for one in chunk]
-        scores = iter(self._score_crops([one for one in loaded if not isinstance(one, ImageError)]))
+        crops = [one for one in loaded if not isinstance(one, ImageError)]
+        outputs = [rows for rows in self._score_crops(crops) if rows is not None] if crops else []
+        end = 0
         for one in loaded:
             if isinstance(one, ImageError):
                 yield one
             else:
-                yield ScoredImage(one, _mean([next(scores) for _ in one]))
+                views = slice(end, end := end + len(one))
+                yield ScoredImage(one, *(_mean(rows[views]) for rows in outputs))
 
     def _load(self, one: ImageInput) -> Crops | ImageError:
         if one.source is None:
@@ -102,19 +108,18 @@ class Pipeline:
         except ImageError as error:
             return error.without_traceback()
 
-    def _score_crops(self, crops: list[Crops]) -> Scores | tuple[()]:
-        """Return scores, float32 [N,C]; crops of a single image (usual on a CPU) are not copied."""
-        if not crops:
-            return ()
-        scores = self.score(crops[0] if len(crops) == 1 else np.concatenate(crops))
-        if not np.isfinite(scores).all():
+    def _score_crops(self, crops: list[Crops]) -> ModelOutputs:
+        """Score crops; those of a single image (usual on a CPU) are not copied."""
+        outputs = self.score(crops[0] if len(crops) == 1 else np.concatenate(crops))
+        if not np.isfinite(outputs.scores).all():
             raise EffnetError(
                 "The model returned NaN or infinite scores.",
                 "Use --precision fp32, or other weights.",
             )
-        return scores
+        return outputs
 
 
-def _mean(scores: list[Scores]) -> Scores:
+def _mean(views: Scores) -> Scores:
     """Return the mean over the views, float32 [C]; a single view is returned bit for bit."""
-    return scores[0] if len(scores) == 1 else np.mean(scores, axis=0, dtype=np.float32)
+    mean: Scores = views[0] if len(views) == 1 else views.mean(axis=0, dtype=np.float32)
+    return mean

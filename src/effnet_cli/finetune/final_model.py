@@ -1,0 +1,67 @@
+"""What is done with the best model once training has ended."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from effnet_cli.datasets.records import Subset
+from effnet_cli.engines.base import Engine
+from effnet_cli.evaluate.metrics import compute_metrics
+from effnet_cli.evaluate.records import Metrics
+from effnet_cli.finetune.inference import Floats
+from effnet_cli.finetune.loader import Indexes
+from effnet_cli.finetune.setup import TrainingSetup
+from effnet_cli.models import build, checkpoint
+from effnet_cli.models.familiarity import fit_familiarity
+from effnet_cli.models.weights import resolve_model
+from effnet_cli.options import ModelOptions
+
+KNOWN_SHARE = 0.95  # of the validation images that --unknown-below auto finds familiar
+MIN_KNOWN_IMAGES = 20  # to find the least familiar twentieth of them
+FAMILIAR_IMAGES = 2000  # training images at most: more directions are not stored
+
+
+def finish_model(setup: TrainingSetup) -> Metrics | None:
+    """Add to the model file what tells unfamiliar images, and evaluate it on the test split.
+
+    Returns:
+        The metrics on the test split; `None` if there is none.
+    """
+    path, test = setup.run_dir.model, setup.dataset.test
+    card = setup.processes.broadcast(lambda: checkpoint.read_card(path))
+    lacks_familiarity = card.familiarity is None and len(setup.val) >= MIN_KNOWN_IMAGES
+    if test is None and not lacks_familiarity:
+        return None
+    options = ModelOptions(model=path)
+    module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
+    engine = setup.inference.load_engine(module.to(setup.device))
+    if lacks_familiarity:
+        _add_familiarity(setup, engine)
+    if test is None:
+        return None
+    outputs = setup.inference.run(engine, setup.make_loader(test), "Test")
+    return measure(test, *outputs, names=setup.dataset.classes)
+
+
+def _add_familiarity(setup: TrainingSetup, engine: Engine) -> None:
+    """Write the model file again, with the familiarity of images."""
+    order = np.random.default_rng((setup.options.seed, 3)).permutation(len(setup.train))
+    run = setup.inference.run
+    _, train = run(
+        engine,
+        setup.train,
+        "Features of the final model",
+        indexes=np.sort(order[:FAMILIAR_IMAGES]),
+        output="features",
+    )
+    _, val = run(engine, setup.val, "Features of the final model", output="features")
+    if setup.processes.is_first:
+        card, tensors = checkpoint.read_arrays(setup.run_dir.model)
+        card = replace(card, familiarity=fit_familiarity(train, val, KNOWN_SHARE))
+        checkpoint.write(setup.run_dir.model, card, tensors)
+
+
+def measure(subset: Subset, indexes: Indexes, logits: Floats, *, names: tuple[str, ...]) -> Metrics:
+    """Compute metrics from the logits of the images at `indexes`; all others count as failed."""
+    failed = np.concatenate([subset.failed, np.delete(subset.labels, indexes)])
+    return compute_metrics(logits, subset.labels[indexes], failed, names=names)
