@@ -190,8 +190,8 @@ class FinetuneOptions(Options):
 
     epochs: int | None = option(
         None,
-        "Epochs of training the full model; auto: 5 to 12, fewer for many images, and none if it "
-        "does not improve on the head",
+        "Epochs of training the full model; auto: 5 to 12, fewer for many images; stops early if "
+        "it does not improve on the head",
         "-n",
         words=AUTO,
         min=1,
@@ -204,6 +204,13 @@ class FinetuneOptions(Options):
     freeze: int = option(0, "Freeze the first N stages of the backbone (of 9; v2_s: 8)", min=0)
     augment: Augment = option(
         "auto", "Augmentation; auto: what the classifier head tolerates on validation images"
+    )
+    folds: int | None = option(
+        None,
+        "First, cross-validate the head on K parts of all images; finds likely label errors",
+        "K",
+        min=2,
+        max=100,
     )
     balance: bool = option(False, "Treat all classes as equally frequent")
     patience: int | None = option(None, "Stop after N epochs without improvement", min=1)

@@ -45,7 +45,7 @@ def test_matrix_product_has_the_same_shape_on_every_engine(
     shapes = []
     for engine in ("onnxruntime", "torch"):
         loaded = EnginePlan(engine, "cpu", "fp32").load(model.resolve(engine))  # type: ignore[arg-type]
-        shapes.append(loaded(crops).shape)
+        shapes.append(loaded(crops).scores.shape)
     assert shapes == [(16, 12), (16, 12)]
 
 

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,10 +50,14 @@ HEAD_LIMIT = POLICIES["light"]
 class HeadFeatures:
     """Backbone features, float32 [N,D], divided by `scale`; `labels` are int64 [N].
 
+    `train_indexes` [N] and `val_indexes` are those of the images in their subsets. The features of
+    the clean training images come before those of their views.
+
     `policy` says how much training views of the full model may differ from the images.
     """
 
     train: Tensor
+    train_indexes: Indexes
     labels: Tensor
     val: Tensor
     val_indexes: Indexes
@@ -71,10 +76,8 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
     val_indexes, val = run(engine, setup.val, "Validation features")
     # One scale for all features keeps their ratios and makes the learning rate fit any model.
     scale = float(passes[0][1].std()) or 1.0
-    train, labels = _stack(setup.train, passes, scale)
     features = HeadFeatures(
-        train=train,
-        labels=labels,
+        **_stack(setup.train, passes, scale),
         val=torch.from_numpy(val / np.float32(scale)),
         val_indexes=val_indexes,
         scale=scale,
@@ -91,8 +94,7 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
         view = Augmentation(policy, setup.card.preprocessing.crop_px, seeds)
         what = f"Features of view {number + 1} of {views}"
         passes.append(run(engine, setup.train, what, augmentation=view))
-    train, labels = _stack(setup.train, passes, scale)
-    return replace(features, train=train, labels=labels)
+    return replace(features, **_stack(setup.train, passes, scale))
 
 
 def views_per_image(num_images: int) -> int:
@@ -102,11 +104,15 @@ def views_per_image(num_images: int) -> int:
 
 def _stack(
     images: BatchLoader, passes: list[tuple[Indexes, Floats]], scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return the scaled features of all passes over `images`, and their labels."""
-    labels = np.concatenate([images.labels[indexes] for indexes, _ in passes])
-    train = np.concatenate([values for _, values in passes])
-    return torch.from_numpy(train / np.float32(scale)), torch.from_numpy(labels.astype(np.int64))
+) -> dict[str, Any]:
+    """Return the fields of `HeadFeatures` for all passes over the training images."""
+    indexes = np.concatenate([indexes for indexes, _ in passes])
+    values = np.concatenate([values for _, values in passes])
+    return {
+        "train": torch.from_numpy(values / np.float32(scale)),
+        "train_indexes": indexes,
+        "labels": torch.from_numpy(images.labels[indexes].astype(np.int64)),
+    }
 
 
 def _fixed_policy(setup: TrainingSetup) -> AugmentPolicy:
@@ -118,9 +124,7 @@ def _fixed_policy(setup: TrainingSetup) -> AugmentPolicy:
 def _choose_policy(setup: TrainingSetup, engine: Engine, features: HeadFeatures) -> AugmentPolicy:
     """Choose the views that a head on clean features tolerates, on some validation images."""
     phase = HeadPhase(setup, features)
-    for epoch in range(1, phase.epochs + 1):
-        for batch in phase.load_batches(epoch, 0):
-            phase.step(batch)
+    phase.train()
     order = np.random.default_rng((setup.options.seed, 2)).permutation(features.val_indexes)
     chosen = np.sort(order[:CHOICE_IMAGES])
 
@@ -182,6 +186,12 @@ class HeadPhase:
     def step(self, batch: TrainingBatch) -> Tensor:
         """Make one update and return its summed loss."""
         return self.stepper.step(*batch)
+
+    def train(self) -> None:
+        """Train all epochs at once, without validation."""
+        for epoch in range(1, self.epochs + 1):
+            for batch in self.load_batches(epoch, 0):
+                self.step(batch)
 
     def module(self) -> nn.Module:
         """Return the model with a copy of the head that takes unscaled features."""

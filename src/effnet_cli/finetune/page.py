@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from effnet_cli.evaluate.page import Section, evaluation_page
 from effnet_cli.evaluate.records import Evaluation
+from effnet_cli.finetune.folds import describe_accuracy, read_folds
 from effnet_cli.finetune.formats import list_commands
 from effnet_cli.models.card import METRICS_FILE_NAME, MODEL_FILE_NAME, ModelCard
 from effnet_cli.models.checkpoint import read_card
@@ -21,6 +23,9 @@ def report_page(evaluation: Evaluation, run_dir: Path) -> str:
     """Return the report of a run, given the evaluation of its model on the validation images."""
     lines = (run_dir / METRICS_FILE_NAME).read_text("ascii").splitlines()
     epochs = [json.loads(line) for line in lines]
+    folds = read_folds(run_dir)
+    if folds is not None:
+        evaluation = replace(evaluation, label_errors=folds.label_errors)
     card = read_card(run_dir / MODEL_FILE_NAME)
     head_top1s = [row["top1"] for row in epochs if row["phase"] == "head"]
     has_full = len(head_top1s) < len(epochs)
@@ -28,7 +33,10 @@ def report_page(evaluation: Evaluation, run_dir: Path) -> str:
     return evaluation_page(
         evaluation,
         title="Training report",
-        summary=list(_summary(card, max(head_top1s) if head_top1s and has_full else None)),
+        summary=[
+            *_summary(card, max(head_top1s) if head_top1s and has_full else None),
+            *([] if folds is None else [describe_accuracy(folds.right, folds.total)]),
+        ],
         sections=[] if curve is None else [Section("Training", CURVE_NOTE, curve)],
         settings=list(_settings(card)),
         commands=list(list_commands(run_dir)),

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 from effnet_cli.datasets.saved_split import save_split
 from effnet_cli.finetune.distributed import join_process_group
+from effnet_cli.finetune.folds import cross_validate
 from effnet_cli.finetune.head_phase import HeadPhase, extract_features
 from effnet_cli.finetune.phases import FullPhase, auto_epochs
 from effnet_cli.finetune.records import Epoch, TrainingResult
@@ -57,6 +58,8 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
         else:
             features = extract_features(setup)
             state.plan_full(epochs, features.policy)
+            if setup.options.folds is not None:
+                cross_validate(setup, features)
             yield from trainer.run(HeadPhase(setup, features))
             module = setup.processes.broadcast(lambda: trainer.best_module)
     if not setup.options.head_only:

@@ -19,6 +19,7 @@ from effnet_cli.finetune.records import Epoch
 from effnet_cli.images.augment import AugmentPolicy
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import (
+    FOLDS_FILE_NAME,
     LOCK_FILE_NAME,
     METRICS_FILE_NAME,
     MODEL_FILE_NAME,
@@ -42,7 +43,7 @@ from effnet_cli.system.files import atomic_write, remove_partial_files
 RUNS = Path("runs")
 RUN_FILES = (
     *(MODEL_FILE_NAME, STATE_FILE_NAME, OPTIONS_FILE_NAME),
-    *(METRICS_FILE_NAME, SPLIT_FILE_NAME),
+    *(METRICS_FILE_NAME, SPLIT_FILE_NAME, FOLDS_FILE_NAME),
 )
 RESTORE = "Restore it, or start a new run without --resume."
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from effnet_cli.datasets.findings import Finding
 from effnet_cli.datasets.records import Scan
+from effnet_cli.evaluate.metrics import share_interval
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
 from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.output.tables import Block, Line, Styled, Table
@@ -46,9 +47,11 @@ def _result_blocks(result: TrainingResult) -> Iterator[Block]:
 
 def _split_blocks(name: str, metrics: Metrics) -> Iterator[Block]:
     yield ""
+    low, high = share_interval(round(metrics.top1 * metrics.images), metrics.images)
     yield (
-        f"{name}: top-1 {metrics.top1:.1%}, balanced accuracy {metrics.balanced_accuracy:.1%},"
-        f" macro F1 {metrics.macro_f1:.3f} ({metrics.images:,} images)"
+        f"{name}: top-1 {metrics.top1:.1%} (95 % interval {low:.1%} to {high:.1%}), balanced "
+        f"accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f} "
+        f"({metrics.images:,} images)"
     )
     classes = sorted(metrics.classes, key=lambda row: -1.0 if row.f1 is None else row.f1)
     shown = classes[:MAX_CLASS_ROWS]

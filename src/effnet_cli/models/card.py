@@ -18,6 +18,7 @@ STORED_TEMPERATURES = (1e-3, 1e3)  # plausible range; `evaluate.metrics` searche
 # The files in a run folder, besides its report.
 MODEL_FILE_NAME, STATE_FILE_NAME = "model.safetensors", "state.safetensors"
 OPTIONS_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME = "options.json", "metrics.jsonl", "split.csv"
+FOLDS_FILE_NAME = "folds.csv"
 REPORT_FILE_NAME, LOCK_FILE_NAME = "report.html", ".lock"
 RECORDS = ("options", "dataset", "metrics", "export")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from effnet_cli.models import timm_config
 from effnet_cli.models.card import (
+    FOLDS_FILE_NAME,
     LOCK_FILE_NAME,
     METRICS_FILE_NAME,
     MODEL_FILE_NAME,
@@ -34,7 +35,8 @@ EXPORT_KINDS: Mapping[str, FileKind] = {
     ".pte": "executorch",
 }
 RUN_FILE_NAMES = (
-    *(OPTIONS_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME, REPORT_FILE_NAME, LOCK_FILE_NAME),
+    *(OPTIONS_FILE_NAME, METRICS_FILE_NAME, SPLIT_FILE_NAME, FOLDS_FILE_NAME),
+    *(REPORT_FILE_NAME, LOCK_FILE_NAME),
 )
 COREML_SUFFIX = ".mlpackage"
 JSON_SUFFIX = ".json"
