@@ -8,7 +8,6 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,31 +69,43 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
 
     With `--augment auto`, a head that is trained on the clean features chooses the views.
     """
-    run = partial(setup.inference.run, output="features")
     engine = setup.inference.load_engine(setup.module)
-    passes = [run(engine, setup.train, "Features")]
-    val_indexes, val = run(engine, setup.val, "Validation features")
+    features = extract_clean_features(setup, engine)
+    if setup.options.augment == "auto" and len(features.val) >= MIN_CHOICE_IMAGES:
+        features = replace(features, policy=_choose_policy(setup, engine, features))
+    policy = limit_policy(features.policy, HEAD_LIMIT)
+    if policy == AugmentPolicy():
+        return features
+    views, run = views_per_image(len(setup.train)), setup.inference.run
+    train, images = [features.train], [features.train_indexes]
+    for number in range(views):
+        seeds = (setup.options.seed, 0, number)
+        view = Augmentation(policy, setup.card.preprocessing.crop_px, seeds)
+        what = f"Features of view {number + 1} of {views}"
+        indexes, values = run(engine, setup.train, what, augmentation=view, output="features")
+        train.append(torch.from_numpy(values / np.float32(features.scale)))
+        images.append(indexes)
+    indexes = np.concatenate(images)
+    labels = _labels(setup.train, indexes)
+    return replace(features, train=torch.cat(train), train_indexes=indexes, labels=labels)
+
+
+def extract_clean_features(setup: TrainingSetup, engine: Engine) -> HeadFeatures:
+    """Run the backbone on the images as they are."""
+    run = partial(setup.inference.run, engine, output="features")
+    indexes, train = run(setup.train, "Features")
+    val_indexes, val = run(setup.val, "Validation features")
     # One scale for all features keeps their ratios and makes the learning rate fit any model.
-    scale = float(passes[0][1].std()) or 1.0
-    features = HeadFeatures(
-        **_stack(setup.train, passes, scale),
+    scale = float(train.std()) or 1.0
+    return HeadFeatures(
+        train=torch.from_numpy(train / np.float32(scale)),
+        train_indexes=indexes,
+        labels=_labels(setup.train, indexes),
         val=torch.from_numpy(val / np.float32(scale)),
         val_indexes=val_indexes,
         scale=scale,
         policy=_fixed_policy(setup),
     )
-    if setup.options.augment == "auto" and len(val) >= MIN_CHOICE_IMAGES:
-        features = replace(features, policy=_choose_policy(setup, engine, features))
-    policy = limit_policy(features.policy, HEAD_LIMIT)
-    if policy == AugmentPolicy():
-        return features
-    views = views_per_image(len(setup.train))
-    for number in range(views):
-        seeds = (setup.options.seed, 0, number)
-        view = Augmentation(policy, setup.card.preprocessing.crop_px, seeds)
-        what = f"Features of view {number + 1} of {views}"
-        passes.append(run(engine, setup.train, what, augmentation=view))
-    return replace(features, **_stack(setup.train, passes, scale))
 
 
 def views_per_image(num_images: int) -> int:
@@ -102,17 +113,8 @@ def views_per_image(num_images: int) -> int:
     return max(1, min(MAX_VIEWS_PER_IMAGE, HEAD_VIEWS // num_images))
 
 
-def _stack(
-    images: BatchLoader, passes: list[tuple[Indexes, Floats]], scale: float
-) -> dict[str, Any]:
-    """Return the fields of `HeadFeatures` for all passes over the training images."""
-    indexes = np.concatenate([indexes for indexes, _ in passes])
-    values = np.concatenate([values for _, values in passes])
-    return {
-        "train": torch.from_numpy(values / np.float32(scale)),
-        "train_indexes": indexes,
-        "labels": torch.from_numpy(images.labels[indexes].astype(np.int64)),
-    }
+def _labels(images: BatchLoader, indexes: Indexes) -> Tensor:
+    return torch.from_numpy(images.labels[indexes].astype(np.int64))
 
 
 def _fixed_policy(setup: TrainingSetup) -> AugmentPolicy:

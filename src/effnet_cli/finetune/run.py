@@ -12,6 +12,7 @@ from effnet_cli.finetune.records import Epoch, TrainingResult
 from effnet_cli.finetune.resume import load_progress
 from effnet_cli.finetune.setup import TrainingSetup, set_up
 from effnet_cli.finetune.trainer import Trainer
+from effnet_cli.finetune.variant_choice import choose_variant
 from effnet_cli.images.augment import POLICIES
 from effnet_cli.options import FinetuneTask
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -32,7 +33,9 @@ def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch 
     with ExitStack() as stack:
         processes = stack.enter_context(join_process_group())
         reporter = reporter if processes.is_first else SILENT
-        setup = stack.enter_context(set_up(task, processes, reporter))
+        setup = stack.enter_context(
+            set_up(task, processes, reporter, choose_variant=choose_variant)
+        )
         for record in _train(setup):
             if processes.is_first:
                 yield record

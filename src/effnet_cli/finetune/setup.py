@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,8 @@ from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.imagenet import imagenet_card
-from effnet_cli.models.variants import DEFAULT_VARIANT, find_variant
-from effnet_cli.models.weights import Model, resolve_model
+from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, find_variant
+from effnet_cli.models.weights import Model, find_local_weights, resolve_model
 from effnet_cli.options import EngineOptions, FinetuneOptions, FinetuneTask, TrainingPrecision
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import is_file
@@ -40,6 +41,7 @@ from effnet_cli.system.parallel import usable_cores
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
+AUTO_VARIANT = "auto"
 UNEVEN_SHARE = 0.5  # of the log frequencies, where classes are uneven
 
 
@@ -75,10 +77,18 @@ class TrainingSetup:
 
 @contextmanager
 def set_up(
-    task: FinetuneTask, processes: ProcessGroup, reporter: Reporter
+    task: FinetuneTask,
+    processes: ProcessGroup,
+    reporter: Reporter,
+    *,
+    choose_variant: Callable[[Iterator[TrainingSetup]], str],
 ) -> Iterator[TrainingSetup]:
-    """Check the options, scan the dataset, load the model, and lock the run folder until the
-    block ends.
+    """Check the options, scan the dataset, load the model, and lock the run folder until the block
+    ends.
+
+    Args:
+        choose_variant: for `--variant auto`, gets a set-up for each variant whose weights are on
+            this machine, in ascending order of their cost, and returns the name of the best.
     """
     started_at = time.monotonic()
     plan = _plan_engine(task, processes)
@@ -88,10 +98,42 @@ def set_up(
             if is_file(task.model.model):
                 build.check_has_weights(task.model.model)
             resolve_model(task.model)
+    is_auto = task.model.variant == AUTO_VARIANT
+    if is_auto:
+        _check_auto_variant(task)
     dataset = processes.broadcast(lambda: _scan(task, reporter))
+    make_setup = partial(
+        _make_setup,
+        plan=plan,
+        dataset=dataset,
+        processes=processes,
+        reporter=reporter,
+        started_at=started_at,
+    )
+    if is_auto:
+        names = processes.broadcast(_list_local_variants)
+        tasks = [_with_variant(task, name) for name in names]
+        setups = (make_setup(one, _load_base(one, processes, SILENT)) for one in tasks)
+        task = _with_variant(task, choose_variant(setups))
     base = _load_base(task, processes, reporter)
     if task.resume is None and task.model.model is not None and processes.is_first:
         _note_seen_images(dataset, base, reporter)
+    setup = make_setup(task, base)
+    with _open_run_dir(task, base, processes) as run_dir:
+        yield replace(setup, run_dir=run_dir)
+
+
+def _make_setup(
+    task: FinetuneTask,
+    base: Model,
+    *,
+    plan: EnginePlan,
+    dataset: Dataset,
+    processes: ProcessGroup,
+    reporter: Reporter,
+    started_at: float,
+) -> TrainingSetup:
+    """Build the model and prepare its images. The run folder is not open yet."""
     card = _make_card(task, base, dataset)
     module = _build_module(task.options, base, len(dataset.classes))
     loader = ImageLoader(card.preprocessing, task.images)
@@ -103,24 +145,45 @@ def set_up(
         reporter=reporter,
     )
     device = torch.device(plan.device)
-    with _open_run_dir(task, base, processes) as run_dir:
-        yield TrainingSetup(
-            task=task,
-            processes=processes,
-            reporter=reporter,
-            device=device,
-            precision=_choose_precision(task.options.precision, device),
-            dataset=dataset,
-            card=card,
-            module=module,
-            logit_offsets=torch.from_numpy(_logit_offsets(dataset, task.options)),
-            inference=Inference(plan, base.variant, card, processes=processes, reporter=reporter),
-            make_loader=make_loader,
-            train=make_loader(dataset.train),
-            val=make_loader(dataset.val),
-            run_dir=run_dir,
-            started_at=started_at,
+    return TrainingSetup(
+        task=task,
+        processes=processes,
+        reporter=reporter,
+        device=device,
+        precision=_choose_precision(task.options.precision, device),
+        dataset=dataset,
+        card=card,
+        module=module,
+        logit_offsets=torch.from_numpy(_logit_offsets(dataset, task.options)),
+        inference=Inference(plan, base.variant, card, processes=processes, reporter=reporter),
+        make_loader=make_loader,
+        train=make_loader(dataset.train),
+        val=make_loader(dataset.val),
+        run_dir=RunDir(Path()),
+        started_at=started_at,
+    )
+
+
+def _check_auto_variant(task: FinetuneTask) -> None:
+    """Refuse `--variant auto` together with options that leave nothing to choose."""
+    others = {"--weights": task.model.weights, "--from-scratch": task.options.from_scratch}
+    for flag in filter(others.get, others):
+        raise UsageError(
+            f"--variant {AUTO_VARIANT} compares published weights, and cannot be combined with "
+            f"{flag}.",
+            "Name a variant (see `effnet variants`).",
         )
+
+
+def _list_local_variants() -> list[str]:
+    """Return the variants whose weights are on this machine, in ascending order of their cost."""
+    rows = [row for row in VARIANTS.values() if find_local_weights(row) is not None]
+    rows = rows or [find_variant(DEFAULT_VARIANT)]
+    return [row.name for row in sorted(rows, key=lambda row: row.giga_multiply_adds)]
+
+
+def _with_variant(task: FinetuneTask, name: str) -> FinetuneTask:
+    return replace(task, model=replace(task.model, variant=name))
 
 
 def _plan_engine(task: FinetuneTask, processes: ProcessGroup) -> EnginePlan:
