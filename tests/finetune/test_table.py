@@ -110,7 +110,10 @@ def test_cells_align_with_their_headers(kind: Any, monkeypatch: pytest.MonkeyPat
 
 def test_result_shows_splits_and_the_worst_classes_first(stdout: int | None) -> None:
     text = strip_colours("".join(render_training([FIRST, SECOND, replace(TRAINED, test=VAL)])))
-    assert "validation: top-1 93.8%, balanced accuracy 87.5%, macro F1 0.750 (16 images)" in text
+    assert (
+        "validation: top-1 93.8% (95 % interval 71.7% to 98.9%), balanced accuracy 87.5%, "
+        "macro F1 0.750 (16 images)"
+    ) in text
     assert text.count("test: top-1") == 1
     assert text.index("owl") < text.index("dog") < text.index("cat")
     assert "test:" not in strip_colours("".join(render_training([FIRST, TRAINED])))

@@ -25,7 +25,9 @@ from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.finetune.view_choice import (
     CHOICE_IMAGES,
     MIN_CHOICE_IMAGES,
+    ViewTrial,
     choose_policy,
+    describe_policy,
     limit_policy,
 )
 from effnet_cli.images.augment import POLICIES, Augmentation, AugmentPolicy
@@ -52,7 +54,8 @@ class HeadFeatures:
     `train_indexes` [N] and `val_indexes` are those of the images in their subsets. The features of
     the clean training images come before those of their views.
 
-    `policy` says how much training views of the full model may differ from the images.
+    `policy` says how much training views of the full model may differ from the images; `trials` are
+    the changes that the head was asked about to choose it.
     """
 
     train: Tensor
@@ -62,6 +65,7 @@ class HeadFeatures:
     val_indexes: Indexes
     scale: float
     policy: AugmentPolicy
+    trials: tuple[ViewTrial, ...] = ()
 
 
 def extract_features(setup: TrainingSetup) -> HeadFeatures:
@@ -72,7 +76,8 @@ def extract_features(setup: TrainingSetup) -> HeadFeatures:
     engine = setup.inference.load_engine(setup.module)
     features = extract_clean_features(setup, engine)
     if setup.options.augment == "auto" and len(features.val) >= MIN_CHOICE_IMAGES:
-        features = replace(features, policy=_choose_policy(setup, engine, features))
+        policy, trials = _choose_policy(setup, engine, features)
+        features = replace(features, policy=policy, trials=trials)
     policy = limit_policy(features.policy, HEAD_LIMIT)
     if policy == AugmentPolicy():
         return features
@@ -123,7 +128,9 @@ def _fixed_policy(setup: TrainingSetup) -> AugmentPolicy:
     return POLICIES["light" if augment == "auto" else augment]
 
 
-def _choose_policy(setup: TrainingSetup, engine: Engine, features: HeadFeatures) -> AugmentPolicy:
+def _choose_policy(
+    setup: TrainingSetup, engine: Engine, features: HeadFeatures
+) -> tuple[AugmentPolicy, tuple[ViewTrial, ...]]:
     """Choose the views that a head on clean features tolerates, on some validation images."""
     phase = HeadPhase(setup, features)
     phase.train()
@@ -142,9 +149,14 @@ def _choose_policy(setup: TrainingSetup, engine: Engine, features: HeadFeatures)
         )
         logits = phase.predict(torch.from_numpy(values / np.float32(features.scale)))
         # other machines may round differently, and choose other views
-        return setup.processes.broadcast(lambda: mean_loss(logits, setup.val.labels[indexes]))
+        loss = setup.processes.broadcast(lambda: mean_loss(logits, setup.val.labels[indexes]))
+        measured.append((policy, loss))
+        return loss
 
-    return choose_policy(measure_loss)
+    measured: list[tuple[AugmentPolicy, float]] = []
+    policy = choose_policy(measure_loss)
+    (_, clean), *changed = measured
+    return policy, tuple(ViewTrial(describe_policy(one), loss - clean) for one, loss in changed)
 
 
 class HeadPhase:

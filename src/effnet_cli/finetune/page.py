@@ -9,6 +9,7 @@ from effnet_cli.evaluate.page import Section, evaluation_page
 from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.finetune.folds import describe_accuracy, read_folds
 from effnet_cli.finetune.formats import list_commands
+from effnet_cli.finetune.view_choice import MAX_LOSS_INCREASE
 from effnet_cli.models.card import METRICS_FILE_NAME, MODEL_FILE_NAME, ModelCard
 from effnet_cli.models.checkpoint import read_card
 from effnet_cli.output.charts import curve_chart
@@ -62,6 +63,10 @@ def _summary(card: ModelCard, head_top1: float | None) -> Iterator[str]:
 def _settings(card: ModelCard) -> Iterator[tuple[str, str]]:
     for name, value in card.options.items():
         yield name.replace("_", " "), _format_option(name, value)
+    for trial in card.metrics.get("view_trials", []):
+        is_used = trial["increase"] <= MAX_LOSS_INCREASE
+        verdict = "within the limit" if is_used else "too much"
+        yield f"tried: {trial['change']}", f"log loss {trial['increase']:+.3f}, {verdict}"
     yield "training images", f"{card.dataset['train']:,}"
 
 

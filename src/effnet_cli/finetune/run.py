@@ -60,7 +60,7 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
             state.plan_full(epochs, POLICIES["strong" if augment == "auto" else augment])
         else:
             features = extract_features(setup)
-            state.plan_full(epochs, features.policy)
+            state.plan_full(epochs, features.policy, features.trials)
             if setup.options.folds is not None:
                 cross_validate(setup, features)
             yield from trainer.run(HeadPhase(setup, features))

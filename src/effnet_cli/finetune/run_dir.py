@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from effnet_cli import __version__
 from effnet_cli.finetune.records import Epoch
+from effnet_cli.finetune.view_choice import ViewTrial
 from effnet_cli.images.augment import AugmentPolicy
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import (
@@ -55,7 +56,8 @@ class TrainingState:
     `step` updates of epoch `epoch` are done, on `seen` images with a summed loss of `loss`. `rows`
     are the finished epochs, `best` is the one in the model file, and `stale` counts those after it.
     `epochs` and `views` are how the full model is trained: its epochs and the fields of its
-    `AugmentPolicy`. `is_over`: it was not better than its start.
+    `AugmentPolicy`; `trials` are the fields of the `ViewTrial`s it was chosen by. `is_over`:
+    it was not better than its start.
     """
 
     epoch: int = 1
@@ -71,11 +73,15 @@ class TrainingState:
     classes: list[str] = field(default_factory=list)
     epochs: int = 0
     views: dict[str, float] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
     is_over: bool = False
 
-    def plan_full(self, epochs: int, policy: AugmentPolicy) -> None:
-        """Record how the full model will be trained."""
+    def plan_full(
+        self, epochs: int, policy: AugmentPolicy, trials: Sequence[ViewTrial] = ()
+    ) -> None:
+        """Record how the full model will be trained, and what was tried to choose its views."""
         self.epochs, self.views = epochs, asdict(policy)
+        self.trials = [asdict(trial) for trial in trials]
 
     @property
     def policy(self) -> AugmentPolicy:

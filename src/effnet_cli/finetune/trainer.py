@@ -245,7 +245,10 @@ def _make_card(
     return replace(
         setup.card,
         options={**setup.card.options, "views": describe_policy(state.policy)},
-        metrics={name: state.best[name] for name in ("phase", "epoch", "metrics")},
+        metrics={
+            **{name: state.best[name] for name in ("phase", "epoch", "metrics")},
+            "view_trials": state.trials,
+        },
         temperature=temperature,
         unknown_below=fit_unknown_threshold(confidences, logits.argmax(axis=1) == labels),
     )

@@ -7,7 +7,7 @@ the model worse. So each kind of change gets the highest level that the head tol
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from effnet_cli.images.augment import AugmentPolicy
 
@@ -42,6 +42,14 @@ CHANGES: tuple[tuple[Level, ...], ...] = (
         {"saturation": 0.15, "hue_degrees": 5},
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ViewTrial:
+    """How much the head's log loss rose on views with one change."""
+
+    change: str
+    increase: float
 
 
 def choose_policy(measure_loss: Callable[[AugmentPolicy], float]) -> AugmentPolicy:
