@@ -87,7 +87,7 @@ def test_every_row_is_its_own_images(folder: Path, batch_size: int, workers: int
 def test_each_image_is_familiar_by_its_own_features(
     folder: Path, batch_size: int, workers: int
 ) -> None:
-    red = base64.b64encode(np.array([[1, 0, 0]], "<f2").tobytes()).decode()
+    red = base64.b64encode(np.array([[127, 0, 0]], np.int8).tobytes()).decode()
     ranking = Ranking(RGB_CARD, top_k=1, familiarity=Familiarity(red, 1, unknown_below=0.9))
     pipeline = Pipeline(MeanEngine(), LOADER.load, batch_size=batch_size, workers=workers)
     rows = list(pipeline.run(iter(Finder([str(folder)])), ranking))
