@@ -80,6 +80,7 @@ def make_setup(
         dataset=None,  # type: ignore[arg-type]
         card=ModelCard("lite0", CLASSES, PREPROCESSING),
         module=module,
+        make_module=lambda: module,
         logit_offsets=torch.zeros(len(CLASSES)),
         inference=inference,
         make_loader=lambda _: images,

@@ -212,6 +212,10 @@ class FinetuneOptions(Options):
         min=2,
         max=100,
     )
+    final: Literal["best", "all"] = option(
+        "best",
+        "all: afterwards, train again on all images, validation included, into RUN/all",
+    )
     balance: bool = option(False, "Treat all classes as equally frequent")
     patience: int | None = option(None, "Stop after N epochs without improvement", min=1)
     minutes: float | None = option(

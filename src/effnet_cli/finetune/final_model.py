@@ -12,7 +12,7 @@ from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models import build, checkpoint
-from effnet_cli.models.familiarity import fit_familiarity
+from effnet_cli.models.familiarity import Familiarity, fit_familiarity
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ModelOptions
 
@@ -36,15 +36,20 @@ def finish_model(setup: TrainingSetup) -> Metrics | None:
     module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
     engine = setup.inference.load_engine(module.to(setup.device))
     if lacks_familiarity:
-        _add_familiarity(setup, engine)
+        familiarity = fit_to_images(setup, engine)
+        if setup.processes.is_first:
+            card, tensors = checkpoint.read_arrays(path)
+            checkpoint.write(path, replace(card, familiarity=familiarity), tensors)
     if test is None:
         return None
     outputs = setup.inference.run(engine, setup.make_loader(test), "Test")
     return measure(test, *outputs, names=setup.dataset.classes)
 
 
-def _add_familiarity(setup: TrainingSetup, engine: Engine) -> None:
-    """Write the model file again, with the familiarity of images."""
+def fit_to_images(setup: TrainingSetup, engine: Engine) -> Familiarity | None:
+    """Return how familiar images are to a model; `None` if there are too few of validation."""
+    if len(setup.val) < MIN_KNOWN_IMAGES:
+        return None
     order = np.random.default_rng((setup.options.seed, 3)).permutation(len(setup.train))
     run = setup.inference.run
     _, train = run(
@@ -55,10 +60,7 @@ def _add_familiarity(setup: TrainingSetup, engine: Engine) -> None:
         output="features",
     )
     _, val = run(engine, setup.val, "Features of the final model", output="features")
-    if setup.processes.is_first:
-        card, tensors = checkpoint.read_arrays(setup.run_dir.model)
-        card = replace(card, familiarity=fit_familiarity(train, val, KNOWN_SHARE))
-        checkpoint.write(setup.run_dir.model, card, tensors)
+    return fit_familiarity(train, val, KNOWN_SHARE)
 
 
 def measure(subset: Subset, indexes: Indexes, logits: Floats, *, names: tuple[str, ...]) -> Metrics:

@@ -15,7 +15,9 @@ def to_row(record: Epoch | TrainingResult) -> dict[str, Any]:
     content = asdict(record)
     if isinstance(record, Epoch):
         return {"row": "epoch", **content}
-    return {"row": "trained", **content, "model": str(record.model)}
+    folder = record.all_images
+    paths = {"model": str(record.model), "all_images": None if folder is None else str(folder)}
+    return {"row": "trained", **content, **paths}
 
 
 def csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
@@ -43,6 +45,12 @@ def describe_result(result: TrainingResult) -> Iterator[str]:
         f"({result.seconds:.0f} s of training). Use it:"
     )
     yield from (f"  {command}" for command in list_commands(result.model.parent))
+    if result.all_images is not None:
+        model = shlex.quote(str(result.all_images))
+        yield (
+            f"The model of all images is --model {model}; expect it to be at least as good as the "
+            "validated one. No image is left to measure it."
+        )
 
 
 def list_commands(run_dir: Path) -> Iterator[str]:

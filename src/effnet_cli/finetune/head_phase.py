@@ -68,14 +68,17 @@ class HeadFeatures:
     trials: tuple[ViewTrial, ...] = ()
 
 
-def extract_features(setup: TrainingSetup) -> HeadFeatures:
+def extract_features(setup: TrainingSetup, policy: AugmentPolicy | None = None) -> HeadFeatures:
     """Run the backbone on the training images, clean and augmented, and the validation images.
 
-    With `--augment auto`, a head that is trained on the clean features chooses the views.
+    `policy` is given if it has been chosen before. Else, with `--augment auto`, a head that is
+    trained on the clean features chooses the views.
     """
     engine = setup.inference.load_engine(setup.module)
     features = extract_clean_features(setup, engine)
-    if setup.options.augment == "auto" and len(features.val) >= MIN_CHOICE_IMAGES:
+    if policy is not None:
+        features = replace(features, policy=policy)
+    elif setup.options.augment == "auto" and len(features.val) >= MIN_CHOICE_IMAGES:
         policy, trials = _choose_policy(setup, engine, features)
         features = replace(features, policy=policy, trials=trials)
     policy = limit_policy(features.policy, HEAD_LIMIT)

@@ -37,7 +37,8 @@ class Epoch:
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
     """The model file, the phase and epoch it comes from, and its metrics on the validation images
-    and on the test split, if there is one.
+    and on the test split, if there is one. `all_images` is the folder of the model that was trained
+    on all images, with `--final all`.
     """
 
     model: Path
@@ -46,3 +47,4 @@ class TrainingResult:
     val: Metrics
     test: Metrics | None
     seconds: float
+    all_images: Path | None = None

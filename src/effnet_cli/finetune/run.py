@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 from effnet_cli.datasets.saved_split import save_split
+from effnet_cli.finetune.all_images import train_on_all
 from effnet_cli.finetune.distributed import join_process_group
 from effnet_cli.finetune.folds import cross_validate
 from effnet_cli.finetune.head_phase import HeadPhase, extract_features
@@ -71,4 +73,7 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
         trainer.resume(full, tensors)
         tensors = None  # free memory: they are larger than the optimizer's state
         yield from trainer.run(full)
-    yield trainer.finish()
+    result = trainer.finish()
+    if setup.options.final == "all":
+        result = replace(result, all_images=train_on_all(setup, state))
+    yield result

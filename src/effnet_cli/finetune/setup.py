@@ -51,7 +51,7 @@ class TrainingSetup:
 
     `module` is the pretrained model with a new head, in evaluation mode on the CPU; `card`
     describes the new model. `logit_offsets` are float32 [C]. `started_at` is read from
-    `time.monotonic`.
+    `time.monotonic`. `make_module` builds `module` again, which training changes.
     """
 
     task: FinetuneTask
@@ -62,6 +62,7 @@ class TrainingSetup:
     dataset: Dataset
     card: ModelCard
     module: nn.Module
+    make_module: Callable[[], nn.Module]
     logit_offsets: Tensor
     inference: Inference
     make_loader: Callable[[Subset], BatchLoader]
@@ -91,6 +92,11 @@ def set_up(
             this machine, in ascending order of their cost, and returns the name of the best.
     """
     started_at = time.monotonic()
+    if task.options.final == "all" and task.options.minutes is not None:
+        raise UsageError(
+            "--final all cannot be combined with --minutes: it trains a second time.",
+            "Omit one of them.",
+        )
     plan = _plan_engine(task, processes)
     if task.resume is None:
         processes.broadcast(lambda: check_output(task.output))
@@ -135,7 +141,7 @@ def _make_setup(
 ) -> TrainingSetup:
     """Build the model and prepare its images. The run folder is not open yet."""
     card = _make_card(task, base, dataset)
-    module = _build_module(task.options, base, len(dataset.classes))
+    make_module = partial(_build_module, task.options, base, len(dataset.classes))
     loader = ImageLoader(card.preprocessing, task.images)
     make_loader = partial(
         BatchLoader,
@@ -153,7 +159,8 @@ def _make_setup(
         precision=_choose_precision(task.options.precision, device),
         dataset=dataset,
         card=card,
-        module=module,
+        module=make_module(),
+        make_module=make_module,
         logit_offsets=torch.from_numpy(_logit_offsets(dataset, task.options)),
         inference=Inference(plan, base.variant, card, processes=processes, reporter=reporter),
         make_loader=make_loader,
