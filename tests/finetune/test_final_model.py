@@ -81,8 +81,8 @@ def test_exported_files_know_the_same_images(
 def test_files_without_features_do_not_claim_to_know(run: FinishedRun, tmp_path: Path) -> None:
     task = ExportTask(
         ModelOptions(model=run.folder),
-        options=ExportOptions("torch-export"),
-        output=tmp_path / "exported.pt2",
+        options=ExportOptions("litert"),
+        output=tmp_path / "exported.tflite",
     )
     path = export(task).path
     assert path is not None
