@@ -52,6 +52,7 @@ from effnet_cli.finetune.loader import BatchLoader, CacheBudget, split_chunks
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.models import build
 from effnet_cli.models.card import ModelCard
+from effnet_cli.models.efficientnet import EfficientNet
 from effnet_cli.models.weights import Model, resolve_model
 from effnet_cli.options import EngineOptions, ModelOptions
 from effnet_cli.system.parallel import usable_cores
@@ -242,7 +243,7 @@ def feature_pass(setting: Setting) -> None:
     plan = plan_engine(EngineOptions("cpu"))
     loader = ImageLoader(model.card.preprocessing)
     module = build.load_module(model)
-    module.classifier = nn.Identity()
+    assert isinstance(module, EfficientNet)
     subset = scan(setting.dataset).require_dataset().train
     inference = Inference(plan, model.variant, model.card, ProcessGroup(), SILENT)
     rates: dict[str, list[float]] = {plan.engine: [], "torch eager": []}
@@ -250,7 +251,7 @@ def feature_pass(setting: Setting) -> None:
     for number in range(ROUNDS + 1):
         ways: dict[str, Callable[[BatchLoader], np.ndarray[Any, Any]]] = {
             plan.engine: lambda images: inference.run(
-                inference.load_engine(module), images, "Features"
+                inference.load_engine(module), images, "Features", output="features"
             )[1],
             "torch eager": lambda images: eager(module, loader, images),
         }
@@ -279,13 +280,13 @@ def undecoded(subset: Subset, loader: ImageLoader) -> BatchLoader:
 
 
 @torch.inference_mode()
-def eager(module: nn.Module, loader: ImageLoader, images: BatchLoader) -> np.ndarray[Any, Any]:
+def eager(module: EfficientNet, loader: ImageLoader, images: BatchLoader) -> np.ndarray[Any, Any]:
     """Compute features with torch as most scripts do, with decoding threads beside it."""
     module = module.to(memory_format=torch.channels_last)
     values = []
     for batch in images.load_batches(split_chunks(np.arange(len(images)), EAGER_BATCH_SIZE), None):
         pixels = torch.from_numpy(normalise(batch.crops, loader.preprocessing))
-        values.append(module(pixels.to(memory_format=torch.channels_last)).numpy())
+        values.append(module.pool(pixels.to(memory_format=torch.channels_last)).numpy())
     return np.concatenate(values)
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from effnet_cli.finetune import head_phase
-from effnet_cli.finetune.records import Epoch, TrainingResult
+from effnet_cli.finetune.records import AllImagesResult, Epoch, TrainingResult
 from effnet_cli.finetune.resume import restore_task
 from effnet_cli.finetune.run import finetune
 from effnet_cli.models import checkpoint
@@ -76,6 +76,7 @@ class FinishedRun:
     folder: Path
     epochs: list[Epoch]
     end: TrainingResult
+    all_images: AllImagesResult | None = None
 
     @property
     def model(self) -> bytes:
@@ -119,10 +120,12 @@ def read_state(folder: Path) -> tuple[dict[str, Any], checkpoint.Arrays]:
 
 
 def train(task: FinetuneTask, reporter: Reporter = SILENT) -> FinishedRun:
-    *epochs, end = finetune(task, reporter)
+    records = list(finetune(task, reporter))
+    epochs = [record for record in records if isinstance(record, Epoch)]
+    end, *later = records[len(epochs) :]
     assert isinstance(end, TrainingResult)
-    assert all(isinstance(epoch, Epoch) for epoch in epochs)
-    return FinishedRun(end.model.parent, epochs, end)  # type: ignore[arg-type]
+    assert all(isinstance(one, AllImagesResult) for one in later)
+    return FinishedRun(end.model.parent, epochs, end, *later)  # type: ignore[arg-type]
 
 
 def resume(folder: Path, reporter: Reporter = SILENT, **changes: Any) -> FinishedRun:

@@ -56,7 +56,10 @@ class ModelOptions(Options):
     section = "Model"
 
     variant: str | None = option(
-        None, "Model architecture (see `effnet variants`)", "-V NAME", shown="lite0"
+        None,
+        "Model architecture (see `effnet variants`); finetune: auto compares those on this machine",
+        "-V NAME",
+        shown="lite0",
     )
     model: Path | None = option(
         None,
@@ -123,7 +126,7 @@ class PredictOptions(Options):
     workers: int | None = workers_option()
     unknown_below: float | Literal["auto"] | None = option(
         None,
-        "Label images as unknown below probability X; auto: the threshold of the model",
+        "Label images as unknown below probability X; auto: the limits of the model",
         words={"auto": "auto"},
         above=0,
         below=1,
@@ -273,6 +276,9 @@ class ExportOptions(Options):
     )
     include_preprocessing: bool = option(
         False, "Include normalisation and softmax: takes pixel values, returns probabilities"
+    )
+    include_features: bool = option(
+        False, "Also output the features, by which predict knows images of another kind"
     )
 
     @property

@@ -1,6 +1,7 @@
 """`--final all` trains a second model on all images."""
 
 import csv
+import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,8 +74,11 @@ def test_second_model_has_seen_all_images(
     monkeypatch.setattr(FullPhase, "load_batches", record)
     reporter = RecordingReporter()
     ran = train(make_task(data, small, tmp_path / "run", options), reporter)
-    folder = ran.end.all_images
-    assert folder == ran.folder / "all"
+    assert ran.all_images is not None
+    folder = ran.folder / "all"
+    assert ran.all_images.model == folder / "model.safetensors"
+    assert ran.all_images.images == 30
+    assert ran.all_images.test is None
     card, tensors = checkpoint.read_arrays(folder / "model.safetensors")
     assert (card.dataset["train"], card.dataset["val"]) == (30, 0)
     assert card.metrics == ran.card.metrics
@@ -99,7 +103,7 @@ def test_first_model_is_that_of_a_run_without_a_second(
     options = replace(FINAL, final="best")
     plain = train(make_task(data, small, tmp_path / "plain", options))
     assert all(np.array_equal(plain.tensors[name], one) for name, one in expected.tensors.items())
-    assert plain.end.all_images is None
+    assert plain.all_images is None
 
 
 @pytest.mark.parametrize("stopped_after", [1, 6])
@@ -136,10 +140,11 @@ def test_interrupted_second_training_ends_with_the_same_bytes(
 def test_evaluate_knows_that_all_images_were_trained_on(
     data: Path, tmp_path: Path, effnet: Effnet
 ) -> None:
-    words = ("--head-only", "--final", "all", "--no-report", "--output", tmp_path / "run")
-    done = effnet("finetune", data, *words)
+    words = ("--head-only", "--final", "all", "--no-report", "--format", "jsonl")
+    done = effnet("finetune", data, *words, "--output", tmp_path / "run")
     assert done.status == 0, done.stderr
     assert f"--model {tmp_path / 'run' / 'all'}" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["row"] == "trained_on_all"
     done = effnet("evaluate", data, "--model", tmp_path / "run" / "all")
     assert done.status == 2
     assert "was trained on all images" in done.stderr

@@ -69,7 +69,7 @@ def test_exported_files_know_the_same_images(
 ) -> None:
     task = ExportTask(
         ModelOptions(model=run.folder),
-        options=ExportOptions(target, include_preprocessing=True),
+        options=ExportOptions(target, include_preprocessing=True, include_features=True),
         output=tmp_path / ("exported" + TARGETS[target].ending),
     )
     path = export(task).path
@@ -81,8 +81,8 @@ def test_exported_files_know_the_same_images(
 def test_files_without_features_do_not_claim_to_know(run: FinishedRun, tmp_path: Path) -> None:
     task = ExportTask(
         ModelOptions(model=run.folder),
-        options=ExportOptions("litert"),
-        output=tmp_path / "exported.tflite",
+        options=ExportOptions("onnx"),
+        output=tmp_path / "exported.onnx",
     )
     path = export(task).path
     assert path is not None

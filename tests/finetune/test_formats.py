@@ -94,13 +94,6 @@ def test_csv_lines_are_streamed() -> None:
     assert list(lines) == []
 
 
-def test_last_record_is_kept() -> None:
-    last: list[Any] = []
-    assert list(formats.keep_last(iter(RECORDS), last)) == RECORDS
-    assert last == [TRAINED]
-    assert list(formats.keep_last(iter([]), last)) == []
-
-
 def test_summary_names_the_file_the_epoch_and_the_commands() -> None:
     text = "\n".join(formats.describe_result(TRAINED))
     assert text.startswith("Saved epoch 2 of the full model to runs/pets-lite0/model.safetensors ")

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from effnet_cli.finetune.resume import restore_task
 from effnet_cli.finetune.variant_choice import VariantScore, pick
 from effnet_cli.options import ModelOptions
 from helpers import RecordingReporter
@@ -51,6 +53,8 @@ def test_run_uses_the_chosen_variant(tmp_path: Path, quick: None) -> None:
     saved = json.loads((ran.folder / "options.json").read_text())["model"]["variant"]
     assert saved == ran.card.variant in compared
     assert f"Starting from {saved}" in "\n".join(reporter.notes)
+    again = replace(task, output=None, resume=ran.folder)
+    assert restore_task(again, frozenset({"variant"})).model.variant == saved
 
 
 def test_comparison_takes_a_third_of_the_minutes(

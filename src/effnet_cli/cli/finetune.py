@@ -2,11 +2,17 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effnet_cli.options import FinetuneOptions, FinetuneOutputs, FinetuneTask, Format
 from effnet_cli.output.out import Output, open_output
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.fields import long_flag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from effnet_cli.finetune.records import TrainingRecord
 
 # Options that only apply to the training of the full model.
 FULL_MODEL_ONLY = frozenset(
@@ -43,18 +49,33 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
                 )
             return _check_dataset(task, outputs.format, out)
         from effnet_cli.finetune import formats, run, table
-        from effnet_cli.finetune.records import Epoch, TrainingResult
 
-        records: list[Epoch | TrainingResult] = []
-        epochs = formats.keep_last(run.finetune(task, out), records)
-        csv, blocks = formats.csv_lines(epochs), table.blocks(epochs)
-        out.rows(outputs.format, map(formats.to_row, epochs), csv=csv, blocks=blocks)
-        if records and isinstance(records[-1], TrainingResult):
-            if outputs.report:
-                _report(task, records[-1].model.parent, out)
-            for line in formats.describe_result(records[-1]):
-                out.note(line)
+        records = _describe(run.finetune(task, out), task, outputs, out=out)
+        csv, blocks = formats.csv_lines(records), table.blocks(records)
+        out.rows(outputs.format, map(formats.to_row, records), csv=csv, blocks=blocks)
     return 0
+
+
+def _describe(
+    records: "Iterator[TrainingRecord]",
+    task: FinetuneTask,
+    outputs: FinetuneOutputs,
+    *,
+    out: Output,
+) -> "Iterator[TrainingRecord]":
+    """Yield the same records. After a result, write the report, and say how to use the model."""
+    from effnet_cli.finetune import formats
+    from effnet_cli.finetune.records import AllImagesResult, TrainingResult
+
+    for record in records:
+        yield record
+        if isinstance(record, TrainingResult):
+            if outputs.report:
+                _report(task, record.model.parent, out)
+            for line in formats.describe_result(record):
+                out.note(line)
+        elif isinstance(record, AllImagesResult):
+            out.note(formats.describe_all_images(record))
 
 
 def _check_head_only(typed: frozenset[str]) -> None:

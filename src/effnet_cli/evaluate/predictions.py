@@ -76,7 +76,9 @@ class Predictions:
         order = np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")
         return map(self._record, wrong[order[:MAX_MISTAKES]])
 
-    def label_errors(self) -> tuple[LabelledPrediction, ...] | None:
+    def label_errors(
+        self, limit: int | None = MAX_LABEL_ERRORS
+    ) -> tuple[LabelledPrediction, ...] | None:
         """Return the images whose label is likely wrong, most likely first, or `None` without
         cleanlab (confident learning: Northcutt et al. 2021, arXiv 1911.00068).
         """
@@ -93,7 +95,7 @@ class Predictions:
             found = library.find_label_issues(
                 own, shares, return_indices_ranked_by="self_confidence", n_jobs=1
             )
-        return tuple(map(self._record, found[:MAX_LABEL_ERRORS]))
+        return tuple(map(self._record, found[:limit]))
 
     def _record(self, index: int) -> LabelledPrediction:
         label, predicted = self.labels[index], self.predicted[index]

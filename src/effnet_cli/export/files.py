@@ -89,11 +89,12 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
     else:
         input_ |= {"dtype": "float32", "values": "(value / 255 - mean) / std"}
         output["values"] = "logits"
-    if card.familiarity is not None:
-        output["features"] = [batch, card.familiarity.num_features]
+    about: dict[str, Any] = {"input": input_, "output": output}
+    if options.include_features:
+        width = source.module.get_submodule("classifier.1").in_features
+        about["features"] = {"dtype": "float32", "shape": [batch, width], "values": "features"}
     files = {file.name: sha256(file) for file in target.list_files(path) if file.is_file()}
-    about = {"input": input_, "output": output, "files": files, "check": check}
-    write_json(path, card, about)
+    write_json(path, card, {**about, "files": files, "check": check})
 
 
 def put_in_place(path: Path, final: Path, target: Target) -> None:

@@ -81,7 +81,7 @@ def _rows(variant: Variant, card: ModelCard) -> Iterator[tuple[str, str]]:
     if card.unknown_below is not None:
         yield "Unknown", f"predictions with a probability below {card.unknown_below:.3f}"
     trained = card.metrics.get("metrics")
-    if isinstance(trained, dict):
+    if isinstance(trained, dict) and card.dataset.get("val") != 0:  # else they are of another model
         yield from _figures(card, trained)
 
 

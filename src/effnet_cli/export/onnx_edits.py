@@ -5,7 +5,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
+from effnet_cli.engines.onnx_writer import FEATURES, INPUT, OUTPUT
 from effnet_cli.models.card import ModelCard
 
 IMAGE, PROBABILITIES = "image", "probabilities"  # input and output with preprocessing
@@ -58,7 +58,7 @@ def to_fp16(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         values = _clip_to_fp16(numpy_helper.to_array(tensor))
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    half = {value.name: f"{value.name}.half" for value in (*graph.input, *graph.output)}
+    half = {name: f"{name}.half" for name in (INPUT, OUTPUT, FEATURES)}
     for node in graph.node:
         node.input[:] = [half.get(name, name) for name in node.input]
         node.output[:] = [half.get(name, name) for name in node.output]

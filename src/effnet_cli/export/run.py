@@ -85,8 +85,8 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
 def _load_source(model: Model, options: ExportOptions) -> ExportSource:
     details = asdict(options) | {"source_sha256": model.sha256, "effnet": __version__}
     card = replace(model.card, export=details)
-    if not TARGETS[options.target].has_features or options.output_precision == "int8":
-        card = replace(card, familiarity=None)
+    if TARGETS[options.target].has_graph and not options.include_features:
+        card = replace(card, familiarity=None)  # it needs the features
     return ExportSource(model, card, options, module=build.load_module(model))
 
 

@@ -36,13 +36,13 @@ class ExportSource:
     def float_graph(self) -> onnx.ModelProto:
         """Return the model as a float32 ONNX graph from pixels to logits, for any batch size.
 
-        It also outputs the features if they tell unfamiliar images.
+        With `--include-features`, it also outputs the features.
         """
         content = onnx_writer.build_graph(
             self.module,
             self.card.preprocessing.crop_px,
             {CARD_KEY: self.card.to_json()},
-            has_features=self.card.familiarity is not None,
+            has_features=self.options.include_features,
         )
         return onnx.load_model_from_string(content)
 

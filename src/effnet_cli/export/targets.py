@@ -17,7 +17,7 @@ class Target:
     of further files. `library` is the import name of the required library, and `extra` the extra
     that installs it. `layout` is the layout of normalised images, and `image` the input type with
     `--include-preprocessing`. `has_open_batch`: the number of images per call may stay open.
-    `has_features`: a file can output the features, from which `predict` knows unfamiliar images.
+    `has_features`: a file can also output the features.
     `weight_bits` is the number of bits that int8 weights use. `not_compared` says why the files
     cannot run here. Without `has_graph` the export is a new folder of weights, which has its own
     JSON, and no batch size or preprocessing of its own.
@@ -126,6 +126,5 @@ TARGETS: Mapping[TargetName, Target] = {
         library="torch",
         precisions=("fp32",),
         has_graph=False,
-        has_features=True,
     ),
 }

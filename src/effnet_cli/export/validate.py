@@ -36,6 +36,8 @@ def validate_task(task: ExportTask) -> ExportTask:
         raise UsageError("--calibrate only applies to int8.", "Add --quantize int8.")
     elif task.max_drop is not None:
         raise UsageError("--max-drop only applies to int8.", "Add --quantize int8.")
+    if options.include_features:
+        _check_features(options, target)
     if not target.has_graph:
         _check_no_graph(options)
     if importlib.util.find_spec(target.library) is None:
@@ -47,6 +49,20 @@ def validate_task(task: ExportTask) -> ExportTask:
         options = replace(options, batch=1)
     max_drop = DEFAULT_MAX_DROP if task.max_drop is None else task.max_drop
     return replace(task, options=options, max_drop=max_drop)
+
+
+def _check_features(options: ExportOptions, target: Target) -> None:
+    if not target.has_features:
+        targets = ", ".join(name for name, row in TARGETS.items() if row.has_features)
+        raise UsageError(
+            f"Target {options.target} does not support --include-features.",
+            f"Use one of these targets: {targets}.",
+        )
+    if options.quantize:
+        raise UsageError(
+            "--include-features cannot be combined with --quantize, which changes the features.",
+            "Omit one of them.",
+        )
 
 
 def _check_no_graph(options: ExportOptions) -> None:

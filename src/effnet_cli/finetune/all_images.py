@@ -7,7 +7,6 @@ its own, and the run keeps the model that was validated.
 
 from collections import deque
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -16,17 +15,21 @@ from effnet_cli.datasets.records import Dataset, Subset
 from effnet_cli.datasets.saved_split import identify_run, save_split
 from effnet_cli.datasets.split import TRAIN, VAL
 from effnet_cli.evaluate.records import Metrics
-from effnet_cli.finetune.final_model import fit_to_images
+from effnet_cli.finetune.final_model import evaluate_on_test, fit_to_images
 from effnet_cli.finetune.head_phase import HeadPhase, extract_features
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
 from effnet_cli.finetune.phases import FullPhase, Phase
+from effnet_cli.finetune.records import AllImagesResult
 from effnet_cli.finetune.run_dir import RunDir, TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.finetune.signals import stop_error
 from effnet_cli.finetune.trainer import Trainer
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import METRICS_FILE_NAME, STATE_FILE_NAME, ModelCard
+from effnet_cli.models.checkpoint import Arrays
+from effnet_cli.system.errors import UsageError
+from effnet_cli.system.files import remove_partial_files
 
 ALL_FOLDER = "all"  # in the run folder
 
@@ -43,14 +46,14 @@ class LastEpochTrainer(Trainer):
 
     def _raise_if_stopped(self) -> None:
         if self._stop.number:
-            raise stop_error(self._stop.number, self._setup.run_dir.path.parent)
+            path = self._setup.run_dir.path
+            is_saved = (path / STATE_FILE_NAME).exists()
+            progress = "progress is saved" if is_saved else "the first model is saved"
+            raise stop_error(self._stop.number, path.parent, progress)
 
 
-def train_on_all(setup: TrainingSetup, first: TrainingState) -> Path:
-    """Train on all images, as long as the best epoch of the `first` training took.
-
-    Returns:
-        The folder of the model, in the run folder.
+def train_on_all(setup: TrainingSetup, first: TrainingState) -> AllImagesResult:
+    """Train on all images, for as many epochs as the best of the `first` training.
 
     Raises:
         TrainingStopped: a signal arrived; progress is saved.
@@ -58,21 +61,34 @@ def train_on_all(setup: TrainingSetup, first: TrainingState) -> Path:
     """
     card = setup.processes.broadcast(lambda: checkpoint.read_card(setup.run_dir.model))
     run_dir = RunDir(setup.run_dir.path / ALL_FOLDER)
+    setup.train.forget()  # the same images are cached again
+    merged = _merge(setup, run_dir, first)
     if not setup.processes.broadcast(lambda: _is_done(run_dir, card)):
-        merged = _merge(setup, run_dir, first)
         setup.reporter.note(f"Training once more, on all {len(merged.train):,} images")
         if setup.processes.is_first:
             run_dir.path.mkdir(exist_ok=True)
-        module = _train(merged, first)
-        _write(merged, card, module)
-    return run_dir.path
+            remove_partial_files(run_dir.path, "")
+        _write(merged, card, _train(merged, first))
+    return AllImagesResult(run_dir.model, len(merged.train), evaluate_on_test(merged))
 
 
 def _is_done(run_dir: RunDir, card: ModelCard) -> bool:
     """Return whether the folder has the model that repeats the training described by `card`."""
     if not run_dir.model.is_file() or (run_dir.path / STATE_FILE_NAME).exists():
         return False
-    return checkpoint.read_card(run_dir.model).metrics == card.metrics
+    try:
+        return checkpoint.read_card(run_dir.model).metrics == card.metrics
+    except UsageError:  # it is damaged: train it again
+        return False
+
+
+def _read_state(run_dir: RunDir, epochs: int | None) -> tuple[TrainingState, Arrays] | None:
+    """Return the saved state; `None` if it is damaged or repeats an earlier best epoch."""
+    try:
+        saved = run_dir.read_state()
+    except UsageError:
+        return None
+    return None if saved is None or saved[0].epochs != epochs else saved
 
 
 def _merge(setup: TrainingSetup, run_dir: RunDir, first: TrainingState) -> TrainingSetup:
@@ -117,9 +133,9 @@ def _train(setup: TrainingSetup, first: TrainingState) -> nn.Module:
     after the last epoch.
     """
     options, processes = setup.options, setup.processes
-    state, tensors = processes.broadcast(setup.run_dir.read_state) or (TrainingState(), None)
-    if state.epochs != options.epochs:  # of an earlier best epoch
-        state, tensors = TrainingState(), None
+    saved = processes.broadcast(lambda: _read_state(setup.run_dir, options.epochs))
+    state, tensors = (TrainingState(), None) if saved is None else saved
+    state.loss /= processes.count
     trainer, module = LastEpochTrainer(setup, state), setup.module
     if tensors is None:
         state.plan_full(options.epochs or 0, first.policy)
@@ -131,6 +147,7 @@ def _train(setup: TrainingSetup, first: TrainingState) -> nn.Module:
         return module
     full = FullPhase(setup, module, state)
     trainer.resume(full, tensors)
+    saved = tensors = None  # free memory
     deque(trainer.run(full), maxlen=0)
     return full.module()
 
@@ -151,12 +168,12 @@ def _write(setup: TrainingSetup, card: ModelCard, module: nn.Module) -> None:
         dataset={
             **card.dataset,
             "fingerprint": dataset.fingerprint,
-            "run": identify_run(dataset, None),
+            "run": identify_run(dataset, folder),
             "train": len(dataset.train.labels),
             "val": 0,
         },
     )
+    save_split(dataset, folder)  # first: without it, later commands would not know these images
     setup.run_dir.write_model(card, module)
-    save_split(dataset, folder)
     for name in (STATE_FILE_NAME, METRICS_FILE_NAME):
         (folder / name).unlink(missing_ok=True)

@@ -18,32 +18,35 @@ from effnet_cli.options import ModelOptions
 
 KNOWN_SHARE = 0.95  # of the validation images that --unknown-below auto finds familiar
 MIN_KNOWN_IMAGES = 20  # to find the least familiar twentieth of them
-FAMILIAR_IMAGES = 2000  # training images at most: more directions are not stored
+FAMILIAR_IMAGES = 1000  # training images at most: enough for the directions that are stored
 
 
-def finish_model(setup: TrainingSetup) -> Metrics | None:
-    """Add to the model file what tells unfamiliar images, and evaluate it on the test split.
-
-    Returns:
-        The metrics on the test split; `None` if there is none.
-    """
-    path, test = setup.run_dir.model, setup.dataset.test
+def finish_model(setup: TrainingSetup) -> None:
+    """Add to the model file what tells unfamiliar images, if there are enough of validation."""
+    path = setup.run_dir.model
     card = setup.processes.broadcast(lambda: checkpoint.read_card(path))
-    lacks_familiarity = card.familiarity is None and len(setup.val) >= MIN_KNOWN_IMAGES
-    if test is None and not lacks_familiarity:
-        return None
-    options = ModelOptions(model=path)
-    module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
-    engine = setup.inference.load_engine(module.to(setup.device))
-    if lacks_familiarity:
-        familiarity = fit_to_images(setup, engine)
-        if setup.processes.is_first:
-            card, tensors = checkpoint.read_arrays(path)
-            checkpoint.write(path, replace(card, familiarity=familiarity), tensors)
+    if card.familiarity is not None or len(setup.val) < MIN_KNOWN_IMAGES:
+        return
+    familiarity = fit_to_images(setup, _load_engine(setup))
+    if setup.processes.is_first:
+        card, tensors = checkpoint.read_arrays(path)
+        checkpoint.write(path, replace(card, familiarity=familiarity), tensors)
+
+
+def evaluate_on_test(setup: TrainingSetup) -> Metrics | None:
+    """Return the metrics of the model file on the test split; `None` if there is none."""
+    test = setup.dataset.test
     if test is None:
         return None
-    outputs = setup.inference.run(engine, setup.make_loader(test), "Test")
+    outputs = setup.inference.run(_load_engine(setup), setup.make_loader(test), "Test")
     return measure(test, *outputs, names=setup.dataset.classes)
+
+
+def _load_engine(setup: TrainingSetup) -> Engine:
+    """Load the engine for the model file."""
+    options = ModelOptions(model=setup.run_dir.model)
+    module = setup.processes.broadcast(lambda: build.load_module(resolve_model(options)))
+    return setup.inference.load_engine(module.to(setup.device))
 
 
 def fit_to_images(setup: TrainingSetup, engine: Engine) -> Familiarity | None:

@@ -5,7 +5,8 @@ more, and predictions that no training has spoiled reveal wrong labels.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +25,11 @@ from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models.card import FOLDS_FILE_NAME
+from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write
 from effnet_cli.system.text import pluralize
 
+INSTALL = "pip install 'effnet-cli[labels]'"
 FOLDS_COLUMNS = ("path", "label", "prediction", "probability", "label_probability", "label_error")
 Labels = npt.NDArray[np.int32]
 
@@ -37,17 +40,19 @@ def cross_validate(setup: TrainingSetup, features: HeadFeatures) -> None:
     Its `label_error` is the rank of a label among those that are probably wrong, 1 for the worst.
     """
     predictions = _predict_out_of_fold(setup, features, setup.options.folds or 0)
-    path, errors = setup.run_dir.path / FOLDS_FILE_NAME, predictions.label_errors()
+    path, errors = setup.run_dir.path / FOLDS_FILE_NAME, predictions.label_errors(limit=None)
     if setup.processes.is_first:
         with atomic_write(path) as part, part.open("w", **WRITE_TEXT) as file:
             csv.writer(file).writerows(_rows(predictions, errors or ()))
     right = int(predictions.is_right.sum())
     setup.reporter.note(f"{describe_accuracy(right, len(predictions.labels))} Saved to {path}")
-    setup.reporter.note(
-        "To find likely label errors, install cleanlab: pip install 'effnet-cli[labels]'"
-        if errors is None
-        else f"{pluralize(len(errors), 'label')} may be wrong: see the column label_error."
-    )
+    if errors is None:
+        setup.reporter.note("To find likely label errors, install cleanlab: " + INSTALL)
+    elif errors:
+        count = pluralize(len(errors), "label")
+        setup.reporter.note(f"{count} may be wrong: see its column label_error.")
+    else:
+        setup.reporter.note("No label is likely to be wrong.")
 
 
 def describe_accuracy(right: int, total: int) -> str:
@@ -71,15 +76,24 @@ class SavedFolds:
 
 
 def read_folds(folder: Path) -> SavedFolds | None:
-    """Read the `folds.csv` of a run; `None` if it was not cross-validated."""
+    """Read the `folds.csv` of a run; `None` if it was not cross-validated.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
     path = folder / FOLDS_FILE_NAME
     if not path.is_file():
         return None
-    with path.open(**CSV_TEXT) as file:
-        rows = list(csv.DictReader(file))
-    errors = sorted(
-        (row for row in rows if row["label_error"]), key=lambda r: int(r["label_error"])
-    )
+    try:
+        with path.open(**CSV_TEXT) as file:
+            return _summarise(list(csv.DictReader(file)))
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+        raise UsageError(f"{str(path)!r} is damaged.", "Restore it, or delete it.") from error
+
+
+def _summarise(rows: Sequence[Mapping[str, str]]) -> SavedFolds:
+    errors = [row for row in rows if row["label_error"]]
+    errors.sort(key=lambda row: int(row["label_error"]))
     return SavedFolds(
         right=sum(row["label"] == row["prediction"] for row in rows),
         total=len(rows),
@@ -153,7 +167,7 @@ def _rows(found: Predictions, errors: Sequence[LabelledPrediction]) -> Iterator[
     ):
         path = found.paths[int(place)]
         yield (
-            encode_path(path),
+            encode_path(os.path.abspath(path)),  # noqa: PTH100 (keeps symbolic links)
             found.classes[label],
             found.classes[predicted],
             f"{shares[predicted]:.6f}",

@@ -6,21 +6,26 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.finetune.records import PHASE_TITLES, Epoch, TrainingResult
+from effnet_cli.finetune.records import (
+    PHASE_TITLES,
+    AllImagesResult,
+    Epoch,
+    TrainingRecord,
+    TrainingResult,
+)
 from effnet_cli.output.text import csv_line
 
 
-def to_row(record: Epoch | TrainingResult) -> dict[str, Any]:
+def to_row(record: TrainingRecord) -> dict[str, Any]:
     """Return the JSON object of a record; its `row` field is the kind of record."""
     content = asdict(record)
     if isinstance(record, Epoch):
         return {"row": "epoch", **content}
-    folder = record.all_images
-    paths = {"model": str(record.model), "all_images": None if folder is None else str(folder)}
-    return {"row": "trained", **content, **paths}
+    row = "trained" if isinstance(record, TrainingResult) else "trained_on_all"
+    return {"row": row, **content, "model": str(record.model)}
 
 
-def csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
+def csv_lines(records: Iterable[TrainingRecord]) -> Iterator[str]:
     """Yield a header and a line per epoch; the result has other columns and is left out."""
     is_first = True
     for record in records:
@@ -31,13 +36,6 @@ def csv_lines(records: Iterable[Epoch | TrainingResult]) -> Iterator[str]:
             yield csv_line(asdict(record).values())
 
 
-def keep_last(records: Iterable[Any], last: list[Any]) -> Iterator[Any]:
-    """Yield the same records, keeping the latest one in `last`."""
-    for record in records:
-        last[:] = [record]
-        yield record
-
-
 def describe_result(result: TrainingResult) -> Iterator[str]:
     """Yield a line that says where the model is, and the commands that use it."""
     yield (
@@ -45,12 +43,15 @@ def describe_result(result: TrainingResult) -> Iterator[str]:
         f"({result.seconds:.0f} s of training). Use it:"
     )
     yield from (f"  {command}" for command in list_commands(result.model.parent))
-    if result.all_images is not None:
-        model = shlex.quote(str(result.all_images))
-        yield (
-            f"The model of all images is --model {model}; expect it to be at least as good as the "
-            "validated one. No image is left to measure it."
-        )
+
+
+def describe_all_images(result: AllImagesResult) -> str:
+    """Return a line that says how to use the model that was trained on all images."""
+    model = shlex.quote(str(result.model.parent))
+    return (
+        f"Trained another model on all {result.images:,} training and validation images. To use "
+        f"it: --model {model}. The validation figures are those of the first model."
+    )
 
 
 def list_commands(run_dir: Path) -> Iterator[str]:

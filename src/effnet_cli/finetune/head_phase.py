@@ -174,7 +174,8 @@ class HeadPhase:
     def __init__(self, setup: TrainingSetup, features: HeadFeatures) -> None:
         options, count = setup.options, len(features.labels)
         self._module, self._features, self._seed = setup.module, features, options.seed
-        self._head = copy.deepcopy(setup.module.get_submodule("classifier"))
+        # an engine may have moved the model to its device
+        self._head = copy.deepcopy(setup.module.get_submodule("classifier")).to(self.device)
         self._batch_size = min(HEAD_BATCH_SIZE, max(1, count // 4))
         self.lr, self.epochs = HEAD_LR, HEAD_EPOCHS
         self.steps = _head_steps(count / self._batch_size)

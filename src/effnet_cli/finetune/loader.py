@@ -46,6 +46,10 @@ class CacheBudget:
             num_bytes = int(CACHED_MEMORY * available_memory_bytes())
         self._left = num_bytes
 
+    def release(self, num_bytes: int) -> None:
+        """Give back bytes that were reserved."""
+        self._left += num_bytes
+
     def reserve(self, num_bytes: int) -> bool:
         """Reserve `num_bytes` if they fit, and return whether they do."""
         if num_bytes > self._left:
@@ -77,6 +81,12 @@ class BatchLoader:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def forget(self) -> None:
+        """Empty the cache."""
+        for cache in (self._images, self._crops):
+            self._budget.release(sum(map(_num_bytes, cache.values())))
+            cache.clear()
 
     def load_batches(
         self, parts: Iterator[Indexes], augmentation: Augmentation | None

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from effnet_cli.evaluate.page import Section, evaluation_page
+from effnet_cli.evaluate.predictions import MAX_LABEL_ERRORS
 from effnet_cli.evaluate.records import Evaluation
 from effnet_cli.finetune.folds import describe_accuracy, read_folds
 from effnet_cli.finetune.formats import list_commands
@@ -14,6 +15,7 @@ from effnet_cli.models.card import METRICS_FILE_NAME, MODEL_FILE_NAME, ModelCard
 from effnet_cli.models.checkpoint import read_card
 from effnet_cli.output.charts import curve_chart
 
+NO_VALUE = {"patience": "no limit", "minutes": "no limit", "folds": "none"}
 CURVE_NOTE = (
     "Top-1 on the validation images after each epoch: first of the classifier head, then of the "
     "full model."
@@ -26,7 +28,7 @@ def report_page(evaluation: Evaluation, run_dir: Path) -> str:
     epochs = [json.loads(line) for line in lines]
     folds = read_folds(run_dir)
     if folds is not None:
-        evaluation = replace(evaluation, label_errors=folds.label_errors)
+        evaluation = replace(evaluation, label_errors=folds.label_errors[:MAX_LABEL_ERRORS])
     card = read_card(run_dir / MODEL_FILE_NAME)
     head_top1s = [row["top1"] for row in epochs if row["phase"] == "head"]
     has_full = len(head_top1s) < len(epochs)
@@ -64,8 +66,8 @@ def _settings(card: ModelCard) -> Iterator[tuple[str, str]]:
     for name, value in card.options.items():
         yield name.replace("_", " "), _format_option(name, value)
     for trial in card.metrics.get("view_trials", []):
-        is_used = trial["increase"] <= MAX_LOSS_INCREASE
-        verdict = "within the limit" if is_used else "too much"
+        is_within = trial["increase"] <= MAX_LOSS_INCREASE
+        verdict = "within the limit" if is_within else "too much"
         yield f"tried: {trial['change']}", f"log loss {trial['increase']:+.3f}, {verdict}"
     yield "training images", f"{card.dataset['train']:,}"
 
@@ -74,5 +76,5 @@ def _format_option(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
-        return "no limit" if name in ("patience", "minutes") else "auto"
+        return NO_VALUE.get(name, "auto")
     return str(value)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from effnet_cli.evaluate.records import Metrics
 
@@ -37,8 +37,7 @@ class Epoch:
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
     """The model file, the phase and epoch it comes from, and its metrics on the validation images
-    and on the test split, if there is one. `all_images` is the folder of the model that was trained
-    on all images, with `--final all`.
+    and on the test split, if there is one.
     """
 
     model: Path
@@ -47,4 +46,17 @@ class TrainingResult:
     val: Metrics
     test: Metrics | None
     seconds: float
-    all_images: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AllImagesResult:
+    """The model file that was trained on all `images` of training and validation, and its metrics
+    on the test split, if there is one.
+    """
+
+    model: Path
+    images: int
+    test: Metrics | None
+
+
+TrainingRecord: TypeAlias = Epoch | TrainingResult | AllImagesResult

@@ -7,7 +7,7 @@ from typing import Any
 
 from effnet_cli.datasets.saved_split import load_split
 from effnet_cli.finetune.run_dir import RESTORE, RunDir, TrainingState, suggest_restoring
-from effnet_cli.finetune.setup import TrainingSetup
+from effnet_cli.finetune.setup import AUTO_VARIANT, TrainingSetup
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import MODEL_FILE_NAME, STATE_FILE_NAME
 from effnet_cli.models.checkpoint import Arrays
@@ -32,7 +32,8 @@ def restore_task(task: FinetuneTask, given: frozenset[str]) -> FinetuneTask:
     saved = RunDir(task.resume or Path()).read_task()
     before, now = _options_by_name(saved), _options_by_name(task)
     for name in sorted(given & now.keys() - CHANGEABLE):
-        if before[name] != now[name]:
+        is_chosen = name == "variant" and now[name] == AUTO_VARIANT
+        if before[name] != now[name] and not is_chosen:
             value = "not given" if before[name] in (None, False) else repr(before[name])
             raise UsageError(
                 f"--{name.replace('_', '-')} was {value} when this run started.",

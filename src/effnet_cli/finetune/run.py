@@ -1,17 +1,18 @@
 """Fine-tuning: train a pretrained model on the classes of a dataset."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 
 from effnet_cli.datasets.saved_split import save_split
 from effnet_cli.finetune.all_images import train_on_all
 from effnet_cli.finetune.distributed import join_process_group
+from effnet_cli.finetune.final_model import finish_model
 from effnet_cli.finetune.folds import cross_validate
 from effnet_cli.finetune.head_phase import HeadPhase, extract_features
 from effnet_cli.finetune.phases import FullPhase, auto_epochs
-from effnet_cli.finetune.records import Epoch, TrainingResult
+from effnet_cli.finetune.records import Epoch, TrainingRecord, TrainingResult
 from effnet_cli.finetune.resume import load_progress
+from effnet_cli.finetune.run_dir import TrainingState
 from effnet_cli.finetune.setup import TrainingSetup, set_up
 from effnet_cli.finetune.trainer import Trainer
 from effnet_cli.finetune.variant_choice import choose_variant
@@ -20,7 +21,7 @@ from effnet_cli.options import FinetuneTask
 from effnet_cli.system.reporter import SILENT, Reporter
 
 
-def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch | TrainingResult]:
+def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[TrainingRecord]:
     """Train a model, yielding a record after each epoch and the result at the end.
 
     The model file in the run folder holds the best epoch of both phases, by validation. If there
@@ -43,8 +44,15 @@ def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[Epoch 
                 yield record
 
 
-def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
-    """Train the head and then the full model, or what is left of them."""
+def _train(setup: TrainingSetup) -> Iterator[TrainingRecord]:
+    """Train the model and, with `--final all`, another one on all images."""
+    state = yield from _train_first(setup)
+    if setup.options.final == "all":
+        yield train_on_all(setup, state)
+
+
+def _train_first(setup: TrainingSetup) -> Generator[Epoch | TrainingResult, None, TrainingState]:
+    """Train the head and then the full model, or what is left of them; return the last state."""
     state, tensors = load_progress(setup)
     if setup.processes.is_first:  # not before: a refused command changes nothing
         setup.run_dir.write_task(setup.task)
@@ -74,6 +82,6 @@ def _train(setup: TrainingSetup) -> Iterator[Epoch | TrainingResult]:
         tensors = None  # free memory: they are larger than the optimizer's state
         yield from trainer.run(full)
     result = trainer.finish()
-    if setup.options.final == "all":
-        result = replace(result, all_images=train_on_all(setup, state))
+    finish_model(setup)
     yield result
+    return state

@@ -268,6 +268,7 @@ def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
         "--model": task.model.model,
         "--weights": task.model.weights,
         "--head-only": task.options.head_only,
+        "--folds": task.options.folds,
     }
     for flag in filter(excluded.get, excluded):
         raise UsageError(f"--from-scratch cannot be combined with {flag}.", "Omit one of them.")

@@ -6,7 +6,7 @@ from effnet_cli.datasets.findings import Finding
 from effnet_cli.datasets.records import Scan
 from effnet_cli.evaluate.metrics import share_interval
 from effnet_cli.evaluate.records import ClassMetrics, Metrics
-from effnet_cli.finetune.records import Epoch, TrainingResult
+from effnet_cli.finetune.records import AllImagesResult, Epoch, TrainingRecord, TrainingResult
 from effnet_cli.output.tables import Block, Line, Styled, Table
 
 TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1    images/s  seconds"
@@ -14,12 +14,16 @@ MAX_CLASS_ROWS = 40
 FINDING_TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
-def blocks(records: Iterable[Epoch | TrainingResult]) -> Iterator[Block]:
+def blocks(records: Iterable[TrainingRecord]) -> Iterator[Block]:
     """Yield a line as soon as each epoch ends, and the metrics and classes at the end."""
     is_first = True
     for record in records:
         if isinstance(record, TrainingResult):
             yield from _result_blocks(record)
+            continue
+        if isinstance(record, AllImagesResult):
+            if record.test is not None:
+                yield from _split_blocks("test, trained on all images", record.test)
             continue
         if is_first:
             yield TRAINING_COLUMNS

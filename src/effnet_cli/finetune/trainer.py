@@ -16,7 +16,7 @@ from effnet_cli.evaluate.metrics import (
     mean_loss,
 )
 from effnet_cli.evaluate.records import Metrics
-from effnet_cli.finetune.final_model import finish_model, measure
+from effnet_cli.finetune.final_model import evaluate_on_test, measure
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
 from effnet_cli.finetune.phases import FullPhase, Phase
@@ -54,7 +54,8 @@ class Trainer:
             self._save(phase)
             return
         phase.restore(state, tensors)
-        if state.is_over or state.epoch > phase.epochs:
+        is_complete = state.is_over or state.epoch > phase.epochs
+        if is_complete and self._setup.options.final != "all":
             self._setup.reporter.note("Already complete; increase --epochs to continue.")
 
     def run(self, phase: Phase) -> Iterator[Epoch]:
@@ -78,8 +79,8 @@ class Trainer:
             note(f"Early stopping: no improvement for {state.stale} epochs")
             return True
         seconds = [row["seconds"] for row in state.rows if row["phase"] == phase.name]
-        end = self._seconds() + max(seconds, default=0)
-        is_late = phase.minutes is not None and end > 60 * phase.minutes
+        end_s = self._seconds() + max(seconds, default=0)
+        is_late = phase.minutes is not None and end_s > 60 * phase.minutes
         if phase.processes.reduce_max(int(is_late)):
             note("Stopping: another epoch would exceed --minutes")
             return True
@@ -230,7 +231,7 @@ class Trainer:
             phase=best["phase"],
             epoch=best["epoch"],
             val=Metrics.from_dict(best["metrics"]),
-            test=finish_model(self._setup),
+            test=evaluate_on_test(self._setup),
             seconds=self._seconds(),
         )
 
@@ -255,7 +256,7 @@ def _make_card(
 
 
 def _is_finite(module: nn.Module) -> bool:
-    return bool(torch.stack([p.isfinite().all() for p in module.parameters()]).all())
+    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
 
 
 def _calibrated_loss(subset: Subset, indexes: Indexes, logits: Floats) -> float:

@@ -30,10 +30,10 @@ class ModelCard:
     `classes` are in the order of the logits. Probabilities are softmax(logits / `temperature`).
     Predictions with a probability below `unknown_below` are best called unknown, because too many
     of them were wrong in validation; `None` if no limit was determined. `familiarity` tells images
-    of another kind from those trained on; `None` if the model was not trained by effnet, or if the
-    file has no features. `options`, `dataset` and `metrics` record the training run: its options, a
-    fingerprint of the data, and the metrics of the best epoch. `export` describes an exported file
-    and is empty otherwise.
+    of another kind from those trained on; `None` if the model was not trained by effnet, if there
+    were too few validation images, or if the file does not output its features. `options`,
+    `dataset` and `metrics` record the training run: its options, a fingerprint of the data, and the
+    metrics of the best epoch. `export` describes an exported file and is empty otherwise.
     """
 
     variant: str

@@ -43,7 +43,7 @@ JSON_SUFFIX = ".json"
 MAX_EXPORT_JSON_BYTES = 64 * 2**20
 # In the JSON besides the card's fields: dtype, shape and meaning of the input and the output,
 # SHA-256 of the files by name, and the comparison with the source model.
-JSON_FIELDS = ("input", "output", "files", "check")
+JSON_FIELDS = ("input", "output", "features", "files", "check")
 
 
 def file_kind(path: Path) -> FileKind:

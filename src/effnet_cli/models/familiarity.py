@@ -39,7 +39,7 @@ class Familiarity:
     @property
     def num_features(self) -> int:
         """The number of features, D."""
-        return len(base64.b64decode(self.basis)) // self.directions
+        return int(_decode(self.basis, self.directions).shape[1])
 
     def measure(self, features: Features) -> Floats:
         """Return the familiarity of images, float64 [N] from 0 to 1, by their features [N,D].
@@ -57,8 +57,10 @@ class Familiarity:
             )
         lengths = np.linalg.norm(features, axis=1)
         inside = np.linalg.norm(features @ _decode(self.basis, self.directions).T, axis=1)
-        shares: Floats = inside.astype(np.float64) / np.maximum(lengths, np.finfo(np.float32).tiny)
-        return shares
+        shares = inside.astype(np.float64) / np.maximum(lengths, np.finfo(np.float32).tiny)
+        # the stored directions are only almost orthogonal
+        limited: Floats = np.minimum(shares, 1.0)
+        return limited
 
     def check(self) -> None:
         """Raise `ValueError` unless the values fit together."""

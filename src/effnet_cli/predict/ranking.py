@@ -61,10 +61,10 @@ def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
     """Create the ranking that `options` describe; raise `UsageError` if `unknown_below` is `auto`
     and the model has no threshold.
     """
-    is_auto = options.unknown_below == "auto"
-    threshold = card.unknown_below if options.unknown_below == "auto" else options.unknown_below
-    familiarity = card.familiarity if is_auto else None
-    if is_auto and threshold is None and familiarity is None:
+    threshold, familiarity = options.unknown_below, None
+    if threshold == "auto":
+        threshold, familiarity = card.unknown_below, card.familiarity
+    if options.unknown_below == "auto" and threshold is None and familiarity is None:
         raise UsageError(
             "--unknown-below auto requires a fine-tuned model that has a threshold.",
             "Pass a probability, such as --unknown-below 0.5.",
