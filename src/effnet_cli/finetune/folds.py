@@ -119,7 +119,7 @@ def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: in
     places, rows = np.unique(images, return_index=True)
     folds = assign_folds(labels, count, setup.options.seed)
     logits = np.empty((len(places), len(setup.dataset.classes)), np.float32)
-    for fold in range(count):
+    for fold in np.unique(folds[places]).tolist():  # with many folds, some have no image
         setup.reporter.progress("Cross-validating the classifier head", fold, count)
         is_held, kept = folds[places] == fold, torch.from_numpy(folds[images] != fold)
         part = replace(features, train=values[kept], labels=own[kept].long())

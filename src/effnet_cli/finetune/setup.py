@@ -42,6 +42,7 @@ from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize
 
 AUTO_VARIANT = "auto"
+STEM_AND_TOP = 2  # stages of `features` besides those of the architecture
 UNEVEN_SHARE = 0.5  # of the log frequencies, where classes are uneven
 
 
@@ -117,7 +118,7 @@ def set_up(
         started_at=started_at,
     )
     if is_auto:
-        names = processes.broadcast(_list_local_variants)
+        names = processes.broadcast(lambda: _list_local_variants(task.options.freeze))
         tasks = [_with_variant(task, name) for name in names]
         setups = (make_setup(one, _load_base(one, processes, SILENT)) for one in tasks)
         task = _with_variant(task, choose_variant(setups))
@@ -182,9 +183,16 @@ def _check_auto_variant(task: FinetuneTask) -> None:
         )
 
 
-def _list_local_variants() -> list[str]:
-    """Return the variants whose weights are on this machine, in ascending order of their cost."""
-    rows = [row for row in VARIANTS.values() if find_local_weights(row) is not None]
+def _list_local_variants(freeze: int) -> list[str]:
+    """Return the variants whose weights are on this machine and that have as many stages as will be
+    frozen, in ascending order of their cost.
+    """
+    fitting = [
+        row
+        for row in VARIANTS.values()
+        if freeze <= STEM_AND_TOP + len(row.architecture.family.blocks)
+    ]
+    rows = [row for row in fitting if find_local_weights(row) is not None]
     rows = rows or [find_variant(DEFAULT_VARIANT)]
     return [row.name for row in sorted(rows, key=lambda row: row.giga_multiply_adds)]
 
