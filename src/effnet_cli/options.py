@@ -217,7 +217,7 @@ class FinetuneOptions(Options):
     )
     final: Literal["best", "all"] = option(
         "best",
-        "all: afterwards, train again on all images, validation included, into RUN/all",
+        "Model to end with; all: also one trained on all images, validation included, in RUN/all",
     )
     balance: bool = option(False, "Treat all classes as equally frequent")
     patience: int | None = option(None, "Stop after N epochs without improvement", min=1)
