@@ -57,7 +57,7 @@ class TrainingState:
     are the finished epochs, `best` is the one in the model file, and `stale` counts those after it.
     `epochs` and `views` are how the full model is trained: its epochs and the fields of its
     `AugmentPolicy`; `trials` are the fields of the `ViewTrial`s it was chosen by. `is_over`:
-    it was not better than its start.
+    it was worse than its start.
     """
 
     epoch: int = 1

@@ -30,7 +30,8 @@ from effnet_cli.models.checkpoint import Arrays
 from effnet_cli.system.errors import EffnetError
 
 SAVE_SECONDS = 300  # between saves of the state within an epoch
-MIN_LOSS_GAIN = 1e-4  # of the log loss; less may be rounding
+# The learning rate is at its highest then: a model that is as good as the head will become better.
+PROBE_LOSS = 1.02  # times the head's log loss
 LOSS_SECONDS = 1.0  # between updates of the loss in the progress bar
 
 
@@ -143,13 +144,13 @@ class Trainer:
         return loss, (state.seen - seen_before) / (time.perf_counter() - started)
 
     def _gains(self, phase: Phase) -> bool:
-        """Return whether validation loss, which shows it early, is lower than the head's."""
+        """Return whether validation loss, which shows it early, is about the head's or lower."""
         outputs, val, best = phase.validate(), self._setup.dataset.val, self._state.best
         loss = phase.processes.broadcast(lambda: _calibrated_loss(val, *outputs))
-        if loss < best["loss"] - MIN_LOSS_GAIN:
+        if loss <= PROBE_LOSS * best["loss"]:
             return True
         self._setup.reporter.note(
-            f"Stopping: after {self._state.step} updates, the full model is not better than the "
+            f"Stopping: after {self._state.step} updates, the full model is worse than the "
             f"classifier head (log loss {loss:.3f}, head {best['loss']:.3f}). Use --epochs to "
             "train it nevertheless."
         )
