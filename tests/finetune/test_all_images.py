@@ -4,15 +4,17 @@ import csv
 import json
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from effnet_cli.finetune import final_model
-from effnet_cli.finetune.all_images import LastEpochTrainer
+from effnet_cli.finetune import final_model, run
+from effnet_cli.finetune.all_images import LastEpochTrainer, train_on_all
 from effnet_cli.finetune.phases import FullPhase
+from effnet_cli.finetune.records import AllImagesResult
+from effnet_cli.finetune.run_dir import TrainingState
+from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.finetune.signals import TrainingStopped
 from effnet_cli.models import checkpoint
 from effnet_cli.options import FinetuneOptions, ModelOptions
@@ -72,8 +74,16 @@ def test_second_model_has_seen_all_images(
         return load(phase, *arguments)
 
     monkeypatch.setattr(FullPhase, "load_batches", record)
+    before: list[bytes] = []
+
+    def train_again(setup: TrainingSetup, first: TrainingState) -> AllImagesResult:
+        before.append(setup.run_dir.model.read_bytes())
+        return train_on_all(setup, first)
+
+    monkeypatch.setattr(run, "train_on_all", train_again)
     reporter = RecordingReporter()
     ran = train(make_task(data, small, tmp_path / "run", options), reporter)
+    assert before == [ran.model], "the first model stays as it is"
     assert ran.all_images is not None
     folder = ran.folder / "all"
     assert ran.all_images.model == folder / "model.safetensors"
@@ -95,15 +105,6 @@ def test_second_model_has_seen_all_images(
     assert any("30 images" in note for note in reporter.notes)
     labels = [one.predictions[0].label for one in Classifier(folder).predict(str(data / "val"))]
     assert len(labels) == 12
-
-
-def test_first_model_is_that_of_a_run_without_a_second(
-    data: Path, small: ModelOptions, expected: FinishedRun, tmp_path: Path
-) -> None:
-    options = replace(FINAL, final="best")
-    plain = train(make_task(data, small, tmp_path / "plain", options))
-    assert all(np.array_equal(plain.tensors[name], one) for name, one in expected.tensors.items())
-    assert plain.all_images is None
 
 
 @pytest.mark.parametrize("stopped_after", [1, 6])
