@@ -1,5 +1,6 @@
 """`effnet finetune`."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,6 @@ from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.fields import long_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from effnet_cli.finetune.records import TrainingRecord
 
 # Options that only apply to the training of the full model.
@@ -57,12 +56,12 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
 
 
 def _describe(
-    records: "Iterator[TrainingRecord]",
+    records: Iterator["TrainingRecord"],
     task: FinetuneTask,
     outputs: FinetuneOutputs,
     *,
     out: Output,
-) -> "Iterator[TrainingRecord]":
+) -> Iterator["TrainingRecord"]:
     """Yield the same records. After a result, write the report, and say how to use the model."""
     from effnet_cli.finetune import formats
     from effnet_cli.finetune.records import AllImagesResult, TrainingResult

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.models.card import ModelCard
+from effnet_cli.models.familiarity import Features
 from effnet_cli.models.weights import Model
 from effnet_cli.options import Precision
 from effnet_cli.system.errors import UsageError
@@ -19,7 +20,6 @@ from effnet_cli.system.reporter import SILENT, Reporter
 
 Crops = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
-Features = npt.NDArray[np.float32]
 ScoresAre = Literal["logits", "probabilities"]
 Item = TypeVar("Item")
 

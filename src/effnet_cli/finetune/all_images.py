@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
+from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import Dataset, Subset
 from effnet_cli.datasets.saved_split import identify_run, save_split
 from effnet_cli.datasets.split import TRAIN, VAL
@@ -118,7 +119,7 @@ def _merge_splits(dataset: Dataset) -> Dataset:
     paths = [path for part in parts for path in part.paths]
     order = sorted(range(len(paths)), key=lambda index: (labels[index], paths[index]))
     train = Subset(
-        type(dataset.train.paths)(paths[index] for index in order),
+        Paths(paths[index] for index in order),
         labels[order],
         np.concatenate([part.failed for part in parts]),
     )

@@ -21,8 +21,6 @@ from effnet_cli.evaluate.metrics import fit_temperature, share_interval
 from effnet_cli.evaluate.predictions import Predictions
 from effnet_cli.evaluate.records import LabelledPrediction
 from effnet_cli.finetune.head_phase import HeadFeatures, HeadPhase
-from effnet_cli.finetune.inference import Floats
-from effnet_cli.finetune.loader import Indexes
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models.card import FOLDS_FILE_NAME
 from effnet_cli.system.errors import UsageError
@@ -111,6 +109,7 @@ def _summarise(rows: Sequence[Mapping[str, str]]) -> SavedFolds:
 
 
 def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: int) -> Predictions:
+    """Return predictions for the training images, then those of validation."""
     subsets, num_train = (setup.dataset.train, setup.dataset.val), len(setup.train)
     labels = np.concatenate([subset.labels for subset in subsets])
     images = np.concatenate([features.train_indexes, num_train + features.val_indexes])
@@ -126,7 +125,17 @@ def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: in
         phase = HeadPhase(setup, part)
         phase.train()
         logits[is_held] = phase.predict(values[rows[is_held]])
-    return _to_predictions(setup, places, logits)
+    return Predictions(
+        paths=[path for subset in subsets for path in subset.paths],
+        all_labels=labels,
+        classes=setup.dataset.classes,
+        places=places,
+        labels=labels[places],
+        predicted=logits.argmax(axis=1),
+        scores=logits,
+        probabilities=to_probabilities(logits, "logits", fit_temperature(logits, labels[places])),
+        errors={},
+    )
 
 
 def assign_folds(labels: Labels, count: int, seed: int) -> npt.NDArray[np.intp]:
@@ -136,27 +145,6 @@ def assign_folds(labels: Labels, count: int, seed: int) -> npt.NDArray[np.intp]:
     folds = np.empty(len(labels), np.intp)
     folds[order] = np.arange(len(labels)) % count
     return folds
-
-
-def _to_predictions(setup: TrainingSetup, places: Indexes, logits: Floats) -> Predictions:
-    """Describe the logits of the images at `places`, in the order of the training and validation
-    images.
-    """
-    subsets = setup.dataset.train, setup.dataset.val
-    labels = np.concatenate([subset.labels for subset in subsets])
-    paths = [path for subset in subsets for path in subset.paths]
-    temperature = fit_temperature(logits, labels[places])
-    return Predictions(
-        paths=paths,
-        all_labels=labels,
-        classes=setup.dataset.classes,
-        places=places,
-        labels=labels[places],
-        predicted=logits.argmax(axis=1),
-        scores=logits,
-        probabilities=to_probabilities(logits, "logits", temperature),
-        errors={},
-    )
 
 
 def _rows(found: Predictions, errors: Sequence[LabelledPrediction]) -> Iterator[Sequence[object]]:

@@ -10,10 +10,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from effnet_cli.engines.base import Crops, Engine, Features, ModelOutputs, Scores
+from effnet_cli.engines.base import Crops, Engine, ModelOutputs, Scores
 from effnet_cli.engines.registry import EnginePlan
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.images.sources import ImageSource
+from effnet_cli.models.familiarity import Features
 from effnet_cli.models.weights import Model
 from effnet_cli.system.errors import EffnetError, ImageError
 from effnet_cli.system.parallel import map_ordered, resolve_future, start_daemon
