@@ -166,10 +166,27 @@ class PredictTask(Options):
 
 
 @dataclass(frozen=True)
-class DatasetOptions(Options):
-    """How labelled images are read and split."""
+class LabelOptions(Options):
+    """Where the labels of images are: by default, the format and the columns are recognised."""
 
     section = "Data"
+
+    image_column: str | None = option(
+        None, "Column with the paths of images, if a table lists them", "NAME", shown="recognised"
+    )
+    label_column: str | None = option(None, "Column with the labels", "NAME", shown="recognised")
+    split_column: str | None = option(None, "Column with the splits", "NAME", shown="recognised")
+    label_pattern: str | None = option(
+        None,
+        "Take labels from paths below the folder: the group of this regular expression, or its "
+        "groups named label and split",
+        "REGEX",
+    )
+
+
+@dataclass(frozen=True)
+class DatasetOptions(LabelOptions):
+    """How labelled images are read and split."""
 
     val: Path | None = option(None, "Validation folder, if it has a nonstandard name", "DIR")
     val_fraction: float = option(
@@ -240,7 +257,7 @@ class FinetuneTask(Options):
 
     root: Path = argument(
         Path(),
-        "Folder with a folder per class, or with train/ and val/, or a CSV: path,label[,split]",
+        "Folder with a folder per class, or with train/ and val/, or a table of images and labels",
         "DATASET",
         shown="",
     )
@@ -299,7 +316,10 @@ class ExportTask(Options):
         None, "Output file or folder", "-o PATH", shown="MODEL.onnx, ...", section="Output"
     )
     calibrate: Path | None = option(
-        None, "Folder of representative images for calibration", "DIR", section="Export"
+        None,
+        "Representative images for calibration: a folder or a dataset",
+        "DIR",
+        section="Export",
     )
     check: Path | None = option(
         None,
@@ -325,7 +345,7 @@ class EvaluateTask(Options):
 
     root: Path = argument(
         REQUIRED,
-        "Folder with a folder per class, or with splits, or a CSV: path,label[,split]",
+        "Folder with a folder per class, or with splits, or a table of images and labels",
         "DATA",
     )
     model: ModelOptions = ModelOptions()
@@ -333,6 +353,7 @@ class EvaluateTask(Options):
     images: Annotated[ImageOptions, Only("fit", "exact_decode", "max_pixels")] = ImageOptions()
     options: Annotated[PredictOptions, Only("batch_size", "workers")] = PredictOptions()
     split: str | None = option(None, "Split to evaluate", "NAME", shown="test, else validation")
+    labels: LabelOptions = LabelOptions()
     compare: ModelOptions | None = option(
         None,
         "Second model file or variant to evaluate on the same images",

@@ -85,10 +85,12 @@ def test_csv_errors_name_their_lines() -> None:
     [
         (b"", "empty"),
         (b"path,label\n", "empty"),
-        (b"file,class\na,b\n", "missing_column"),
+        (b"a,b,c\nd,e,f\n", "missing_column"),
         (b"path,split\na,train\n", "missing_column"),
         (b'path,label\n"a,b\n', "bad_csv"),
-        ("path,label\n".encode("utf-16"), "not_csv"),
+        ("path,label\n".encode("utf-16"), "empty"),
+        (b"\0path,label\n", "not_csv"),
+        (b"label,pixel0,pixel1\n3,0,255\n", "pixels"),
     ],
 )
 def test_invalid_csv_is_refused(content: bytes, kind: str) -> None:

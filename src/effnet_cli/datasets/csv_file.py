@@ -1,19 +1,27 @@
-"""Datasets as a CSV file with the columns path, label and optionally split."""
+"""Tables in CSV files: any usual separator and encoding, with or without a line of names."""
 
+import codecs
 import csv
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from effnet_cli.datasets.findings import error, note
-from effnet_cli.datasets.listing import LabelledFile, LayoutError, Source
-from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TRAIN
+from effnet_cli.datasets.columns import IMAGE_NAMES, LABEL_NAMES, Cell, normalize_name
+from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.table import Table
+from effnet_cli.images.finder import is_image_name
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
-from effnet_cli.options import DatasetOptions
 
-DELIMITERS = ",;\t"
-HEADER_HINT = "The first line must be path,label or path,label,split."
+DELIMITERS = ",;\t|"
+CSV_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".psv")
+ENCODING_BY_BOM = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # Names keep bytes that are not valid UTF-8.
 CSV_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
 
@@ -28,105 +36,86 @@ def encode_path(path: str) -> str:
     return os.fsencode(path).decode(errors="surrogateescape")
 
 
-@dataclass(slots=True, kw_only=True)
-class CsvSource(Source):
-    """A dataset in a CSV file. `rows` has (label, path) by split, relative to `folder`."""
+def open_csv(file: Path) -> Table:
+    """Open a CSV file.
 
-    counted = (
-        (error, "unknown_split", "row", "with an unknown split.", "Use train, val or test."),
-        (error, "empty_label", "row", "without a label.", "Add the name of the class."),
-        (error, "empty_path", "row", "without a path.", "Add the path of the image."),
-        (note, "listed_twice", "row", "skipped: the file is already listed.", ""),
-    )
-    folder: Path
-    rows: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
-
-    def add(self, cells: dict[str, str], line: str) -> None:
-        """Add a row, or count what is wrong with it."""
-        path, label = cells.get("path", ""), cells.get("label", "")
-        name = cells.get("split", "") if self.has_splits else SPLITS[TRAIN]
-        split = SPLIT_BY_NAME.get(name.strip().lower())
-        if split is None:
-            self.counters["unknown_split"].add(f"{line} ({name!r})")
-        if not label:
-            self.counters["empty_label"].add(line)
-        if not path:
-            self.counters["empty_path"].add(line)
-        if split is not None and label and path:
-            path = decode_path(path)
-            self.rows.setdefault(split, []).append((label, path))
-            self.splits.add(split)
-
-    def read(self, split: int) -> tuple[list[str], list[LabelledFile]]:
-        files: dict[tuple[str, str], LabelledFile] = {}
-        for label, name in sorted(self.rows.get(split, [])):
-            path = str(self.folder / name)
-            identity = (label, _resolve(path))
-            if identity in files:
-                self.counters["listed_twice"].add(path)
-            else:
-                files[identity] = LabelledFile(path, label)
-        return sorted({label for label, _ in files}), list(files.values())
-
-
-def _resolve(path: str) -> str:
+    Raises:
+        LayoutError: it cannot be read, is empty, or is no CSV file.
+    """
+    text = CSV_TEXT | _find_encoding(file)
     try:
-        return os.path.realpath(path)
-    except ValueError:  # a NUL byte in the name
-        return path
-
-
-def open_csv(file: Path, options: DatasetOptions | None) -> CsvSource:
-    """Read the rows of a CSV file."""
-    name = repr(str(file))
-    if options is not None and options.val is not None:
-        message = f"--val {str(options.val)!r} requires a folder, but {name} is a CSV file."
-        hint = "Mark the validation rows with val in a column named split."
-        raise LayoutError("val_of_csv", message, hint)
-    _check_is_text(file)
-    try:
-        with file.open(**CSV_TEXT) as lines:
+        with file.open(**text) as lines:
             header = lines.readline()
-            lines.seek(0)
-            delimiter = max(DELIMITERS, key=header.count)
-            return _parse(csv.reader(lines, delimiter=delimiter, strict=True), file)
-    except csv.Error as fault:
-        message = f"{name} is not a valid CSV file: {fault}."
-        raise LayoutError("bad_csv", message, "Export it again.") from fault
-    except OSError as fault:
-        message = f"Cannot read {name}: {fault.strerror}."
-        raise LayoutError("unreadable", message, "Check its permissions.") from fault
+    except (OSError, UnicodeError) as fault:
+        raise _cannot_read(file, fault) from fault
+    delimiter = max(DELIMITERS, key=header.count)
+    # 'path, "label"' is quoted only if the space is not part of the cell
+    has_spaces = delimiter != "\t" and f"{delimiter} " in header
+    format_: dict[str, Any] = {
+        "delimiter": delimiter,
+        "skipinitialspace": has_spaces,
+        "strict": True,
+    }
+
+    def read(skip: int) -> Iterator[tuple[int, Sequence[Cell]]]:
+        try:
+            with file.open(**text) as lines:
+                reader = csv.reader(lines, **format_)
+                for cells in islice(reader, skip, None):
+                    if cells:
+                        yield reader.line_num, cells
+        except csv.Error as fault:
+            message = f"{str(file)!r} is not a valid CSV file: {fault}."
+            raise LayoutError("bad_csv", message, "Export it again.") from fault
+        except (OSError, UnicodeError) as fault:
+            raise _cannot_read(file, fault) from fault
+
+    first = next(read(0), (0, ()))[1]
+    if not any(map(str.strip, map(str, first))):
+        message = f"{str(file)!r} is empty."
+        raise LayoutError("empty", message, "Add a line path,label and a line for each image.")
+    has_names = not _is_row(first)
+    names = [str(cell).strip() for cell in first]
+    columns = names if has_names else [f"column {place}" for place in range(1, len(first) + 1)]
+    return Table(file, "a CSV file", file.parent, columns, read=lambda: read(int(has_names)))
 
 
-def _check_is_text(file: Path) -> None:
-    hint = "Use a folder or a CSV file in UTF-8."
+def _is_row(cells: Sequence[Cell]) -> bool:
+    """Return whether the first line has an image instead of the names of columns."""
+    names = {normalize_name(str(cell)) for cell in cells}
+    if names & {*IMAGE_NAMES, *LABEL_NAMES}:
+        return False
+    return any(is_image_name(str(cell).strip()) for cell in cells)
+
+
+def _find_encoding(file: Path) -> dict[str, str]:
+    """Return what differs from UTF-8; refuse what is no text."""
+    hint = "Use a folder or a table: CSV, JSON, JSON lines or Parquet."
     if not file.is_file():  # reading a pipe or a device may never end
         message = f"{str(file)!r} is neither a folder nor a file."
         raise LayoutError("not_a_file", message, hint)
-    with file.open("rb") as start:
-        head = start.read(HEAD_BYTES)
+    try:
+        with file.open("rb") as start:
+            head = start.read(HEAD_BYTES)
+    except OSError as fault:
+        raise _cannot_read(file, fault) from fault
+    for mark, name in ENCODING_BY_BOM.items():
+        if head.startswith(mark):
+            return {"encoding": name, "errors": "strict"}
     content = sniff(head, str(file))
     if content is not None or b"\0" in head:
         what = content.description if content else "binary or UTF-16 data"
         raise LayoutError("not_csv", f"{str(file)!r} is {what}, not a CSV file.", hint)
+    return {}
 
 
-def _parse(reader: Any, file: Path) -> CsvSource:
-    header = [name.strip().casefold() for name in next(reader, [])]
-    if not any(header):
-        raise LayoutError("empty", f"{str(file)!r} is empty.", HEADER_HINT)
-    missing = [name for name in ("path", "label") if name not in header]
-    if missing:
+def _cannot_read(file: Path, fault: OSError | UnicodeError) -> LayoutError:
+    if isinstance(fault, UnicodeError):
         message = (
-            f"{str(file)!r} is missing the column{'s' * (len(missing) > 1)} {', '.join(missing)}."
+            f"{str(file)!r} is not valid {fault.encoding}."
+            if isinstance(fault, UnicodeDecodeError)
+            else f"{str(file)!r} is not valid text."
         )
-        raise LayoutError("missing_column", message, HEADER_HINT)
-    has_splits = "split" in header
-    layout = f"a CSV file{' with a split column' * has_splits}"
-    source = CsvSource(layout=layout, has_splits=has_splits, splits=set(), folder=file.parent)
-    for cells in reader:
-        if cells:
-            source.add(dict(zip(header, cells, strict=False)), f"line {reader.line_num}")
-    if not source.rows and not source.counters:
-        raise LayoutError("empty", f"{str(file)!r} has no rows.", "Add a line for each image.")
-    return source
+        return LayoutError("bad_csv", message, "Save it as UTF-8.")
+    message = f"Cannot read {str(file)!r}: {fault.strerror}."
+    return LayoutError("unreadable", message, "Check its permissions.")

@@ -1,26 +1,34 @@
 """Datasets as folders: one per class, optionally inside one per split."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_cli.datasets.findings import note, warning
+from effnet_cli.datasets.image_paths import TABLE_FOLDERS
 from effnet_cli.datasets.layout import (
     FolderContents,
+    check_are_classes,
     enclosing_folders,
+    find_classes,
     find_splits,
     list_folder,
     no_classes,
 )
 from effnet_cli.datasets.listing import LabelledFile, LayoutError, Source
-from effnet_cli.datasets.split import SPLITS, TRAIN, VAL
+from effnet_cli.datasets.other_formats import check_folder, find_other_files
+from effnet_cli.datasets.pattern import open_pattern
+from effnet_cli.datasets.split import SPLITS, TRAIN, VAL, is_unused
+from effnet_cli.datasets.table_files import find_tables, open_tables_beside
 from effnet_cli.images.finder import Finder, SkipReason, identify_folder
-from effnet_cli.options import DatasetOptions
+from effnet_cli.options import DatasetOptions, LabelOptions
 from effnet_cli.system.text import quote_names
 
 MOVE = "Move each into the folder of its class."
 UNLINK = "Delete the links that point back."
 RENAME = "If these are class folders, rename the split folders."
+KEEP = "If it is a class, add --label-pattern '([^/]+)/[^/]+$'."
 KIND_OF_SKIP: dict[SkipReason, str] = {
     "ignored": "system_files",
     "not_image": "not_images",
@@ -34,6 +42,7 @@ class FolderSource(Source):
 
     counted = (
         (warning, "not_used", "folder", "beside the splits not used.", RENAME),
+        (warning, "no_labels", "folder", "of unlabelled images not used.", KEEP),
         (warning, "no_class", "image", "outside the class folders skipped.", MOVE),
         (note, "system_files", "hidden or system file", "ignored.", ""),
         (note, "not_images", "file", "skipped: not an image.", ""),
@@ -47,7 +56,12 @@ class FolderSource(Source):
         contents = list_folder(base)
         self.count(contents)
         others = {folder.resolve() for folder in self.bases.values() if folder != base}
-        classes = [name for name in contents.folders if (base / name).resolve() not in others]
+        classes = []
+        for name in contents.folders:
+            if is_unused(name):
+                self.counters["no_labels"].add(str(base / name))
+            elif (base / name).resolve() not in others:
+                classes.append(name)
         if split == TRAIN and not classes:
             raise no_classes(contents)
         return classes, [file for name in classes for file in self._find(base / name)]
@@ -71,17 +85,54 @@ class FolderSource(Source):
         self.counters[KIND_OF_SKIP[reason]].add(path)
 
 
-def open_folder(root: Path, options: DatasetOptions | None) -> FolderSource:
-    """Open a folder of class folders or of splits."""
+def open_folder(root: Path, options: LabelOptions) -> Source:
+    """Open a folder of class folders, of splits, or of images with a table.
+
+    Raises:
+        LayoutError: it is none of these, or could be read in several ways.
+    """
+    if options.label_pattern is not None:
+        return open_pattern(root, options.label_pattern)
+    check_folder(root)
     top = find_splits(root)
-    has_splits = top.has_train() or top.has_only_splits()
-    names = top.splits() if has_splits else {}
-    bases = {split: top.path / names[split][0] for split in names} or {TRAIN: top.path}
-    if options is not None:
+    names = top.splits()
+    bases = {split: find_classes(top.path / found[0]) for split, found in names.items()}
+    first = list_folder(bases.get(TRAIN, next(iter(bases.values()), top.path)))
+    table = _open_table(top.path, bases, first, options)
+    if table is not None:
+        return table
+    if not names:
+        check_are_classes(first)
+    if isinstance(options, DatasetOptions):
         if options.val is not None:
-            bases[VAL] = _find_val(top.path, options.val)
+            bases = {TRAIN: top.path} | bases | {VAL: _find_val(top.path, options.val)}
             names.pop(VAL, None)
         _check_candidates(names)
+    return _open_folders(root, top, bases or {TRAIN: top.path}, has_splits=bool(top.splits()))
+
+
+def _open_table(
+    root: Path, bases: Mapping[int, Path], first: FolderContents, options: LabelOptions
+) -> Source | None:
+    """Open the table of a dataset whose folders are no classes, or of which columns are named."""
+    is_named = any((options.image_column, options.label_column, options.split_column))
+    names = (name for name in first.folders if name.lower() not in TABLE_FOLDERS)
+    classes = {re.sub(r"\d+", "", name) for name in names if not is_unused(name)}
+    if len(classes) > 1 and not is_named:  # `images_1` and `images_2` are no classes
+        return None
+    is_needed = not classes or is_named
+    table = open_tables_beside(root, bases, options, is_needed=is_needed)
+    if table is None and is_named:
+        message = f"{str(root)!r} has no table of images and labels."
+        raise LayoutError(
+            "no_table", message, "Pass the table itself, or omit the names of columns."
+        )
+    return table
+
+
+def _open_folders(
+    root: Path, top: FolderContents, bases: dict[int, Path], *, has_splits: bool
+) -> FolderSource:
     folders = [f"{bases[split].name}/" for split in sorted(bases)]
     layout = " and ".join(folders)
     if not has_splits:
@@ -89,9 +140,15 @@ def open_folder(root: Path, options: DatasetOptions | None) -> FolderSource:
     source = FolderSource(layout=layout, has_splits=has_splits, splits=set(bases), bases=bases)
     if top.path != root:
         source.notes.append(note("parent", f"Using the splits in {str(top.path)!r}."))
+    beside = [path.name for path in (*find_tables(top.path), *find_other_files(top.path))]
+    if beside:
+        message = f"Labels are the names of folders; not used: {quote_names(beside)}."
+        hint = f"To use a file instead, pass it: {str(top.path / beside[0])!r}."
+        source.notes.append(warning("unused_files", message, hint))
     if has_splits:
         source.count(top)
         used = {path.resolve() for path in bases.values()}
+        used |= {path.parent.resolve() for path in bases.values() if path.parent != top.path}
         for folder in map(top.path.joinpath, top.folders):
             if folder.resolve() not in used:
                 source.counters["not_used"].add(str(folder))

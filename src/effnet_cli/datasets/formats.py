@@ -3,21 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from effnet_cli.datasets.csv_file import open_csv
+from effnet_cli.datasets.archive_file import is_archive, open_archive_file
 from effnet_cli.datasets.folders import open_folder
 from effnet_cli.datasets.listing import LayoutError, Source
-from effnet_cli.options import DatasetOptions
+from effnet_cli.datasets.table_files import open_table_file
+from effnet_cli.options import LabelOptions
 
-# For each format: whether it accepts a root, and how to open it. Only training, which reads all
-# splits, passes options.
-FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, DatasetOptions | None], Source]], ...]
+# For each format: whether it accepts a root, and how to open it. Tables have formats of their own.
+FORMATS: tuple[tuple[Callable[[Path], bool], Callable[[Path, LabelOptions], Source]], ...]
 FORMATS = (
     (Path.is_dir, open_folder),
-    (Path.exists, open_csv),
+    (is_archive, open_archive_file),
+    (Path.exists, open_table_file),
 )
 
 
-def open_source(root: Path, options: DatasetOptions | None = None) -> Source:
+def open_source(root: Path, options: LabelOptions = LabelOptions()) -> Source:
     """Open the dataset at `root` with the first format that accepts it.
 
     Raises:

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from effnet_cli.datasets.findings import FINDING_EXAMPLES
 from effnet_cli.datasets.listing import FileList
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
-from effnet_cli.images.sources import cannot_read
+from effnet_cli.images.sources import cannot_read, open_regular_file
 from effnet_cli.models.variants import HALF
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
@@ -121,17 +120,17 @@ def hash_file(path: str) -> bytes:
     Raises:
         ImageError: the file cannot be read.
     """
-    try:
-        with Path(path).open("rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as fault:
-        raise cannot_read(fault) from fault
+    with open_regular_file(path) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]  # it has readinto
+        except OSError as fault:
+            raise cannot_read(fault) from fault
 
 
 def _measure_shorter_side(path: str, image: Image.Image) -> int:
     """Return the stored image's shorter side: `image` may be a JPEG decoded at a smaller scale."""
     shorter = min(image.size)
     if shorter >= MAYBE_SCALED_PX:  # other formats raise at once: they are never scaled
-        with suppress(Exception), Image.open(path, formats=SCALED_FORMATS) as stored:
-            shorter = min(stored.size)
+        with suppress(Exception), open_regular_file(path) as file:
+            shorter = min(Image.open(file, formats=SCALED_FORMATS).size)
     return shorter

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.formats import open_source
-from effnet_cli.datasets.listing import LayoutError, Source
+from effnet_cli.datasets.listing import LayoutError, Source, read_files
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
+from effnet_cli.options import LabelOptions
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import quote_names
 
@@ -30,9 +31,13 @@ class LabelledImages:
 
 
 def load_labelled(
-    root: Path, split: str | None = None, *, is_optional: bool = False
+    root: Path,
+    split: str | None = None,
+    options: LabelOptions = LabelOptions(),
+    *,
+    is_optional: bool = False,
 ) -> LabelledImages:
-    """Load the labelled images of a dataset.
+    """Load the labelled images of a dataset; `options` say where the labels are.
 
     `split` is the name of a split. `None` reads test, else validation, else training, which is all
     images in a dataset without splits. With `is_optional`, training images are also read if there
@@ -42,24 +47,24 @@ def load_labelled(
         UsageError: the dataset cannot be read, or lacks the split or images.
     """
     try:
-        source = open_source(root)
+        source = open_source(root, options)
         chosen = _choose_split(source, split, str(root), is_optional=is_optional)
-        _, files = source.read(chosen)
+        files = read_files(source, chosen)
     except LayoutError as fault:
         raise UsageError(fault.finding.message, fault.finding.hint) from fault
     for finding in source.findings():
         if finding.level == "error":
             raise UsageError("\n".join([finding.message, *finding.paths]), finding.hint)
-    if not files:
+    if not len(files.paths):
         raise UsageError(f"No images found in {str(root)!r}.", "Use another folder.")
-    classes = tuple(sorted({file.label for file in files}))
-    indexes = {name: index for index, name in enumerate(classes)}
+    used = {files.classes[label] for label in np.unique(files.labels)}
+    files = files.select(sorted(used))
     return LabelledImages(
         root=str(root),
         split=SPLITS[chosen] if source.has_splits else None,
-        classes=classes,
-        paths=Paths(file.path for file in files),
-        labels=np.array([indexes[file.label] for file in files], dtype=np.int32),
+        classes=tuple(files.classes),
+        paths=files.paths,
+        labels=files.labels,
     )
 
 

@@ -1,12 +1,14 @@
 """Which folders are splits, and which are classes."""
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from effnet_cli.datasets.findings import Counters
 from effnet_cli.datasets.listing import LayoutError
-from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN
+from effnet_cli.datasets.pattern import suggest_pattern
+from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN, parse_siblings, parse_split
 from effnet_cli.images.finder import (
     Identity,
     identify_folder,
@@ -14,10 +16,17 @@ from effnet_cli.images.finder import (
     is_image_content,
     is_image_name,
 )
-from effnet_cli.system.text import pluralize
+from effnet_cli.system.text import pluralize, quote_names
 
 CLASSES_EXAMPLE = "Create one folder per class, e.g. {0}/cat/1.jpg and {0}/dog/2.jpg"
 SPLITS_EXAMPLE = ", or {0}/train/cat/1.jpg and {0}/val/cat/2.jpg"
+SPLITS_OR_CLASSES = (
+    "Name splits train, val and test; if they are classes, add --label-pattern '^([^/]+)/'."
+)
+INNER_OR_OUTER = (
+    "Add --label-pattern '([^/]+)/[^/]+$' for the inner folders as classes, or '^([^/]+)/' for the "
+    "outer ones."
+)
 CSV_EXAMPLE = "; or list them in a CSV file with the columns path and label."
 
 
@@ -30,26 +39,29 @@ class FolderContents:
     counters: Counters = field(default_factory=Counters)
 
     def splits(self) -> dict[int, list[str]]:
-        """Return the subfolders that are named like a split, by the index of the split."""
-        found: dict[int, list[str]] = {}
-        for name in self.folders:
-            if (split := SPLIT_BY_NAME.get(name.lower())) is not None:
-                found.setdefault(split, []).append(name)
-        return found
+        """Return the subfolders that are splits, by the index of the split; none if they are
+        classes.
+        """
+        if {name.lower() for name in self.folders} <= SPLIT_BY_NAME.keys() or self._has_train():
+            return _by_split({name: SPLIT_BY_NAME.get(name.lower()) for name in self.folders})
+        return _by_split(parse_siblings(self.folders) or {})
 
-    def has_only_splits(self) -> bool:
-        return bool(self.folders) and {n.lower() for n in self.folders} <= SPLIT_BY_NAME.keys()
-
-    def has_train(self) -> bool:
+    def _has_train(self) -> bool:
         """Return whether a subfolder named train is a split, and not a class of railway trains."""
-        train = self.splits().get(TRAIN, [])
-        if not train or self.has_only_splits():
-            return bool(train)
-        return not any(list_folder(self.path / name).num_images for name in train)
+        train = [name for name in self.folders if SPLIT_BY_NAME.get(name.lower()) == TRAIN]
+        return bool(train) and not any(list_folder(self.path / name).num_images for name in train)
 
     @property
     def num_images(self) -> int:
         return self.counters["no_class"].count
+
+
+def _by_split(splits: dict[str, int | None]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for name, split in splits.items():
+        if split is not None:
+            found.setdefault(split, []).append(name)
+    return found
 
 
 def list_folder(folder: Path) -> FolderContents:
@@ -91,13 +103,61 @@ def find_splits(root: Path) -> FolderContents:
     """Find the folder of the splits: `root`, or one below it if each level has a single folder."""
     first = contents = list_folder(root)
     seen = {identify_folder(root)}
-    while len(contents.folders) == 1 and not contents.num_images and not contents.has_train():
+    while len(contents.folders) == 1 and not contents.num_images and not contents.splits():
         below = contents.path / contents.folders[0]
         if identify_folder(below) in seen:
             break
         seen.add(identify_folder(below))
         contents = list_folder(below)
-    return contents if contents.has_train() else first
+    return contents if TRAIN in contents.splits() else first
+
+
+def find_classes(split: Path) -> Path:
+    """Return the folder of a split's class folders: `train/train` if that is all there is in
+    `train`, as some archives unpack.
+    """
+    contents = list_folder(split)
+    is_doubled = contents.folders == [split.name] and not contents.num_images
+    return split / split.name if is_doubled else split
+
+
+def check_are_classes(contents: FolderContents) -> None:
+    """Refuse folders that are more likely splits or sites than classes.
+
+    Raises:
+        LayoutError: two are named like splits, or all of them have the same subfolders.
+    """
+    named = [name for name in contents.folders if parse_split(name) is not None]
+    if len(named) > 1:
+        message = f"{quote_names(named)} in {str(contents.path)!r} look like splits, not classes."
+        raise LayoutError("looks_like_splits", message, SPLITS_OR_CLASSES)
+    shared = _find_shared_folders(contents)
+    if len(shared) > 1:
+        message = (
+            f"{quote_names(contents.folders)} in {str(contents.path)!r} all have the same folders, "
+            f"{quote_names(shared)}: these could be the classes."
+        )
+        raise LayoutError("looks_like_splits", message, INNER_OR_OUTER)
+
+
+def _find_shared_folders(contents: FolderContents) -> list[str]:
+    """Return the names of the subfolders if they are the same in each of several folders."""
+    if len(contents.folders) < 2:
+        return []
+    shared: list[str] = []
+    for place, name in enumerate(contents.folders):
+        with os.scandir(contents.path / name) as entries:
+            inner = sorted(
+                one.name for one in entries if _is_folder(one) and not is_ignored(one.name)
+            )
+        if not inner or (place and inner != shared):
+            return []
+        shared = inner
+    return shared
+
+
+def _list_names(contents: FolderContents) -> list[str]:
+    return sorted(path.name for path in contents.path.iterdir())
 
 
 def no_classes(contents: FolderContents) -> LayoutError:
@@ -111,4 +171,9 @@ def no_classes(contents: FolderContents) -> LayoutError:
         message = f"{count} directly in {folder!r}, instead of in class folders."
     examples = contents.counters["no_class"].examples
     hint = example.format(folder) + CSV_EXAMPLE
+    suggested = suggest_pattern([name for name in _list_names(contents) if is_image_name(name)])
+    if suggested is not None:
+        pattern, labels = suggested
+        message += f" Their names suggest the classes {quote_names(labels)}."
+        hint = f"If so, pass {shlex.quote(folder)} with --label-pattern {shlex.quote(pattern)}"
     return LayoutError("no_classes", message, hint, paths=examples)

@@ -1,7 +1,9 @@
 """Turn a source of labelled files, in any format, into one list of files."""
 
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -30,6 +32,45 @@ class LabelledFile(NamedTuple):
     error: ImageError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Labelled files: `labels` [N] are indexes into `classes`, of which some may have no file.
+
+    `faults` has the errors of entries that are not regular files, by index.
+    """
+
+    classes: Sequence[str]
+    paths: Paths
+    labels: npt.NDArray[np.int32]
+    faults: dict[int, ImageError]
+
+    def find_unknown(self, classes: Sequence[str]) -> list[str]:
+        """Return the classes of these files that are not among `classes`, in order."""
+        return sorted({self.classes[label] for label in np.unique(self.labels)}.difference(classes))
+
+    def select(self, classes: Sequence[str]) -> "Files":
+        """Return the files of `classes`, numbered by these."""
+        if list(classes) == list(self.classes):
+            return self
+        indexes = {name: index for index, name in enumerate(classes)}
+        numbers = np.array([indexes.get(name, -1) for name in self.classes], dtype=np.int32)
+        labels = numbers[self.labels]
+        kept = np.flatnonzero(labels >= 0)
+        places = {int(old): new for new, old in enumerate(kept)} if self.faults else {}
+        faults = {places[old]: fault for old, fault in self.faults.items() if old in places}
+        return Files(classes, self.paths.take(kept), labels[kept], faults=faults)
+
+    def extend(self, other: "Files") -> "Files":
+        """Return these files and `other` files of the same classes."""
+        faults = {len(self.paths) + index: fault for index, fault in other.faults.items()}
+        return Files(
+            self.classes,
+            self.paths + other.paths,
+            np.concatenate([self.labels, other.labels]),
+            faults=self.faults | faults,
+        )
+
+
 # A finding about counted items: level, kind, noun, what follows it, hint.
 CountedFinding = tuple[Callable[..., Finding], str, str, str, str]
 
@@ -48,7 +89,7 @@ class Source:
     notes: list[Finding] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
 
-    def read(self, split: int) -> tuple[list[str], list[LabelledFile]]:
+    def read(self, split: int) -> tuple[list[str], Iterable[LabelledFile]]:
         """Return the classes of a split, including those without files, and its files.
 
         Raises:
@@ -64,6 +105,26 @@ class Source:
             if count:
                 message = f"{pluralize(count, noun)} {what}"
                 yield make(kind, message, hint, count=count, paths=tuple(examples))
+
+
+def read_files(source: Source, split: int) -> Files:
+    """Read a split. Its files are not kept as objects, since there may be millions.
+
+    Raises:
+        LayoutError: the files cannot be listed.
+    """
+    classes, files = source.read(split)
+    indexes = {name: index for index, name in enumerate(classes)}
+    labels, faults = array("i"), {}
+
+    def take(file: LabelledFile) -> str:
+        if file.error is not None:
+            faults[len(labels)] = file.error
+        labels.append(indexes[file.label])
+        return file.path
+
+    paths = Paths(map(take, files))
+    return Files(classes, paths, np.array(labels, dtype=np.int32), faults=faults)
 
 
 @dataclass(slots=True)
@@ -94,27 +155,28 @@ def list_files(source: Source, *, skip_empty: bool) -> FileList:
         names = quote_names([SPLITS[split] for split in sorted(source.splits)])
         hint = "Name the split of the training images 'train'."
         raise LayoutError("no_train", f"The dataset has no 'train' split, only {names}.", hint)
-    all_classes, train = source.read(TRAIN)
-    filled = {file.label for file in train}
-    classes = [name for name in all_classes if name in filled or not skip_empty]
-    indexes = {name: index for index, name in enumerate(classes)}
-    findings = [*_empty_classes([n for n in all_classes if n not in filled], skip_empty)]
-    files = [(TRAIN, file) for file in train]
+    train = read_files(source, TRAIN)
+    is_filled = np.bincount(train.labels, minlength=len(train.classes)) > 0
+    empty = [name for name, filled in zip(train.classes, is_filled, strict=True) if not filled]
+    classes = [name for name in train.classes if not skip_empty or name not in set(empty)]
+    findings = [*_empty_classes(empty, skip_empty)]
+    parts, splits = [train.select(classes)], [TRAIN]
     for split in sorted(source.splits - {TRAIN}):
-        held_out = source.read(split)[1]
-        unknown = {file.label for file in held_out}.difference(all_classes)
-        findings += _unknown_classes(sorted(unknown), SPLITS[split])
-        files += [(split, file) for file in held_out if file.label in indexes]
+        held_out = read_files(source, split)
+        findings += _unknown_classes(held_out.find_unknown(train.classes), SPLITS[split])
+        parts.append(held_out.select(classes))
+        splits.append(split)
     is_automatic = VAL not in source.splits
+    files = reduce(Files.extend, parts)
     return FileList(
         layout=f"{source.layout}{', validation split off automatically' * is_automatic}",
         classes=classes,
-        paths=Paths(file.path for _, file in files),
-        labels=np.array([indexes[file.label] for _, file in files], dtype=np.int32),
-        splits=np.array([split for split, _ in files], dtype=np.int8),
+        paths=files.paths,
+        labels=files.labels,
+        splits=np.repeat(np.array(splits, np.int8), [len(part.paths) for part in parts]),
         is_automatic=is_automatic,
         findings=[*source.findings(), *findings],
-        faults={index: file.error for index, (_, file) in enumerate(files) if file.error},
+        faults=files.faults,
     )
 
 

@@ -39,6 +39,13 @@ class Paths(Sequence[str]):
         position = range(len(self))[index]
         return self._blob[self._offsets[position] : self._offsets[position + 1]]
 
+    def __add__(self, other: "Paths") -> "Paths":
+        joined = Paths()
+        joined._blob = self._blob + other._blob
+        shifted = other._offsets[1:] + self._offsets[-1]
+        joined._offsets = np.concatenate([self._offsets, shifted])
+        return joined
+
     def take(self, indexes: Iterable[int] | npt.NDArray[np.intp]) -> "Paths":
         """Return the paths at `indexes`."""
         return Paths(self[int(index)] for index in indexes)

@@ -334,7 +334,7 @@ def _absolute(path: str) -> str:
 def _hash_content(path: str) -> bytes:
     """Return the SHA-256 of a file's bytes; empty if it is unreadable or not a regular file."""
     with suppress(ImageError):
-        return hash_file(path) if Path(path).is_file() else b""
+        return hash_file(path)
     return b""
 
 

@@ -1,6 +1,8 @@
 """The names of splits, and the automatic split, which depends only on contents and seed."""
 
 import hashlib
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +15,52 @@ SPLIT_BY_NAME = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), VAL),
     **dict.fromkeys(("test", "testing"), TEST),
 }
+# How other tools name them besides: `Training Data`, `train_images`, `test1`, `PrivateTest`.
+OTHER_NAMES = {"trn": TRAIN, "tst": TEST, "validate": VAL, "publictest": VAL, "privatetest": TEST}
+UNUSED_NAMES = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "unsup"))
+FILLERS = frozenset(("data", "dataset", "set", "split", "folder", "images", "image", "imgs", "img"))
+Words = tuple[str, ...]
+
+
+def parse_split(name: str) -> int | None:
+    """Return the split that a name of another tool means; `None` if it means none."""
+    known = {**SPLIT_BY_NAME, **OTHER_NAMES}
+    whole = name.strip().lower()
+    if whole in known:
+        return known[whole]
+    words = _split_words(name)
+    return known.get(words[0]) if len(words) == 1 else None
+
+
+def parse_siblings(names: Sequence[str]) -> dict[str, int | None] | None:
+    """Return the split that each name means, or `None` for one that is not to be used, if all of
+    them are names of splits, perhaps with a word in common (`seg_train`, `seg_test`).
+    """
+    words = [_split_words(name) for name in names]
+    shared = {one[:1] for one in words} if len(words) > 1 else set()
+    if len(shared) == 1:
+        words = [one[1:] for one in words]
+    found: dict[str, int | None] = {}
+    for name, rest in zip(names, words, strict=True):
+        split = parse_split(" ".join(rest)) if rest else None
+        if split is None and is_unused(" ".join(rest)):
+            found[name] = None
+        elif split is None:
+            return None
+        else:
+            found[name] = split
+    return found if any(split is not None for split in found.values()) else None
+
+
+def is_unused(name: str) -> bool:
+    """Return whether a folder of this name holds images without labels."""
+    words = set(_split_words(name))
+    return bool(words) and words <= UNUSED_NAMES
+
+
+def _split_words(name: str) -> Words:
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    return tuple(word for word in map(str.lower, words) if word not in FILLERS)
 
 
 def choose_validation(

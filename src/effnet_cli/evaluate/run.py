@@ -78,7 +78,7 @@ def _choose_images(
     """Load the images of `task.split`, which the dataset or the models define; by default, all that
     the models were not trained on.
     """
-    data = load_labelled(task.root, task.split, is_optional=True)
+    data = load_labelled(task.root, task.split, task.labels, is_optional=True)
     wanted = None if task.split is None else SPLIT_BY_NAME.get(task.split.lower())
     is_own = data.split is not None and wanted == SPLIT_BY_NAME[data.split]
     if wanted != TRAIN or not is_own:

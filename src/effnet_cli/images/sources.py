@@ -38,7 +38,8 @@ KIND_NAMES = {
 
 @contextmanager
 def open_regular_file(source: Path | str | bytes) -> Iterator[BinaryIO]:
-    """Open a readable, seekable file. Refuse other kinds of files: reading them can hang.
+    """Open a readable, seekable file, which may be in an archive. Refuse what else a path may be:
+    reading it can hang.
 
     Raises:
         ImageError: `missing`, `not_a_file` or `unreadable`.
@@ -55,10 +56,23 @@ def open_regular_file(source: Path | str | bytes) -> Iterator[BinaryIO]:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(source, flags)
     except (OSError, ValueError) as error:
-        raise _translate(error, source) from error
+        content = _read_member(error, source)
+        if content is None:
+            raise _translate(error, source) from error
+        yield io.BytesIO(content)
+        return
     with os.fdopen(descriptor, "rb") as file:
         _check_is_regular(os.fstat(descriptor))  # it may have been replaced since
         yield file
+
+
+def _read_member(error: OSError | ValueError, source: Path | str) -> bytes | None:
+    """Return the content of a path that leads into an archive."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        return None
+    from effnet_cli.images import archives  # noqa: PLC0415
+
+    return archives.read_member(str(source))
 
 
 def _translate(error: OSError | ValueError, source: Path | str) -> ImageError:

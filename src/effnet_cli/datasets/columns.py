@@ -1,0 +1,237 @@
+"""Recognise which columns of a table hold images, labels and splits."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from effnet_cli.datasets.findings import Finding, note, warning
+from effnet_cli.datasets.image_paths import PathResolver
+from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.split import TEST, TRAIN, VAL, parse_split
+from effnet_cli.options import LabelOptions
+from effnet_cli.system.text import quote_names
+
+if TYPE_CHECKING:  # it imports this module
+    from effnet_cli.datasets.table import Table
+
+Cell = str | tuple[str, ...]  # several values: a list in a JSON file
+Rows = Sequence[Sequence[Cell]]
+# Names in lower case with underscores, the best first: those that tools and competitions use.
+IMAGE_NAMES = (
+    "path", "file_path", "filepath", "filepaths", "file_name", "filename", "image_path", "img_path",
+    "image_file", "image_name", "image", "img", "images", "file", "filename_image", "picture",
+    "photo", "source_ref", "image_gcs_uri", "image_url", "image_uri", "uri", "url", "image_id",
+    "img_id", "imageid", "file_id", "id", "name", "key",
+)  # fmt: skip
+LABEL_NAMES = (
+    "label", "labels", "class_name", "class", "classes", "label_name", "category", "category_name",
+    "display_name", "target", "choice", "choices", "annotation", "tag", "tags", "diagnosis", "dx",
+    "breed", "species", "genre", "type", "y", "ground_truth", "emotion", "variety", "class_id",
+    "label_id", "category_id",
+)  # fmt: skip
+SPLIT_NAMES = (
+    "split", "subset", "set", "data_set", "dataset", "partition", "usage", "ml_use", "phase",
+    "fold", "purpose", "stage",
+)  # fmt: skip
+# Columns of yes and no: the splits that they stand for.
+YES_NO_SPLITS = {
+    **dict.fromkeys(("is_valid", "is_val", "is_validation", "valid", "validation"), (VAL, TRAIN)),
+    **dict.fromkeys(("is_test", "test"), (TEST, TRAIN)),
+    **dict.fromkeys(("is_train", "is_training", "is_training_image", "train"), (TRAIN, VAL)),
+}
+YES = frozenset(("true", "yes", "1", "1.0", "t", "y"))
+NO = frozenset(("false", "no", "0", "0.0", "f", "n"))
+ONE_HOT = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
+INDEX_NAMES = re.compile(r"(unnamed_\d+|index|)")  # what pandas writes
+PIXELS = re.compile(r"pixels|pixel_?\d+|\d+x\d+")
+SAVE_ARRAYS = "Save each image as a PNG file in a folder of its class."
+OVERRIDE = "Name the column with {0} NAME."
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a table, by index. Several `labels` hold one class each (one-hot)."""
+
+    names: Sequence[str]
+    image: int
+    labels: tuple[int, ...]
+    split: int | None
+    notes: tuple[Finding, ...] = ()
+
+    def get(self, column: int, cells: Sequence[Cell]) -> Cell:
+        """Return a cell; empty if the row is too short."""
+        return cells[column] if column < len(cells) else ""
+
+    def read_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
+        """Return the labels of a row."""
+        if len(self.labels) > 1:
+            chosen = (i for i in self.labels if str(self.get(i, cells)).strip().lower() in YES)
+            return tuple(self.names[index].strip() for index in chosen)
+        cell = self.get(self.labels[0], cells)
+        return (cell,) if isinstance(cell, str) else cell
+
+    def parse_split(self, text: str) -> int | None:
+        """Return the split that a cell of the split column means; `None` if it means none."""
+        name = "" if self.split is None else normalize_name(self.names[self.split])
+        return _parse_split_cell(name, text)
+
+    def image_paths(self, table: "Table") -> Iterator[str]:
+        """Yield the paths of all rows."""
+        for _, cells in table.read():
+            cell = self.get(self.image, cells)
+            if cell and isinstance(cell, str):
+                yield cell
+
+    def describe(self, kind: str) -> str:
+        """Say how a table is read, e.g. "a CSV file (images from 'id', labels from 'breed')"."""
+        if len(self.labels) > 1:
+            labels = f"labels from {len(self.labels)} columns, one for each class"
+        else:
+            labels = f"labels from {self.names[self.labels[0]]!r}"
+        parts = [f"images from {self.names[self.image]!r}", labels]
+        if self.split is not None:
+            parts.append(f"splits from {self.names[self.split]!r}")
+        return f"{kind} ({', '.join(parts)})"
+
+
+def choose_columns(
+    table: "Table", sample: Rows, options: LabelOptions, *, resolver: PathResolver
+) -> Columns:
+    """Choose the columns by the options, else by their names and what is in them.
+
+    Raises:
+        LayoutError: there is no such column, or none is recognised.
+    """
+    names = [normalize_name(name) for name in table.columns]
+    image = _find_named(table, options.image_column, "--image-column")
+    label = _find_named(table, options.label_column, "--label-column")
+    split = _find_named(table, options.split_column, "--split-column")
+    taken = {image, label, split}
+    if image is None:
+        image = _find_image(names, sample, taken, resolver=resolver)
+    if image is None:
+        raise _not_recognised(table, "images", "--image-column")
+    taken.add(image)
+    if split is None:
+        split = _find_split(names, sample, taken)
+        taken.add(split)
+    labels: tuple[int, ...] = () if label is None else (label,)
+    if not labels:
+        labels = _find_labels(names, sample, taken)
+    if not labels:
+        raise _not_recognised(table, "labels", "--label-column")
+    used = {image, split, *labels}
+    ignored = [name for index, name in enumerate(table.columns)
+               if index not in used and not INDEX_NAMES.fullmatch(names[index])]  # fmt: skip
+    notes = [*_describe_ignored(ignored, table, sample, split=split)]
+    return Columns(table.columns, image, labels, split=split, notes=tuple(notes))
+
+
+def normalize_name(name: str) -> str:
+    """Return a column's name in lower case with underscores, without what encloses it: the last
+    part of `data.imageFile` is `image_file`.
+    """
+    last = re.split(r"[./](?=[^./]*$)", name.strip())[-1]
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last)
+    return re.sub(r"[\s_-]+", "_", words).strip("_").casefold()
+
+
+def _find_named(table: "Table", name: str | None, flag: str) -> int | None:
+    if name is None:
+        return None
+    columns = list(table.columns)
+    if name in columns:
+        return columns.index(name)
+    message = f"{str(table.file)!r} has no column {name!r}."
+    hint = f"Use {flag} with one of {quote_names(columns)}."
+    raise LayoutError("missing_column", message, hint)
+
+
+def _find_image(
+    names: Sequence[str], sample: Rows, taken: set[int | None], *, resolver: PathResolver
+) -> int | None:
+    """Return the column that leads to most files, the best name first; else the best name."""
+    known = [names.index(name) for name in IMAGE_NAMES if name in names]
+    others = [index for index in range(len(names)) if index not in known]
+    free = [index for index in (*known, *others) if index not in taken]
+    found = {i: resolver.count_found(_texts(sample, i)) for i in free}
+    best = max(free, key=lambda index: found[index], default=None)
+    if best is not None and found[best]:
+        return best
+    return next((index for index in known if index not in taken), None)
+
+
+def _find_split(names: Sequence[str], sample: Rows, taken: set[int | None]) -> int | None:
+    """Return the column of splits: by its name, else one that holds nothing but names of splits."""
+    named = [i for i, name in enumerate(names) if name in (*SPLIT_NAMES, *YES_NO_SPLITS)]
+    unnamed = [i for i, name in enumerate(names) if i not in named and name not in LABEL_NAMES]
+    for index in (*named, *unnamed):
+        values = {text.strip().lower() for text in _texts(sample, index)}
+        splits = {_parse_split_cell(names[index], value) for value in values}
+        if index in taken or not values:
+            continue
+        if (index in named and splits - {None}) or (len(splits) > 1 and None not in splits):
+            return index
+    return None
+
+
+def _parse_split_cell(column: str, text: str) -> int | None:
+    """Return the split that a cell means in a column of this name."""
+    value = text.strip().lower()
+    if column in YES_NO_SPLITS and value in YES | NO:
+        return YES_NO_SPLITS[column][value in NO]
+    return parse_split(text)
+
+
+def _find_labels(names: Sequence[str], sample: Rows, taken: set[int | None]) -> tuple[int, ...]:
+    """Return the column of labels: by its name, else the only one left, or those of one class
+    each.
+    """
+    for wanted in LABEL_NAMES:
+        if wanted in names and names.index(wanted) not in taken:
+            return (names.index(wanted),)
+    left = [index for index, name in enumerate(names)
+            if index not in taken and not INDEX_NAMES.fullmatch(name)]  # fmt: skip
+    one_hot = tuple(index for index in left if _is_one_hot(sample, index))
+    if len(one_hot) > 1:
+        return one_hot
+    return (left[0],) if len(left) == 1 else ()
+
+
+def _is_one_hot(sample: Rows, column: int) -> bool:
+    values = {text.strip().lower() for text in _texts(sample, column)}
+    return bool(values) and values <= ONE_HOT
+
+
+def _texts(sample: Rows, column: int) -> list[str]:
+    cells = (cells[column] for cells in sample if column < len(cells))
+    return [cell for cell in cells if isinstance(cell, str) and cell]
+
+
+def _describe_ignored(
+    ignored: Sequence[str], table: "Table", sample: Rows, *, split: int | None
+) -> Iterator[Finding]:
+    if not ignored:
+        return
+    like_splits = [name for name in ignored if normalize_name(name) in SPLIT_NAMES]
+    for name in like_splits if split is None else ():
+        values = sorted(set(_texts(sample, list(table.columns).index(name))))
+        message = (
+            f"The column {name!r} is not used: its values {quote_names(values)} are no splits."
+        )
+        yield warning("split_not_read", message, "Use train, val and test to mark splits.")
+    others = [name for name in ignored if split is not None or name not in like_splits]
+    if others:
+        yield note("ignored_columns", f"Columns not used: {quote_names(others)}.")
+
+
+def _not_recognised(table: "Table", what: str, flag: str) -> LayoutError:
+    if any(PIXELS.fullmatch(normalize_name(name)) for name in table.columns):
+        message = f"{str(table.file)!r} holds pixels, not paths of images."
+        return LayoutError("pixels", message, SAVE_ARRAYS)
+    message = (
+        f"{str(table.file)!r} has the columns {quote_names(list(table.columns))}; none of them is "
+        f"known to hold {what}."
+    )
+    return LayoutError("missing_column", message, OVERRIDE.format(flag))

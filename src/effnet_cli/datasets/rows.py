@@ -1,0 +1,79 @@
+"""Datasets as rows of paths, labels and splits, of which there may be millions."""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from effnet_cli.datasets.findings import note
+from effnet_cli.datasets.listing import CountedFinding, LabelledFile, Source
+from effnet_cli.datasets.paths import Paths
+
+
+class DatasetRow(NamedTuple):
+    """An image, the name of its class, and its split (an index of SPLITS)."""
+
+    path: str
+    label: str
+    split: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowArrays:
+    """Rows in compact arrays: `labels` [N] are indexes into `classes`, `splits` [N] of SPLITS."""
+
+    paths: Paths
+    classes: Sequence[str]
+    labels: npt.NDArray[np.int32]
+    splits: npt.NDArray[np.int8]
+
+
+def collect_rows(rows: Iterable[DatasetRow]) -> RowArrays:
+    """Read all rows."""
+    labels, splits = array("i"), array("b")
+    numbers: dict[str, int] = {}
+
+    def take(row: DatasetRow) -> str:
+        labels.append(numbers.setdefault(row.label, len(numbers)))
+        splits.append(row.split)
+        return row.path
+
+    paths = Paths(map(take, rows))
+    return RowArrays(
+        paths,
+        list(numbers),
+        np.array(labels, dtype=np.int32),
+        splits=np.array(splits, dtype=np.int8),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class RowSource(Source):
+    """A dataset in rows."""
+
+    counted: ClassVar[tuple[CountedFinding, ...]] = (
+        (note, "listed_twice", "row", "skipped: the file is already listed.", ""),
+    )
+    rows: RowArrays
+
+    def read(self, split: int) -> tuple[list[str], Iterator[LabelledFile]]:
+        labels, chosen = self.rows.labels, np.flatnonzero(self.rows.splits == split)
+        chosen = chosen[np.argsort(labels[chosen], kind="stable")]
+        numbers, starts = np.unique(labels[chosen], return_index=True)
+        parts = np.split(chosen, starts[1:]) if len(chosen) else []
+        by_class = {self.rows.classes[n]: part for n, part in zip(numbers, parts, strict=True)}
+        classes = sorted(by_class)
+        return classes, (file for name in classes for file in self._list(name, by_class[name]))
+
+    def _list(self, label: str, rows: npt.NDArray[np.intp]) -> Iterator[LabelledFile]:
+        """Yield the files of a class in the order of their paths, each of them once."""
+        last = None
+        for path in sorted(self.rows.paths[int(row)] for row in rows):
+            if path == last:
+                self.counters["listed_twice"].add(path)
+            else:
+                yield LabelledFile(path, label)
+            last = path

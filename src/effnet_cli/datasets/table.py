@@ -1,0 +1,157 @@
+"""Datasets as a table of images and labels, in a file of any format."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from effnet_cli.datasets.columns import Cell, Columns, choose_columns
+from effnet_cli.datasets.findings import Counters, Finding, error, note
+from effnet_cli.datasets.image_paths import PathResolver
+from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
+from effnet_cli.datasets.split import TRAIN
+from effnet_cli.options import DatasetOptions, LabelOptions
+from effnet_cli.system.text import pluralize
+
+SAMPLE_ROWS = 1000  # from which columns and paths are recognised
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of named columns, which may be read several times.
+
+    `kind` describes the file, e.g. "a CSV file". Paths are relative to `folder`. `read` yields the
+    number of each row, counted in `unit`s, and its cells. `split` is that of all rows, if known.
+    """
+
+    file: Path
+    kind: str
+    folder: Path
+    columns: Sequence[str]
+    read: Callable[[], Iterator[tuple[int, Sequence[Cell]]]]
+    unit: str = "line"
+    split: int | None = None
+
+    def sample(self) -> list[Sequence[Cell]]:
+        """Return the first rows."""
+        return [cells for _, cells in islice(self.read(), SAMPLE_ROWS)]
+
+
+@dataclass(slots=True, kw_only=True)
+class TableSource(RowSource):
+    """A dataset in tables."""
+
+    counted = (
+        *RowSource.counted,
+        (error, "unknown_split", "row", "with an unknown split.", "Use train, val or test."),
+        (error, "empty_label", "row", "without a label.", "Add the name of the class."),
+        (error, "several_labels", "row", "with several labels.", "Keep one label for each image."),
+        (error, "empty_path", "row", "without a path.", "Add the path of the image."),
+        (error, "ambiguous_path", "path", "of several images.", "Add more of its folders."),
+        (note, "spaces", "label", "with spaces around it, which are ignored.", ""),
+    )
+
+
+@dataclass(slots=True)
+class _RowReader:
+    """Reads the rows of a table, and counts what is wrong with them."""
+
+    table: Table
+    columns: Columns
+    resolver: PathResolver
+    counters: Counters
+
+    def read(self) -> Iterator[DatasetRow]:
+        """Yield the rows that have a path, a label and a split."""
+        for number, cells in self.table.read():
+            where = f"{self.table.unit} {number}"
+            split, label = self._read_split(cells, where), self._read_label(cells, where)
+            path = self._read_path(cells, where)
+            if path and label and split is not None:
+                yield DatasetRow(path, label, split)
+
+    def _read_split(self, cells: Sequence[Cell], where: str) -> int | None:
+        column, of_table = self.columns.split, self.table.split
+        if column is None:
+            return TRAIN if of_table is None else of_table
+        text = str(self.columns.get(column, cells))
+        split = self.columns.parse_split(text)
+        if split is None:
+            self.counters["unknown_split"].add(f"{where} ({text!r})")
+        return split
+
+    def _read_label(self, cells: Sequence[Cell], where: str) -> str:
+        labels = self.columns.read_labels(cells)
+        if len(labels) > 1:
+            self.counters["several_labels"].add(f"{where} ({', '.join(labels)})")
+            return ""
+        label = labels[0].strip() if labels else ""
+        if not label:
+            self.counters["empty_label"].add(where)
+        elif label != labels[0]:
+            self.counters["spaces"].add(f"{where} ({labels[0]!r})")
+        return label
+
+    def _read_path(self, cells: Sequence[Cell], where: str) -> str:
+        text = self.columns.get(self.columns.image, cells)
+        if not text or isinstance(text, tuple):
+            self.counters["empty_path"].add(where)
+            return ""
+        path = self.resolver.resolve(text)
+        if path is None:
+            self.counters["ambiguous_path"].add(f"{where} ({text!r})")
+        return path or ""
+
+
+def open_tables(tables: Sequence[Table], options: LabelOptions) -> TableSource:
+    """Read the rows of tables, which may have a split each.
+
+    Raises:
+        LayoutError: a table has no rows, or its columns are not recognised.
+    """
+    _check_no_val(tables[0], options)
+    counters, notes, layouts = Counters(), list[Finding](), list[str]()
+    has_splits = any(table.split is not None for table in tables)
+
+    def read() -> Iterator[DatasetRow]:
+        nonlocal has_splits
+        for table in tables:
+            resolver = PathResolver(table.folder)
+            columns = _recognise(table, options, resolver)
+            resolver.learn(columns.image_paths(table))
+            yield from _RowReader(table, columns, resolver, counters=counters).read()
+            layouts.append(columns.describe(table.kind))
+            notes.extend((*columns.notes, *resolver.notes()))
+            has_splits |= columns.split is not None
+
+    rows = collect_rows(read())
+    layout = " and ".join(dict.fromkeys(layouts))
+    count = pluralize(len(rows.paths), "image")
+    notes.insert(0, note("read_as", f"Read as {layout}: {count}."))
+    return TableSource(
+        layout=layout,
+        has_splits=has_splits,
+        splits=set(np.unique(rows.splits).tolist()),
+        notes=notes,
+        counters=counters,
+        rows=rows,
+    )
+
+
+def _recognise(table: Table, options: LabelOptions, resolver: PathResolver) -> Columns:
+    sample = table.sample()
+    if not sample:
+        message, hint = f"{str(table.file)!r} has no rows.", "Add a row for each image."
+        raise LayoutError("empty", message, hint)
+    return choose_columns(table, sample, options, resolver=resolver)
+
+
+def _check_no_val(table: Table, options: LabelOptions) -> None:
+    if isinstance(options, DatasetOptions) and options.val is not None:
+        name, kind = str(table.file), table.kind
+        message = f"--val {str(options.val)!r} requires a folder, but {name!r} is {kind}."
+        hint = "Mark the validation rows with val in a column named split."
+        raise LayoutError("val_of_csv", message, hint)
