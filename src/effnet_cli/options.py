@@ -149,23 +149,6 @@ class OrganizeOptions(Options):
 
 
 @dataclass(frozen=True)
-class PredictTask(Options):
-    """What to predict."""
-
-    inputs: tuple[str, ...] = argument(
-        REQUIRED,
-        "Images, folders, URLs, glob patterns, @FILE (a list of paths), or - (stdin: paths, or one "
-        "image)",
-        "INPUTS",
-    )
-    model: ModelOptions = ModelOptions()
-    engine: EngineOptions = EngineOptions()
-    images: ImageOptions = ImageOptions()
-    options: PredictOptions = PredictOptions()
-    organize: OrganizeOptions | None = None
-
-
-@dataclass(frozen=True)
 class LabelOptions(Options):
     """Where the labels of images are: by default, the format and the columns are recognised."""
 
@@ -182,6 +165,24 @@ class LabelOptions(Options):
         "groups named label and split",
         "REGEX",
     )
+
+
+@dataclass(frozen=True)
+class PredictTask(Options):
+    """What to predict."""
+
+    inputs: tuple[str, ...] = argument(
+        REQUIRED,
+        "Images, folders, tables (CSV, JSON, Parquet), archives, URLs, glob patterns, @FILE (a list "
+        "of paths), or - (stdin: paths, or one image)",
+        "INPUTS",
+    )
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: ImageOptions = ImageOptions()
+    options: PredictOptions = PredictOptions()
+    labels: Annotated[LabelOptions, Only("image_column")] = LabelOptions()
+    organize: OrganizeOptions | None = None
 
 
 @dataclass(frozen=True)

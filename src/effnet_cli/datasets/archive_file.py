@@ -15,7 +15,7 @@ from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.pattern import compile_pattern, match_path
 from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
 from effnet_cli.datasets.split import TRAIN, is_unused, parse_siblings, parse_split
-from effnet_cli.images.archives import Archive, open_archive
+from effnet_cli.images.archives import UNPACK, Archive, open_archive
 from effnet_cli.images.finder import is_ignored, is_image_name
 from effnet_cli.options import LabelOptions
 from effnet_cli.system.errors import ImageError
@@ -24,7 +24,6 @@ from effnet_cli.system.text import quote_names
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 PACKED_SUFFIXES = (".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 CLASS_FILE = ".cls"  # beside each image of a WebDataset
-UNPACK = "Unpack it, and pass the folder."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +46,27 @@ def is_archive(path: Path) -> bool:
     return path.suffix.lower() in (*ARCHIVE_SUFFIXES, *PACKED_SUFFIXES) and path.is_file()
 
 
+def list_archive(file: Path) -> Iterator[str]:
+    """Yield the names of the images in an archive.
+
+    Raises:
+        LayoutError: it cannot be read.
+    """
+    names = (name for name in _open(file).names() if _is_usable(name, Counters()))
+    return filter(is_image_name, names)
+
+
+def _open(file: Path) -> Archive:
+    if file.suffix.lower() in PACKED_SUFFIXES:
+        message = f"The files in {str(file)!r} cannot be read one by one."
+        hint = f"Unpack it (tar -xf {shlex.quote(str(file))}), or pack it as zip or tar."
+        raise LayoutError("packed", message, hint)
+    try:
+        return open_archive(str(file))
+    except ImageError as fault:
+        raise LayoutError("bad_archive", fault.message, fault.hint) from fault
+
+
 def open_archive_file(file: Path, options: LabelOptions) -> ArchiveSource:
     """Open an archive of class folders, of splits, or a WebDataset (an image and its class in files
     of one name).
@@ -54,21 +74,11 @@ def open_archive_file(file: Path, options: LabelOptions) -> ArchiveSource:
     Raises:
         LayoutError: it is none of these, or cannot be read.
     """
-    if file.suffix.lower() in PACKED_SUFFIXES:
-        message = f"The files in {str(file)!r} cannot be read one by one."
-        raise LayoutError(
-            "packed",
-            message,
-            f"Unpack it (tar -xf {shlex.quote(str(file))}), or pack it as zip or tar.",
-        )
-    try:
-        archive = open_archive(str(file))
-    except ImageError as fault:
-        raise LayoutError("bad_archive", fault.message, fault.hint) from fault
+    archive = _open(file)
     counters = Counters()
     names = [name for name in archive.names() if _is_usable(name, counters)]
     images = [name for name in names if is_image_name(name)]
-    layout, rows = _choose_layout(archive, names, images, options, counters=counters)
+    layout, rows = _choose_layout(archive, names, images, options=options, counters=counters)
     counters["not_images"].count += len(names) - len(images) if layout != WEB_DATASET else 0
     found = collect_rows(row._replace(path=str(file / row.path)) for row in rows)
     if not found.classes:
@@ -102,8 +112,8 @@ def _choose_layout(
     archive: Archive,
     names: Sequence[str],
     images: Sequence[str],
-    options: LabelOptions,
     *,
+    options: LabelOptions,
     counters: Counters,
 ) -> tuple[str, Iterator[DatasetRow]]:
     if options.label_pattern is not None:

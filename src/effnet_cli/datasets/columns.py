@@ -1,8 +1,9 @@
 """Recognise which columns of a table hold images, labels and splits."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from effnet_cli.datasets.findings import Finding, note, warning
@@ -13,7 +14,7 @@ from effnet_cli.options import LabelOptions
 from effnet_cli.system.text import quote_names
 
 if TYPE_CHECKING:  # it imports this module
-    from effnet_cli.datasets.table import Table
+    from effnet_cli.datasets.table import LabelTable
 
 Cell = str | tuple[str, ...]  # several values: a list in a JSON file
 Rows = Sequence[Sequence[Cell]]
@@ -73,10 +74,9 @@ class Columns:
 
     def parse_split(self, text: str) -> int | None:
         """Return the split that a cell of the split column means; `None` if it means none."""
-        name = "" if self.split is None else normalize_name(self.names[self.split])
-        return _parse_split_cell(name, text)
+        return None if self.split is None else _parse_split_cell(self.names[self.split], text)
 
-    def image_paths(self, table: "Table") -> Iterator[str]:
+    def image_paths(self, table: "LabelTable") -> Iterator[str]:
         """Yield the paths of all rows."""
         for _, cells in table.read():
             cell = self.get(self.image, cells)
@@ -96,7 +96,7 @@ class Columns:
 
 
 def choose_columns(
-    table: "Table", sample: Rows, options: LabelOptions, *, resolver: PathResolver
+    table: "LabelTable", sample: Rows, options: LabelOptions, *, resolver: PathResolver
 ) -> Columns:
     """Choose the columns by the options, else by their names and what is in them.
 
@@ -104,15 +104,12 @@ def choose_columns(
         LayoutError: there is no such column, or none is recognised.
     """
     names = [normalize_name(name) for name in table.columns]
-    image = _find_named(table, options.image_column, "--image-column")
     label = _find_named(table, options.label_column, "--label-column")
     split = _find_named(table, options.split_column, "--split-column")
+    image = choose_image_column(
+        table, sample, options, resolver=resolver, taken=frozenset((label, split))
+    )
     taken = {image, label, split}
-    if image is None:
-        image = _find_image(names, sample, taken, resolver=resolver)
-    if image is None:
-        raise _not_recognised(table, "images", "--image-column")
-    taken.add(image)
     if split is None:
         split = _find_split(names, sample, taken)
         taken.add(split)
@@ -128,6 +125,28 @@ def choose_columns(
     return Columns(table.columns, image, labels, split=split, notes=tuple(notes))
 
 
+def choose_image_column(
+    table: "LabelTable",
+    sample: Rows,
+    options: LabelOptions,
+    *,
+    resolver: PathResolver,
+    taken: Set[int | None] = frozenset(),
+) -> int:
+    """Choose the column of images, which is none of those `taken`.
+
+    Raises:
+        LayoutError: there is no such column, or none is recognised.
+    """
+    image = _find_named(table, options.image_column, "--image-column")
+    if image is None:
+        names = [normalize_name(name) for name in table.columns]
+        image = _find_image(names, sample, taken, resolver=resolver)
+    if image is None:
+        raise _not_recognised(table, "images", "--image-column")
+    return image
+
+
 def normalize_name(name: str) -> str:
     """Return a column's name in lower case with underscores, without what encloses it: the last
     part of `data.imageFile` is `image_file`.
@@ -137,7 +156,7 @@ def normalize_name(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", words).strip("_").casefold()
 
 
-def _find_named(table: "Table", name: str | None, flag: str) -> int | None:
+def _find_named(table: "LabelTable", name: str | None, flag: str) -> int | None:
     if name is None:
         return None
     columns = list(table.columns)
@@ -149,20 +168,24 @@ def _find_named(table: "Table", name: str | None, flag: str) -> int | None:
 
 
 def _find_image(
-    names: Sequence[str], sample: Rows, taken: set[int | None], *, resolver: PathResolver
+    names: Sequence[str], sample: Rows, taken: Set[int | None], *, resolver: PathResolver
 ) -> int | None:
-    """Return the column that leads to most files, the best name first; else the best name."""
+    """Return the column of images: of those with a usual name, the one that leads to most files;
+    without such a name, one whose cells all differ and lead to files.
+    """
     known = [names.index(name) for name in IMAGE_NAMES if name in names]
-    others = [index for index in range(len(names)) if index not in known]
-    free = [index for index in (*known, *others) if index not in taken]
-    found = {i: resolver.count_found(_texts(sample, i)) for i in free}
-    best = max(free, key=lambda index: found[index], default=None)
-    if best is not None and found[best]:
-        return best
-    return next((index for index in known if index not in taken), None)
+    free = [index for index in known if index not in taken]
+    if free:
+        return max(free, key=lambda index: resolver.count_found(_texts(sample, index)))
+    for index in range(len(names)):
+        texts = _texts(sample, index)
+        is_unique = len(set(texts)) == len(sample)
+        if index not in taken and is_unique and 2 * resolver.count_found(texts) >= len(texts) > 0:
+            return index
+    return None
 
 
-def _find_split(names: Sequence[str], sample: Rows, taken: set[int | None]) -> int | None:
+def _find_split(names: Sequence[str], sample: Rows, taken: Set[int | None]) -> int | None:
     """Return the column of splits: by its name, else one that holds nothing but names of splits."""
     named = [i for i, name in enumerate(names) if name in (*SPLIT_NAMES, *YES_NO_SPLITS)]
     unnamed = [i for i, name in enumerate(names) if i not in named and name not in LABEL_NAMES]
@@ -176,15 +199,16 @@ def _find_split(names: Sequence[str], sample: Rows, taken: set[int | None]) -> i
     return None
 
 
+@lru_cache(1 << 10)  # millions of rows have the same few values
 def _parse_split_cell(column: str, text: str) -> int | None:
     """Return the split that a cell means in a column of this name."""
-    value = text.strip().lower()
-    if column in YES_NO_SPLITS and value in YES | NO:
-        return YES_NO_SPLITS[column][value in NO]
+    name, value = normalize_name(column), text.strip().lower()
+    if name in YES_NO_SPLITS and value in YES | NO:
+        return YES_NO_SPLITS[name][value in NO]
     return parse_split(text)
 
 
-def _find_labels(names: Sequence[str], sample: Rows, taken: set[int | None]) -> tuple[int, ...]:
+def _find_labels(names: Sequence[str], sample: Rows, taken: Set[int | None]) -> tuple[int, ...]:
     """Return the column of labels: by its name, else the only one left, or those of one class
     each.
     """
@@ -210,7 +234,7 @@ def _texts(sample: Rows, column: int) -> list[str]:
 
 
 def _describe_ignored(
-    ignored: Sequence[str], table: "Table", sample: Rows, *, split: int | None
+    ignored: Sequence[str], table: "LabelTable", sample: Rows, *, split: int | None
 ) -> Iterator[Finding]:
     if not ignored:
         return
@@ -226,7 +250,7 @@ def _describe_ignored(
         yield note("ignored_columns", f"Columns not used: {quote_names(others)}.")
 
 
-def _not_recognised(table: "Table", what: str, flag: str) -> LayoutError:
+def _not_recognised(table: "LabelTable", what: str, flag: str) -> LayoutError:
     if any(PIXELS.fullmatch(normalize_name(name)) for name in table.columns):
         message = f"{str(table.file)!r} holds pixels, not paths of images."
         return LayoutError("pixels", message, SAVE_ARRAYS)

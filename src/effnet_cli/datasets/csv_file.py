@@ -10,7 +10,7 @@ from typing import Any
 
 from effnet_cli.datasets.columns import IMAGE_NAMES, LABEL_NAMES, Cell, normalize_name
 from effnet_cli.datasets.listing import LayoutError
-from effnet_cli.datasets.table import Table
+from effnet_cli.datasets.table import LabelTable
 from effnet_cli.images.finder import is_image_name
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 
@@ -36,7 +36,7 @@ def encode_path(path: str) -> str:
     return os.fsencode(path).decode(errors="surrogateescape")
 
 
-def open_csv(file: Path) -> Table:
+def open_csv(file: Path) -> LabelTable:
     """Open a CSV file.
 
     Raises:
@@ -77,7 +77,7 @@ def open_csv(file: Path) -> Table:
     has_names = not _is_row(first)
     names = [str(cell).strip() for cell in first]
     columns = names if has_names else [f"column {place}" for place in range(1, len(first) + 1)]
-    return Table(file, "a CSV file", file.parent, columns, read=lambda: read(int(has_names)))
+    return LabelTable(file, "a CSV file", columns, read=lambda: read(int(has_names)))
 
 
 def _is_row(cells: Sequence[Cell]) -> bool:

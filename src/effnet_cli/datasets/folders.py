@@ -98,7 +98,7 @@ def open_folder(root: Path, options: LabelOptions) -> Source:
     names = top.splits()
     bases = {split: find_classes(top.path / found[0]) for split, found in names.items()}
     first = list_folder(bases.get(TRAIN, next(iter(bases.values()), top.path)))
-    table = _open_table(top.path, bases, first, options)
+    table = _open_table(top.path, bases, first, options=options)
     if table is not None:
         return table
     if not names:
@@ -112,7 +112,7 @@ def open_folder(root: Path, options: LabelOptions) -> Source:
 
 
 def _open_table(
-    root: Path, bases: Mapping[int, Path], first: FolderContents, options: LabelOptions
+    root: Path, bases: Mapping[int, Path], first: FolderContents, *, options: LabelOptions
 ) -> Source | None:
     """Open the table of a dataset whose folders are no classes, or of which columns are named."""
     is_named = any((options.image_column, options.label_column, options.split_column))

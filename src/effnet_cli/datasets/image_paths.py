@@ -14,6 +14,7 @@ from effnet_cli.images.finder import is_ignored, is_image_name
 
 TABLE_FOLDERS = ("annotations", "labels", "metadata")  # beside the folders of the images
 UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")  # of Label Studio, before the name of the file
+ODD_PATH = re.compile(r"//|/\.|[\\:]|/$")  # of which the short way to join makes another path
 PROBED = 200  # paths that decide whether they are used as they are
 Tail = tuple[str, ...]
 
@@ -28,6 +29,7 @@ class PathResolver:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._prefix = str(folder / "x")[:-1]
         self._is_direct = True
         self._common = 0  # leading parts that all paths share
         self._index: dict[str, list[str]] | None = None
@@ -78,7 +80,8 @@ class PathResolver:
         return any(is_file(self._join(one)) for one in {text, text.replace("\\", "/")})
 
     def _join(self, text: str) -> str:
-        return str(self.folder / text)
+        is_plain = text[:1] not in (".", os.sep) and not ODD_PATH.search(text)
+        return self._prefix + text if is_plain else str(self.folder / text)
 
     def _find(self, tail: Tail) -> list[str]:
         """Return the files below the folder whose paths end like `tail`."""

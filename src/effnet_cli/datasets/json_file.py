@@ -9,7 +9,7 @@ from typing import Any
 
 from effnet_cli.datasets.columns import Cell
 from effnet_cli.datasets.listing import LayoutError
-from effnet_cli.datasets.table import SAMPLE_ROWS, Table
+from effnet_cli.datasets.table import SAMPLE_ROWS, LabelTable
 from effnet_cli.system.text import quote_names
 
 JSON_SUFFIXES = (".json",)
@@ -18,7 +18,7 @@ USE_TABLE = 'Use a list of objects such as {"path": "cat/1.jpg", "label": "cat"}
 Object = Mapping[str, Any]
 
 
-def open_json(file: Path) -> Table:
+def open_json(file: Path) -> LabelTable:
     """Open a JSON file: a list of objects, an object of labels by path, or COCO or FiftyOne labels.
 
     Raises:
@@ -43,7 +43,7 @@ def open_json(file: Path) -> Table:
     raise LayoutError("bad_json", f"{str(file)!r} holds {what}.", USE_TABLE)
 
 
-def open_json_lines(file: Path) -> Table:
+def open_json_lines(file: Path) -> LabelTable:
     """Open a file with a JSON object on each line.
 
     Raises:
@@ -74,13 +74,13 @@ def _parse_line(file: Path, number: int, line: bytes) -> Object:
     return content
 
 
-def _make_table(file: Path, kind: str, objects: Sequence[Object]) -> Table:
+def _make_table(file: Path, kind: str, objects: Sequence[Object]) -> LabelTable:
     return _tabulate(file, kind, lambda: iter(enumerate(objects, start=1)), unit="item")
 
 
 def _tabulate(
     file: Path, kind: str, read: Callable[[], Iterator[tuple[int, Object]]], *, unit: str
-) -> Table:
+) -> LabelTable:
     """Make columns of the keys of the first objects; those of inner objects get names with dots."""
     columns: dict[str, None] = {}
     for _, one in islice(read(), SAMPLE_ROWS):
@@ -91,7 +91,7 @@ def _tabulate(
             flat = _flatten(one)
             yield number, [flat.get(name, "") for name in columns]
 
-    return Table(file, kind, file.parent, list(columns), read=read_rows, unit=unit)
+    return LabelTable(file, kind, list(columns), read=read_rows, unit=unit)
 
 
 def _flatten(content: Object) -> dict[str, Cell]:

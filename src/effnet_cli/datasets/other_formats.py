@@ -13,7 +13,7 @@ LIST_CLASSES = (
     "path and label."
 )
 # Files that hold images or labels themselves: what they are, and what to do.
-OTHER_SUFFIXES: dict[str, tuple[str, str]] = {
+UNREAD_SUFFIXES: dict[str, tuple[str, str]] = {
     ".xlsx": ("an Excel workbook", SAVE_TABLE),
     ".xls": ("an Excel workbook", SAVE_TABLE),
     ".ods": ("a spreadsheet", SAVE_TABLE),
@@ -55,12 +55,12 @@ def check_file(file: Path) -> None:
 def _describe_file(file: Path) -> tuple[str, str] | None:
     name = file.name.lower()
     if name.startswith(BATCHES):
-        return OTHER_SUFFIXES[".pkl"]
+        return UNREAD_SUFFIXES[".pkl"]
     if name.endswith(IDX_ENDS):
         return "a file of arrays (IDX)", SAVE_IMAGES
     if ".tfrecord-" in name:
-        return OTHER_SUFFIXES[".tfrecord"]
-    return OTHER_SUFFIXES.get(file.suffix.lower())
+        return UNREAD_SUFFIXES[".tfrecord"]
+    return UNREAD_SUFFIXES.get(file.suffix.lower())
 
 
 def check_folder(root: Path) -> None:

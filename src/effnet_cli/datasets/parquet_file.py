@@ -8,13 +8,13 @@ from typing import Any
 
 from effnet_cli.datasets.columns import Cell
 from effnet_cli.datasets.listing import LayoutError
-from effnet_cli.datasets.table import Table
+from effnet_cli.datasets.table import LabelTable
+from effnet_cli.images.archives import INSTALL_PARQUET
 
 PARQUET_SUFFIXES = (".parquet",)
-INSTALL = "Run pip install 'effnet-cli[parquet]'."
 
 
-def open_parquet(file: Path) -> Table:
+def open_parquet(file: Path) -> LabelTable:
     """Open a Parquet file. A column of images (bytes, or those of Hugging Face datasets) is read as
     the paths of its rows, e.g. `data.parquet/image/17`.
 
@@ -25,7 +25,7 @@ def open_parquet(file: Path) -> Table:
         library: Any = import_module("pyarrow.parquet")
     except ImportError as fault:
         message = f"{str(file)!r} is a Parquet file, which needs the package pyarrow."
-        raise LayoutError("not_read", message, INSTALL) from fault
+        raise LayoutError("not_read", message, INSTALL_PARQUET) from fault
     try:
         schema = library.read_schema(file)
     except (OSError, ValueError) as fault:
@@ -43,7 +43,7 @@ def open_parquet(file: Path) -> Table:
                 yield number + 1, [*(f"{file.name}/{column}/{number}" for column in images), *cells]
                 number += 1
 
-    return Table(file, "a Parquet file", file.parent, [*images, *plain], read=read, unit="row")
+    return LabelTable(file, "a Parquet file", [*images, *plain], read=read, unit="row")
 
 
 def _holds_images(type_: Any) -> bool:

@@ -20,20 +20,24 @@ SAMPLE_ROWS = 1000  # from which columns and paths are recognised
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class LabelTable:
     """Rows of named columns, which may be read several times.
 
-    `kind` describes the file, e.g. "a CSV file". Paths are relative to `folder`. `read` yields the
-    number of each row, counted in `unit`s, and its cells. `split` is that of all rows, if known.
+    `kind` describes the file, e.g. "a CSV file". `read` yields the number of each row, counted in
+    `unit`s, and its cells. `split` is that of all rows, if known.
     """
 
     file: Path
     kind: str
-    folder: Path
     columns: Sequence[str]
     read: Callable[[], Iterator[tuple[int, Sequence[Cell]]]]
     unit: str = "line"
     split: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that paths are relative to."""
+        return self.file.parent
 
     def sample(self) -> list[Sequence[Cell]]:
         """Return the first rows."""
@@ -59,7 +63,7 @@ class TableSource(RowSource):
 class _RowReader:
     """Reads the rows of a table, and counts what is wrong with them."""
 
-    table: Table
+    table: LabelTable
     columns: Columns
     resolver: PathResolver
     counters: Counters
@@ -106,7 +110,7 @@ class _RowReader:
         return path or ""
 
 
-def open_tables(tables: Sequence[Table], options: LabelOptions) -> TableSource:
+def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSource:
     """Read the rows of tables, which may have a split each.
 
     Raises:
@@ -141,7 +145,7 @@ def open_tables(tables: Sequence[Table], options: LabelOptions) -> TableSource:
     )
 
 
-def _recognise(table: Table, options: LabelOptions, resolver: PathResolver) -> Columns:
+def _recognise(table: LabelTable, options: LabelOptions, resolver: PathResolver) -> Columns:
     sample = table.sample()
     if not sample:
         message, hint = f"{str(table.file)!r} has no rows.", "Add a row for each image."
@@ -149,7 +153,7 @@ def _recognise(table: Table, options: LabelOptions, resolver: PathResolver) -> C
     return choose_columns(table, sample, options, resolver=resolver)
 
 
-def _check_no_val(table: Table, options: LabelOptions) -> None:
+def _check_no_val(table: LabelTable, options: LabelOptions) -> None:
     if isinstance(options, DatasetOptions) and options.val is not None:
         name, kind = str(table.file), table.kind
         message = f"--val {str(options.val)!r} requires a folder, but {name!r} is {kind}."

@@ -18,13 +18,13 @@ from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.other_formats import check_file
 from effnet_cli.datasets.parquet_file import PARQUET_SUFFIXES, open_parquet
 from effnet_cli.datasets.split import parse_split
-from effnet_cli.datasets.table import Table, TableSource, open_tables
+from effnet_cli.datasets.table import LabelTable, TableSource, open_tables
 from effnet_cli.images.finder import is_ignored
 from effnet_cli.options import LabelOptions
 from effnet_cli.system.text import quote_names
 
 # For each format of tables: the suffixes of its files, and how to open one.
-TABLE_FORMATS: tuple[tuple[Sequence[str], Callable[[Path], Table]], ...] = (
+TABLE_FORMATS: tuple[tuple[Sequence[str], Callable[[Path], LabelTable]], ...] = (
     (CSV_SUFFIXES, open_csv),
     (JSON_SUFFIXES, open_json),
     (JSON_LINES_SUFFIXES, open_json_lines),
@@ -40,7 +40,7 @@ def open_table_file(file: Path, options: LabelOptions) -> TableSource:
     Raises:
         LayoutError: it is in no format that is read.
     """
-    return open_tables([_open(file)], options)
+    return open_tables([open_label_table(file)], options)
 
 
 def find_tables(folder: Path) -> list[Path]:
@@ -71,11 +71,11 @@ def open_tables_beside(
     found: list[tuple[Path, int | None]] = []
     found += [(path, None) for folder in folders if folder.is_dir() for path in find_tables(folder)]
     found += [(path, split) for split, one in splits.items() for path in find_tables(one)]
-    usable: list[tuple[Table, Columns]] = []
+    usable: list[tuple[LabelTable, Columns]] = []
     faults: list[LayoutError] = []
     for path, split in found:
         try:
-            table = replace(_open(path), split=split)
+            table = replace(open_label_table(path), split=split)
             columns = _check_leads_to_images(table, options)
         except LayoutError as fault:
             faults.append(fault)
@@ -93,15 +93,24 @@ def open_tables_beside(
     return source
 
 
-def _open(file: Path) -> Table:
-    """Open a file in the format of its suffix; CSV for others."""
+def is_table(path: Path) -> bool:
+    """Return whether a file is named like a table of images."""
+    return path.suffix.lower() in TABLE_SUFFIXES
+
+
+def open_label_table(file: Path) -> LabelTable:
+    """Open a file in the format of its suffix; CSV for others.
+
+    Raises:
+        LayoutError: it is in no format that is read.
+    """
     check_file(file)
     suffix = file.suffix.lower()
     openers = (open_format for suffixes, open_format in TABLE_FORMATS if suffix in suffixes)
     return next(openers, open_csv)(file)
 
 
-def _check_leads_to_images(table: Table, options: LabelOptions) -> Columns:
+def _check_leads_to_images(table: LabelTable, options: LabelOptions) -> Columns:
     """Return the columns of a table; refuse one that leads to no file."""
     sample, resolver = table.sample(), PathResolver(table.folder)
     columns = choose_columns(table, sample, options, resolver=resolver)
@@ -115,13 +124,13 @@ def _check_leads_to_images(table: Table, options: LabelOptions) -> Columns:
     raise LayoutError("no_images_found", message, hint)
 
 
-def _choose_tables(usable: Sequence[tuple[Table, Columns]]) -> list[Table]:
+def _choose_tables(usable: Sequence[tuple[LabelTable, Columns]]) -> list[LabelTable]:
     """Return the only table, or one for each split: those with labels in the same column as the
     training images.
     """
     if len(usable) == 1:
         return [usable[0][0]]
-    by_split: dict[int, tuple[Table, str]] = {}
+    by_split: dict[int, tuple[LabelTable, str]] = {}
     for table, columns in usable:
         split = parse_split(table.file.stem) if table.split is None else table.split
         if split is None or split in by_split:

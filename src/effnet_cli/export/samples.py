@@ -179,9 +179,12 @@ def _select_labelled(
 
 
 def _read_folder(folder: Path, name: str, card: ModelCard) -> ImageSet:
-    """Read all images below a folder, with labels if its subfolders are named after classes."""
+    """Read all images below a folder, with labels if its subfolders are named after classes; or
+    those of another dataset.
+    """
     if not folder.is_dir():
-        raise UsageError(f"{str(folder)!r} is not a folder.", "Use a folder of images.")
+        data = load_labelled(folder)
+        return _select_labelled(data, np.ones(len(data.labels), dtype=np.bool_), card, name=name)
     paths = _find_images(folder)
     if not paths:
         raise UsageError(f"No images found in {str(folder)!r}.", "Use a folder of images.")

@@ -16,12 +16,12 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
+from effnet_cli.images.sources import COPY_AGAIN
 from effnet_cli.system.errors import ImageError
 
 MAX_MEMBER_BYTES = 1 << 28  # of one unpacked image; a small archive can claim any size
 OPEN_ARCHIVES = 16
 UNPACK = "Unpack it, and pass the folder."
-COPY_AGAIN = "Download or copy it again."
 INSTALL_PARQUET = "Run pip install 'effnet-cli[parquet]'."
 
 

@@ -69,7 +69,8 @@ class Finder:
     over every other meaning. Every input yields an `ImageInput`, but files in folders that are
     images neither by name nor by content are only counted in `not_images`. `on_skip` is called for
     whatever is skipped. Links to `outer_folders` (those around an input folder) are not followed.
-    `outputs` are files that the command itself is writing.
+    `outputs` are files that the command itself is writing. `open_list` returns the images that a
+    file lists or holds, or `None` for other files.
     `offline` turns URLs into errors.
     """
 
@@ -81,6 +82,7 @@ class Finder:
     on_skip: Callable[[SkipReason, str], None] = lambda reason, path: None
     outer_folders: frozenset[Identity] = frozenset()
     outputs: Collection[Path] = ()
+    open_list: Callable[[str], Iterator[ImageInput] | None] = lambda path: None
     _visited: set[Identity] = field(default_factory=set)
     _linked: set[Identity] = field(default_factory=set)
 
@@ -95,7 +97,11 @@ class Finder:
 
     def count(self) -> int | None:
         """Count the images with a separate search. Return `None` for a stream."""
-        return None if self.is_stream else sum(1 for _ in Finder(self.inputs))
+        return (
+            None
+            if self.is_stream
+            else sum(1 for _ in Finder(self.inputs, open_list=self.open_list))
+        )
 
     def __iter__(self) -> Iterator[ImageInput]:
         for text in self.inputs:
@@ -114,7 +120,8 @@ class Finder:
             yield self._url_input(path)
             return
         if not os.path.isdir(path):
-            yield ImageInput(path, path)
+            listed = self.open_list(path)
+            yield from [ImageInput(path, path)] if listed is None else listed
             return
         self._visited.clear()
         self._linked.clear()

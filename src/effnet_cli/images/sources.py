@@ -24,6 +24,7 @@ INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG
 INSTALL_SCIENCE = (
     "Run pip install 'effnet-cli[science]', or convert the image to 8-bit JPEG or PNG."
 )
+COPY_AGAIN = "Download or copy it again."
 CONVERT = "Convert it to JPEG or PNG."
 CHECK_PATH = "Check the path."
 KIND_NAMES = {
@@ -127,7 +128,7 @@ def identify(file: BinaryIO, name: str) -> Content:
     except OSError as error:
         raise cannot_read(error) from error
     if not head:
-        raise ImageError("empty", "The file is empty (0 bytes).", "Download or copy it again.")
+        raise ImageError("empty", "The file is empty (0 bytes).", COPY_AGAIN)
     content = sniff(head, name, tail)
     if content is None and not is_text(head):
         raise ImageError("not_an_image", "This is not a recognised image format.", CONVERT)

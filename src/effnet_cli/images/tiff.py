@@ -18,11 +18,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from effnet_cli.images import rgb
 from effnet_cli.images.orientation import EXIF_ORIENTATION, turn_upright
 from effnet_cli.images.rgb import UNSIGNED, WHITE_IS_ZERO
-from effnet_cli.images.sources import CONVERT, INSTALL_SCIENCE
+from effnet_cli.images.sources import CONVERT, COPY_AGAIN, INSTALL_SCIENCE
 from effnet_cli.system.errors import ImageError
 
 TIFF_LIBRARIES = ("tifffile", "imagecodecs")
-COPY_AGAIN = "Download or copy it again."
 
 # Tags and their values (TIFF 6.0, sections 8 and 22 to 26)
 BITS, COMPRESSION, PHOTOMETRIC, BAND_COUNT, PLANAR = 258, 259, 262, 277, 284

@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effnet_cli import __version__
+from effnet_cli.datasets.list_images import list_images
 from effnet_cli.images.finder import Finder
 from effnet_cli.options import OrganizeOptions, PredictOutputs, PredictTask
 from effnet_cli.output.out import Output
@@ -131,7 +133,12 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
         yield PredictRun(
             outputs=outputs,
             classifier=classifier,
-            finder=Finder(task.inputs, offline=task.model.offline, outputs=written),
+            finder=Finder(
+                task.inputs,
+                offline=task.model.offline,
+                outputs=written,
+                open_list=partial(list_images, options=task.labels),
+            ),
             summary=RunSummary(journal.earlier if journal else 0),
             journal=journal,
             organizer=organizer,
