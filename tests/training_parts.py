@@ -49,7 +49,8 @@ def build_tiny_model(seed: int = 0, classes: int = 3) -> nn.Module:
 def make_subset(folder: Path) -> Subset:
     paths = sorted(map(str, folder.iterdir()))
     labels = np.arange(len(paths), dtype=np.int32) % len(CLASSES)
-    return Subset(Paths(paths), labels, np.empty(0, np.int32))
+    none = np.full(len(paths), -1, np.int32)
+    return Subset(Paths(paths), labels, np.empty(0, np.int32), groups=none)
 
 
 def make_loader(

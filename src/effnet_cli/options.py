@@ -159,11 +159,17 @@ class LabelOptions(Options):
     )
     label_column: str | None = option(None, "Column with the labels", "NAME", shown="recognised")
     split_column: str | None = option(None, "Column with the splits", "NAME", shown="recognised")
+    group_column: str | None = option(
+        None, "Column of what images have in common, e.g. the patient: it stays on one side", "NAME"
+    )
     label_pattern: str | None = option(
         None,
         "Take labels from paths below the folder: the group of this regular expression, or its "
         "groups named label and split",
         "REGEX",
+    )
+    group_pattern: str | None = option(
+        None, "Take what images have in common from their paths, by a regular expression", "REGEX"
     )
 
 
@@ -173,8 +179,8 @@ class PredictTask(Options):
 
     inputs: tuple[str, ...] = argument(
         REQUIRED,
-        "Images, folders, tables (CSV, JSON, Parquet), archives, URLs, glob patterns, @FILE (a list "
-        "of paths), or - (stdin: paths, or one image)",
+        "Images, folders, tables (CSV, JSON, Parquet), archives, URLs, glob patterns, @FILE (a "
+        "list of paths), or - (stdin: paths, or one image)",
         "INPUTS",
     )
     model: ModelOptions = ModelOptions()

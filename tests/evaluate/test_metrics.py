@@ -24,6 +24,7 @@ from effnet_cli.evaluate.metrics import (
     compute_metrics,
     fit_temperature,
     fit_unknown_threshold,
+    flags_interval,
     is_among_top,
     paired_difference,
     share_interval,
@@ -180,6 +181,7 @@ def make_predictions(logits: np.ndarray, labels: np.ndarray, names: list[str]) -
         scores=logits,
         probabilities=logits.astype(np.float64),
         errors={},
+        groups=np.full(len(labels), -1),
     )
 
 
@@ -209,11 +211,26 @@ def test_intervals_match_reference_values() -> None:
     assert share_interval(0, 10)[0] == 0.0
     assert share_interval(10, 10)[1] == pytest.approx(1.0)
     one, other = np.arange(100) < 80, np.arange(100) % 10 < 7
-    difference, (low, high) = paired_difference(one, other)
+    difference, (low, high) = paired_difference(one, other, np.full(100, -1))
     assert difference == pytest.approx(0.1)
     # only `one` is right on 24 images, only `other` on 14
     assert high - difference == pytest.approx(1.95996 * math.sqrt(0.38 - 0.1**2) / 10, rel=1e-4)
     assert difference - low == pytest.approx(high - difference)
+
+
+def test_intervals_over_groups_count_groups_not_images() -> None:
+    is_right, patients = np.arange(1000) % 100 < 80, np.repeat(np.arange(10), 100)
+    assert flags_interval(is_right, np.full(1000, -1)) == share_interval(800, 1000)
+    # each patient has the same share: resampling patients changes nothing
+    assert flags_interval(is_right, patients) == pytest.approx((0.8, 0.8))
+    # all images of a patient are right, or none: ten patients say as much as ten images
+    is_right = patients < 8
+    low, high = flags_interval(is_right, patients)
+    assert (low, high) == pytest.approx((0.5, 1.0), abs=0.1)
+    narrow = flags_interval(is_right, np.arange(1000))
+    assert narrow == pytest.approx(share_interval(800, 1000), abs=0.01)
+    _, (low, high) = paired_difference(is_right, ~is_right, patients)
+    assert (low, high) == pytest.approx((0.0, 1.0), abs=0.25)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.usefixtures("one_core", "caches")
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(2, 7), st.integers(0, 99))
 def test_folds_share_each_class_evenly(labels: list[int], count: int, seed: int) -> None:
-    assigned = assign_folds(np.array(labels, np.int32), count, seed)
-    assert np.array_equal(assigned, assign_folds(np.array(labels, np.int32), count, seed))
+    row, none = np.array(labels, np.int32), np.full(len(labels), -1, np.int32)
+    assigned = assign_folds(row, none, count, seed=seed)
+    assert np.array_equal(assigned, assign_folds(row, none, count, seed=seed))
     for group in [np.arange(len(labels)), *(np.flatnonzero(np.equal(labels, n)) for n in range(5))]:
         sizes = Counter(assigned[group].tolist())
         assert max(sizes.values(), default=0) - min(sizes[n] for n in range(count)) <= 1

@@ -52,8 +52,10 @@ def list_archive(file: Path) -> Iterator[str]:
     Raises:
         LayoutError: it cannot be read.
     """
-    names = (name for name in _open(file).names() if _is_usable(name, Counters()))
-    return filter(is_image_name, names)
+    counters = Counters()
+    for name in _open(file).names():
+        if _is_usable(name, counters) and is_image_name(name):
+            yield name
 
 
 def _open(file: Path) -> Archive:

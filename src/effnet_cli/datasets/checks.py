@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from effnet_cli.datasets.duplicates import Pairs
 from effnet_cli.datasets.findings import FINDING_EXAMPLES, Finding, error, note, warning
+from effnet_cli.datasets.groups import NO_GROUP
 from effnet_cli.datasets.inspect_files import FileInspection
 from effnet_cli.datasets.listing import FileList
 from effnet_cli.datasets.split import SPLITS, TEST, TRAIN, VAL
@@ -211,6 +212,27 @@ def _leaks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
             yield make("leak", message, hint, count=len(shared), paths=paths)
 
 
+def _group_leaks(data: CheckedFiles, options: DatasetOptions) -> Iterator[Finding]:
+    groups = np.where(data.kept, data.listing.groups, NO_GROUP)
+    for split in (VAL, TEST):
+        own = np.unique(groups[data.splits == TRAIN])
+        shared = np.setdiff1d(np.intersect1d(own, groups[data.splits == split]), [NO_GROUP])
+        if not len(shared):
+            continue
+        make = warning if options.allow_leak else error
+        count = pluralize(len(shared), "group has", "groups have")
+        places = groups * len(SPLITS) + data.splits
+        wanted = shared[:FINDING_EXAMPLES, None] * len(SPLITS) + np.array([TRAIN, split])
+        yield make(
+            "group_leak",
+            f"{count} images in both train and {SPLITS[split]}.",
+            "Keep each group in one split, or pass --allow-leak and accept overly optimistic "
+            "results.",
+            count=len(shared),
+            paths=data.paths(int(np.argmax(places == place)) for place in wanted.flat),
+        )
+
+
 def _near_leaks(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
     near = np.concatenate([data.near, data.near[:, ::-1]])
     near = near[np.isin(near[:, 0], data.contents_of(TRAIN))]
@@ -268,6 +290,7 @@ CHECKS: tuple[Callable[[CheckedFiles, DatasetOptions], Iterator[Finding]], ...] 
     _images_of_classes,
     _label_conflicts,
     _leaks,
+    _group_leaks,
     _earlier_training_images,
     _near_leaks,
     _imbalance,

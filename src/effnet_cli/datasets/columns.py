@@ -35,6 +35,10 @@ SPLIT_NAMES = (
     "split", "subset", "set", "data_set", "dataset", "partition", "usage", "ml_use", "phase",
     "fold", "purpose", "stage",
 )  # fmt: skip
+GROUP_NAMES = (
+    "group", "patient", "patient_id", "subject", "subject_id", "person", "person_id", "lesion_id",
+    "case_id", "study_id", "video", "video_id", "session", "session_id", "individual_id",
+)  # fmt: skip
 # Columns of yes and no: the splits that they stand for.
 YES_NO_SPLITS = {
     **dict.fromkeys(("is_valid", "is_val", "is_validation", "valid", "validation"), (VAL, TRAIN)),
@@ -58,6 +62,7 @@ class Columns:
     image: int
     labels: tuple[int, ...]
     split: int | None
+    group: int | None = None
     notes: tuple[Finding, ...] = ()
 
     def get(self, column: int, cells: Sequence[Cell]) -> Cell:
@@ -71,6 +76,10 @@ class Columns:
             return tuple(self.names[index].strip() for index in chosen)
         cell = self.get(self.labels[0], cells)
         return (cell,) if isinstance(cell, str) else cell
+
+    def read_group(self, cells: Sequence[Cell]) -> str:
+        """Return the name of a row's group; empty if it has none."""
+        return "" if self.group is None else str(self.get(self.group, cells)).strip()
 
     def parse_split(self, text: str) -> int | None:
         """Return the split that a cell of the split column means; `None` if it means none."""
@@ -92,6 +101,8 @@ class Columns:
         parts = [f"images from {self.names[self.image]!r}", labels]
         if self.split is not None:
             parts.append(f"splits from {self.names[self.split]!r}")
+        if self.group is not None:
+            parts.append(f"groups from {self.names[self.group]!r}")
         return f"{kind} ({', '.join(parts)})"
 
 
@@ -106,10 +117,10 @@ def choose_columns(
     names = [normalize_name(name) for name in table.columns]
     label = _find_named(table, options.label_column, "--label-column")
     split = _find_named(table, options.split_column, "--split-column")
-    image = choose_image_column(
-        table, sample, options, resolver=resolver, taken=frozenset((label, split))
-    )
-    taken = {image, label, split}
+    group = _find_named(table, options.group_column, "--group-column")
+    taken = {label, split, group}
+    image = choose_image_column(table, sample, options, resolver=resolver, taken=taken)
+    taken.add(image)
     if split is None:
         split = _find_split(names, sample, taken)
         taken.add(split)
@@ -118,11 +129,11 @@ def choose_columns(
         labels = _find_labels(names, sample, taken)
     if not labels:
         raise _not_recognised(table, "labels", "--label-column")
-    used = {image, split, *labels}
+    used = {image, split, group, *labels}
     ignored = [name for index, name in enumerate(table.columns)
                if index not in used and not INDEX_NAMES.fullmatch(names[index])]  # fmt: skip
     notes = [*_describe_ignored(ignored, table, sample, split=split)]
-    return Columns(table.columns, image, labels, split=split, notes=tuple(notes))
+    return Columns(table.columns, image, labels, split=split, group=group, notes=tuple(notes))
 
 
 def choose_image_column(
@@ -247,7 +258,11 @@ def _describe_ignored(
         yield warning("split_not_read", message, "Use train, val and test to mark splits.")
     others = [name for name in ignored if split is not None or name not in like_splits]
     if others:
-        yield note("ignored_columns", f"Columns not used: {quote_names(others)}.")
+        groups = [name for name in others if normalize_name(name) in GROUP_NAMES]
+        hint = (
+            f"If images of one {groups[0]!r} belong together, add --group-column." if groups else ""
+        )
+        yield note("ignored_columns", f"Columns not used: {quote_names(others)}.", hint)
 
 
 def _not_recognised(table: "LabelTable", what: str, flag: str) -> LayoutError:

@@ -115,7 +115,8 @@ def _open_table(
     root: Path, bases: Mapping[int, Path], first: FolderContents, *, options: LabelOptions
 ) -> Source | None:
     """Open the table of a dataset whose folders are no classes, or of which columns are named."""
-    is_named = any((options.image_column, options.label_column, options.split_column))
+    named = (options.image_column, options.label_column, options.split_column)
+    is_named = any((*named, options.group_column))
     names = (name for name in first.folders if name.lower() not in TABLE_FOLDERS)
     classes = {re.sub(r"\d+", "", name) for name in names if not is_unused(name)}
     if len(classes) > 1 and not is_named:  # `images_1` and `images_2` are no classes

@@ -1,14 +1,16 @@
 """Labelled images to evaluate a model on: one split of a dataset in any format."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.formats import open_source
+from effnet_cli.datasets.groups import GroupNumbers
 from effnet_cli.datasets.listing import LayoutError, Source, read_files
 from effnet_cli.datasets.paths import Paths
+from effnet_cli.datasets.pattern import compile_group_pattern
 from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
 from effnet_cli.options import LabelOptions
 from effnet_cli.system.errors import UsageError
@@ -19,7 +21,8 @@ EVALUATION_ORDER = (TEST, VAL, TRAIN)  # without --split: images unseen in train
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Images and their classes. `labels` are indexes into `classes`. `split` is the split that was
+    """Images and their classes. `labels` are indexes into `classes`, `groups` numbers of groups
+    (-1 for none). `split` is the split that was
     read, or `None` if the dataset has no splits.
     """
 
@@ -28,6 +31,16 @@ class LabelledImages:
     classes: tuple[str, ...]
     paths: Paths
     labels: npt.NDArray[np.int32]
+    groups: npt.NDArray[np.int32]
+
+    def select(self, indexes: npt.NDArray[np.intp]) -> "LabelledImages":
+        """Return the images at `indexes`."""
+        return replace(
+            self,
+            paths=self.paths.take(indexes),
+            labels=self.labels[indexes],
+            groups=self.groups[indexes],
+        )
 
 
 def load_labelled(
@@ -49,7 +62,8 @@ def load_labelled(
     try:
         source = open_source(root, options)
         chosen = _choose_split(source, split, str(root), is_optional=is_optional)
-        files = read_files(source, chosen)
+        groups = GroupNumbers(root, compile_group_pattern(options.group_pattern))
+        files = read_files(source, chosen, groups)
     except LayoutError as fault:
         raise UsageError(fault.finding.message, fault.finding.hint) from fault
     for finding in source.findings():
@@ -65,6 +79,7 @@ def load_labelled(
         classes=tuple(files.classes),
         paths=files.paths,
         labels=files.labels,
+        groups=files.groups,
     )
 
 

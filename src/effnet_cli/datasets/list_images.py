@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from effnet_cli.datasets.archive_file import is_archive, list_archive
+from effnet_cli.datasets.archive_file import ARCHIVE_SUFFIXES, list_archive
 from effnet_cli.datasets.columns import choose_image_column
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
@@ -21,8 +21,8 @@ def list_images(path: str, options: LabelOptions = LabelOptions()) -> Iterator[I
     file = Path(path)
     if not file.is_file():
         return None
-    if is_archive(file):
-        return _report_errors(path, (str(file / name) for name in list_archive(file)))
+    if file.suffix.lower() in ARCHIVE_SUFFIXES:
+        return _report_errors(path, map(str, map(file.joinpath, list_archive(file))))
     if is_table(file):
         return _report_errors(path, _list_table(file, options))
     return None

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.findings import Counters, Finding, error, note
+from effnet_cli.datasets.groups import GroupNumbers
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.split import SPLITS, TRAIN, VAL
 from effnet_cli.system.errors import ImageError
@@ -25,23 +26,28 @@ class LayoutError(Exception):
 
 
 class LabelledFile(NamedTuple):
-    """A file and the name of its class. `error` is set if it is not a regular file."""
+    """A file and the name of its class. `error` is set if it is not a regular file. `group` names
+    what it has in common with others, which stay on the same side of a split.
+    """
 
     path: str
     label: str
     error: ImageError | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Labelled files: `labels` [N] are indexes into `classes`, of which some may have no file.
+    """Labelled files. `labels` [N] are indexes into `classes`, of which some may have no file.
 
-    `faults` has the errors of entries that are not regular files, by index.
+    `groups` [N] are numbers of the groups, -1 for none. `faults` has the errors of entries that are
+    not regular files, by index.
     """
 
     classes: Sequence[str]
     paths: Paths
     labels: npt.NDArray[np.int32]
+    groups: npt.NDArray[np.int32]
     faults: dict[int, ImageError]
 
     def find_unknown(self, classes: Sequence[str]) -> list[str]:
@@ -58,7 +64,13 @@ class Files:
         kept = np.flatnonzero(labels >= 0)
         places = {int(old): new for new, old in enumerate(kept)} if self.faults else {}
         faults = {places[old]: fault for old, fault in self.faults.items() if old in places}
-        return Files(classes, self.paths.take(kept), labels[kept], faults=faults)
+        return Files(
+            classes,
+            self.paths.take(kept),
+            labels[kept],
+            groups=self.groups[kept],
+            faults=faults,
+        )
 
     def extend(self, other: "Files") -> "Files":
         """Return these files and `other` files of the same classes."""
@@ -67,6 +79,7 @@ class Files:
             self.classes,
             self.paths + other.paths,
             np.concatenate([self.labels, other.labels]),
+            groups=np.concatenate([self.groups, other.groups]),
             faults=self.faults | faults,
         )
 
@@ -107,7 +120,7 @@ class Source:
                 yield make(kind, message, hint, count=count, paths=tuple(examples))
 
 
-def read_files(source: Source, split: int) -> Files:
+def read_files(source: Source, split: int, groups: GroupNumbers) -> Files:
     """Read a split. Its files are not kept as objects, since there may be millions.
 
     Raises:
@@ -115,21 +128,29 @@ def read_files(source: Source, split: int) -> Files:
     """
     classes, files = source.read(split)
     indexes = {name: index for index, name in enumerate(classes)}
-    labels, faults = array("i"), {}
+    labels, numbers, faults = array("i"), array("i"), {}
 
     def take(file: LabelledFile) -> str:
         if file.error is not None:
             faults[len(labels)] = file.error
         labels.append(indexes[file.label])
+        numbers.append(groups.number_of(file))
         return file.path
 
     paths = Paths(map(take, files))
-    return Files(classes, paths, np.array(labels, dtype=np.int32), faults=faults)
+    return Files(
+        classes,
+        paths,
+        np.array(labels, dtype=np.int32),
+        groups=np.array(numbers, dtype=np.int32),
+        faults=faults,
+    )
 
 
 @dataclass(slots=True)
 class FileList:
-    """Every file of a dataset with its class (an index of `classes`) and split (of SPLITS).
+    """Every file of a dataset with its class (an index of `classes`), split (of SPLITS) and group
+    (a number, -1 for none).
 
     `faults` has the errors of entries that are not regular files, by index. `is_automatic` says
     that validation has yet to be split off from the training images.
@@ -140,12 +161,13 @@ class FileList:
     paths: Paths
     labels: npt.NDArray[np.int32]
     splits: npt.NDArray[np.int8]
+    groups: npt.NDArray[np.int32]
     is_automatic: bool
     findings: list[Finding] = field(default_factory=list)
     faults: dict[int, ImageError] = field(default_factory=dict)
 
 
-def list_files(source: Source, *, skip_empty: bool) -> FileList:
+def list_files(source: Source, groups: GroupNumbers, *, skip_empty: bool) -> FileList:
     """Read all splits. The training images define the classes.
 
     Raises:
@@ -155,14 +177,14 @@ def list_files(source: Source, *, skip_empty: bool) -> FileList:
         names = quote_names([SPLITS[split] for split in sorted(source.splits)])
         hint = "Name the split of the training images 'train'."
         raise LayoutError("no_train", f"The dataset has no 'train' split, only {names}.", hint)
-    train = read_files(source, TRAIN)
+    train = read_files(source, TRAIN, groups)
     is_filled = np.bincount(train.labels, minlength=len(train.classes)) > 0
     empty = [name for name, filled in zip(train.classes, is_filled, strict=True) if not filled]
     classes = [name for name in train.classes if not skip_empty or name not in set(empty)]
     findings = [*_empty_classes(empty, skip_empty)]
     parts, splits = [train.select(classes)], [TRAIN]
     for split in sorted(source.splits - {TRAIN}):
-        held_out = read_files(source, split)
+        held_out = read_files(source, split, groups)
         findings += _unknown_classes(held_out.find_unknown(train.classes), SPLITS[split])
         parts.append(held_out.select(classes))
         splits.append(split)
@@ -174,8 +196,9 @@ def list_files(source: Source, *, skip_empty: bool) -> FileList:
         paths=files.paths,
         labels=files.labels,
         splits=np.repeat(np.array(splits, np.int8), [len(part.paths) for part in parts]),
+        groups=files.groups,
         is_automatic=is_automatic,
-        findings=[*source.findings(), *findings],
+        findings=[*source.findings(), *groups.findings(), *findings],
         faults=files.faults,
     )
 

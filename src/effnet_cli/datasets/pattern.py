@@ -13,7 +13,7 @@ from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
 from effnet_cli.datasets.split import TRAIN, parse_split
 from effnet_cli.images.finder import Finder
 
-LABEL, SPLIT = "label", "split"  # names of groups
+LABEL, SPLIT, GROUP = "label", "split", "group"  # names of groups
 EXAMPLE = r"Use a group for the label, e.g. '^([^/]+)/' for the first folder."
 # Patterns of file names that end in a number, from which a suggestion is chosen.
 SUGGESTED = (r"([A-Za-z][^/]*?)[ ._-]*\(?\d+\)?\.\w+$",)
@@ -64,17 +64,31 @@ def suggest_pattern(names: Sequence[str]) -> tuple[str, list[str]] | None:
     return None
 
 
+def compile_group_pattern(text: str | None) -> re.Pattern[str] | None:
+    """Compile the pattern of groups, if there is one.
+
+    Raises:
+        LayoutError: it is not valid.
+    """
+    example = "Use for example '(patient[0-9]+)'."
+    return None if text is None else _compile("--group-pattern", text, example)
+
+
+def _compile(flag: str, text: str, hint: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as fault:
+        message = f"{flag} {text!r} is not a valid regular expression: {fault}."
+        raise LayoutError("bad_pattern", message, hint) from fault
+
+
 def compile_pattern(text: str) -> re.Pattern[str]:
     """Compile a pattern of labels.
 
     Raises:
         LayoutError: it is not valid, or has no group for the label.
     """
-    try:
-        pattern = re.compile(text)
-    except re.error as fault:
-        message = f"--label-pattern {text!r} is not a valid regular expression: {fault}."
-        raise LayoutError("bad_pattern", message, EXAMPLE) from fault
+    pattern = _compile("--label-pattern", text, EXAMPLE)
     if LABEL not in pattern.groupindex and pattern.groups != 1:
         message = f"--label-pattern {text!r} has {pattern.groups} groups; it must have one."
         raise LayoutError("bad_pattern", message, EXAMPLE)
@@ -93,4 +107,5 @@ def match_path(
         if match is None or not match[group] or split is None:
             counters["no_match"].add(path)
         else:
-            yield DatasetRow(path, match[group], split)
+            common = match[GROUP] or "" if GROUP in pattern.groupindex else ""
+            yield DatasetRow(path, match[group], split, group=common)

@@ -20,13 +20,15 @@ UNEVEN_RATIO = 3  # between the numbers of training images of the largest and th
 class Subset:
     """The images of one split, ordered by class and path.
 
-    `labels` are the class indexes of `paths`. `failed` has the class indexes of the images that
-    cannot be opened, which validation counts as errors.
+    `labels` are the class indexes of `paths`, `groups` the numbers of their groups (-1 for none).
+    `failed` has the class indexes of the images that cannot be opened, which validation counts as
+    errors.
     """
 
     paths: Paths
     labels: npt.NDArray[np.int32]
     failed: npt.NDArray[np.int32]
+    groups: npt.NDArray[np.int32]
 
     def count(self, num_classes: int) -> npt.NDArray[np.intp]:
         """Count the images that can be opened, per class [num_classes]."""

@@ -14,31 +14,38 @@ from effnet_cli.datasets.paths import Paths
 
 
 class DatasetRow(NamedTuple):
-    """An image, the name of its class, and its split (an index of SPLITS)."""
+    """An image, the name of its class, its split (an index of SPLITS), and its group, if any."""
 
     path: str
     label: str
     split: int
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RowArrays:
-    """Rows in compact arrays: `labels` [N] are indexes into `classes`, `splits` [N] of SPLITS."""
+    """Rows in compact arrays: `labels` [N] are indexes into `classes`, `splits` [N] of SPLITS, and
+    `groups` [N] into `group_names`, of which the first is empty.
+    """
 
     paths: Paths
     classes: Sequence[str]
     labels: npt.NDArray[np.int32]
     splits: npt.NDArray[np.int8]
+    group_names: Sequence[str]
+    groups: npt.NDArray[np.int32]
 
 
 def collect_rows(rows: Iterable[DatasetRow]) -> RowArrays:
     """Read all rows."""
-    labels, splits = array("i"), array("b")
+    labels, groups, splits = array("i"), array("i"), array("b")
     numbers: dict[str, int] = {}
+    names = {"": 0}
 
     def take(row: DatasetRow) -> str:
         labels.append(numbers.setdefault(row.label, len(numbers)))
         splits.append(row.split)
+        groups.append(names.setdefault(row.group, len(names)))
         return row.path
 
     paths = Paths(map(take, rows))
@@ -47,6 +54,8 @@ def collect_rows(rows: Iterable[DatasetRow]) -> RowArrays:
         list(numbers),
         np.array(labels, dtype=np.int32),
         splits=np.array(splits, dtype=np.int8),
+        group_names=list(names),
+        groups=np.array(groups, dtype=np.int32),
     )
 
 
@@ -70,10 +79,10 @@ class RowSource(Source):
 
     def _list(self, label: str, rows: npt.NDArray[np.intp]) -> Iterator[LabelledFile]:
         """Yield the files of a class in the order of their paths, each of them once."""
-        last = None
-        for path in sorted(self.rows.paths[int(row)] for row in rows):
+        last, names = None, self.rows.group_names
+        for path, group in sorted((self.rows.paths[i], self.rows.groups[i]) for i in rows.tolist()):
             if path == last:
                 self.counters["listed_twice"].add(path)
             else:
-                yield LabelledFile(path, label)
+                yield LabelledFile(path, label, group=names[group])
             last = path

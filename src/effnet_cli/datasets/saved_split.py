@@ -278,7 +278,7 @@ def exclude_training_images(
     if not np.isin(places, (VAL, TEST)).all():
         reporter.note(_describe(places))
     split = SPLITS[VAL] if data.split in (None, SPLITS[TRAIN]) else data.split
-    return replace(data, split=split, paths=data.paths.take(kept), labels=data.labels[kept])
+    return replace(data.select(kept), split=split)
 
 
 def select_split(
@@ -297,8 +297,7 @@ def select_split(
     kept = np.flatnonzero(np.empty(0) if places is None or split == NEW else places == split)
     if not len(kept):
         raise UsageError(f"{data.root!r} has no split {name!r}.", "Omit --split.")
-    paths, labels = data.paths.take(kept), data.labels[kept]
-    return replace(data, split=SPLITS[split], paths=paths, labels=labels)
+    return replace(data.select(kept), split=SPLITS[split])
 
 
 def _merge(located: Iterable[Places | None]) -> Places | None:

@@ -10,8 +10,10 @@ import numpy.typing as npt
 from effnet_cli.datasets.checks import CHECKS, CheckedFiles
 from effnet_cli.datasets.duplicates import content_ids, find_near_duplicates, group_duplicates
 from effnet_cli.datasets.formats import open_source
+from effnet_cli.datasets.groups import GroupNumbers, join_groups, link_members
 from effnet_cli.datasets.inspect_files import FileInspection, inspect_files
 from effnet_cli.datasets.listing import FileList, LayoutError, list_files
+from effnet_cli.datasets.pattern import compile_group_pattern
 from effnet_cli.datasets.records import ClassCount, Dataset, Scan, SplitTable, Subset
 from effnet_cli.datasets.split import TEST, TRAIN, VAL, choose_validation
 from effnet_cli.options import DatasetOptions, ImageOptions
@@ -43,7 +45,9 @@ def scan(
         workers: number of threads that open images; `None` is one per core.
     """
     try:
-        listing = list_files(open_source(root, options), skip_empty=options.skip_empty)
+        source = open_source(root, options)
+        groups = GroupNumbers(root, compile_group_pattern(options.group_pattern))
+        listing = list_files(source, groups, skip_empty=options.skip_empty)
     except LayoutError as fault:
         return Scan(str(root), "not recognised", (), findings=(fault.finding,), dataset=None)
     inspection = inspect_files(listing, images, workers=workers, reporter=reporter)
@@ -105,6 +109,10 @@ def _split_off_validation(data: CheckedFiles, fraction: float, seed: int) -> Non
         members = np.flatnonzero(labels == label)
         if len(np.unique(groups[members])) == 1:  # all alike: better to split than to refuse
             groups[members] = members
+    kept = np.flatnonzero(data.kept)
+    given = link_members(data.contents[kept], data.listing.groups[kept])
+    if len(given[0]):
+        groups = join_groups(len(labels), (np.arange(len(labels)), groups), given)
     files = np.flatnonzero(data.kept & (data.splits == TRAIN))
     group_of_file, digests = groups[data.contents[files]], data.inspection.digests[data.first]
     is_val = choose_validation(
@@ -135,4 +143,5 @@ def _subset(data: CheckedFiles, split: int) -> Subset:
     labels: npt.NDArray[np.int32] = data.listing.labels
     good = np.flatnonzero(data.kept & (data.splits == split))
     failed = labels[~data.inspection.is_good & (data.splits == split)]
-    return Subset(data.listing.paths.take(good), labels[good], failed)
+    groups = data.listing.groups[good]
+    return Subset(data.listing.paths.take(good), labels[good], failed, groups=groups)

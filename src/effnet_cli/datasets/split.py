@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -73,32 +74,53 @@ def choose_validation(
 ) -> npt.NDArray[np.bool_]:
     """Choose validation images [N]: about `fraction` of each class, at least one and never all.
 
-    `labels` and `groups` [N] are the class and the group of each image. A group lies in one class
-    and is never divided. Row `g` of `keys` is the content of group `g`. A class with only one group
-    is not split.
+    `labels` and `groups` [N] are the class and the group of each image. A group is never divided,
+    even if it has images of several classes. Row `g` of `keys` is the content of group `g`. A class
+    with only one group is not split.
     """
-    result = np.zeros(len(labels), dtype=np.bool_)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        numbers, sizes = np.unique(groups[members], return_counts=True)
-        order = sorted(range(len(numbers)), key=lambda i: _rank(keys[numbers[i]].tobytes(), seed))
-        chosen = _fill([int(sizes[i]) for i in order], len(members), fraction)
-        result[members] = np.isin(groups[members], [numbers[order[place]] for place in chosen])
-    return result
+    if not len(labels):
+        return np.zeros(0, dtype=np.bool_)
+    totals, counts = np.bincount(labels), _count_classes(labels, groups)
+    num_groups = Counter(label for classes in counts.values() for label in classes)
+    room = [
+        min(max(round(total * fraction), 1), total - 1) if num_groups[label] > 1 else 0
+        for label, total in enumerate(totals.tolist())
+    ]
+    left, chosen = totals.tolist(), set[int]()
+
+    def choose(group: int) -> None:
+        chosen.add(group)
+        for label, count in counts[group].items():
+            room[label] -= count
+            left[label] -= count
+
+    order = sorted(counts, key=lambda group: _rank(keys[group].tobytes(), seed))
+    for group in order:
+        if all(count <= room[label] for label, count in counts[group].items()):
+            choose(group)
+    for label in (label for label, number in num_groups.items() if number > 1):
+        if left[label] == totals[label]:  # no group of the class fits: take the smallest
+            fitting = [
+                group
+                for group in order
+                if label in counts[group]
+                and all(count < left[other] for other, count in counts[group].items())
+            ]
+            if fitting:
+                choose(min(fitting, key=lambda group: sum(counts[group].values())))
+    return np.isin(groups, list(chosen))
+
+
+def _count_classes(
+    labels: npt.NDArray[np.int32], groups: npt.NDArray[np.intp]
+) -> dict[int, dict[int, int]]:
+    """Return the number of images of each class in each group."""
+    counts: dict[int, dict[int, int]] = {}
+    pairs, numbers = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
+    for group, label, number in zip(*pairs.tolist(), numbers.tolist(), strict=True):
+        counts.setdefault(group, {})[label] = number
+    return counts
 
 
 def _rank(key: bytes, seed: int) -> bytes:
     return hashlib.sha256(b"%d:" % seed + key).digest()
-
-
-def _fill(sizes: list[int], total: int, fraction: float) -> list[int]:
-    """Return the indexes of the groups that still fit, in order, or the smallest if none fits."""
-    if len(sizes) < 2:
-        return []
-    room = min(max(round(total * fraction), 1), total - 1)
-    chosen = []
-    for place, size in enumerate(sizes):
-        if size <= room:
-            chosen.append(place)
-            room -= size
-    return chosen or [min(range(len(sizes)), key=sizes.__getitem__)]

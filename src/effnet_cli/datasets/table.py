@@ -75,7 +75,7 @@ class _RowReader:
             split, label = self._read_split(cells, where), self._read_label(cells, where)
             path = self._read_path(cells, where)
             if path and label and split is not None:
-                yield DatasetRow(path, label, split)
+                yield DatasetRow(path, label, split, group=self.columns.read_group(cells))
 
     def _read_split(self, cells: Sequence[Cell], where: str) -> int | None:
         column, of_table = self.columns.split, self.table.split

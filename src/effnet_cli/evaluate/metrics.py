@@ -22,6 +22,7 @@ Labels = npt.NDArray[np.integer]
 Probabilities = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
+CONFIDENCE, GROUP_RESAMPLES = 0.95, 2000
 CONFIDENCE_Z = 1.959964  # 95 % of a normal distribution is within this many standard deviations
 CALIBRATION_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
 FITTED_TEMPERATURES = 0.05, 20.0  # lowest and highest
@@ -143,11 +144,34 @@ def share_interval(right: int, total: int) -> Interval:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def paired_difference(one: Flags, other: Flags) -> tuple[float, Interval]:
+def group_interval(values: npt.NDArray[np.float64], groups: Labels) -> Interval:
+    """Return the 95 % interval of the mean of `values` [N], bootstrapped over `groups` [N]: images
+    of one patient say less than as many of different ones. An image without a group (-1) is one.
+    """
+    own = np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(len(groups)), groups)
+    numbers = np.unique(own, return_inverse=True)[1]
+    sizes, sums = np.bincount(numbers), np.bincount(numbers, weights=values)
+    generator, count = np.random.default_rng(0), len(sizes)
+    drawn = (generator.integers(count, size=count) for _ in range(GROUP_RESAMPLES))
+    means = [sums[chosen].sum() / sizes[chosen].sum() for chosen in drawn]
+    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return float(low), float(high)
+
+
+def flags_interval(flags: Flags, groups: Labels) -> Interval:
+    """Return the 95 % interval of the share of true `flags` [N] of images in `groups` [N]."""
+    if (groups < 0).all():
+        return share_interval(int(flags.sum()), len(flags))
+    return group_interval(flags.astype(np.float64), groups)
+
+
+def paired_difference(one: Flags, other: Flags, groups: Labels) -> tuple[float, Interval]:
     """Return the accuracy of `one` minus that of `other` on the same images [N], and the 95 %
-    interval of this difference (normal approximation for matched pairs).
+    interval of this difference (normal approximation for matched pairs, or over `groups` [N]).
     """
     gains = one.astype(np.float64) - other.astype(np.float64)
+    if (groups >= 0).any():
+        return float(gains.mean()), group_interval(gains, groups)
     difference, half = float(gains.mean()), CONFIDENCE_Z * float(gains.std() / len(gains) ** 0.5)
     return difference, (difference - half, difference + half)
 

@@ -31,7 +31,8 @@ class Predictions:
     """A model's predictions for N images, of which M could be opened: those at `places` [M].
 
     `all_labels` [N], `labels` [M] and `predicted` [M] are indexes into `classes`, or -1 for a class
-    that the model lacks. `scores` and `probabilities` are [M,C].
+    that the model lacks. `scores` and `probabilities` are [M,C]. `groups` [N] are numbers of the
+    groups of images, -1 for none.
     """
 
     paths: Sequence[str]
@@ -43,6 +44,7 @@ class Predictions:
     scores: Scores
     probabilities: Probabilities
     errors: Mapping[int, ImageError]
+    groups: Labels
 
     @property
     def failed_labels(self) -> Labels:
@@ -109,10 +111,16 @@ class Predictions:
 
 
 def predict_labelled(
-    classifier: Classifier, paths: Sequence[str], labels: Labels, *, what: str, reporter: Reporter
+    classifier: Classifier,
+    paths: Sequence[str],
+    labels: Labels,
+    *,
+    groups: Labels,
+    what: str,
+    reporter: Reporter,
 ) -> Predictions:
-    """Classify the images at `paths`, which have the `labels` [N]; raise UsageError if none can be
-    opened. `what` names the work in the progress bar.
+    """Classify the images at `paths`, which have the `labels` [N] and are in `groups` [N]; raise
+    UsageError if none can be opened. `what` names the work in the progress bar.
     """
     total = len(paths)
     rows: list[Scores] = []
@@ -140,4 +148,5 @@ def predict_labelled(
         scores=scores,
         probabilities=to_probabilities(scores, classifier.scores_are, card.temperature),
         errors=errors,
+        groups=groups,
     )

@@ -125,7 +125,8 @@ class Evaluation(Metrics):
     """A model's performance on labelled images. Its fields are the keys of the JSON output, except
     that `classes` is called `per_class` there.
 
-    Images that failed count as wrong in every accuracy, recall and F1. `auroc` takes the second
+    Images that failed count as wrong in every accuracy, recall and F1. Intervals are those over
+    `groups` of images, or over images if there are none (0). `auroc` takes the second
     class as positive and is `None` unless there are two classes, both with images. `ece` is the
     expected calibration error over the bins of `calibration`. `confusion` is `None` above 200
     classes, and `label_errors` is `None` without cleanlab. The `unlabelled` images belong to
@@ -141,6 +142,7 @@ class Evaluation(Metrics):
     top1_interval: Interval
     top5: float
     top5_interval: Interval
+    groups: int
     auroc: float | None
     ece: float
     calibration: tuple[CalibrationBin, ...]

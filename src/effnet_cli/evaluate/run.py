@@ -48,7 +48,12 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     labels = label_map.apply(data.labels)
     known = np.flatnonzero(labels >= 0)
     predictions = predict_labelled(
-        classifier, data.paths.take(known), labels[known], what="Evaluation", reporter=reporter
+        classifier,
+        data.paths.take(known),
+        labels[known],
+        groups=data.groups[known],
+        what="Evaluation",
+        reporter=reporter,
     )
     if task.calibrate_to is not None:
         reporter.note(_calibrate(task.calibrate_to, task.model, predictions))
@@ -120,7 +125,8 @@ def _evaluation(
     shared = metrics.compute_metrics(
         p.scores, p.labels, p.failed_labels, names=p.classes, scores_are=classifier.scores_are
     )
-    top5 = int(metrics.is_among_top(p.scores, p.labels, 5).sum())
+    is_top5 = np.zeros(total, dtype=np.bool_)
+    is_top5[p.places] = metrics.is_among_top(p.scores, p.labels, 5)
     ece, bins = metrics.calibrate(p.probabilities.max(axis=1), p.predicted == p.labels)
     return Evaluation(
         **vars(shared),
@@ -130,9 +136,10 @@ def _evaluation(
         engine=classifier.engine,
         precision=classifier.precision,
         temperature=classifier.card.temperature,
-        top1_interval=metrics.share_interval(int(p.is_right.sum()), total),
-        top5=top5 / total,
-        top5_interval=metrics.share_interval(top5, total),
+        top1_interval=metrics.flags_interval(p.is_right, p.groups),
+        top5=float(is_top5.mean()),
+        top5_interval=metrics.flags_interval(is_top5, p.groups),
+        groups=len(np.unique(p.groups[p.groups >= 0])),
         auroc=_auroc(p),
         ece=ece,
         calibration=bins,
@@ -178,8 +185,15 @@ def _compare(predictions: Predictions, other: Classifier, reporter: Reporter) ->
             "images"
         )
     theirs = predict_labelled(
-        other, predictions.paths, labels, what=f"Evaluation of {other.name}", reporter=reporter
+        other,
+        predictions.paths,
+        labels,
+        groups=predictions.groups,
+        what=f"Evaluation of {other.name}",
+        reporter=reporter,
     )
-    difference, interval = metrics.paired_difference(predictions.is_right, theirs.is_right)
+    difference, interval = metrics.paired_difference(
+        predictions.is_right, theirs.is_right, predictions.groups
+    )
     top1 = float(theirs.is_right.mean())
     return Comparison(other.name, top1, difference=difference, interval=interval)

@@ -28,11 +28,12 @@ def blocks(found: Evaluation) -> Iterator[Block]:
 def headline(found: Evaluation) -> Iterator[str]:
     """Yield the accuracy, the comparison, and notes on failed and skipped images."""
     low, high = found.top1_interval
+    over = f" over {pluralize(found.groups, 'group')}" if found.groups else ""
     largest = max(row.images for row in found.classes) / found.images
     yield (
         f"{found.model} classifies {found.top1:.1%} of {pluralize(found.images, 'image')} "
-        f"correctly (95 % interval {low:.1%} to {high:.1%}); always predicting the largest class: "
-        f"{largest:.1%}."
+        f"correctly (95 % interval{over} {low:.1%} to {high:.1%}); always predicting the largest "
+        f"class: {largest:.1%}."
     )
     if (other := found.comparison) is not None:
         low, high = other.interval

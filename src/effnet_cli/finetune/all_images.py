@@ -122,6 +122,7 @@ def _merge_splits(dataset: Dataset) -> Dataset:
         Paths(paths[index] for index in order),
         labels[order],
         np.concatenate([part.failed for part in parts]),
+        groups=np.concatenate([part.groups for part in parts])[order],
     )
     splits = np.where(dataset.files.splits == VAL, TRAIN, dataset.files.splits)
     return replace(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from effnet_cli.datasets.csv_file import CSV_TEXT, decode_path, encode_path
+from effnet_cli.datasets.groups import NO_GROUP
 from effnet_cli.datasets.saved_split import WRITE_TEXT
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import fit_temperature, share_interval
@@ -116,7 +117,8 @@ def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: in
     values, own = torch.cat([features.train, features.val]), torch.from_numpy(labels[images])
     # the clean features of an image come before those of its views
     places, rows = np.unique(images, return_index=True)
-    folds = assign_folds(labels, count, setup.options.seed)
+    groups = np.concatenate([subset.groups for subset in subsets])
+    folds = assign_folds(labels, groups, count, seed=setup.options.seed)
     logits = np.empty((len(places), len(setup.dataset.classes)), np.float32)
     for fold in np.unique(folds[places]).tolist():  # with many folds, some have no image
         setup.reporter.progress("Cross-validating the classifier head", fold, count)
@@ -135,16 +137,23 @@ def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: in
         scores=logits,
         probabilities=to_probabilities(logits, "logits", fit_temperature(logits, labels[places])),
         errors={},
+        groups=groups,
     )
 
 
-def assign_folds(labels: Labels, count: int, seed: int) -> npt.NDArray[np.intp]:
-    """Return the fold of each image [N]: random, with the images of each class spread evenly."""
+def assign_folds(labels: Labels, groups: Labels, count: int, *, seed: int) -> npt.NDArray[np.intp]:
+    """Return the fold of each image [N]: random, with the images of each class spread evenly.
+
+    The images of a group (-1 is none) get the fold of one of them.
+    """
     order = np.random.default_rng((seed, 4)).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     folds = np.empty(len(labels), np.intp)
     folds[order] = np.arange(len(labels)) % count
-    return folds
+    numbers, first = np.unique(groups, return_index=True)
+    places = first[np.searchsorted(numbers, groups)]
+    shared: npt.NDArray[np.intp] = np.where(groups == NO_GROUP, folds, folds[places])
+    return shared
 
 
 def _rows(found: Predictions, errors: Sequence[LabelledPrediction]) -> Iterator[Sequence[object]]:
