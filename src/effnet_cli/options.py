@@ -392,7 +392,10 @@ class EvaluateTask(Options):
         section="Operating points",
     )
     positive: str | None = option(
-        None, "With --at: the class to find, against all others", "CLASS", section="Operating points"
+        None,
+        "With --at: the class to find, against all others",
+        "CLASS",
+        section="Operating points",
     )
     save_to: Path | None = option(
         None,

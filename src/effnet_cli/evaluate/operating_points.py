@@ -12,11 +12,13 @@ import numpy.typing as npt
 from effnet_cli.evaluate.metrics import CONFIDENCE_Z, Flags, Labels, Probabilities, share_interval
 from effnet_cli.evaluate.model_copy import check_copy, write_copy
 from effnet_cli.evaluate.predictions import Predictions
-from effnet_cli.models.operating_point import SHARES, OperatingPoint
+from effnet_cli.models.operating_point import OperatingPoint, Share
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import EvaluateTask, Fit, ModelOptions, Precision, Requirement
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import pluralize, quote_names
+
+Counts = npt.NDArray[np.integer]
 
 FLOAT_DIGITS = 17  # more decimals than a probability has
 
@@ -95,13 +97,13 @@ class OneVsRest:
 class Candidates:
     """All thresholds that differ in effect, highest first, and what they do: arrays [T].
 
-    Each calls at least one image positive. `shares` has an array for each of `SHARES`, in which a
-    share of no images is NaN.
+    Each calls at least one image positive. `shares` has an array for each figure that can be asked
+    for, in which that of no images is NaN.
     """
 
     probabilities: Probabilities
-    true_positives: npt.NDArray[np.intp]
-    true_negatives: npt.NDArray[np.intp]
+    true_positives: Counts
+    true_negatives: Counts
     shares: dict[str, Probabilities]
 
     def choose(self, requirement: Requirement) -> float | None:
@@ -125,7 +127,8 @@ class Candidates:
 def list_candidates(images: OneVsRest) -> Candidates:
     """Return the thresholds at each different probability of `images`."""
     order = np.argsort(-images.probabilities, kind="stable")
-    descending, is_positive = images.probabilities[order], images.is_positive[order]
+    descending = images.probabilities[order]
+    is_positive = images.is_positive[order].astype(np.intp)
     last = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))  # of equal ones
     tp = np.cumsum(is_positive)[last]
     fp = last + 1 - tp + images.failed_negatives
@@ -187,38 +190,43 @@ def find_point(
     Raises:
         UsageError: no threshold reaches what is asked.
     """
-    threshold: float | None = requirement.value
-    if requirement.metric != "threshold":
-        candidates = list_candidates(images)
-        threshold = candidates.choose(requirement)
-        if threshold is None:
-            raise _unreachable(candidates, requirement, images)
+    threshold = _choose(images, requirement)
     counts = images.count(threshold)
-    positives = counts["true_positives"] + counts["false_negatives"]
-    negatives = counts["true_negatives"] + counts["false_positives"]
-    empty = dict.fromkeys([*SHARES, *(f"{share}_interval" for share in SHARES)])
-    point = OperatingPoint(
+    tp, fp = counts["true_positives"], counts["false_positives"]
+    tn, fn = counts["true_negatives"], counts["false_negatives"]
+    return OperatingPoint(
         positive=name,
         metric=requirement.metric,
         asked=requirement.value,
         threshold=threshold,
-        prevalence=positives / (positives + negatives),
+        **counts,
+        prevalence=(tp + fn) / (tp + fp + tn + fn),
+        sensitivity=_share(tp, fn),
+        specificity=_share(tn, fp),
+        ppv=_share(tp, fp) if tp + fp else None,
+        npv=_share(tn, fn) if tn + fn else None,
         fit=fit,
         precision=precision,
-        **counts,
-        **empty,
     )
-    for share in SHARES:
-        right, total = point.counts_of(share)
-        if total:
-            interval = {f"{share}_interval": share_interval(right, total)}
-            point = replace(point, **{share: right / total, **interval})
-    return point
 
 
-def _unreachable(
-    candidates: Candidates, requirement: Requirement, images: OneVsRest
-) -> UsageError:
+def _choose(images: OneVsRest, requirement: Requirement) -> float:
+    """Return the threshold that `requirement` gives or asks for; raises like `find_point`."""
+    if requirement.metric == "threshold":
+        return requirement.value
+    candidates = list_candidates(images)
+    threshold = candidates.choose(requirement)
+    if threshold is None:
+        raise _unreachable(candidates, requirement, images)
+    return threshold
+
+
+def _share(right: int, wrong: int) -> Share:
+    images = right + wrong
+    return Share(right, images, right / images, interval=share_interval(right, images))
+
+
+def _unreachable(candidates: Candidates, requirement: Requirement, images: OneVsRest) -> UsageError:
     """Return the error that names the highest value that a threshold reaches."""
     metric, asked = requirement.metric, requirement.value
     failed = images.failed_positives + images.failed_negatives
@@ -229,9 +237,8 @@ def _unreachable(
     best = 0.0 if np.isnan(values).all() else float(np.nanmax(values))
     return UsageError(
         f"No threshold reaches {metric}={asked:.15g} on these images: the highest value is "
-        f"{best:.4f}.{reason}",
-        f"Ask for less, such as --at {metric}={math.floor(best * 100) / 100:g}, or use a better "
-        "model.",
+        f"{math.floor(best * 10_000) / 10_000:g}.{reason}",
+        "Ask for less, or use a better model.",
     )
 
 

@@ -18,6 +18,7 @@ from effnet_cli.evaluate.model_copy import check_copy
 from effnet_cli.evaluate.predictions import Predictions, predict_labelled
 from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
 from effnet_cli.models.card import SPLIT_FILE_NAME
+from effnet_cli.models.operating_point import OperatingPoint
 from effnet_cli.options import EvaluateTask, FinetuneTask
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -59,7 +60,7 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     predictions = predict_labelled(
         classifier, data.paths.take(known), labels[known], what="Evaluation", reporter=reporter
     )
-    points = ()
+    points: tuple[OperatingPoint, ...] = ()
     if positive is not None:
         points = operating_points.find_points(
             predictions, positive, task, precision=classifier.precision

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.models.familiarity import Familiarity
-from effnet_cli.models.operating_point import OperatingPoint
+from effnet_cli.models.operating_point import SHARES, OperatingPoint, Share
 from effnet_cli.options import ExportPrecision, Precision, Quantization, TargetName
 
 CARD_VERSION = 1
@@ -155,14 +155,25 @@ def _read_familiarity(content: Any) -> Familiarity | None:
 def _read_points(content: object, classes: Sequence[str]) -> tuple[OperatingPoint, ...]:
     if not isinstance(content, list):
         raise ValueError("its operating points are not a list")
-    for one in content:
-        _check_fields(OperatingPoint, one, "its operating point")
-    points = tuple(OperatingPoint(**one).from_lists() for one in content)
+    points = tuple(_read_point(one) for one in content)
     for point in points:
         point.check(classes)
     if len({point.name for point in points}) < len(points):
         raise ValueError("two of its operating points have the same name")
     return points
+
+
+def _read_point(content: Any) -> OperatingPoint:
+    _check_fields(OperatingPoint, content, "its operating point")
+    read = {}
+    for name in SHARES:
+        if content[name] is not None:
+            _check_fields(Share, content[name], f"the {name} of its operating point")
+            given = {
+                key: tuple(v) if isinstance(v, list) else v for key, v in content[name].items()
+            }
+            read[name] = Share(**given)
+    return OperatingPoint(**{**content, **read})
 
 
 def _check_class_name(name: str) -> None:
