@@ -82,10 +82,9 @@ class ModelCard:
         for name in names:
             _check_class_name(name)
         _check_fields(Preprocessing, given, "its preprocessing")
-        given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
         read = {
             "classes": tuple(names),
-            "preprocessing": Preprocessing(**given),
+            "preprocessing": Preprocessing(**_with_tuples(given)),
             "familiarity": _read_familiarity(content.get("familiarity")),
             "operating_points": _read_points(content.get("operating_points", []), names),
         }
@@ -165,15 +164,17 @@ def _read_points(content: object, classes: Sequence[str]) -> tuple[OperatingPoin
 
 def _read_point(content: Any) -> OperatingPoint:
     _check_fields(OperatingPoint, content, "its operating point")
-    read = {}
+    read: dict[str, Any] = {}
     for name in SHARES:
         if content[name] is not None:
             _check_fields(Share, content[name], f"the {name} of its operating point")
-            given = {
-                key: tuple(v) if isinstance(v, list) else v for key, v in content[name].items()
-            }
-            read[name] = Share(**given)
+            read[name] = Share(**_with_tuples(content[name]))
     return OperatingPoint(**{**content, **read})
+
+
+def _with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object from JSON, which has lists in place of tuples."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
 
 
 def _check_class_name(name: str) -> None:

@@ -91,7 +91,7 @@ def class_curves_chart(
     """
     figure = _figure_class()((9.0, 4.0))
     left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(0.07, 0.13, 0.99, 0.98)
+    figure.subplots_adjust(left=0.07, bottom=0.13, right=0.98, top=0.97)
     _style(left, "1 - specificity (false positive rate)", "sensitivity")
     _style(right, "recall (sensitivity)", "precision (PPV)")
     left.plot((0, 1), (0, 1), color=LINE, linewidth=1.5)  # chance
