@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
 from docs_pages import docs_page
-from effnet_cli.evaluate import curves
+from effnet_cli.evaluate import calibrate, curves
 from effnet_cli.evaluate.curves import CURVE_TOLERANCE, rank_class, thin
 from effnet_cli.evaluate.metrics import share_interval
 from effnet_cli.evaluate.operating_points import OneVsRest, find_point, needed_images
@@ -358,7 +358,11 @@ def test_class_name_that_two_classes_have_is_refused(
 
 
 def test_copy_has_the_points_and_the_same_tensors(
-    head_run: FinishedRun, images: Path, effnet: Effnet, tmp_path: Path
+    head_run: FinishedRun,
+    images: Path,
+    effnet: Effnet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copy, again = tmp_path / "points.safetensors", tmp_path / "again.safetensors"
     arguments = ("--at", "sensitivity=0.8", "--positive", "red", "-f", "json", "--save-to")
@@ -374,3 +378,6 @@ def test_copy_has_the_points_and_the_same_tensors(
     # a copy of the copy has only its own points, and a calibrated one has none
     effnet("evaluate", images, "-m", copy, "--at", "threshold=0.3", *arguments[2:], again)
     assert [one.name for one in checkpoint.read_card(again).operating_points] == ["threshold=0.3"]
+    monkeypatch.setattr(calibrate, "MIN_IMAGES", 1)
+    effnet("evaluate", images, "-m", copy, "--calibrate-to", tmp_path / "calibrated.safetensors")
+    assert checkpoint.read_card(tmp_path / "calibrated.safetensors").operating_points == ()

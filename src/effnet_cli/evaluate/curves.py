@@ -29,11 +29,12 @@ def rank_classes(predictions: Predictions) -> Iterator[ClassRanking]:
         if index not in present or len(present) < 2:
             yield ClassRanking(name)
         else:
-            yield rank_class(name, p.labels == index, p.probabilities[:, index], has_curves)
+            own = p.probabilities[:, index]
+            yield rank_class(name, p.labels == index, own, has_curves=has_curves)
 
 
 def rank_class(
-    name: str, is_positive: Flags, probabilities: Probabilities, has_curves: bool = True
+    name: str, is_positive: Flags, probabilities: Probabilities, *, has_curves: bool = True
 ) -> ClassRanking:
     """Measure how well `probabilities` [N] rank the positive images, of which there are some, above
     the others, of which there are some, too.

@@ -137,7 +137,7 @@ def list_candidates(images: OneVsRest) -> Candidates:
     pairs = {"sensitivity": (tp, fn), "specificity": (tn, fp), "ppv": (tp, fp), "npv": (tn, fn)}
     with np.errstate(invalid="ignore"):
         shares = {name: right / (right + wrong) for name, (right, wrong) in pairs.items()}
-    return Candidates(descending[last], tp, tn, shares)
+    return Candidates(descending[last], tp, tn, shares=shares)
 
 
 def _round_between(low: float, high: float) -> float:
