@@ -239,7 +239,7 @@ def test_points_count_the_images_that_cannot_be_opened_as_wrong(
     assert asked["is_assured"] is False
     assert half["is_assured"] is None
     assert "Too little evidence for sensitivity=0.8: the 95 % interval" in done.stderr
-    assert "it takes at least 16 positive images." in done.stderr
+    assert "at least 16 positive images are needed." in done.stderr
     for name in (*asked, *asked["sensitivity"], "curves", "roc", "precision_recall"):
         assert f"`{name}`" in docs_page("evaluate")
     shown = effnet(

@@ -121,7 +121,7 @@ def warnings(found: Evaluation) -> Iterator[str]:
         if needed is None:
             text += "; no number of images can assure 1"
         elif share.images < needed:
-            text += f"; it takes at least {needed:,} {COUNTED[point.metric]}"
+            text += f"; at least {needed:,} {COUNTED[point.metric]} are needed"
         yield f"{text}."
 
 
