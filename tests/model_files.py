@@ -12,6 +12,7 @@ from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import CARD_KEY, ModelCard
 from effnet_cli.models.checkpoint import DIGEST_KEY
+from effnet_cli.models.operating_point import OperatingPoint, Share
 
 TEXT = st.text(st.characters(codec=None), max_size=12)  # lone surrogates too
 PREPROCESSING = Preprocessing(64, 57, "bicubic", (0.1, 0.2, 0.3), (0.5, 0.25, 1 / 3))
@@ -29,6 +30,18 @@ CARD = ModelCard(
     dataset={"files": 12, "sha256": "ab" * 32},
     metrics={"accuracy": 0.5, "recall": [0.1, 0.9]},
 )
+
+
+def make_point(positive: str = "café", **changes: Any) -> OperatingPoint:
+    """Return an operating point, with figures that do not matter."""
+    share = Share(8, 10, 0.8, (0.5, 0.9))
+    values = {
+        "positive": positive, "metric": "sensitivity", "asked": 0.75, "threshold": 0.4,
+        "true_positives": 8, "false_positives": 1, "true_negatives": 9, "false_negatives": 2,
+        "failed_positives": 1, "failed_negatives": 0, "prevalence": 0.5, "sensitivity": share,
+        "specificity": share, "ppv": None, "npv": share, "fit": "crop", "precision": "fp32",
+    }  # fmt: skip
+    return OperatingPoint(**(values | changes))
 
 
 def assert_same(actual: checkpoint.Arrays, expected: checkpoint.Arrays) -> None:

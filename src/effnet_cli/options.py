@@ -5,8 +5,9 @@ The command line is derived from these dataclasses, and Python callers use them 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from effnet_cli.system.errors import UsageError
 from effnet_cli.system.fields import REQUIRED, Only, Options, argument, option
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -29,6 +30,8 @@ TableFormat = Literal["table", "json", "csv"]
 ListFormat = Literal["table", "json"]
 TrainedOn = Literal["in1k", "in12k", "in21k", "jft"]
 GroupBy = Literal["class", "none"]
+# What can be asked of an operating point; `threshold` is not asked for but given.
+PointMetric = Literal["sensitivity", "specificity", "ppv", "npv", "threshold"]
 ErrorKind = Literal[
     "empty", "truncated", "not_an_image", "unsupported_format", "too_large", "unreadable",
     "not_a_file", "missing", "timeout", "crashed",
@@ -130,6 +133,12 @@ class PredictOptions(Options):
         words={"auto": "auto"},
         above=0,
         below=1,
+        section="Prediction",
+    )
+    operating_point: str | None = option(
+        None,
+        "Decide by a threshold that the model stores, such as sensitivity (see evaluate --at)",
+        "NAME",
         section="Prediction",
     )
     keep_crops: bool = False
@@ -344,6 +353,34 @@ class ExportTask(Options):
     images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()
 
 
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What an operating point has to reach, such as a sensitivity of 0.95, or its threshold."""
+
+    metric: PointMetric
+    value: float
+
+    @staticmethod
+    def parse(text: str) -> "Requirement":
+        """Parse `sensitivity=0.95`; raise UsageError if it is not valid."""
+        name, _, value = text.partition("=")
+        for metric in get_args(PointMetric):
+            if name == metric and is_share(value):
+                return Requirement(metric, float(value))
+        raise UsageError(
+            f"Invalid --at {text!r}.",
+            f"Use NAME=X with one of {', '.join(get_args(PointMetric))}, and X above 0, up to 1.",
+        )
+
+
+def is_share(text: str) -> bool:
+    """Return whether a text is a number above 0, up to 1."""
+    try:
+        return 0 < float(text) <= 1
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True)
 class EvaluateTask(Options):
     """What to evaluate."""
@@ -373,6 +410,26 @@ class EvaluateTask(Options):
         "Write a copy of the model whose probabilities are calibrated on these images",
         "FILE",
         section="Model",
+    )
+    at: tuple[Requirement, ...] = option(
+        (),
+        "Find the threshold that reaches X: sensitivity=X, specificity, ppv or npv; or judge "
+        "threshold=X; repeatable",
+        "NAME=X",
+        parse=Requirement.parse,
+        section="Operating points",
+    )
+    positive: str | None = option(
+        None,
+        "With --at: the class to find, against all others",
+        "CLASS",
+        section="Operating points",
+    )
+    save_to: Path | None = option(
+        None,
+        "With --at: write a copy of the model that has these operating points",
+        "FILE",
+        section="Operating points",
     )
 
 

@@ -143,6 +143,8 @@ def test_command_supports_formats_and_limits(photos: Path, tmp_path: Path, effne
     assert content["schema"] == 1
     assert (content["images"], content["failed"], content["top1"]) == (5, 1, 0.4)
     row = next(row for row in content["per_class"] if row["label"] == "espresso")
+    assert row.pop("auroc") == pytest.approx(5 / 6)  # tabby has the same image
+    assert row.pop("average_precision") == 0.5
     assert row == {"label": "espresso", "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 1}
     lines = list(
         csv.DictReader(io.StringIO(effnet("evaluate", photos, "-f", "csv").stdout.decode()))
@@ -350,6 +352,7 @@ def test_page_escapes_names_and_has_no_scripts(evaluation: Evaluation, photos: P
             classes=[
                 replace(evaluation.classes[0], name=name, images=1) for name in (hostile, "b")
             ],
+            ranking=evaluation.ranking[:2],
             confusion=ConfusionMatrix((hostile, "b"), ((3, 1), (0, 2))),
             unknown_classes=(UnknownClass(hostile, (hostile,)),),
         )
@@ -413,7 +416,15 @@ def test_page_with_many_rows_stays_small(evaluation: Evaluation) -> None:
     )
     mistakes = tuple(replace(evaluation.mistakes[0], label=str(i)) for i in range(10_000))
     failed = tuple(FailedImage(f"{i}.jpg", "x", "truncated", "cut") for i in range(10_000))
-    page = evaluation_page(replace(evaluation, classes=rows, mistakes=mistakes, failures=failed))
+    page = evaluation_page(
+        replace(
+            evaluation,
+            classes=rows,
+            ranking=evaluation.ranking[:1] * len(rows),
+            mistakes=mistakes,
+            failures=failed,
+        )
+    )
     assert len(page) < 3_000_000
 
 

@@ -157,7 +157,7 @@ def test_default_run_writes_a_report(
     page = (here / "runs" / "colours-lite0" / "report.html").read_text(encoding="utf-8")
     assert "classifies 100.0% of 6 images correctly" in page
     assert "The classifier head alone, before the full model was trained" in page
-    assert page.count("<svg") == 2  # the training curve and the reliability diagram
+    assert page.count("<svg") == 5  # training, reliability, and the curves of three classes
     assert "effnet evaluate FOLDER --model runs/colours-lite0" in page
     assert "weight decay" in page
     choices = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from safetensors import safe_open
 from effnet_cli.models import checkpoint
 from effnet_cli.models.card import CARD_KEY, CARD_VERSION, MODEL_FILE_NAME, ModelCard
 from effnet_cli.system.errors import UsageError
-from model_files import ARRAYS, CARD, PREPROCESSING, TEXT, header_with, with_header
+from model_files import ARRAYS, CARD, PREPROCESSING, TEXT, header_with, make_point, with_header
 
 
 @pytest.fixture
@@ -59,6 +59,18 @@ def test_any_card_round_trips(
     assert checkpoint.read_arrays(path)[0] == card
 
 
+def test_operating_points_round_trip(path: Path) -> None:
+    points = (make_point(), make_point("chat", metric="npv"))
+    checkpoint.write(path, replace(CARD, operating_points=points), ARRAYS)
+    assert checkpoint.read_card(path).operating_points == points
+
+
+def test_card_of_an_earlier_version_has_no_operating_points(path: Path) -> None:
+    header = json.loads(CARD.to_json())
+    del header["operating_points"]
+    assert ModelCard.from_json(json.dumps(header)) == CARD
+
+
 def test_class_name_that_is_no_text_is_refused(path: Path) -> None:
     checkpoint.write(path, replace(CARD, classes=("\ud800x", "other")), ARRAYS)
     with pytest.raises(UsageError, match=r"class name '\\ud800x' contains an unpaired surrogate"):
@@ -88,6 +100,12 @@ def test_newer_format_version_is_refused(path: Path) -> None:
         checkpoint.read_card(path)
 
 
+def point_header(**changes: object) -> str:
+    """Return a header with an operating point that has other values."""
+    return header_with(operating_points=[{**asdict(make_point()), **changes}])
+
+
+SHARE = asdict(make_point().sensitivity)
 HEADERS = {
     "empty": ("", "Expecting value"),
     "text": ("not JSON", "Expecting value"),
@@ -110,6 +128,26 @@ HEADERS = {
     "NaN in metrics": (header_with(metrics={"loss": float("nan")}), ""),
     "unknown field": (header_with(another=1), "another"),
     "number for variant": (header_with(variant=3), "variant"),
+    "object for points": (header_with(operating_points={}), "points are not a list"),
+    "number for a point": (header_with(operating_points=[1]), "point is not a JSON object"),
+    "point without values": (header_with(operating_points=[{}]), "operating point has no"),
+    "same points": (header_with(operating_points=[asdict(make_point())] * 2), "the same name"),
+    "class of a point": (point_header(positive="dog"), "the positive of its operating point"),
+    "metric of a point": (point_header(metric="f1"), "the metric of"),
+    "list for a metric": (point_header(metric=[]), "the metric of"),
+    "threshold above 1": (point_header(threshold=1.5), "the threshold of"),
+    "text for a threshold": (point_header(threshold="0.5"), "the threshold of"),
+    "true for a threshold": (point_header(threshold=True), "the threshold of"),
+    "fraction of images": (point_header(true_positives=1.5), "the true_positives of"),
+    "negative count": (point_header(false_positives=-1), "the false_positives of"),
+    "no sensitivity": (point_header(sensitivity=None), "the sensitivity of"),
+    "number for a share": (point_header(sensitivity=0.5), "is not a JSON object"),
+    "unknown part of a share": (point_header(ppv={**SHARE, "x": 1}), "the unknown field 'x'"),
+    "number for an interval": (point_header(npv={**SHARE, "interval": 0.5}), "the npv of"),
+    "three limits": (point_header(npv={**SHARE, "interval": [0, 0, 1]}), "the npv of"),
+    "text for a value": (point_header(npv={**SHARE, "value": "0.5"}), "the npv of"),
+    "fit of a point": (point_header(fit="round"), "the fit of"),
+    "precision of a point": (point_header(precision="fp8"), "the precision of"),
 }
 
 

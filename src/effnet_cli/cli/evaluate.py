@@ -33,6 +33,8 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
 
             out.page(evaluation_page(found, overlay=overlay), outputs.html)
             out.note(f"Saved {str(outputs.html)!r}.")
+        for line in table.warnings(found):
+            out.note(line)
         failed = list(metrics.check_limits(found, limits))
         for line in failed:
             out.note(f"Check failed: {line}.")

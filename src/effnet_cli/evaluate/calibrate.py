@@ -13,15 +13,13 @@ from effnet_cli.evaluate.metrics import (
     fit_temperature,
     fit_unknown_threshold,
 )
+from effnet_cli.evaluate.model_copy import write_copy
 from effnet_cli.evaluate.predictions import Predictions
-from effnet_cli.models import checkpoint
-from effnet_cli.models.hub_repo import parse_repo
-from effnet_cli.models.weights import Model, expected_kind, resolve_model
+from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ModelOptions
 from effnet_cli.system.errors import UsageError
 
 MIN_IMAGES = 50  # of fewer, the temperature is mostly the prior's
-MODEL_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +33,6 @@ class Calibration:
     images: int
     ece_before: float
     ece_after: float
-
-
-def check_calibration(path: Path, model: ModelOptions) -> None:
-    """Raise UsageError unless a calibrated copy of `model` can be written to `path`."""
-    repo = parse_repo(path)
-    if repo is not None:
-        raise UsageError(f"--calibrate-to '{repo}' is a repository.", "Use a file on this machine.")
-    if path.suffix.lower() != MODEL_SUFFIX:
-        raise UsageError(
-            f"--calibrate-to {str(path)!r} does not end in {MODEL_SUFFIX}.",
-            f"Use --calibrate-to {path.with_suffix(MODEL_SUFFIX)}",
-        )
-    if path.exists():
-        raise UsageError(f"--calibrate-to {str(path)!r} already exists.", "Use a new file.")
-    if expected_kind(model) != "tensors":
-        raise UsageError(
-            f"{str(model.model)!r} is an exported file, which cannot be calibrated.",
-            "Calibrate the model file that it was exported from, and export that again.",
-        )
 
 
 def write_calibrated(path: Path, model: ModelOptions, predictions: Predictions) -> Calibration:
@@ -76,8 +55,9 @@ def write_calibrated(path: Path, model: ModelOptions, predictions: Predictions) 
         resolved.card,
         temperature=temperature,
         unknown_below=fit_unknown_threshold(confidences, predictions.predicted == labels),
+        operating_points=(),  # their thresholds are for the old temperature
     )
-    checkpoint.write(path, card, _read_tensors(resolved))
+    write_copy(path, resolved, card)
     before = to_probabilities(scores, "logits", resolved.card.temperature)
     return Calibration(
         temperature=temperature,
@@ -85,13 +65,6 @@ def write_calibrated(path: Path, model: ModelOptions, predictions: Predictions) 
         ece_before=_ece(before.max(axis=1), predictions),
         ece_after=_ece(_cross_validate(scores, labels), predictions),
     )
-
-
-def _read_tensors(model: Model) -> checkpoint.Arrays:
-    from effnet_cli.models import build  # imports torch
-
-    state = build.load_module(model).state_dict()
-    return {name: tensor.numpy() for name, tensor in state.items()}
 
 
 def _cross_validate(scores: Scores, labels: Labels) -> Probabilities:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from effnet_cli.evaluate.records import ClassMetrics, Evaluation
+from effnet_cli.evaluate.records import ClassRanking, Evaluation
+from effnet_cli.models.operating_point import OperatingPoint
 from effnet_cli.output.text import csv_line
 
 SCHEMA = 1
@@ -12,20 +13,39 @@ SCHEMA = 1
 CLASS_KEYS = {
     "label": "name", "precision": "precision", "recall": "recall", "f1": "f1", "support": "images",
 }  # fmt: skip
+RANKING_KEYS = ("auroc", "average_precision")  # keys of a class, too, and `ClassRanking` fields
+CURVE_KEYS = ("roc", "precision_recall")
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:
     """Return the whole evaluation as a JSON object, schema 1."""
     content = asdict(found)
-    del content["classes"]
-    return {"schema": SCHEMA, **content, "per_class": [_class_row(row) for row in found.classes]}
+    del content["classes"], content["ranking"]
+    return {
+        "schema": SCHEMA,
+        **content,
+        "operating_points": [_point_row(point) for point in found.operating_points],
+        "curves": [_curve_row(row) for row in found.ranking if row.roc],
+        "per_class": list(_class_rows(found)),
+    }
 
 
-def _class_row(row: ClassMetrics) -> dict[str, Any]:
-    return {key: getattr(row, field) for key, field in CLASS_KEYS.items()}
+def _class_rows(found: Evaluation) -> Iterator[dict[str, Any]]:
+    for row, ranking in zip(found.classes, found.ranking, strict=True):
+        shares = {key: getattr(row, field) for key, field in CLASS_KEYS.items()}
+        yield shares | {key: getattr(ranking, key) for key in RANKING_KEYS}
+
+
+def _curve_row(row: ClassRanking) -> dict[str, Any]:
+    return {"label": row.name, **{key: getattr(row, key) for key in CURVE_KEYS}}
+
+
+def _point_row(point: OperatingPoint) -> dict[str, Any]:
+    counts = {"positives": point.positives, "negatives": point.negatives}
+    return {"name": point.name, **asdict(point), **counts, "is_assured": point.is_assured}
 
 
 def csv_lines(found: Evaluation) -> Iterator[str]:
     """Yield CSV lines: a header, then one line per class."""
-    yield csv_line(CLASS_KEYS)
-    yield from (csv_line(_class_row(row).values()) for row in found.classes)
+    yield csv_line((*CLASS_KEYS, *RANKING_KEYS))
+    yield from (csv_line(row.values()) for row in _class_rows(found))

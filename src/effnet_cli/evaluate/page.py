@@ -10,7 +10,7 @@ from markupsafe import Markup
 from effnet_cli.evaluate import table
 from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
 from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail
-from effnet_cli.output.charts import reliability_chart
+from effnet_cli.output.charts import class_curves_chart, reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, base64_text, grid, sortable
 
 SHOWN_PX = 160  # longer side of a thumbnail
@@ -19,6 +19,7 @@ SHOWN_PX = 160  # longer side of a thumbnail
 Overlay = Callable[[str, str], npt.NDArray[np.uint8] | None]
 MAX_SHOWN_IMAGES = 60  # in a gallery
 MAX_SHOWN_CLASSES = 40  # in the confusion matrix
+MAX_SHOWN_CURVES = 6  # classes
 MAX_CONFUSED = 12  # pairs of classes
 
 
@@ -58,10 +59,16 @@ def evaluation_page(
         title=title,
         summary=[*table.headline(found), *summary],
         figures=table.metrics_table(found),
+        points=[
+            (table.point_table(point), table.describe_images(point))
+            for point in found.operating_points
+        ],
+        warnings=list(table.warnings(found)),
         sections=sections,
         classes=sortable(table.classes_table(found)),
         matrix=found.confusion if has_matrix else None,
         confused=replace(confused, rows=confused.rows[:MAX_CONFUSED]),
+        curves=list(_curves(found)),
         reliability=reliability_chart([asdict(one) for one in found.calibration]),
         galleries=[
             ("Most confident mistakes", mistake_note, _gallery(found.mistakes, overlay)),
@@ -72,6 +79,23 @@ def evaluation_page(
         commands=commands,
         grid=grid,
     )
+
+
+def _curves(found: Evaluation) -> Iterator[tuple[str, Markup]]:
+    """Yield the name and the chart of the classes with the lowest AUROC, after the positive one."""
+    points = found.operating_points
+    drawn = [row for row in found.ranking if row.auroc is not None and row.roc]
+    drawn.sort(key=lambda row: (all(row.name != point.positive for point in points), row.auroc))
+    for row in drawn[:MAX_SHOWN_CURVES]:
+        own = [point for point in points if point.positive == row.name]
+        chart = class_curves_chart(
+            row.roc,
+            row.precision_recall,
+            roc_marks=[(1 - p.specificity.value, p.sensitivity.value) for p in own],
+            precision_marks=[(p.sensitivity.value, p.ppv.value) for p in own if p.ppv],
+        )
+        areas = f"AUROC {row.auroc:.3f}, average precision {row.average_precision:.3f}"
+        yield f"{row.name}: {areas}", chart
 
 
 def _gallery(

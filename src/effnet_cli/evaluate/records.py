@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from effnet_cli.models.operating_point import OperatingPoint
+
 Interval = tuple[float, float]
 
 
@@ -120,10 +122,28 @@ class Comparison:
     interval: Interval
 
 
+@dataclass(frozen=True, slots=True)
+class ClassRanking:
+    """How well the probability of one class ranks its images above all others (one-vs-rest).
+
+    `auroc` and `average_precision` are `None` without images of the class or of others, of those
+    that could be opened. `roc` has points (1 - specificity, sensitivity) and `precision_recall`
+    points (recall, precision) of curves that are drawn with straight lines; without a value, or if
+    there are many classes, they are empty.
+    """
+
+    name: str
+    auroc: float | None = None
+    average_precision: float | None = None
+    roc: tuple[tuple[float, float], ...] = ()
+    precision_recall: tuple[tuple[float, float], ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Metrics):
     """A model's performance on labelled images. Its fields are the keys of the JSON output, except
-    that `classes` is called `per_class` there.
+    that `classes` is called `per_class` there, with the figures of `ranking`, and the curves of
+    `ranking` are called `curves`.
 
     Images that failed count as wrong in every accuracy, recall and F1. Intervals are those over
     `groups` of images, or over images if there are none (0). `auroc` takes the second
@@ -156,4 +176,6 @@ class Evaluation(Metrics):
     unused_classes: tuple[str, ...]
     merged_classes: tuple[MergedClass, ...]
     unlabelled: int
+    ranking: tuple[ClassRanking, ...]
+    operating_points: tuple[OperatingPoint, ...] = ()
     comparison: Comparison | None = None

@@ -11,11 +11,14 @@ from effnet_cli import options
 from effnet_cli.datasets import saved_split
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN
-from effnet_cli.evaluate import calibrate, metrics
+from effnet_cli.evaluate import calibrate, metrics, operating_points
+from effnet_cli.evaluate.curves import rank_classes
 from effnet_cli.evaluate.label_map import LabelMap, describe_label_map, match_labels
+from effnet_cli.evaluate.model_copy import check_copy
 from effnet_cli.evaluate.predictions import Predictions, predict_labelled
 from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
 from effnet_cli.models.card import SPLIT_FILE_NAME
+from effnet_cli.models.operating_point import OperatingPoint
 from effnet_cli.options import EvaluateTask, FinetuneTask
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -28,11 +31,13 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     """Evaluate a model on labelled images, and `task.compare`, if given, on the same images.
 
     Raises:
-        UsageError: no such model or images, or no class in common.
+        UsageError: no such model or images, no class in common, or no threshold that reaches what
+            `task.at` asks.
         EffnetError: the engine cannot be loaded or used.
     """
     if task.calibrate_to is not None:
-        calibrate.check_calibration(task.calibrate_to, task.model)
+        check_copy(task.calibrate_to, "--calibrate-to", task.model)
+    operating_points.check_options(task)
     models = [model for model in (task.model, task.compare) if model is not None]
     classifiers = [
         Classifier(model, task.engine, task.images, options=task.options, reporter=reporter)
@@ -47,6 +52,11 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         reporter.note(line)
     labels = label_map.apply(data.labels)
     known = np.flatnonzero(labels >= 0)
+    positive = None
+    if task.positive is not None:
+        positive = operating_points.find_positive(
+            task.positive, classifier.card.classes, labels[known]
+        )
     predictions = predict_labelled(
         classifier,
         data.paths.take(known),
@@ -55,9 +65,21 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         what="Evaluation",
         reporter=reporter,
     )
+    points: tuple[OperatingPoint, ...] = ()
+    if positive is not None:
+        points = operating_points.find_points(
+            predictions, positive, task, precision=classifier.precision
+        )
     if task.calibrate_to is not None:
         reporter.note(_calibrate(task.calibrate_to, task.model, predictions))
+    if task.save_to is not None:
+        operating_points.save_points(task.save_to, task.model, points)
+        reporter.note(
+            f"Saved {str(task.save_to)!r}. Use it: effnet predict IMAGE --model {task.save_to} "
+            f"--operating-point {points[0].name}"
+        )
     found = _evaluation(predictions, label_map, task=task, data=data, classifier=classifier)
+    found = replace(found, operating_points=points)
     for other in others:
         found = replace(found, comparison=_compare(predictions, other, reporter))
     return found
@@ -153,6 +175,7 @@ def _evaluation(
         unused_classes=label_map.unused,
         merged_classes=label_map.merged,
         unlabelled=len(data.labels) - total,
+        ranking=tuple(rank_classes(p)),
     )
 
 

@@ -4,11 +4,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from effnet_cli.evaluate.metrics import METRICS
+from effnet_cli.evaluate.operating_points import needed_images
 from effnet_cli.evaluate.records import Evaluation
+from effnet_cli.models.operating_point import OperatingPoint, Share
 from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.text import pluralize
 
 MAX_CLASSES_SHOWN = 40
+SHARE_LABELS = {
+    "sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV",
+}  # fmt: skip
+# What each of them is a share of.
+COUNTED = {
+    "sensitivity": "positive images",
+    "specificity": "negative images",
+    "ppv": "images called positive",
+    "npv": "images called negative",
+}
 MAX_EXAMPLES = 10  # rows of each table of examples; JSON and the page have more
 
 
@@ -16,6 +28,9 @@ def blocks(found: Evaluation) -> Iterator[Block]:
     """Yield the metrics, the classes, and the mistakes and failures."""
     yield from headline(found)
     yield metrics_table(found)
+    for point in found.operating_points:
+        yield point_table(point)
+        yield describe_images(point)
     classes = classes_table(found)
     yield replace(classes, rows=classes.rows[:MAX_CLASSES_SHOWN])
     if len(classes.rows) > MAX_CLASSES_SHOWN:
@@ -61,14 +76,70 @@ def metrics_table(found: Evaluation) -> Table:
     return Table(("metric", "value", "95 % interval"), rows)
 
 
+def point_table(point: OperatingPoint) -> Table:
+    """Return a table of what an operating point reaches, with the counts of images."""
+    rows = []
+    for name, label in SHARE_LABELS.items():
+        share: Share | None = getattr(point, name)
+        if share is not None:
+            low, high = share.interval
+            asked = f"at least {point.asked:.15g}" if name == point.metric else ""
+            if asked and not point.is_assured:
+                asked += ", not assured"
+            images = f"{share.right:,} of {share.images:,}"
+            rows.append((label, f"{share.value:.1%}", f"{low:.1%} to {high:.1%}", images, asked))
+    return Table(
+        ("figure", "value", "95 % interval", "images", "asked"),
+        rows,
+        title=f"Operating point {point.name}: {point.positive!r} from a probability of "
+        f"{point.threshold:.15g}",
+    )
+
+
+def describe_images(point: OperatingPoint) -> str:
+    """Return a sentence about the images with which an operating point was found."""
+    failed = point.failed_positives + point.failed_negatives
+    wrong = f", {failed:,} of them wrong because they could not be opened" if failed else ""
+    return (
+        f"{pluralize(point.positives, 'positive image')} and {point.negatives:,} negative{wrong}: "
+        f"{point.true_positives:,} TP, {point.false_positives:,} FP, {point.true_negatives:,} TN, "
+        f"{point.false_negatives:,} FN. PPV and NPV are for a prevalence of {point.prevalence:.1%}."
+    )
+
+
+def warnings(found: Evaluation) -> Iterator[str]:
+    """Yield a warning for each operating point that may not reach what was asked."""
+    for point in found.operating_points:
+        share = point.asked_share
+        if share is None or point.is_assured:
+            continue
+        low, high = share.interval
+        text = (
+            f"Too little evidence for {point.name}: the 95 % interval, {low:.1%} to {high:.1%}, "
+            f"begins below {point.asked:.15g}"
+        )
+        needed = needed_images(point.asked)
+        if needed is None:
+            text += "; no number of images can assure 1"
+        elif share.images < needed:
+            text += f"; at least {needed:,} {COUNTED[point.metric]} are needed"
+        yield f"{text}."
+
+
 def classes_table(found: Evaluation) -> Table:
     """Return a table of every class that has images or predictions, worst first."""
-    known = [row for row in found.classes if row.images or row.precision is not None]
+    pairs = zip(found.classes, found.ranking, strict=True)
+    known = [(row, rank) for row, rank in pairs if row.images or row.precision is not None]
+    known.sort(key=lambda pair: -1.0 if pair[0].f1 is None else pair[0].f1)
     cells = [
-        (row.name, row.images, *map(_share, (row.recall, row.precision, row.f1)))
-        for row in sorted(known, key=lambda row: -1.0 if row.f1 is None else row.f1)
+        (
+            *(row.name, row.images),
+            *map(_share, (row.recall, row.precision, row.f1)),
+            *map(_score, (rank.auroc, rank.average_precision)),
+        )
+        for row, rank in known
     ]
-    return Table(("class", "images", "recall", "precision", "F1"), cells)
+    return Table(("class", "images", "recall", "precision", "F1", "AUROC", "avg. precision"), cells)
 
 
 def confused_table(found: Evaluation) -> Table:
@@ -110,6 +181,10 @@ def settings(found: Evaluation) -> Iterator[tuple[str, str]]:
         yield "merged folders", f"{merged.label}: {', '.join(merged.folders)}"
     if found.unused_classes:
         yield "classes without images", f"{len(found.unused_classes):,}"
+
+
+def _score(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
 
 
 def _share(value: float | None) -> str | None:

@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.models.familiarity import Familiarity
+from effnet_cli.models.operating_point import SHARES, OperatingPoint, Share
 from effnet_cli.options import ExportPrecision, Precision, Quantization, TargetName
 
 CARD_VERSION = 1
@@ -31,7 +32,8 @@ class ModelCard:
     Predictions with a probability below `unknown_below` are best called unknown, because too many
     of them were wrong in validation; `None` if no limit was determined. `familiarity` tells images
     of another kind from those trained on; `None` if the model was not trained by effnet, if there
-    were too few validation images, or if the file does not output its features. `options`,
+    were too few validation images, or if the file does not output its features.
+    `operating_points` were found by `effnet evaluate --at`, each under another name. `options`,
     `dataset` and `metrics` record the training run: its options, a fingerprint of the data, and the
     metrics of the best epoch. `export` describes an exported file and is empty otherwise.
     """
@@ -42,6 +44,7 @@ class ModelCard:
     temperature: float = 1.0
     unknown_below: float | None = None
     familiarity: Familiarity | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -79,11 +82,11 @@ class ModelCard:
         for name in names:
             _check_class_name(name)
         _check_fields(Preprocessing, given, "its preprocessing")
-        given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
         read = {
             "classes": tuple(names),
-            "preprocessing": Preprocessing(**given),
+            "preprocessing": Preprocessing(**_with_tuples(given)),
             "familiarity": _read_familiarity(content.get("familiarity")),
+            "operating_points": _read_points(content.get("operating_points", []), names),
         }
         card = cls(**{**content, **read})
         card._check_values()
@@ -146,6 +149,32 @@ def _read_familiarity(content: Any) -> Familiarity | None:
     familiarity = Familiarity(**content)
     familiarity.check()
     return familiarity
+
+
+def _read_points(content: object, classes: Sequence[str]) -> tuple[OperatingPoint, ...]:
+    if not isinstance(content, list):
+        raise ValueError("its operating points are not a list")
+    points = tuple(_read_point(one) for one in content)
+    for point in points:
+        point.check(classes)
+    if len({point.name for point in points}) < len(points):
+        raise ValueError("two of its operating points have the same name")
+    return points
+
+
+def _read_point(content: Any) -> OperatingPoint:
+    _check_fields(OperatingPoint, content, "its operating point")
+    read: dict[str, Any] = {}
+    for name in SHARES:
+        if content[name] is not None:
+            _check_fields(Share, content[name], f"the {name} of its operating point")
+            read[name] = Share(**_with_tuples(content[name]))
+    return OperatingPoint(**{**content, **read})
+
+
+def _with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object from JSON, which has lists in place of tuples."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
 
 
 def _check_class_name(name: str) -> None:

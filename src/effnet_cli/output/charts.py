@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from effnet_cli.output.text import printable
 
+XY = Sequence[tuple[float, float]]
+
 MATPLOTLIB_VARIABLE = "MPLCONFIGDIR"  # the folder of its cache
 # Placeholders for the colours of the page, which follow the reader's light or dark scheme.
 INK, SOFT, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -80,10 +82,37 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Markup:
     return _svg(axes, "Reliability")
 
 
+def class_curves_chart(
+    roc: XY, precision_recall: XY, *, roc_marks: XY = (), precision_marks: XY = ()
+) -> Markup:
+    """Plot the ROC and the precision-recall curve of a class side by side, with marked points.
+
+    All values are 0..1.
+    """
+    figure = _figure_class()((9.0, 4.0))
+    left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.07, bottom=0.13, right=0.98, top=0.97)
+    _style(left, "1 - specificity (false positive rate)", "sensitivity")
+    _style(right, "recall (sensitivity)", "precision (PPV)")
+    left.plot((0, 1), (0, 1), color=LINE, linewidth=1.5)  # chance
+    for axes, curve, marks in ((left, roc, roc_marks), (right, precision_recall, precision_marks)):
+        axes.plot(*zip(*curve, strict=True), color=ACCENT, linewidth=1.5, clip_on=False)
+        for x, y in marks:
+            axes.scatter([x], [y], s=50, color=INK, zorder=3, clip_on=False)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+    return _svg(left, "ROC and precision-recall curves")
+
+
 def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
     """Create empty axes without frame and ticks."""
     figure = _figure_class()(inches, layout="constrained")
     axes = figure.add_subplot()
+    _style(axes, x_label, y_label)
+    return axes
+
+
+def _style(axes: Any, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label, color=SOFT)
     axes.set_ylabel(y_label, color=SOFT)
     axes.set_axisbelow(True)
@@ -91,7 +120,6 @@ def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
     axes.tick_params(which="both", colors=SOFT, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    return axes
 
 
 def _figure_class() -> Any:

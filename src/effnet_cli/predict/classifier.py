@@ -54,6 +54,7 @@ class Classifier:
         engine: the name of the engine.
         precision: the precision of the computation.
         scores_are: whether `scores` yields `logits` or `probabilities`.
+        operating_point: the one that `options` name, or `None`.
 
     Raises:
         UsageError: unknown variant, model file, device or engine, or invalid options.
@@ -80,7 +81,8 @@ class Classifier:
         self.engine, self.precision = self._plan.engine, self.card.precision or self._plan.precision
         self.scores_are = scores_of(self.card)
         self._options, self._reporter, self._is_offline = options, reporter, model.offline
-        self._ranking = new_ranking(self.card, options)
+        self._ranking = new_ranking(self.card, options, images)
+        self.operating_point = self._ranking.point
         self._load = _new_loader(self.card.preprocessing, images)
         self._score: Callable[[Crops], ModelOutputs] | None = None
         self._loaded_in: int | None = None  # the process

@@ -22,22 +22,27 @@ def to_row(row: ResultRow) -> dict[str, Any]:
         content["moved_to" if row.placed.is_moved else "copied_to"] = row.placed.path
     if row.overlay is not None:
         content["overlay"] = row.overlay.path
-    content["predictions"] = [
-        asdict(one) | {"probability": round(one.probability, PROBABILITY_DIGITS)}
-        for one in result.predictions
-    ]
+    if result.operating_point is not None:
+        content["operating_point"] = _rounded(result.operating_point)
+    content["predictions"] = [_rounded(one) for one in result.predictions]
     return content
+
+
+def _rounded(one: records.Prediction | records.Decision) -> dict[str, Any]:
+    return asdict(one) | {"probability": round(one.probability, PROBABILITY_DIGITS)}
 
 
 def from_row(content: Mapping[str, Any]) -> ResultRow:
     """Undo `to_row`, except that pixels are not restored."""
     error, overlay = content.get("error"), content.get("overlay")
+    decision = content.get("operating_point")
     path = content.get("moved_to", content.get("copied_to"))
     return ResultRow(
         records.ImageResult(
             content["path"],
             tuple(records.Prediction(**one) for one in content.get("predictions", ())),
             None if error is None else records.ErrorInfo(**error),
+            operating_point=None if decision is None else records.Decision(**decision),
         ),
         None if overlay is None else records.Overlay(overlay),
         None if path is None else records.PlacedFile(path, is_moved="moved_to" in content),

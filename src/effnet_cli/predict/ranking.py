@@ -9,9 +9,11 @@ from effnet_cli.engines.base import scores_of, to_probabilities
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.familiarity import Familiarity
-from effnet_cli.options import PredictOptions
+from effnet_cli.models.operating_point import OperatingPoint
+from effnet_cli.options import ImageOptions, PredictOptions
+from effnet_cli.predict.operating_point import choose_point, decide, put_decision_first
 from effnet_cli.predict.pipeline import ScoredImage
-from effnet_cli.predict.records import ErrorInfo, ImageResult, Prediction
+from effnet_cli.predict.records import Decision, ErrorInfo, ImageResult, Prediction
 from effnet_cli.system.errors import ImageError, UsageError
 
 UNKNOWN = "unknown"  # the label used when the model abstains
@@ -22,33 +24,42 @@ class Ranking:
     """Turns scored images into results with the `top_k` most probable classes of `card`.
 
     The first prediction is `unknown` if the top probability is below `min_probability`, or if the
-    image resembles those that the model was trained on less than `familiarity` asks for.
+    image resembles those that the model was trained on less than `familiarity` asks for. With a
+    `point`, it is what the point decides.
     """
 
     card: ModelCard
     top_k: int = 5
     min_probability: float = 0.0
     familiarity: Familiarity | None = None
+    point: OperatingPoint | None = None
     keep_crops: bool = False
 
     def __call__(self, image: ImageInput, scored: ScoredImage | ImageError) -> ImageResult:
         if isinstance(scored, ImageError):
             return ImageResult(image.name, error=ErrorInfo(scored.kind, str(scored)))
         crop = scored.crops[0] if self.keep_crops else None
-        return ImageResult(image.name, self._rank(scored), crop=crop)
+        predictions, decision = self._rank(scored)
+        return ImageResult(image.name, predictions, crop=crop, operating_point=decision)
 
-    def _rank(self, scored: ScoredImage) -> tuple[Prediction, ...]:
-        """Return the `top_k` classes of an image, best first."""
+    def _rank(self, scored: ScoredImage) -> tuple[tuple[Prediction, ...], Decision | None]:
+        """Return the `top_k` classes of an image, best first, and what was decided."""
         card, scores = self.card, scored.scores
         (probabilities,) = to_probabilities(scores[None], scores_of(card), card.temperature)
+        ranked, decision = _top(scores.astype(np.float64), self.top_k + 1), None
+        if self.point is not None:
+            positive = card.classes.index(self.point.positive)
+            decision = decide(self.point, float(probabilities[positive]))
+            ranked = put_decision_first(ranked, positive, decision.is_positive)
         best: list[tuple[int | None, str, float]] = [
             (int(index), card.classes[index], float(probabilities[index]))
-            for index in _top(scores.astype(np.float64), self.top_k)
+            for index in ranked[: self.top_k]
         ]
         probability = best[0][-1]
         if probability < self.min_probability or self._is_unfamiliar(scored):
             best = [(None, UNKNOWN, probability), *best[: self.top_k - 1]]
-        return tuple(Prediction(rank, *one) for rank, one in enumerate(best, start=1))
+        rows = tuple(Prediction(rank, *one) for rank, one in enumerate(best, start=1))
+        return rows, decision
 
     def _is_unfamiliar(self, scored: ScoredImage) -> bool:
         if self.familiarity is None or scored.features is None:
@@ -57,10 +68,11 @@ class Ranking:
         return bool(share < self.familiarity.unknown_below)
 
 
-def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
+def new_ranking(card: ModelCard, options: PredictOptions, images: ImageOptions) -> Ranking:
     """Create the ranking that `options` describe; raise `UsageError` if `unknown_below` is `auto`
-    and the model has no threshold.
+    and the model has no threshold, or if it has no such operating point.
     """
+    point = choose_point(card, options, images)
     threshold, familiarity = options.unknown_below, None
     if threshold == "auto":
         threshold, familiarity = card.unknown_below, card.familiarity
@@ -74,6 +86,7 @@ def new_ranking(card: ModelCard, options: PredictOptions) -> Ranking:
         options.top_k,
         min_probability=threshold or 0.0,
         familiarity=familiarity,
+        point=point,
         keep_crops=options.keep_crops,
     )
 

@@ -21,6 +21,20 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether an image is positive at an operating point called `name`.
+
+    It is if `probability`, that of the class `label`, is `threshold` or more.
+    """
+
+    name: str
+    label: str
+    threshold: float
+    probability: float
+    is_positive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """Why an image has no predictions: `kind` is one of `options.ErrorKind`."""
 
@@ -32,14 +46,16 @@ class ErrorInfo:
 class ImageResult:
     """The predictions for one image, best first, or the error.
 
-    `path` is the input as given. `crop` is what the model saw, uint8 [H,W,3], if it was kept
-    (`PredictOptions.keep_crops`).
+    With an operating point, the first prediction is the decision, whatever its probability: the
+    positive class, or the best other one. `path` is the input as given. `crop` is what the model
+    saw, uint8 [H,W,3], if it was kept (`PredictOptions.keep_crops`).
     """
 
     path: str
     predictions: tuple[Prediction, ...] = ()
     error: ErrorInfo | None = None
     crop: npt.NDArray[np.uint8] | None = None
+    operating_point: Decision | None = None
 
     @property
     def status(self) -> str:

@@ -15,6 +15,7 @@ from effnet_cli.options import OrganizeOptions, PredictOutputs, PredictTask
 from effnet_cli.output.out import Output
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gallery import Gallery
+from effnet_cli.predict.operating_point import describe
 from effnet_cli.predict.organize import Organizer
 from effnet_cli.predict.records import ImageResult, ResultRow
 from effnet_cli.predict.resume import Journal, journal_path, open_journal
@@ -95,6 +96,7 @@ class PredictRun:
                 f"The probabilities of {self.classifier.name} are not calibrated; "
                 "`effnet evaluate --calibrate-to` calibrates them."
             )
+        yield from self._describe_point()
         yield self.summary.describe(self.finder)
         if self.organizer:
             yield self.organizer.summarize()
@@ -102,6 +104,18 @@ class PredictRun:
             yield f"Saved overlays to {str(self.outputs.explain)!r}."
         if self.outputs.html:
             yield f"Saved {str(self.outputs.html)!r}."
+
+    def _describe_point(self) -> Iterator[str]:
+        point, precision = self.classifier.operating_point, self.classifier.precision
+        if point is None:
+            return
+        yield describe(point)
+        if precision != point.precision:
+            yield (
+                f"It was found in {point.precision}, and probabilities in {precision} differ. "
+                f"Measure it: effnet evaluate DATA --model {self.classifier.name} "
+                f"--at threshold={point.threshold:.15g} --positive {point.positive!r}"
+            )
 
 
 @contextmanager

@@ -41,10 +41,18 @@ def _cells(result: ImageResult) -> Iterator[tuple[object, ...]]:
         is_best = one.rank == 1
         yield (
             name if is_best else "",
-            Styled(one.label, "" if is_best else "dim"),
+            Styled(_label(result) if is_best else one.label, "" if is_best else "dim"),
             Bar(one.probability, "green" if is_best else "dim"),
             f"{one.probability:.1%}",
         )
+
+
+def _label(result: ImageResult) -> str:
+    """Return the best class, and what an operating point decided."""
+    label, decision = result.predictions[0].label, result.operating_point
+    if decision is None:
+        return label
+    return f"{label} ({'positive' if decision.is_positive else 'negative'})"
 
 
 def _line(result: ImageResult) -> Line:
@@ -54,5 +62,5 @@ def _line(result: ImageResult) -> Line:
         message = f"{result.error.kind}: {result.error.message}"
         return Line((Styled("  error  ", "red"), name, "  ", Styled(message, "red")))
     best = result.predictions[0]
-    label = f"  {printable(best.label):<{LABEL_WIDTH}}  "
+    label = f"  {printable(_label(result)):<{LABEL_WIDTH}}  "
     return Line((Styled(f"{best.probability:7.1%}", "green"), label, name))
