@@ -26,6 +26,11 @@ OPENED_SUFFIXES = (
 # Images that effnet may not open: each gets an error instead of being skipped.
 OTHER_SUFFIXES = ".heic .heif .jxl .svg .psd .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .exr .hdr .xcf"
 IMAGE_SUFFIXES = frozenset(f"{OPENED_SUFFIXES} {OTHER_SUFFIXES}".split())
+# Files that list or hold images: see `datasets.list_images`.
+LIST_SUFFIXES = frozenset((
+    ".csv", ".tsv", ".tab", ".psv", ".json", ".jsonl", ".ndjson", ".manifest", ".parquet", ".zip",
+    ".tar",
+))  # fmt: skip
 # What operating systems leave in folders, besides names that start with a dot.
 SYSTEM_NAMES = frozenset((
     "$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found",
@@ -120,7 +125,8 @@ class Finder:
             yield self._url_input(path)
             return
         if not os.path.isdir(path):
-            listed = self.open_list(path)
+            may_list = os.path.splitext(path)[1].lower() in LIST_SUFFIXES
+            listed = self.open_list(path) if may_list else None
             yield from [ImageInput(path, path)] if listed is None else listed
             return
         self._visited.clear()

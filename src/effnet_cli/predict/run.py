@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effnet_cli import __version__
-from effnet_cli.datasets.list_images import list_images
-from effnet_cli.images.finder import Finder
-from effnet_cli.options import OrganizeOptions, PredictOutputs, PredictTask
+from effnet_cli.images.finder import Finder, ImageInput
+from effnet_cli.options import LabelOptions, OrganizeOptions, PredictOutputs, PredictTask
 from effnet_cli.output.out import Output
 from effnet_cli.predict.classifier import Classifier
 from effnet_cli.predict.gallery import Gallery
@@ -151,7 +150,7 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
                 task.inputs,
                 offline=task.model.offline,
                 outputs=written,
-                open_list=partial(list_images, options=task.labels),
+                open_list=partial(_open_list, options=task.labels),
             ),
             summary=RunSummary(journal.earlier if journal else 0),
             journal=journal,
@@ -159,6 +158,13 @@ def start_run(task: PredictTask, outputs: PredictOutputs, out: Output) -> Iterat
             gradcam=_load_gradcam(task) if outputs.explain else None,
             gallery=_new_gallery(classifier, settings) if outputs.html else None,
         )
+
+
+def _open_list(path: str, options: LabelOptions) -> Iterator[ImageInput] | None:
+    """Return the images of a table or an archive."""
+    from effnet_cli.datasets.list_images import list_images  # few need it
+
+    return list_images(path, options)
 
 
 @contextmanager
