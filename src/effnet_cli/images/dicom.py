@@ -2,12 +2,11 @@
 
 Only the tags listed here are read, none of which says anything about the patient. Errors quote no
 text of the file, and pydicom's own messages are never passed on, because they do.
-
-Source of the formulas: DICOM PS3.3, C.11.1 (modality) and C.11.2 (values of interest, "VOI").
 """
 
 import importlib.util
 import io
+import re
 import warnings
 import zlib
 from collections.abc import Callable
@@ -17,19 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset, dcmread, uid
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
-from effnet_cli.images import dicom_codecs, rgb
+from effnet_cli.images import dicom_codecs, dicom_gray, rgb
 from effnet_cli.images.sources import CODECS, CONVERT, INSTALL_DICOM
 from effnet_cli.options import ImageOptions
 from effnet_cli.system.errors import ImageError
 
 SIZE_TAGS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 PIXEL_TAGS = (*SIZE_TAGS, "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
-PADDING_TAGS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
-RESCALE_TAGS = ("RescaleSlope", "RescaleIntercept")
-VOI_TAGS = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
 COLORS = ("Red", "Green", "Blue")
 PALETTE_TAGS = tuple(
     f"{color}PaletteColorLookupTable{part}" for color in COLORS for part in ("Descriptor", "Data")
@@ -38,23 +34,27 @@ PALETTE_TAGS = tuple(
 GROUP_TAGS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MACRO_TAGS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 TAGS = [
-    *("SOPClassUID", "NumberOfFrames", *PIXEL_TAGS, *PADDING_TAGS, *RESCALE_TAGS),
-    *("ModalityLUTSequence", *VOI_TAGS, *PALETTE_TAGS, *GROUP_TAGS, *MACRO_TAGS),
+    *("SOPClassUID", "NumberOfFrames", *PIXEL_TAGS, *dicom_gray.TAGS),
+    *(*PALETTE_TAGS, *GROUP_TAGS, *MACRO_TAGS),
 ]
-GRAY, INVERTED_GRAY, PALETTE_COLOR = "MONOCHROME2", "MONOCHROME1", "PALETTE COLOR"
+PIXEL_DATA_TAGS = (
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "PlanarConfiguration"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+)
+GRAY, PALETTE_COLOR = "MONOCHROME2", "PALETTE COLOR"
 YBR_COLORS = ("YBR_FULL", "YBR_FULL_422")  # pydicom converts them to RGB
 MAX_SAMPLE_BITS = 64
-META_BYTES = 1 << 16  # at the start of a file; contain its transfer syntax
-DICM_END, META_LENGTH_END = 132, 144
+# The type ("VR") of the pixels, if the encoding is explicit, and where it is in their element
+PIXELS_VRS, PIXELS_VR = (b"OB", b"OW", b"OF", b"OD"), slice(4, 6)
+META_BYTES = 1 << 16  # at the start of a file, which contain its transfer syntax
+META_LENGTH_END = 144  # of the element that says how long the rest of the meta group is
 # A deflated header and its pixels may have this many bytes per permitted pixel
 MAX_INFLATED_BYTES_PER_PIXEL = 8
 DAMAGED_HINT = "Download or copy it again."
-WINDOW_HINT = "Use --window CENTER,WIDTH."
+PYDICOM_MODULES = r"pydicom(\.|$)"
 
 CheckSize = Callable[[str, tuple[int, int]], None]
 Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Shade = Callable[[Array], Floats]  # modality values to 0 (black) .. 1 (white)
 
 
 def read(file: BinaryIO, options: ImageOptions, check_size: CheckSize) -> Image.Image:
@@ -63,18 +63,26 @@ def read(file: BinaryIO, options: ImageOptions, check_size: CheckSize) -> Image.
     Raises:
         ImageError: the file has no such image, or it is damaged or of an unsupported kind.
     """
-    # The message of a warning may quote the file. Warnings can be ignored only for all threads, so
-    # these filters stay: they are limited to the modules of pydicom.
-    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    _ignore_warnings()
     dicom_codecs.register()
     try:
-        return _read(_inflate(file, options.max_pixels), options, check_size)
+        with np.errstate(all="ignore"):  # damaged values
+            return _read(_inflate(file, options.max_pixels), options, check_size)
     except (ImageError, MemoryError):
         raise
     except Exception:
         # pydicom raises all kinds of errors, and quotes values of the file in them
         message = "This is a DICOM image that is truncated or corrupt."
         raise ImageError("truncated", message, DAMAGED_HINT) from None
+
+
+def _ignore_warnings() -> None:
+    """Ignore the warnings of pydicom, which quote values of the file.
+
+    Filters are for all threads, so this one is not removed when a file has been read.
+    """
+    if ("ignore", None, Warning, re.compile(PYDICOM_MODULES), 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=PYDICOM_MODULES)
 
 
 def _inflate(file: BinaryIO, max_pixels: int) -> BinaryIO:
@@ -107,22 +115,27 @@ def _read(file: BinaryIO, options: ImageOptions, check_size: CheckSize) -> Image
     _apply_groups(header, index)
     syntax = _find_transfer_syntax(header)
     _check_kind(header, syntax)
-    values = _decode(file, index, header=header, syntax=syntax)
+    values = _decode(file, index, syntax)
     if header.PhotometricInterpretation == PALETTE_COLOR:
         return _apply_palette(values, header)
     if header.SamplesPerPixel == len(COLORS):
         return Image.fromarray(_scale(values, header.BitsStored))
-    return Image.fromarray(_shade(values, header, options.window)).convert("RGB")
+    return Image.fromarray(dicom_gray.shade(values, header, options.window)).convert("RGB")
 
 
-def _decode(file: BinaryIO, index: int, *, header: Dataset, syntax: uid.UID) -> Array:
-    """Return the stored pixels of one frame, [H,W] or [H,W,3], without reading the others."""
-    plugin = dicom_codecs.PLUGINS.get(syntax, "")
-    if header.original_encoding[0] == syntax.is_implicit_VR:
-        return pixel_array(file, index=index, decoding_plugin=plugin, transfer_syntax_uid=syntax)
-    # pydicom finds the pixels of a file that is not encoded as it says only in the whole of it
+def _decode(file: BinaryIO, index: int, syntax: uid.UID) -> Array:
+    """Return the stored pixels of one frame, [H,W] or [H,W,3], without reading the others.
+
+    `file` is at the element with the pixels.
+    """
+    plugin = dicom_codecs.PLUGINS[syntax]
+    is_implicit = file.read(PIXELS_VR.stop)[PIXELS_VR] not in PIXELS_VRS
     file.seek(0)
-    return pixel_array(dcmread(file), index=index, decoding_plugin=plugin)
+    if is_implicit == syntax.is_implicit_VR:
+        return pixel_array(file, index=index, decoding_plugin=plugin, transfer_syntax_uid=syntax)
+    # the file is not encoded as it says, which pydicom understands only if it reads all of it
+    whole = dcmread(file, specific_tags=cast(Any, [*TAGS, *PIXEL_DATA_TAGS]))
+    return pixel_array(whole, index=index, decoding_plugin=plugin)
 
 
 # --- the header -----------------------------------------------------------------------------------
@@ -150,7 +163,7 @@ def _find_name(identifier: uid.UID | None) -> str:
 
 def _find_frame(header: Dataset, number: int) -> int:
     """Return the index of a frame; they are numbered from 1, as in the standard."""
-    count = int(header.get("NumberOfFrames") or 1)
+    count = max(1, int(header.get("NumberOfFrames") or 1))
     if number <= count:
         return number - 1
     frames = "1 frame" if count == 1 else f"{count:,} frames"
@@ -160,20 +173,17 @@ def _find_frame(header: Dataset, number: int) -> int:
 
 def _apply_groups(header: Dataset, index: int) -> None:
     """Let the functional groups of a frame, and else those of all frames, replace the header's
-    values. Drop an empty slope or intercept.
+    values.
     """
     shared, per_frame = (header.get(name) or [] for name in GROUP_TAGS)
     for group in (*shared[:1], *per_frame[index : index + 1]):
         for name in MACRO_TAGS:
             for item in (group.get(name) or [])[:1]:
                 header.update(item)
-    for name in RESCALE_TAGS:
-        if name in header and header[name].is_empty:
-            del header[name]
 
 
 def _find_transfer_syntax(header: Dataset) -> uid.UID:
-    """Return how the file is encoded; by what was found in it if it does not say so."""
+    """Return how the file is encoded: by what pydicom found in it, if it does not say so."""
     declared = header.file_meta.get("TransferSyntaxUID")
     if declared:
         return uid.UID(declared)
@@ -186,18 +196,15 @@ def _find_transfer_syntax(header: Dataset) -> uid.UID:
 def _check_kind(header: Dataset, syntax: uid.UID) -> None:
     """Refuse an image that cannot be decoded, or whose pixels are of an unknown kind."""
     name = _find_name(syntax) or "an unknown transfer syntax"
-    if syntax not in dicom_codecs.PLUGINS and (
-        syntax not in uid.AllTransferSyntaxes or syntax.is_compressed
-    ):
+    if syntax not in dicom_codecs.PLUGINS:
         raise _unsupported(name)
-    needs_codecs = dicom_codecs.PLUGINS.get(syntax) == CODECS
-    if needs_codecs and importlib.util.find_spec(CODECS) is None:
+    if dicom_codecs.PLUGINS[syntax] == CODECS and importlib.util.find_spec(CODECS) is None:
         message = f"This is a DICOM image ({name}), which needs the package {CODECS}."
         raise ImageError("unsupported_format", message, INSTALL_DICOM)
     colors = ["RGB", *YBR_COLORS]
     if syntax in uid.JPEG2000TransferSyntaxes:
         colors += dicom_codecs.JPEG_2000_COLORS
-    known = {1: [GRAY, INVERTED_GRAY, PALETTE_COLOR], len(COLORS): colors}
+    known = {1: [GRAY, dicom_gray.INVERTED_GRAY, PALETTE_COLOR], len(COLORS): colors}
     samples = int(header.SamplesPerPixel)
     if header.PhotometricInterpretation not in known.get(samples, ()):
         raise _unsupported(f"photometric interpretation, {samples} samples per pixel")
@@ -225,86 +232,3 @@ def _apply_palette(values: Array, header: Dataset) -> Image.Image:
     # many writers leave the upper byte of 16-bit entries empty
     bits = 8 if colors.max(initial=0) < 1 << 8 else 8 * colors.itemsize
     return Image.fromarray(_scale(colors, bits))
-
-
-# --- grey -----------------------------------------------------------------------------------------
-
-
-def _shade(
-    stored: Array, header: Dataset, window: tuple[float, float] | None
-) -> npt.NDArray[np.uint8]:
-    """Convert stored pixels [H,W] to 8 bits. Padding is black."""
-    shade = _choose_shade(stored, header, window)
-    gray = np.empty(stored.shape, np.uint8)
-    for rows in rgb.bands(*stored.shape):
-        levels = np.nan_to_num(shade(apply_modality_lut(stored[rows], header)), nan=0)
-        gray[rows] = levels * 255 + 0.5
-        if header.PhotometricInterpretation == INVERTED_GRAY:
-            gray[rows] = 255 - gray[rows]
-        gray[rows][_is_padding(stored[rows], header)] = 0
-    return gray
-
-
-def _is_padding(stored: Array, header: Dataset) -> npt.NDArray[np.bool_]:
-    value, limit = (header.get(name) for name in PADDING_TAGS)
-    if value is None:
-        return np.zeros(stored.shape, np.bool_)
-    low, high = sorted((value, value if limit is None else limit))
-    is_padding: npt.NDArray[np.bool_] = (stored >= low) & (stored <= high)
-    return is_padding
-
-
-def _choose_shade(stored: Array, header: Dataset, window: tuple[float, float] | None) -> Shade:
-    """Choose what makes modality values visible: `window`, else the first table or window of the
-    file, else the range of all values but padding.
-    """
-    if window is None and header.get("VOILUTSequence"):
-        return _voi_table(header)
-    if window is None and None not in (header.get("WindowCenter"), header.get("WindowWidth")):
-        window = _first(header.WindowCenter), _first(header.WindowWidth)
-    if window is None:
-        return _full_range(stored, header)
-    center, width = window
-    function = header.get("VOILUTFunction") or "LINEAR"
-    is_valid = function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") and np.isfinite(center)
-    if not is_valid or not width >= (1 if function == "LINEAR" else np.finfo(np.float32).tiny):
-        message = "This is a DICOM image with an invalid window."
-        raise ImageError("unsupported_format", message, WINDOW_HINT)
-    return _window(function, center, width)
-
-
-def _first(value: Any) -> float:
-    return float(value if isinstance(value, float | int) else value[0])
-
-
-def _window(function: str, center: float, width: float) -> Shade:
-    if function == "SIGMOID":
-        return lambda values: 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
-    if function == "LINEAR":  # from the centre of the first of `width` integers to that of the last
-        center, width = center - 0.5, width - 1
-    if width == 0:
-        return lambda values: (values > center).astype(np.float64)
-    return lambda values: ((values - center) / width + 0.5).clip(0, 1)
-
-
-def _voi_table(header: Dataset) -> Shade:
-    bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
-
-    def shade(values: Array) -> Floats:
-        indexes = np.rint(values).astype(np.int64)  # rescaled values are floats, but often whole
-        return (apply_voi(indexes, header) / ((1 << bits) - 1)).clip(0, 1)
-
-    return shade
-
-
-def _full_range(stored: Array, header: Dataset) -> Shade:
-    extremes = []
-    for rows in rgb.bands(*stored.shape):
-        values = apply_modality_lut(stored[rows], header)
-        shown = values[np.isfinite(values) & ~_is_padding(stored[rows], header)]
-        if shown.size:
-            extremes += [float(shown.min()), float(shown.max())]
-    low, high = min(extremes, default=0.0), max(extremes, default=0.0)
-    if low == high:
-        return lambda values: np.zeros(values.shape)
-    return lambda values: ((values - low) / (high - low)).clip(0, 1)

@@ -18,8 +18,11 @@ from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from effnet_cli.images.sources import CODECS
 
 PILLOW, RLE = "pillow", "pydicom"  # plugins that pydicom has
-# The plugin that decodes a transfer syntax; uncompressed ones are not listed.
+# The plugin that decodes each transfer syntax; uncompressed pixels need none.
 PLUGINS = {
+    uid.ImplicitVRLittleEndian: "",
+    uid.ExplicitVRLittleEndian: "",
+    uid.ExplicitVRBigEndian: "",
     uid.JPEGBaseline8Bit: PILLOW,
     uid.JPEGExtended12Bit: CODECS,
     uid.JPEGLossless: CODECS,

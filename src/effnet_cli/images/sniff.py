@@ -98,8 +98,8 @@ _SIGNATURES: _Signatures = {
 _PATTERNS = (
     # DICOM without a preamble: the meta group; or the group 0008 with a SOP class of the standard
     (rb"\x02\x00\x00\x00UL\x04\x00", DICOM_IMAGE),
-    (rb"(?s)\x08\x00.*\x08\x00\x16\x00(UI..|..\x00\x00)1\.2\.840\.10008\.", DICOM_IMAGE),
-    (rb"(?s)\x00\x08.*\x00\x08\x00\x16(UI..|\x00\x00..)1\.2\.840\.10008\.", DICOM_IMAGE),
+    (rb"(?s)(?=\x08\x00).*\x08\x00\x16\x00(UI..|..\x00\x00)1\.2\.840\.10008\.", DICOM_IMAGE),
+    (rb"(?s)(?=\x00\x08).*\x00\x08\x00\x16(UI..|\x00\x00..)1\.2\.840\.10008\.", DICOM_IMAGE),
     (rb"(?s)(\x5c\x01\x00\x00|\x00\x00\x01\x5c).{340}n[+i]1\x00", NIFTI_VOLUME),
     (rb"(\x1c\x02\x00\x00|\x00\x00\x02\x1c)n[+i]2\x00\r\n\x1a\n", NIFTI_VOLUME),
     (rb"(?s)RIFF....WEBP", Content("a WebP image", "WEBP")),
