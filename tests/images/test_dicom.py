@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import get_args
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -36,6 +37,7 @@ RGB = tiff_files.make_rgb()
 COMPRESSED = (uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLosslessSV1, uid.RLELossless)
 NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
 Pixels = npt.NDArray[np.int64]
+dicom_codecs.register()  # pydicom decodes with it, too
 
 
 def see(source: bytes | Path, **options: object) -> Pixels:
@@ -75,7 +77,7 @@ def read_with_pydicom(path: Path) -> Pixels | None:
         except Exception:
             return None
         if data.PhotometricInterpretation == "PALETTE COLOR":
-            return apply_color_lut(values, data).astype(np.int64) >> 8
+            return to_8_bits(apply_color_lut(values, data), 0, 65535)
         if data.SamplesPerPixel == 3:
             return to_8_bits(values, 0, 2.0**data.BitsStored - 1)
         values = apply_modality_lut(values, data)
@@ -122,10 +124,14 @@ def test_lossless_copies_are_seen_alike(name: str) -> None:
         np.testing.assert_array_equal(see(dicom_files.ROOT / copy), see(dicom_files.ROOT / name))
 
 
-def test_12_bit_jpeg_is_seen_as_its_other_copy() -> None:
-    extended, other = (dicom_files.ROOT / name for name in ("JPGExtended.dcm", "JPEG2000.dcm"))
-    seen, expected = (see(path, window=(120, 240)) for path in (extended, other))
-    assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.99
+def test_lossy_12_bit_jpeg_is_nearly_seen_as_it_is() -> None:
+    values = (RAMP + 1200).astype(np.uint16)
+    header = make_dataset(values, 12)
+    expected = see(encode(header))
+    header.file_meta.TransferSyntaxUID = uid.JPEGExtended12Bit
+    header.PixelData = encapsulate([imagecodecs.jpeg8_encode(values, level=98, bitspersample=12)])
+    header["PixelData"].VR = "OB"
+    assert np.abs(see(encode(header)) - expected).mean() < 0.5
 
 
 def test_predict_gives_each_file_one_row(run, tmp_path: Path) -> None:  # noqa: ANN001
@@ -158,7 +164,8 @@ def show(values: np.ndarray, window: tuple[float, float], function: str = "LINEA
     """Return 0..1 by the formulas of PS3.3, C.11.2.1.2.1 and C.11.2.1.3."""
     x, (c, w) = values.astype(np.float64), window
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (x - c) / w))
+        with np.errstate(over="ignore"):
+            return 1 / (1 + np.exp(-4 * (x - c) / w))
     if function == "LINEAR_EXACT":
         inside = (x - c) / w + 0.5
         return np.select([x <= c - w / 2, x > c + w / 2], [0.0, 1.0], inside)
@@ -249,8 +256,8 @@ def test_compressed_pixels_are_seen_as_the_uncompressed_ones(
 
 
 def test_window_is_in_rescaled_units() -> None:
-    header = make_dataset((RAMP + 1024).astype(np.uint16), 12)
-    header.RescaleSlope, header.RescaleIntercept = 1, -1024
+    header = make_dataset((RAMP + 1200).astype(np.uint16), 12)
+    header.RescaleSlope, header.RescaleIntercept = 1, -1200
     seen = see(encode(header), window=(40, 400))
     assert set(seen[RAMP <= -160].tolist()) == {0}
     assert set(seen[RAMP >= 240].tolist()) == {255}
@@ -260,7 +267,8 @@ def test_window_is_in_rescaled_units() -> None:
 def test_tables_of_the_file_are_applied() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     item = Dataset()
-    item.LUTDescriptor, item.LUTData = [256, 0, 16], [65535 - 257 * i for i in range(256)]
+    item.LUTDescriptor = [256, 0, 16]
+    item.LUTData = np.arange(65535, -1, -257).astype("<u2").tobytes()
     header = make_dataset(values)
     header.WindowCenter, header.WindowWidth = 10, 20
     header.VOILUTSequence = Sequence([item])
@@ -337,7 +345,7 @@ def test_ybr_is_converted() -> None:
     stored = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
     header = make_dataset(stored)
     header.PhotometricInterpretation = "YBR_FULL"
-    assert np.abs(see(encode(header)) - RGB).max() <= 2
+    assert np.abs(see(encode(header)) - RGB).max() <= 4  # twice rounded
 
 
 def test_window_leaves_colours_alone() -> None:
