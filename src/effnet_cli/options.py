@@ -43,6 +43,7 @@ MAX_TIMEOUT_SECONDS = 86_400.0  # a day; the system's own limit is not the same 
 MIN_WINDOW_WIDTH = 1.0  # DICOM PS3.3, C.11.2.1.2.1
 MAX_VIEWS = 32  # of one image, as many as `images.views.VIEWS` has
 AUTO = {"auto": None}
+EVERYWHERE = ("max_pixels", "window", "frame")  # of ImageOptions; in all commands that read images
 
 
 def _parse_window(text: str) -> tuple[float, float]:
@@ -282,7 +283,7 @@ class FinetuneTask(Options):
     )
     model: ModelOptions = ModelOptions()
     dataset: DatasetOptions = DatasetOptions()
-    images: Annotated[ImageOptions, Only("max_pixels", "window", "frame")] = ImageOptions()
+    images: Annotated[ImageOptions, Only(*EVERYWHERE)] = ImageOptions()
     options: FinetuneOptions = FinetuneOptions()
     device: str = device_option()
     workers: int | None = workers_option()
@@ -350,7 +351,7 @@ class ExportTask(Options):
         shown="1",
     )
     force: bool = option(False, "Keep the file even if it fails the check")
-    images: Annotated[ImageOptions, Only("max_pixels", "window", "frame")] = ImageOptions()
+    images: Annotated[ImageOptions, Only(*EVERYWHERE)] = ImageOptions()
 
 
 @dataclass(frozen=True)
@@ -366,9 +367,7 @@ class EvaluateTask(Options):
     )
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
-    images: Annotated[
-        ImageOptions, Only("fit", "exact_decode", "max_pixels", "window", "frame")
-    ] = ImageOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
     options: Annotated[PredictOptions, Only("batch_size", "workers")] = PredictOptions()
     split: str | None = option(None, "Split to evaluate", "NAME", shown="test, else validation")
     compare: ModelOptions | None = option(

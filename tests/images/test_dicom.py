@@ -154,7 +154,7 @@ def read_patients() -> set[str]:
         warnings.simplefilter("ignore")
         names = {str(dcmread(path, force=True).get("PatientName", "")) for path in SHIPPED}
     parts = {part for name in names for part in re.split(r"[\^= ]", name)}
-    return {name for name in names | parts if len(name) > 4} - {"CompressedSamples"}
+    return {name for name in names | parts if len(name) > 4}
 
 
 # --- grey values ----------------------------------------------------------------------------------

@@ -33,15 +33,15 @@ PALETTE_TAGS = tuple(
 # An enhanced multi-frame image has them for all frames, or one item per frame (PS3.3, C.7.6.16)
 GROUP_TAGS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MACRO_TAGS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
-TAGS = [
-    *("SOPClassUID", "NumberOfFrames", *PIXEL_TAGS, *dicom_gray.TAGS),
+HEADER_TAGS = [
+    *("SOPClassUID", "NumberOfFrames", *PIXEL_TAGS, *dicom_gray.GRAY_TAGS),
     *(*PALETTE_TAGS, *GROUP_TAGS, *MACRO_TAGS),
 ]
 PIXEL_DATA_TAGS = (
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "PlanarConfiguration"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
-GRAY, PALETTE_COLOR = "MONOCHROME2", "PALETTE COLOR"
+PALETTE_COLOR = "PALETTE COLOR"
 YBR_COLORS = ("YBR_FULL", "YBR_FULL_422")  # pydicom converts them to RGB
 MAX_SAMPLE_BITS = 64
 # The type ("VR") of the pixels, if the encoding is explicit, and where it is in their element
@@ -108,7 +108,9 @@ def _inflate(file: BinaryIO, max_pixels: int) -> BinaryIO:
 
 
 def _read(file: BinaryIO, options: ImageOptions, check_size: CheckSize) -> Image.Image:
-    header = dcmread(file, force=True, stop_before_pixels=True, specific_tags=cast(Any, TAGS))
+    header = dcmread(
+        file, force=True, stop_before_pixels=True, specific_tags=cast(Any, HEADER_TAGS)
+    )
     _check_is_image(header)
     check_size("image", (header.Columns, header.Rows))
     index = _find_frame(header, options.frame)
@@ -134,7 +136,7 @@ def _decode(file: BinaryIO, index: int, syntax: uid.UID) -> Array:
     if is_implicit == syntax.is_implicit_VR:
         return pixel_array(file, index=index, decoding_plugin=plugin, transfer_syntax_uid=syntax)
     # the file is not encoded as it says, which pydicom understands only if it reads all of it
-    whole = dcmread(file, specific_tags=cast(Any, [*TAGS, *PIXEL_DATA_TAGS]))
+    whole = dcmread(file, specific_tags=cast(Any, [*HEADER_TAGS, *PIXEL_DATA_TAGS]))
     return pixel_array(whole, index=index, decoding_plugin=plugin)
 
 
@@ -204,7 +206,7 @@ def _check_kind(header: Dataset, syntax: uid.UID) -> None:
     colors = ["RGB", *YBR_COLORS]
     if syntax in uid.JPEG2000TransferSyntaxes:
         colors += dicom_codecs.JPEG_2000_COLORS
-    known = {1: [GRAY, dicom_gray.INVERTED_GRAY, PALETTE_COLOR], len(COLORS): colors}
+    known = {1: [*dicom_gray.INTERPRETATIONS, PALETTE_COLOR], len(COLORS): colors}
     samples = int(header.SamplesPerPixel)
     if header.PhotometricInterpretation not in known.get(samples, ()):
         raise _unsupported(f"photometric interpretation, {samples} samples per pixel")

@@ -19,11 +19,12 @@ PADDING_TAGS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 RESCALE_TAGS = ("RescaleSlope", "RescaleIntercept")
 WINDOW_TAGS = ("WindowCenter", "WindowWidth")
 TABLE_TAGS = ("LUTDescriptor", "LUTData")
-TAGS = (
+GRAY_TAGS = (
     *(*PADDING_TAGS, *RESCALE_TAGS, "ModalityLUTSequence"),
     *(*WINDOW_TAGS, "VOILUTFunction", "VOILUTSequence", *TABLE_TAGS),
 )
-INVERTED_GRAY = "MONOCHROME1"
+INVERTED_GRAY = "MONOCHROME1"  # the lowest value is white
+INTERPRETATIONS = (INVERTED_GRAY, "MONOCHROME2")
 # The smallest width of a window, by the function that it is for
 SMALLEST_WIDTHS = {"LINEAR": MIN_WINDOW_WIDTH, "LINEAR_EXACT": 1e-30, "SIGMOID": 1e-30}
 MAX_EXPONENT = 700.0  # of exp() in float64
