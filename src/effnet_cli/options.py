@@ -43,7 +43,8 @@ MAX_TIMEOUT_SECONDS = 86_400.0  # a day; the system's own limit is not the same 
 MIN_WINDOW_WIDTH = 1.0  # DICOM PS3.3, C.11.2.1.2.1
 MAX_VIEWS = 32  # of one image, as many as `images.views.VIEWS` has
 AUTO = {"auto": None}
-EVERYWHERE = ("max_pixels", "window", "frame")  # of ImageOptions; in all commands that read images
+DICOM_FIELDS = ("window", "frame")  # of ImageOptions
+EVERYWHERE = ("max_pixels", *DICOM_FIELDS)  # in all commands that read images
 
 
 def _parse_window(text: str) -> tuple[float, float]:
@@ -147,6 +148,12 @@ class ImageOptions(Options):
         super().__post_init__()
         if self.window is not None:
             object.__setattr__(self, "window", _check_window(self.window))
+
+    @property
+    def dicom_flags(self) -> str:
+        """The options for DICOM images that are not the defaults, as they are typed."""
+        window = [] if self.window is None else ["--window {:g},{:g}".format(*self.window)]
+        return " ".join(window + ([] if self.frame == 1 else [f"--frame {self.frame}"]))
 
 
 @dataclass(frozen=True)
