@@ -365,6 +365,21 @@ def test_palette_is_applied(bits: int) -> None:
     np.testing.assert_array_equal(see(encode(header)), colors[values])
 
 
+def test_palette_in_segments_is_applied_if_it_is_not_too_large() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    header = make_dataset(values)
+    header.PhotometricInterpretation = "PALETTE COLOR"
+    line = [0, 1, 0, 1, 255, 255 * 257]  # black, then a line of 255 entries to white
+    for name in ("Red", "Green", "Blue"):
+        header[f"{name}PaletteColorLookupTableDescriptor"] = header_element(name, 16)
+        tag = f"Segmented{name}PaletteColorLookupTableData"
+        setattr(header, tag, np.array(line, "<u2").tobytes())
+    assert np.abs(see(encode(header)) - values.astype(np.int64)).max() <= 1
+    for bomb in ([0, 1, 0] + [1, 65535, 9] * 3, [*line, 2, 1, 0, 0]):
+        header.SegmentedRedPaletteColorLookupTableData = np.array(bomb, "<u2").tobytes()
+        assert "repeated segments" in fail(encode(header)).message
+
+
 def header_element(name: str, bits: int) -> object:
     from pydicom.dataelem import DataElement
 

@@ -27,15 +27,18 @@ from effnet_cli.system.errors import ImageError
 SIZE_TAGS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 PIXEL_TAGS = (*SIZE_TAGS, "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
 COLORS = ("Red", "Green", "Blue")
-PALETTE_TAGS = tuple(
-    f"{color}PaletteColorLookupTable{part}" for color in COLORS for part in ("Descriptor", "Data")
-)
+DESCRIPTOR_TAGS = tuple(f"{color}PaletteColorLookupTableDescriptor" for color in COLORS)
+PALETTE_TAGS = tuple(f"{color}PaletteColorLookupTableData" for color in COLORS)
+SEGMENTS_TAGS = tuple(f"Segmented{tag}" for tag in PALETTE_TAGS)
+# A palette in segments (PS3.3, C.7.9.2): each has a kind, a number of entries, and all of these
+# entries, or only the last of a line. A third kind repeats other segments.
+SEGMENT_VALUES, LINE, MAX_PALETTE_ENTRIES = 0, 1, 1 << 16
 # An enhanced multi-frame image has them for all frames, or one item per frame (PS3.3, C.7.6.16)
 GROUP_TAGS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MACRO_TAGS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 HEADER_TAGS = [
     *("SOPClassUID", "NumberOfFrames", *PIXEL_TAGS, *dicom_gray.GRAY_TAGS),
-    *(*PALETTE_TAGS, *GROUP_TAGS, *MACRO_TAGS),
+    *(*DESCRIPTOR_TAGS, *PALETTE_TAGS, *SEGMENTS_TAGS, *GROUP_TAGS, *MACRO_TAGS),
 ]
 PIXEL_DATA_TAGS = (
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "PlanarConfiguration"),
@@ -228,9 +231,23 @@ def _scale(values: Array, bits: int) -> npt.NDArray[np.uint8]:
 
 
 def _apply_palette(values: Array, header: Dataset) -> Image.Image:
-    if not all(header.get(name) for name in PALETTE_TAGS):
-        raise _unsupported("a palette in segments")
+    order = "<" if header.original_encoding[1] else ">"
+    entry = np.uint8 if header[DESCRIPTOR_TAGS[0]].value[2] == 8 else np.dtype(f"{order}u2")
+    for name in SEGMENTS_TAGS:
+        if header.get(name):
+            _check_segments(np.frombuffer(header[name].value, entry).tolist())
     colors = apply_color_lut(values, header)
     # many writers leave the upper byte of 16-bit entries empty
     bits = 8 if colors.max(initial=0) < 1 << 8 else 8 * colors.itemsize
     return Image.fromarray(_scale(colors, bits))
+
+
+def _check_segments(entries: list[int]) -> None:
+    """Refuse a palette that pydicom would expand to more entries than there can be."""
+    place = count = 0
+    while place + 1 < len(entries):
+        kind, length = entries[place : place + 2]
+        count += length
+        place += 2 + (1 if kind == LINE else length)
+        if kind not in (SEGMENT_VALUES, LINE) or count > MAX_PALETTE_ENTRIES:
+            raise _unsupported("a palette with repeated segments")
