@@ -302,14 +302,16 @@ def test_functional_groups_replace_the_header() -> None:
         assert np.abs(see(data, frame=number) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("width", [0, 0.5, -4])
-def test_invalid_window_of_the_file_can_be_replaced(width: float) -> None:
+@pytest.mark.parametrize(
+    ("width", "function"), [(0, "LINEAR"), (0.5, "LINEAR"), (-4, "SIGMOID"), (400, "OTHER")]
+)
+def test_invalid_window_of_the_file_can_be_replaced(width: float, function: str) -> None:
     header = make_dataset(RAMP)
-    header.WindowCenter, header.WindowWidth = 40, width
+    header.WindowCenter, header.WindowWidth, header.VOILUTFunction = 40, width, function
     error = fail(encode(header))
     assert "window" in error.message
     assert "--window" in error.hint
-    assert see(encode(header), window=(40, 400)).max() == 255
+    assert np.ptp(see(encode(header), window=(40, 400))) == 255
 
 
 def test_float_pixels_are_seen() -> None:

@@ -70,6 +70,7 @@ def _choose_shade(stored: Array, header: Dataset, window: Window | None) -> Shad
     """Choose what makes modality values visible: `window`, else the first table or window of the
     file, else the range of all values but padding.
     """
+    is_chosen = window is not None
     tables = header.get("VOILUTSequence") or [Dataset()]
     if window is None and all(tables[0].get(name) is not None for name in TABLE_TAGS):
         return _table(header)
@@ -78,7 +79,9 @@ def _choose_shade(stored: Array, header: Dataset, window: Window | None) -> Shad
     if window is None:
         return _full_range(stored, header)
     center, width = window
-    function = header.get("VOILUTFunction") or "LINEAR"
+    function = header.get("VOILUTFunction")
+    if function is None or (is_chosen and function not in SMALLEST_WIDTHS):
+        function = "LINEAR"
     is_valid = np.isfinite((center, width)).all() and width >= SMALLEST_WIDTHS.get(function, np.inf)
     if not is_valid:
         message = "This is a DICOM image with an invalid window."
