@@ -32,7 +32,7 @@ PALETTE_TAGS = tuple(f"{color}PaletteColorLookupTableData" for color in COLORS)
 SEGMENTS_TAGS = tuple(f"Segmented{tag}" for tag in PALETTE_TAGS)
 # A palette in segments (PS3.3, C.7.9.2): each has a kind, a number of entries, and all of these
 # entries, or only the last of a line. A third kind repeats other segments.
-SEGMENT_VALUES, LINE, MAX_PALETTE_ENTRIES = 0, 1, 1 << 16
+VALUES_SEGMENT, LINE_SEGMENT, MAX_PALETTE_ENTRIES = 0, 1, 1 << 16
 # An enhanced multi-frame image has them for all frames, or one item per frame (PS3.3, C.7.6.16)
 GROUP_TAGS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 MACRO_TAGS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
@@ -248,6 +248,6 @@ def _check_segments(entries: list[int]) -> None:
     while place + 1 < len(entries):
         kind, length = entries[place : place + 2]
         count += length
-        place += 2 + (1 if kind == LINE else length)
-        if kind not in (SEGMENT_VALUES, LINE) or count > MAX_PALETTE_ENTRIES:
+        place += 2 + (1 if kind == LINE_SEGMENT else length)
+        if kind not in (VALUES_SEGMENT, LINE_SEGMENT) or count > MAX_PALETTE_ENTRIES:
             raise _unsupported("a palette with repeated segments")
