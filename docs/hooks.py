@@ -40,13 +40,15 @@ ERROR_KINDS: Mapping[str, str] = {
     "truncated": "The image is truncated or corrupt.",
     "not_an_image": "HTML, PDF, a video, a Git LFS pointer, text or anything else; the message "
     "says what was found.",
-    "unsupported_format": "An image in a format that effnet does not open: SVG, JPEG XL, PSD, raw, "
-    "HEIC without the extra `heic`, rare TIFFs without `science`, ...",
+    "unsupported_format": "An image in a format that effnet does not open: SVG, raw, NIfTI, "
+    "HEIC without the extra `heic`, DICOM without `dicom`, JPEG XL and rare TIFFs without "
+    "`science`, ...",
     "too_large": "More pixels than `--max-pixels` according to the header, or a decompression "
     "bomb.",
     "unreadable": "No permission, a failing disk, or a URL that does not respond.",
     "not_a_file": "A folder, pipe, socket, device, or a file of the kernel.",
-    "missing": "No such file, a broken symlink, or a pattern without a match.",
+    "missing": "No such file, a broken symlink, a pattern without a match, or a frame that the "
+    "image does not have.",
     "timeout": "Decoding took longer than `--timeout` seconds.",
     "crashed": "The decoder crashed (with `--isolate` or `--timeout`).",
 }

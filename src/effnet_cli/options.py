@@ -3,9 +3,11 @@
 The command line is derived from these dataclasses, and Python callers use them as they are.
 """
 
+import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.fields import REQUIRED, Only, Options, argument, option
@@ -40,8 +42,30 @@ ErrorKind = Literal[
 MAX_PIXELS = 89_000_000  # pixels in one image; about 270 MB once decoded
 MAX_SEED = 2**32 - 1  # NumPy's largest
 MAX_TIMEOUT_SECONDS = 86_400.0  # a day; the system's own limit is not the same everywhere
+MIN_WINDOW_WIDTH = 1.0  # DICOM PS3.3, C.11.2.1.2.1
 MAX_VIEWS = 32  # of one image, as many as `images.views.VIEWS` has
 AUTO = {"auto": None}
+DICOM_FIELDS = ("window", "frame")  # of ImageOptions
+EVERYWHERE = ("max_pixels", *DICOM_FIELDS)  # in all commands that read images
+
+
+def _parse_window(text: str) -> tuple[float, float]:
+    return _check_window(text.split(","))
+
+
+def _check_window(value: Any) -> tuple[float, float]:
+    """Convert a window's centre and width, which may be texts or from JSON.
+
+    Raises:
+        UsageError: it has other than two numbers, or the width is too small for DICOM's formula.
+    """
+    with suppress(TypeError, ValueError):
+        center, width = map(float, value)
+        if math.isfinite(center) and MIN_WINDOW_WIDTH <= width < math.inf:
+            return center, width
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    message = f"Invalid --window {text!r}."
+    raise UsageError(message, "Use CENTER,WIDTH: two numbers, and a width of at least 1.")
 
 
 def device_option() -> str:
@@ -113,6 +137,25 @@ class ImageOptions(Options):
         above=0,
         max=MAX_TIMEOUT_SECONDS,
     )
+    window: tuple[float, float] | None = option(
+        None,
+        "Grey values of DICOM images to show, such as 40,400 for soft tissue in CT",
+        "CENTER,WIDTH",
+        shown="the window in the file, else all values",
+        parse=_parse_window,
+    )
+    frame: int = option(1, "Frame of DICOM images with several, from 1", min=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None:
+            object.__setattr__(self, "window", _check_window(self.window))
+
+    @property
+    def dicom_flags(self) -> str:
+        """The options for DICOM images that are not the defaults, as they are typed."""
+        window = [] if self.window is None else ["--window {:g},{:g}".format(*self.window)]
+        return " ".join(window + ([] if self.frame == 1 else [f"--frame {self.frame}"]))
 
 
 @dataclass(frozen=True)
@@ -279,7 +322,7 @@ class FinetuneTask(Options):
     )
     model: ModelOptions = ModelOptions()
     dataset: DatasetOptions = DatasetOptions()
-    images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()
+    images: Annotated[ImageOptions, Only(*EVERYWHERE)] = ImageOptions()
     options: FinetuneOptions = FinetuneOptions()
     device: str = device_option()
     workers: int | None = workers_option()
@@ -350,7 +393,7 @@ class ExportTask(Options):
         shown="1",
     )
     force: bool = option(False, "Keep the file even if it fails the check")
-    images: Annotated[ImageOptions, Only("max_pixels")] = ImageOptions()
+    images: Annotated[ImageOptions, Only(*EVERYWHERE)] = ImageOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +437,7 @@ class EvaluateTask(Options):
     )
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
-    images: Annotated[ImageOptions, Only("fit", "exact_decode", "max_pixels")] = ImageOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
     options: Annotated[PredictOptions, Only("batch_size", "workers")] = PredictOptions()
     split: str | None = option(None, "Split to evaluate", "NAME", shown="test, else validation")
     labels: LabelOptions = LabelOptions()

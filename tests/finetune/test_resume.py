@@ -478,7 +478,7 @@ STARTED = FinetuneTask(
     Path("/data/birds"),
     ModelOptions(variant="lite1", weights=Path("/w/lite1.pth")),
     DatasetOptions(val=Path("/data/val"), val_fraction=0.25),
-    ImageOptions(max_pixels=1234),
+    ImageOptions(max_pixels=1234, window=(40, 400), frame=2),
     FinetuneOptions(epochs=9, lr=1e-3, hidden=0, augment="light", minutes=2.5, seed=7),
 )
 
@@ -526,6 +526,8 @@ def test_changeable_options_can_be_changed(here: Path) -> None:
         ("val", {"dataset": DatasetOptions(val=Path("/data/other"))}, "'/data/val'"),
         ("val_fraction", {"dataset": DatasetOptions(val_fraction=0.1)}, "0.25"),
         ("max_pixels", {"images": ImageOptions(max_pixels=99)}, "1234"),
+        ("window", {"images": ImageOptions(window=(40, 80))}, "(40.0, 400.0)"),
+        ("frame", {"images": ImageOptions(frame=1)}, "2"),
     ],
 )
 def test_changed_options_are_refused_with_their_original_value(

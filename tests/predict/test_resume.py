@@ -342,6 +342,8 @@ def test_rows_of_a_changed_file_are_refused(effnet: Effnet, photos: Path) -> Non
         ("--copy-to sorted", "--copy-to sorted --move", "without --move, not with --move"),
         ("", "--explain why", "without --explain, not with --explain 'why'"),
         ("--tta 2", "", "with --tta 2, not with --tta 1"),
+        ("--window 40,80", "", "with --window [40.0, 80.0], not without --window"),
+        ("", "--frame 2", "with --frame 1, not with --frame 2"),
     ],
 )
 @pytest.mark.usefixtures("photos")

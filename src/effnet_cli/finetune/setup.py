@@ -33,7 +33,14 @@ from effnet_cli.models.card import ModelCard
 from effnet_cli.models.imagenet import imagenet_card
 from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, find_variant
 from effnet_cli.models.weights import Model, find_local_weights, resolve_model
-from effnet_cli.options import EngineOptions, FinetuneOptions, FinetuneTask, TrainingPrecision
+from effnet_cli.options import (
+    DICOM_FIELDS,
+    EngineOptions,
+    FinetuneOptions,
+    FinetuneTask,
+    ImageOptions,
+    TrainingPrecision,
+)
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import is_file
 from effnet_cli.system.machine import keep_freed_memory
@@ -316,7 +323,11 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
         variant=base.variant.name,
         classes=dataset.classes,
         preprocessing=replace(preprocessing, resize_px=preprocessing.crop_px, is_squashed=False),
-        options={**asdict(task.options), "base_sha256": base.sha256},
+        options={
+            **asdict(task.options),
+            **_select_dicom_options(task.images),
+            "base_sha256": base.sha256,
+        },
         dataset={
             "fingerprint": dataset.fingerprint,
             "run": identify_run(dataset, task.resume),
@@ -327,6 +338,12 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
             "test": None if dataset.test is None else len(dataset.test.labels),
         },
     )
+
+
+def _select_dicom_options(images: ImageOptions) -> dict[str, object]:
+    """Return what `predict` needs, to see DICOM images as in training, if it is not the default."""
+    values = {name: getattr(images, name) for name in DICOM_FIELDS}
+    return {name: value for name, value in values.items() if value != getattr(ImageOptions(), name)}
 
 
 @contextmanager

@@ -21,10 +21,12 @@ from effnet_cli.system.errors import ImageError, UsageError
 
 OPENED_SUFFIXES = (
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .ico .tga .icb"
-    " .vda .vst .ppm .pgm .pbm .pnm .jp2 .j2k .jpf .jpx .j2c"
+    " .vda .vst .ppm .pgm .pbm .pnm .jp2 .j2k .jpf .jpx .j2c .dcm .dicom .ima"
 )
 # Images that effnet may not open: each gets an error instead of being skipped.
-OTHER_SUFFIXES = ".heic .heif .jxl .svg .psd .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .exr .hdr .xcf"
+OTHER_SUFFIXES = (
+    ".heic .heif .jxl .svg .psd .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .exr .hdr .xcf .nii"
+)
 IMAGE_SUFFIXES = frozenset(f"{OPENED_SUFFIXES} {OTHER_SUFFIXES}".split())
 # Files that list or hold images: see `datasets.list_images`.
 LIST_SUFFIXES = frozenset((

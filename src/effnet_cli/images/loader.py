@@ -13,7 +13,7 @@ from effnet_cli.images.finder import Url
 from effnet_cli.images.orientation import to_upright_rgb
 from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.resize import place, resize_and_crop
-from effnet_cli.images.sniff import JPEG_XL, Content
+from effnet_cli.images.sniff import DICOM, JPEG_XL, Content
 from effnet_cli.images.sources import ImageSource, identify, open_regular_file
 from effnet_cli.images.views import VIEWS
 from effnet_cli.options import ImageOptions
@@ -110,6 +110,10 @@ class ImageLoader:
             data = file.read()
             self._check_size("image", jpegxl.read_size(data))
             return jpegxl.read(data)
+        if content.format == DICOM:
+            from effnet_cli.images import dicom  # an extra
+
+            return dicom.read(file, self.options, self._check_size)
         with decode.open_with_pillow(file, content) as image:
             self._check_size("image", image.size)
             if decode.has_many_scans(image, file):

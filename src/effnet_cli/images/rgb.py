@@ -49,13 +49,13 @@ def _is_clear(image: Image.Image) -> bool:
 
 def _composite(image: Image.Image) -> Image.Image:
     """Composite a transparent image over the background, in bands."""
-    bands = list(_bands(image.height, image.width))
-    if len(bands) == 1:
+    slices = list(bands(image.height, image.width))
+    if len(slices) == 1:
         layer = image.convert("RGBA")
         background = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
         return Image.alpha_composite(background, layer).convert("RGB")
     flat = Image.new("RGB", image.size)
-    for rows in bands:
+    for rows in slices:
         band = image.crop((0, rows.start, image.width, rows.stop))
         flat.paste(_composite(band), (0, rows.start))
     return flat
@@ -103,7 +103,7 @@ def scale_to_8_bits(
     """
     low, high = _range(values, bits) if largest is None else (0.0, float(largest))
     result = np.zeros(values.shape, np.uint8)
-    for rows in _bands(*values.shape[:2]) if high > low else ():
+    for rows in bands(*values.shape[:2]) if high > low else ():
         band = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
         result[rows] = (band - low) * (255.0 / (high - low)) + 0.5
     return result
@@ -125,7 +125,7 @@ def _range(values: npt.NDArray[Any], bits: int) -> tuple[float, float]:
 def _extremes(values: npt.NDArray[Any]) -> tuple[float, float]:
     """Return the smallest and the largest finite value, or 0 and 0 if there is none."""
     extremes = []
-    for rows in _bands(*values.shape[:2]):
+    for rows in bands(*values.shape[:2]):
         band = values[rows].astype(np.float64)
         finite = band[np.isfinite(band)]
         if finite.size:
@@ -133,7 +133,7 @@ def _extremes(values: npt.NDArray[Any]) -> tuple[float, float]:
     return (min(extremes), max(extremes)) if extremes else (0.0, 0.0)
 
 
-def _bands(height: int, width: int) -> Iterator[slice]:
+def bands(height: int, width: int) -> Iterator[slice]:
     """Yield the rows of an image in slices of about BAND_PIXELS."""
     rows = max(1, BAND_PIXELS // max(1, width))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))

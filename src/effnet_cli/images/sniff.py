@@ -2,11 +2,15 @@
 
 import codecs
 import re
+import zlib
+from contextlib import suppress
 from typing import NamedTuple
 
 HEAD_BYTES = 1024  # a PICT begins with 512 zero bytes
 JPEG_XL = "JXL"  # not in Pillow
 HEIC = "HEIF"  # the format's name in Pillow, which needs an extra library for it
+DICOM = "DICOM"  # not in Pillow
+GZIP, GZIP_ONLY = b"\x1f\x8b", 16  # its first bytes; in zlib's window bits, its format
 TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 TGA_SUFFIXES = (".tga", ".icb", ".vda", ".vst")
 
@@ -15,14 +19,18 @@ class Content(NamedTuple):
     """What a file is.
 
     `description` completes "This is ...". `format` is Pillow's name if effnet opens the format.
-    `is_image` is also true for images that effnet does not open.
+    `is_image` is also true for images that effnet does not open, and `hint` says what to do with
+    them if they cannot be converted to JPEG or PNG as they are.
     """
 
     description: str
     format: str | None = None
     is_image: bool = True
+    hint: str | None = None
 
 
+DICOM_IMAGE = Content("a DICOM image", DICOM)
+NIFTI_VOLUME = Content("a NIfTI volume", hint="Convert its slices to PNG or DICOM.")
 _Signatures = dict[tuple[bytes, ...], Content]
 # The formats that effnet opens; `format` goes into the allow-list given to Pillow.
 _OPENED: _Signatures = {
@@ -58,7 +66,7 @@ _NOT_IMAGES: dict[tuple[bytes, ...], str] = {
     (b"%!PS",): "a PostScript document",
     (b"version https://git-lfs",): "a Git LFS pointer",
     (b"PK\3\4",): "a ZIP archive",
-    (b"\x1f\x8b",): "a gzip archive",
+    (GZIP,): "a gzip archive",
     (b"\xfd7zXZ",): "an xz archive",
     (b"7z\xbc\xaf",): "a 7-Zip archive",
     (b"Rar!",): "a RAR archive",
@@ -88,6 +96,12 @@ _SIGNATURES: _Signatures = {
 }
 # Formats that need a pattern, because other files begin with the same few bytes.
 _PATTERNS = (
+    # DICOM without a preamble: the meta group; or the group 0008 with a SOP class of the standard
+    (rb"\x02\x00\x00\x00UL\x04\x00", DICOM_IMAGE),
+    (rb"(?s)(?=\x08\x00).*\x08\x00\x16\x00(UI..|..\x00\x00)1\.2\.840\.10008\.", DICOM_IMAGE),
+    (rb"(?s)(?=\x00\x08).*\x00\x08\x00\x16(UI..|\x00\x00..)1\.2\.840\.10008\.", DICOM_IMAGE),
+    (rb"(?s)(\x5c\x01\x00\x00|\x00\x00\x01\x5c).{340}n[+i]1\x00", NIFTI_VOLUME),
+    (rb"(\x1c\x02\x00\x00|\x00\x00\x02\x1c)n[+i]2\x00\r\n\x1a\n", NIFTI_VOLUME),
     (rb"(?s)RIFF....WEBP", Content("a WebP image", "WEBP")),
     (rb"RIFF", Content("a RIFF file", is_image=False)),
     (rb"(?s)BM.{0,15}\0", Content("a BMP image", "BMP")),  # text has no NUL byte
@@ -130,10 +144,10 @@ def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
     Only TGA, which has no signature at its start, needs the name or the last bytes.
     """
     if head[128:132] == b"DICM":  # the 128 bytes before it may be those of any other format
-        return Content("a DICOM image")
+        return DICOM_IMAGE
     for magic, content in _SIGNATURES.items():
         if head.startswith(magic):
-            return content
+            return _sniff_gzip(head) if head.startswith(GZIP) else content
     if head[4:8] == b"ftyp":
         return _sniff_iso_media(head)
     is_tga_name = name.lower().endswith(TGA_SUFFIXES)
@@ -145,6 +159,15 @@ def sniff(head: bytes, name: str = "", tail: bytes = b"") -> Content | None:
             if re.match(pattern, start):
                 return content
     return None
+
+
+def _sniff_gzip(head: bytes) -> Content:
+    """Tell NIfTI volumes, which are usually compressed, from other archives."""
+    start = b""
+    with suppress(zlib.error):
+        start = zlib.decompressobj(zlib.MAX_WBITS | GZIP_ONLY).decompress(head, HEAD_BYTES)
+    is_volume = sniff(start) is NIFTI_VOLUME
+    return NIFTI_VOLUME if is_volume else Content("a gzip archive", is_image=False)
 
 
 def is_text(head: bytes) -> bool:

@@ -13,19 +13,34 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from effnet_cli.images.sniff import HEAD_BYTES, HEIC, JPEG_XL, TGA_FOOTER, Content, is_text, sniff
+from effnet_cli.images.sniff import (
+    DICOM,
+    HEAD_BYTES,
+    HEIC,
+    JPEG_XL,
+    TGA_FOOTER,
+    Content,
+    is_text,
+    sniff,
+)
 from effnet_cli.system.errors import ImageError
 
 ImageSource = Path | str | bytes | Image.Image  # an Image is already decoded
 
 CODECS = "imagecodecs"
-HEIC_LIBRARY = "pi_heif"
 INSTALL_HEIC = "Run pip install 'effnet-cli[heic]', or convert the image to JPEG or PNG."
 INSTALL_SCIENCE = (
     "Run pip install 'effnet-cli[science]', or convert the image to 8-bit JPEG or PNG."
 )
 COPY_AGAIN = "Download or copy it again."
+INSTALL_DICOM = "Run pip install 'effnet-cli[dicom]', or convert the image to PNG."
 CONVERT = "Convert it to JPEG or PNG."
+# What the formats of extras need: the module, its package, and how to install it
+EXTRAS = {
+    HEIC: ("pi_heif", "pi-heif", INSTALL_HEIC),
+    JPEG_XL: (CODECS, CODECS, INSTALL_SCIENCE),
+    DICOM: ("pydicom", "pydicom", INSTALL_DICOM),
+}
 CHECK_PATH = "Check the path."
 KIND_NAMES = {
     stat.S_IFDIR: "a folder",
@@ -139,13 +154,12 @@ def identify(file: BinaryIO, name: str) -> Content:
         raise ImageError("not_an_image", message, "Pass an image file.")
     if content.format is None:
         message = f"This is {content.description}, an unsupported format."
-        raise ImageError("unsupported_format", message, CONVERT)
-    if content.format == HEIC and importlib.util.find_spec(HEIC_LIBRARY) is None:
-        message = f"This is {content.description}, which needs the package pi-heif."
-        raise ImageError("unsupported_format", message, INSTALL_HEIC)
-    if content.format == JPEG_XL and importlib.util.find_spec(CODECS) is None:
-        message = f"This is {content.description}, which needs the package {CODECS}."
-        raise ImageError("unsupported_format", message, INSTALL_SCIENCE)
+        raise ImageError("unsupported_format", message, content.hint or CONVERT)
+    if content.format in EXTRAS:
+        module, package, hint = EXTRAS[content.format]
+        if importlib.util.find_spec(module) is None:
+            message = f"This is {content.description}, which needs the package {package}."
+            raise ImageError("unsupported_format", message, hint)
     return content
 
 

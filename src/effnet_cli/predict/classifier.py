@@ -18,7 +18,13 @@ from effnet_cli.images.preprocessing import Preprocessing
 from effnet_cli.images.sources import ImageSource
 from effnet_cli.models.variants import is_variant
 from effnet_cli.models.weights import expected_kind, resolve_model
-from effnet_cli.options import EngineOptions, ImageOptions, ModelOptions, PredictOptions
+from effnet_cli.options import (
+    DICOM_FIELDS,
+    EngineOptions,
+    ImageOptions,
+    ModelOptions,
+    PredictOptions,
+)
 from effnet_cli.predict.pipeline import Finish, Pipeline, ScoredImage, load_in_background
 from effnet_cli.predict.ranking import new_ranking
 from effnet_cli.predict.records import ImageResult
@@ -86,6 +92,7 @@ class Classifier:
         self._load = _new_loader(self.card.preprocessing, images)
         self._score: Callable[[Crops], ModelOutputs] | None = None
         self._loaded_in: int | None = None  # the process
+        self._note_training_options(images)
 
     def __call__(self, image: ImageLike) -> ImageResult:
         """Classify one image; if it cannot be decoded, the result has an `error`.
@@ -129,6 +136,16 @@ class Classifier:
         except ImageError:
             return None
         return crop
+
+    def _note_training_options(self, images: ImageOptions) -> None:
+        """Say if DICOM images looked different in training, which no file shows."""
+        options = self.card.options
+        trained = ImageOptions(**{name: options[name] for name in DICOM_FIELDS if name in options})
+        flags = trained.dicom_flags
+        if flags and flags != images.dicom_flags:
+            self._reporter.note(
+                f"{self.name} was trained with {flags}; add that if these are DICOM images."
+            )
 
     def _find(self, images: ImageLike | Iterable[ImageLike | ImageInput]) -> Iterator[ImageInput]:
         for image in [images] if isinstance(images, ONE_IMAGE) else images:
