@@ -438,14 +438,16 @@ def test_folder_of_files_without_suffix_is_found(run, tmp_path: Path) -> None:  
         (dicom_files.REPORT, "Basic Text SR"),
         ("1.2.840.10008.1.3.10", "Media Storage Directory"),
         ("1.2.840.10008.5.1.4.1.1.104.1", "Encapsulated PDF"),
-        ("1.2.3.4.5", None),
     ],
 )
-def test_file_without_an_image_is_named(sop_class: str, name: str | None) -> None:
+def test_file_without_an_image_is_named(sop_class: str, name: str) -> None:
     error = fail(encode(make_header(sop_class=sop_class)))
-    what = f" ({name})" if name else ""
     assert error.kind == "not_an_image"
-    assert error.message == f"This is a DICOM file that holds no image{what}."
+    assert error.message == f"This is a DICOM file that holds no image ({name})."
+
+
+def test_file_of_an_unknown_kind_is_unsupported() -> None:
+    assert fail(encode(make_header(sop_class="1.2.3.4.5"))).kind == "unsupported_format"
 
 
 def test_image_without_pixels_is_truncated() -> None:

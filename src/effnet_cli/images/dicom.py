@@ -155,8 +155,10 @@ def _check_is_image(header: Dataset) -> None:
     if "Image" in name:
         message = f"This is a DICOM image without pixels ({name.removesuffix(' Storage')})."
         raise ImageError("truncated", message, DAMAGED_HINT)
-    what = f" ({name.removesuffix(' Storage')})" if name else ""
-    message = f"This is a DICOM file that holds no image{what}."
+    if not name:
+        message = "This is a DICOM file of an unknown kind, without an image."
+        raise ImageError("unsupported_format", message, "Pass a DICOM file with an image.")
+    message = f"This is a DICOM file that holds no image ({name.removesuffix(' Storage')})."
     raise ImageError("not_an_image", message, "Pass a DICOM file with an image.")
 
 
