@@ -330,6 +330,19 @@ def test_several_labels_of_an_image_are_refused() -> None:
     assert kinds(error.scan, "error")[0] == "several_labels"
 
 
+@pytest.mark.parametrize("separator", ["|", ";", ", ", " "])
+def test_labels_made_of_others_are_told(separator: str) -> None:
+    rows = [(name, label) for name, label in images()]
+    rows[4] = (rows[4][0], f"cat{separator}dog")
+    path = write("a.csv", table("path", "label", rows=rows, separator="\t"))
+    level = "warning" if separator == " " else "error"
+    (found,) = [one for one in read(path).findings if one.kind == "several_labels"]
+    assert (found.level, f"cat{separator}dog" in found.message) == (level, True)
+    rows[4] = (rows[4][0], f"wild{separator}cat")
+    write("a.csv", table("path", "label", rows=rows, separator="\t"))
+    assert "several_labels" not in kinds(read(path))
+
+
 def write_parquet(rows: Rows, **columns: Any) -> Path:
     names = {"info": {"features": {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}}}
     labels = [CLASSES.index(label) for _, label in rows]

@@ -1,5 +1,6 @@
 """Datasets as a table of images and labels, in a file of any format."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from effnet_cli.datasets.columns import Cell, Columns, choose_columns
-from effnet_cli.datasets.findings import Counters, Finding, error, note
+from effnet_cli.datasets.findings import Counters, Finding, error, note, warning
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
 from effnet_cli.datasets.split import TRAIN
 from effnet_cli.options import DatasetOptions, LabelOptions
-from effnet_cli.system.text import pluralize
+from effnet_cli.system.text import pluralize, quote_names
 
+SEPARATORS = "|;, "
 SAMPLE_ROWS = 1000  # from which columns and paths are recognised
 
 
@@ -132,6 +134,7 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
             has_splits |= columns.split is not None
 
     rows = collect_rows(read())
+    notes += _find_joined_labels(rows.classes)
     layout = " and ".join(dict.fromkeys(layouts))
     count = pluralize(len(rows.paths), "image")
     notes.insert(0, note("read_as", f"Read as {layout}: {count}."))
@@ -143,6 +146,25 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
         counters=counters,
         rows=rows,
     )
+
+
+def _find_joined_labels(classes: Sequence[str]) -> Iterator[Finding]:
+    """Yield an error if labels are made of other labels, as in `cat|dog`.
+
+    Names of classes may share words: those with spaces and commas must be made of whole labels, and
+    spaces are only warned of.
+    """
+    for separator in SEPARATORS:
+        parts = {name: [part.strip() for part in name.split(separator)] for name in classes}
+        counts = Counter(part for own in parts.values() for part in set(own))
+        known = set(classes) if separator in ", " else {part for part in counts if counts[part] > 1}
+        several = [name for name, own in parts.items() if len(own) > 1 and known.issuperset(own)]
+        if several:
+            labels = pluralize(len(several), "label is", "labels are")
+            message = f"{labels} made of others, joined by {separator!r}: {quote_names(several)}."
+            hint = f"Keep one label for each image, or replace {separator!r} if it is only one."
+            make = warning if separator == " " else error
+            yield make("several_labels", message, hint, count=len(several))
 
 
 def _recognise(table: LabelTable, options: LabelOptions, resolver: PathResolver) -> Columns:
