@@ -396,3 +396,11 @@ def test_images_that_the_base_model_was_trained_on_are_counted(
     notes = [note for note in reporter.notes if "used to train the base model" in note]
     assert len(notes) == 1
     assert " of 6 val images were used to train the base model: results on val" in notes[0]
+
+
+def test_a_saved_split_keeps_any_labels() -> None:
+    for name in ("cat", "dog", "cat|dog", " cat"):
+        fill(f"d/{name}")
+    scan_and_save()
+    data = load_labelled(RUN / SPLIT_FILE_NAME, "val")
+    assert data.classes == (" cat", "cat", "cat|dog", "dog")

@@ -2,7 +2,6 @@
 
 import codecs
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,16 +23,6 @@ ENCODING_BY_BOM = {
 }
 # Names keep bytes that are not valid UTF-8.
 CSV_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-
-
-def decode_path(cell: str) -> str:
-    """Return the path in a cell read with `CSV_TEXT`, for the operating system."""
-    return os.fsdecode(cell.encode(errors="surrogateescape"))
-
-
-def encode_path(path: str) -> str:
-    """Return the cell of a path, which keeps the operating system's bytes."""
-    return os.fsencode(path).decode(errors="surrogateescape")
 
 
 def open_csv(file: Path) -> LabelTable:

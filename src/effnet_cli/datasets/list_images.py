@@ -7,6 +7,7 @@ from effnet_cli.datasets.archive_file import ARCHIVE_SUFFIXES, list_archive
 from effnet_cli.datasets.columns import choose_image_column
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.paths import decode_path
 from effnet_cli.datasets.table_files import is_table, open_label_table
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.options import LabelOptions
@@ -55,4 +56,4 @@ def _list_table(file: Path, options: LabelOptions) -> Iterator[str]:
 
     resolver.learn(filter(None, read()))
     for text in filter(None, read()):
-        yield resolver.resolve(text) or str(table.folder / text)
+        yield resolver.resolve(decode_path(text)) or str(table.folder / text)

@@ -9,6 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 
+def decode_path(cell: str) -> str:
+    """Return the path in a cell read with `csv_file.CSV_TEXT`, for the operating system."""
+    return os.fsdecode(cell.encode(errors="surrogateescape"))
+
+
+def encode_path(path: str) -> str:
+    """Return the cell of a path, which keeps the operating system's bytes."""
+    return os.fsencode(path).decode(errors="surrogateescape")
+
+
 class Paths(Sequence[str]):
     """An immutable list of paths (`str` as from `os.fsdecode`), stored as the operating system's
     bytes: path `i` is `blob[offsets[i]:offsets[i + 1]]`.

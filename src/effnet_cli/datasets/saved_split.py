@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.csv_file import CSV_TEXT, decode_path, encode_path
+from effnet_cli.datasets.csv_file import CSV_TEXT
 from effnet_cli.datasets.inspect_files import hash_file, map_files
 from effnet_cli.datasets.labelled import LabelledImages
+from effnet_cli.datasets.paths import decode_path, encode_path
 from effnet_cli.datasets.records import Dataset
 from effnet_cli.datasets.scan import scan
 from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL

@@ -12,6 +12,7 @@ from effnet_cli.datasets.columns import Cell, Columns, choose_columns
 from effnet_cli.datasets.findings import Counters, Finding, error, note, warning
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.paths import decode_path
 from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
 from effnet_cli.datasets.split import TRAIN
 from effnet_cli.options import DatasetOptions, LabelOptions
@@ -40,6 +41,11 @@ class LabelTable:
     def folder(self) -> Path:
         """The folder that paths are relative to."""
         return self.file.parent
+
+    @property
+    def is_saved_split(self) -> bool:
+        """Whether effnet wrote the table, so that its labels are those of a checked dataset."""
+        return "sha256" in self.columns
 
     def sample(self) -> list[Sequence[Cell]]:
         """Return the first rows."""
@@ -94,7 +100,9 @@ class _RowReader:
         if len(labels) > 1:
             self.counters["several_labels"].add(f"{where} ({', '.join(labels)})")
             return ""
-        label = labels[0].strip() if labels else ""
+        label = labels[0] if labels else ""
+        if not self.table.is_saved_split:
+            label = label.strip()
         if not label:
             self.counters["empty_label"].add(where)
         elif label != labels[0]:
@@ -106,7 +114,7 @@ class _RowReader:
         if not text or isinstance(text, tuple):
             self.counters["empty_path"].add(where)
             return ""
-        path = self.resolver.resolve(text)
+        path = self.resolver.resolve(decode_path(text))
         if path is None:
             self.counters["ambiguous_path"].add(f"{where} ({text!r})")
         return path or ""
@@ -134,7 +142,8 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
             has_splits |= columns.split is not None
 
     rows = collect_rows(read())
-    notes += _find_joined_labels(rows.classes)
+    if not tables[0].is_saved_split:
+        notes += _find_joined_labels(rows.classes)
     layout = " and ".join(dict.fromkeys(layouts))
     count = pluralize(len(rows.paths), "image")
     notes.insert(0, note("read_as", f"Read as {layout}: {count}."))

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from effnet_cli.datasets.csv_file import CSV_TEXT, decode_path, encode_path
+from effnet_cli.datasets.csv_file import CSV_TEXT
 from effnet_cli.datasets.groups import NO_GROUP
+from effnet_cli.datasets.paths import decode_path, encode_path
 from effnet_cli.datasets.saved_split import WRITE_TEXT
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import fit_temperature, share_interval
