@@ -54,3 +54,12 @@ def _fill(sizes: list[int], total: int, fraction: float) -> list[int]:
             chosen.append(place)
             room -= size
     return chosen or [min(range(len(sizes)), key=sizes.__getitem__)]
+
+
+def assign_folds(labels: npt.NDArray[np.int32], count: int, seed: int) -> npt.NDArray[np.intp]:
+    """Return the fold of each image [N]: random, with the images of each class spread evenly."""
+    order = np.random.default_rng((seed, 4)).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), np.intp)
+    folds[order] = np.arange(len(labels)) % count
+    return folds

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 
 from effnet_cli.datasets.csv_file import CSV_TEXT, decode_path, encode_path
+from effnet_cli.datasets.label_errors import INSTALL_CLEANLAB
 from effnet_cli.datasets.saved_split import WRITE_TEXT
+from effnet_cli.datasets.split import assign_folds
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import fit_temperature, share_interval
 from effnet_cli.evaluate.predictions import Predictions
@@ -27,7 +29,6 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write
 from effnet_cli.system.text import pluralize
 
-INSTALL = "pip install 'effnet-cli[labels]'"
 FOLDS_COLUMNS = ("path", "label", "prediction", "probability", "label_probability", "label_error")
 Labels = npt.NDArray[np.int32]
 
@@ -45,7 +46,7 @@ def cross_validate(setup: TrainingSetup, features: HeadFeatures) -> None:
     right = int(predictions.is_right.sum())
     setup.reporter.note(f"{describe_accuracy(right, len(predictions.labels))} Saved to {path}")
     if errors is None:
-        setup.reporter.note("To find likely label errors, install cleanlab: " + INSTALL)
+        setup.reporter.note("To find likely label errors, install cleanlab: " + INSTALL_CLEANLAB)
     elif errors:
         count = pluralize(len(errors), "label")
         setup.reporter.note(f"{count} may be wrong: see its column label_error.")
@@ -136,15 +137,6 @@ def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: in
         probabilities=to_probabilities(logits, "logits", fit_temperature(logits, labels[places])),
         errors={},
     )
-
-
-def assign_folds(labels: Labels, count: int, seed: int) -> npt.NDArray[np.intp]:
-    """Return the fold of each image [N]: random, with the images of each class spread evenly."""
-    order = np.random.default_rng((seed, 4)).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    folds = np.empty(len(labels), np.intp)
-    folds[order] = np.arange(len(labels)) % count
-    return folds
 
 
 def _rows(found: Predictions, errors: Sequence[LabelledPrediction]) -> Iterator[Sequence[object]]:
