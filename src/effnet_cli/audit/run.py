@@ -136,8 +136,8 @@ def _limits(data: CheckedFiles, looks: Looks, check: LabelCheck | None) -> Itera
             yield f"Labels were not checked in {count} with {few}."
         if not has_cleanlab():
             yield (
-                "All labels that are predicted otherwise are listed as likely wrong, though many are "
-                f"right. To list as many as are probably wrong, install cleanlab: {INSTALL_CLEANLAB}"
+                "Without cleanlab, all labels that are predicted otherwise count as likely wrong, "
+                f"ranked by their probability; many are right. Install it: {INSTALL_CLEANLAB}"
             )
         if check.border is None:
             yield f"Borders were not checked: fewer than {MIN_BORDER_IMAGES} images."
