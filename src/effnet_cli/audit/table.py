@@ -45,6 +45,7 @@ def findings(found: Audit) -> Iterator[str]:
     """Yield the findings about classes."""
     for one in found.findings:
         yield f"{one.level.capitalize()}: {one.message} {one.hint}".rstrip()
+        yield from (f"    {path}" for path in one.paths)
 
 
 def border_lines(found: Audit) -> Iterator[str]:

@@ -105,14 +105,13 @@ def list_files(source: Source, *, skip_empty: bool) -> FileList:
         unknown = {file.label for file in held_out}.difference(all_classes)
         findings += _unknown_classes(sorted(unknown), SPLITS[split])
         files += [(split, file) for file in held_out if file.label in indexes]
-    is_automatic = VAL not in source.splits
     return FileList(
-        layout=f"{source.layout}{', validation split off automatically' * is_automatic}",
+        layout=source.layout,
         classes=classes,
         paths=Paths(file.path for _, file in files),
         labels=np.array([indexes[file.label] for _, file in files], dtype=np.int32),
         splits=np.array([split for split, _ in files], dtype=np.int8),
-        is_automatic=is_automatic,
+        is_automatic=VAL not in source.splits,
         findings=[*source.findings(), *findings],
         faults={index: file.error for index, (_, file) in enumerate(files) if file.error},
     )

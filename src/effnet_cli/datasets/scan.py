@@ -19,6 +19,7 @@ from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.reporter import SILENT, Reporter
 
 LEVEL_ORDER = ("error", "warning", "note")
+AUTOMATIC_SPLIT = ", validation split off automatically"
 
 
 def scan(
@@ -60,7 +61,7 @@ def scan(
     is_refused = any(finding.level == "error" for finding in found)
     return Scan(
         root=str(root),
-        layout=listing.layout,
+        layout=listing.layout + AUTOMATIC_SPLIT * listing.is_automatic,
         classes=tuple(_count_classes(data)),
         findings=tuple(found),
         dataset=None if is_refused else _build_dataset(data),
