@@ -112,7 +112,7 @@ def main() -> None:
             if features is None:
                 everything = np.arange(len(rows))
                 paths = [path for path, _ in rows]
-                features = measure_images(classifier, paths, everything, SILENT).features
+                features = measure_images(classifier, paths, everything, reporter=SILENT).features
             found, seconds, cpu, size = audit(rows, seed)
             ours = share_found(found, moved, len(rows))
             peer = share_found(rank_as_peer(rows, features, seed), moved, len(rows))

@@ -15,7 +15,7 @@ from effnet_cli.system.reporter import Reporter
 
 Values = npt.NDArray[np.floating]
 
-MIN_IMAGES = 20  # with fewer, there is no norm to differ from
+MIN_COMPARED_IMAGES = 20  # with fewer, there is no norm to differ from
 # A few foreign images are often alike, so a nearer neighbour would be one of them. In five datasets
 # with a few images of others among them, this distance ranked foreign images best.
 NEIGHBOUR = 10
@@ -42,23 +42,43 @@ class Property:
 # Values are positive, so that a halving is as far as a doubling. The limits are meant to be
 # generous: an image beyond one can be recognised.
 PROPERTIES = (
-    Property("dark", lambda _, looks: looks.brightness + 1, -1, 60, "mean gray value {:.0f}"),
-    Property("bright", lambda _, looks: 256 - looks.brightness, -1, 40, "{:.0f} below white"),
-    Property("flat", lambda _, looks: looks.contrast + 1, -1, 20, "contrast {:.0f}"),
-    Property("blurred", lambda _, looks: looks.sharpness + 1e-6, -1, np.inf, "sharpness {:.2g}"),
+    Property(
+        "dark",
+        lambda _, looks: looks.brightness + 1,
+        sign=-1,
+        limit=60,
+        text="mean gray value {:.0f}",
+    ),
+    Property(
+        "bright",
+        lambda _, looks: 256 - looks.brightness,
+        sign=-1,
+        limit=40,
+        text="mean gray value {:.0f} below white",
+    ),
+    Property(
+        "flat", lambda _, looks: looks.contrast + 1, sign=-1, limit=20, text="contrast {:.0f}"
+    ),
+    Property(
+        "blurred",
+        lambda _, looks: looks.sharpness + 1e-6,
+        sign=-1,
+        limit=np.inf,
+        text="sharpness {:.2g}",
+    ),
     Property(
         "small",
         lambda data, looks: data.inspection.shorter_px[looks.files].astype(np.float32),
-        -1,
-        224,
-        "shorter side {:.0f} px",
+        sign=-1,
+        limit=224,
+        text="shorter side {:.0f} px",
     ),
     Property(
         "odd_shape",
         lambda data, looks: data.inspection.aspect[looks.files],
-        0,
-        np.inf,
-        "width / height {:.2f}",
+        sign=0,
+        limit=np.inf,
+        text="width / height {:.2f}",
     ),
 )
 MIN_DOUBLINGS_MAD = 0.4  # a factor of 4.2 from the median is odd in the most uniform dataset
@@ -66,7 +86,7 @@ MIN_DOUBLINGS_MAD = 0.4  # a factor of 4.2 from the median is odd in the most un
 
 def odd_images(data: CheckedFiles, looks: Looks) -> Iterator[Problem]:
     """Yield the images with a property that is far from that of most others."""
-    if len(looks.files) < MIN_IMAGES:
+    if len(looks.files) < MIN_COMPARED_IMAGES:
         return
     for one in PROPERTIES:
         values = one.read(data, looks)
@@ -86,7 +106,7 @@ def odd_images(data: CheckedFiles, looks: Looks) -> Iterator[Problem]:
 
 def outliers(data: CheckedFiles, looks: Looks, reporter: Reporter) -> Iterator[Problem]:
     """Yield the images whose features are far from those of all others, farthest first."""
-    if len(looks.files) < MIN_IMAGES:
+    if len(looks.files) < MIN_COMPARED_IMAGES:
         return
     groups = data.group_near_duplicates()[data.contents[looks.files]]
     distances = _neighbour_distances(looks.features, groups, reporter)
@@ -94,7 +114,7 @@ def outliers(data: CheckedFiles, looks: Looks, reporter: Reporter) -> Iterator[P
     scores = modified_z_scores(distances, MIN_DISTANCE_MAD)
     for label in np.unique(labels):  # a varied class has distant images of its own
         members = labels == label
-        if members.sum() >= MIN_IMAGES:
+        if members.sum() >= MIN_COMPARED_IMAGES:
             scores[members] = modified_z_scores(distances[members], MIN_DISTANCE_MAD)
     rows = np.flatnonzero(scores > MAX_SCORE)
     for row in rows[np.argsort(-scores[rows], kind="stable")].tolist():

@@ -59,15 +59,15 @@ def exact_copies(data: CheckedFiles) -> Iterator[Problem]:
     for files in by_content.values():
         for file in files:
             other = next(one for one in files if labels[one] != labels[file])
-            yield _copy(data, "label_conflict", file, other)
+            yield _copy(data, file, other, kind="label_conflict")
     for files in _files_by_content(data).values():
         last, seen = files[-1], set[int]()  # in the order of the splits
         for file in files:
             if splits[file] in seen:
                 first = next(one for one in files if splits[one] == splits[file])
-                yield _copy(data, "copy", file, first)
+                yield _copy(data, file, first, kind="copy")
             elif splits[file] != splits[last]:
-                yield _copy(data, "leak", file, last)
+                yield _copy(data, file, last, kind="leak")
             seen.add(int(splits[file]))
 
 
@@ -79,11 +79,11 @@ def near_copies(data: CheckedFiles) -> Iterator[Problem]:
         pairs = [(files_of[one][0], files_of[other][-1]), (files_of[other][0], files_of[one][-1])]
         file, kept = max(pairs, key=lambda pair: int(splits[pair[1]]) - int(splits[pair[0]]))
         if labels[file] != labels[kept]:
-            yield _copy(data, "near_conflict", file, kept)
+            yield _copy(data, file, kept, kind="near_conflict")
         elif splits[file] != splits[kept]:
-            yield _copy(data, "near_leak", file, kept)
+            yield _copy(data, file, kept, kind="near_leak")
         else:
-            yield _copy(data, "near_copy", kept, file)
+            yield _copy(data, kept, file, kind="near_copy")
 
 
 def _files_by_content(data: CheckedFiles, contents: set[int] | None = None) -> dict[int, list[int]]:
@@ -100,7 +100,7 @@ def _files_by_content(data: CheckedFiles, contents: set[int] | None = None) -> d
     return result
 
 
-def _copy(data: CheckedFiles, kind: ProblemName, file: int, other: int) -> Problem:
+def _copy(data: CheckedFiles, file: int, other: int, *, kind: ProblemName) -> Problem:
     place = locate(data, other)
     return Problem(
         kind,

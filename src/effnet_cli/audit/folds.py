@@ -45,12 +45,12 @@ class FoldedImages:
     skipped: Indexes
 
     def predict(
-        self, new_model: Callable[[], Any], inputs: Floats, what: str, reporter: Reporter
+        self, new_model: Callable[[], Any], inputs: Floats, *, what: str, reporter: Reporter
     ) -> Probabilities:
         """Return the probabilities [N,C] of models that are trained on `inputs` [N,D]."""
         result = np.zeros((len(self.rows), len(self.classes)))
         for fold in range(self.num_folds):
-            reporter.progress(what, fold, self.num_folds, "steps")
+            reporter.progress(what, fold, self.num_folds, unit="steps")
             is_held = self.folds == fold
             if is_held.any():
                 with warnings.catch_warnings():
@@ -58,7 +58,7 @@ class FoldedImages:
                     model = new_model().fit(inputs[~is_held], self.labels[~is_held])
                 columns = model.classes_
                 result[np.ix_(is_held, columns)] = model.predict_proba(inputs[is_held])
-        reporter.progress(what, self.num_folds, self.num_folds, "steps")
+        reporter.progress(what, self.num_folds, self.num_folds, unit="steps")
         return result
 
     def accuracies(self, probabilities: Probabilities) -> Probabilities:

@@ -10,7 +10,7 @@ from effnet_cli.output.text import csv_line
 
 AUDIT_SCHEMA = 1
 # The columns of the CSV, and the field of `Problem` of each.
-COLUMNS = {
+AUDIT_COLUMNS = {
     "path": "path", "label": "label", "split": "split", "problem": "kind", "action": "action",
     "new_label": "new_label", "score": "score", "rank": "rank", "other": "other",
     "reason": "reason",
@@ -31,14 +31,14 @@ def _plain(value: object) -> object:
 
 def to_row(problem: Problem) -> dict[str, object]:
     """Return a problem as a JSON object, with the keys of the CSV."""
-    return {name: getattr(problem, field) for name, field in COLUMNS.items()}
+    return {name: getattr(problem, field) for name, field in AUDIT_COLUMNS.items()}
 
 
 def csv_lines(found: Audit) -> Iterator[str]:
     """Yield CSV lines: a header, then one line per problem. Paths are absolute, so that the file
     can be used anywhere.
     """
-    yield csv_line(COLUMNS)
+    yield csv_line(AUDIT_COLUMNS)
     for problem in found.problems:
         score = None if problem.score is None else f"{problem.score:.4f}"
         other = None if problem.other is None else _absolute(problem.other)

@@ -25,7 +25,7 @@ MIN_CONFIDENCE = 0.5  # of another label, to propose it
 MIN_CONFUSED = 0.2  # of the images of each of two classes
 MIN_CONFUSED_IMAGES = 3
 MIN_BORDER_IMAGES = 100  # fewer images say little about an accuracy
-MIN_GAIN = 0.2  # of the whole image over chance; with less, nothing is recognised anyway
+MIN_WHOLE_GAIN = 0.2  # of the whole image over chance; with less, nothing is recognised anyway
 SUSPICIOUS_SHARE = 0.5  # of what the whole image adds to chance
 
 
@@ -53,19 +53,21 @@ class LabelCheck:
 
 
 def check_labels(
-    data: CheckedFiles, looks: Looks, options: AuditOptions, reporter: Reporter
+    data: CheckedFiles, looks: Looks, options: AuditOptions, *, reporter: Reporter
 ) -> LabelCheck | None:
     """Classify the images out of fold; `None` if fewer than two classes have enough images."""
     images = fold_images(data, looks, options)
     if images is None:
         return None
     inputs = standardise(looks.features[images.rows])
-    probabilities = images.predict(new_linear_head, inputs, "Checking labels", reporter)
+    probabilities = images.predict(
+        new_linear_head, inputs, what="Checking labels", reporter=reporter
+    )
     return LabelCheck(
         images,
         probabilities,
         likely_wrong=_rank_labels(images.labels, probabilities),
-        border=_check_borders(looks, images, probabilities, reporter),
+        border=_check_borders(looks, images, probabilities, reporter=reporter),
     )
 
 
@@ -128,12 +130,14 @@ def similar_classes(data: CheckedFiles, check: LabelCheck) -> Iterator[SimilarCl
 
 
 def _check_borders(
-    looks: Looks, images: FoldedImages, probabilities: Probabilities, reporter: Reporter
+    looks: Looks, images: FoldedImages, probabilities: Probabilities, *, reporter: Reporter
 ) -> BorderCheck | None:
     """Classify the images by their borders alone; `None` if there are too few."""
     if len(images.rows) < MIN_BORDER_IMAGES:
         return None
-    border = images.predict(new_forest, looks.border[images.rows], "Checking borders", reporter)
+    border = images.predict(
+        new_forest, looks.border[images.rows], what="Checking borders", reporter=reporter
+    )
     accuracy = float(images.accuracies(border).mean())
     whole, chance = float(images.accuracies(probabilities).mean()), 1 / len(images.classes)
     return BorderCheck(
@@ -141,5 +145,5 @@ def _check_borders(
         whole_accuracy=whole,
         chance=chance,
         images=len(images.rows),
-        is_suspicious=accuracy - chance > SUSPICIOUS_SHARE * max(whole - chance, MIN_GAIN),
+        is_suspicious=accuracy - chance > SUSPICIOUS_SHARE * max(whole - chance, MIN_WHOLE_GAIN),
     )

@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 GRID = 16  # cells per side of a crop; its border is their outermost ring
 IS_BORDER = np.pad(np.zeros((GRID - 2, GRID - 2), np.bool_), 1, constant_values=True)
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
+GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
 
 
 class Look(NamedTuple):
@@ -54,7 +54,7 @@ class Looks:
 
 
 def measure_images(
-    classifier: Classifier, paths: Sequence[str], files: Indexes, reporter: Reporter
+    classifier: Classifier, paths: Sequence[str], files: Indexes, *, reporter: Reporter
 ) -> Looks:
     """Measure the images `files` [N] of `paths`.
 
@@ -108,7 +108,7 @@ def _look_at(crop: Crops) -> tuple[Floats, float, float, float]:
     area = np.add.reduceat(np.ones(crop.shape[0]), rows)[:, None]
     area = area * np.add.reduceat(np.ones(crop.shape[1]), columns)
     border = (sums / area[..., None])[IS_BORDER].astype(np.float32).reshape(-1)
-    gray = pixels @ LUMA
+    gray = pixels @ GRAY_WEIGHTS
     center = gray[1:-1, 1:-1]
     around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
     variance = float(gray.var())

@@ -30,7 +30,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Gallery:
+class ProblemGallery:
     """The first problems of a kind. `more` is the number of those that are not shown."""
 
     kind: ProblemKind
@@ -57,13 +57,13 @@ def audit_page(found: Audit, reporter: Reporter = SILENT) -> str:
     )
 
 
-def _galleries(found: Audit, reporter: Reporter) -> Iterator[Gallery]:
+def _galleries(found: Audit, reporter: Reporter) -> Iterator[ProblemGallery]:
     kinds = list(table.by_kind(found))
     shown = [problem for _, problems in kinds for problem in problems[:MAX_FIGURES]]
     figures = iter(list(_draw(shown, reporter)))
     for kind, problems in kinds:
         first = [next(figures) for _ in problems[:MAX_FIGURES]]
-        yield Gallery(kind, len(problems), more=len(problems) - len(first), figures=first)
+        yield ProblemGallery(kind, len(problems), more=len(problems) - len(first), figures=first)
 
 
 def _draw(problems: Sequence[Problem], reporter: Reporter) -> Iterator[Figure]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from effnet_cli.audit.appearance import MIN_IMAGES, odd_images, outliers
+from effnet_cli.audit.appearance import MIN_COMPARED_IMAGES, odd_images, outliers
 from effnet_cli.audit.copies import exact_copies, near_copies, unreadable_files
 from effnet_cli.audit.folds import MIN_CLASS_IMAGES
 from effnet_cli.audit.labels import (
@@ -41,8 +41,8 @@ def audit(task: AuditTask, reporter: Reporter = SILENT) -> Audit:
         task.model, task.engine, task.images, options=task.predict, reporter=reporter
     )
     data = _check_files(task, reporter)
-    looks = measure_images(classifier, data.listing.paths, data.first, reporter)
-    check = check_labels(data, looks, task.options, reporter)
+    looks = measure_images(classifier, data.listing.paths, data.first, reporter=reporter)
+    check = check_labels(data, looks, task.options, reporter=reporter)
     problems = [*_file_problems(data, looks), *outliers(data, looks, reporter)]
     if check is not None:
         problems += label_problems(data, looks, check)
@@ -141,5 +141,6 @@ def _limits(data: CheckedFiles, looks: Looks, check: LabelCheck | None) -> Itera
             )
         if check.border is None:
             yield f"Borders were not checked: fewer than {MIN_BORDER_IMAGES} images."
-    if len(looks.files) < MIN_IMAGES:
-        yield f"Outliers and odd images were not looked for: fewer than {MIN_IMAGES} images."
+    if len(looks.files) < MIN_COMPARED_IMAGES:
+        few = f"fewer than {MIN_COMPARED_IMAGES} images"
+        yield f"Outliers and odd images were not looked for: {few}."
