@@ -81,7 +81,7 @@ def kinds_table(found: Audit) -> Table:
         (kind.title, len(problems), _actions(problems), kind.note)
         for kind, problems in by_kind(found)
     ]
-    return Table(("problem", "files", "proposed", "how it is found"), rows, is_wrapped=True)
+    return Table(("problem", "found", "proposed", "how it is found"), rows, is_wrapped=True)
 
 
 def _actions(problems: Sequence[Problem]) -> str:
