@@ -13,7 +13,7 @@ from effnet_cli.system.parallel import map_ordered, usable_cores
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import shorten
 
-# With the largest number of thumbnails, 840 of up to 6 kB, a page has 7 MB.
+# With the largest number of thumbnails, 840, a page of photos has 4 MB.
 MAX_FIGURES = 40  # of each of the 15 kinds of problems; 6 kinds show two images
 SIDE_PX = 128  # longer side of a thumbnail
 MAX_TEXT_CHARS = 300  # so that no name fills the page
