@@ -42,6 +42,7 @@ LONG_FILES = (
     "finetune/test_resume.py",
     "finetune/test_trainer.py",
     "finetune/test_distributed.py",
+    "audit/test_run.py",
     "test_docs.py",
 )
 

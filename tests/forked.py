@@ -30,6 +30,7 @@ PRELOADED = [
     "onnx",
     "cleanlab.filter",
     "effnet_cli.cli.app",
+    "effnet_cli.audit.run",
     "effnet_cli.bench.run",
     "effnet_cli.evaluate.run",
     "effnet_cli.export.run",

@@ -37,7 +37,9 @@ COMMANDS = list(
     )
 )
 HELP_PAGES = re.findall(r"<!-- help: (.*?) -->", SOURCES["cli"])
-COMMAND_NAMES = ["predict", "finetune", "evaluate", "export", "bench", "variants", "doctor"]
+COMMAND_NAMES = [
+    "predict", "audit", "finetune", "evaluate", "export", "bench", "variants", "doctor"
+]  # fmt: skip
 MAX_README_LINES = 200
 
 
@@ -200,7 +202,7 @@ def test_unknown_marker_fails_the_build(marker: str) -> None:
         hooks.fill(f"<!-- {marker} -->")
 
 
-@pytest.mark.parametrize("command", ["predict", "finetune", "evaluate", "export", "bench"])
+@pytest.mark.parametrize("command", ["predict", "audit", "finetune", "evaluate", "export", "bench"])
 def test_every_option_is_in_the_table_of_its_command(command: str) -> None:
     task = getattr(options, f"{command.capitalize()}Task")
     flags = [long_flag(field) for field in fields(task) if field.metadata.get("flags")]

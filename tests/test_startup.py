@@ -16,6 +16,7 @@ from imports import HEAVY, imported_by
         ["predict", "--help"],
         ["bench", "--help"],
         ["evaluate", "--help"],
+        ["audit", "--help"],
         ["variants"],
         ["weights", "list"],
     ],

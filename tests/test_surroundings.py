@@ -218,6 +218,7 @@ SLOW_COMMANDS = (
     ["export", "--to", "openvino", "-o", "a.xml"],
     ["finetune", "data", "--head-only", "-o", "run"],
     ["evaluate", "data"],
+    ["audit", "data"],
     ["doctor"],
     ["bench", "--variant", "lite0", "--engine", "onnxruntime", "--seconds", "0.1"],
 )

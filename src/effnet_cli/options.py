@@ -225,6 +225,9 @@ class LabelOptions(Options):
     )
 
 
+LABEL_FIELDS = tuple(LabelOptions.__dataclass_fields__)
+
+
 @dataclass(frozen=True)
 class PredictTask(Options):
     """What to predict."""
@@ -477,6 +480,37 @@ class EvaluateTask(Options):
 
 
 @dataclass(frozen=True)
+class AuditOptions(Options):
+    """How labels and backgrounds are checked."""
+
+    section = "Check"
+
+    folds: int = option(
+        5, "Classify each image by a classifier trained on K - 1 parts of K", "K", min=2, max=100
+    )
+    seed: int = option(0, "Random seed", min=0, max=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class AuditTask(Options):
+    """What to audit, and the model whose features tell images apart."""
+
+    section = "Data"
+
+    root: Path = argument(
+        REQUIRED,
+        "Folder with a folder per class, or with train/ and val/, or a table of images and labels",
+        "DATASET",
+    )
+    model: ModelOptions = ModelOptions()
+    dataset: Annotated[DatasetOptions, Only("val", *LABEL_FIELDS)] = DatasetOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only(*EVERYWHERE)] = ImageOptions()
+    predict: Annotated[PredictOptions, Only("batch_size", "workers")] = PredictOptions()
+    options: AuditOptions = AuditOptions()
+
+
+@dataclass(frozen=True)
 class BenchTask(Options):
     """What to measure, and for how long.
 
@@ -595,6 +629,17 @@ class EvaluateOutputs(PageOutputs):
     explain: bool = option(False, "With --html: draw Grad-CAM overlays on the images")
     fail_under: tuple[str, ...] = option(
         (), "Exit with status 3 if top1 or metric NAME is below X; repeatable", "[NAME=]X"
+    )
+
+
+@dataclass(frozen=True)
+class AuditOutputs(PageOutputs):
+    format: Format | None = option(
+        None, "Output format", "-f", shown="from the suffix of --output, else table"
+    )
+    output: Path | None = option(None, "Write the result to FILE instead of stdout", "-o FILE")
+    fix: Path | None = option(
+        None, "Also write every problem with a proposed action to FILE, as CSV", "FILE.csv"
     )
 
 

@@ -11,8 +11,7 @@ from dataset_files import counts, fill, get_error, get_finding, kinds, png, put
 from effnet_cli.datasets.groups import join_groups, link_members
 from effnet_cli.datasets.labelled import load_labelled
 from effnet_cli.datasets.scan import scan
-from effnet_cli.datasets.split import choose_validation
-from effnet_cli.finetune.folds import assign_folds
+from effnet_cli.datasets.split import assign_folds, choose_validation
 from effnet_cli.options import DatasetOptions, LabelOptions
 
 images = st.lists(

@@ -1,10 +1,12 @@
 """The automatic split."""
 
+from collections import Counter
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effnet_cli.datasets.split import choose_validation
+from effnet_cli.datasets.split import assign_folds, choose_validation
 
 groups_of_classes = st.lists(
     st.lists(st.integers(1, 6), min_size=2, max_size=12), min_size=1, max_size=4
@@ -42,3 +44,13 @@ def test_split_is_stratified_keeps_groups_together_and_ignores_order(
         label_row[shuffled], group_row[shuffled], keys, fraction=fraction, seed=seed
     )
     assert np.array_equal(chosen_after_shuffling, chosen[shuffled])
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(2, 7), st.integers(0, 99))
+def test_folds_share_each_class_evenly(labels: list[int], count: int, seed: int) -> None:
+    row, none = np.array(labels, np.int32), np.full(len(labels), -1, np.int32)
+    assigned = assign_folds(row, none, count, seed=seed)
+    assert np.array_equal(assigned, assign_folds(row, none, count, seed=seed))
+    for group in [np.arange(len(labels)), *(np.flatnonzero(np.equal(labels, n)) for n in range(5))]:
+        sizes = Counter(assigned[group].tolist())
+        assert max(sizes.values(), default=0) - min(sizes[n] for n in range(count)) <= 1

@@ -2,18 +2,15 @@
 
 import csv
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from effnet_cli.evaluate import predictions
+from effnet_cli.datasets import label_errors
 from effnet_cli.finetune import head_phase
-from effnet_cli.finetune.folds import assign_folds, read_folds
+from effnet_cli.finetune.folds import read_folds
 from effnet_cli.finetune.head_phase import HeadPhase
 from effnet_cli.options import FinetuneOptions, ModelOptions
 from helpers import RecordingReporter
@@ -23,16 +20,6 @@ Effnet = Callable[..., CommandResult]
 FOLDED = FinetuneOptions(head_only=True, hidden=0, augment="light", folds=3)
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
-
-
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(2, 7), st.integers(0, 99))
-def test_folds_share_each_class_evenly(labels: list[int], count: int, seed: int) -> None:
-    row, none = np.array(labels, np.int32), np.full(len(labels), -1, np.int32)
-    assigned = assign_folds(row, none, count, seed=seed)
-    assert np.array_equal(assigned, assign_folds(row, none, count, seed=seed))
-    for group in [np.arange(len(labels)), *(np.flatnonzero(np.equal(labels, n)) for n in range(5))]:
-        sizes = Counter(assigned[group].tolist())
-        assert max(sizes.values(), default=0) - min(sizes[n] for n in range(count)) <= 1
 
 
 def read_rows(folder: Path) -> list[dict[str, str]]:
@@ -96,7 +83,7 @@ def test_heads_never_see_the_images_that_they_classify(
 def test_without_cleanlab_no_label_is_called_right(
     small: ModelOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
-    monkeypatch.setattr(predictions, "LABEL_ERROR_LIBRARY", "no_such_library")
+    monkeypatch.setattr(label_errors, "LABEL_ERROR_LIBRARY", "no_such_library")
     make_classes(tmp_path / "data", images=5)
     reporter = RecordingReporter()
     train(make_task(tmp_path / "data", small, tmp_path / "run", FOLDED), reporter)

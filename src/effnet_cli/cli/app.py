@@ -7,6 +7,7 @@ import typer
 
 from effnet_cli import __version__
 from effnet_cli.cli import variants
+from effnet_cli.cli.audit import audit
 from effnet_cli.cli.bench import bench
 from effnet_cli.cli.doctor import doctor
 from effnet_cli.cli.evaluate import evaluate
@@ -38,6 +39,7 @@ Command = Callable[..., int | None]
 
 COMMANDS: Sequence[Command] = (
     predict,
+    audit,
     finetune,
     evaluate,
     export,

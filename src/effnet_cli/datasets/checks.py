@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.duplicates import Pairs
+from effnet_cli.datasets.duplicates import Pairs, group_duplicates
 from effnet_cli.datasets.findings import FINDING_EXAMPLES, Finding, error, note, warning
-from effnet_cli.datasets.groups import NO_GROUP
+from effnet_cli.datasets.groups import NO_GROUP, join_groups, link_members
 from effnet_cli.datasets.inspect_files import FileInspection
 from effnet_cli.datasets.listing import FileList
 from effnet_cli.datasets.split import SPLITS, TEST, TRAIN, VAL
@@ -77,6 +77,24 @@ class CheckedFiles:
         counts = np.zeros((len(self.listing.classes), len(SPLITS)), dtype=np.intp)
         np.add.at(counts, (self.listing.labels[files], self.splits[files]), 1)
         return counts
+
+    def group_near_duplicates(self) -> Indexes:
+        """Return the content that represents the group of each content [K]; a group lies in one
+        class.
+        """
+        labels = self.listing.labels[self.first]
+        same_class = labels[self.near[:, 0]] == labels[self.near[:, 1]]
+        return group_duplicates(len(labels), self.near[same_class])
+
+    def join_given_groups(self, groups: Indexes) -> Indexes:
+        """Return `groups` of contents [K] joined by the groups that the dataset gives, which may
+        have images of several classes.
+        """
+        kept = np.flatnonzero(self.kept)
+        given = link_members(self.contents[kept], self.listing.groups[kept])
+        if not len(given[0]):
+            return groups
+        return join_groups(len(groups), (np.arange(len(groups)), groups), given)
 
     def contents_of(self, split: int) -> Indexes:
         """Return the distinct contents of the kept files of a split."""
@@ -180,8 +198,8 @@ def _broken_files(data: CheckedFiles, options: DatasetOptions) -> Iterator[Findi
         if is_refused
         else "They are excluded from training and count as errors in validation.",
         count=number,
-        paths=data.paths(index for index, _ in faults),
-        reasons=tuple(fault.message for _, fault in faults),
+        paths=data.paths(index for index, _ in faults[:FINDING_EXAMPLES]),
+        reasons=tuple(fault.message for _, fault in faults[:FINDING_EXAMPLES]),
     )
 
 
@@ -284,7 +302,9 @@ def _sizes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
         yield note("small_images", message, count=small)
 
 
-CHECKS: tuple[Callable[[CheckedFiles, DatasetOptions], Iterator[Finding]], ...] = (
+Check = Callable[[CheckedFiles, DatasetOptions], Iterator[Finding]]
+
+CHECKS: Sequence[Check] = (
     _number_of_classes,
     _broken_files,
     _images_of_classes,
@@ -298,3 +318,19 @@ CHECKS: tuple[Callable[[CheckedFiles, DatasetOptions], Iterator[Finding]], ...] 
     _copies,
     _sizes,
 )
+# Those about classes; `effnet audit` lists each file that the others find.
+CLASS_CHECKS: Sequence[Check] = (
+    _number_of_classes,
+    _images_of_classes,
+    _group_leaks,
+    _imbalance,
+    _similar_names,
+)
+
+
+def run_checks(
+    checks: Sequence[Check], data: CheckedFiles, options: DatasetOptions
+) -> Iterator[Finding]:
+    """Yield what the checks find, in their order."""
+    for check in checks:
+        yield from check(data, options)

@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from effnet_cli.datasets.findings import FINDING_EXAMPLES
 from effnet_cli.datasets.listing import FileList
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.preprocessing import Preprocessing
@@ -43,7 +42,7 @@ class FileInspection:
 
     `digests` [N,32] are SHA-256 of the bytes (zeros if unreadable), `gray` [N,16,16] and `colour`
     [N,4,4,3] are thumbnails, `shorter_px` and `aspect` (width / height) describe the upright image.
-    `faults` has the first few errors in file order; `kinds` counts all errors by kind.
+    `faults` has the errors in file order; `kinds` counts them by kind.
     """
 
     def __init__(self, total: int) -> None:
@@ -77,8 +76,7 @@ class FileInspection:
 
     def add_fault(self, index: int, fault: ImageError) -> None:
         self.kinds[fault.kind] += 1
-        if len(self.faults) < FINDING_EXAMPLES:
-            self.faults.append((index, fault))
+        self.faults.append((index, fault))
 
 
 def inspect_files(

@@ -188,16 +188,15 @@ def list_files(source: Source, groups: GroupNumbers, *, skip_empty: bool) -> Fil
         findings += _unknown_classes(held_out.find_unknown(train.classes), SPLITS[split])
         parts.append(held_out.select(classes))
         splits.append(split)
-    is_automatic = VAL not in source.splits
     files = reduce(Files.extend, parts)
     return FileList(
-        layout=f"{source.layout}{', validation split off automatically' * is_automatic}",
+        layout=source.layout,
         classes=classes,
         paths=files.paths,
         labels=files.labels,
         splits=np.repeat(np.array(splits, np.int8), [len(part.paths) for part in parts]),
         groups=files.groups,
-        is_automatic=is_automatic,
+        is_automatic=VAL not in source.splits,
         findings=[*source.findings(), *groups.findings(), *findings],
         faults=files.faults,
     )

@@ -1,16 +1,17 @@
 """Scan a dataset: list, decode, check and split its images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.checks import CHECKS, CheckedFiles
-from effnet_cli.datasets.duplicates import content_ids, find_near_duplicates, group_duplicates
+from effnet_cli.datasets.checks import CHECKS, CheckedFiles, run_checks
+from effnet_cli.datasets.duplicates import content_ids, find_near_duplicates
+from effnet_cli.datasets.findings import Finding
 from effnet_cli.datasets.formats import open_source
-from effnet_cli.datasets.groups import GroupNumbers, join_groups, link_members
+from effnet_cli.datasets.groups import GroupNumbers
 from effnet_cli.datasets.inspect_files import FileInspection, inspect_files
 from effnet_cli.datasets.listing import FileList, LayoutError, list_files
 from effnet_cli.datasets.pattern import compile_group_pattern
@@ -20,6 +21,7 @@ from effnet_cli.options import DatasetOptions, ImageOptions
 from effnet_cli.system.reporter import SILENT, Reporter
 
 LEVEL_ORDER = ("error", "warning", "note")
+AUTOMATIC_SPLIT = ", validation split off automatically"
 
 
 def scan(
@@ -45,25 +47,57 @@ def scan(
         workers: number of threads that open images; `None` is one per core.
     """
     try:
-        source = open_source(root, options)
-        groups = GroupNumbers(root, compile_group_pattern(options.group_pattern))
-        listing = list_files(source, groups, skip_empty=options.skip_empty)
+        data = check_files(
+            root,
+            options,
+            seed=seed,
+            images=images,
+            earlier=earlier,
+            workers=workers,
+            reporter=reporter,
+        )
     except LayoutError as fault:
         return Scan(str(root), "not recognised", (), findings=(fault.finding,), dataset=None)
-    inspection = inspect_files(listing, images, workers=workers, reporter=reporter)
-    data = _find_copies(listing, inspection, earlier)
-    if listing.is_automatic:
-        _split_off_validation(data, options.val_fraction, seed)
-    found = [*listing.findings, *(one for check in CHECKS for one in check(data, options))]
-    found.sort(key=lambda finding: LEVEL_ORDER.index(finding.level))
+    listing = data.listing
+    found = sort_findings([*listing.findings, *run_checks(CHECKS, data, options)])
     is_refused = any(finding.level == "error" for finding in found)
     return Scan(
         root=str(root),
-        layout=listing.layout,
+        layout=listing.layout + AUTOMATIC_SPLIT * listing.is_automatic,
         classes=tuple(_count_classes(data)),
         findings=tuple(found),
         dataset=None if is_refused else _build_dataset(data),
     )
+
+
+def check_files(
+    root: Path,
+    options: DatasetOptions = DatasetOptions(),
+    *,
+    seed: int = 0,
+    images: ImageOptions = ImageOptions(),
+    earlier: Mapping[bytes, int] = MappingProxyType({}),
+    workers: int | None = None,
+    reporter: Reporter = SILENT,
+) -> CheckedFiles:
+    """List and open all files, find copies, and split off validation; takes the same as `scan`.
+
+    Raises:
+        LayoutError: the files cannot be listed.
+    """
+    source = open_source(root, options)
+    groups = GroupNumbers(root, compile_group_pattern(options.group_pattern))
+    listing = list_files(source, groups, skip_empty=options.skip_empty)
+    inspection = inspect_files(listing, images, workers=workers, reporter=reporter)
+    data = _find_copies(listing, inspection, earlier)
+    if listing.is_automatic:
+        _split_off_validation(data, options.val_fraction, seed)
+    return data
+
+
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings, errors first."""
+    return sorted(findings, key=lambda finding: LEVEL_ORDER.index(finding.level))
 
 
 def _count_classes(data: CheckedFiles) -> Iterator[ClassCount]:
@@ -102,17 +136,12 @@ def _find_copies(
 
 def _split_off_validation(data: CheckedFiles, fraction: float, seed: int) -> None:
     """Move a fraction of the training images to validation, keeping near-duplicates together."""
-    labels = data.listing.labels[data.first]
-    same_class = labels[data.near[:, 0]] == labels[data.near[:, 1]]
-    groups = group_duplicates(len(labels), data.near[same_class])
+    labels, groups = data.listing.labels[data.first], data.group_near_duplicates()
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(np.unique(groups[members])) == 1:  # all alike: better to split than to refuse
             groups[members] = members
-    kept = np.flatnonzero(data.kept)
-    given = link_members(data.contents[kept], data.listing.groups[kept])
-    if len(given[0]):
-        groups = join_groups(len(labels), (np.arange(len(labels)), groups), given)
+    groups = data.join_given_groups(groups)
     files = np.flatnonzero(data.kept & (data.splits == TRAIN))
     group_of_file, digests = groups[data.contents[files]], data.inspection.digests[data.first]
     is_val = choose_validation(

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.datasets.groups import NO_GROUP
+
 SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)  # indexes of SPLITS
 SPLIT_BY_NAME = {
@@ -124,3 +126,20 @@ def _count_classes(
 
 def _rank(key: bytes, seed: int) -> bytes:
     return hashlib.sha256(b"%d:" % seed + key).digest()
+
+
+def assign_folds(
+    labels: npt.NDArray[np.int32], groups: npt.NDArray[np.int32], count: int, *, seed: int
+) -> npt.NDArray[np.intp]:
+    """Return the fold of each image [N]: random, with the images of each class spread evenly.
+
+    The images of one of the `groups` [N] (-1 is none) get the fold of one of them.
+    """
+    order = np.random.default_rng((seed, 4)).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(labels), np.intp)
+    folds[order] = np.arange(len(labels)) % count
+    numbers, first = np.unique(groups, return_index=True)
+    places = first[np.searchsorted(numbers, groups)]
+    shared: npt.NDArray[np.intp] = np.where(groups == NO_GROUP, folds, folds[places])
+    return shared

@@ -1,16 +1,13 @@
 """Classify labelled images, and find the predictions that are worth a look."""
 
-import importlib.util
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.datasets.label_errors import find_label_errors
 from effnet_cli.engines.base import Scores, to_probabilities
 from effnet_cli.evaluate.metrics import Flags, Labels, Probabilities
 from effnet_cli.evaluate.records import ConfusedPair, FailedImage, LabelledPrediction
@@ -23,7 +20,6 @@ from effnet_cli.system.text import pluralize
 MAX_CONFUSED_PAIRS = 50
 MAX_MISTAKES = 100
 MAX_LABEL_ERRORS = 100
-LABEL_ERROR_LIBRARY = "cleanlab"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +78,13 @@ class Predictions:
         self, limit: int | None = MAX_LABEL_ERRORS
     ) -> tuple[LabelledPrediction, ...] | None:
         """Return the images whose label is likely wrong, most likely first, or `None` without
-        cleanlab (confident learning: Northcutt et al. 2021, arXiv 1911.00068).
+        cleanlab.
         """
-        if importlib.util.find_spec(LABEL_ERROR_LIBRARY) is None:
-            return None
         present, own = np.unique(self.labels, return_inverse=True)
-        if len(present) < 2:
-            return ()
         shares = self.probabilities[:, present]
         shares = shares / shares.sum(axis=1, keepdims=True)
-        library: Any = import_module(f"{LABEL_ERROR_LIBRARY}.filter")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about classes with few images
-            found = library.find_label_issues(
-                own, shares, return_indices_ranked_by="self_confidence", n_jobs=1
-            )
-        return tuple(map(self._record, found[:limit]))
+        found = find_label_errors(own, shares)
+        return None if found is None else tuple(map(self._record, found[:limit]))
 
     def _record(self, index: int) -> LabelledPrediction:
         label, predicted = self.labels[index], self.predicted[index]

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 
 from effnet_cli.datasets.csv_file import CSV_TEXT
-from effnet_cli.datasets.groups import NO_GROUP
+from effnet_cli.datasets.label_errors import INSTALL_CLEANLAB
 from effnet_cli.datasets.paths import decode_path, encode_path
 from effnet_cli.datasets.saved_split import WRITE_TEXT
+from effnet_cli.datasets.split import assign_folds
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import fit_temperature, share_interval
 from effnet_cli.evaluate.predictions import Predictions
@@ -29,7 +30,6 @@ from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import atomic_write
 from effnet_cli.system.text import pluralize
 
-INSTALL = "pip install 'effnet-cli[labels]'"
 FOLDS_COLUMNS = ("path", "label", "prediction", "probability", "label_probability", "label_error")
 Labels = npt.NDArray[np.int32]
 
@@ -47,7 +47,7 @@ def cross_validate(setup: TrainingSetup, features: HeadFeatures) -> None:
     right = int(predictions.is_right.sum())
     setup.reporter.note(f"{describe_accuracy(right, len(predictions.labels))} Saved to {path}")
     if errors is None:
-        setup.reporter.note("To find likely label errors, install cleanlab: " + INSTALL)
+        setup.reporter.note("To find likely label errors, install cleanlab: " + INSTALL_CLEANLAB)
     elif errors:
         count = pluralize(len(errors), "label")
         setup.reporter.note(f"{count} may be wrong: see its column label_error.")
@@ -140,21 +140,6 @@ def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: in
         errors={},
         groups=groups,
     )
-
-
-def assign_folds(labels: Labels, groups: Labels, count: int, *, seed: int) -> npt.NDArray[np.intp]:
-    """Return the fold of each image [N]: random, with the images of each class spread evenly.
-
-    The images of a group (-1 is none) get the fold of one of them.
-    """
-    order = np.random.default_rng((seed, 4)).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    folds = np.empty(len(labels), np.intp)
-    folds[order] = np.arange(len(labels)) % count
-    numbers, first = np.unique(groups, return_index=True)
-    places = first[np.searchsorted(numbers, groups)]
-    shared: npt.NDArray[np.intp] = np.where(groups == NO_GROUP, folds, folds[places])
-    return shared
 
 
 def _rows(found: Predictions, errors: Sequence[LabelledPrediction]) -> Iterator[Sequence[object]]:

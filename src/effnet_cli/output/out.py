@@ -40,11 +40,15 @@ class Output(StderrReporter):
     ) -> None:
         """Write a result: `value` as JSON, `blocks` as a table, or the lines of `csv`."""
         if format_ == "json":
-            self._write([json_text(value, indent=2) + "\n"], None, escape_json)
+            self.json(value)
         elif format_ == "csv":
             self._write(csv, None, escape_csv)
         else:
             self.table(blocks)
+
+    def json(self, value: object, path: Path | None = None) -> None:
+        """Write one JSON value."""
+        self._write([json_text(value, indent=2) + "\n"], path, escape_json)
 
     def rows(
         self,

@@ -127,6 +127,13 @@ class Classifier:
         def finish(_: ImageInput, scored: ScoredImage | ImageError) -> Scores | ImageError:
             return scored if isinstance(scored, ImageError) else scored.scores
 
+        return self.run(images, finish)
+
+    def run(self, images: Iterable[ImageInput], finish: Finish[Result]) -> Iterator[Result]:
+        """Yield `finish(image, scored)` for each image, in order; raises like `predict`.
+
+        `finish` gets the crops, scores and features, or the error; it runs in the worker threads.
+        """
         return self._run(iter(images), finish)
 
     def load_crop(self, path: str) -> Crops | None:

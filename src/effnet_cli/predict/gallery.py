@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from effnet_cli.images.thumbnails import encode_thumbnail, shrink_thumbnail
 from effnet_cli.predict.records import ErrorInfo, Prediction, ResultRow
+from effnet_cli.system.text import shorten
 
 # Browsers scroll 2,000 images smoothly, and email accepts 15 MB (base64 adds a third).
 MAX_IMAGES = 2_000
@@ -101,12 +102,6 @@ class Gallery:
         if not self.is_full:
             self.images.append(image)
             self.is_full = len(self.images) == MAX_IMAGES
-
-
-def shorten(text: str, max_chars: int) -> str:
-    """Shorten `text` by a cut near its start, because the end of a path matters most."""
-    start = max_chars // 4
-    return text if len(text) <= max_chars else f"{text[:start]}…{text[1 - max_chars + start :]}"
 
 
 def _gallery_image(row: ResultRow, band: int, *, side_px: int) -> GalleryImage:

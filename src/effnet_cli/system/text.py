@@ -1,4 +1,4 @@
-"""Phrases for messages: counts and quoted names."""
+"""Phrases for messages: counts, quoted and shortened names."""
 
 from collections.abc import Sequence
 
@@ -15,3 +15,9 @@ def quote_names(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:MAX_NAMES])
     more = len(names) - MAX_NAMES
     return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Shorten `text` by a cut near its start, because the end of a path matters most."""
+    start = max_chars // 4
+    return text if len(text) <= max_chars else f"{text[:start]}…{text[1 - max_chars + start :]}"
