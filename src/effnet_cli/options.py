@@ -383,9 +383,10 @@ class ExportTask(Options):
         "DIR",
         section="Export",
     )
+    labels: LabelOptions = LabelOptions()
     check: Path | None = option(
         None,
-        "Folder of images on which the exported model must match the original",
+        "Images on which the exported model must match the original: a folder or a dataset",
         "DIR",
         shown="validation images beside --calibrate, else samples",
     )

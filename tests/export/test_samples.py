@@ -35,6 +35,18 @@ def test_dataset_is_calibrated_on_train_and_compared_on_val(tmp_path: Path) -> N
     assert compared.labels == (0, 1)  # cat/4.jpg comes first
 
 
+def test_a_table_with_splits_is_read_like_folders(tmp_path: Path) -> None:
+    root = copy_sample(tmp_path, ["images/1.jpg", "images/2.jpg", "images/3.jpg"])
+    rows = ["file,breed,subset", "1,dog,train", "2,cat,train", "3,dog,valid"]
+    (tmp_path / "pets.csv").write_text("\n".join(rows))
+    for source in (root, tmp_path / "pets.csv"):
+        calibration, compared = choose_images(ExportTask(calibrate=source), CAT_DOG)
+        assert calibration is not None
+        assert [Path(path).name for path in calibration.paths] == ["2.jpg", "1.jpg"]
+        assert [Path(path).name for path in compared.paths] == ["3.jpg"]
+        assert (calibration.labels, compared.labels) == ((0, 1), (1,))
+
+
 @pytest.mark.usefixtures("quick")
 def test_training_images_are_for_calibration_only(
     colours: Path, small: ModelOptions, tmp_path: Path, effnet: Effnet

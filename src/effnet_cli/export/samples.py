@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.saved_split import AMBIGUOUS, locate_images
-from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN, VAL
+from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TRAIN, VAL
 from effnet_cli.engines.base import Crops
 from effnet_cli.images.finder import Finder
 from effnet_cli.images.loader import ImageLoader
 from effnet_cli.images.samples import sample_images_dir
 from effnet_cli.images.views import VIEWS
 from effnet_cli.models.card import ModelCard
-from effnet_cli.options import ExportTask, ImageOptions
+from effnet_cli.options import ExportTask, ImageOptions, LabelOptions
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import SILENT, Reporter
 
@@ -116,7 +116,7 @@ def choose_images(
     compared = None
     if task.check is not None:
         _, validation = _find_parts(task.check, task, card, reporter=reporter)
-        compared = validation or _read_folder(task.check, str(task.check), card)
+        compared = validation or _read_images(task.check, str(task.check), card, task.labels)
     if task.calibrate is None:
         return None, (compared or sample_images()).limit(MAX_COMPARED)
     train, validation = _find_parts(task.calibrate, task, card, reporter=reporter)
@@ -138,9 +138,17 @@ def _find_parts(
     """
     train, validation = _find_split(root, TRAIN) or root, _find_split(root, VAL)
     if validation is not None:
-        compared = _read_folder(validation, str(validation), card)
-        return _read_folder(train, str(root), card), compared
-    data = _read_labelled(train) if card.dataset else None
+        compared = _read_images(validation, str(validation), card, task.labels)
+        return _read_images(train, str(root), card, task.labels), compared
+    parts = [_read_labelled(root, task.labels, SPLITS[split]) for split in (TRAIN, VAL)]
+    if None not in parts:  # a table, an archive, or folders under other names
+        train_set, validation_set = (
+            _select_labelled(part, np.ones(len(part.labels), dtype=np.bool_), card, name=str(root))
+            for part in parts
+            if part is not None
+        )
+        return train_set, validation_set
+    data = _read_labelled(train, task.labels) if card.dataset else None
     if data is not None:
         places = locate_images(data, card, task.model.model, images=task.images, reporter=reporter)
         if places is not None and (places == TRAIN).any():
@@ -150,7 +158,7 @@ def _find_parts(
             is_new = np.isin(places, (TRAIN, AMBIGUOUS), invert=True)
             rest = _select_labelled(data, is_new, card, name=name)
             return trained, rest if rest.paths else None
-    return _read_folder(train, str(root), card), None
+    return _read_images(train, str(root), card, task.labels), None
 
 
 def _find_split(root: Path, split: int) -> Path | None:
@@ -161,10 +169,12 @@ def _find_split(root: Path, split: int) -> Path | None:
     return folders.get(split) if TRAIN in folders else None
 
 
-def _read_labelled(root: Path) -> LabelledImages | None:
+def _read_labelled(
+    root: Path, options: LabelOptions, split: str | None = None
+) -> LabelledImages | None:
     try:
-        return load_labelled(root)
-    except UsageError:  # images without classes
+        return load_labelled(root, split, options)
+    except UsageError:  # images without classes, or no such split
         return None
 
 
@@ -178,12 +188,12 @@ def _select_labelled(
     return ImageSet(name, paths, tuple(indexes[label] for label in data.labels[is_chosen]))
 
 
-def _read_folder(folder: Path, name: str, card: ModelCard) -> ImageSet:
+def _read_images(folder: Path, name: str, card: ModelCard, options: LabelOptions) -> ImageSet:
     """Read all images below a folder, with labels if its subfolders are named after classes; or
     those of another dataset.
     """
     if not folder.is_dir():
-        data = load_labelled(folder)
+        data = load_labelled(folder, options=options)
         return _select_labelled(data, np.ones(len(data.labels), dtype=np.bool_), card, name=name)
     paths = _find_images(folder)
     if not paths:
