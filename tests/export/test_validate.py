@@ -69,7 +69,7 @@ def test_missing_compiler_is_named(
         ),
         (ExportTask(calibrate=SAMPLES), "--calibrate only applies to int8"),
         (ExportTask(max_drop=3), "--max-drop only applies to int8"),
-        (ExportTask(check=Path("no-such-folder")), "'no-such-folder' is not a folder"),
+        (ExportTask(check=Path("no-such-folder")), "'no-such-folder'"),
         (ExportTask(output=Path("x.tflite")), "does not end in .onnx"),
         (ExportTask(ModelOptions("b9")), "'b9'"),
     ],
