@@ -13,7 +13,7 @@ from effnet_cli.datasets.columns import LABEL_NAMES, normalize_name
 from effnet_cli.datasets.findings import Counters, note, warning
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.pattern import compile_pattern, match_path
-from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
+from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows
 from effnet_cli.datasets.split import TRAIN, is_unused, parse_siblings, parse_split
 from effnet_cli.images.archives import UNPACK, Archive, open_archive
 from effnet_cli.images.finder import is_ignored, is_image_name
@@ -87,8 +87,10 @@ def open_archive_file(file: Path, options: LabelOptions) -> ArchiveSource:
         message = f"{str(file)!r} has no class folders."
         raise LayoutError("no_classes", message, UNPACK)
     splits = set(np.unique(found.splits).tolist())
+    kind = f"an archive of {layout}"
     return ArchiveSource(
-        layout=f"an archive of {layout}",
+        layout=kind,
+        notes=[describe_rows(kind, found)],
         has_splits=layout.startswith(SPLIT_FOLDERS) or splits != {TRAIN},
         splits=splits,
         counters=counters,

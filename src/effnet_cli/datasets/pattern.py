@@ -9,7 +9,7 @@ import numpy as np
 
 from effnet_cli.datasets.findings import Counters, warning
 from effnet_cli.datasets.listing import LayoutError
-from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
+from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows
 from effnet_cli.datasets.split import TRAIN, parse_split
 from effnet_cli.images.finder import Finder
 
@@ -44,8 +44,10 @@ def open_pattern(root: Path, text: str) -> PatternSource:
         images = counters["no_match"].examples
         message = f"--label-pattern {text!r} matches none of the images in {str(root)!r}."
         raise LayoutError("no_match", message, EXAMPLE, paths=images)
+    layout = f"labels from paths, by {text!r}"
     return PatternSource(
-        layout=f"labels from paths, by {text!r}",
+        layout=layout,
+        notes=[describe_rows(layout, rows)],
         has_splits=SPLIT in pattern.groupindex,
         splits=set(np.unique(rows.splits).tolist()),
         counters=counters,

@@ -8,9 +8,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.findings import note
+from effnet_cli.datasets.findings import Finding, note
 from effnet_cli.datasets.listing import CountedFinding, LabelledFile, Source
 from effnet_cli.datasets.paths import Paths
+from effnet_cli.system.text import pluralize
 
 
 class DatasetRow(NamedTuple):
@@ -57,6 +58,11 @@ def collect_rows(rows: Iterable[DatasetRow]) -> RowArrays:
         group_names=list(names),
         groups=np.array(groups, dtype=np.int32),
     )
+
+
+def describe_rows(layout: str, rows: RowArrays) -> Finding:
+    """Return the note that says how a dataset was read."""
+    return note("read_as", f"Read as {layout}: {pluralize(len(rows.paths), 'image')}.")
 
 
 @dataclass(slots=True, kw_only=True)

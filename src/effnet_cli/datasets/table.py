@@ -13,7 +13,7 @@ from effnet_cli.datasets.findings import Counters, Finding, error, note, warning
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.paths import decode_path
-from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows
+from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows
 from effnet_cli.datasets.split import TRAIN
 from effnet_cli.options import DatasetOptions, LabelOptions
 from effnet_cli.system.text import pluralize, quote_names
@@ -145,8 +145,7 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
     if not tables[0].is_saved_split:
         notes += _find_joined_labels(rows.classes)
     layout = " and ".join(dict.fromkeys(layouts))
-    count = pluralize(len(rows.paths), "image")
-    notes.insert(0, note("read_as", f"Read as {layout}: {count}."))
+    notes.insert(0, describe_rows(layout, rows))
     return TableSource(
         layout=layout,
         has_splits=has_splits,
