@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dataset_files import png, put
-from effnet_cli.datasets.archive_file import ARCHIVE_SUFFIXES
 from effnet_cli.datasets.list_images import list_images
+from effnet_cli.datasets.other_formats import ARCHIVE_SUFFIXES
 from effnet_cli.datasets.table_files import TABLE_SUFFIXES
 from effnet_cli.images.finder import LIST_SUFFIXES, Finder
 from effnet_cli.options import LabelOptions

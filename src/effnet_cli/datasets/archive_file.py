@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,17 +11,19 @@ import numpy as np
 from effnet_cli.datasets.columns import LABEL_NAMES, normalize_name
 from effnet_cli.datasets.findings import Counters, note, warning
 from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.other_formats import PACKED_SUFFIXES, is_archive_name
 from effnet_cli.datasets.pattern import compile_pattern, match_path
 from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows
 from effnet_cli.datasets.split import TRAIN, is_unused, parse_siblings, parse_split
+from effnet_cli.datasets.suspicion import check_are_classes, group_inner, is_part
+from effnet_cli.datasets.table_files import is_table
 from effnet_cli.images.archives import UNPACK, Archive, open_archive
 from effnet_cli.images.finder import is_ignored, is_image_name
 from effnet_cli.options import LabelOptions
 from effnet_cli.system.errors import ImageError
 from effnet_cli.system.text import quote_names
 
-ARCHIVE_SUFFIXES = (".zip", ".tar")
-PACKED_SUFFIXES = (".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+MAX_LABEL_BYTES = 1 << 20
 CLASS_FILE = ".cls"  # beside each image of a WebDataset
 
 
@@ -36,6 +37,7 @@ class ArchiveSource(RowSource):
         (warning, "no_class", "image", "outside the class folders skipped.", UNPACK),
         (warning, "no_label", "image", "without a label skipped.", "Add its label to the archive."),
         (warning, "no_match", "image", "skipped: --label-pattern does not match.", "Check it."),
+        (warning, "unreadable_members", "link or repeated name", "skipped.", UNPACK),
         (note, "system_files", "hidden or system file", "ignored.", ""),
         (note, "not_images", "file", "skipped: not an image.", ""),
     )
@@ -43,7 +45,7 @@ class ArchiveSource(RowSource):
 
 def is_archive(path: Path) -> bool:
     """Return whether a file is named like an archive."""
-    return path.suffix.lower() in (*ARCHIVE_SUFFIXES, *PACKED_SUFFIXES) and path.is_file()
+    return is_archive_name(path) and path.is_file()
 
 
 def list_archive(file: Path) -> Iterator[str]:
@@ -61,7 +63,7 @@ def list_archive(file: Path) -> Iterator[str]:
 def _open(file: Path) -> Archive:
     if file.suffix.lower() in PACKED_SUFFIXES:
         message = f"The files in {str(file)!r} cannot be read one by one."
-        hint = f"Unpack it (tar -xf {shlex.quote(str(file))}), or pack it as zip or tar."
+        hint = "Unpack it and pass the folder, or pack its files as zip or tar."
         raise LayoutError("packed", message, hint)
     try:
         return open_archive(str(file))
@@ -79,8 +81,11 @@ def open_archive_file(file: Path, options: LabelOptions) -> ArchiveSource:
     archive = _open(file)
     counters = Counters()
     names = [name for name in archive.names() if _is_usable(name, counters)]
+    counters["unreadable_members"].count = archive.num_hidden
     images = [name for name in names if is_image_name(name)]
-    layout, rows = _choose_layout(archive, names, images, options=options, counters=counters)
+    layout, rows = _choose_layout(
+        archive, names, images, options=options, place=str(file), counters=counters
+    )
     counters["not_images"].count += len(names) - len(images) if layout != WEB_DATASET else 0
     found = collect_rows(row._replace(path=str(file / row.path)) for row in rows)
     if not found.classes:
@@ -88,9 +93,14 @@ def open_archive_file(file: Path, options: LabelOptions) -> ArchiveSource:
         raise LayoutError("no_classes", message, UNPACK)
     splits = set(np.unique(found.splits).tolist())
     kind = f"an archive of {layout}"
+    notes = [describe_rows(kind, found)]
+    tables = [name for name in names if is_table(Path(name))]
+    if tables and layout != WEB_DATASET:
+        message = f"Labels are the names of folders; not used: {quote_names(tables)}."
+        notes.append(warning("unused_files", message, f"To use a file, unpack {str(file)!r}."))
     return ArchiveSource(
         layout=kind,
-        notes=[describe_rows(kind, found)],
+        notes=notes,
         has_splits=layout.startswith(SPLIT_FOLDERS) or splits != {TRAIN},
         splits=splits,
         counters=counters,
@@ -118,6 +128,7 @@ def _choose_layout(
     images: Sequence[str],
     *,
     options: LabelOptions,
+    place: str,
     counters: Counters,
 ) -> tuple[str, Iterator[DatasetRow]]:
     if options.label_pattern is not None:
@@ -128,12 +139,30 @@ def _choose_layout(
     depth = _count_shared_folders(images)
     tops = sorted({PurePosixPath(name).parts[depth] for name in images if name.count("/") > depth})
     splits = parse_siblings(tops) or {}
-    like_splits = [name for name in tops if parse_split(name) is not None]
-    if not splits and len(like_splits) > 1:
-        message = f"{quote_names(like_splits)} in the archive look like splits, not classes."
-        raise LayoutError("looks_like_splits", message, UNPACK)
+    if not splits:
+        _check_tops(names, images, tops, depth=depth, place=place)
     kind = SPLIT_FOLDERS if splits else CLASS_FOLDERS
     return kind, _read_folders(images, splits, depth, counters=counters)
+
+
+def _check_tops(
+    names: Sequence[str], images: Sequence[str], tops: Sequence[str], *, depth: int, place: str
+) -> None:
+    """Refuse folders that are hardly classes, and a table that would be ignored.
+
+    Raises:
+        LayoutError: there are such folders, or there is a table and no classes.
+    """
+    paths: dict[str, list[Sequence[str]]] = {top: [] for top in tops}
+    for name in images:
+        parts = PurePosixPath(name).parts[depth:]
+        if len(parts) > 1:
+            paths[parts[0]].append(parts[1:])
+    tables = [name for name in names if is_table(Path(name))]
+    if tables and len([top for top in tops if not is_part(top)]) < 2:
+        message = f"{place!r} holds the table {tables[0]!r}, which is not read inside an archive."
+        raise LayoutError("table_in_archive", message, UNPACK)
+    check_are_classes(tops, place, group_inner(paths))
 
 
 def _count_shared_folders(images: Sequence[str]) -> int:
@@ -184,8 +213,8 @@ def _read_label(archive: Archive, stem: str, known: set[str]) -> str:
     """
     if f"{stem}.json" in known:
         try:
-            content = json.loads(archive.read(f"{stem}.json"))
-        except ValueError:
+            content = json.loads(_read_small(archive, f"{stem}.json"))
+        except (ValueError, RecursionError):
             content = None
         fields = (
             {normalize_name(key): one for key, one in content.items()}
@@ -197,4 +226,13 @@ def _read_label(archive: Archive, stem: str, known: set[str]) -> str:
             return str(label).strip()
     if stem + CLASS_FILE not in known:
         return ""
-    return archive.read(stem + CLASS_FILE).decode(errors="surrogateescape").strip()
+    return _read_small(archive, stem + CLASS_FILE).decode(errors="surrogateescape").strip()
+
+
+def _read_small(archive: Archive, name: str) -> bytes:
+    """Return the content of a file that holds a label; nothing if it is too large for that."""
+    size = archive.size_of(name) or 0
+    try:
+        return archive.read(name) if size <= MAX_LABEL_BYTES else b""
+    except ImageError:
+        return b""

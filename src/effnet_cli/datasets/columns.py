@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from effnet_cli.datasets.findings import Finding, note, warning
+from effnet_cli.datasets.findings import Finding, error, note, warning
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.split import TEST, TRAIN, VAL, parse_split
+from effnet_cli.images.finder import is_image_name
 from effnet_cli.options import LabelOptions
 from effnet_cli.system.text import quote_names
 
@@ -28,8 +29,8 @@ IMAGE_NAMES = (
 LABEL_NAMES = (
     "label", "labels", "class_name", "class", "classes", "label_name", "category", "category_name",
     "display_name", "target", "choice", "choices", "annotation", "tag", "tags", "diagnosis", "dx",
-    "breed", "species", "genre", "type", "y", "ground_truth", "emotion", "variety", "class_id",
-    "label_id", "category_id",
+    "breed", "species", "genre", "ground_truth", "emotion", "variety", "class_id", "label_id",
+    "category_id",
 )  # fmt: skip
 SPLIT_NAMES = (
     "split", "subset", "set", "data_set", "dataset", "partition", "usage", "ml_use", "phase",
@@ -39,18 +40,26 @@ GROUP_NAMES = (
     "group", "patient", "patient_id", "subject", "subject_id", "person", "person_id", "lesion_id",
     "case_id", "study_id", "video", "video_id", "session", "session_id", "individual_id",
 )  # fmt: skip
+# Columns that no class is taken from, unless --label-column says so.
+NOT_LABELS = frozenset((
+    "width", "height", "size", "x", "y", "w", "h", "xmin", "ymin", "xmax", "ymax", "bbox", "area",
+    "confidence", "score", "probability", "age", "date", "time", "filesize", "url",
+))  # fmt: skip
 # Columns of yes and no: the splits that they stand for.
 YES_NO_SPLITS = {
-    **dict.fromkeys(("is_valid", "is_val", "is_validation", "valid", "validation"), (VAL, TRAIN)),
-    **dict.fromkeys(("is_test", "test"), (TEST, TRAIN)),
-    **dict.fromkeys(("is_train", "is_training", "is_training_image", "train"), (TRAIN, VAL)),
+    **dict.fromkeys(("is_valid", "is_val", "is_validation"), (VAL, TRAIN)),
+    **dict.fromkeys(("is_test",), (TEST, TRAIN)),
+    **dict.fromkeys(("is_train", "is_training", "is_training_image"), (TRAIN, VAL)),
 }
 YES = frozenset(("true", "yes", "1", "1.0", "t", "y"))
 NO = frozenset(("false", "no", "0", "0.0", "f", "n"))
 ONE_HOT = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
+ONE_HOT_OR_UNSURE = ONE_HOT | {"-1", "-1.0"}
+CERTAIN_SPLITS = ("split", "subset", "partition")  # columns that mean nothing else
 INDEX_NAMES = re.compile(r"(unnamed_\d+|index|)")  # what pandas writes
 PIXELS = re.compile(r"pixels|pixel_?\d+|\d+x\d+")
 SAVE_ARRAYS = "Save each image as a PNG file in a folder of its class."
+MISSING_GROUPS = frozenset(("NA", "N/A", "NaN", "nan", "null", "<NA>", "None"))
 OVERRIDE = "Name the column with {0} NAME."
 
 
@@ -79,7 +88,8 @@ class Columns:
 
     def read_group(self, cells: Sequence[Cell]) -> str:
         """Return the name of a row's group; empty if it has none."""
-        return "" if self.group is None else str(self.get(self.group, cells)).strip()
+        name = "" if self.group is None else str(self.get(self.group, cells)).strip()
+        return "" if name in MISSING_GROUPS else name
 
     def parse_split(self, text: str) -> int | None:
         """Return the split that a cell of the split column means; `None` if it means none."""
@@ -122,11 +132,11 @@ def choose_columns(
     image = choose_image_column(table, sample, options, resolver=resolver, taken=taken)
     taken.add(image)
     if split is None:
-        split = _find_split(names, sample, taken)
+        split = _find_split(table, names, sample, taken=taken)
         taken.add(split)
     labels: tuple[int, ...] = () if label is None else (label,)
     if not labels:
-        labels = _find_labels(names, sample, taken)
+        labels = _find_labels(table.columns, names, sample, taken=taken)
     if not labels:
         raise _not_recognised(table, "labels", "--label-column")
     used = {image, split, group, *labels}
@@ -188,16 +198,24 @@ def _find_image(
     free = [index for index in known if index not in taken]
     if free:
         return max(free, key=lambda index: resolver.count_found(_texts(sample, index)))
+    usable = []
     for index in range(len(names)):
         texts = _texts(sample, index)
-        is_unique = len(set(texts)) == len(sample)
-        if index not in taken and is_unique and 2 * resolver.count_found(texts) >= len(texts) > 0:
-            return index
-    return None
+        found = resolver.count_found(texts)
+        if index not in taken and len(set(texts)) == len(sample) and 2 * found >= len(texts) > 0:
+            usable.append((sum(map(is_image_name, texts)), found, -index))
+    return -max(usable)[-1] if usable else None
 
 
-def _find_split(names: Sequence[str], sample: Rows, taken: Set[int | None]) -> int | None:
+def _find_split(
+    table: "LabelTable", names: Sequence[str], sample: Rows, *, taken: Set[int | None]
+) -> int | None:
     """Return the column of splits: by its name, else one that holds nothing but names of splits."""
+    flags = [name for name, own in zip(table.columns, names, strict=True) if own in YES_NO_SPLITS]
+    if len(flags) > 1:
+        message = f"The columns {quote_names(flags)} all mark splits."
+        hint = "Use one column with train, val and test, or name one with --split-column NAME."
+        raise LayoutError("several_splits", message, hint)
     named = [i for i, name in enumerate(names) if name in (*SPLIT_NAMES, *YES_NO_SPLITS)]
     unnamed = [i for i, name in enumerate(names) if i not in named and name not in LABEL_NAMES]
     for index in (*named, *unnamed):
@@ -219,24 +237,32 @@ def _parse_split_cell(column: str, text: str) -> int | None:
     return parse_split(text)
 
 
-def _find_labels(names: Sequence[str], sample: Rows, taken: Set[int | None]) -> tuple[int, ...]:
+def _find_labels(
+    columns: Sequence[str], names: Sequence[str], sample: Rows, *, taken: Set[int | None]
+) -> tuple[int, ...]:
     """Return the column of labels: by its name, else the only one left, or those of one class
     each.
     """
+    free = [index for index in range(len(names)) if index not in taken]
     for wanted in LABEL_NAMES:
-        if wanted in names and names.index(wanted) not in taken:
-            return (names.index(wanted),)
-    left = [index for index, name in enumerate(names)
-            if index not in taken and not INDEX_NAMES.fullmatch(name)]  # fmt: skip
-    one_hot = tuple(index for index in left if _is_one_hot(sample, index))
+        found = [index for index in free if names[index] == wanted]
+        if found:  # those of people come before those of models
+            return (min(found, key=lambda index: "prediction" in columns[index].lower()),)
+    left = [index for index in free if not INDEX_NAMES.fullmatch(names[index])]
+    one_hot = tuple(index for index in left if _holds(sample, index, ONE_HOT))
+    maybe = [columns[i] for i in left if i not in one_hot and _holds(sample, i, ONE_HOT_OR_UNSURE)]
+    if one_hot and maybe:
+        message = f"The columns {quote_names(maybe)} hold -1, which is neither yes nor no."
+        raise LayoutError("unsure_labels", message, "Replace -1 by 0 or 1, or remove these rows.")
     if len(one_hot) > 1:
         return one_hot
-    return (left[0],) if len(left) == 1 else ()
+    likely = [index for index in left if names[index] not in NOT_LABELS]
+    return (likely[0],) if len(likely) == 1 else ()
 
 
-def _is_one_hot(sample: Rows, column: int) -> bool:
+def _holds(sample: Rows, column: int, allowed: Set[str]) -> bool:
     values = {text.strip().lower() for text in _texts(sample, column)}
-    return bool(values) and values <= ONE_HOT
+    return bool(values) and values <= allowed
 
 
 def _texts(sample: Rows, column: int) -> list[str]:
@@ -255,7 +281,8 @@ def _describe_ignored(
         message = (
             f"The column {name!r} is not used: its values {quote_names(values)} are no splits."
         )
-        yield warning("split_not_read", message, "Use train, val and test to mark splits.")
+        make = error if normalize_name(name) in CERTAIN_SPLITS else warning
+        yield make("split_not_read", message, "Use train, val and test to mark splits.")
     others = [name for name in ignored if split is not None or name not in like_splits]
     if others:
         groups = [name for name in others if normalize_name(name) in GROUP_NAMES]

@@ -2,18 +2,22 @@
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from effnet_cli.datasets.columns import IMAGE_NAMES, LABEL_NAMES, Cell, normalize_name
+from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.table import LabelTable
 from effnet_cli.images.finder import is_image_name
 from effnet_cli.images.sniff import HEAD_BYTES, sniff
 
 DELIMITERS = ",;\t|"
+EXCEL_SEPARATOR = re.compile(r"sep=.?\s*$")  # Excel's own first line
+PROBED_ROWS = 50
 CSV_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".psv")
 ENCODING_BY_BOM = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
@@ -34,47 +38,61 @@ def open_csv(file: Path) -> LabelTable:
     text = CSV_TEXT | _find_encoding(file)
     try:
         with file.open(**text) as lines:
-            header = lines.readline()
+            skipped, first_line = _skip_preamble(lines)
     except (OSError, UnicodeError) as fault:
         raise _cannot_read(file, fault) from fault
-    delimiter = max(DELIMITERS, key=header.count)
-    # 'path, "label"' is quoted only if the space is not part of the cell
-    has_spaces = delimiter != "\t" and f"{delimiter} " in header
-    format_: dict[str, Any] = {
-        "delimiter": delimiter,
-        "skipinitialspace": has_spaces,
-        "strict": True,
-    }
+    format_ = _find_format(first_line)
 
     def read(skip: int) -> Iterator[tuple[int, Sequence[Cell]]]:
         try:
             with file.open(**text) as lines:
-                reader = csv.reader(lines, **format_)
+                reader = csv.reader(islice(lines, skipped, None), **format_)
                 for cells in islice(reader, skip, None):
                     if cells:
-                        yield reader.line_num, cells
+                        yield skipped + reader.line_num, cells
         except csv.Error as fault:
             message = f"{str(file)!r} is not a valid CSV file: {fault}."
             raise LayoutError("bad_csv", message, "Export it again.") from fault
         except (OSError, UnicodeError) as fault:
             raise _cannot_read(file, fault) from fault
 
-    first = next(read(0), (0, ()))[1]
-    if not any(map(str.strip, map(str, first))):
+    first = [str(cell).strip() for cell in next(read(0), (0, ()))[1]]
+    if not any(first):
         message = f"{str(file)!r} is empty."
         raise LayoutError("empty", message, "Add a line path,label and a line for each image.")
-    has_names = not _is_row(first)
-    names = [str(cell).strip() for cell in first]
-    columns = names if has_names else [f"column {place}" for place in range(1, len(first) + 1)]
+    has_names = not _is_row(first, file.parent)
+    columns = first if has_names else [f"column {place}" for place in range(1, len(first) + 1)]
+    sizes = {len(cells) for _, cells in islice(read(int(has_names)), PROBED_ROWS)}
+    if has_names and sizes == {len(first) + 1} and all(first):
+        columns = ["", *columns]  # R does not name the column of the rows' names
     return LabelTable(file, "a CSV file", columns, read=lambda: read(int(has_names)))
 
 
-def _is_row(cells: Sequence[Cell]) -> bool:
+def _skip_preamble(lines: Iterable[str]) -> tuple[int, str]:
+    """Return how many lines come before the first one with cells, and this line."""
+    for number, line in enumerate(lines):
+        if line.strip() and not line.startswith("#") and not EXCEL_SEPARATOR.match(line):
+            return number, line
+    return 0, ""
+
+
+def _find_format(first_line: str) -> dict[str, Any]:
+    delimiter = max(DELIMITERS, key=first_line.count)
+    if not first_line.count(delimiter) and is_image_name(first_line.split(" ")[0]):
+        delimiter = " "  # lists of other libraries: `cat/1.jpg 0`
+    # 'path, "label"' is quoted only if the space is not part of the cell
+    has_spaces = not delimiter.isspace() and f"{delimiter} " in first_line
+    return {"delimiter": delimiter, "skipinitialspace": has_spaces, "strict": True}
+
+
+def _is_row(cells: Sequence[str], folder: Path) -> bool:
     """Return whether the first line has an image instead of the names of columns."""
-    names = {normalize_name(str(cell)) for cell in cells}
-    if names & {*IMAGE_NAMES, *LABEL_NAMES}:
+    if any(map(is_image_name, cells)):
+        return True
+    if {normalize_name(cell) for cell in cells} & {*IMAGE_NAMES, *LABEL_NAMES}:
         return False
-    return any(is_image_name(str(cell).strip()) for cell in cells)
+    is_numeric = all(re.fullmatch(r"-?[\d.]+", cell) for cell in cells)
+    return is_numeric or PathResolver(folder).count_found(filter(None, cells)) > 0
 
 
 def _find_encoding(file: Path) -> dict[str, str]:

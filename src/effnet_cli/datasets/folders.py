@@ -1,27 +1,26 @@
 """Datasets as folders: one per class, optionally inside one per split."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from effnet_cli.datasets.findings import note, warning
-from effnet_cli.datasets.image_paths import TABLE_FOLDERS
 from effnet_cli.datasets.layout import (
     FolderContents,
-    check_are_classes,
     enclosing_folders,
     find_classes,
     find_splits,
     list_folder,
+    look_into,
     no_classes,
 )
 from effnet_cli.datasets.listing import LabelledFile, LayoutError, Source
-from effnet_cli.datasets.other_formats import check_folder, find_other_files
+from effnet_cli.datasets.other_formats import check_folder, is_archive_name, is_other_format
 from effnet_cli.datasets.pattern import open_pattern
 from effnet_cli.datasets.split import SPLITS, TRAIN, VAL, is_unused
-from effnet_cli.datasets.table_files import find_tables, open_tables_beside
-from effnet_cli.images.finder import Finder, SkipReason, identify_folder
+from effnet_cli.datasets.suspicion import check_are_classes, is_part
+from effnet_cli.datasets.table_files import is_table, open_tables_beside
+from effnet_cli.images.finder import Finder, SkipReason, identify_folder, is_ignored
 from effnet_cli.options import DatasetOptions, LabelOptions
 from effnet_cli.system.text import quote_names
 
@@ -102,7 +101,8 @@ def open_folder(root: Path, options: LabelOptions) -> Source:
     if table is not None:
         return table
     if not names:
-        check_are_classes(first)
+        classes = [name for name in first.folders if not is_unused(name)]
+        check_are_classes(classes, str(first.path), lambda name: look_into(first.path / name))
     if isinstance(options, DatasetOptions):
         if options.val is not None:
             bases = {TRAIN: top.path} | bases | {VAL: _find_val(top.path, options.val)}
@@ -117,18 +117,34 @@ def _open_table(
     """Open the table of a dataset whose folders are no classes, or of which columns are named."""
     named = (options.image_column, options.label_column, options.split_column)
     is_named = any((*named, options.group_column))
-    names = (name for name in first.folders if name.lower() not in TABLE_FOLDERS)
-    classes = {re.sub(r"\d+", "", name) for name in names if not is_unused(name)}
-    if len(classes) > 1 and not is_named:  # `images_1` and `images_2` are no classes
+    classes = [name for name in first.folders if not (is_unused(name) or is_part(name))]
+    if len(classes) > 1 and not is_named:
         return None
-    is_needed = not classes or is_named
-    table = open_tables_beside(root, bases, options, is_needed=is_needed)
+    table = open_tables_beside(root, bases, options, is_needed=not classes or is_named)
+    if table is not None and not is_named:
+        _check_no_classes_inside(root, first)
     if table is None and is_named:
         message = f"{str(root)!r} has no table of images and labels."
         raise LayoutError(
             "no_table", message, "Pass the table itself, or omit the names of columns."
         )
     return table
+
+
+def _check_no_classes_inside(root: Path, contents: FolderContents) -> None:
+    """Refuse to choose between a table and the class folders in a folder such as `images`.
+
+    Raises:
+        LayoutError: there are class folders.
+    """
+    for name in contents.folders:
+        inner = look_into(contents.path / name)
+        if len(inner.names) > 1 and not inner.has_images and not all(map(is_part, inner.names)):
+            folder = contents.path / name
+            message = (
+                f"{str(root)!r} has a table, and folders in {str(folder)!r} that may be classes."
+            )
+            raise LayoutError("table_or_folders", message, "Pass the table, or that folder.")
 
 
 def _open_folders(
@@ -141,10 +157,12 @@ def _open_folders(
     source = FolderSource(layout=layout, has_splits=has_splits, splits=set(bases), bases=bases)
     if top.path != root:
         source.notes.append(note("parent", f"Using the splits in {str(top.path)!r}."))
-    beside = [path.name for path in (*find_tables(top.path), *find_other_files(top.path))]
+    beside = _find_files_beside({root, top.path, *bases.values()})
     if beside:
-        message = f"Labels are the names of folders; not used: {quote_names(beside)}."
-        hint = f"To use a file instead, pass it: {str(top.path / beside[0])!r}."
+        names = quote_names([str(path.relative_to(root)) for path in beside])
+        message = f"Labels are the names of folders; not used: {names}."
+        readable = [path for path in beside if is_table(path) or is_archive_name(path)]
+        hint = f"To use a file instead, pass it: {str(readable[0])!r}." if readable else ""
         source.notes.append(warning("unused_files", message, hint))
     if has_splits:
         source.count(top)
@@ -154,6 +172,17 @@ def _open_folders(
             if folder.resolve() not in used:
                 source.counters["not_used"].add(str(folder))
     return source
+
+
+def _find_files_beside(folders: Iterable[Path]) -> list[Path]:
+    """Return the files beside class folders that may hold images or labels."""
+    found = (
+        path
+        for folder in folders
+        for path in folder.iterdir()
+        if is_table(path) or is_archive_name(path) or is_other_format(path)
+    )
+    return sorted(path for path in found if not is_ignored(path.name) and path.is_file())
 
 
 def _find_val(top: Path, val: Path) -> Path:

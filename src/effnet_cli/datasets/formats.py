@@ -27,8 +27,31 @@ def open_source(root: Path, options: LabelOptions = LabelOptions()) -> Source:
     try:
         for accepts, open_format in FORMATS:
             if accepts(root):
+                _check_options(root, options)
                 return open_format(root, options)
     except OSError as fault:  # e.g. a name that is too long
         message = f"Cannot read {str(root)!r}: {fault.strerror}."
         raise LayoutError("unreadable", message, "Check the path.") from fault
     raise LayoutError("missing", f"No such file or folder: {str(root)!r}.", "Check the path.")
+
+
+def _check_options(root: Path, options: LabelOptions) -> None:
+    """Refuse options that exclude each other, or that this kind of dataset has no use for."""
+    columns = {
+        "--image-column": options.image_column,
+        "--label-column": options.label_column,
+        "--split-column": options.split_column,
+        "--group-column": options.group_column,
+    }
+    named = [flag for flag, value in columns.items() if value is not None]
+    name, pattern = str(root), options.label_pattern
+    if options.group_column is not None and options.group_pattern is not None:
+        message = "--group-column cannot be combined with --group-pattern."
+        raise LayoutError("bad_options", message, "Omit one of them.")
+    if named and (pattern is not None or is_archive(root)):
+        what = "--label-pattern" if pattern is not None else f"the archive {name!r}"
+        message = f"{named[0]} cannot be combined with {what}, which has no columns."
+        raise LayoutError("bad_options", message, f"Omit {named[0]}.")
+    if pattern is not None and not root.is_dir() and not is_archive(root):
+        message = f"--label-pattern requires a folder or an archive, but {name!r} is a table."
+        raise LayoutError("bad_options", message, "Pass the folder of the images.")

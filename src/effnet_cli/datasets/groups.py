@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.datasets.findings import Finding, note
+from effnet_cli.datasets.findings import Finding, error, note
 from effnet_cli.system.text import pluralize
 
 if TYPE_CHECKING:  # it imports this module
@@ -48,6 +48,9 @@ class GroupNumbers:
             rest = f"; {pluralize(self._ungrouped, 'image')} in none" if self._ungrouped else ""
             message = f"Images in {pluralize(count, 'group')}{rest}: a group stays in one split."
             yield note("groups", message, count=count)
+        elif self._pattern is not None and self._ungrouped:
+            message = f"--group-pattern {self._pattern.pattern!r} matches none of the paths."
+            yield error("no_groups", message, "Check it, or omit it.")
 
 
 def join_groups(count: int, *joined: tuple[Groups, Groups]) -> Groups:

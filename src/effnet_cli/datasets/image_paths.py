@@ -9,12 +9,14 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from effnet_cli.datasets.findings import Finding, note
+from effnet_cli.datasets.split import parse_split
 from effnet_cli.images.archives import is_file
 from effnet_cli.images.finder import is_ignored, is_image_name
 
 TABLE_FOLDERS = ("annotations", "labels", "metadata")  # beside the folders of the images
 UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")  # of Label Studio, before the name of the file
 ODD_PATH = re.compile(r"//|/\.|[\\:]|/$")  # of which the short way to join makes another path
+ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:|[a-z0-9]+://", re.IGNORECASE)
 PROBED = 200  # paths that decide whether they are used as they are
 Tail = tuple[str, ...]
 
@@ -30,9 +32,12 @@ class PathResolver:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._prefix = str(folder / "x")[:-1]
+        is_apart = folder.name.lower() in TABLE_FOLDERS
+        self._top = folder.parent if is_apart else folder
         self._is_direct = True
         self._common = 0  # leading parts that all paths share
         self._index: dict[str, list[str]] | None = None
+        self._folders: frozenset[str] | None = None
         self._example: tuple[str, str] | None = None
 
     def count_found(self, texts: Iterable[str]) -> int:
@@ -56,14 +61,39 @@ class PathResolver:
         if self._is_direct:
             has_other_separator = "\\" in text and not os.path.lexists(self._join(text))
             return self._join(text.replace("\\", "/") if has_other_separator else text)
-        tail = tuple(_split(text)[self._common :])
-        found = self._find(tail)
+        found = self._find_moved(text)
         if len(found) > 1:
             return None
         if not found:
             return self._join(text)
         self._example = self._example or (text, found[0])
         return found[0]
+
+    def _find_moved(self, text: str) -> list[str]:
+        """Return the files that a path of another place could mean.
+
+        What all paths share is removed, except a folder that is also below ours. A path that is not
+        absolute then leads to our own folder, and one of a split to no other split.
+        """
+        parts, start = _split(text), self._common
+        is_known = start > 0 and parts[start - 1] in self._list_folders()
+        tail = tuple(parts[start - 1 if is_known else start :])
+        found = self._find(tail)
+        if is_known or not start:
+            return found
+        if not ABSOLUTE.match(text):
+            return [path for path in found if Path(path).parent == self._top.joinpath(*tail[:-1])]
+        split = parse_split(parts[start - 1])
+        return [path for path in found if split is None or _is_in_split(path, split)]
+
+    def _list_folders(self) -> frozenset[str]:
+        """Return the names of the folders below ours that have images."""
+        if self._folders is None:
+            self._find(("",))
+            paths = [Path(path) for found in (self._index or {}).values() for path in found]
+            depth = len(self._top.parts)
+            self._folders = frozenset(part for path in paths for part in path.parts[depth:-1])
+        return self._folders
 
     def notes(self) -> Iterator[Finding]:
         """Say where images were found, if not where the table says."""
@@ -88,13 +118,18 @@ class PathResolver:
         if not tail:
             return []
         if self._index is None:
-            is_apart = self.folder.name.lower() in TABLE_FOLDERS
-            self._index = _index_files(self.folder.parent if is_apart else self.folder)
+            self._index = _index_files(self._top)
         found = self._index.get(tail[-1], [])
         if not found and UPLOAD_PREFIX.match(tail[-1]):
             tail = (*tail[:-1], UPLOAD_PREFIX.sub("", tail[-1], count=1))
             found = self._index.get(tail[-1], [])
         return [path for path in found if _ends_like(path, tail)]
+
+
+def _is_in_split(path: str, split: int) -> bool:
+    """Return whether the folders of a path name this split, or none."""
+    named = {parse_split(part) for part in Path(path).parts[:-1]} - {None}
+    return not named or split in named
 
 
 def _split(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Tables in JSON files: lists of objects, JSON lines, and the formats of annotation tools."""
 
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,8 @@ from effnet_cli.system.text import quote_names
 JSON_SUFFIXES = (".json",)
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".manifest")
 USE_TABLE = 'Use a list of objects such as {"path": "cat/1.jpg", "label": "cat"}.'
+MAX_LIST_ITEMS = 1000  # labels of an image; longer lists are outlines, or features
+MAX_KEYS = 1000  # in the objects of a file
 Object = Mapping[str, Any]
 
 
@@ -25,7 +27,7 @@ def open_json(file: Path) -> LabelTable:
         LayoutError: it cannot be read, or does not list images.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes(), object_pairs_hook=_refuse_repeated)
     except (ValueError, RecursionError) as fault:
         message = f"{str(file)!r} is not valid JSON: {fault}."
         raise LayoutError("bad_json", message, "Export it again.") from fault
@@ -35,12 +37,20 @@ def open_json(file: Path) -> LabelTable:
         objects = list_objects(content)
         if objects is not None:
             return _make_table(file, kind, objects)
-    what = (
-        f"an object with {quote_names(list(content))}"
-        if isinstance(content, dict)
-        else "no list of objects"
-    )
+    what = "no list of objects"
+    if isinstance(content, dict) and content:
+        what = f"an object with {quote_names([key[:100] for key in content])}"
     raise LayoutError("bad_json", f"{str(file)!r} holds {what}.", USE_TABLE)
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; JSON does not say which of two values of a key counts."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated[:100]!r} occurs twice")
+    return content
 
 
 def open_json_lines(file: Path) -> LabelTable:
@@ -85,6 +95,9 @@ def _tabulate(
     columns: dict[str, None] = {}
     for _, one in islice(read(), SAMPLE_ROWS):
         columns.update(dict.fromkeys(_flatten(one)))
+        if len(columns) > MAX_KEYS:
+            message = f"The objects in {str(file)!r} have more than {MAX_KEYS:,} different keys."
+            raise LayoutError("bad_json", message, USE_TABLE)
 
     def read_rows() -> Iterator[tuple[int, Sequence[Cell]]]:
         for number, one in read():
@@ -97,13 +110,13 @@ def _tabulate(
 def _flatten(content: Object) -> dict[str, Cell]:
     """Return the texts in an object by their keys; several different ones as a tuple."""
     found: dict[str, list[str]] = defaultdict(list)
-    pending: list[tuple[str, Any]] = [("", content)]
+    pending: deque[tuple[str, Any]] = deque([("", content)])
     while pending:
-        name, value = pending.pop(0)
+        name, value = pending.popleft()
         if isinstance(value, dict):
             pending += [(f"{name}.{key}" if name else str(key), one) for key, one in value.items()]
         elif isinstance(value, list):
-            pending += [(name, one) for one in value]
+            pending += [(name, one) for one in value[:MAX_LIST_ITEMS]]
         elif value is not None:
             found[name].append(json.dumps(value) if isinstance(value, bool) else str(value))
     unique = {name: tuple(dict.fromkeys(texts)) for name, texts in found.items()}
@@ -120,16 +133,20 @@ def _list_of_objects(content: Any) -> Sequence[Object] | None:
 
 def _coco(content: Any) -> Sequence[Object] | None:
     """Join the images, annotations and categories of a COCO file."""
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
+    if not isinstance(content, dict):
         return None
-    names = {one.get("id"): one.get("name") for one in content["categories"]}
-    labels: dict[Any, list[Any]] = defaultdict(list)
-    for one in content["annotations"]:
-        labels[one.get("image_id")].append(names.get(one.get("category_id")))
+    images, annotations, categories = (
+        _list_of_objects(content.get(key)) for key in ("images", "annotations", "categories")
+    )
+    if images is None or annotations is None or categories is None:
+        return None
+    names = {str(one.get("id")): one.get("name") for one in categories}
+    labels: dict[str, list[Any]] = defaultdict(list)
+    for one in annotations:
+        labels[str(one.get("image_id"))].append(names.get(str(one.get("category_id"))))
     return [
-        {"file_name": one.get("file_name"), "label": labels.get(one.get("id"), [])}
-        for one in content["images"]
+        {"file_name": one.get("file_name"), "label": labels.get(str(one.get("id")), [])}
+        for one in images
     ]
 
 
@@ -140,7 +157,7 @@ def _fiftyone(content: Any) -> Sequence[Object] | None:
     classes = content.get("classes")
     names = dict(enumerate(classes)) if isinstance(classes, list) else {}
     return [
-        {"path": path, "label": names.get(label, label) if isinstance(label, int) else label}
+        {"path": path, "label": names.get(label) if names and isinstance(label, int) else label}
         for path, label in content["labels"].items()
     ]
 
@@ -150,6 +167,8 @@ def _labels_by_path(content: Any) -> Sequence[Object] | None:
         return None
     if not all(isinstance(label, str | int) for label in content.values()):
         return None
+    if all(path.isdecimal() for path in content):
+        return None  # names of classes by their numbers
     return [{"path": path, "label": label} for path, label in content.items()]
 
 

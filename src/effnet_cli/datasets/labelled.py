@@ -16,6 +16,8 @@ from effnet_cli.options import LabelOptions
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import quote_names
 
+# Findings about how a dataset was read, which `evaluate` tells, too.
+TOLD = ("read_as", "moved_images", "unused_files", "unused_tables", "ignored_columns", "groups")
 EVALUATION_ORDER = (TEST, VAL, TRAIN)  # without --split: images unseen in training come first
 
 
@@ -23,7 +25,7 @@ EVALUATION_ORDER = (TEST, VAL, TRAIN)  # without --split: images unseen in train
 class LabelledImages:
     """Images and their classes. `labels` are indexes into `classes`, `groups` numbers of groups
     (-1 for none). `split` is the split that was
-    read, or `None` if the dataset has no splits.
+    read, or `None` if the dataset has no splits. `notes` say how it was read.
     """
 
     root: str
@@ -32,6 +34,7 @@ class LabelledImages:
     paths: Paths
     labels: npt.NDArray[np.int32]
     groups: npt.NDArray[np.int32]
+    notes: tuple[str, ...] = ()
 
     def select(self, indexes: npt.NDArray[np.intp]) -> "LabelledImages":
         """Return the images at `indexes`."""
@@ -80,6 +83,11 @@ def load_labelled(
         paths=files.paths,
         labels=files.labels,
         groups=files.groups,
+        notes=tuple(
+            f"{one.message} {one.hint}".strip()
+            for one in (*source.findings(), *groups.findings())
+            if one.kind in TOLD
+        ),
     )
 
 

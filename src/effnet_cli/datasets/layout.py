@@ -8,7 +8,8 @@ from pathlib import Path
 from effnet_cli.datasets.findings import Counters
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.pattern import suggest_pattern
-from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN, parse_siblings, parse_split
+from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN, parse_siblings
+from effnet_cli.datasets.suspicion import InnerFolders
 from effnet_cli.images.finder import (
     Identity,
     identify_folder,
@@ -20,13 +21,6 @@ from effnet_cli.system.text import pluralize, quote_names
 
 CLASSES_EXAMPLE = "Create one folder per class, e.g. {0}/cat/1.jpg and {0}/dog/2.jpg"
 SPLITS_EXAMPLE = ", or {0}/train/cat/1.jpg and {0}/val/cat/2.jpg"
-SPLITS_OR_CLASSES = (
-    "Name splits train, val and test; if they are classes, add --label-pattern '^([^/]+)/'."
-)
-INNER_OR_OUTER = (
-    "Add --label-pattern '([^/]+)/[^/]+$' for the inner folders as classes, or '^([^/]+)/' for the "
-    "outer ones."
-)
 CSV_EXAMPLE = "; or list them in a CSV file with the columns path and label."
 
 
@@ -121,39 +115,18 @@ def find_classes(split: Path) -> Path:
     return split / split.name if is_doubled else split
 
 
-def check_are_classes(contents: FolderContents) -> None:
-    """Refuse folders that are more likely splits or sites than classes.
-
-    Raises:
-        LayoutError: two are named like splits, or all of them have the same subfolders.
-    """
-    named = [name for name in contents.folders if parse_split(name) is not None]
-    if len(named) > 1:
-        message = f"{quote_names(named)} in {str(contents.path)!r} look like splits, not classes."
-        raise LayoutError("looks_like_splits", message, SPLITS_OR_CLASSES)
-    shared = _find_shared_folders(contents)
-    if len(shared) > 1:
-        message = (
-            f"{quote_names(contents.folders)} in {str(contents.path)!r} all have the same folders, "
-            f"{quote_names(shared)}: these could be the classes."
-        )
-        raise LayoutError("looks_like_splits", message, INNER_OR_OUTER)
-
-
-def _find_shared_folders(contents: FolderContents) -> list[str]:
-    """Return the names of the subfolders if they are the same in each of several folders."""
-    if len(contents.folders) < 2:
-        return []
-    shared: list[str] = []
-    for place, name in enumerate(contents.folders):
-        with os.scandir(contents.path / name) as entries:
-            inner = sorted(
-                one.name for one in entries if _is_folder(one) and not is_ignored(one.name)
-            )
-        if not inner or (place and inner != shared):
-            return []
-        shared = inner
-    return shared
+def look_into(folder: Path) -> InnerFolders:
+    """Return what is directly in a folder."""
+    names, has_images = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_ignored(entry.name):
+                continue
+            if _is_folder(entry):
+                names.append(entry.name)
+            else:
+                has_images = has_images or is_image_name(entry.name)
+    return InnerFolders(frozenset(names), has_images)
 
 
 def _list_names(contents: FolderContents) -> list[str]:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from effnet_cli.datasets.archive_file import ARCHIVE_SUFFIXES, list_archive
+from effnet_cli.datasets.archive_file import list_archive
 from effnet_cli.datasets.columns import choose_image_column
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.other_formats import ARCHIVE_SUFFIXES
 from effnet_cli.datasets.paths import decode_path
 from effnet_cli.datasets.table_files import is_table, open_label_table
 from effnet_cli.images.finder import ImageInput

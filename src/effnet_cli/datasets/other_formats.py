@@ -1,9 +1,11 @@
 """Datasets that are recognised but not read, with what to do instead."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from effnet_cli.datasets.listing import LayoutError
+from effnet_cli.datasets.split import parse_split
 from effnet_cli.images.finder import is_image_name
 
 SAVE_IMAGES = "Save each image as a PNG file in a folder of its class, e.g. {0}/cat/1.png."
@@ -34,6 +36,9 @@ UNREAD_SUFFIXES: dict[str, tuple[str, str]] = {
     ".yaml": ("a YAML file", "Pass the folder of the images."),
     ".yml": ("a YAML file", "Pass the folder of the images."),
 }
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+PACKED_SUFFIXES = (".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+BOX = re.compile(r"\d+( [\d.e-]+){4,}\s*$")  # a class, and a box or an outline
 # Files without a suffix: the beginning or end of their names.
 BATCHES = ("data_batch_", "test_batch")  # CIFAR's pickles
 IDX_ENDS = ("-ubyte", "-ubyte.gz")  # MNIST's arrays
@@ -75,15 +80,30 @@ def check_folder(root: Path) -> None:
             raise LayoutError("boxes", message, LIST_CLASSES)
 
 
-def find_other_files(folder: Path) -> list[Path]:
-    """Return the files in a folder that hold images or labels but are not read."""
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and _describe_file(path)]
+def is_other_format(path: Path) -> bool:
+    """Return whether a file is named like one that holds images or labels but is not read."""
+    return _describe_file(path) is not None
+
+
+def is_archive_name(path: Path) -> bool:
+    """Return whether a file is named like an archive, be it one that is read or not."""
+    return path.suffix.lower() in (*ARCHIVE_SUFFIXES, *PACKED_SUFFIXES)
 
 
 def _is_yolo(root: Path) -> bool:
     """Return whether text files of boxes lie in `labels` folders, beside `images`."""
     tops = [root, *(path for path in root.iterdir() if path.is_dir())]
-    return any(_has_file(top / "labels", ".txt") and (top / "images").is_dir() for top in tops)
+    return any(_has_boxes(top / "labels") and (top / "images").is_dir() for top in tops)
+
+
+def _has_boxes(folder: Path) -> bool:
+    """Return whether the first text file in a folder, or one in it, has lines of a YOLO label."""
+    files = (one for pattern in ("*.txt", "*/*.txt") for one in folder.glob(pattern))
+    first = next(files, None) if folder.is_dir() else None
+    if first is None:
+        return False
+    with first.open(encoding="utf-8", errors="replace") as lines:
+        return BOX.match(lines.readline()) is not None
 
 
 def _is_voc(root: Path) -> bool:
@@ -100,7 +120,8 @@ def _has_file(folder: Path, suffix: str) -> bool:
 
 def _has_pairs(root: Path, suffix: str) -> bool:
     """Return whether each of the images in a folder or its splits has a file beside it."""
-    for folder in (root, *(path for path in root.iterdir() if path.is_dir())):
+    splits = (path for path in root.iterdir() if parse_split(path.name) is not None)
+    for folder in (root, *splits):
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         images = [name for name in names if is_image_name(name)]
         if images and all(Path(name).stem + suffix in names for name in images):

@@ -69,4 +69,5 @@ def _to_cell(value: Any, names: Sequence[str]) -> Cell:
         return texts[0] if len(texts) == 1 else texts
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return names[value]
-    return "" if value is None else str(value)
+    is_class_missing = bool(names) and value == -1
+    return "" if value is None or is_class_missing else str(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effnet_cli.datasets.findings import Counters, warning
+from effnet_cli.datasets.findings import Counters, error, warning
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows
 from effnet_cli.datasets.split import TRAIN, parse_split
@@ -27,6 +27,7 @@ class PatternSource(RowSource):
     counted = (
         *RowSource.counted,
         (warning, "no_match", "image", "skipped: --label-pattern does not match.", "Check it."),
+        (error, "unknown_split", "image", "in an unknown split.", "Use train, val or test."),
     )
 
 
@@ -106,8 +107,10 @@ def match_path(
         match = pattern.search(text)
         is_split = match is not None and SPLIT in pattern.groupindex
         split = parse_split(match[SPLIT] or "") if match and is_split else TRAIN
-        if match is None or not match[group] or split is None:
+        if match is None or not match[group]:
             counters["no_match"].add(path)
+        elif split is None:
+            counters["unknown_split"].add(f"{path} ({match[SPLIT]!r})")
         else:
             common = match[GROUP] or "" if GROUP in pattern.groupindex else ""
             yield DatasetRow(path, match[group], split, group=common)

@@ -21,7 +21,11 @@ SPLIT_BY_NAME = {
 # How other tools name them besides: `Training Data`, `train_images`, `test1`, `PrivateTest`.
 OTHER_NAMES = {"trn": TRAIN, "tst": TEST, "validate": VAL, "publictest": VAL, "privatetest": TEST}
 UNUSED_NAMES = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "unsup"))
-FILLERS = frozenset(("data", "dataset", "set", "split", "folder", "images", "image", "imgs", "img"))
+FILLERS = frozenset((
+    "data", "dataset", "set", "split", "folder", "images", "image", "imgs", "img", "labels",
+    "label", "list", "info", "annotations", "metadata",
+))  # fmt: skip
+SHARD = re.compile(r"-\d+-of-\d+")  # of Hugging Face datasets
 Words = tuple[str, ...]
 
 
@@ -31,7 +35,7 @@ def parse_split(name: str) -> int | None:
     whole = name.strip().lower()
     if whole in known:
         return known[whole]
-    words = _split_words(name)
+    words = split_words(name)
     return known.get(words[0]) if len(words) == 1 else None
 
 
@@ -39,7 +43,7 @@ def parse_siblings(names: Sequence[str]) -> dict[str, int | None] | None:
     """Return the split that each name means, or `None` for one that is not to be used, if all of
     them are names of splits, perhaps with a word in common (`seg_train`, `seg_test`).
     """
-    words = [_split_words(name) for name in names]
+    words = [split_words(name) for name in names]
     shared = {one[:1] for one in words} if len(words) > 1 else set()
     if len(shared) == 1:
         words = [one[1:] for one in words]
@@ -57,12 +61,13 @@ def parse_siblings(names: Sequence[str]) -> dict[str, int | None] | None:
 
 def is_unused(name: str) -> bool:
     """Return whether a folder of this name holds images without labels."""
-    words = set(_split_words(name))
+    words = set(split_words(name))
     return bool(words) and words <= UNUSED_NAMES
 
 
-def _split_words(name: str) -> Words:
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+def split_words(name: str) -> Words:
+    """Return the words of a name that may tell a split, in lower case."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", SHARD.sub("", name))
     return tuple(word for word in map(str.lower, words) if word not in FILLERS)
 
 

@@ -1,5 +1,6 @@
 """Datasets as a table of images and labels, in a file of any format."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.paths import decode_path
 from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows
-from effnet_cli.datasets.split import TRAIN
+from effnet_cli.datasets.split import TRAIN, parse_split
 from effnet_cli.options import DatasetOptions, LabelOptions
 from effnet_cli.system.text import pluralize, quote_names
 
 SEPARATORS = "|;, "
+MISSING_LABELS = frozenset(("", "NA", "N/A", "NaN", "nan", "null", "<NA>", "None"))
+LIST_OR_OBJECT = re.compile(r"[\[{].*[\]}]$", re.DOTALL)
 SAMPLE_ROWS = 1000  # from which columns and paths are recognised
 
 
@@ -63,6 +66,7 @@ class TableSource(RowSource):
         (error, "several_labels", "row", "with several labels.", "Keep one label for each image."),
         (error, "empty_path", "row", "without a path.", "Add the path of the image."),
         (error, "ambiguous_path", "path", "of several images.", "Add more of its folders."),
+        (error, "extra_cells", "row", "with more cells than columns.", "Quote cells with commas."),
         (note, "spaces", "label", "with spaces around it, which are ignored.", ""),
     )
 
@@ -80,6 +84,9 @@ class _RowReader:
         """Yield the rows that have a path, a label and a split."""
         for number, cells in self.table.read():
             where = f"{self.table.unit} {number}"
+            if any(cells[len(self.table.columns) :]):
+                self.counters["extra_cells"].add(f"{where} ({', '.join(map(str, cells))[:100]})")
+                continue
             split, label = self._read_split(cells, where), self._read_label(cells, where)
             path = self._read_path(cells, where)
             if path and label and split is not None:
@@ -103,6 +110,12 @@ class _RowReader:
         label = labels[0] if labels else ""
         if not self.table.is_saved_split:
             label = label.strip()
+            if LIST_OR_OBJECT.match(label):
+                self.counters["several_labels"].add(f"{where} ({label[:100]})")
+                return ""
+            if label in MISSING_LABELS:
+                self.counters["empty_label"].add(f"{where} ({label!r})" if label else where)
+                return ""
         if not label:
             self.counters["empty_label"].add(where)
         elif label != labels[0]:
@@ -143,7 +156,7 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
 
     rows = collect_rows(read())
     if not tables[0].is_saved_split:
-        notes += _find_joined_labels(rows.classes)
+        notes += [*_find_joined_labels(rows.classes), *_find_splits_as_labels(rows.classes)]
     layout = " and ".join(dict.fromkeys(layouts))
     notes.insert(0, describe_rows(layout, rows))
     return TableSource(
@@ -173,6 +186,12 @@ def _find_joined_labels(classes: Sequence[str]) -> Iterator[Finding]:
             hint = f"Keep one label for each image, or replace {separator!r} if it is only one."
             make = warning if separator == " " else error
             yield make("several_labels", message, hint, count=len(several))
+
+
+def _find_splits_as_labels(classes: Sequence[str]) -> Iterator[Finding]:
+    if len(classes) > 1 and all(parse_split(name) is not None for name in classes):
+        message = f"The labels {quote_names(classes)} are names of splits."
+        yield error("splits_as_labels", message, "Name the other column with --label-column NAME.")
 
 
 def _recognise(table: LabelTable, options: LabelOptions, resolver: PathResolver) -> Columns:

@@ -1,5 +1,6 @@
 """The formats of tables, and the tables that lie beside images."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from effnet_cli.datasets.json_file import (
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.other_formats import check_file
 from effnet_cli.datasets.parquet_file import PARQUET_SUFFIXES, open_parquet
-from effnet_cli.datasets.split import parse_split
+from effnet_cli.datasets.split import SHARD, TEST, TRAIN, VAL, parse_split
 from effnet_cli.datasets.table import LabelTable, TableSource, open_tables
 from effnet_cli.images.finder import is_ignored
 from effnet_cli.options import LabelOptions
@@ -31,7 +32,7 @@ TABLE_FORMATS: tuple[tuple[Sequence[str], Callable[[Path], LabelTable]], ...] = 
     (PARQUET_SUFFIXES, open_parquet),
 )
 TABLE_SUFFIXES = {suffix for suffixes, _ in TABLE_FORMATS for suffix in suffixes} - {".txt"}
-NOT_TABLES = ("sample_submission", "submission", "readme", "requirements", "license", "data_dict")
+NOT_TABLES = ("submission", "readme", "requirements", "license", "datadict", "classindices")
 
 
 def open_table_file(file: Path, options: LabelOptions) -> TableSource:
@@ -50,7 +51,7 @@ def find_tables(folder: Path) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in TABLE_SUFFIXES
         and not is_ignored(path.name)
-        and not path.stem.lower().startswith(NOT_TABLES)
+        and not any(word in re.sub("[^a-z]", "", path.stem.lower()) for word in NOT_TABLES)
         and path.is_file()
     ]
 
@@ -78,6 +79,8 @@ def open_tables_beside(
             table = replace(open_label_table(path), split=split)
             columns = _check_leads_to_images(table, options)
         except LayoutError as fault:
+            if parse_split(path.stem) == VAL:  # without it, other images would be held out
+                raise
             faults.append(fault)
         else:
             usable.append((table, columns))
@@ -125,18 +128,35 @@ def _check_leads_to_images(table: LabelTable, options: LabelOptions) -> Columns:
 
 
 def _choose_tables(usable: Sequence[tuple[LabelTable, Columns]]) -> list[LabelTable]:
-    """Return the only table, or one for each split: those with labels in the same column as the
-    training images.
+    """Return the only table, or those of the splits, of which each may have several.
+
+    A table of test images without the column of labels is left out.
+
+    Raises:
+        LayoutError: several tables could be meant, or one has its labels elsewhere.
     """
+    splits = [
+        parse_split(table.file.stem) if table.split is None else table.split for table, _ in usable
+    ]
     if len(usable) == 1:
-        return [usable[0][0]]
-    by_split: dict[int, tuple[LabelTable, str]] = {}
-    for table, columns in usable:
-        split = parse_split(table.file.stem) if table.split is None else table.split
-        if split is None or split in by_split:
-            names = quote_names([one.file.name for one, _ in usable])
-            hint = f"Pass one of them, e.g. {str(usable[0][0].file)!r}."
-            raise LayoutError("several_tables", f"Each of {names} could hold the labels.", hint)
-        by_split[split] = replace(table, split=split), columns.names[columns.labels[0]]
-    wanted = by_split[min(by_split)][1]
-    return [table for _, (table, label) in sorted(by_split.items()) if label == wanted]
+        table, split = usable[0][0], splits[0]
+        return [table if split in (None, TRAIN) else replace(table, split=split)]
+    if None in splits or len(set(splits)) == 1 and not _are_shards(usable):
+        names = quote_names([one.file.name for one, _ in usable])
+        best = usable[splits.index(TRAIN)][0] if TRAIN in splits else usable[0][0]
+        hint = f"Pass one of them, e.g. {str(best.file)!r}."
+        raise LayoutError("several_tables", f"Each of {names} could hold the labels.", hint)
+    labels = [columns.names[columns.labels[0]] for _, columns in usable]
+    wanted = labels[min(range(len(usable)), key=lambda place: splits[place] or 0)]
+    kept = []
+    for (table, _), split, label in zip(usable, splits, labels, strict=True):
+        if label == wanted:
+            kept.append(replace(table, split=split))
+        elif split != TEST:
+            message = f"{str(table.file)!r} has no labels in {wanted!r}, but in {label!r}."
+            raise LayoutError("other_columns", message, "Give both columns the same name.")
+    return sorted(kept, key=lambda table: table.split or 0)
+
+
+def _are_shards(usable: Sequence[tuple[LabelTable, Columns]]) -> bool:
+    return all(SHARD.search(table.file.stem) for table, _ in usable)

@@ -106,6 +106,9 @@ def _choose_images(
     the models were not trained on.
     """
     data = load_labelled(task.root, task.split, task.labels, is_optional=True)
+    if task.root.name != SPLIT_FILE_NAME:  # what a run has written itself
+        for line in data.notes:
+            reporter.note(line)
     wanted = None if task.split is None else SPLIT_BY_NAME.get(task.split.lower())
     is_own = data.split is not None and wanted == SPLIT_BY_NAME[data.split]
     if wanted != TRAIN or not is_own:

@@ -116,7 +116,9 @@ def choose_images(
     compared = None
     if task.check is not None:
         _, validation = _find_parts(task.check, task, card, reporter=reporter)
-        compared = validation or _read_images(task.check, str(task.check), card, task.labels)
+        compared = validation or _read_images(
+            task.check, str(task.check), card, options=task.labels
+        )
     if task.calibrate is None:
         return None, (compared or sample_images()).limit(MAX_COMPARED)
     train, validation = _find_parts(task.calibrate, task, card, reporter=reporter)
@@ -138,8 +140,8 @@ def _find_parts(
     """
     train, validation = _find_split(root, TRAIN) or root, _find_split(root, VAL)
     if validation is not None:
-        compared = _read_images(validation, str(validation), card, task.labels)
-        return _read_images(train, str(root), card, task.labels), compared
+        compared = _read_images(validation, str(validation), card, options=task.labels)
+        return _read_images(train, str(root), card, options=task.labels), compared
     parts = [_read_labelled(root, task.labels, SPLITS[split]) for split in (TRAIN, VAL)]
     if None not in parts:  # a table, an archive, or folders under other names
         train_set, validation_set = (
@@ -158,7 +160,7 @@ def _find_parts(
             is_new = np.isin(places, (TRAIN, AMBIGUOUS), invert=True)
             rest = _select_labelled(data, is_new, card, name=name)
             return trained, rest if rest.paths else None
-    return _read_images(train, str(root), card, task.labels), None
+    return _read_images(train, str(root), card, options=task.labels), None
 
 
 def _find_split(root: Path, split: int) -> Path | None:
@@ -188,7 +190,7 @@ def _select_labelled(
     return ImageSet(name, paths, tuple(indexes[label] for label in data.labels[is_chosen]))
 
 
-def _read_images(folder: Path, name: str, card: ModelCard, options: LabelOptions) -> ImageSet:
+def _read_images(folder: Path, name: str, card: ModelCard, *, options: LabelOptions) -> ImageSet:
     """Read all images below a folder, with labels if its subfolders are named after classes; or
     those of another dataset.
     """

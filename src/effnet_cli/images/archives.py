@@ -26,7 +26,12 @@ INSTALL_PARQUET = "Run pip install 'effnet-cli[parquet]'."
 
 
 class Archive(Protocol):
-    """An open archive, which several threads may read."""
+    """An open archive, which several threads may read.
+
+    `num_hidden` files cannot be read: links, devices, and all but the last of one name.
+    """
+
+    num_hidden: int
 
     def names(self) -> Iterable[str]:
         """Return the names of its files, in order."""
@@ -115,8 +120,9 @@ def _open(path: str, _version: tuple[int, int], _process: int) -> Archive:
 class _Zip:
     def __init__(self, path: str) -> None:
         self._file = zipfile.ZipFile(path)
-        files = (one for one in self._file.infolist() if not one.is_dir())
+        files = [one for one in self._file.infolist() if not one.is_dir()]
         self._sizes = {one.filename: one.file_size for one in files}
+        self.num_hidden = len(files) - len(self._sizes)
 
     def names(self) -> Iterable[str]:
         return self._sizes
@@ -141,11 +147,17 @@ class _Tar:
     def __init__(self, path: str) -> None:
         self._path = Path(path)
         with tarfile.open(path, "r:") as file:
-            self._places = {
-                one.name.removeprefix("./"): (one.offset_data, one.size)
-                for one in file
-                if one.isreg() and not one.issparse()
-            }
+            members = file.getmembers()
+        self._places = {
+            one.name.removeprefix("./"): (one.offset_data, one.size)
+            for one in members
+            if one.isreg() and not one.issparse()
+        }
+        for one in members:
+            if one.islnk() and one.linkname.removeprefix("./") in self._places:
+                target = self._places[one.linkname.removeprefix("./")]
+                self._places[one.name.removeprefix("./")] = target
+        self.num_hidden = sum(not one.isdir() for one in members) - len(self._places)
 
     def names(self) -> Iterable[str]:
         return self._places
@@ -172,7 +184,7 @@ class _Parquet:
         except ImportError as error:
             message = f"{path!r} is a Parquet table, which needs the package pyarrow."
             raise ImageError("unsupported_format", message, INSTALL_PARQUET) from error
-        self._file = library.ParquetFile(path)
+        self._file, self.num_hidden = library.ParquetFile(path), 0
         groups = range(self._file.num_row_groups)
         sizes = (self._file.metadata.row_group(group).num_rows for group in groups)
         self._starts = [0, *accumulate(sizes)]
