@@ -338,7 +338,7 @@ def test_labels_made_of_others_are_told(separator: str) -> None:
     level = "warning" if separator == " " else "error"
     (found,) = [one for one in read(path).findings if one.kind == "several_labels"]
     assert (found.level, f"cat{separator}dog" in found.message) == (level, True)
-    rows[4] = (rows[4][0], f"wild{separator}cat")
+    rows[4] = (rows[4][0], f"red{separator}fox")
     write("a.csv", table("path", "label", rows=rows, separator="\t"))
     assert "several_labels" not in kinds(read(path))
 
@@ -587,3 +587,182 @@ def test_other_formats_are_refused_with_a_way_out(name: str) -> None:
     assert error.scan.layout == "not recognised"
     assert len(error.hint) > 20
     assert "Traceback" not in error.message
+
+
+# --- what could be read in several ways ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["images", "masks"], "looks_like_parts"), (["images", "annotations"], "looks_like_parts"),
+        (["images_a", "images_b"], "looks_like_parts"), (["cars_train", "cars_test", "devkit"],
+        "looks_like_splits"), (["train", "holdout"], "looks_like_splits"), (["trainA", "trainB"],
+        "looks_like_splits"), (["fold_1", "fold_2"], "looks_like_splits"), (["query", "gallery"],
+        "looks_like_splits"), (["val_256", "data_256"], "looks_like_splits"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_folders_that_are_hardly_classes_are_asked_about(
+    names: list[str], kind: str, is_packed: bool
+) -> None:
+    for name in names:
+        fill(f"d/{name}", 4)
+    root = "d"
+    if is_packed:
+        root = str(
+            write_zip((str(p.relative_to("d")), p.read_bytes()) for p in Path("d").rglob("*.png"))
+        )
+    error = get_error(root)
+    assert kinds(error.scan) == [kind]
+    assert "--label-pattern '^([^/]+)/'" in error.hint
+    assert set(counts(read(root, label_pattern="^([^/]+)/"))) == set(names)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_another_level_of_folders_is_asked_about(is_packed: bool) -> None:
+    for name in ("north/cat", "north/dog", "south/cat"):
+        fill(f"d/{name}", 4)
+    root = "d"
+    if is_packed:
+        root = str(
+            write_zip((str(p.relative_to("d")), p.read_bytes()) for p in Path("d").rglob("*.png"))
+        )
+    assert kinds(get_error(root).scan) == ["looks_like_splits"]
+
+
+def test_a_table_never_replaces_class_folders() -> None:
+    for name in ("0", "1"):
+        fill(f"d/{name}", 5)
+    write("predictions.csv", table("path", "label", rows=[("0/1.png", "x"), ("1/1.png", "y")]))
+    assert list(counts(read())) == ["0", "1"]
+    for name in CLASSES:
+        fill(f"e/data/{name}", 5)
+    Path("e/labels.csv").write_text("path,label\ndata/cat/1.png,x\ndata/dog/1.png,y\n")
+    assert kinds(get_error("e").scan) == ["table_or_folders"]
+
+
+@pytest.mark.parametrize("name", ["sampleSubmission.csv", "stage_2_sample_submission.csv"])
+def test_submissions_are_no_labels(name: str) -> None:
+    for number in range(5):
+        for label in CLASSES:
+            put(f"d/train/{label}.{number}.png")
+        put(f"d/test1/{number}.png")
+    write(name, table("id", "label", rows=[(n, n % 2) for n in range(5)]))
+    assert "'cat', 'dog'" in get_error().message
+
+
+def test_flags_of_several_splits_are_refused() -> None:
+    rows = [(name, label, 0, n % 2) for n, (name, label) in enumerate(images())]
+    error = get_error(str(write("a.csv", table("path", "label", "is_valid", "is_test", rows=rows))))
+    assert kinds(error.scan) == ["several_splits"]
+
+
+def test_images_of_another_folder_are_not_taken() -> None:
+    rows = [(f"train/{name}", label) for name, label in images("test/")]
+    path = write("list.csv", table("path", "label", rows=rows))
+    assert get_finding(read(path), "broken_files").count == 20
+    images("train/")
+    absolute = [(f"/home/me/{name}", label) for name, label in rows]
+    path = write("absolute.csv", table("path", "label", rows=absolute))
+    result = read(path)
+    check_read(result)
+    assert result.dataset is not None
+    assert {Path(path).parent.name for path in result.dataset.train.paths} == {"train"}
+    for file in Path("d/train").iterdir():
+        file.unlink()
+    assert read(path).dataset is None
+
+
+@pytest.mark.parametrize("label", ["NA", "nan", "null", "['cat', 'dog']", '{"choices": ["cat"]}'])
+def test_labels_that_are_none_are_refused(label: str) -> None:
+    rows = [*images(), (images()[0][0], label)]
+    path = write("a.csv", table("path", "label", rows=rows, separator="\t"))
+    kind = "several_labels" if label[0] in "[{" else "empty_label"
+    assert kinds(get_error(str(path)).scan, "error")[0] == kind
+
+
+def test_cells_that_no_column_has_are_refused() -> None:
+    text = table("path", "label", rows=[*images()[:-1], ("dog9.png", "dog", " black")])
+    error = get_error(str(write("a.csv", text)))
+    assert "dog9.png, dog,  black" in error.message
+    text = table("path", "label", rows=[(name, label, "", "") for name, label in images()])
+    check_read(read(write("a.csv", text)))
+
+
+@pytest.mark.parametrize("first", ["# made by hand\n", "\n", "sep=,\n"])
+def test_lines_before_the_table_are_skipped(first: str) -> None:
+    check_read(read(write("a.csv", first + table("path", "label", rows=images()))))
+
+
+def test_names_of_rows_have_no_column() -> None:
+    rows = [(f'"{n}"', name, label) for n, (name, label) in enumerate(images())]
+    check_read(read(write("a.csv", table("path", "label", rows=rows))))
+
+
+@pytest.mark.parametrize("separator", [",", " "])
+def test_tables_without_names_of_columns(separator: str) -> None:
+    rows = [(name.removesuffix(".png") if separator == "," else name, x) for name, x in images()]
+    text = "".join(separator.join(row) + "\n" for row in rows)
+    check_read(read(write("a.csv", text)))
+
+
+def test_numbers_are_not_matched_with_names_of_images() -> None:
+    rows = [(str(n), f"{n + 1}.png", CLASSES[n % 2]) for n in range(20)]
+    for n in range(21):
+        put(f"d/{n}.png")
+    result = read(write("a.csv", table("nr", "scan", "label", rows=rows)))
+    check_read(result)
+    assert "'scan'" in get_finding(result, "read_as").message
+    path = write("b.csv", table("scan", "width", rows=[row[1:] for row in rows]))
+    assert kinds(get_error(str(path)).scan) == ["missing_column"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"label_column": "x", "label_pattern": "(a)"},
+        {"group_column": "x", "group_pattern": "(a)"},
+        {"group_pattern": "nothing"},
+    ],
+)
+def test_options_without_a_meaning_are_refused(options: dict[str, str]) -> None:
+    for name in CLASSES:
+        fill(f"d/{name}", 5)
+    assert get_error(**options).hint
+    archive = write_zip(members({"": 5}))
+    assert "--label-column" in get_error(str(archive), label_column="x").message
+
+
+def test_links_and_repeated_names_in_archives() -> None:
+    with tarfile.open("a.tar", "w") as file:
+        for name, content in members({"": 5}):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+        for kind, name in ((tarfile.LNKTYPE, "cat/linked.png"), (tarfile.SYMTYPE, "cat/soft.png")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "cat/1.png"
+            file.addfile(member)
+    result = read("a.tar")
+    assert get_finding(result, "copies").count == 1
+    assert get_finding(result, "unreadable_members").count == 1
+
+
+def test_broken_annotations_are_refused() -> None:
+    strings = {"images": [], "annotations": [], "categories": ["a"]}
+    for content in (strings, {"images": [{"id": [1]}], "annotations": [None], "categories": []}):
+        assert get_error(str(write("a.json", json.dumps(content)))).hint
+    error = get_error(str(write("a.json", '{"a.png": "cat", "a.png": "dog"}')))
+    assert "'a.png' occurs twice" in error.message
+
+
+def test_shards_of_a_split_are_read_together() -> None:
+    for split, count in SPLITS.items():
+        for part in range(2):
+            rows = [(f"{n}.png", CLASSES[n % 2]) for n in range(count)]
+            content = [{"bytes": png(hash((split, part, n)) % 2**32)} for n in range(count)]
+            path = write_parquet(rows, image=content)
+            Path("d/data").mkdir(exist_ok=True)
+            path.rename(f"d/data/{split}-{part:05}-of-00002.parquet")
+    assert counts(read("d")) == {"cat": (10, 4, None), "dog": (10, 4, None)}

@@ -123,6 +123,8 @@ def _open_table(
     table = open_tables_beside(root, bases, options, is_needed=not classes or is_named)
     if table is not None and not is_named:
         _check_no_classes_inside(root, first)
+    if table is None and not classes and not bases:
+        _suggest_what_is_inside(root, first)
     if table is None and is_named:
         message = f"{str(root)!r} has no table of images and labels."
         raise LayoutError(
@@ -145,6 +147,27 @@ def _check_no_classes_inside(root: Path, contents: FolderContents) -> None:
                 f"{str(root)!r} has a table, and folders in {str(folder)!r} that may be classes."
             )
             raise LayoutError("table_or_folders", message, "Pass the table, or that folder.")
+
+
+def _suggest_what_is_inside(root: Path, contents: FolderContents) -> None:
+    """Name the folder or the file that has the classes, if there are no class folders.
+
+    Raises:
+        LayoutError: there is one.
+    """
+    parts = [contents.path / name for name in contents.folders]
+    for part in parts:
+        inner = look_into(part)
+        is_inside = len(inner.names) > 1 and not all(map(is_part, inner.names))
+        if is_inside and not inner.has_images and len(parts) > 1:
+            message = f"{str(root)!r} has no class folders, but {str(part)!r} may have."
+            raise LayoutError("no_classes", message, f"If so, pass {str(part)!r}.")
+    beside = _find_files_beside([contents.path, *parts])
+    readable = [path for path in beside if is_table(path) or is_archive_name(path)]
+    if readable and not contents.num_images:
+        names = quote_names([str(path.relative_to(root)) for path in readable])
+        message = f"{str(root)!r} has no class folders, but {names}."
+        raise LayoutError("no_classes", message, f"Pass one of them, e.g. {str(readable[0])!r}.")
 
 
 def _open_folders(

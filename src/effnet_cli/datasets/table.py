@@ -172,20 +172,26 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
 def _find_joined_labels(classes: Sequence[str]) -> Iterator[Finding]:
     """Yield an error if labels are made of other labels, as in `cat|dog`.
 
-    Names of classes may share words: those with spaces and commas must be made of whole labels, and
-    spaces are only warned of.
+    Names of classes may share words: those with commas must be made of whole labels, and a space
+    before or after a whole label is only warned of.
     """
     for separator in SEPARATORS:
         parts = {name: [part.strip() for part in name.split(separator)] for name in classes}
         counts = Counter(part for own in parts.values() for part in set(own))
         known = set(classes) if separator in ", " else {part for part in counts if counts[part] > 1}
-        several = [name for name, own in parts.items() if len(own) > 1 and known.issuperset(own)]
+        enough = any if separator == " " else all
+        several = [
+            name
+            for name, own in parts.items()
+            if len(own) > 1 and enough(part in known for part in own)
+        ]
         if several:
             labels = pluralize(len(several), "label is", "labels are")
             message = f"{labels} made of others, joined by {separator!r}: {quote_names(several)}."
             hint = f"Keep one label for each image, or replace {separator!r} if it is only one."
             make = warning if separator == " " else error
             yield make("several_labels", message, hint, count=len(several))
+            return
 
 
 def _find_splits_as_labels(classes: Sequence[str]) -> Iterator[Finding]:

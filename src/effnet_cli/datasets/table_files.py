@@ -68,7 +68,7 @@ def open_tables_beside(
     Raises:
         LayoutError: the only table cannot be read, or several could be meant.
     """
-    folders = [root, *(root / name for name in TABLE_FOLDERS)]
+    folders = [root, *(root / name for name in (*TABLE_FOLDERS, "data"))]
     found: list[tuple[Path, int | None]] = []
     found += [(path, None) for folder in folders if folder.is_dir() for path in find_tables(folder)]
     found += [(path, split) for split, one in splits.items() for path in find_tables(one)]
