@@ -280,7 +280,7 @@ def others() -> Iterator[Bad]:
         ("x.xbm", encoded(photo().convert("1"), "XBM"), unknown, "X bitmap"),
         ("x.djvu", b"AT&TFORM\0\0\0\x20DJVU" + bytes(64), unknown, "DjVu"),
         ("x.wmf", b"\xd7\xcd\xc6\x9a" + bytes(64), unknown, "Windows metafile"),
-        ("x.dcm", bytes(128) + b"DICM" + bytes(64), none, "DICOM"),
+        ("x.dcm", bytes(128) + b"DICM" + bytes(64), unknown, "DICOM"),
         ("x.bpg", b"BPG\xfb" + bytes(64), unknown, "BPG"),
         ("packed.jpg", archive(), none, "ZIP"),
         ("bomb.jpg", b"\x1f\x8b\x08\0" + NOISE, none, "gzip"),
