@@ -211,6 +211,12 @@ class LabelOptions(Options):
     )
     label_column: str | None = option(None, "Column with the labels", "NAME", shown="recognised")
     split_column: str | None = option(None, "Column with the splits", "NAME", shown="recognised")
+    multi_label: bool = option(
+        False, "Images may have several labels, or none: each label is learned as a yes or no"
+    )
+    label_separator: str | None = option(
+        None, "With --multi-label: what separates labels in a cell", "TEXT", shown="recognised"
+    )
     group_column: str | None = option(
         None, "Column of what images have in common, e.g. the patient: it stays on one side", "NAME"
     )

@@ -7,7 +7,7 @@ import torch
 from effnet_cli.bench.prepare import OUTPUTS
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm
-from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters
+from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters, smoothed_cross_entropy
 from effnet_cli.models import build
 from effnet_cli.models.variants import Variant
 from effnet_cli.options import Precision
@@ -38,7 +38,7 @@ class TrainingCaller:
             module,
             group_parameters(module, LEARNING_RATE, WEIGHT_DECAY),
             Schedule(SCHEDULE_STEPS),
-            logit_offsets=torch.zeros(OUTPUTS),
+            loss=smoothed_cross_entropy,
             processes=ProcessGroup(),
             reporter=SILENT,
             precision=precision,

@@ -16,6 +16,7 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
     Images that cannot be opened count as wrong.
     """
     from effnet_cli.evaluate import formats, metrics, run, table
+    from effnet_cli.evaluate.records import Evaluation, LabelEvaluation
     from effnet_cli.models.variants import find_variant
 
     limits = _parse_limits(outputs.fail_under, metrics.LIMITS)
@@ -29,12 +30,17 @@ def evaluate(task: EvaluateTask, outputs: EvaluateOutputs) -> int:
         content, blocks = formats.as_json(found), table.blocks(found)
         out.show(outputs.format, content, blocks, csv=formats.csv_lines(found))
         if outputs.html is not None:
-            from effnet_cli.evaluate.page import evaluation_page
+            from effnet_cli.evaluate.page import evaluation_page, label_page
 
-            out.page(evaluation_page(found, overlay=overlay), outputs.html)
+            if isinstance(found, LabelEvaluation):
+                page = label_page(found)
+            else:
+                page = evaluation_page(found, overlay=overlay)
+            out.page(page, outputs.html)
             out.note(f"Saved {str(outputs.html)!r}.")
-        for line in table.warnings(found):
-            out.note(line)
+        if isinstance(found, Evaluation):
+            for line in table.warnings(found):
+                out.note(line)
         failed = list(metrics.check_limits(found, limits))
         for line in failed:
             out.note(f"Check failed: {line}.")

@@ -74,9 +74,11 @@ class CheckedFiles:
     def count(self, chosen: Mask | None = None) -> npt.NDArray[np.intp]:
         """Count the `chosen` files [N] (default: all) per class and split [C,3]."""
         files = slice(None) if chosen is None else chosen
-        counts = np.zeros((len(self.listing.classes), len(SPLITS)), dtype=np.intp)
+        sets = self.listing.label_sets
+        rows = len(self.listing.classes) if sets is None else len(sets.targets)
+        counts = np.zeros((rows, len(SPLITS)), dtype=np.intp)
         np.add.at(counts, (self.listing.labels[files], self.splits[files]), 1)
-        return counts
+        return counts if sets is None else sets.count(counts)
 
     def group_near_duplicates(self) -> Indexes:
         """Return the content that represents the group of each content [K]; a group lies in one
@@ -114,7 +116,7 @@ def _number_of_classes(data: CheckedFiles, _: DatasetOptions) -> Iterator[Findin
     classes = data.listing.classes
     if not classes:
         yield error("no_classes", "No class has training images.", "Add images to the classes.")
-    if len(classes) == 1:
+    if len(classes) == 1 and data.listing.label_sets is None:
         hint = OTHER_CLASS
         if any(finding.kind == "nested" for finding in data.listing.findings):
             folder = data.listing.paths[0].partition(f"/{classes[0]}/")[0] + f"/{classes[0]}"

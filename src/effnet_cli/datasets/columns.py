@@ -60,6 +60,7 @@ INDEX_NAMES = re.compile(r"(unnamed_\d+|index|)")  # what pandas writes
 PIXELS = re.compile(r"pixels|pixel_?\d+|\d+x\d+")
 SAVE_ARRAYS = "Save each image as a PNG file in a folder of its class."
 MISSING_GROUPS = frozenset(("NA", "N/A", "NaN", "nan", "null", "<NA>", "None"))
+SEPARATORS = "|;,"
 OVERRIDE = "Name the column with {0} NAME."
 
 
@@ -72,6 +73,7 @@ class Columns:
     labels: tuple[int, ...]
     split: int | None
     group: int | None = None
+    separator: str | None = None
     notes: tuple[Finding, ...] = ()
 
     def get(self, column: int, cells: Sequence[Cell]) -> Cell:
@@ -84,6 +86,8 @@ class Columns:
             chosen = (i for i in self.labels if str(self.get(i, cells)).strip().lower() in YES)
             return tuple(self.names[index].strip() for index in chosen)
         cell = self.get(self.labels[0], cells)
+        if self.separator is not None and isinstance(cell, str):
+            return tuple(part.strip() for part in cell.split(self.separator))
         return (cell,) if isinstance(cell, str) else cell
 
     def read_group(self, cells: Sequence[Cell]) -> str:
@@ -108,6 +112,8 @@ class Columns:
             labels = f"labels from {len(self.labels)} columns, one for each class"
         else:
             labels = f"labels from {self.names[self.labels[0]]!r}"
+            if self.separator is not None:
+                labels += f", separated by {self.separator!r}"
         parts = [f"images from {self.names[self.image]!r}", labels]
         if self.split is not None:
             parts.append(f"splits from {self.names[self.split]!r}")
@@ -143,7 +149,25 @@ def choose_columns(
     ignored = [name for index, name in enumerate(table.columns)
                if index not in used and not INDEX_NAMES.fullmatch(names[index])]  # fmt: skip
     notes = [*_describe_ignored(ignored, table, sample, split=split)]
-    return Columns(table.columns, image, labels, split=split, group=group, notes=tuple(notes))
+    return Columns(
+        table.columns,
+        image,
+        labels,
+        split=split,
+        group=group,
+        separator=_choose_separator(sample, labels, options),
+        notes=tuple(notes),
+    )
+
+
+def _choose_separator(sample: Rows, labels: tuple[int, ...], options: LabelOptions) -> str | None:
+    """Return what separates several labels in a cell: the first of the usual ones that occurs."""
+    if not options.multi_label or len(labels) > 1:
+        return None
+    if options.label_separator is not None:
+        return options.label_separator
+    texts = _texts(sample, labels[0])
+    return next((one for one in SEPARATORS if any(one in text for text in texts)), None)
 
 
 def choose_image_column(

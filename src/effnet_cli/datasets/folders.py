@@ -116,7 +116,7 @@ def _open_table(
 ) -> Source | None:
     """Open the table of a dataset whose folders are no classes, or of which columns are named."""
     named = (options.image_column, options.label_column, options.split_column)
-    is_named = any((*named, options.group_column))
+    is_named = any((*named, options.group_column, options.multi_label))
     classes = [name for name in first.folders if not (is_unused(name) or is_part(name))]
     if len(classes) > 1 and not is_named:
         return None

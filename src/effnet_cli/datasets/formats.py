@@ -52,6 +52,12 @@ def _check_options(root: Path, options: LabelOptions) -> None:
         what = "--label-pattern" if pattern is not None else f"the archive {name!r}"
         message = f"{named[0]} cannot be combined with {what}, which has no columns."
         raise LayoutError("bad_options", message, f"Omit {named[0]}.")
+    if options.label_separator is not None and not options.multi_label:
+        message = "--label-separator requires --multi-label."
+        raise LayoutError("bad_options", message, "Add --multi-label.")
+    if options.multi_label and (pattern is not None or is_archive(root)):
+        message = "--multi-label requires a table of the labels (CSV, JSON or Parquet)."
+        raise LayoutError("bad_options", message, "Pass the table.")
     if pattern is not None and not root.is_dir() and not is_archive(root):
         message = f"--label-pattern requires a folder or an archive, but {name!r} is a table."
         raise LayoutError("bad_options", message, "Pass the folder of the images.")

@@ -8,7 +8,14 @@ import numpy.typing as npt
 
 from effnet_cli.datasets.formats import open_source
 from effnet_cli.datasets.groups import GroupNumbers
-from effnet_cli.datasets.listing import LayoutError, Source, read_files
+from effnet_cli.datasets.label_sets import LabelSets
+from effnet_cli.datasets.listing import (
+    LayoutError,
+    Source,
+    list_labels,
+    number_label_sets,
+    read_files,
+)
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.pattern import compile_group_pattern
 from effnet_cli.datasets.split import SPLIT_BY_NAME, SPLITS, TEST, TRAIN, VAL
@@ -24,8 +31,9 @@ EVALUATION_ORDER = (TEST, VAL, TRAIN)  # without --split: images unseen in train
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
     """Images and their classes. `labels` are indexes into `classes`, `groups` numbers of groups
-    (-1 for none). `split` is the split that was
-    read, or `None` if the dataset has no splits. `notes` say how it was read.
+    (-1 for none). `split` is the split that was read, or `None` if the dataset has no splits.
+    `notes` say how it was read. With `label_sets`, images have several labels or none, and `labels`
+    are indexes of the sets.
     """
 
     root: str
@@ -35,6 +43,7 @@ class LabelledImages:
     labels: npt.NDArray[np.int32]
     groups: npt.NDArray[np.int32]
     notes: tuple[str, ...] = ()
+    label_sets: LabelSets | None = None
 
     def select(self, indexes: npt.NDArray[np.intp]) -> "LabelledImages":
         """Return the images at `indexes`."""
@@ -74,12 +83,17 @@ def load_labelled(
             raise UsageError("\n".join([finding.message, *finding.paths]), finding.hint)
     if not len(files.paths):
         raise UsageError(f"No images found in {str(root)!r}.", "Use another folder.")
-    used = {files.classes[label] for label in np.unique(files.labels)}
-    files = files.select(sorted(used))
+    if options.multi_label:
+        classes = list_labels(files)
+        files, label_sets, _ = number_label_sets([files], classes)
+    else:
+        label_sets = None
+        classes = sorted({files.classes[label] for label in np.unique(files.labels)})
+        files = files.select(classes)
     return LabelledImages(
         root=str(root),
         split=SPLITS[chosen] if source.has_splits else None,
-        classes=tuple(files.classes),
+        classes=tuple(classes),
         paths=files.paths,
         labels=files.labels,
         groups=files.groups,
@@ -88,6 +102,7 @@ def load_labelled(
             for one in (*source.findings(), *groups.findings())
             if one.kind in TOLD
         ),
+        label_sets=label_sets,
     )
 
 

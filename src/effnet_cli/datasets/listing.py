@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from effnet_cli.datasets.findings import Counters, Finding, error, note
 from effnet_cli.datasets.groups import GroupNumbers
+from effnet_cli.datasets.label_sets import LabelSets, split_labels
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.split import SPLITS, TRAIN, VAL
 from effnet_cli.system.errors import ImageError
@@ -153,7 +154,8 @@ class FileList:
     (a number, -1 for none).
 
     `faults` has the errors of entries that are not regular files, by index. `is_automatic` says
-    that validation has yet to be split off from the training images.
+    that validation has yet to be split off from the training images. With `label_sets`, images have
+    several labels or none, and `labels` are indexes of the sets.
     """
 
     layout: str
@@ -163,11 +165,38 @@ class FileList:
     splits: npt.NDArray[np.int8]
     groups: npt.NDArray[np.int32]
     is_automatic: bool
+    label_sets: LabelSets | None = None
     findings: list[Finding] = field(default_factory=list)
     faults: dict[int, ImageError] = field(default_factory=dict)
 
 
-def list_files(source: Source, groups: GroupNumbers, *, skip_empty: bool) -> FileList:
+def number_label_sets(
+    parts: Sequence[Files], classes: Sequence[str]
+) -> tuple[Files, LabelSets, list[int]]:
+    """Return the files of all parts, which have texts of labels as classes, the sets that their
+    labels are then indexes of, and the numbers of files of each part. Images with labels other than
+    `classes` are left out.
+    """
+    indexes = {name: index for index, name in enumerate(classes)}
+    keys = sorted({part.classes[label] for part in parts for label in np.unique(part.labels)})
+    known = [key for key in keys if all(name in indexes for name in split_labels(key))]
+    targets = np.zeros((len(known), len(classes)), dtype=np.bool_)
+    for row, key in enumerate(known):
+        targets[row, [indexes[name] for name in split_labels(key)]] = True
+    chosen = [part.select(known) for part in parts]
+    sizes = [len(part.paths) for part in chosen]
+    return reduce(Files.extend, chosen), LabelSets(targets), sizes
+
+
+def list_labels(files: Files) -> list[str]:
+    """Return all labels of files that have texts of labels as classes, in order."""
+    used = (files.classes[label] for label in np.unique(files.labels))
+    return sorted({name for key in used for name in split_labels(key)})
+
+
+def list_files(
+    source: Source, groups: GroupNumbers, *, skip_empty: bool, is_multi_label: bool = False
+) -> FileList:
     """Read all splits. The training images define the classes.
 
     Raises:
@@ -177,6 +206,8 @@ def list_files(source: Source, groups: GroupNumbers, *, skip_empty: bool) -> Fil
         names = quote_names([SPLITS[split] for split in sorted(source.splits)])
         hint = "Name the split of the training images 'train'."
         raise LayoutError("no_train", f"The dataset has no 'train' split, only {names}.", hint)
+    if is_multi_label:
+        return _list_multi_label(source, groups)
     train = read_files(source, TRAIN, groups)
     is_filled = np.bincount(train.labels, minlength=len(train.classes)) > 0
     empty = [name for name, filled in zip(train.classes, is_filled, strict=True) if not filled]
@@ -197,6 +228,29 @@ def list_files(source: Source, groups: GroupNumbers, *, skip_empty: bool) -> Fil
         splits=np.repeat(np.array(splits, np.int8), [len(part.paths) for part in parts]),
         groups=files.groups,
         is_automatic=VAL not in source.splits,
+        findings=[*source.findings(), *groups.findings(), *findings],
+        faults=files.faults,
+    )
+
+
+def _list_multi_label(source: Source, groups: GroupNumbers) -> FileList:
+    splits = sorted(source.splits)
+    parts = [read_files(source, split, groups) for split in splits]
+    classes = list_labels(parts[splits.index(TRAIN)])
+    findings: list[Finding] = []
+    for split, part in zip(splits, parts, strict=True):
+        unknown = sorted(set(list_labels(part)).difference(classes))
+        findings += _unknown_classes(unknown, SPLITS[split])
+    files, label_sets, kept = number_label_sets(parts, classes)
+    return FileList(
+        layout=f"{source.layout}, several labels for an image",
+        classes=classes,
+        paths=files.paths,
+        labels=files.labels,
+        splits=np.repeat(np.array(splits, np.int8), kept),
+        groups=files.groups,
+        is_automatic=VAL not in source.splits,
+        label_sets=label_sets,
         findings=[*source.findings(), *groups.findings(), *findings],
         faults=files.faults,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.findings import Finding
+from effnet_cli.datasets.label_sets import LabelSets
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.system.errors import UsageError
 
@@ -48,19 +49,30 @@ class SplitTable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A checked, split dataset."""
+    """A checked, split dataset. With `label_sets`, of which the labels are indexes, images have
+    several labels or none.
+    """
 
     classes: tuple[str, ...]
     train: Subset
     val: Subset
     test: Subset | None
     files: SplitTable
+    label_sets: LabelSets | None = None
 
     @property
     def is_uneven(self) -> bool:
         """Whether the largest class has several times as many training images as the smallest."""
+        if self.label_sets is not None:
+            return False
         counts = self.train.count(len(self.classes))
         return bool(counts.max() >= UNEVEN_RATIO * max(counts.min(), 1))
+
+    def name_label(self, label: int) -> str:
+        """Return the name of a label: that of its class, or those of a set."""
+        if self.label_sets is None:
+            return self.classes[label]
+        return self.label_sets.name(label, self.classes)
 
     @property
     def fingerprint(self) -> str:
@@ -69,6 +81,8 @@ class Dataset:
         """
         _, labels, splits, digests = self.files
         names = [name.encode(errors="surrogateescape") + b"\0" for name in self.classes]
+        if self.label_sets is not None:
+            names.append(self.label_sets.targets.tobytes())
         images = zip(splits, labels, digests, strict=True)
         keys = sorted(b"%d %d " % (split, label) + row.tobytes() for split, label, row in images)
         return hashlib.sha256(b"".join([*names, *keys])).hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.findings import Finding, note
+from effnet_cli.datasets.label_sets import join_labels, split_labels
 from effnet_cli.datasets.listing import CountedFinding, LabelledFile, Source
 from effnet_cli.datasets.paths import Paths
 from effnet_cli.system.text import pluralize
@@ -57,6 +58,29 @@ def collect_rows(rows: Iterable[DatasetRow]) -> RowArrays:
         splits=np.array(splits, dtype=np.int8),
         group_names=list(names),
         groups=np.array(groups, dtype=np.int32),
+    )
+
+
+def merge_rows(rows: RowArrays) -> RowArrays:
+    """Return one row for each path and split, with the labels of all its rows."""
+    found: dict[tuple[str, int], tuple[int, set[str]]] = {}
+    for place, (path, label, split) in enumerate(
+        zip(rows.paths, rows.labels.tolist(), rows.splits.tolist(), strict=True)
+    ):
+        _, labels = found.setdefault((path, split), (place, set()))
+        labels.update(split_labels(rows.classes[label]))
+    if len(found) == len(rows.paths):
+        return rows
+    kept = np.array([place for place, _ in found.values()], dtype=np.intp)
+    keys = [join_labels(sorted(labels)) for _, labels in found.values()]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return RowArrays(
+        rows.paths.take(kept),
+        list(numbers),
+        np.array([numbers[key] for key in keys], dtype=np.int32),
+        splits=rows.splits[kept],
+        group_names=rows.group_names,
+        groups=rows.groups[kept],
     )
 
 

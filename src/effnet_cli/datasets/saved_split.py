@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from effnet_cli.datasets.csv_file import CSV_TEXT
 from effnet_cli.datasets.inspect_files import hash_file, map_files
+from effnet_cli.datasets.label_sets import SAVED_JOINER
 from effnet_cli.datasets.labelled import LabelledImages
 from effnet_cli.datasets.paths import decode_path, encode_path
 from effnet_cli.datasets.records import Dataset
@@ -170,7 +171,10 @@ def _load_split_of(card: ModelCard, folder: Path, reporter: Reporter) -> SavedSp
     saved = load_split(folder)
     if saved is None:
         return None
-    if saved.classes != set(card.classes) or saved.run != card.dataset.get(RUN_COLUMN, ""):
+    classes = saved.classes
+    if card.label_scores is not None:
+        classes = {name for key in classes for name in key.split(SAVED_JOINER) if name}
+    if classes != set(card.classes) or saved.run != card.dataset.get(RUN_COLUMN, ""):
         reporter.note(f"Ignoring {str(file)!r}: it belongs to another model.")
         return None
     return saved
@@ -342,5 +346,5 @@ def _rows_of(dataset: Dataset) -> Iterator[SplitRow]:
     files = dataset.files
     for path, label, split, row in zip(*files, strict=True):
         digest = row.tobytes() if row.any() else b""
-        name = dataset.classes[label]
+        name = dataset.name_label(int(label))
         yield SplitRow(_absolute(path), name, split=int(split), digest=digest)

@@ -87,7 +87,9 @@ def check_files(
     """
     source = open_source(root, options)
     groups = GroupNumbers(root, compile_group_pattern(options.group_pattern))
-    listing = list_files(source, groups, skip_empty=options.skip_empty)
+    listing = list_files(
+        source, groups, skip_empty=options.skip_empty, is_multi_label=options.multi_label
+    )
     inspection = inspect_files(listing, images, workers=workers, reporter=reporter)
     data = _find_copies(listing, inspection, earlier)
     if listing.is_automatic:
@@ -137,7 +139,7 @@ def _find_copies(
 def _split_off_validation(data: CheckedFiles, fraction: float, seed: int) -> None:
     """Move a fraction of the training images to validation, keeping near-duplicates together."""
     labels, groups = data.listing.labels[data.first], data.group_near_duplicates()
-    for label in np.unique(labels):
+    for label in np.unique(labels) if data.listing.label_sets is None else ():
         members = np.flatnonzero(labels == label)
         if len(np.unique(groups[members])) == 1:  # all alike: better to split than to refuse
             groups[members] = members
@@ -145,7 +147,12 @@ def _split_off_validation(data: CheckedFiles, fraction: float, seed: int) -> Non
     files = np.flatnonzero(data.kept & (data.splits == TRAIN))
     group_of_file, digests = groups[data.contents[files]], data.inspection.digests[data.first]
     is_val = choose_validation(
-        data.listing.labels[files], group_of_file, digests, fraction=fraction, seed=seed
+        data.listing.labels[files],
+        group_of_file,
+        digests,
+        fraction=fraction,
+        seed=seed,
+        label_sets=data.listing.label_sets,
     )
     for split in (VAL, TRAIN):  # a group with an image that was trained on stays in training
         is_val[np.isin(group_of_file, groups[data.earlier == split])] = split == VAL
@@ -156,6 +163,7 @@ def _build_dataset(data: CheckedFiles) -> Dataset:
     files = np.flatnonzero(~data.conflicts)
     return Dataset(
         classes=tuple(data.listing.classes),
+        label_sets=data.listing.label_sets,
         train=_subset(data, TRAIN),
         val=_subset(data, VAL),
         test=_subset(data, TEST) if data.has_test else None,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.groups import NO_GROUP
+from effnet_cli.datasets.label_sets import LabelSets
 
 SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)  # indexes of SPLITS
@@ -78,16 +79,24 @@ def choose_validation(
     *,
     fraction: float,
     seed: int,
+    label_sets: LabelSets | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Choose validation images [N]: about `fraction` of each class, at least one and never all.
 
     `labels` and `groups` [N] are the class and the group of each image. A group is never divided,
     even if it has images of several classes. Row `g` of `keys` is the content of group `g`. A class
-    with only one group is not split.
+    with only one group is not split. With `label_sets`, of which `labels` are indexes, an image
+    counts for each of its classes; those without any are a class, too.
     """
     if not len(labels):
         return np.zeros(0, dtype=np.bool_)
-    totals, counts = np.bincount(labels), _count_classes(labels, groups)
+    counts = _count_classes(labels, groups)
+    if label_sets is not None:
+        counts = _count_members(counts, label_sets)
+    totals = np.zeros(1 + max(label for own in counts.values() for label in own), dtype=np.intp)
+    for own in counts.values():
+        for label, count in own.items():
+            totals[label] += count
     num_groups = Counter(label for classes in counts.values() for label in classes)
     room = [
         min(max(round(total * fraction), 1), total - 1) if num_groups[label] > 1 else 0
@@ -127,6 +136,22 @@ def _count_classes(
     for group, label, number in zip(*pairs.tolist(), numbers.tolist(), strict=True):
         counts.setdefault(group, {})[label] = number
     return counts
+
+
+def _count_members(
+    counts: dict[int, dict[int, int]], label_sets: LabelSets
+) -> dict[int, dict[int, int]]:
+    """Return the numbers of images of each class in each group, from those of each set."""
+    targets = label_sets.targets
+    without = np.column_stack([targets, ~targets.any(axis=1)])
+    members = [np.flatnonzero(row).tolist() for row in without]
+    found: dict[int, dict[int, int]] = {}
+    for group, own in counts.items():
+        total: Counter[int] = Counter()
+        for label, count in own.items():
+            total.update(dict.fromkeys(members[label], count))
+        found[group] = dict(total)
+    return found
 
 
 def _rank(key: bytes, seed: int) -> bytes:

@@ -12,9 +12,10 @@ import numpy as np
 from effnet_cli.datasets.columns import Cell, Columns, choose_columns
 from effnet_cli.datasets.findings import Counters, Finding, error, note, warning
 from effnet_cli.datasets.image_paths import PathResolver
+from effnet_cli.datasets.label_sets import SAVED_JOINER, join_labels
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.paths import decode_path
-from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows
+from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows, merge_rows
 from effnet_cli.datasets.split import TRAIN, parse_split
 from effnet_cli.options import DatasetOptions, LabelOptions
 from effnet_cli.system.text import pluralize, quote_names
@@ -55,6 +56,9 @@ class LabelTable:
         return [cells for _, cells in islice(self.read(), SAMPLE_ROWS)]
 
 
+SEVERAL = "Add --multi-label, or keep one label for each image."
+
+
 @dataclass(slots=True, kw_only=True)
 class TableSource(RowSource):
     """A dataset in tables."""
@@ -63,7 +67,14 @@ class TableSource(RowSource):
         *RowSource.counted,
         (error, "unknown_split", "row", "with an unknown split.", "Use train, val or test."),
         (error, "empty_label", "row", "without a label.", "Add the name of the class."),
-        (error, "several_labels", "row", "with several labels.", "Keep one label for each image."),
+        (error, "several_labels", "row", "with several labels.", SEVERAL),
+        (
+            error,
+            "unreadable_label",
+            "row",
+            "with labels that are not read.",
+            "Use one with --label-separator.",
+        ),
         (error, "empty_path", "row", "without a path.", "Add the path of the image."),
         (error, "ambiguous_path", "path", "of several images.", "Add more of its folders."),
         (error, "extra_cells", "row", "with more cells than columns.", "Quote cells with commas."),
@@ -79,6 +90,7 @@ class _RowReader:
     columns: Columns
     resolver: PathResolver
     counters: Counters
+    is_multi_label: bool
 
     def read(self) -> Iterator[DatasetRow]:
         """Yield the rows that have a path, a label and a split."""
@@ -89,7 +101,7 @@ class _RowReader:
                 continue
             split, label = self._read_split(cells, where), self._read_label(cells, where)
             path = self._read_path(cells, where)
-            if path and label and split is not None:
+            if path and label is not None and split is not None:
                 yield DatasetRow(path, label, split, group=self.columns.read_group(cells))
 
     def _read_split(self, cells: Sequence[Cell], where: str) -> int | None:
@@ -102,25 +114,32 @@ class _RowReader:
             self.counters["unknown_split"].add(f"{where} ({text!r})")
         return split
 
-    def _read_label(self, cells: Sequence[Cell], where: str) -> str:
+    def _read_label(self, cells: Sequence[Cell], where: str) -> str | None:
+        """Return the label of a row, or its labels as one text."""
         labels = self.columns.read_labels(cells)
+        if self.is_multi_label:
+            kept = [label for label in labels if label.strip() not in MISSING_LABELS]
+            if any(SAVED_JOINER in label or LIST_OR_OBJECT.match(label) for label in kept):
+                self.counters["unreadable_label"].add(f"{where} ({', '.join(kept)[:100]})")
+                return None
+            return join_labels([label.strip() for label in kept])
         if len(labels) > 1:
             self.counters["several_labels"].add(f"{where} ({', '.join(labels)})")
-            return ""
+            return None
         label = labels[0] if labels else ""
         if not self.table.is_saved_split:
             label = label.strip()
             if LIST_OR_OBJECT.match(label):
                 self.counters["several_labels"].add(f"{where} ({label[:100]})")
-                return ""
+                return None
             if label in MISSING_LABELS:
                 self.counters["empty_label"].add(f"{where} ({label!r})" if label else where)
-                return ""
+                return None
         if not label:
             self.counters["empty_label"].add(where)
         elif label != labels[0]:
             self.counters["spaces"].add(f"{where} ({labels[0]!r})")
-        return label
+        return label or None
 
     def _read_path(self, cells: Sequence[Cell], where: str) -> str:
         text = self.columns.get(self.columns.image, cells)
@@ -149,13 +168,17 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
             resolver = PathResolver(table.folder)
             columns = _recognise(table, options, resolver)
             resolver.learn(columns.image_paths(table))
-            yield from _RowReader(table, columns, resolver, counters=counters).read()
+            yield from _RowReader(
+                table, columns, resolver, counters=counters, is_multi_label=options.multi_label
+            ).read()
             layouts.append(columns.describe(table.kind))
             notes.extend((*columns.notes, *resolver.notes()))
             has_splits |= columns.split is not None
 
     rows = collect_rows(read())
-    if not tables[0].is_saved_split:
+    if options.multi_label:
+        rows = merge_rows(rows)
+    elif not tables[0].is_saved_split:
         notes += [*_find_joined_labels(rows.classes), *_find_splits_as_labels(rows.classes)]
     layout = " and ".join(dict.fromkeys(layouts))
     notes.insert(0, describe_rows(layout, rows))
@@ -188,7 +211,7 @@ def _find_joined_labels(classes: Sequence[str]) -> Iterator[Finding]:
         if several:
             labels = pluralize(len(several), "label is", "labels are")
             message = f"{labels} made of others, joined by {separator!r}: {quote_names(several)}."
-            hint = f"Keep one label for each image, or replace {separator!r} if it is only one."
+            hint = f"Add --multi-label, or replace {separator!r} in names of single labels."
             make = warning if separator == " " else error
             yield make("several_labels", message, hint, count=len(several))
             return

@@ -120,6 +120,17 @@ class PerThread(threading.local, Generic[Item]):
         self.get = cache(create)
 
 
+def card_probabilities(
+    card: ModelCard, scores: Scores, scores_are: ScoresAre
+) -> npt.NDArray[np.float64]:
+    """Return the calibrated probabilities of a model's scores, float64 [N,C]: of one class each, or
+    of each label.
+    """
+    if card.label_scores is not None:
+        return card.label_scores.to_probabilities(scores)
+    return to_probabilities(scores, scores_are, card.temperature)
+
+
 def to_probabilities(
     scores: Scores, scores_are: ScoresAre, temperature: float = 1.0
 ) -> npt.NDArray[np.float64]:

@@ -1,10 +1,10 @@
 """Convert an evaluation to a JSON object and CSV lines."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from effnet_cli.evaluate.records import ClassRanking, Evaluation
+from effnet_cli.evaluate.records import ClassRanking, Evaluation, LabelEvaluation, LabelRow
 from effnet_cli.models.operating_point import OperatingPoint
 from effnet_cli.output.text import csv_line
 
@@ -17,8 +17,12 @@ RANKING_KEYS = ("auroc", "average_precision")  # keys of a class, too, and `Clas
 CURVE_KEYS = ("roc", "precision_recall")
 
 
-def as_json(found: Evaluation) -> dict[str, Any]:
+def as_json(found: Evaluation | LabelEvaluation) -> dict[str, Any]:
     """Return the whole evaluation as a JSON object, schema 1."""
+    if isinstance(found, LabelEvaluation):
+        about = asdict(found)
+        per_label = about.pop("labels")
+        return {"schema": SCHEMA, "multi_label": True, **about, "per_label": per_label}
     content = asdict(found)
     del content["classes"], content["ranking"]
     return {
@@ -45,7 +49,11 @@ def _point_row(point: OperatingPoint) -> dict[str, Any]:
     return {"name": point.name, **asdict(point), **counts, "is_assured": point.is_assured}
 
 
-def csv_lines(found: Evaluation) -> Iterator[str]:
-    """Yield CSV lines: a header, then one line per class."""
+def csv_lines(found: Evaluation | LabelEvaluation) -> Iterator[str]:
+    """Yield CSV lines: a header, then one line per class or label."""
+    if isinstance(found, LabelEvaluation):
+        yield csv_line(field.name for field in fields(LabelRow))
+        yield from (csv_line(asdict(row).values()) for row in found.labels)
+        return
     yield csv_line((*CLASS_KEYS, *RANKING_KEYS))
     yield from (csv_line(row.values()) for row in _class_rows(found))

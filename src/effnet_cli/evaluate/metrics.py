@@ -16,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.engines.base import Scores, ScoresAre
-from effnet_cli.evaluate.records import CalibrationBin, ClassMetrics, Evaluation, Interval, Metrics
+from effnet_cli.evaluate.records import (
+    CalibrationBin,
+    ClassMetrics,
+    Evaluation,
+    Interval,
+    LabelEvaluation,
+    Metrics,
+)
 
 Labels = npt.NDArray[np.integer]
 Probabilities = npt.NDArray[np.float64]
@@ -57,14 +64,28 @@ METRICS = (
     Metric("loss", "Log loss", ".3f"),
     Metric("ece", "Expected calibration error", ".1%"),
 )
-LIMITS = {metric.name: metric for metric in METRICS if metric.can_limit}
+# Of models that give an image several labels.
+LABEL_METRICS = (
+    Metric("mean_average_precision", "Mean average precision", ".1%", can_limit=True),
+    Metric("macro_f1", "Macro F1", ".3f", can_limit=True),
+    Metric("micro_f1", "Micro F1", ".3f", can_limit=True),
+    Metric("micro_precision", "Micro precision", ".1%", can_limit=True),
+    Metric("micro_recall", "Micro recall", ".1%", can_limit=True),
+    Metric("exact", "All labels right", ".1%", can_limit=True),
+    Metric("loss", "Log loss of a label", ".3f"),
+)
+LIMITS = {metric.name: metric for metric in (*LABEL_METRICS, *METRICS) if metric.can_limit}
 
 
-def check_limits(evaluation: Evaluation, limits: Mapping[str, float]) -> Iterator[str]:
+def check_limits(
+    evaluation: Evaluation | LabelEvaluation, limits: Mapping[str, float]
+) -> Iterator[str]:
     """Yield a message for each limit that is not met: `top1 is 0.8000, below 0.9`."""
     for name, limit in limits.items():
-        value = getattr(evaluation, name)
-        if value is None:
+        value = getattr(evaluation, name, None)
+        if not hasattr(evaluation, name):
+            yield f"{name} is not a figure of this kind of model"
+        elif value is None:
             yield f"{name} requires {LIMITS[name].needs}"
         elif value < limit:
             yield f"{name} is {value:.4f}, below {limit:g}"

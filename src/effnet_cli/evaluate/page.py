@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from effnet_cli.evaluate import table
-from effnet_cli.evaluate.records import Evaluation, LabelledPrediction
+from effnet_cli.evaluate import label_table, table
+from effnet_cli.evaluate.records import Evaluation, LabelEvaluation, LabelledPrediction
 from effnet_cli.images.thumbnails import encode_thumbnail, make_thumbnail
 from effnet_cli.output.charts import class_curves_chart, reliability_chart
 from effnet_cli.output.html import MAX_ROWS, PAGES, base64_text, grid, sortable
@@ -109,3 +109,34 @@ def _gallery(
         else:
             content = encode_thumbnail(pixels, SHOWN_PX)
         yield row, base64_text(content)
+
+
+def label_page(
+    found: LabelEvaluation,
+    *,
+    title: str = "Evaluation",
+    summary: Sequence[str] = (),
+    sections: Sequence[Section] = (),
+    settings: Sequence[tuple[str, str]] = (),
+    commands: Sequence[str] = (),
+) -> str:
+    """Return the HTML page of a model that gives an image several labels; takes the same as
+    `evaluation_page`.
+    """
+    confused, failed = label_table.confused_table(found), label_table.failed_table(found)
+    return PAGES.get_template("labels.html").render(
+        title=title,
+        summary=[*label_table.headline(found), *summary],
+        figures=label_table.figures_table(found),
+        sections=sections,
+        labels=label_table.label_table(found, limit=MAX_ROWS),
+        confused=replace(confused, rows=confused.rows[:MAX_CONFUSED]),
+        mistakes=[
+            (one, base64_text(make_thumbnail(one.path, SHOWN_PX)))
+            for one in found.mistakes[:MAX_SHOWN_IMAGES]
+        ],
+        failed=replace(failed, rows=failed.rows[:MAX_ROWS]),
+        choices=[*label_table.settings(found), *settings],
+        commands=commands,
+        grid=grid,
+    )

@@ -1,7 +1,7 @@
 """Classify labelled images, and find the predictions that are worth a look."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,21 +109,9 @@ def predict_labelled(
     """Classify the images at `paths`, which have the `labels` [N] and are in `groups` [N]; raise
     UsageError if none can be opened. `what` names the work in the progress bar.
     """
-    total = len(paths)
     rows: list[Scores] = []
-    errors: dict[int, ImageError] = {}
-    for place, row in enumerate(classifier.scores(ImageInput(p, p) for p in paths)):
-        if isinstance(row, ImageError):
-            errors[place] = row
-        else:
-            rows.append(row)
-        reporter.progress(what, place + 1, total)
-    if not rows:
-        raise UsageError(
-            f"No image can be opened ({pluralize(total, 'image')} tried).",
-            "Choose different images.",
-        )
-    scores, places = np.stack(rows), np.delete(np.arange(total), list(errors))
+    places, errors = score_images(classifier, paths, rows.append, what=what, reporter=reporter)
+    scores = np.stack(rows)
     card = classifier.card
     return Predictions(
         paths=paths,
@@ -137,3 +125,30 @@ def predict_labelled(
         errors=errors,
         groups=groups,
     )
+
+
+def score_images(
+    classifier: Classifier,
+    paths: Sequence[str],
+    take: Callable[[Scores], object],
+    *,
+    what: str,
+    reporter: Reporter,
+) -> tuple[npt.NDArray[np.intp], dict[int, ImageError]]:
+    """Pass the scores of each image that can be opened to `take`; return the places of these images
+    and the errors of the others. Raise UsageError if none can be opened.
+    """
+    total = len(paths)
+    errors: dict[int, ImageError] = {}
+    for place, row in enumerate(classifier.scores(ImageInput(p, p) for p in paths)):
+        if isinstance(row, ImageError):
+            errors[place] = row
+        else:
+            take(row)
+        reporter.progress(what, place + 1, total)
+    if len(errors) == total:
+        raise UsageError(
+            f"No image can be opened ({pluralize(total, 'image')} tried).",
+            "Choose different images.",
+        )
+    return np.delete(np.arange(total), list(errors)), errors

@@ -59,6 +59,49 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelRow:
+    """Figures of one label of several: `images` have it, `predicted` were given it, `right` both.
+
+    Recall, precision and F1 are at `threshold`; figures are `None` where undefined.
+    """
+
+    name: str
+    images: int
+    predicted: int
+    right: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    average_precision: float | None
+    auroc: float | None
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMetrics:
+    """Figures of a model that gives an image several labels. `exact` is the share of images with
+    exactly the right labels; means are over the labels that images have.
+    """
+
+    images: int
+    failed: int
+    loss: float
+    mean_average_precision: float
+    macro_f1: float
+    micro_f1: float
+    micro_precision: float
+    micro_recall: float
+    exact: float
+    labels: tuple[LabelRow, ...]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "LabelMetrics":
+        """Undo `asdict`, also after a passage through JSON."""
+        rows = tuple(LabelRow(**row) for row in content["labels"])
+        return cls(**{**content, "labels": rows})
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledPrediction:
     """One image: its label, the predicted class, and the probability of each."""
 
@@ -179,3 +222,49 @@ class Evaluation(Metrics):
     ranking: tuple[ClassRanking, ...]
     operating_points: tuple[OperatingPoint, ...] = ()
     comparison: Comparison | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelConfusion:
+    """How many images have the label `missed`, which they were not given, and not `given`, which
+    they were.
+    """
+
+    missed: str
+    given: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMistake:
+    """An image that was not given exactly its `labels`: those `missed`, and those `wrong`.
+
+    `probability` is that of the label among them that is most surprising.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    missed: tuple[str, ...]
+    wrong: tuple[str, ...]
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelEvaluation(LabelMetrics):
+    """A model that gives an image several labels, on labelled images. Its fields are the keys of
+    the JSON output, except that `labels` is called `per_label` there.
+
+    The interval is that over `groups` of images, or over images if there are none (0).
+    """
+
+    data: str
+    split: str | None
+    model: str
+    engine: str
+    precision: str
+    exact_interval: Interval
+    groups: int
+    confused: tuple[LabelConfusion, ...]
+    mistakes: tuple[LabelMistake, ...]
+    failures: tuple[FailedImage, ...]
+    unknown_labels: tuple[str, ...]

@@ -9,25 +9,27 @@ import numpy as np
 
 from effnet_cli import options
 from effnet_cli.datasets import saved_split
+from effnet_cli.datasets.label_sets import SAVED_JOINER
 from effnet_cli.datasets.labelled import LabelledImages, load_labelled
 from effnet_cli.datasets.split import SPLIT_BY_NAME, TRAIN
-from effnet_cli.evaluate import calibrate, metrics, operating_points
+from effnet_cli.evaluate import calibrate, label_run, metrics, operating_points
 from effnet_cli.evaluate.curves import rank_classes
 from effnet_cli.evaluate.label_map import LabelMap, describe_label_map, match_labels
 from effnet_cli.evaluate.model_copy import check_copy
 from effnet_cli.evaluate.predictions import Predictions, predict_labelled
-from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation
+from effnet_cli.evaluate.records import Comparison, ConfusionMatrix, Evaluation, LabelEvaluation
 from effnet_cli.models.card import SPLIT_FILE_NAME
 from effnet_cli.models.operating_point import OperatingPoint
 from effnet_cli.options import EvaluateTask, FinetuneTask
 from effnet_cli.predict.classifier import Classifier
+from effnet_cli.system.errors import UsageError
 from effnet_cli.system.reporter import SILENT, Reporter
 from effnet_cli.system.text import pluralize, quote_names
 
 MAX_MATRIX_CLASSES = 200  # with more classes, no confusion matrix is kept
 
 
-def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
+def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation | LabelEvaluation:
     """Evaluate a model on labelled images, and `task.compare`, if given, on the same images.
 
     Raises:
@@ -43,8 +45,16 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
         Classifier(model, task.engine, task.images, options=task.options, reporter=reporter)
         for model in models
     ]
-    data = _choose_images(task, models, classifiers, reporter=reporter)
     classifier, *others = classifiers
+    label_scores = classifier.card.label_scores
+    if label_scores is not None:
+        label_run.check_task(task)
+        task = replace(task, labels=_label_options(task))
+    elif task.labels.multi_label:
+        raise UsageError(f"{classifier.name} gives one class to each image.", "Omit --multi-label.")
+    data = _choose_images(task, models, classifiers, reporter=reporter)
+    if label_scores is not None:
+        return label_run.evaluate_labels(task, classifier, label_scores, data, reporter=reporter)
     label_map = match_labels(data.classes, classifier.card.classes)
     if data.split is not None:
         reporter.note(f"{pluralize(len(data.labels), 'image')} in the split {data.split}")
@@ -83,6 +93,14 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation:
     for other in others:
         found = replace(found, comparison=_compare(predictions, other, reporter))
     return found
+
+
+def _label_options(task: EvaluateTask) -> options.LabelOptions:
+    """Return how to read several labels; a run separates those that it saves in its own way."""
+    separator = task.labels.label_separator
+    if task.root.name == SPLIT_FILE_NAME:
+        separator = SAVED_JOINER
+    return replace(task.labels, multi_label=True, label_separator=separator)
 
 
 def _calibrate(path: Path, model: options.ModelOptions, predictions: Predictions) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from effnet_cli.evaluate import label_table
 from effnet_cli.evaluate.metrics import METRICS
 from effnet_cli.evaluate.operating_points import needed_images
-from effnet_cli.evaluate.records import Evaluation
+from effnet_cli.evaluate.records import Evaluation, LabelEvaluation
 from effnet_cli.models.operating_point import OperatingPoint, Share
 from effnet_cli.output.tables import Block, Table
 from effnet_cli.system.text import pluralize
@@ -24,8 +25,11 @@ COUNTED = {
 MAX_EXAMPLES = 10  # rows of each table of examples; JSON and the page have more
 
 
-def blocks(found: Evaluation) -> Iterator[Block]:
+def blocks(found: Evaluation | LabelEvaluation) -> Iterator[Block]:
     """Yield the metrics, the classes, and the mistakes and failures."""
+    if isinstance(found, LabelEvaluation):
+        yield from label_table.blocks(found)
+        return
     yield from headline(found)
     yield metrics_table(found)
     for point in found.operating_points:

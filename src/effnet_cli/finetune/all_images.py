@@ -15,7 +15,7 @@ from effnet_cli.datasets.paths import Paths
 from effnet_cli.datasets.records import Dataset, Subset
 from effnet_cli.datasets.saved_split import identify_run, save_split
 from effnet_cli.datasets.split import TRAIN, VAL
-from effnet_cli.evaluate.records import Metrics
+from effnet_cli.evaluate.records import LabelMetrics, Metrics
 from effnet_cli.finetune.final_model import evaluate_on_test, fit_to_images
 from effnet_cli.finetune.head_phase import HeadPhase, extract_features
 from effnet_cli.finetune.inference import Floats
@@ -38,7 +38,7 @@ ALL_FOLDER = "all"  # in the run folder
 class LastEpochTrainer(Trainer):
     """Keeps the last epoch, as no image is left to judge by, and writes only its state."""
 
-    def _update_best(self, phase: Phase, metrics: Metrics, loss: float) -> bool:
+    def _update_best(self, phase: Phase, metrics: Metrics | LabelMetrics, loss: float) -> bool:
         super()._update_best(phase, metrics, loss)
         return True
 

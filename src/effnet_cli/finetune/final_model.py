@@ -4,12 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from effnet_cli.datasets.records import Subset
 from effnet_cli.engines.base import Engine
-from effnet_cli.evaluate.metrics import compute_metrics
-from effnet_cli.evaluate.records import Metrics
-from effnet_cli.finetune.inference import Floats
-from effnet_cli.finetune.loader import Indexes
+from effnet_cli.evaluate.records import LabelMetrics, Metrics
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models import build, checkpoint
 from effnet_cli.models.familiarity import Familiarity, fit_familiarity
@@ -33,13 +29,13 @@ def finish_model(setup: TrainingSetup) -> None:
         checkpoint.write(path, replace(card, familiarity=familiarity), tensors)
 
 
-def evaluate_on_test(setup: TrainingSetup) -> Metrics | None:
+def evaluate_on_test(setup: TrainingSetup) -> Metrics | LabelMetrics | None:
     """Return the metrics of the model file on the test split; `None` if there is none."""
     test = setup.dataset.test
     if test is None:
         return None
     outputs = setup.inference.run(_load_engine(setup), setup.make_loader(test), "Test")
-    return measure(test, *outputs, names=setup.dataset.classes)
+    return setup.objective.measure(test, *outputs)
 
 
 def _load_engine(setup: TrainingSetup) -> Engine:
@@ -64,9 +60,3 @@ def fit_to_images(setup: TrainingSetup, engine: Engine) -> Familiarity | None:
     )
     _, val = run(engine, setup.val, "Features of the final model", output="features")
     return fit_familiarity(train, val, KNOWN_SHARE)
-
-
-def measure(subset: Subset, indexes: Indexes, logits: Floats, *, names: tuple[str, ...]) -> Metrics:
-    """Compute metrics from the logits of the images at `indexes`; all others count as failed."""
-    failed = np.concatenate([subset.failed, np.delete(subset.labels, indexes)])
-    return compute_metrics(logits, subset.labels[indexes], failed, names=names)

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from effnet_cli.output.text import csv_line
 
 def to_row(record: TrainingRecord) -> dict[str, Any]:
     """Return the JSON object of a record; its `row` field is the kind of record."""
-    content = asdict(record)
     if isinstance(record, Epoch):
-        return {"row": "epoch", **content}
+        return {"row": "epoch", **record.to_json()}
+    content = asdict(record)
     row = "trained" if isinstance(record, TrainingResult) else "trained_on_all"
     return {"row": row, **content, "model": str(record.model)}
 
@@ -31,9 +31,9 @@ def csv_lines(records: Iterable[TrainingRecord]) -> Iterator[str]:
     for record in records:
         if isinstance(record, Epoch):
             if is_first:
-                yield csv_line(field.name for field in fields(record))
+                yield csv_line(record.to_json())
             is_first = False
-            yield csv_line(asdict(record).values())
+            yield csv_line(record.to_json().values())
 
 
 def describe_result(result: TrainingResult) -> Iterator[str]:

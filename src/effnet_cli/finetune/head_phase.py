@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.engines.base import Engine
-from effnet_cli.evaluate.metrics import mean_loss
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import BatchLoader, Indexes
@@ -152,7 +151,8 @@ def _choose_policy(
         )
         logits = phase.predict(torch.from_numpy(values / np.float32(features.scale)))
         # other machines may round differently, and choose other views
-        loss = setup.processes.broadcast(lambda: mean_loss(logits, setup.val.labels[indexes]))
+        labels = setup.val.labels[indexes]
+        loss = setup.processes.broadcast(lambda: setup.objective.mean_loss(logits, labels))
         measured.append((policy, loss))
         return loss
 
@@ -184,7 +184,7 @@ class HeadPhase:
             self._head,
             group_parameters(self._head, self.lr, options.weight_decay),
             Schedule(self.steps * self.epochs),
-            logit_offsets=setup.logit_offsets,
+            loss=setup.objective.training_loss,
             processes=self.processes,
             reporter=setup.reporter,
             seed=options.seed,

@@ -18,9 +18,17 @@ from effnet_cli.system.reporter import Reporter
 Result = TypeVar("Result")
 
 LABEL_SMOOTHING = 0.1
+
 WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
 # What torch's CPU allocator says when it runs out of memory (Linux, Windows).
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the summed cross-entropy of logits [N,C] for labels [N], with label smoothing."""
+    return functional.cross_entropy(
+        logits, labels, reduction="sum", label_smoothing=LABEL_SMOOTHING
+    )
 
 
 @dataclass(slots=True)
@@ -45,7 +53,7 @@ class Stepper:
         module: maps inputs to logits; in training mode when `step` is called.
         groups: AdamW's parameter groups; the `lr` of each is its peak learning rate.
         schedule: advanced by each step.
-        logit_offsets: float32 [C], added to the logits in training only.
+        loss: returns the summed loss of logits, float32 [N,C], for labels, int64 [N].
         precision: `fp32`, or the autocast precision.
         seed: seed of dropout, which depends only on this seed and the step number.
     """
@@ -55,7 +63,7 @@ class Stepper:
         module: nn.Module,
         groups: Sequence[dict[str, Any]],
         schedule: Schedule,
-        logit_offsets: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
         processes: ProcessGroup,
         reporter: Reporter,
         precision: str = "fp32",
@@ -63,7 +71,7 @@ class Stepper:
     ) -> None:
         self._module, self._processes, self._reporter = module, processes, reporter
         self._device = next(module.parameters()).device
-        self._logit_offsets = logit_offsets.to(self._device)
+        self._loss = loss
         self._dtype = AUTOCAST_DTYPES.get(precision)
         self._seed = seed
         self._peaks = [group["lr"] for group in groups]
@@ -109,10 +117,8 @@ class Stepper:
     def _backward(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """Add the gradients of one micro-batch and return its summed loss."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-            logits = self._module(inputs).float() + self._logit_offsets
-        loss = functional.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=LABEL_SMOOTHING
-        )
+            logits = self._module(inputs).float()
+        loss = self._loss(logits, labels)
         # Gradients are averaged over the processes, which share `batch_size` images.
         mean = loss * (self._processes.count / batch_size)
         self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]

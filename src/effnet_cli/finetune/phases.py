@@ -67,7 +67,7 @@ class FullPhase:
             self.processes.wrap(compiled, self.device),
             group_parameters(self._trained, self.lr, options.weight_decay),
             Schedule(self.steps * self.epochs),
-            logit_offsets=setup.logit_offsets,
+            loss=setup.objective.training_loss,
             processes=self.processes,
             reporter=setup.reporter,
             precision=setup.precision,

@@ -1,11 +1,11 @@
 """The records of a run: one for each epoch, one for the result."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from effnet_cli.evaluate.records import Metrics
+from effnet_cli.evaluate.records import LabelMetrics, Metrics
 
 PhaseName = Literal["head", "full"]
 PHASE_TITLES: Mapping[PhaseName, str] = {"head": "classifier head", "full": "full model"}
@@ -17,8 +17,9 @@ class Epoch:
 
     An epoch of the full model is one pass over the training images; one of the head is an eighth
     of its training. `loss` is the mean training loss, with label smoothing, augmentation and class
-    weights; `val_loss` is the plain cross-entropy. `images_per_s` covers training only, `seconds`
-    also validation.
+    weights; `val_loss` is the plain cross-entropy. Models that give an image several labels have a
+    mean average precision instead of top-1 and balanced accuracy. `images_per_s` covers training
+    only, `seconds` also validation.
     """
 
     phase: PhaseName
@@ -26,12 +27,17 @@ class Epoch:
     epochs: int
     loss: float
     val_loss: float
-    top1: float
-    balanced_accuracy: float
+    top1: float | None
+    balanced_accuracy: float | None
     macro_f1: float
     is_best: bool
     images_per_s: float
     seconds: float
+    mean_average_precision: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that this kind of model has."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +49,8 @@ class TrainingResult:
     model: Path
     phase: PhaseName
     epoch: int
-    val: Metrics
-    test: Metrics | None
+    val: Metrics | LabelMetrics
+    test: Metrics | LabelMetrics | None
     seconds: float
 
 
@@ -56,7 +62,7 @@ class AllImagesResult:
 
     model: Path
     images: int
-    test: Metrics | None
+    test: Metrics | LabelMetrics | None
 
 
 TrainingRecord: TypeAlias = Epoch | TrainingResult | AllImagesResult

@@ -167,7 +167,10 @@ class RunDir:
             return None
         header, tensors = checkpoint.read_state(path)
         state = TrainingState(**header)
-        state.rows = [asdict(Epoch(**row)) for row in state.rows]  # keys in their usual order
+        state.rows = [
+            Epoch(**{"top1": None, "balanced_accuracy": None, **row}).to_json()
+            for row in state.rows
+        ]  # keys in their usual order
         return state, tensors
 
     def _write_text(self, name: str, text: str) -> None:

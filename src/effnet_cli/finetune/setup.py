@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from effnet_cli.datasets.records import Dataset, Subset
 from effnet_cli.datasets.saved_split import count_trained_on, identify_run, load_split
@@ -19,6 +17,7 @@ from effnet_cli.engines.registry import EnginePlan, plan_engine
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.loader import BatchLoader, CacheBudget
+from effnet_cli.finetune.objective import Objective, make_objective
 from effnet_cli.finetune.run_dir import (
     RunDir,
     check_output,
@@ -50,7 +49,6 @@ from effnet_cli.system.text import pluralize
 
 AUTO_VARIANT = "auto"
 STEM_AND_TOP = 2  # stages of `features` besides those of the architecture
-UNEVEN_SHARE = 0.5  # of the log frequencies, where classes are uneven
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class TrainingSetup:
     """Everything that a run needs before its first epoch.
 
     `module` is the pretrained model with a new head, in evaluation mode on the CPU; `card`
-    describes the new model. `logit_offsets` are float32 [C]. `started_at` is read from
+    describes the new model. `started_at` is read from
     `time.monotonic`. `make_module` builds `module` again, which training changes.
     """
 
@@ -71,7 +69,7 @@ class TrainingSetup:
     card: ModelCard
     module: nn.Module
     make_module: Callable[[], nn.Module]
-    logit_offsets: Tensor
+    objective: Objective
     inference: Inference
     make_loader: Callable[[Subset], BatchLoader]
     train: BatchLoader
@@ -115,6 +113,7 @@ def set_up(
     is_auto = task.model.variant == AUTO_VARIANT
     if is_auto:
         _check_auto_variant(task)
+    _check_multi_label(task)
     dataset = processes.broadcast(lambda: _scan(task, reporter))
     make_setup = partial(
         _make_setup,
@@ -169,7 +168,7 @@ def _make_setup(
         card=card,
         module=make_module(),
         make_module=make_module,
-        logit_offsets=torch.from_numpy(_logit_offsets(dataset, task.options)),
+        objective=make_objective(dataset, task.options),
         inference=Inference(plan, base.variant, card, processes=processes, reporter=reporter),
         make_loader=make_loader,
         train=make_loader(dataset.train),
@@ -188,6 +187,16 @@ def _check_auto_variant(task: FinetuneTask) -> None:
             f"{flag}.",
             "Name a variant (see `effnet variants`).",
         )
+
+
+def _check_multi_label(task: FinetuneTask) -> None:
+    """Refuse options that have no meaning where images have several labels."""
+    excluded = {
+        "--folds": task.options.folds is not None,
+        f"--variant {AUTO_VARIANT}": task.model.variant == AUTO_VARIANT,
+    }
+    for flag in filter(excluded.get, excluded) if task.dataset.multi_label else ():
+        raise UsageError(f"{flag} cannot be combined with --multi-label.", f"Omit {flag}.")
 
 
 def _list_local_variants(freeze: int) -> list[str]:
@@ -226,18 +235,6 @@ def _choose_precision(precision: TrainingPrecision, device: torch.device) -> str
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def _logit_offsets(dataset: Dataset, options: FinetuneOptions) -> npt.NDArray[np.float32]:
-    """Return what is added to the logits in training, so that small classes are not neglected.
-
-    A share of the logarithm of each class's frequency (Menon et al. 2020, arXiv 2007.07314): all of
-    it makes the model ignore how frequent classes are, half of it is a compromise.
-    """
-    counts = np.maximum(dataset.train.count(len(dataset.classes)), 1)
-    share = 1.0 if options.balance else UNEVEN_SHARE if dataset.is_uneven else 0.0
-    offsets: npt.NDArray[np.float32] = (share * np.log(counts / counts.sum())).astype(np.float32)
-    return offsets
 
 
 def _scan(task: FinetuneTask, reporter: Reporter) -> Dataset:

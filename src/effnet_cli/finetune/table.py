@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator
 
 from effnet_cli.datasets.findings import Finding
 from effnet_cli.datasets.records import Scan
+from effnet_cli.evaluate.label_table import describe_labels, label_table
 from effnet_cli.evaluate.metrics import share_interval
-from effnet_cli.evaluate.records import ClassMetrics, Metrics
+from effnet_cli.evaluate.records import ClassMetrics, LabelMetrics, Metrics
 from effnet_cli.finetune.records import AllImagesResult, Epoch, TrainingRecord, TrainingResult
 from effnet_cli.output.tables import Block, Line, Styled, Table
 
 TRAINING_COLUMNS = "  phase    epoch    loss  val loss   top-1  macro F1    images/s  seconds"
+LABEL_COLUMNS = TRAINING_COLUMNS.replace("  top-1", "    mAP")
 MAX_CLASS_ROWS = 40
 FINDING_TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
@@ -26,9 +28,13 @@ def blocks(records: Iterable[TrainingRecord]) -> Iterator[Block]:
                 yield from _split_blocks("test, trained on all images", record.test)
             continue
         if is_first:
-            yield TRAINING_COLUMNS
+            yield TRAINING_COLUMNS if record.top1 is not None else LABEL_COLUMNS
             is_first = False
         yield _epoch_line(record)
+
+
+def _main_score(epoch: Epoch) -> float:
+    return epoch.mean_average_precision or 0.0 if epoch.top1 is None else epoch.top1
 
 
 def _epoch_line(epoch: Epoch) -> Line:
@@ -36,7 +42,7 @@ def _epoch_line(epoch: Epoch) -> Line:
         (
             f"  {epoch.phase:<8}{f'{epoch.epoch}/{epoch.epochs}':>6}",
             f"{epoch.loss:8.3f}{epoch.val_loss:10.3f}",
-            Styled(f"{epoch.top1:8.1%}", "bold green" if epoch.is_best else ""),
+            Styled(f"{_main_score(epoch):8.1%}", "bold green" if epoch.is_best else ""),
             f"{epoch.macro_f1:10.3f}{epoch.images_per_s:12,.1f}{epoch.seconds:9.1f}",
             "  best" if epoch.is_best else "",
         )
@@ -49,8 +55,12 @@ def _result_blocks(result: TrainingResult) -> Iterator[Block]:
         yield from _split_blocks("test", result.test)
 
 
-def _split_blocks(name: str, metrics: Metrics) -> Iterator[Block]:
+def _split_blocks(name: str, metrics: Metrics | LabelMetrics) -> Iterator[Block]:
     yield ""
+    if isinstance(metrics, LabelMetrics):
+        yield f"{name}: {describe_labels(metrics)}"
+        yield label_table(metrics)
+        return
     low, high = share_interval(round(metrics.top1 * metrics.images), metrics.images)
     yield (
         f"{name}: top-1 {metrics.top1:.1%} (95 % interval {low:.1%} to {high:.1%}), balanced "

@@ -8,17 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnet_cli.datasets.records import Subset
-from effnet_cli.engines.base import to_probabilities
-from effnet_cli.evaluate.metrics import (
-    fit_temperature,
-    fit_unknown_threshold,
-    mean_loss,
-)
-from effnet_cli.evaluate.records import Metrics
-from effnet_cli.finetune.final_model import evaluate_on_test, measure
+from effnet_cli.evaluate.records import LabelMetrics, Metrics
+from effnet_cli.finetune.final_model import evaluate_on_test
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
+from effnet_cli.finetune.objective import EPOCH_SCORES, describe_best, epoch_scores
 from effnet_cli.finetune.phases import FullPhase, Phase
 from effnet_cli.finetune.records import PHASE_TITLES, Epoch, TrainingResult
 from effnet_cli.finetune.run_dir import TrainingState
@@ -95,8 +89,9 @@ class Trainer:
         state, started = self._state, time.perf_counter()
         loss, images_per_s = self._train(phase)
         indexes, logits = phase.validate()
-        metrics = measure(self._setup.dataset.val, indexes, logits, names=self._classes)
-        loss_at_best = _calibrated_loss(self._setup.dataset.val, indexes, logits)
+        objective, val = self._setup.objective, self._setup.dataset.val
+        metrics = objective.measure(val, indexes, logits)
+        loss_at_best = objective.calibrated_loss(logits, val.labels[indexes])
         is_best = self._update_best(phase, metrics, loss_at_best)
         epoch = Epoch(
             phase=phase.name,
@@ -104,14 +99,12 @@ class Trainer:
             epochs=phase.epochs,
             loss=loss,
             val_loss=metrics.loss,
-            top1=metrics.top1,
-            balanced_accuracy=metrics.balanced_accuracy,
-            macro_f1=metrics.macro_f1,
+            **EPOCH_SCORES | epoch_scores(metrics),
             is_best=is_best,
             images_per_s=images_per_s,
             seconds=time.perf_counter() - started,
         )
-        state.rows.append(asdict(epoch))
+        state.rows.append(epoch.to_json())
         if is_best:
             self.best_module = phase.module()
             self._write_model(indexes, logits)
@@ -145,8 +138,9 @@ class Trainer:
 
     def _gains(self, phase: Phase) -> bool:
         """Return whether validation loss, which shows it early, is about the head's or lower."""
-        outputs, val, best = phase.validate(), self._setup.dataset.val, self._state.best
-        loss = phase.processes.broadcast(lambda: _calibrated_loss(val, *outputs))
+        (indexes, logits), best = phase.validate(), self._state.best
+        labels, objective = self._setup.dataset.val.labels[indexes], self._setup.objective
+        loss = phase.processes.broadcast(lambda: objective.calibrated_loss(logits, labels))
         if loss <= PROBE_LOSS * best["loss"]:
             return True
         self._setup.reporter.note(
@@ -161,7 +155,7 @@ class Trainer:
         now, state = time.monotonic(), self._state
         if now - self._shown_at > LOSS_SECONDS:
             self._shown_at = now
-            best = f", best top-1 {state.best['metrics']['top1']:.1%}" if state.best else ""
+            best = f", {describe_best(state.best['metrics'])}" if state.best else ""
             loss = self._setup.processes.count * float(total) / state.seen
             self._loss_text = f", loss {loss:.3f}{best}"
         title = f"{PHASE_TITLES[phase.name].capitalize()}, epoch {state.epoch} of {phase.epochs}"
@@ -193,18 +187,9 @@ class Trainer:
         state.scaler = phase.stepper.scaler.state_dict()
         self._setup.run_dir.write_state(state, tensors)
 
-    def _update_best(self, phase: Phase, metrics: Metrics, loss: float) -> bool:
-        """Record the epoch if it is the best so far, and return whether it is.
-
-        Epochs are ranked by top-1, then by validation loss. If the classes are uneven, balanced
-        accuracy counts as much as top-1; with `--balance`, only balanced accuracy counts.
-        """
-        state, accuracy = self._state, metrics.top1
-        if self._setup.options.balance:
-            accuracy = metrics.balanced_accuracy
-        elif self._setup.dataset.is_uneven:
-            accuracy = (metrics.top1 + metrics.balanced_accuracy) / 2
-        rank = [accuracy, -metrics.loss]
+    def _update_best(self, phase: Phase, metrics: Metrics | LabelMetrics, loss: float) -> bool:
+        """Record the epoch if it is the best so far, and return whether it is."""
+        state, rank = self._state, self._setup.objective.rank(metrics)
         is_best = not state.best or rank > state.best["rank"]
         state.stale = 0 if is_best else state.stale + 1
         if is_best:
@@ -231,7 +216,7 @@ class Trainer:
             model=self._setup.run_dir.model,
             phase=best["phase"],
             epoch=best["epoch"],
-            val=Metrics.from_dict(best["metrics"]),
+            val=self._setup.objective.read_metrics(best["metrics"]),
             test=evaluate_on_test(self._setup),
             seconds=self._seconds(),
         )
@@ -240,27 +225,17 @@ class Trainer:
 def _make_card(
     setup: TrainingSetup, state: TrainingState, indexes: Indexes, *, logits: Floats
 ) -> ModelCard:
-    """Return the card of the best model, with a temperature and threshold fitted to `logits`."""
-    labels = setup.dataset.val.labels[indexes]
-    temperature = fit_temperature(logits, labels)
-    confidences = to_probabilities(logits, "logits", temperature).max(axis=1)
+    """Return the card of the best model, calibrated by `logits`."""
+    card = setup.objective.calibrate(setup.card, logits, setup.dataset.val.labels[indexes])
     return replace(
-        setup.card,
+        card,
         options={**setup.card.options, "views": describe_policy(state.policy)},
         metrics={
             **{name: state.best[name] for name in ("phase", "epoch", "metrics")},
             "view_trials": state.trials,
         },
-        temperature=temperature,
-        unknown_below=fit_unknown_threshold(confidences, logits.argmax(axis=1) == labels),
     )
 
 
 def _is_finite(module: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
-
-
-def _calibrated_loss(subset: Subset, indexes: Indexes, logits: Floats) -> float:
-    """Return the log loss at the best temperature, which makes models comparable."""
-    labels = subset.labels[indexes]
-    return mean_loss(logits / np.float32(fit_temperature(logits, labels)), labels)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from effnet_cli.images.preprocessing import Interpolation, Preprocessing
 from effnet_cli.models.familiarity import Familiarity
+from effnet_cli.models.label_scores import LabelScores
 from effnet_cli.models.operating_point import SHARES, OperatingPoint, Share
 from effnet_cli.options import ExportPrecision, Precision, Quantization, TargetName
 
@@ -33,9 +34,11 @@ class ModelCard:
     of them were wrong in validation; `None` if no limit was determined. `familiarity` tells images
     of another kind from those trained on; `None` if the model was not trained by effnet, if there
     were too few validation images, or if the file does not output its features.
-    `operating_points` were found by `effnet evaluate --at`, each under another name. `options`,
-    `dataset` and `metrics` record the training run: its options, a fingerprint of the data, and the
-    metrics of the best epoch. `export` describes an exported file and is empty otherwise.
+    With `label_scores`, an image has several labels or none, and neither `temperature` nor
+    `unknown_below` apply. `operating_points` were found by `effnet evaluate --at`, each under
+    another name. `options`, `dataset` and `metrics` record the training run: its options, a
+    fingerprint of the data, and the metrics of the best epoch. `export` describes an exported file
+    and is empty otherwise.
     """
 
     variant: str
@@ -45,6 +48,7 @@ class ModelCard:
     unknown_below: float | None = None
     familiarity: Familiarity | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
+    label_scores: LabelScores | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +63,7 @@ class ModelCard:
     @property
     def is_calibrated(self) -> bool:
         """Whether a temperature was fitted, so that probabilities are close to accuracies."""
-        return self.temperature != 1.0
+        return self.temperature != 1.0 or self.label_scores is not None
 
     def to_json(self) -> str:
         """Return ASCII JSON without NaN. Non-UTF-8 class names survive as surrogate escapes."""
@@ -87,6 +91,7 @@ class ModelCard:
             "preprocessing": Preprocessing(**_with_tuples(given)),
             "familiarity": _read_familiarity(content.get("familiarity")),
             "operating_points": _read_points(content.get("operating_points", []), names),
+            "label_scores": _read_label_scores(content.get("label_scores"), names),
         }
         card = cls(**{**content, **read})
         card._check_values()
@@ -160,6 +165,17 @@ def _read_points(content: object, classes: Sequence[str]) -> tuple[OperatingPoin
     if len({point.name for point in points}) < len(points):
         raise ValueError("two of its operating points have the same name")
     return points
+
+
+def _read_label_scores(content: Any, classes: Sequence[str]) -> LabelScores | None:
+    if content is None:
+        return None
+    _check_fields(LabelScores, content, "its labels")
+    if not all(isinstance(values, list) for values in content.values()):
+        raise ValueError("the values of its labels are not lists")
+    scores = LabelScores(**_with_tuples(content))
+    scores.check(classes)
+    return scores
 
 
 def _read_point(content: Any) -> OperatingPoint:

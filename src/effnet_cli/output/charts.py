@@ -39,12 +39,14 @@ def latency_chart(points: Sequence[tuple[str, float, float]]) -> Markup | None:
     return _svg(axes, "Accuracy against latency")
 
 
-def curve_chart(epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Plot validation top-1 by epoch, one line per phase."""
+def curve_chart(
+    epochs: Sequence[Mapping[str, Any]], score: str = "top1", label: str = "top-1, %"
+) -> Markup | None:
+    """Plot a validation score by epoch, one line per phase."""
     if len(epochs) < 2:
         return None
-    axes = _axes((9.0, 3.4), "epoch", "top-1, %")
-    shares = [100 * row["top1"] for row in epochs]
+    axes = _axes((9.0, 3.4), "epoch", label)
+    shares = [100 * row[score] for row in epochs]
     places = range(1, len(shares) + 1)
     heads = sum(row["phase"] == "head" for row in epochs)
     axes.plot(places[:heads], shares[:heads], color=SOFT, marker="o", linewidth=1.5)

@@ -24,6 +24,8 @@ def to_row(row: ResultRow) -> dict[str, Any]:
         content["overlay"] = row.overlay.path
     if result.operating_point is not None:
         content["operating_point"] = _rounded(result.operating_point)
+    if result.is_multi_label:
+        content["multi_label"] = True
     content["predictions"] = [_rounded(one) for one in result.predictions]
     return content
 
@@ -43,6 +45,7 @@ def from_row(content: Mapping[str, Any]) -> ResultRow:
             tuple(records.Prediction(**one) for one in content.get("predictions", ())),
             None if error is None else records.ErrorInfo(**error),
             operating_point=None if decision is None else records.Decision(**decision),
+            is_multi_label=content.get("multi_label", False),
         ),
         None if overlay is None else records.Overlay(overlay),
         None if path is None else records.PlacedFile(path, is_moved="moved_to" in content),
@@ -56,5 +59,7 @@ def csv_lines(rows: Iterable[ResultRow]) -> Iterator[str]:
         start = (row["path"], row["status"])
         if "error" in row:
             yield csv_line((*start, "", "", "", "", *row["error"].values()))
+        elif not row["predictions"]:  # none of several labels
+            yield csv_line((*start, *[""] * (len(CSV_COLUMNS) - len(start))))
         for one in row.get("predictions", ()):
             yield csv_line((*start, *one.values(), "", ""))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.images.thumbnails import encode_thumbnail, shrink_thumbnail
-from effnet_cli.predict.records import ErrorInfo, Prediction, ResultRow
+from effnet_cli.predict.records import NO_LABEL, ErrorInfo, Prediction, ResultRow
 from effnet_cli.system.text import shorten
 
 # Browsers scroll 2,000 images smoothly, and email accepts 15 MB (base64 adds a third).
@@ -74,11 +74,14 @@ class Gallery:
         if row.result.error is not None:
             self._add_failure(row.result.path, row.result.error)
             return
-        best = row.result.predictions[0]
+        result = row.result
+        known = [one for one in result.predictions if one.index is not None]
         band = UNKNOWN_BAND
-        if best.index is not None:
-            band = next(band for band, least in enumerate(BANDS) if best.probability >= least)
-            self.classes[shorten(best.label, MAX_LABEL_CHARS)] += 1
+        if known and (result.is_multi_label or result.predictions[0].index is not None):
+            band = next(band for band, least in enumerate(BANDS) if known[0].probability >= least)
+        if band != UNKNOWN_BAND:
+            labels = known if result.is_multi_label else known[:1]
+            self.classes.update(shorten(one.label, MAX_LABEL_CHARS) for one in labels)
         self.bands[band] += 1
         if not self.is_full:
             self._add_image(row, band)
@@ -110,8 +113,9 @@ def _gallery_image(row: ResultRow, band: int, *, side_px: int) -> GalleryImage:
         shorten(result.path, MAX_PATH_CHARS),
         tuple(
             replace(one, label=shorten(one.label, MAX_LABEL_CHARS))
-            for one in result.predictions[:MAX_PREDICTIONS]
-        ),
+            for one in result.predictions[: None if result.is_multi_label else MAX_PREDICTIONS]
+        )
+        or (Prediction(1, None, NO_LABEL, probability=0.0),),
         band,
         image=_encode(result.crop, side_px),
         overlay=_encode(overlay, side_px),

@@ -65,7 +65,7 @@ class Organizer:
             return None
         source, folder = Path(result.path), self._options.folder
         if self._options.group_by == "class":
-            folder = folder / folder_name(result.predictions[0].label)
+            folder = folder / folder_name(result.best_label)
         try:
             if not source.is_file():
                 raise FileNotFoundError(errno.ENOENT, _describe_missing(result.path))

@@ -9,6 +9,7 @@ from effnet_cli.engines.base import scores_of, to_probabilities
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.familiarity import Familiarity
+from effnet_cli.models.label_scores import LabelScores
 from effnet_cli.models.operating_point import OperatingPoint
 from effnet_cli.options import ImageOptions, PredictOptions
 from effnet_cli.predict.operating_point import choose_point, decide, put_decision_first
@@ -22,6 +23,8 @@ UNKNOWN = "unknown"  # the label used when the model abstains
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """Turns scored images into results with the `top_k` most probable classes of `card`.
+
+    A model with several labels gives all those from their thresholds on, or none.
 
     The first prediction is `unknown` if the top probability is below `min_probability`, or if the
     image resembles those that the model was trained on less than `familiarity` asks for. With a
@@ -39,8 +42,22 @@ class Ranking:
         if isinstance(scored, ImageError):
             return ImageResult(image.name, error=ErrorInfo(scored.kind, str(scored)))
         crop = scored.crops[0] if self.keep_crops else None
+        if self.card.label_scores is not None:
+            labels = self._choose_labels(scored, self.card.label_scores)
+            return ImageResult(image.name, labels, crop=crop, is_multi_label=True)
         predictions, decision = self._rank(scored)
         return ImageResult(image.name, predictions, crop=crop, operating_point=decision)
+
+    def _choose_labels(self, scored: ScoredImage, labels: LabelScores) -> tuple[Prediction, ...]:
+        """Return the labels that an image has, best first: all of them, or none."""
+        (probabilities,) = labels.to_probabilities(scored.scores[None])
+        (is_given,) = labels.decide(probabilities[None])
+        order = np.argsort(-probabilities, kind="stable")
+        given = [int(index) for index in order if is_given[index]]
+        return tuple(
+            Prediction(rank, index, self.card.classes[index], float(probabilities[index]))
+            for rank, index in enumerate(given, start=1)
+        )
 
     def _rank(self, scored: ScoredImage) -> tuple[tuple[Prediction, ...], Decision | None]:
         """Return the `top_k` classes of an image, best first, and what was decided."""
@@ -72,6 +89,8 @@ def new_ranking(card: ModelCard, options: PredictOptions, images: ImageOptions) 
     """Create the ranking that `options` describe; raise `UsageError` if `unknown_below` is `auto`
     and the model has no threshold, or if it has no such operating point.
     """
+    if card.label_scores is not None:
+        _check_multi_label(options)
     point = choose_point(card, options, images)
     threshold, familiarity = options.unknown_below, None
     if threshold == "auto":
@@ -89,6 +108,19 @@ def new_ranking(card: ModelCard, options: PredictOptions, images: ImageOptions) 
         point=point,
         keep_crops=options.keep_crops,
     )
+
+
+def _check_multi_label(options: PredictOptions) -> None:
+    for flag, value in (
+        ("--unknown-below", options.unknown_below),
+        ("--operating-point", options.operating_point),
+    ):
+        if value is not None:
+            raise UsageError(
+                f"{flag} is for models with one class for each image; this one has several labels, "
+                "each with a threshold.",
+                f"Omit {flag}.",
+            )
 
 
 def _top(scores: npt.NDArray[np.float64], top_k: int) -> npt.NDArray[np.intp]:

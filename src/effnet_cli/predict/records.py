@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+NO_LABEL = "no label"  # of several
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -44,7 +46,8 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """The predictions for one image, best first, or the error.
+    """The predictions for one image, best first, or the error. If it `is_multi_label`, these are
+    all its labels, and may be none.
 
     With an operating point, the first prediction is the decision, whatever its probability: the
     positive class, or the best other one. `path` is the input as given. `crop` is what the model
@@ -56,6 +59,12 @@ class ImageResult:
     error: ErrorInfo | None = None
     crop: npt.NDArray[np.uint8] | None = None
     operating_point: Decision | None = None
+    is_multi_label: bool = False
+
+    @property
+    def best_label(self) -> str:
+        """The best class or label; `no label` if an image has none of several."""
+        return self.predictions[0].label if self.predictions else NO_LABEL
 
     @property
     def status(self) -> str:

@@ -25,7 +25,8 @@ class RunSummary:
             self.failed[result.error.kind] += 1
         else:
             self.succeeded += 1
-            self._classes[result.predictions[0].label] += 1
+            labels = [one.label for one in result.predictions] or [result.best_label]
+            self._classes.update(labels if result.is_multi_label else labels[:1])
 
     def describe(self, finder: Finder) -> str:
         """Return one line: images, rate, failures by kind, frequent classes and skipped files."""

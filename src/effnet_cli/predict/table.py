@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from effnet_cli.output.tables import Bar, Block, Line, Styled, Table
 from effnet_cli.output.text import printable
-from effnet_cli.predict.records import ImageResult, ResultRow
+from effnet_cli.predict.records import NO_LABEL, ImageResult, ResultRow
 
 MAX_TABLE_IMAGES = 12  # shown as one table; more images are streamed, one line each
 LABEL_WIDTH = 30
@@ -37,6 +37,8 @@ def _cells(result: ImageResult) -> Iterator[tuple[object, ...]]:
     name = Styled(result.path, "bold")
     if result.error is not None:
         yield name, Styled(f"{result.error.kind}: {result.error.message}", "red")
+    if result.is_multi_label and result.error is None and not result.predictions:
+        yield name, Styled(NO_LABEL, "dim"), "", ""
     for one in result.predictions:
         is_best = one.rank == 1
         yield (
@@ -49,7 +51,7 @@ def _cells(result: ImageResult) -> Iterator[tuple[object, ...]]:
 
 def _label(result: ImageResult) -> str:
     """Return the best class, and what an operating point decided."""
-    label, decision = result.predictions[0].label, result.operating_point
+    label, decision = result.best_label, result.operating_point
     if decision is None:
         return label
     return f"{label} ({'positive' if decision.is_positive else 'negative'})"
@@ -61,6 +63,10 @@ def _line(result: ImageResult) -> Line:
     if result.error is not None:
         message = f"{result.error.kind}: {result.error.message}"
         return Line((Styled("  error  ", "red"), name, "  ", Styled(message, "red")))
-    best = result.predictions[0]
-    label = f"  {printable(_label(result)):<{LABEL_WIDTH}}  "
-    return Line((Styled(f"{best.probability:7.1%}", "green"), label, name))
+    text, probability = _label(result), ""
+    if result.predictions:
+        probability = f"{result.predictions[0].probability:7.1%}"
+    if result.is_multi_label and result.predictions:
+        text = ", ".join(one.label for one in result.predictions)
+    label = f"  {printable(text):<{LABEL_WIDTH}}  "
+    return Line((Styled(f"{probability:7}", "green"), label, name))
