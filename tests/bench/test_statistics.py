@@ -144,7 +144,8 @@ def test_comparison_is_symmetric(
     assert low <= ratio * (1 + 1e-9)
     assert ratio <= high * (1 + 1e-9)
     assert (back, back_low, back_high) == pytest.approx((1 / ratio, 1 / high, 1 / low))
-    if abs(ratio - 1 - tolerance) > 1e-9 and abs(1 / ratio - 1 - tolerance) > 1e-9:
+    edges = (ratio / (1 + tolerance), 1 / ratio / (1 + tolerance), low, high)
+    if all(abs(edge - 1) > 1e-9 for edge in edges):  # rounding decides there
         assert {verdict: reverse}[verdict] == {
             FASTER: SLOWER,
             SLOWER: FASTER,
