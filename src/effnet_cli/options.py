@@ -360,7 +360,8 @@ class ExportOptions(Options):
         None, "Batch size of the exported model", words={"dynamic": None}, min=1
     )
     include_preprocessing: bool = option(
-        False, "Include normalisation and softmax: takes pixel values, returns probabilities"
+        False,
+        "Include normalisation and softmax or sigmoid: takes pixel values, returns probabilities",
     )
     include_features: bool = option(
         False, "Also output the features, by which predict knows images of another kind"

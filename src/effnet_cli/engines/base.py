@@ -101,7 +101,7 @@ def translate_errors(
 
 
 def scores_of(card: ModelCard) -> ScoresAre:
-    """Return what a model outputs: a file exported with its preprocessing ends in a softmax."""
+    """Return what a model outputs: a file exported with its preprocessing ends in probabilities."""
     return "probabilities" if card.export.get("include_preprocessing") else "logits"
 
 
@@ -126,7 +126,7 @@ def card_probabilities(
     """Return the calibrated probabilities of a model's scores, float64 [N,C]: of one class each, or
     of each label.
     """
-    if card.label_scores is not None:
+    if card.label_scores is not None and scores_are == "logits":
         return card.label_scores.to_probabilities(scores)
     return to_probabilities(scores, scores_are, card.temperature)
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effnet_cli.datasets.labelled import LabelledImages
-from effnet_cli.engines.base import Scores
+from effnet_cli.engines.base import Scores, card_probabilities
 from effnet_cli.evaluate.label_metrics import Flags, compute_label_metrics
 from effnet_cli.evaluate.metrics import flags_interval
 from effnet_cli.evaluate.predictions import score_images
@@ -62,7 +62,7 @@ def evaluate_labels(
     places, errors = score_images(
         classifier, data.paths, found.append, what="Evaluation", reporter=reporter
     )
-    probabilities = scores.to_probabilities(np.stack(found))
+    probabilities = card_probabilities(classifier.card, np.stack(found), classifier.scores_are)
     decided = scores.decide(probabilities)
     metrics = compute_label_metrics(
         probabilities,

@@ -8,11 +8,14 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.engines.base import Crops, Engine, to_probabilities
+from effnet_cli.engines.base import Crops, Engine, card_probabilities
 from effnet_cli.export.records import EXACT_INT8, ComparedForm, ExportComparison
 from effnet_cli.export.samples import LabelledCrop
+from effnet_cli.models.card import ModelCard
+from effnet_cli.models.label_scores import Probabilities
 
 REFERENCE = "torch fp32"
+CONFIDENT_DISTANCE = 0.1  # of each probability from the threshold of its label
 CONFIDENT = 0.5  # the lowest top probability of a confident prediction
 
 
@@ -51,11 +54,11 @@ class CandidateForm:
     probabilities: list[npt.NDArray[np.float64]] = field(default_factory=list)
     times_ms: list[float] = field(default_factory=list)
 
-    def run(self, crops: Crops, temperature: float) -> None:
+    def run(self, crops: Crops, card: ModelCard) -> None:
         started = time.perf_counter()
         scores = self.engine(crops).scores
         self.times_ms.append(1000 * (time.perf_counter() - started) / len(crops))
-        self.probabilities.append(to_probabilities(scores, self.engine.scores_are, temperature))
+        self.probabilities.append(card_probabilities(card, scores, self.engine.scores_are))
 
 
 def compare(
@@ -64,7 +67,7 @@ def compare(
     *,
     image_set: str,
     batch: int,
-    temperature: float,
+    card: ModelCard,
 ) -> ExportComparison:
     """Run every candidate on all images, `batch` at a time, and compare it with the first one.
 
@@ -75,14 +78,33 @@ def compare(
         labels += [image.label for image in chunk]
         crops = np.concatenate([image.crop for image in chunk])
         for candidate in candidates:
-            candidate.run(crops, temperature)
+            candidate.run(crops, card)
     reference = np.concatenate(candidates[0].probabilities)
     return ExportComparison(
         image_set,
         images=len(labels),
-        confident=int((reference.max(axis=1) >= CONFIDENT).sum()),
-        forms=tuple(_to_form(candidate, reference, labels) for candidate in candidates),
+        confident=int(_is_confident(reference, card).sum()),
+        forms=tuple(_to_form(candidate, reference, labels, card=card) for candidate in candidates),
+        is_multi_label=card.label_scores is not None,
     )
+
+
+def _is_confident(reference: Probabilities, card: ModelCard) -> npt.NDArray[np.bool_]:
+    """Return for which images torch is sure: of the class, or of all labels."""
+    if card.label_scores is None:
+        flags: npt.NDArray[np.bool_] = reference.max(axis=1) >= CONFIDENT
+        return flags
+    distances = np.abs(reference - np.array(card.label_scores.thresholds)).min(axis=1)
+    return np.asarray(distances >= CONFIDENT_DISTANCE)
+
+
+def _share_same(given: Probabilities, reference: Probabilities, card: ModelCard) -> Probabilities:
+    """Return for each image whether the class is the same, or the share of equal labels."""
+    if card.label_scores is None:
+        return np.asarray(given.argmax(axis=1) == reference.argmax(axis=1), np.float64)
+    decide = card.label_scores.decide
+    shares: Probabilities = (decide(given) == decide(reference)).mean(axis=1)
+    return shares
 
 
 def _chunks(images: Iterable[LabelledCrop], size: int) -> Iterator[list[LabelledCrop]]:
@@ -92,7 +114,11 @@ def _chunks(images: Iterable[LabelledCrop], size: int) -> Iterator[list[Labelled
 
 
 def _to_form(
-    candidate: CandidateForm, reference: npt.NDArray[np.float64], labels: list[int | None]
+    candidate: CandidateForm,
+    reference: Probabilities,
+    labels: list[int | None],
+    *,
+    card: ModelCard,
 ) -> ComparedForm:
     given = np.concatenate(candidate.probabilities)
     top1 = None if None in labels else float((given.argmax(axis=1) == labels).mean())
@@ -101,8 +127,7 @@ def _to_form(
     form = ComparedForm(candidate.name, candidate.size_bytes, median_ms, top1=top1)
     if candidate.name == REFERENCE:
         return form
-    is_same = given.argmax(axis=1) == reference.argmax(axis=1)
-    is_confident = reference.max(axis=1) >= CONFIDENT
+    is_same, is_confident = _share_same(given, reference, card), _is_confident(reference, card)
     differences = np.abs(given - reference)
     return replace(
         form,

@@ -20,12 +20,21 @@ TAG = "effnet"
 ELSEWHERE = ("classes", "preprocessing", "export")
 
 
+def _check_has_classes(source: ExportSource) -> None:
+    if source.card.label_scores is not None:
+        raise UsageError(
+            "timm's format has no place for the thresholds of several labels.",
+            "Export to onnx, or share the model file itself.",
+        )
+
+
 def write_hub_folder(source: ExportSource, path: Path) -> None:
     """Write `config.json`, `model.safetensors` and `README.md` into the new folder `path`.
 
     Raises:
         UsageError: the classifier has a hidden layer, for which timm has no place.
     """
+    _check_has_classes(source)
     tensors = source.module.state_dict()
     if {HIDDEN_WEIGHT, OUTPUT_WEIGHT} <= tensors.keys():
         raise UsageError(

@@ -1,5 +1,7 @@
 """Edits a model's ONNX graph: preprocessing, batch size, float16."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -10,10 +12,12 @@ from effnet_cli.models.card import ModelCard
 
 IMAGE, PROBABILITIES = "image", "probabilities"  # input and output with preprocessing
 BATCH = "batch"
+Constant = tuple[str, Sequence[float], tuple[int, ...]]  # name, values and shape
 
 
 def add_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
-    """Add preprocessing and softmax(logits / temperature) to `model`.
+    """Add preprocessing and probabilities to `model`: softmax(logits / temperature), or the
+    sigmoid of each label.
 
     Its input becomes `image`, uint8 [batch,H,W,3] in RGB, and its output `probabilities`, float32
     [batch,classes]. The arithmetic follows `engines.normalise` step by step.
@@ -26,16 +30,13 @@ def add_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
         helper.make_node("Sub", ["image.unit", "preprocess.mean"], ["image.centred"]),
         helper.make_node("Div", ["image.centred", "preprocess.std"], [INPUT]),
     ]
-    after = [
-        helper.make_node("Div", [OUTPUT, "postprocess.temperature"], ["logits.scaled"]),
-        helper.make_node("Softmax", ["logits.scaled"], [PROBABILITIES], axis=1),
-    ]
+    after, constants = _probability_nodes(card)
     _set_nodes(model, [*before, *graph.node, *after])
     for name, values, shape in (
         ("preprocess.255", [255], (-1, 1, 1)),
         ("preprocess.mean", p.mean, (-1, 1, 1)),
         ("preprocess.std", p.std, (-1, 1, 1)),
-        ("postprocess.temperature", [card.temperature], (-1,)),
+        *constants,
     ):
         array = np.array(values, dtype=np.float32).reshape(shape)
         graph.initializer.append(numpy_helper.from_array(array, name))
@@ -44,6 +45,25 @@ def add_preprocessing(model: onnx.ModelProto, card: ModelCard) -> None:
         (graph.output[0], PROBABILITIES, TensorProto.FLOAT, [len(card.classes)]),
     ):
         value.CopyFrom(helper.make_tensor_value_info(name, dtype, [BATCH, *dims]))
+
+
+def _probability_nodes(card: ModelCard) -> tuple[list[onnx.NodeProto], list[Constant]]:
+    """Return the nodes that turn logits into probabilities, and their constants."""
+    labels = card.label_scores
+    if labels is None:
+        return [
+            helper.make_node("Div", [OUTPUT, "postprocess.temperature"], ["logits.scaled"]),
+            helper.make_node("Softmax", ["logits.scaled"], [PROBABILITIES], axis=1),
+        ], [("postprocess.temperature", [card.temperature], (-1,))]
+    # the same operators as before the model, which writers of other formats know, too
+    return [
+        helper.make_node("Div", [OUTPUT, "postprocess.widths"], ["logits.scaled"]),
+        helper.make_node("Sub", ["logits.scaled", "postprocess.shifts"], ["logits.moved"]),
+        helper.make_node("Sigmoid", ["logits.moved"], [PROBABILITIES]),
+    ], [
+        ("postprocess.widths", [1 / scale for scale in labels.scales], (-1,)),
+        ("postprocess.shifts", [-bias for bias in labels.biases], (-1,)),
+    ]
 
 
 def set_batch(model: onnx.ModelProto, batch: int) -> None:

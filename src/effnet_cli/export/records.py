@@ -41,6 +41,7 @@ class ExportComparison:
     confident: int = 0
     forms: tuple[ComparedForm, ...] = ()
     rejection: str | None = None
+    is_multi_label: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _compare(
         images.load(source.card, task.images, reporter=reporter, step="Comparing"),
         image_set=images.name,
         batch=options.batch or 1,
-        temperature=source.card.temperature,
+        card=source.card,
     )
     rejection = find_violation(
         comparison, precision=options.output_precision, max_drop=task.max_drop or 0.0

@@ -184,7 +184,7 @@ def _select_labelled(
     data: LabelledImages, is_chosen: npt.NDArray[np.bool_], card: ModelCard, *, name: str
 ) -> ImageSet:
     paths = tuple(data.paths.take(np.flatnonzero(is_chosen)))
-    if not set(data.classes) <= set(card.classes):
+    if data.label_sets is not None or not set(data.classes) <= set(card.classes):
         return ImageSet(name, paths)
     indexes = [card.classes.index(label) for label in data.classes]
     return ImageSet(name, paths, tuple(indexes[label] for label in data.labels[is_chosen]))

@@ -16,7 +16,8 @@ def blocks(result: ExportResult) -> Iterator[Block]:
     if not forms:
         return
     has_labels = forms[0].top1 is not None
-    columns = ["model", "same top-1", "confident", "max |dp|", "top-1", "MB", "ms/image"]
+    same = "same labels" if result.comparison.is_multi_label else "same top-1"
+    columns = ["model", same, "confident", "max |dp|", "top-1", "MB", "ms/image"]
     if not has_labels:
         columns.remove("top-1")
     yield Table(columns, [_cells(form, has_labels) for form in forms])
@@ -52,9 +53,12 @@ def notes(result: ExportResult) -> Iterator[str]:
     """Yield what was compared, why the file was rejected, where it is and how to use it."""
     found = result.comparison
     if found.forms:
+        sure = "top probability of at least 50 %"
+        if found.is_multi_label:
+            sure = "all labels at least 10 points from their thresholds"
         yield (
             f"Compared on {found.images:,} views of {found.image_set}; torch is confident about "
-            f"{found.confident:,} (top probability of at least 50 %)."
+            f"{found.confident:,} ({sure})."
         )
     yield from _processor_notes(found)
     if found.rejection is not None:

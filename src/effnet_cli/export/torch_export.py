@@ -173,6 +173,8 @@ class _WholeModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    scales: Tensor
+    biases: Tensor
 
     def __init__(
         self, module: nn.Module, card: ModelCard, dtype: torch.dtype, *, has_preprocessing: bool
@@ -181,7 +183,10 @@ class _WholeModel(nn.Module):
         self.module = module
         self._dtype = dtype
         self._has_preprocessing = has_preprocessing
-        self._temperature = card.temperature
+        self._temperature, self._has_labels = card.temperature, card.label_scores is not None
+        if card.label_scores is not None:
+            self.register_buffer("scales", torch.tensor(card.label_scores.scales))
+            self.register_buffer("biases", torch.tensor(card.label_scores.biases))
         for name in ("mean", "std"):
             values = torch.tensor(getattr(card.preprocessing, name), dtype=torch.float32)
             self.register_buffer(name, values.reshape(3, 1, 1))
@@ -191,7 +196,11 @@ class _WholeModel(nn.Module):
             planes = pixels.permute(0, 3, 1, 2) if pixels.dtype == torch.uint8 else pixels
             pixels = (planes.float() / 255 - self.mean) / self.std
         logits: Tensor = self.module(pixels.to(self._dtype)).float()
-        return (logits / self._temperature).softmax(-1) if self._has_preprocessing else logits
+        if not self._has_preprocessing:
+            return logits
+        if self._has_labels:
+            return (logits * self.scales + self.biases).sigmoid()
+        return (logits / self._temperature).softmax(-1)
 
 
 def _fuse_batch_norm(module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from effnet_cli.engines.base import scores_of, to_probabilities
+from effnet_cli.engines.base import card_probabilities, scores_of, to_probabilities
 from effnet_cli.images.finder import ImageInput
 from effnet_cli.models.card import ModelCard
 from effnet_cli.models.familiarity import Familiarity
@@ -50,7 +50,7 @@ class Ranking:
 
     def _choose_labels(self, scored: ScoredImage, labels: LabelScores) -> tuple[Prediction, ...]:
         """Return the labels that an image has, best first: all of them, or none."""
-        (probabilities,) = labels.to_probabilities(scored.scores[None])
+        (probabilities,) = card_probabilities(self.card, scored.scores[None], scores_of(self.card))
         (is_given,) = labels.decide(probabilities[None])
         order = np.argsort(-probabilities, kind="stable")
         given = [int(index) for index in order if is_given[index]]
