@@ -15,6 +15,7 @@ from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.head_phase import HeadPhase, extract_features
 from effnet_cli.finetune.inference import Inference
 from effnet_cli.finetune.loader import BatchLoader, CacheBudget
+from effnet_cli.finetune.objective import ClassObjective
 from effnet_cli.finetune.phases import FullPhase, Phase
 from effnet_cli.finetune.run_dir import RunDir, TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
@@ -82,7 +83,9 @@ def make_setup(
         card=ModelCard("lite0", CLASSES, PREPROCESSING),
         module=module,
         make_module=lambda: module,
-        logit_offsets=torch.zeros(len(CLASSES)),
+        objective=ClassObjective(
+            CLASSES, torch.zeros(len(CLASSES)), is_uneven=False, is_balanced=False
+        ),
         inference=inference,
         make_loader=lambda _: images,
         train=images,

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from effnet_cli.finetune.distributed import ProcessGroup
-from effnet_cli.finetune.optim import LABEL_SMOOTHING, Schedule, Stepper, group_parameters
+from effnet_cli.finetune.objective import ClassObjective
+from effnet_cli.finetune.optim import (
+    LABEL_SMOOTHING,
+    Schedule,
+    Stepper,
+    group_parameters,
+    smoothed_cross_entropy,
+)
 from effnet_cli.system.errors import EffnetError
 from helpers import RecordingReporter
 from training_parts import build_tiny_model
@@ -23,7 +30,7 @@ def make_stepper(module: nn.Module, lr: float = 1e-2, **changes: Any) -> Stepper
     settings: dict[str, Any] = {
         "groups": group_parameters(module, lr, 0.1),
         "schedule": Schedule(100),
-        "logit_offsets": torch.zeros(3),
+        "loss": smoothed_cross_entropy,
         "processes": ProcessGroup(),
         "reporter": RecordingReporter(),
     }
@@ -75,7 +82,9 @@ def test_offsets_are_added_to_the_logits() -> None:
     loss.backward()
     expected = copy_gradients(module)
     other_module = build_tiny_model()
-    actual = make_stepper(other_module, logit_offsets=offsets).step(inputs, labels, 9)
+    objective = ClassObjective(("a", "b", "c"), offsets, is_uneven=False, is_balanced=False)
+    stepper = make_stepper(other_module, loss=objective.training_loss)
+    actual = stepper.step(inputs, labels, 9)
     torch.testing.assert_close(actual, 9 * loss.detach())
     for one, other in zip(copy_gradients(other_module), expected, strict=True):
         torch.testing.assert_close(one, other)

@@ -60,7 +60,7 @@ INDEX_NAMES = re.compile(r"(unnamed_\d+|index|)")  # what pandas writes
 PIXELS = re.compile(r"pixels|pixel_?\d+|\d+x\d+")
 SAVE_ARRAYS = "Save each image as a PNG file in a folder of its class."
 MISSING_GROUPS = frozenset(("NA", "N/A", "NaN", "nan", "null", "<NA>", "None"))
-SEPARATORS = "|;,"
+LABEL_SEPARATORS = "|;,"
 OVERRIDE = "Name the column with {0} NAME."
 
 
@@ -167,7 +167,7 @@ def _choose_separator(sample: Rows, labels: tuple[int, ...], options: LabelOptio
     if options.label_separator is not None:
         return options.label_separator
     texts = _texts(sample, labels[0])
-    return next((one for one in SEPARATORS if any(one in text for text in texts)), None)
+    return next((one for one in LABEL_SEPARATORS if any(one in text for text in texts)), None)
 
 
 def choose_image_column(

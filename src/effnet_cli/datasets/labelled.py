@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from effnet_cli.datasets.formats import open_source
 from effnet_cli.datasets.groups import GroupNumbers
-from effnet_cli.datasets.label_sets import LabelSets
+from effnet_cli.datasets.label_sets import LabelSets, Targets
 from effnet_cli.datasets.listing import (
     LayoutError,
     Source,
@@ -44,6 +44,15 @@ class LabelledImages:
     groups: npt.NDArray[np.int32]
     notes: tuple[str, ...] = ()
     label_sets: LabelSets | None = None
+
+    @property
+    def targets(self) -> Targets:
+        """Which classes each image has [N,C]."""
+        sets = np.eye(len(self.classes), dtype=np.bool_)
+        if self.label_sets is not None:
+            sets = self.label_sets.targets
+        targets: Targets = sets[self.labels]
+        return targets
 
     def select(self, indexes: npt.NDArray[np.intp]) -> "LabelledImages":
         """Return the images at `indexes`."""

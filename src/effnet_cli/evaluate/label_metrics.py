@@ -17,7 +17,7 @@ Flags = npt.NDArray[np.bool_]
 
 # Of the fit of each label's probability, which converges in about ten steps.
 NEWTON_STEPS, MAX_HALVINGS, RIDGE, TOLERANCE = 50, 30, 1e-9, 1e-10
-MIN_SCALE = 1e-3
+MIN_LABEL_SCALE = 1e-3
 MIN_POSITIVES = 3  # images with a label (and without it) to fit its probability and threshold
 USUAL_THRESHOLD = 0.5
 
@@ -64,7 +64,7 @@ def _fit_scale(logits: npt.NDArray[np.float64], is_positive: Flags) -> tuple[flo
         loss = _platt_loss(found @ inputs, wanted)
         if before - loss <= TOLERANCE * len(logits):
             break
-    return max(float(found[0]), MIN_SCALE), float(found[1])
+    return max(float(found[0]), MIN_LABEL_SCALE), float(found[1])
 
 
 def _platt_loss(values: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:

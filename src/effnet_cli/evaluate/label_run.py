@@ -1,7 +1,7 @@
 """Evaluate a model that gives an image several labels."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from effnet_cli.evaluate.records import (
 from effnet_cli.models.label_scores import LabelScores, Probabilities
 from effnet_cli.options import EvaluateTask
 from effnet_cli.predict.classifier import Classifier
-from effnet_cli.system.errors import UsageError
+from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import Reporter
 from effnet_cli.system.text import quote_names
 
@@ -45,9 +45,9 @@ def check_task(task: EvaluateTask) -> None:
 def evaluate_labels(
     task: EvaluateTask,
     classifier: Classifier,
-    scores: LabelScores,
     data: LabelledImages,
     *,
+    scores: LabelScores,
     reporter: Reporter,
 ) -> LabelEvaluation:
     """Evaluate a model on the images of `data`.
@@ -55,7 +55,8 @@ def evaluate_labels(
     Raises:
         UsageError: no image can be opened, or the dataset and the model have no label in common.
     """
-    targets, unknown = _match_labels(data, classifier.card.classes)
+    names = classifier.card.classes
+    targets, unknown = _match_labels(data, names)
     if unknown:
         reporter.note(f"The model has no label {quote_names(unknown)}: they are left out.")
     found: list[Scores] = []
@@ -68,7 +69,7 @@ def evaluate_labels(
         probabilities,
         targets[places],
         np.delete(targets, places, axis=0),
-        names=classifier.card.classes,
+        names=names,
         thresholds=scores.thresholds,
     )
     is_exact = np.zeros(len(targets), dtype=np.bool_)
@@ -82,32 +83,35 @@ def evaluate_labels(
         precision=classifier.precision,
         exact_interval=flags_interval(is_exact, data.groups),
         groups=len(np.unique(data.groups[data.groups >= 0])),
-        confused=tuple(_count_confusions(targets[places], decided, classifier.card.classes)),
+        confused=tuple(_count_confusions(targets[places], decided, names)),
         mistakes=tuple(
             _list_mistakes(
                 [data.paths[int(place)] for place in places],
                 targets[places],
                 decided,
                 probabilities=probabilities,
-                names=classifier.card.classes,
+                names=names,
             )
         ),
-        failures=tuple(
-            FailedImage(
-                data.paths[place],
-                _join(targets[place], classifier.card.classes),
-                kind=error.kind,
-                message=str(error),
-            )
-            for place, error in sorted(errors.items())
-        ),
+        failures=tuple(_list_failures(data.paths, targets, errors, names=names)),
         unknown_labels=tuple(unknown),
     )
 
 
+def _list_failures(
+    paths: Sequence[str],
+    targets: Flags,
+    errors: Mapping[int, ImageError],
+    *,
+    names: Sequence[str],
+) -> Iterator[FailedImage]:
+    for place, error in sorted(errors.items()):
+        labels = ", ".join(_names(targets[place], names))
+        yield FailedImage(paths[place], labels, kind=error.kind, message=str(error))
+
+
 def _match_labels(data: LabelledImages, names: Sequence[str]) -> tuple[Flags, list[str]]:
     """Return which of the model's labels each image has [N,C], and the labels it lacks."""
-    assert data.label_sets is not None
     indexes = {name: index for index, name in enumerate(names)}
     known = [place for place, name in enumerate(data.classes) if name in indexes]
     if not known:
@@ -117,7 +121,7 @@ def _match_labels(data: LabelledImages, names: Sequence[str]) -> tuple[Flags, li
         )
     targets = np.zeros((len(data.labels), len(names)), dtype=np.bool_)
     columns = [indexes[data.classes[place]] for place in known]
-    targets[:, columns] = data.label_sets.targets[data.labels][:, known]
+    targets[:, columns] = data.targets[:, known]
     return targets, [name for name in data.classes if name not in indexes]
 
 
@@ -158,7 +162,3 @@ def _list_mistakes(
 
 def _names(flags: npt.NDArray[np.bool_], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[int(index)] for index in np.flatnonzero(flags))
-
-
-def _join(flags: npt.NDArray[np.bool_], names: Sequence[str]) -> str:
-    return ", ".join(_names(flags, names))

@@ -45,16 +45,30 @@ def evaluate(task: EvaluateTask, reporter: Reporter = SILENT) -> Evaluation | La
         Classifier(model, task.engine, task.images, options=task.options, reporter=reporter)
         for model in models
     ]
-    classifier, *others = classifiers
-    label_scores = classifier.card.label_scores
-    if label_scores is not None:
+    scores = classifiers[0].card.label_scores
+    if scores is not None:
         label_run.check_task(task)
         task = replace(task, labels=_label_options(task))
-    elif task.labels.multi_label:
-        raise UsageError(f"{classifier.name} gives one class to each image.", "Omit --multi-label.")
+        data = _choose_images(task, models, classifiers, reporter=reporter)
+        return label_run.evaluate_labels(
+            task, classifiers[0], data, scores=scores, reporter=reporter
+        )
+    if task.labels.multi_label:
+        name = classifiers[0].name
+        raise UsageError(f"{name} gives one class to each image.", "Omit --multi-label.")
     data = _choose_images(task, models, classifiers, reporter=reporter)
-    if label_scores is not None:
-        return label_run.evaluate_labels(task, classifier, label_scores, data, reporter=reporter)
+    return _evaluate_classes(task, classifiers, data, reporter=reporter)
+
+
+def _evaluate_classes(
+    task: EvaluateTask,
+    classifiers: Sequence[Classifier],
+    data: LabelledImages,
+    *,
+    reporter: Reporter,
+) -> Evaluation:
+    """Evaluate a model that gives one class to each image, and the others beside it."""
+    classifier, *others = classifiers
     label_map = match_labels(data.classes, classifier.card.classes)
     if data.split is not None:
         reporter.note(f"{pluralize(len(data.labels), 'image')} in the split {data.split}")

@@ -186,7 +186,9 @@ def make_objective(dataset: Dataset, options: FinetuneOptions) -> Objective:
             dataset.classes, offsets, dataset.is_uneven, is_balanced=options.balance
         )
     return LabelObjective(
-        dataset.classes, dataset.label_sets, torch.from_numpy(_label_weights(dataset, options))
+        dataset.classes,
+        dataset.label_sets,
+        torch.from_numpy(_label_weights(dataset.train, dataset.label_sets, options)),
     )
 
 
@@ -202,13 +204,14 @@ def _logit_offsets(dataset: Dataset, options: FinetuneOptions) -> npt.NDArray[np
     return offsets
 
 
-def _label_weights(dataset: Dataset, options: FinetuneOptions) -> npt.NDArray[np.float32]:
+def _label_weights(
+    train: Subset, label_sets: LabelSets, options: FinetuneOptions
+) -> npt.NDArray[np.float32]:
     """Return the weights of images that have a label: with --balance, all of them together weigh as
     much as those that do not.
     """
-    assert dataset.label_sets is not None
-    have = dataset.label_sets.targets[dataset.train.labels].sum(axis=0)
-    weights = (len(dataset.train.labels) - have) / np.maximum(have, 1) if options.balance else 1.0
+    have = label_sets.targets[train.labels].sum(axis=0)
+    weights = (len(train.labels) - have) / np.maximum(have, 1) if options.balance else 1.0
     return np.broadcast_to(weights, have.shape).astype(np.float32)
 
 

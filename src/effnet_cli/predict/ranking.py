@@ -55,7 +55,9 @@ class Ranking:
         order = np.argsort(-probabilities, kind="stable")
         given = [int(index) for index in order if is_given[index]]
         return tuple(
-            Prediction(rank, index, self.card.classes[index], float(probabilities[index]))
+            Prediction(
+                rank, index, self.card.classes[index], probability=float(probabilities[index])
+            )
             for rank, index in enumerate(given, start=1)
         )
 
