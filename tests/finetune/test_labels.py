@@ -161,7 +161,7 @@ def test_predictions_are_the_labels_above_their_thresholds(
         assert probabilities == sorted(probabilities, reverse=True)
         assert all(one["probability"] >= limits[one["label"]] - 1e-6 for one in row["predictions"])
         right += set(given) == truth[Path(row["path"]).name]
-    assert right > 30
+    assert right > 20  # by chance, it would be 7
     assert any(not row["predictions"] for row in rows)
     csv = effnet("predict", table.parent, "-m", run, "-f", "csv").stdout.decode().splitlines()
     assert len(csv) == 1 + sum(max(1, len(row["predictions"])) for row in rows)

@@ -27,6 +27,8 @@ from effnet_cli.finetune.optim import smoothed_cross_entropy
 from effnet_cli.models.card import ModelCard
 from effnet_cli.options import FinetuneOptions
 
+# Of the asymmetric loss, as its authors use it.
+PROBABILITY_MARGIN, NEGATIVE_FOCUS = 0.05, 4
 UNEVEN_SHARE = 0.5  # of the log frequencies, where classes are uneven
 Labels = npt.NDArray[np.integer[Any]]
 
@@ -124,7 +126,7 @@ class ClassObjective:
 
 @dataclass(frozen=True, slots=True)
 class LabelObjective:
-    """Several labels or none: a sigmoid and binary cross-entropy for each.
+    """Several labels or none: a sigmoid for each, and the asymmetric loss.
 
     `weights`, float32 [C], are those of the images that have a label.
     """
@@ -134,12 +136,14 @@ class LabelObjective:
     weights: Tensor
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the summed binary cross-entropy, in the mean over the labels."""
-        targets = torch.from_numpy(self.label_sets.targets).to(logits.device, logits.dtype)[labels]
-        losses = functional.binary_cross_entropy_with_logits(
-            logits, targets, pos_weight=self.weights.to(logits.device), reduction="none"
-        )
-        return losses.mean(dim=1).sum()
+        """Return the summed asymmetric loss (Ridnik et al. 2021, arXiv 2009.14119), in the mean over
+        the labels: labels that are rightly far from given count little.
+        """
+        targets = torch.from_numpy(self.label_sets.targets).to(logits.device)[labels]
+        shifted = (logits.sigmoid() - PROBABILITY_MARGIN).clamp(min=0)
+        missed = -functional.logsigmoid(logits) * self.weights.to(logits.device)
+        wrong = -torch.log1p(-shifted) * shifted**NEGATIVE_FOCUS
+        return torch.where(targets, missed, wrong).mean(dim=1).sum()
 
     def mean_loss(self, logits: Floats, labels: Labels) -> float:
         """Return the mean binary cross-entropy."""
