@@ -136,8 +136,8 @@ class LabelObjective:
     weights: Tensor
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the summed asymmetric loss (Ridnik et al. 2021, arXiv 2009.14119), in the mean over
-        the labels: labels that are rightly far from given count little.
+        """Return the summed asymmetric loss (Ridnik et al. 2021, arXiv 2009.14119), in the mean
+        over the labels: absent labels that are far from given count little.
         """
         targets = torch.from_numpy(self.label_sets.targets).to(logits.device)[labels]
         shifted = (logits.sigmoid() - PROBABILITY_MARGIN).clamp(min=0)
