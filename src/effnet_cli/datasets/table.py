@@ -12,7 +12,7 @@ import numpy as np
 from effnet_cli.datasets.columns import Cell, Columns, choose_columns
 from effnet_cli.datasets.findings import Counters, Finding, error, note, warning
 from effnet_cli.datasets.image_paths import PathResolver
-from effnet_cli.datasets.label_sets import SAVED_JOINER, join_labels
+from effnet_cli.datasets.label_sets import SAVED_JOINER, join_labels, split_labels
 from effnet_cli.datasets.listing import LayoutError
 from effnet_cli.datasets.paths import decode_path
 from effnet_cli.datasets.rows import DatasetRow, RowSource, collect_rows, describe_rows, merge_rows
@@ -160,6 +160,7 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
     """
     _check_no_val(tables[0], options)
     counters, notes, layouts = Counters(), list[Finding](), list[str]()
+    separators: list[str | None] = []
     has_splits = any(table.split is not None for table in tables)
 
     def read() -> Iterator[DatasetRow]:
@@ -172,11 +173,14 @@ def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSou
                 table, columns, resolver, counters=counters, is_multi_label=options.multi_label
             ).read()
             layouts.append(columns.describe(table.kind))
+            separators.append(columns.separator if len(columns.labels) == 1 else "")
             notes.extend((*columns.notes, *resolver.notes()))
             has_splits |= columns.split is not None
 
     rows = collect_rows(read())
     if options.multi_label:
+        labels = sorted({name for key in rows.classes for name in split_labels(key)})
+        notes += _find_joined_labels(labels) if None in separators else ()
         rows = merge_rows(rows)
     elif not tables[0].is_saved_split:
         notes += [*_find_joined_labels(rows.classes), *_find_splits_as_labels(rows.classes)]
@@ -211,7 +215,10 @@ def _find_joined_labels(classes: Sequence[str]) -> Iterator[Finding]:
         if several:
             labels = pluralize(len(several), "label is", "labels are")
             message = f"{labels} made of others, joined by {separator!r}: {quote_names(several)}."
-            hint = f"Add --multi-label, or replace {separator!r} in names of single labels."
+            hint = (
+                f"Add --multi-label --label-separator {separator!r}, or replace it in names of "
+                "single labels."
+            )
             make = warning if separator == " " else error
             yield make("several_labels", message, hint, count=len(several))
             return
