@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from effnet_cli.datasets.scan import scan
-from effnet_cli.models.checkpoint import read_card
+from effnet_cli.models.checkpoint import read_arrays, read_card
+from effnet_cli.models.checkpoint import write as write_model
 from effnet_cli.options import DatasetOptions
 from training import CommandResult
 
@@ -162,12 +164,26 @@ def test_predictions_are_the_labels_above_their_thresholds(
         assert all(one["probability"] >= limits[one["label"]] - 1e-6 for one in row["predictions"])
         right += set(given) == truth[Path(row["path"]).name]
     assert right > 20  # by chance, it would be 7
-    assert any(not row["predictions"] for row in rows)
     csv = effnet("predict", table.parent, "-m", run, "-f", "csv").stdout.decode().splitlines()
     assert len(csv) == 1 + sum(max(1, len(row["predictions"])) for row in rows)
     shown = effnet("predict", table.parent / "00.png", "-m", run, "--html", run / "gallery.html")
     assert shown.status == 0
     assert (run / "gallery.html").exists()
+
+
+def test_no_label_is_an_answer(run: Path, table: Path, effnet: Effnet, tmp_path: Path) -> None:
+    card, arrays = read_arrays(run / "model.safetensors")
+    assert card.label_scores is not None
+    never = replace(card.label_scores, thresholds=(1.0,) * 3)
+    write_model(tmp_path / "never.safetensors", replace(card, label_scores=never), arrays)
+    image, model = table.parent / "00.png", ("-m", tmp_path / "never.safetensors")
+    (row,) = json.loads(effnet("predict", image, *model, "-f", "json").stdout)
+    assert (row["status"], row["multi_label"], row["predictions"]) == ("ok", True, [])
+    lines = effnet("predict", image, *model, "-f", "csv").stdout.decode().splitlines()
+    assert lines[1] == f"{image},ok,,,,,,"
+    shown = effnet("predict", image, *model, "--html", tmp_path / "page.html")
+    assert "no label" in shown.stdout.decode()
+    assert "no label" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("flag", [("--unknown-below", "0.5"), ("--operating-point", "x")])

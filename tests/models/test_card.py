@@ -15,6 +15,11 @@ from effnet_cli.models.card import CARD_KEY, CARD_VERSION, MODEL_FILE_NAME, Mode
 from effnet_cli.system.errors import UsageError
 from model_files import ARRAYS, CARD, PREPROCESSING, TEXT, header_with, make_point, with_header
 
+# Text, and the bytes of folders' names; other lone surrogates are refused.
+CLASS_NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.binary(
+    max_size=12
+).map(lambda name: name.decode(errors="surrogateescape"))
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -33,7 +38,7 @@ def test_header_is_plain_json(path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    classes=st.lists(TEXT, min_size=1, max_size=5),
+    classes=st.lists(CLASS_NAMES, min_size=1, max_size=5),
     temperature=st.floats(1e-3, 1e3),
     mean=st.tuples(*[st.floats(0, 1)] * 3),
     metrics=st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
