@@ -24,6 +24,7 @@ from effnet_cli.system.errors import ImageError
 from effnet_cli.system.text import quote_names
 
 MAX_LABEL_BYTES = 1 << 20
+WEB_DATASET, SPLIT_FOLDERS, CLASS_FOLDERS = "images with their classes", "splits", "class folders"
 CLASS_FILE = ".cls"  # beside each image of a WebDataset
 
 
@@ -101,14 +102,11 @@ def open_archive_file(file: Path, options: LabelOptions) -> ArchiveSource:
     return ArchiveSource(
         layout=kind,
         notes=notes,
-        has_splits=layout.startswith(SPLIT_FOLDERS) or splits != {TRAIN},
+        has_splits=layout == SPLIT_FOLDERS or splits != {TRAIN},
         splits=splits,
         counters=counters,
         rows=found,
     )
-
-
-WEB_DATASET, SPLIT_FOLDERS, CLASS_FOLDERS = "images with their classes", "splits", "class folders"
 
 
 def _is_usable(name: str, counters: Counters) -> bool:

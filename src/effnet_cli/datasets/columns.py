@@ -59,7 +59,7 @@ CERTAIN_SPLITS = ("split", "subset", "partition")  # columns that mean nothing e
 INDEX_NAMES = re.compile(r"(unnamed_\d+|index|)")  # what pandas writes
 PIXELS = re.compile(r"pixels|pixel_?\d+|\d+x\d+")
 SAVE_ARRAYS = "Save each image as a PNG file in a folder of its class."
-MISSING_GROUPS = frozenset(("NA", "N/A", "NaN", "nan", "null", "<NA>", "None"))
+MISSING_CELLS = frozenset(("NA", "N/A", "NaN", "nan", "null", "<NA>", "None"))
 LABEL_SEPARATORS = "|;,"
 OVERRIDE = "Name the column with {0} NAME."
 
@@ -93,7 +93,7 @@ class Columns:
     def read_group(self, cells: Sequence[Cell]) -> str:
         """Return the name of a row's group; empty if it has none."""
         name = "" if self.group is None else str(self.get(self.group, cells)).strip()
-        return "" if name in MISSING_GROUPS else name
+        return "" if name in MISSING_CELLS else name
 
     def parse_split(self, text: str) -> int | None:
         """Return the split that a cell of the split column means; `None` if it means none."""

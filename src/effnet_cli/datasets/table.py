@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from effnet_cli.datasets.columns import Cell, Columns, choose_columns
+from effnet_cli.datasets.columns import (
+    LABEL_SEPARATORS,
+    MISSING_CELLS,
+    Cell,
+    Columns,
+    choose_columns,
+)
 from effnet_cli.datasets.findings import Counters, Finding, error, note, warning
 from effnet_cli.datasets.image_paths import PathResolver
 from effnet_cli.datasets.label_sets import SAVED_JOINER, join_labels, split_labels
@@ -20,8 +26,8 @@ from effnet_cli.datasets.split import TRAIN, parse_split
 from effnet_cli.options import DatasetOptions, LabelOptions
 from effnet_cli.system.text import pluralize, quote_names
 
-SEPARATORS = "|;, "
-MISSING_LABELS = frozenset(("", "NA", "N/A", "NaN", "nan", "null", "<NA>", "None"))
+SEPARATORS = f"{LABEL_SEPARATORS} "
+MISSING_LABELS = MISSING_CELLS | {""}
 LIST_OR_OBJECT = re.compile(r"[\[{].*[\]}]$", re.DOTALL)
 SAMPLE_ROWS = 1000  # from which columns and paths are recognised
 

@@ -75,23 +75,29 @@ def fit_threshold(probabilities: npt.NDArray[np.float64], is_positive: Flags) ->
     """Return the threshold with the highest F1, between two images."""
     if min(is_positive.sum(), (~is_positive).sum()) < MIN_POSITIVES:
         return USUAL_THRESHOLD
-    order = np.argsort(-probabilities, kind="stable")
-    ranked = probabilities[order]
-    right = np.cumsum(is_positive[order])
-    f1 = 2 * right / (np.arange(1, len(order) + 1) + is_positive.sum())
-    last = np.append(ranked[1:] != ranked[:-1], True)  # of equal probabilities
+    ranked, right, last = _rank(probabilities, is_positive)
+    f1 = 2 * right / (np.arange(1, len(ranked) + 1) + is_positive.sum())
     best = int(np.argmax(np.where(last, f1, -1)))
     below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
     return float((ranked[best] + below) / 2)
+
+
+def _rank(
+    probabilities: npt.NDArray[np.float64], is_positive: Flags
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp], Flags]:
+    """Return the probabilities in descending order [N], how many images so far have the label, and
+    which are the last of equal ones.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = probabilities[order]
+    return ranked, np.cumsum(is_positive[order]), np.append(ranked[1:] != ranked[:-1], True)
 
 
 def average_precision(probabilities: npt.NDArray[np.float64], is_positive: Flags) -> float | None:
     """Return the average precision; `None` without images that have the label."""
     if not is_positive.any():
         return None
-    order = np.argsort(-probabilities, kind="stable")
-    ranked, right = probabilities[order], np.cumsum(is_positive[order])
-    last = np.append(ranked[1:] != ranked[:-1], True)
+    _, right, last = _rank(probabilities, is_positive)
     precision = right[last] / (np.flatnonzero(last) + 1)
     recall = right[last] / is_positive.sum()
     return float((np.diff(recall, prepend=0.0) * precision).sum())

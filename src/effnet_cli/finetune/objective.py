@@ -219,14 +219,6 @@ def _label_weights(
     return np.broadcast_to(weights, have.shape).astype(np.float32)
 
 
-# Of other kinds of models.
-EPOCH_SCORES: dict[str, Any] = {
-    "top1": None,
-    "balanced_accuracy": None,
-    "mean_average_precision": None,
-}
-
-
 def describe_best(metrics: Mapping[str, Any]) -> str:
     """Return the best accuracy so far, for the progress bar."""
     if "mean_average_precision" in metrics:

@@ -40,6 +40,14 @@ class Epoch:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+# Scores that another kind of model has.
+NO_SCORES: dict[str, Any] = {
+    "top1": None,
+    "balanced_accuracy": None,
+    "mean_average_precision": None,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
     """The model file, the phase and epoch it comes from, and its metrics on the validation images

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from effnet_cli import __version__
-from effnet_cli.finetune.records import Epoch
+from effnet_cli.finetune.records import NO_SCORES, Epoch
 from effnet_cli.finetune.view_choice import ViewTrial
 from effnet_cli.images.augment import AugmentPolicy
 from effnet_cli.models import checkpoint
@@ -167,10 +167,8 @@ class RunDir:
             return None
         header, tensors = checkpoint.read_state(path)
         state = TrainingState(**header)
-        state.rows = [
-            Epoch(**{"top1": None, "balanced_accuracy": None, **row}).to_json()
-            for row in state.rows
-        ]  # keys in their usual order
+        # keys in their usual order
+        state.rows = [Epoch(**NO_SCORES | row).to_json() for row in state.rows]
         return state, tensors
 
     def _write_text(self, name: str, text: str) -> None:

@@ -12,9 +12,9 @@ from effnet_cli.evaluate.records import LabelMetrics, Metrics
 from effnet_cli.finetune.final_model import evaluate_on_test
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
-from effnet_cli.finetune.objective import EPOCH_SCORES, describe_best, epoch_scores
+from effnet_cli.finetune.objective import describe_best, epoch_scores
 from effnet_cli.finetune.phases import FullPhase, Phase
-from effnet_cli.finetune.records import PHASE_TITLES, Epoch, TrainingResult
+from effnet_cli.finetune.records import NO_SCORES, PHASE_TITLES, Epoch, TrainingResult
 from effnet_cli.finetune.run_dir import TrainingState
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.finetune.signals import StopRequest, defer_signals, stop_error
@@ -99,7 +99,7 @@ class Trainer:
             epochs=phase.epochs,
             loss=loss,
             val_loss=metrics.loss,
-            **EPOCH_SCORES | epoch_scores(metrics),
+            **NO_SCORES | epoch_scores(metrics),
             is_best=is_best,
             images_per_s=images_per_s,
             seconds=time.perf_counter() - started,
