@@ -53,13 +53,23 @@ def test_csv_can_have_any_order_of_columns_and_a_byte_order_mark() -> None:
 
 
 @pytest.mark.linux
-def test_csv_keeps_labels_and_paths_of_any_bytes() -> None:
+def test_csv_keeps_paths_of_any_bytes() -> None:
+    folder = os.fsdecode(b"caf\xe9")
     fill(b"d/caf\xe9")
     fill("d/a,b\nc")
-    rows = [*make_rows(os.fsdecode(b"caf\xe9")), *make_rows("a,b\nc")]
+    rows = [(path, "café") for path, _ in make_rows(folder)] + make_rows("a,b\nc")
     data = dataset(write_csv(("path", "label"), *rows))
-    assert [os.fsencode(name) for name in data.classes] == [b"a,b\nc", b"caf\xe9"]
+    assert data.classes == ("a,b\nc", "café")
     assert data.train.count(2).tolist() == [8, 8]
+
+
+def test_labels_that_are_not_utf8_are_refused() -> None:
+    make_two_classes()
+    rows = [(path, os.fsdecode(b"caf\xe9")) for path, _ in make_rows("cat")] + make_rows("dog")
+    finding = get_finding(scan(Path(write_csv(("path", "label"), *rows))), "bad_text")
+    assert (finding.level, finding.count) == ("error", 10)
+    assert "not valid UTF-8" in finding.message
+    assert "\udce9" not in finding.message
 
 
 def test_csv_row_without_a_file_is_a_broken_file() -> None:

@@ -755,6 +755,26 @@ def test_broken_annotations_are_refused() -> None:
         assert get_error(str(write("a.json", json.dumps(content)))).hint
     error = get_error(str(write("a.json", '{"a.png": "cat", "a.png": "dog"}')))
     assert "'a.png' occurs twice" in error.message
+    error = get_error(str(write("a.jsonl", '{"path": "a.png", "label": "cat", "label": "dog"}')))
+    assert "'label' occurs twice" in error.message
+
+
+@pytest.mark.parametrize("repeated", ["images", "categories"])
+def test_coco_ids_that_occur_twice_are_refused(repeated: str) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "annotations": [{"image_id": 1, "category_id": 1}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    content[repeated][1]["id"] = 1
+    error = get_error(str(write("a.json", json.dumps(content))))
+    assert f"the id of {repeated} '1' occurs twice" in error.message
+
+
+def test_the_same_number_written_in_two_ways_is_warned_of() -> None:
+    rows = [(name, {"cat": "1", "dog": "1.0"}[label]) for name, label in images()]
+    write("labels.csv", table("path", "label", rows=rows))
+    assert "'1', '1.0'" in get_finding(read("d"), "similar_names").message
 
 
 def test_shards_of_a_split_are_read_together() -> None:

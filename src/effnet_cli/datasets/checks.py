@@ -175,8 +175,11 @@ def _similar_names(data: CheckedFiles, _: DatasetOptions) -> Iterator[Finding]:
 
 
 def _normalize(name: str) -> str:
-    """Remove differences of case, separators and accent encoding, but keep a leading minus."""
+    """Remove differences of case, separators, accent encoding and decimals (`1` and `1.0`), but
+    keep a leading minus.
+    """
     folded = unicodedata.normalize("NFKC", name).casefold()
+    folded = re.sub(r"^(-?[0-9]+)\.0+$", r"\1", folded)
     return re.sub(r"(?<=.)[\s_-]+", " ", re.sub(r"^[\s_]+(?=.)", "", folded)).rstrip()
 
 

@@ -1,7 +1,7 @@
 """Tables in JSON files: lists of objects, JSON lines, and the formats of annotation tools."""
 
 import json
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -27,30 +27,43 @@ def open_json(file: Path) -> LabelTable:
         LayoutError: it cannot be read, or does not list images.
     """
     try:
-        content = json.loads(file.read_bytes(), object_pairs_hook=_refuse_repeated)
+        content = json.loads(file.read_bytes(), object_pairs_hook=_make_object)
+        found = _find_objects(content)
     except (ValueError, RecursionError) as fault:
         message = f"{str(file)!r} is not valid JSON: {fault}."
         raise LayoutError("bad_json", message, "Export it again.") from fault
     except OSError as fault:
         raise _cannot_open(file, fault) from fault
-    for kind, list_objects in SHAPES:
-        objects = list_objects(content)
-        if objects is not None:
-            return _make_table(file, kind, objects)
+    if found is not None:
+        kind, objects = found
+        return _make_table(file, kind, objects)
     what = "no list of objects"
     if isinstance(content, dict) and content:
         what = f"an object with {quote_names([key[:100] for key in content])}"
     raise LayoutError("bad_json", f"{str(file)!r} holds {what}.", USE_TABLE)
 
 
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _find_objects(content: Any) -> tuple[str, Sequence[Object]] | None:
+    """Return the kind of a file and its objects, in the first shape that fits."""
+    for kind, list_objects in SHAPES:
+        objects = list_objects(content)
+        if objects is not None:
+            return kind, objects
+    return None
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make an object; JSON does not say which of two values of a key counts."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated[:100]!r} occurs twice")
+        _check_unique([key for key, _ in pairs], "key")
     return content
+
+
+def _check_unique(names: Sequence[str], what: str) -> None:
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"the {what} {name[:100]!r} occurs twice")
 
 
 def open_json_lines(file: Path) -> LabelTable:
@@ -74,7 +87,7 @@ def open_json_lines(file: Path) -> LabelTable:
 
 def _parse_line(file: Path, number: int, line: bytes) -> Object:
     try:
-        content = json.loads(line)
+        content = json.loads(line, object_pairs_hook=_make_object)
     except (ValueError, RecursionError) as fault:
         message = f"Line {number} of {str(file)!r} is not valid JSON: {fault}."
         raise LayoutError("bad_json", message, "Export it again.") from fault
@@ -140,6 +153,8 @@ def _coco(content: Any) -> Sequence[Object] | None:
     )
     if images is None or annotations is None or categories is None:
         return None
+    _check_unique([str(one.get("id")) for one in images], "id of images")
+    _check_unique([str(one.get("id")) for one in categories], "id of categories")
     names = {str(one.get("id")): one.get("name") for one in categories}
     labels: dict[str, list[Any]] = defaultdict(list)
     for one in annotations:

@@ -81,6 +81,7 @@ class TableSource(RowSource):
             "with labels that are not read.",
             "Use one with --label-separator.",
         ),
+        (error, "bad_text", "row", "with a label that is not valid UTF-8.", "Save it as UTF-8."),
         (error, "empty_path", "row", "without a path.", "Add the path of the image."),
         (error, "ambiguous_path", "path", "of several images.", "Add more of its folders."),
         (error, "extra_cells", "row", "with more cells than columns.", "Quote cells with commas."),
@@ -123,6 +124,9 @@ class _RowReader:
     def _read_label(self, cells: Sequence[Cell], where: str) -> str | None:
         """Return the label of a row, or its labels as one text."""
         labels = self.columns.read_labels(cells)
+        if not (self.table.is_saved_split or all(map(_is_utf8, labels))):
+            self.counters["bad_text"].add(f"{where} ({', '.join(labels)[:100]!r})")
+            return None
         if self.is_multi_label:
             kept = [label for label in labels if label.strip() not in MISSING_LABELS]
             if any(SAVED_JOINER in label or LIST_OR_OBJECT.match(label) for label in kept):
@@ -156,6 +160,10 @@ class _RowReader:
         if path is None:
             self.counters["ambiguous_path"].add(f"{where} ({text!r})")
         return path or ""
+
+
+def _is_utf8(label: str) -> bool:
+    return not any("\udc80" <= character <= "\udcff" for character in label)
 
 
 def open_tables(tables: Sequence[LabelTable], options: LabelOptions) -> TableSource:
