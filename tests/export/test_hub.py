@@ -62,7 +62,6 @@ def write_model(name: str, path: Path) -> ModelOptions:
         ("lite0.ra", "efficientnet_lite0", None),
         ("b0", "efficientnet_b0", None),
         ("b0.ns", "tf_efficientnet_b0", None),
-        ("b5", "efficientnet_b5", {"bn_eps": 1e-3}),
         ("es_pruned", "efficientnet_es_pruned", None),
         ("v2_b0.tf", "tf_efficientnetv2_b0", None),
         ("v2_s", "efficientnetv2_s", {"bn_eps": 1e-3}),
