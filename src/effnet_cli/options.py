@@ -31,6 +31,8 @@ Format = Literal["table", "json", "jsonl", "csv"]
 TableFormat = Literal["table", "json", "csv"]
 ListFormat = Literal["table", "json"]
 TrainedOn = Literal["in1k", "in12k", "in21k", "jft"]
+Pool = Literal["avg", "gem"]
+VectorType = Literal["float32", "float16", "int8"]
 GroupBy = Literal["class", "none"]
 # What can be asked of an operating point; `threshold` is not asked for but given.
 PointMetric = Literal["sensitivity", "specificity", "ppv", "npv", "threshold"]
@@ -74,6 +76,15 @@ def device_option() -> str:
 
 def workers_option() -> int | None:
     return option(None, "Decoding threads", "-j", words=AUTO, min=1)
+
+
+def inputs_argument() -> tuple[str, ...]:
+    return argument(
+        REQUIRED,
+        "Images, folders, tables (CSV, JSON, Parquet), archives, URLs, glob patterns, @FILE (a "
+        "list of paths), or - (stdin: paths, or one image)",
+        "INPUTS",
+    )
 
 
 @dataclass(frozen=True)
@@ -159,30 +170,36 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True)
-class PredictOptions(Options):
+class RunOptions(Options):
+    """How the work on images is divided."""
+
+    section = "Engine"
+
+    batch_size: int | None = option(None, "Batch size", "-b", words=AUTO, min=1)
+    workers: int | None = workers_option()
+
+
+@dataclass(frozen=True)
+class PredictOptions(RunOptions):
     """What is predicted for each image, and how the work is divided.
 
     `keep_crops` adds the input of the model to each result.
     """
 
-    section = "Engine"
+    section = "Prediction"
 
-    top_k: int = option(5, "Number of classes per image", "-k", min=1, section="Prediction")
-    batch_size: int | None = option(None, "Batch size", "-b", words=AUTO, min=1)
-    workers: int | None = workers_option()
+    top_k: int = option(5, "Number of classes per image", "-k", min=1)
     unknown_below: float | Literal["auto"] | None = option(
         None,
         "Label images as unknown below probability X; auto: the limits of the model",
         words={"auto": "auto"},
         above=0,
         below=1,
-        section="Prediction",
     )
     operating_point: str | None = option(
         None,
         "Decide by a threshold that the model stores, such as sensitivity (see evaluate --at)",
         "NAME",
-        section="Prediction",
     )
     keep_crops: bool = False
 
@@ -243,18 +260,54 @@ LABEL_FIELDS = tuple(
 class PredictTask(Options):
     """What to predict."""
 
-    inputs: tuple[str, ...] = argument(
-        REQUIRED,
-        "Images, folders, tables (CSV, JSON, Parquet), archives, URLs, glob patterns, @FILE (a "
-        "list of paths), or - (stdin: paths, or one image)",
-        "INPUTS",
-    )
+    inputs: tuple[str, ...] = inputs_argument()
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
     images: ImageOptions = ImageOptions()
     options: PredictOptions = PredictOptions()
     labels: Annotated[LabelOptions, Only("image_column")] = LabelOptions()
     organize: OrganizeOptions | None = None
+
+
+@dataclass(frozen=True)
+class EmbedOptions(RunOptions):
+    """What the vectors of images are, and how the work is divided."""
+
+    section = "Vectors"
+
+    pool: Pool | None = option(
+        None,
+        "How feature maps become one vector; gem: generalised mean, better for search",
+        shown="gem; avg for exported files",
+    )
+
+
+@dataclass(frozen=True)
+class VectorOptions(Options):
+    """How vectors are stored: by default, all their numbers as float32."""
+
+    section = "Vectors"
+
+    dim: int | None = option(
+        None, "Reduce vectors to N numbers by PCA of these images; requires --output", min=1
+    )
+    projection: Path | None = option(
+        None, "Reduce vectors as in an earlier run, by the file that --dim wrote", "FILE"
+    )
+    dtype: VectorType = option("float32", "Type of the numbers; int8: with a scale per vector")
+
+
+@dataclass(frozen=True)
+class EmbedTask(Options):
+    """What to embed."""
+
+    inputs: tuple[str, ...] = inputs_argument()
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: ImageOptions = ImageOptions()
+    options: EmbedOptions = EmbedOptions()
+    vectors: VectorOptions = VectorOptions()
+    labels: Annotated[LabelOptions, Only("image_column")] = LabelOptions()
 
 
 @dataclass(frozen=True)
@@ -625,6 +678,17 @@ class PredictOutputs(PageOutputs):
     def needs_crops(self) -> bool:
         """Whether an output shows the model's input."""
         return self.preview or self.html is not None or self.explain is not None
+
+
+@dataclass(frozen=True)
+class EmbedOutputs(Outputs):
+    output: Path | None = option(
+        None,
+        "Write the vectors to FILE.parquet, FILE.npy (with FILE.jsonl) or FILE.jsonl instead of "
+        "stdout",
+        "-o FILE",
+    )
+    resume: bool = option(False, "Continue an interrupted run with the same --output")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from effnet_cli.cli import variants
 from effnet_cli.cli.audit import audit
 from effnet_cli.cli.bench import bench
 from effnet_cli.cli.doctor import doctor
+from effnet_cli.cli.embed import embed
 from effnet_cli.cli.evaluate import evaluate
 from effnet_cli.cli.export import TARGETS_HELP, export
 from effnet_cli.cli.finetune import finetune
@@ -42,6 +43,7 @@ COMMANDS: Sequence[Command] = (
     audit,
     finetune,
     evaluate,
+    embed,
     export,
     bench,
     variants.variants,

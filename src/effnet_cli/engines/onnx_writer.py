@@ -19,7 +19,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.models.efficientnet import SameConv2d
+from effnet_cli.models.efficientnet import GEM_MIN, GEM_POWER, SameConv2d
+from effnet_cli.options import Pool
 
 OPSET = 17
 IR_VERSION = 8
@@ -27,19 +28,19 @@ INPUT, OUTPUT, FEATURES = "pixels", "logits", "features"
 
 
 def build_graph(
-    module: nn.Module, crop_px: int, metadata: dict[str, str], *, has_features: bool = False
+    module: nn.Module, crop_px: int, metadata: dict[str, str], *, pool: Pool | None = None
 ) -> bytes:
     """Return `module` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
 
     The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px]; its outputs are `logits`,
-    float32 [batch,classes], and, if `has_features`, the pooled `features`, float32 [batch,D]. The
-    batch size is dynamic. `metadata` becomes the file's `metadata_props`.
+    float32 [batch,classes], and, with a `pool`, the `features` pooled in this way, float32
+    [batch,D]. The batch size is dynamic. `metadata` becomes the file's `metadata_props`.
 
     Raises:
         NotImplementedError: the module uses an operator that is not supported.
     """
-    paddings, sizes = _trace(module, crop_px, has_features)
-    writer = _GraphWriter(module, paddings)
+    paddings, sizes = _trace(module, crop_px, has_features=pool is not None)
+    writer = _GraphWriter(module, paddings, pool)
     graph = helper.make_graph(
         writer.nodes,
         "effnet",
@@ -73,7 +74,7 @@ def max_difference(content: bytes, module: nn.Module, crop_px: int) -> float:
 
 
 def _trace(
-    module: nn.Module, crop_px: int, has_features: bool
+    module: nn.Module, crop_px: int, *, has_features: bool
 ) -> tuple[dict[nn.Module, list[int]], dict[str, int]]:
     """Run the module once; return each "same" convolution's padding and the sizes of outputs."""
     paddings: dict[nn.Module, list[int]] = {}
@@ -116,8 +117,10 @@ class _GraphWriter:
     `paddings` holds the top, left, bottom and right padding of each "same" convolution.
     """
 
-    def __init__(self, module: nn.Module, paddings: dict[nn.Module, list[int]]) -> None:
-        self._paddings = paddings
+    def __init__(
+        self, module: nn.Module, paddings: dict[nn.Module, list[int]], pool: Pool | None
+    ) -> None:
+        self._paddings, self._pool = paddings, pool
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self._modules: dict[str, Any] = dict(module.named_modules())
@@ -135,8 +138,9 @@ class _GraphWriter:
             self.nodes[-1].output[:] = [OUTPUT]
             return OUTPUT
         if node.op == "call_function" and node.target in FUNCTIONS:
-            name = FEATURES if node.target is torch.flatten else node.name
-            return self._add(FUNCTIONS[node.target], inputs, name)
+            if node.target is torch.flatten:
+                return self._flatten(node, inputs)
+            return self._add(FUNCTIONS[node.target], inputs, node.name)
         module = self._module(node)
         if type(module).__name__ in MODULES:
             return MODULES[type(module).__name__](self, node, module, inputs)
@@ -203,6 +207,24 @@ class _GraphWriter:
         )
         sizes = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *padding]}
         return self._add("MaxPool", inputs, node.name, ceil_mode=int(pool.ceil_mode), **sizes)
+
+    def _flatten(self, node: fx.Node, inputs: list[str]) -> str:
+        """Write the features that the classifier starts from, and those pooled in another way."""
+        if self._pool == "gem":
+            average: Any = node.args[0]
+            self._pool_gem(self._values[average.args[0]])
+        return self._add("Flatten", inputs, FEATURES if self._pool == "avg" else node.name)
+
+    def _pool_gem(self, maps: str) -> None:
+        """Write `EfficientNet.pool_gem`."""
+        values = {"min": GEM_MIN, "power": float(GEM_POWER), "root": 1 / GEM_POWER}
+        low, power, root = (
+            self._store(f"gem.{name}", torch.tensor(value)) for name, value in values.items()
+        )
+        clipped = self._add("Clip", [maps, low], "gem.clipped")
+        powers = self._add("Pow", [clipped, power], "gem.powers")
+        means = self._add("ReduceMean", [powers], "gem.means", axes=[2, 3], keepdims=0)
+        self._add("Pow", [means, root], FEATURES)
 
     def _average_pool(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
         if pool.output_size not in (1, (1, 1)):

@@ -42,7 +42,7 @@ class ExportSource:
             self.module,
             self.card.preprocessing.crop_px,
             {CARD_KEY: self.card.to_json()},
-            has_features=self.options.include_features,
+            pool="avg" if self.options.include_features else None,
         )
         return onnx.load_model_from_string(content)
 

@@ -20,6 +20,8 @@ ACTIVATIONS: Mapping[Activation, Callable[[], nn.Module]] = {
     "silu": partial(nn.SiLU, inplace=True),
 }
 SQUEEZE = 4  # input channels of a block per channel inside its squeeze-and-excitation
+# Of generalised mean pooling.
+GEM_POWER, GEM_MIN = 3, 1e-6
 STOCHASTIC_DEPTH = 0.2  # of the last block; it grows linearly from 0 at the first one
 
 
@@ -144,6 +146,15 @@ class EfficientNet(nn.Module):
     def pool(self, x: Tensor) -> Tensor:
         """Return the features that the classifier starts from, `float32 [N,D]`."""
         return torch.flatten(self.avgpool(self.features(x)), 1)
+
+    @staticmethod
+    def pool_gem(maps: Tensor) -> Tensor:
+        """Return the generalised mean of each channel, `float32 [N,D]`, of maps [N,D,H,W].
+
+        Large values count more than in `pool`, so objects count more than their background
+        (Radenovic et al. 2018, arXiv 1711.02512, which starts from the same power).
+        """
+        return maps.clamp(min=GEM_MIN).pow(GEM_POWER).mean((2, 3)).pow(1 / GEM_POWER)
 
     def _stages(
         self, channels: int, stages: Sequence[Block], has_stochastic_depth: bool
