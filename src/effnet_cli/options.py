@@ -6,6 +6,7 @@ The command line is derived from these dataclasses, and Python callers use them 
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -308,6 +309,72 @@ class EmbedTask(Options):
     options: EmbedOptions = EmbedOptions()
     vectors: VectorOptions = VectorOptions()
     labels: Annotated[LabelOptions, Only("image_column")] = LabelOptions()
+
+
+def index_option() -> str:
+    text = "Index: a name, or the path of its folder"
+    name: str = option(REQUIRED, text, "-i NAME", is_required=True)
+    return name
+
+
+def _parse_date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        message = f"Invalid date {text!r}."
+        raise UsageError(message, "Use YEAR-MONTH-DAY, such as 2026-01-31.") from error
+
+
+@dataclass(frozen=True)
+class IndexTask(Options):
+    """What to index."""
+
+    section = "Index"
+
+    inputs: tuple[str, ...] = argument(
+        REQUIRED, "Folders, which are searched with their subfolders, and images", "INPUTS"
+    )
+    index: str = index_option()
+    watch: bool = option(False, "Go on, and index new and changed images as they appear")
+    allow_empty: bool = option(False, "Accept that a folder has lost all its images")
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
+    options: EmbedOptions = EmbedOptions()
+
+
+@dataclass(frozen=True)
+class MatchOptions(Options):
+    """How many matches to find, and among which images of the index."""
+
+    section = "Matches"
+
+    k: int = option(10, "Number of matches for each query", "-k", min=1, max=10_000)
+    label: str | None = option(
+        None, "Only images whose most probable class is NAME", "--class NAME"
+    )
+    folder: Path | None = option(None, "Only images below DIR", "DIR")
+    since: date | None = option(
+        None, "Only images modified on this day or later", "YYYY-MM-DD", parse=_parse_date
+    )
+    until: date | None = option(
+        None, "Only images modified on this day or before", "YYYY-MM-DD", parse=_parse_date
+    )
+
+
+@dataclass(frozen=True)
+class QueryTask(Options):
+    """What to search for."""
+
+    section = "Index"
+
+    queries: tuple[str, ...] = argument(
+        REQUIRED, "Images, folders of them, URLs, or words from the name of a class", "QUERIES"
+    )
+    index: str = index_option()
+    matches: MatchOptions = MatchOptions()
+    engine: EngineOptions = EngineOptions()
+    model: Annotated[ModelOptions, Only("model", "offline")] = ModelOptions()
 
 
 @dataclass(frozen=True)
@@ -650,6 +717,16 @@ class Outputs(Options):
 @dataclass(frozen=True)
 class PageOutputs(Outputs):
     html: Path | None = option(None, "Also write an HTML page", "FILE")
+
+
+@dataclass(frozen=True)
+class RowOutputs(Outputs):
+    format: Format = option("table", "Output format", "-f")
+
+
+@dataclass(frozen=True)
+class QueryOutputs(PageOutputs):
+    format: Format = option("table", "Output format", "-f")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from effnet_cli.embed.records import EmbeddedImage, Vector, VectorSource
+from effnet_cli.engines.base import Scores, card_probabilities, scores_of
 from effnet_cli.engines.registry import plan_engine
 from effnet_cli.images.finder import ImageInput, Url
 from effnet_cli.images.sources import open_regular_file
@@ -21,12 +24,13 @@ from effnet_cli.predict.inputs import (
     check_options,
     find_inputs,
 )
-from effnet_cli.predict.pipeline import ScoredImage
+from effnet_cli.predict.pipeline import Finish, ScoredImage
 from effnet_cli.predict.records import ErrorInfo
 from effnet_cli.predict.scorer import Scorer
 from effnet_cli.system.errors import ImageError, UsageError
 from effnet_cli.system.reporter import SILENT, Reporter
 
+Result = TypeVar("Result")
 # Options for images that do not change what is seen.
 UNSEEN = frozenset({"isolate", "timeout_s", "max_pixels"})
 
@@ -52,6 +56,7 @@ class Embedder:
 
     Attributes:
         source: what the vectors depend on.
+        card: class names and preprocessing.
         engine: the name of the engine.
 
     Raises:
@@ -82,7 +87,7 @@ class Embedder:
                 "Use --pool avg, or the model that it was exported from.",
             )
         precision = resolved.card.precision or plan.precision
-        self.engine, self._is_offline = plan.engine, model.offline
+        self.card, self.engine, self._is_offline = resolved.card, plan.engine, model.offline
         self.source = VectorSource(
             name, resolved.sha256, pool, precision=precision, settings=_seen_settings(images)
         )
@@ -121,6 +126,31 @@ class Embedder:
         inputs = find_inputs(images, offline=self._is_offline)
         return self._scorer.run(inputs, self._describe, has_lookahead=has_lookahead)
 
+    def run(self, images: Iterable[ImageInput], finish: Finish[Result]) -> Iterator[Result]:
+        """Yield `finish(image, scored)` for each image, in order; raises like `embed`.
+
+        `finish` gets the crops, scores and features, or the error; it runs in the worker threads.
+        """
+        return self._scorer.run(iter(images), finish)
+
+    def to_vector(self, scored: ScoredImage) -> Vector:
+        """Return the vector, float32 [D], of what `run` passes to `finish`.
+
+        Raises:
+            UsageError: the model outputs no features.
+        """
+        if scored.features is None:
+            raise UsageError(
+                f"{self.source.model!r} does not output its features.",
+                "Export it with --include-features, or use the model that it was exported from.",
+            )
+        return normalize(scored.features)
+
+    def to_probabilities(self, scores: Scores) -> npt.NDArray[np.float64]:
+        """Return the calibrated probabilities, float64 [C], of the classes in `card`."""
+        rows = card_probabilities(self.card, scores[None], scores_of(self.card))
+        return rows.reshape(-1)
+
     def load_crop(self, path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
         """Load what the model sees of an image, uint8 [H,W,3]; `None` if it cannot be decoded."""
         return self._scorer.load_crop(path)
@@ -132,14 +162,7 @@ class Embedder:
         return EmbeddedImage(one.name, result, digest_source(one.source))
 
     def _finish(self, _: ImageInput, scored: ScoredImage | ImageError) -> Vector | ImageError:
-        if isinstance(scored, ImageError):
-            return scored
-        if scored.features is None:
-            raise UsageError(
-                f"{self.source.model!r} does not output its features.",
-                "Export it with --include-features, or use the model that it was exported from.",
-            )
-        return normalize(scored.features)
+        return scored if isinstance(scored, ImageError) else self.to_vector(scored)
 
 
 def normalize(features: Vector) -> Vector:
@@ -160,7 +183,7 @@ def digest_source(source: object) -> str:
 
 def _seen_settings(images: ImageOptions) -> dict[str, object]:
     return {
-        field.name: value
+        field.name: list(value) if isinstance(value, tuple) else value  # as in JSON
         for field in fields(images)
         if field.name not in UNSEEN and (value := getattr(images, field.name)) != field.default
     }

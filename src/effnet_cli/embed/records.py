@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from effnet_cli.options import Pool
 from effnet_cli.predict.records import ErrorInfo
 
 Vector = npt.NDArray[np.float32]  # [D], of length 1
@@ -41,7 +42,7 @@ class VectorSource:
 
     model: str
     sha256: str
-    pool: str
+    pool: Pool
     precision: str
     settings: dict[str, Any]
 

@@ -1,0 +1,82 @@
+"""`effnet search`."""
+
+import time
+from typing import TYPE_CHECKING
+
+from effnet_cli.options import IndexTask, QueryOutputs, QueryTask, RowOutputs
+from effnet_cli.output.out import Output, open_output
+
+if TYPE_CHECKING:
+    from effnet_cli.search.index import Index
+
+WATCH_SECONDS = 5.0  # between two looks at the folders
+
+
+def index_images(task: IndexTask, outputs: RowOutputs) -> int:
+    """Make an index of images, or bring it up to date: unchanged files are not opened.
+
+    Prints what changed: images that were added, changed, copied or moved, removed, or that cannot
+    be read. Nothing is written into your folders.
+    """
+    from effnet_cli.search.index import Index
+
+    with open_output(outputs) as out:
+        index = Index(
+            task.index,
+            task.model,
+            engine=task.engine,
+            images=task.images,
+            options=task.options,
+            reporter=out,
+        )
+        has_failed = _update(index, task, outputs, out)
+        while task.watch:
+            time.sleep(WATCH_SECONDS)
+            has_failed = _update(index, task, outputs, out, is_quiet=True)
+    return 1 if has_failed else 0
+
+
+def _update(
+    index: "Index", task: IndexTask, outputs: RowOutputs, out: Output, *, is_quiet: bool = False
+) -> bool:
+    from effnet_cli.search import formats, table
+
+    with index.open_update(task.inputs, allow_empty=task.allow_empty) as update:
+        changes = out.track(update.run(), lambda: None)
+        if outputs.format == "table":
+            changes = (one for one in changes if one.error is not None or is_quiet)
+        out.rows(
+            outputs.format,
+            map(formats.change_row, changes),
+            csv=formats.change_lines(changes),
+            blocks=table.change_blocks(changes),
+        )
+        summary = update.summary(task.index)
+        if not is_quiet or summary.changes:
+            out.note(table.describe_update(summary))
+        return bool(summary.changes.get("failed"))
+
+
+def query(task: QueryTask, outputs: QueryOutputs) -> int:
+    """Find the images of an index that resemble others, or that show a class."""
+    from effnet_cli.search import formats, table
+    from effnet_cli.search.index import Index
+
+    failed = 0
+    with open_output(outputs) as out:
+        index = Index(task.index, task.model, engine=task.engine, reporter=out)
+        results = list(index.search(task.queries, task.matches))
+        failed = sum(result.error is not None for result in results)
+        out.rows(
+            outputs.format,
+            map(formats.query_row, results),
+            csv=formats.query_lines(results),
+            blocks=table.match_blocks(results),
+        )
+        if outputs.html is not None:
+            from effnet_cli.search.page import matches_page
+
+            with index.open() as opened:
+                out.page(matches_page(opened, results), outputs.html)
+            out.note(f"Saved {str(outputs.html)!r}.")
+    return 1 if failed else 0

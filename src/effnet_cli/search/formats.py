@@ -1,0 +1,50 @@
+"""Convert records of a search to JSON objects and CSV lines."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from effnet_cli.output.text import csv_line
+from effnet_cli.search.records import IndexedImage, QueryResult
+
+DIGITS = 6  # similarities differ by 1e-6 between engines
+CHANGE_COLUMNS = ("path", "change", "error_kind", "error")
+MATCH_COLUMNS = ("query", "status", "rank", "path", "similarity", "label", "error_kind", "error")
+
+
+def change_row(image: IndexedImage) -> dict[str, Any]:
+    """Return one changed image as a JSON object."""
+    row: dict[str, Any] = {"path": image.path, "change": image.change}
+    return row if image.error is None else row | {"error": asdict(image.error)}
+
+
+def change_lines(images: Iterable[IndexedImage]) -> Iterator[str]:
+    """Yield CSV lines: a header, then one line per image."""
+    yield csv_line(CHANGE_COLUMNS)
+    for image in images:
+        error = image.error
+        cells = (error.kind, error.message) if error else ("", "")
+        yield csv_line((image.path, image.change, *cells))
+
+
+def query_row(result: QueryResult) -> dict[str, Any]:
+    """Return the matches of one query as a JSON object."""
+    row: dict[str, Any] = {"query": result.query, "status": result.status}
+    if result.error is not None:
+        return row | {"error": asdict(result.error)}
+    matches = [
+        asdict(one) | {"similarity": round(one.similarity, DIGITS)} for one in result.matches
+    ]
+    return row | {"matches": matches}
+
+
+def query_lines(results: Iterable[QueryResult]) -> Iterator[str]:
+    """Yield CSV lines: a header, then one line per match or error."""
+    yield csv_line(MATCH_COLUMNS)
+    for result in results:
+        row = query_row(result)
+        start = (result.query, result.status)
+        if result.error is not None:
+            yield csv_line((*start, "", "", "", "", result.error.kind, result.error.message))
+        for match in row.get("matches", ()):
+            yield csv_line((*start, *match.values(), "", ""))
