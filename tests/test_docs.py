@@ -79,9 +79,22 @@ def test_command_runs_as_written(line: str, shell) -> None:  # noqa: ANN001
         assert "Cannot download" in done.stderr
     elif "# needs an NVIDIA GPU" in line and "No CUDA device" in done.stderr:
         assert done.returncode == 1
+    elif "--precision bf16" in line and not has_bf16():
+        assert done.returncode == 1
+        assert "This processor does not support bf16. Use --precision fp32." in flatten(done.stderr)
     else:
         assert done.returncode == 0, done.stderr
         assert done.stdout or "--output" in line
+
+
+def has_bf16() -> bool:
+    from openvino import Core
+
+    return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def flatten(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")

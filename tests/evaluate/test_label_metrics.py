@@ -30,7 +30,7 @@ def make_case(seed: int, images: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60))
-@settings(max_examples=150)
+@settings(max_examples=40)
 def test_figures_equal_scikit_learns(seed: int, images: int) -> None:
     logits, targets = make_case(seed, images)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
@@ -81,6 +81,7 @@ def test_images_that_cannot_be_opened_have_no_labels_found() -> None:
 
 
 @given(st.integers(0, 10_000))
+@settings(max_examples=20)
 def test_thresholds_have_the_best_f1(seed: int) -> None:
     logits, targets = make_case(seed)
     probabilities = 1 / (1 + np.exp(-logits[:, 1].astype(np.float64)))

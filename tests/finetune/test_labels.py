@@ -12,7 +12,7 @@ from PIL import Image
 from effnet_cli.datasets.scan import scan
 from effnet_cli.models.checkpoint import read_arrays, read_card
 from effnet_cli.models.checkpoint import write as write_model
-from effnet_cli.options import DatasetOptions
+from effnet_cli.options import DatasetOptions, ModelOptions
 from training import CommandResult
 
 pytestmark = pytest.mark.usefixtures("one_core", "caches")
@@ -40,7 +40,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(table: Path, small: ModelOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run."""
     from effnet_cli.finetune.run import finetune
     from effnet_cli.options import FinetuneOptions, FinetuneTask
@@ -48,6 +48,7 @@ def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "squares"
     task = FinetuneTask(
         table,
+        model=small,
         dataset=DatasetOptions(multi_label=True),
         options=FinetuneOptions(epochs=1, augment="light"),
         output=folder,
@@ -137,8 +138,11 @@ def test_run_learns_the_labels(run: Path, table: Path, effnet: Effnet) -> None:
     assert effnet("evaluate", table, "-m", run, "--fail-under", "top1=0.1", "-q").status == 3
 
 
-def test_report_shows_labels(run: Path, table: Path, effnet: Effnet, tmp_path: Path) -> None:
-    words = ("--multi-label", "--head-only", "-o", tmp_path / "run")
+@pytest.mark.usefixtures("quick")
+def test_report_shows_labels(
+    table: Path, small: ModelOptions, effnet: Effnet, tmp_path: Path
+) -> None:
+    words = ("--multi-label", "--head-only", "--model", small.model, "-o", tmp_path / "run")
     done = effnet("finetune", table, *words)
     assert done.status == 0, done.stderr
     page = (tmp_path / "run/report.html").read_text()

@@ -44,8 +44,8 @@ def test_a_forked_child_is_told_to_create_its_own(engine: str) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_programs_end_with_their_own_status(engine: str) -> None:
-    for _ in range(3):  # one in five aborted
+@pytest.mark.parametrize(("engine", "times"), [("onnxruntime", 3), ("torch", 1), ("openvino", 3)])
+def test_programs_end_with_their_own_status(engine: str, times: int) -> None:
+    for _ in range(times):  # one in five aborted with OpenVINO
         done = run_program(USE + "sys.exit(7)", engine)
         assert done.returncode == 7, done.stderr
