@@ -369,7 +369,12 @@ class ExportOptions(Options):
         "Include normalisation and softmax or sigmoid: takes pixel values, returns probabilities",
     )
     include_features: bool = option(
-        False, "Also output the features, by which predict knows images of another kind"
+        False, "Also output the pooled features, by which predict knows images of another kind"
+    )
+    feature_maps: bool = option(
+        False,
+        "For detectors: output the feature maps c2 to c5 (strides 4 to 32) instead of predictions; "
+        "unlike --include-features, which adds one vector per image",
     )
 
     @property
