@@ -1,6 +1,7 @@
 """Feature maps of a model, for the detectors of torchvision and other programs."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,9 @@ from effnet_cli.models.architectures import Architecture
 from effnet_cli.models.variants import is_variant
 from effnet_cli.models.weights import resolve_model
 from effnet_cli.options import ModelOptions
+from effnet_cli.system.errors import UsageError
+
+MAP_NAMES = ("c2", "c3", "c4", "c5")
 
 
 class FeatureMaps(nn.Module):
@@ -24,6 +28,7 @@ class FeatureMaps(nn.Module):
         module: an EfficientNet, which shares its weights with this module.
         architecture: that of `module`.
         preprocessing: how the images for `module` are normalised.
+        names: which maps to return.
 
     Attributes:
         maps: name, channels and stride of each map.
@@ -32,10 +37,15 @@ class FeatureMaps(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, architecture: Architecture, preprocessing: Preprocessing
+        self,
+        module: nn.Module,
+        architecture: Architecture,
+        preprocessing: Preprocessing,
+        *,
+        names: Collection[str] = MAP_NAMES,
     ) -> None:
         super().__init__()
-        self.maps = architecture.feature_maps()
+        self.maps = [one for one in architecture.feature_maps() if one.name in names]
         stages = list(module.get_submodule("features").children())
         self.features = nn.Sequential(*stages[: self.maps[-1].number + 1])
         self.mean, self.std = list(preprocessing.mean), list(preprocessing.std)
@@ -62,18 +72,23 @@ class FeatureMaps(nn.Module):
         return self
 
 
-def load_feature_maps(model: str | Path | ModelOptions = ModelOptions()) -> FeatureMaps:
+def load_feature_maps(
+    model: str | Path | ModelOptions = ModelOptions(), names: Collection[str] = MAP_NAMES
+) -> FeatureMaps:
     """Load a model without its classifier: in evaluation mode, float32, on the CPU.
 
     Its weights are frozen; call `requires_grad_()` on the result to train them.
 
     Args:
         model: the name of a variant, the path of a model or run, or all of `ModelOptions`.
+        names: which maps to return.
 
     Raises:
-        UsageError: unknown variant, or a file that is not a model.
+        UsageError: unknown variant or map, or a file that is not a model.
         EffnetError: the weights are not available.
     """
+    if isinstance(names, str) or not names or not set(names) <= set(MAP_NAMES):
+        raise UsageError(f"Invalid feature maps {names!r}.", f"Use some of {MAP_NAMES}.")
     options = model
     if isinstance(options, str):
         is_name = is_variant(options)
@@ -82,4 +97,5 @@ def load_feature_maps(model: str | Path | ModelOptions = ModelOptions()) -> Feat
         options = ModelOptions(model=options)
     found = resolve_model(options)
     module = build.load_module(found).eval()
-    return FeatureMaps(module, found.variant.architecture, found.card.preprocessing).eval()
+    architecture, preprocessing = found.variant.architecture, found.card.preprocessing
+    return FeatureMaps(module, architecture, preprocessing, names=names).eval()
