@@ -373,8 +373,8 @@ class ExportOptions(Options):
     )
     feature_maps: bool = option(
         False,
-        "For detectors: output the feature maps c2 to c5 (strides 4 to 32) instead of predictions; "
-        "unlike --include-features, which adds one vector per image",
+        "Output the feature maps c2 to c5 for a detector instead of predictions; "
+        "--include-features adds one vector per image",
     )
 
     @property

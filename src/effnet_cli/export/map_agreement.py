@@ -19,8 +19,9 @@ from effnet_cli.export.targets import TARGETS
 from effnet_cli.models.architectures import MAX_MAP_STRIDE
 
 RunMaps = Callable[[Pixels], Mapping[str, Pixels]]  # pixels [N,3,H,W] to maps [N,C,h,w] by name
-# The largest relative error of a map, by precision.
-MAP_TOLERANCES = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.15}
+# The largest relative error of a map, by precision. Measured with the published weights of lite0 to
+# lite2: 4e-6, 0.012 and 0.13.
+MAP_TOLERANCES = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.25}
 TINY = 1e-30  # keeps the length of an empty map from being 0
 
 
