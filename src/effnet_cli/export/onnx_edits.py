@@ -78,7 +78,7 @@ def to_fp16(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         values = _clip_to_fp16(numpy_helper.to_array(tensor))
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    half = {value.name: f"{value.name}.half" for value in (*graph.input, *graph.output)}
+    half = {name: f"{name}.half" for name in (INPUT, *(value.name for value in graph.output))}
     for node in graph.node:
         node.input[:] = [half.get(name, name) for name in node.input]
         node.output[:] = [half.get(name, name) for name in node.output]

@@ -113,7 +113,7 @@ class Architecture:
         for number, stage in enumerate(self.stages(), start=1):
             stride *= stage.stride
             name = f"c{stride.bit_length() - 1}"
-            last[stride] = FeatureMap(name, stage.channels, stride, number)
+            last[stride] = FeatureMap(name, stage.channels, stride=stride, number=number)
         return [one for one in last.values() if one.stride >= MIN_MAP_STRIDE]
 
     def _scale(self, channels: int) -> int:
