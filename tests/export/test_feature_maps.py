@@ -170,6 +170,22 @@ def test_options_apply_to_maps(
     assert min(errors) > 1e-4  # type: ignore[type-var, operator]
 
 
+def test_batch_that_exceeds_memory_is_an_error(
+    small_model: SmallModel, tmp_path: Path, effnet: Effnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (
+        "export", "--to", "onnx", "--model", small_model("b0").model, "--feature-maps",
+        "-o", tmp_path, "--batch",
+    )  # fmt: skip
+    for batch in ("999999999", "3"):
+        done = effnet(*command, batch)
+        assert done.status == 1
+        assert f"failed to run with --batch {batch}" in done.stderr
+        assert list(tmp_path.iterdir()) == []
+        # onnxruntime refuses a batch of another size, as it would one that needs too much memory
+        monkeypatch.setattr("effnet_cli.export.map_agreement.pad", lambda crops, size: crops)
+
+
 # --- what the file says --------------------------------------------------------------------------
 
 
