@@ -489,7 +489,12 @@ class ExportOptions(Options):
         "Include normalisation and softmax or sigmoid: takes pixel values, returns probabilities",
     )
     include_features: bool = option(
-        False, "Also output the features, by which predict knows images of another kind"
+        False, "Also output the pooled features, by which predict knows images of another kind"
+    )
+    feature_maps: bool = option(
+        False,
+        "Output the feature maps c2 to c5 for a detector instead of predictions; "
+        "--include-features adds one vector per image",
     )
 
     @property

@@ -7,6 +7,7 @@ BatchNorm belong to the weights.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ ACTIVATIONS: Mapping[Activation, Callable[[], nn.Module]] = {
     "relu6": partial(nn.ReLU6, inplace=True),
     "silu": partial(nn.SiLU, inplace=True),
 }
+EVEN_SIDE_PX = 64  # for strides of 1 and 2, all even sides have the same padding
 SQUEEZE = 4  # input channels of a block per channel inside its squeeze-and-excitation
 # Of generalised mean pooling.
 GEM_POWER, GEM_MIN = 3, 1e-6
@@ -54,6 +56,29 @@ class SameConv2d(nn.Conv2d):
             input, padding = functional.pad(input, (left, right, top, bottom)), [0, 0]
         return functional.conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups
+        )
+
+    def with_even_sides(self) -> nn.Module:
+        """Return the same convolution with fixed padding, for inputs with even sides."""
+        sides = [EVEN_SIDE_PX] * 2
+        top, left, bottom, right = same_padding(sides, self.kernel_size, self.stride)
+        is_symmetric = (top, left) == (bottom, right)
+        settings: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in (
+                "in_channels",
+                "out_channels",
+                "kernel_size",
+                "stride",
+                "dilation",
+                "groups",
+            )
+        }
+        padding = (top, left) if is_symmetric else 0
+        conv = nn.Conv2d(**settings, padding=padding, bias=self.bias is not None)
+        conv.weight, conv.bias = self.weight, self.bias
+        return (
+            conv if is_symmetric else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
         )
 
 
