@@ -44,9 +44,8 @@ def build_graph(
     """
     paddings, sizes = _trace(module, crop_px, has_features=pool is not None)
     outputs: dict[str, Shape] = {name: ("batch", size) for name, size in sizes.items()}
-    return _build(
-        _GraphWriter(module, paddings, pool), (crop_px, crop_px), outputs, metadata=metadata
-    )
+    writer = _GraphWriter(module, paddings, pool)
+    return _build(writer, (crop_px, crop_px), outputs, metadata=metadata)
 
 
 def build_map_graph(module: FeatureMaps, metadata: dict[str, str]) -> bytes:
@@ -64,9 +63,8 @@ def build_map_graph(module: FeatureMaps, metadata: dict[str, str]) -> bytes:
         one.name: ("batch", one.channels, f"height/{one.stride}", f"width/{one.stride}")
         for one in module.maps
     }
-    return _build(
-        _GraphWriter(module, paddings, None), ("height", "width"), outputs, metadata=metadata
-    )
+    writer = _GraphWriter(module, paddings, None)
+    return _build(writer, ("height", "width"), outputs, metadata=metadata)
 
 
 def _build(
@@ -272,19 +270,8 @@ class _GraphWriter:
         """Write the features that the classifier starts from, and those pooled in another way."""
         if self._pool == "gem":
             average: Any = node.args[0]
-            self._pool_gem(self._values[average.args[0]])
+            _add_gem(self, self._values[average.args[0]])
         return self._add("Flatten", inputs, FEATURES if self._pool == "avg" else node.name)
-
-    def _pool_gem(self, maps: str) -> None:
-        """Write `EfficientNet.pool_gem`."""
-        values = {"min": GEM_MIN, "power": float(GEM_POWER), "root": 1 / GEM_POWER}
-        low, power, root = (
-            self._store(f"gem.{name}", torch.tensor(value)) for name, value in values.items()
-        )
-        clipped = self._add("Clip", [maps, low], "gem.clipped")
-        powers = self._add("Pow", [clipped, power], "gem.powers")
-        means = self._add("ReduceMean", [powers], "gem.means", axes=[2, 3], keepdims=0)
-        self._add("Pow", [means, root], FEATURES)
 
     def _average_pool(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
         if pool.output_size not in (1, (1, 1)):
@@ -292,6 +279,18 @@ class _GraphWriter:
         # Not GlobalAveragePool: onnxruntime adds up its values one by one, which leaves four or
         # five exact digits for the 36,100 values of b4's first gate. This is as fast and keeps six.
         return self._add("ReduceMean", inputs, node.name, axes=[2, 3], keepdims=1)
+
+
+def _add_gem(writer: _GraphWriter, maps: str) -> None:
+    """Write `EfficientNet.pool_gem`."""
+    values = {"min": GEM_MIN, "power": float(GEM_POWER), "root": 1 / GEM_POWER}
+    low, power, root = (
+        writer._store(f"gem.{name}", torch.tensor(value)) for name, value in values.items()
+    )
+    clipped = writer._add("Clip", [maps, low], "gem.clipped")
+    powers = writer._add("Pow", [clipped, power], "gem.powers")
+    means = writer._add("ReduceMean", [powers], "gem.means", axes=[2, 3], keepdims=0)
+    writer._add("Pow", [means, root], FEATURES)
 
 
 WriteModule = Callable[[_GraphWriter, fx.Node, nn.Module, list[str]], str]
