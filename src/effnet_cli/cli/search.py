@@ -29,15 +29,15 @@ def index_images(task: IndexTask, outputs: RowOutputs) -> int:
             options=task.options,
             reporter=out,
         )
-        has_failed = _update(index, task, outputs, out)
+        has_failed = _update(index, task, outputs, out=out)
         while task.watch:
             time.sleep(WATCH_SECONDS)
-            has_failed = _update(index, task, outputs, out, is_quiet=True)
+            has_failed = _update(index, task, outputs, out=out, is_quiet=True)
     return 1 if has_failed else 0
 
 
 def _update(
-    index: "Index", task: IndexTask, outputs: RowOutputs, out: Output, *, is_quiet: bool = False
+    index: "Index", task: IndexTask, outputs: RowOutputs, *, out: Output, is_quiet: bool = False
 ) -> bool:
     from effnet_cli.search import formats, table
 
@@ -54,7 +54,7 @@ def _update(
         summary = update.summary(task.index)
         if not is_quiet or summary.changes:
             out.note(table.describe_update(summary))
-        return bool(summary.changes.get("failed"))
+        return summary.failed > 0
 
 
 def query(task: QueryTask, outputs: QueryOutputs) -> int:

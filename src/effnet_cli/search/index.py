@@ -22,7 +22,7 @@ from effnet_cli.options import (
     ModelOptions,
 )
 from effnet_cli.predict.inputs import ImageLike, as_model_options
-from effnet_cli.search import store
+from effnet_cli.search import changes, store
 from effnet_cli.search.places import index_folder
 from effnet_cli.search.query import Matcher
 from effnet_cli.search.records import IndexSummary, Match, QueryResult
@@ -120,7 +120,7 @@ class Index:
                 "classes": list(embedder.card.classes),
                 "dim": len(embedder(black)),
             }
-        with store.open_for_update(self.folder, embedder.source, meta) as opened:
+        with changes.open_for_update(self.folder, embedder.source, meta) as opened:
             paths = [os.path.abspath(os.path.expanduser(one)) for one in inputs]
             yield Update(opened, embedder, paths, allow_empty=allow_empty)
 

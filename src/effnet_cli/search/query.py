@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from effnet_cli.embed.records import Vector, Vectors
 from effnet_cli.options import MatchOptions
+from effnet_cli.search.condition import Condition, Rows
 from effnet_cli.search.records import Match
-from effnet_cli.search.store import Condition, Rows, Store
+from effnet_cli.search.store import Store
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import quote_names
 
 ROWS_AT_ONCE = 16_384  # 84 MB of vectors of 1,280 numbers
-MAX_NAMED = 8  # classes in an error
+MAX_NAMED = 5  # classes in an error
 Mask = npt.NDArray[np.bool_]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +15,9 @@ from effnet_cli.images.finder import Finder, ImageInput, Url
 from effnet_cli.images.thumbnails import encode_thumbnail
 from effnet_cli.predict.pipeline import ScoredImage
 from effnet_cli.predict.records import ErrorInfo
+from effnet_cli.search.changes import ChangedStore, NewContent
 from effnet_cli.search.records import Change, IndexedImage, IndexSummary
-from effnet_cli.search.store import Entry, NewContent, Stamp, Store
+from effnet_cli.search.store import Entry, Stamp
 from effnet_cli.system.errors import ImageError, UsageError
 
 IMAGES_PER_COMMIT = 256  # a kill loses at most the work on these
@@ -42,13 +42,14 @@ class Update:
     `inputs` stay as they are. With `allow_empty`, folders may have lost all their images.
     """
 
-    store: Store
+    store: ChangedStore
     embedder: Embedder
     inputs: Sequence[str]
     allow_empty: bool = False
     changes: Counter[Change] = field(default_factory=Counter)
     unchanged: int = 0
     _known: dict[bytes, Entry] = field(default_factory=dict)
+    _unreadable: list[str] = field(default_factory=list)  # folders
 
     def run(self) -> Iterator[IndexedImage]:
         """Yield the images whose entry changes, and those that cannot be read.
@@ -84,29 +85,40 @@ class Update:
 
     def _find_new(self) -> Iterator[NewImage | IndexedImage]:
         """Yield the images to embed, and those that need no work; take all out of `_known`."""
-        for one in Finder(self.inputs):
+        for one in Finder(self._existing()):
             if one.error is not None:
+                self._unreadable.append(one.name)
                 yield _describe_failure(one.name, one.error)
                 continue
             if isinstance(one.source, Url) or not isinstance(one.source, str):
                 raise UsageError(f"{one.name!r} is not a file.", "Index files and folders.")
             stamp = _stamp(one.name)
             entry = self._known.pop(os.fsencode(one.name), None)
-            if entry is not None and entry.stamp == stamp:
+            row = None if entry and entry.stamp == stamp else self._take_copy(one.name, stamp)
+            if entry is not None and (entry.stamp == stamp or row == entry.row is not None):
                 self.unchanged += 1
-            elif self._take_copy(one.name, stamp):
+            elif row is not None:
                 yield IndexedImage(one.name, "copied")
             else:
                 yield NewImage(one.name, stamp, "added" if entry is None else "changed")
 
-    def _take_copy(self, path: str, stamp: Stamp) -> bool:
-        """Take over the vector of a file with the same content, which may have been moved."""
+    def _existing(self) -> list[str]:
+        """Return the inputs that exist; refuse others, unless their images are to be removed."""
+        existing = [path for path in self.inputs if os.path.lexists(path)]
+        missing = [path for path in self.inputs if path not in existing]
+        if missing and not self.allow_empty:
+            hint = "Check the path, and that the disk is mounted; to remove images, --allow-empty."
+            raise UsageError(f"{missing[0]!r} does not exist.", hint)
+        return existing
+
+    def _take_copy(self, path: str, stamp: Stamp) -> int | None:
+        """Take over the row of a file with the same content, which may have been moved."""
         if not self.store.has_size(stamp.size):
-            return False
+            return None
         row = self.store.find_row(digest_source(path))
         if row is not None:
             self.store.put(path, stamp, row)
-        return row is not None
+        return row
 
     def _embed(self, images: Sequence[NewImage]) -> Iterator[IndexedImage]:
         inputs = (ImageInput(one.path, one.path) for one in images)
@@ -136,7 +148,8 @@ class Update:
         added = dict(zip((one.sha256 for one in new), self.store.add(new), strict=True))
         for image, content in batch:
             if isinstance(content, ImageError):
-                self.store.put_error(image.path, image.stamp, content.kind, content.message)
+                error = ErrorInfo(content.kind, content.message)
+                self.store.put_error(image.path, image.stamp, error)
                 yield _describe_failure(image.path, content)
                 continue
             row = added.get(content.sha256, self.store.find_row(content.sha256))
@@ -149,13 +162,16 @@ class Update:
 
     def _remove_missing(self) -> Iterator[IndexedImage]:
         """Remove the images below the inputs that were not found."""
+        kept = tuple(os.path.join(os.fsencode(path), b"") for path in self._unreadable)
         for text in self.inputs:
             top = os.fsencode(text)
             inside = os.path.join(top, b"")
-            missing = [path for path in self._known if path == top or path.startswith(inside)]
-            if not missing or not Path(text).parent.is_dir():
-                continue
-            if not self.allow_empty and Path(text).is_dir() and not any(_has_images(text)):
+            missing = [
+                path
+                for path in self._known
+                if (path == top or path.startswith(inside)) and not path.startswith(kept)
+            ]
+            if missing and not self.allow_empty and os.path.isdir(text) and not _has_images(text):
                 raise UsageError(
                     f"{text!r} has no images now, but the index has {len(missing):,} of it.",
                     "Check that the disk is mounted; if they were deleted, add --allow-empty.",
@@ -166,9 +182,8 @@ class Update:
                 yield IndexedImage(os.fsdecode(path), "removed")
 
 
-def _has_images(folder: str) -> Iterator[bool]:
-    """Yield something for the first image of a folder."""
-    yield from (True for one in islice(Finder([folder]), 1) if one.error is None)
+def _has_images(folder: str) -> bool:
+    return any(one.error is None for one in islice(Finder([folder]), 1))
 
 
 def _describe_failure(path: str, error: ImageError) -> IndexedImage:
