@@ -363,6 +363,15 @@ class MatchOptions(Options):
 
 
 @dataclass(frozen=True)
+class IndexName(Options):
+    """An index."""
+
+    section = "Index"
+
+    index: str = index_option()
+
+
+@dataclass(frozen=True)
 class QueryTask(Options):
     """What to search for."""
 

@@ -50,7 +50,12 @@ COMMANDS: Sequence[Command] = (
     doctor,
 )
 EPILOGS: Mapping[Command, str] = {export: TARGETS_HELP}
-SEARCH_COMMANDS: Mapping[str, Command] = {"index": search.index_images, "query": search.query}
+SEARCH_COMMANDS: Mapping[str, Command] = {
+    "index": search.index_images,
+    "query": search.query,
+    "compact": search.compact,
+    "list": search.list_indexes,
+}
 WEIGHTS_COMMANDS: Mapping[str, Command] = {
     "list": variants.list_weights,
     "pull": variants.pull_weights,

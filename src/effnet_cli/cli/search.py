@@ -1,10 +1,19 @@
 """`effnet search`."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from effnet_cli.options import IndexTask, QueryOutputs, QueryTask, RowOutputs
+from effnet_cli.options import (
+    IndexName,
+    IndexTask,
+    ListOutputs,
+    Outputs,
+    QueryOutputs,
+    QueryTask,
+    RowOutputs,
+)
 from effnet_cli.output.out import Output, open_output
+from effnet_cli.system.fields import Only
 
 if TYPE_CHECKING:
     from effnet_cli.search.index import Index
@@ -55,6 +64,27 @@ def _update(
         if not is_quiet or summary.changes:
             out.note(table.describe_update(summary))
         return summary.failed > 0
+
+
+def compact(task: IndexName, outputs: Outputs) -> int:
+    """Make the files of an index smaller after many images were removed."""
+    from effnet_cli.search.index import Index
+
+    with open_output(outputs) as out:
+        removed = Index(task.index, reporter=out).compact()
+        out.note(f"Removed {removed:,} unused vectors from the index {task.index!r}.")
+    return 0
+
+
+def list_indexes(outputs: Annotated[ListOutputs, Only("format")]) -> int:
+    """List the indexes that have names, with their images, models and sizes."""
+    from effnet_cli.search import formats, table
+    from effnet_cli.search.index import list_indexes
+
+    found = [index.describe() for index in list_indexes()]
+    with open_output(outputs) as out:
+        out.show(outputs.format, formats.list_infos(found), [table.indexes_table(found)])
+    return 0
 
 
 def query(task: QueryTask, outputs: QueryOutputs) -> int:

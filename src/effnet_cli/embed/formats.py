@@ -10,14 +10,14 @@ import numpy as np
 from effnet_cli.embed.records import EmbeddedImage
 from effnet_cli.predict.records import ErrorInfo
 
-DIGITS = 8  # of numbers of about 0.03: as exact as float32
+VECTOR_DIGITS = 8  # of numbers of about 0.03: as exact as float32
 
 
 def to_row(image: EmbeddedImage) -> dict[str, Any]:
     """Return one image's row as a JSON object, its vector as a list of numbers."""
     content = _describe(image)
     if image.vector is not None:
-        content["vector"] = np.round(image.vector.astype(np.float64), DIGITS).tolist()
+        content["vector"] = np.round(image.vector.astype(np.float64), VECTOR_DIGITS).tolist()
     return content
 
 
@@ -36,7 +36,7 @@ def from_record(content: Mapping[str, Any]) -> EmbeddedImage:
         content["path"],
         None if vector is None else np.frombuffer(base64.b64decode(vector), "<f4"),
         content.get("sha256", ""),
-        None if error is None else ErrorInfo(**error),
+        error=None if error is None else ErrorInfo(**error),
     )
 
 

@@ -61,7 +61,10 @@ class EmbedRun:
             projection.save(path)
             yield path
         vector_type = self.task.vectors.dtype
-        VectorFile(self._read_journal, self.embedder.source, vector_type, projection).write(output)
+        file = VectorFile(
+            self._read_journal, self.embedder.source, vector_type, projection=projection
+        )
+        file.write(output)
         yield output
 
     def _read_journal(self) -> Iterator[EmbeddedImage]:

@@ -20,7 +20,7 @@ from effnet_cli.output.writers import write
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import atomic_write
 
-CHUNK = 1024  # images that are converted and written at once
+IMAGES_PER_CHUNK = 1024  # images that are converted and written at once
 INT8_LIMIT = 127
 
 
@@ -68,7 +68,7 @@ class VectorFile:
     def chunks(self, dim: int) -> Iterator[StoredChunk]:
         """Yield images with their vectors of length `dim`, some at a time."""
         images = self.images()
-        while chunk := list(islice(images, CHUNK)):
+        while chunk := list(islice(images, IMAGES_PER_CHUNK)):
             yield self._store(chunk, dim)
 
     @property
@@ -85,16 +85,16 @@ class VectorFile:
             found = np.stack(vectors)
             values[has_vector] = self.projection.apply(found) if self.projection else found
         if self.dtype != "int8":
-            return StoredChunk(chunk, has_vector, values.astype(self.dtype), None)
+            return StoredChunk(chunk, has_vector, values.astype(self.dtype), scales=None)
         scales = np.abs(values).max(axis=1, initial=np.finfo(np.float32).tiny) / INT8_LIMIT
         rounded = np.rint(values / scales[:, None]).astype(np.int8)
-        return StoredChunk(chunk, has_vector, rounded, scales)
+        return StoredChunk(chunk, has_vector, rounded, scales=scales)
 
 
 def read_vectors(images: Iterable[EmbeddedImage]) -> Iterator[Vectors]:
     """Yield the vectors of images, float32 [N,D], some at a time."""
     vectors = (image.vector for image in images if image.vector is not None)
-    while chunk := list(islice(vectors, CHUNK)):
+    while chunk := list(islice(vectors, IMAGES_PER_CHUNK)):
         yield np.stack(chunk)
 
 

@@ -28,7 +28,7 @@ from effnet_cli.system.files import cannot_write, process_lock
 
 FIRST_VECTORS = "vectors-0.f32"
 COPIED_ROWS = 1024  # at once
-SCHEMA = """
+INDEX_SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE contents (row INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, thumbnail BLOB);
 CREATE TABLE labels (
@@ -59,14 +59,21 @@ class ChangedStore(Store):
     """An index that is being changed. Changes count from the next `commit`."""
 
     def add(self, contents: Sequence[NewContent]) -> list[int]:
-        """Append contents; return their rows. They count from the next `commit`."""
+        """Append contents; return their rows.
+
+        Raises:
+            EffnetError: the disk is full, or the folder cannot be written.
+        """
         start = self.num_rows
-        with self.vectors_path.open("r+b") as file:
-            file.seek(start * self.dim * VECTOR_DTYPE.itemsize)
-            for one in contents:
-                file.write(one.vector.astype(VECTOR_DTYPE).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.vectors_path.open("r+b") as file:
+                file.seek(start * self.dim * VECTOR_DTYPE.itemsize)
+                for one in contents:
+                    file.write(one.vector.astype(VECTOR_DTYPE).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self.vectors_path, error) from error
         rows = list(range(start, start + len(contents)))
         self.database.executemany(
             "INSERT INTO contents VALUES (?, ?, ?)",
@@ -102,7 +109,7 @@ class ChangedStore(Store):
         if actual < size:
             raise damaged(self.folder, f"{self.vectors_path.name} is incomplete")
 
-    def put(self, path: str, stamp: Stamp, row: int) -> None:
+    def put(self, path: str, stamp: Stamp, row: int | None) -> None:
         """Set the vector of an image."""
         self._put(path, stamp, (row, None, None))
 
@@ -229,7 +236,7 @@ def _create(folder: Path, meta: Mapping[str, object]) -> None:
         (folder / FIRST_VECTORS).write_bytes(b"")
         database = sqlite3.connect(part)
         with database:
-            database.executescript(SCHEMA)
+            database.executescript(INDEX_SCHEMA)
             rows = {"format": INDEX_FORMAT, "rows": 0, "vectors": FIRST_VECTORS, **meta}
             database.executemany(
                 "INSERT INTO meta VALUES (?, ?)",

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from effnet_cli.output.text import csv_line
-from effnet_cli.search.records import IndexedImage, QueryResult
+from effnet_cli.search.records import IndexedImage, IndexInfo, QueryResult
 
-DIGITS = 6  # similarities differ by 1e-6 between engines
-CHANGE_COLUMNS = ("path", "change", "error_kind", "error")
+SIMILARITY_DIGITS = 6  # similarities differ by 1e-6 between engines
+INDEX_COLUMNS = ("path", "change", "error_kind", "error")
 MATCH_COLUMNS = ("query", "status", "rank", "path", "similarity", "label", "error_kind", "error")
 
 
@@ -20,11 +20,16 @@ def change_row(image: IndexedImage) -> dict[str, Any]:
 
 def change_lines(images: Iterable[IndexedImage]) -> Iterator[str]:
     """Yield CSV lines: a header, then one line per image."""
-    yield csv_line(CHANGE_COLUMNS)
+    yield csv_line(INDEX_COLUMNS)
     for image in images:
         error = image.error
         cells = (error.kind, error.message) if error else ("", "")
         yield csv_line((image.path, image.change, *cells))
+
+
+def list_infos(infos: Iterable[IndexInfo]) -> list[dict[str, Any]]:
+    """Return indexes as JSON objects."""
+    return [asdict(info) for info in infos]
 
 
 def query_row(result: QueryResult) -> dict[str, Any]:
@@ -32,9 +37,9 @@ def query_row(result: QueryResult) -> dict[str, Any]:
     row: dict[str, Any] = {"query": result.query, "status": result.status}
     if result.error is not None:
         return row | {"error": asdict(result.error)}
-    matches = [
-        asdict(one) | {"similarity": round(one.similarity, DIGITS)} for one in result.matches
-    ]
+    matches = [asdict(one) for one in result.matches]
+    for match in matches:
+        match["similarity"] = round(match["similarity"], SIMILARITY_DIGITS)
     return row | {"matches": matches}
 
 

@@ -23,9 +23,9 @@ from effnet_cli.options import (
 )
 from effnet_cli.predict.inputs import ImageLike, as_model_options
 from effnet_cli.search import changes, store
-from effnet_cli.search.places import index_folder
+from effnet_cli.search.places import index_folder, indexes_folder
 from effnet_cli.search.query import Matcher
-from effnet_cli.search.records import IndexSummary, Match, QueryResult
+from effnet_cli.search.records import IndexInfo, IndexSummary, Match, QueryResult
 from effnet_cli.search.update import Update
 from effnet_cli.system.reporter import SILENT, Reporter
 
@@ -135,6 +135,34 @@ class Index:
             deque(update.run(), maxlen=0)
             return update.summary(self.name)
 
+    def compact(self) -> int:
+        """Remove the vectors of images that are no longer in the index; return how many.
+
+        Raises:
+            UsageError: there is no index, or another process is changing it.
+            EffnetError: it is damaged, or cannot be written.
+        """
+        with self.open() as opened:
+            source = opened.source
+        with changes.open_for_update(self.folder, source, {}) as opened:
+            return opened.compact()
+
+    def describe(self) -> IndexInfo:
+        """Return what the index has; raises like `open`."""
+        with self.open() as opened:
+            images, failed = opened.count()
+            source = opened.source
+        size = sum(path.stat().st_size for path in self.folder.iterdir())
+        return IndexInfo(
+            self.name,
+            str(self.folder),
+            source.model,
+            pool=source.pool,
+            images=images,
+            failed=failed,
+            size_bytes=size,
+        )
+
     def query(self, image: ImageLike, options: MatchOptions = MatchOptions()) -> tuple[Match, ...]:
         """Return the images that resemble an image, best first.
 
@@ -177,6 +205,14 @@ class Index:
                     yield QueryResult(image.path, error=image.error)
                 else:
                     yield QueryResult(image.path, next(found))
+
+
+def list_indexes() -> Iterator[Index]:
+    """Yield the indexes that have names, in name order."""
+    folder = indexes_folder()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if store.exists(path):
+            yield Index(path.name)
 
 
 def _is_words(text: str) -> bool:

@@ -16,7 +16,7 @@ from effnet_cli.search.store import Store
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.text import quote_names
 
-ROWS_AT_ONCE = 16_384  # 84 MB of vectors of 1,280 numbers
+COMPARED_ROWS = 16_384  # 84 MB of vectors of 1,280 numbers
 MAX_NAMED = 5  # classes in an error
 Mask = npt.NDArray[np.bool_]
 
@@ -39,8 +39,8 @@ def find_neighbours(
     """
     none = Neighbours(np.zeros(0, np.intp), np.zeros(0, np.float32))
     best = [none] * len(queries)
-    for start in range(0, len(vectors), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(vectors), COMPARED_ROWS):
+        rows = slice(start, start + COMPARED_ROWS)
         similarities = queries @ vectors[rows].T
         if is_hidden is not None:
             similarities[:, is_hidden[rows]] = -np.inf
@@ -121,7 +121,8 @@ class Matcher:
         for row, similarity in rows:
             label = self._store.label(row)
             for path in self._store.paths(row, self._condition):
-                matches.append(Match(len(matches) + 1, path, similarity, label))
+                rank = len(matches) + 1
+                matches.append(Match(rank, path, similarity, label=label))
             if len(matches) >= self._options.k:
                 break
         return tuple(matches[: self._options.k])

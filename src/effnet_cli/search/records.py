@@ -32,6 +32,19 @@ class IndexSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """An index on this machine; `size_bytes` are those of its files."""
+
+    name: str
+    folder: str
+    model: str
+    pool: str
+    images: int
+    failed: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """An image that resembles a query.
 

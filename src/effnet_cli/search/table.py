@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from effnet_cli.output.tables import Bar, Block, Line, Styled, Table
-from effnet_cli.search.records import Change, IndexedImage, IndexSummary, QueryResult
+from effnet_cli.search.records import Change, IndexedImage, IndexInfo, IndexSummary, QueryResult
 from effnet_cli.system.text import pluralize
 
-COLOURS: Mapping[Change, str] = {
+CHANGE_COLOURS: Mapping[Change, str] = {
     "added": "green",
     "changed": "green",
     "copied": "dim",
@@ -19,7 +19,7 @@ def change_blocks(images: Iterable[IndexedImage]) -> Iterator[Block]:
     """Yield a line for each changed image, as soon as it is known."""
     for image in images:
         message = f"  {image.error.kind}: {image.error.message}" if image.error else ""
-        colour = COLOURS[image.change]
+        colour = CHANGE_COLOURS[image.change]
         yield Line((Styled(f"{image.change:8}", colour), image.path, Styled(message, "red")))
 
 
@@ -30,6 +30,15 @@ def describe_update(summary: IndexSummary) -> str:
     images = pluralize(summary.images, "image")
     unread = f", and {summary.failed:,} that cannot be read" if summary.failed else ""
     return f"Index {summary.name!r} has {images}{unread}: {', '.join(parts)}."
+
+
+def indexes_table(infos: Iterable[IndexInfo]) -> Table:
+    """Return a table of indexes."""
+    rows = [
+        (info.name, info.images, info.failed, info.model, f"{info.size_bytes / 1e6:.1f} MB")
+        for info in infos
+    ]
+    return Table(("Index", "Images", "Cannot be read", "Model", "Size"), rows)
 
 
 def match_blocks(results: Iterable[QueryResult]) -> Iterator[Block]:

@@ -23,7 +23,7 @@ from effnet_cli.system.errors import ImageError, UsageError
 IMAGES_PER_COMMIT = 256  # a kill loses at most the work on these
 IMAGES_PER_ROUND = 16 * IMAGES_PER_COMMIT  # that are known to be new before they are embedded
 KEPT_LABELS = 5
-THUMBNAIL_PX = 96  # longer side: about 2 kB
+INDEX_THUMBNAIL_PX = 96  # longer side: about 2 kB
 
 
 class NewImage(NamedTuple):
@@ -50,24 +50,21 @@ class Update:
     unchanged: int = 0
     _known: dict[bytes, Entry] = field(default_factory=dict)
     _unreadable: list[str] = field(default_factory=list)  # folders
+    _empty: dict[str, ImageError] = field(default_factory=dict)  # inputs
 
     def run(self) -> Iterator[IndexedImage]:
         """Yield the images whose entry changes, and those that cannot be read.
 
-        What was yielded is kept, but for the last few hundred images, even if the process is
-        killed.
+        What was yielded is kept even if the process is killed.
 
         Raises:
             UsageError: a folder has no image any more, or an input is no file or folder.
             EffnetError: the engine cannot be used, or the index cannot be written.
         """
         self._known = self.store.entries()
-        try:
-            for one in self._changes():
-                self.changes[one.change] += 1
-                yield one
-        finally:
-            self.store.commit()
+        for one in self._changes():
+            self.changes[one.change] += 1
+            yield one
 
     def summary(self, name: str) -> IndexSummary:
         """Return what the index has now, and what changed."""
@@ -77,9 +74,12 @@ class Update:
     def _changes(self) -> Iterator[IndexedImage]:
         found = self._find_new()
         while first := list(islice(found, IMAGES_PER_ROUND)):
+            self.store.commit()  # before anything is reported
             yield from (one for one in first if isinstance(one, IndexedImage))
             yield from self._embed([one for one in first if isinstance(one, NewImage)])
-        yield from self._remove_missing()
+        removed = list(self._remove_missing())
+        self.store.commit()
+        yield from removed
 
     # --- new and changed images ------------------------------------------------------------------
 
@@ -87,8 +87,11 @@ class Update:
         """Yield the images to embed, and those that need no work; take all out of `_known`."""
         for one in Finder(self._existing()):
             if one.error is not None:
-                self._unreadable.append(one.name)
-                yield _describe_failure(one.name, one.error)
+                if one.name in self.inputs and os.path.isdir(one.name):
+                    self._empty[one.name] = one.error
+                else:
+                    self._unreadable.append(one.name)
+                    yield _describe_failure(one.name, one.error)
                 continue
             if isinstance(one.source, Url) or not isinstance(one.source, str):
                 raise UsageError(f"{one.name!r} is not a file.", "Index files and folders.")
@@ -137,26 +140,29 @@ class Update:
             digest_source(one.source),
             self.embedder.to_vector(scored),
             labels=[(int(index), float(probabilities[index])) for index in best],
-            thumbnail=encode_thumbnail(scored.crops[0], THUMBNAIL_PX),
+            thumbnail=encode_thumbnail(scored.crops[0], INDEX_THUMBNAIL_PX),
         )
 
     def _save(
         self, batch: Sequence[tuple[NewImage, NewContent | ImageError]]
-    ) -> Iterator[IndexedImage]:
-        rows = {one.sha256: one for _, one in batch if isinstance(one, NewContent)}
-        new = [one for one in rows.values() if self.store.find_row(one.sha256) is None]
-        added = dict(zip((one.sha256 for one in new), self.store.add(new), strict=True))
+    ) -> list[IndexedImage]:
+        """Save the vectors of images, so that they can be reported."""
+        contents = {one.sha256: one for _, one in batch if isinstance(one, NewContent)}
+        rows = {sha256: self.store.find_row(sha256) for sha256 in contents}
+        new = [sha256 for sha256, row in rows.items() if row is None]
+        added = self.store.add([contents[sha256] for sha256 in new])
+        rows |= dict(zip(new, added, strict=True))
+        saved = []
         for image, content in batch:
             if isinstance(content, ImageError):
                 error = ErrorInfo(content.kind, content.message)
                 self.store.put_error(image.path, image.stamp, error)
-                yield _describe_failure(image.path, content)
-                continue
-            row = added.get(content.sha256, self.store.find_row(content.sha256))
-            if row is not None:
-                self.store.put(image.path, image.stamp, row)
-            yield IndexedImage(image.path, image.change)
+                saved.append(IndexedImage(image.path, "failed", error))
+            else:
+                self.store.put(image.path, image.stamp, rows[content.sha256])
+                saved.append(IndexedImage(image.path, image.change))
         self.store.commit()
+        return saved
 
     # --- removed images --------------------------------------------------------------------------
 
@@ -171,7 +177,9 @@ class Update:
                 for path in self._known
                 if (path == top or path.startswith(inside)) and not path.startswith(kept)
             ]
-            if missing and not self.allow_empty and os.path.isdir(text) and not _has_images(text):
+            if text in self._empty and not missing:
+                yield _describe_failure(text, self._empty[text])
+            elif text in self._empty and not self.allow_empty:
                 raise UsageError(
                     f"{text!r} has no images now, but the index has {len(missing):,} of it.",
                     "Check that the disk is mounted; if they were deleted, add --allow-empty.",
@@ -180,10 +188,6 @@ class Update:
                 self.store.remove(path)
                 del self._known[path]
                 yield IndexedImage(os.fsdecode(path), "removed")
-
-
-def _has_images(folder: str) -> bool:
-    return any(one.error is None for one in islice(Finder([folder]), 1))
 
 
 def _describe_failure(path: str, error: ImageError) -> IndexedImage:
