@@ -100,10 +100,10 @@ def read_vectors(images: Iterable[EmbeddedImage]) -> Iterator[Vectors]:
 
 def check_suffix(path: Path) -> None:
     """Raise `UsageError` if no format has the suffix of `path`."""
-    if path.suffix.lower() not in WRITERS:
-        raise UsageError(
-            f"Unsupported output format {path.suffix!r}.", f"Use {', '.join(WRITERS)}."
-        )
+    suffix = path.suffix.lower()
+    if suffix not in WRITERS:
+        what = f"Unsupported output format {suffix!r}" if suffix else f"{str(path)!r} has no suffix"
+        raise UsageError(f"{what}.", f"Use {', '.join(WRITERS)}.")
 
 
 # --- formats -------------------------------------------------------------------------------------
