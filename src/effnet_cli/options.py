@@ -387,6 +387,49 @@ class QueryTask(Options):
 
 
 @dataclass(frozen=True)
+class CalibratePairsTask(Options):
+    """The pairs to fit a threshold to."""
+
+    section = "Pairs"
+
+    pairs: Path = argument(
+        REQUIRED,
+        "Table with the columns image1, image2 and same (1 or 0), or a folder with a folder per "
+        "class, whose images are paired",
+        "PAIRS",
+    )
+    far: float | None = option(
+        None,
+        "False accept rate: share of different pairs that may be called the same",
+        shown="0.001, or more if there are few different pairs",
+        above=0,
+        below=1,
+    )
+    seed: int = option(0, "Random seed of the pairs of class folders", min=0, max=MAX_SEED)
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
+    options: EmbedOptions = EmbedOptions()
+
+
+@dataclass(frozen=True)
+class VerifyPairTask(Options):
+    """Two images to compare."""
+
+    section = "Pairs"
+
+    first: str = argument(REQUIRED, "First image", "IMAGE1")
+    second: str = argument(REQUIRED, "Second image", "IMAGE2")
+    calibration: Path | None = option(
+        None, "Decide by the threshold that `search calibrate` wrote", "FILE"
+    )
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
+    options: Annotated[EmbedOptions, Only("pool")] = EmbedOptions()
+
+
+@dataclass(frozen=True)
 class DatasetOptions(LabelOptions):
     """How labelled images are read and split."""
 
@@ -741,6 +784,14 @@ class RowOutputs(Outputs):
 @dataclass(frozen=True)
 class QueryOutputs(PageOutputs):
     format: Format = option("table", "Output format", "-f")
+
+
+@dataclass(frozen=True)
+class CalibrationOutputs(PageOutputs):
+    format: TableFormat = option("table", "Output format", "-f")
+    output: Path | None = option(
+        None, "Write the threshold to FILE, for `search verify --calibration`", "-o FILE.json"
+    )
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ EPILOGS: Mapping[Command, str] = {export: TARGETS_HELP}
 SEARCH_COMMANDS: Mapping[str, Command] = {
     "index": search.index_images,
     "query": search.query,
+    "verify": search.verify,
+    "calibrate": search.calibrate,
     "compact": search.compact,
     "list": search.list_indexes,
 }

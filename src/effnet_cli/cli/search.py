@@ -4,6 +4,8 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 from effnet_cli.options import (
+    CalibratePairsTask,
+    CalibrationOutputs,
     IndexName,
     IndexTask,
     ListOutputs,
@@ -11,6 +13,7 @@ from effnet_cli.options import (
     QueryOutputs,
     QueryTask,
     RowOutputs,
+    VerifyPairTask,
 )
 from effnet_cli.output.out import Output, open_output
 from effnet_cli.system.fields import Only
@@ -85,6 +88,57 @@ def list_indexes(outputs: Annotated[ListOutputs, Only("format")]) -> int:
     with open_output(outputs) as out:
         out.show(outputs.format, formats.list_infos(found), [table.indexes_table(found)])
     return 0
+
+
+def calibrate(task: CalibratePairsTask, outputs: CalibrationOutputs) -> int:
+    """Find the similarity from which two images show the same, on pairs that are known.
+
+    Prints the equal error rate (EER), and the true accept rate (TAR) at false accept rates (FAR).
+    """
+    from effnet_cli.output.writers import check_not_read, check_output
+    from effnet_cli.search import calibrate, formats, page, table
+
+    if outputs.output is not None:
+        check_output(outputs.output, "--output")
+        check_not_read(outputs.output, [task.pairs])
+    with open_output(outputs, [task.pairs]) as out:
+        found = calibrate.calibrate_pairs(task, out)
+        out.show(
+            outputs.format,
+            formats.verification_dict(found),
+            table.verification_blocks(found),
+            csv=formats.verification_lines(found),
+        )
+        for image in found.failed:
+            out.warn(f"{image.path}: {image.error.message if image.error else ''}")
+        out.note(table.promise_line(found.calibration))
+        if outputs.output is not None:
+            calibrate.save_calibration(found.calibration, outputs.output)
+            out.note(f"Saved {str(outputs.output)!r}.")
+        if outputs.html is not None:
+            out.page(page.verification_page(found), outputs.html)
+            out.note(f"Saved {str(outputs.html)!r}.")
+    return 1 if found.failed else 0
+
+
+def verify(task: VerifyPairTask, outputs: Annotated[ListOutputs, Only("format", "quiet")]) -> int:
+    """Say how alike two images are, and with --calibration, whether they show the same.
+
+    The exit status is 0 for the same (or without a calibration), and 3 for different images.
+    """
+    from effnet_cli.search import formats, table, verify
+
+    with open_output(outputs) as out:
+        decision = verify.verify(task, out)
+        out.show(outputs.format, formats.decision_dict(decision), table.decision_lines(decision))
+        if decision.calibration is None:
+            out.note(
+                "No threshold suits all images. Find one on your own: effnet search calibrate "
+                "PAIRS.csv --output FILE.json"
+            )
+        else:
+            out.note(table.promise_line(decision.calibration))
+    return 3 if decision.is_same is False else 0
 
 
 def query(task: QueryTask, outputs: QueryOutputs) -> int:

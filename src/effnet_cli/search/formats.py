@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from effnet_cli.output.text import csv_line
+from effnet_cli.search.calibrate import FittedPairs
 from effnet_cli.search.records import IndexedImage, IndexInfo, QueryResult
+from effnet_cli.search.verify import PairDecision
 
 SIMILARITY_DIGITS = 6  # similarities differ by 1e-6 between engines
 INDEX_COLUMNS = ("path", "change", "error_kind", "error")
@@ -30,6 +32,45 @@ def change_lines(images: Iterable[IndexedImage]) -> Iterator[str]:
 def list_infos(infos: Iterable[IndexInfo]) -> list[dict[str, Any]]:
     """Return indexes as JSON objects."""
     return [asdict(info) for info in infos]
+
+
+def decision_dict(decision: PairDecision) -> dict[str, Any]:
+    """Return the decision about two images as a JSON object."""
+    content: dict[str, Any] = {
+        "image1": decision.first,
+        "image2": decision.second,
+        "similarity": round(decision.similarity, SIMILARITY_DIGITS),
+    }
+    found = decision.calibration
+    if found is None:
+        return content | {"same": None}
+    return content | {
+        "same": decision.is_same,
+        "threshold": round(found.threshold, SIMILARITY_DIGITS),
+        "false_accept_rate": found.far,
+        "promise": found.promise,
+        "true_accept_rate": found.tar,
+    }
+
+
+def verification_dict(found: FittedPairs) -> dict[str, Any]:
+    """Return the figures of a calibration as a JSON object."""
+    calibration = asdict(found.calibration)
+    is_centered = bool(calibration.pop("mean"))
+    failed = [{"path": one.path, "error": asdict(one.error)} for one in found.failed if one.error]
+    return {
+        **asdict(found.verification),
+        "calibration": calibration | {"centered": is_centered},
+        "failed": failed,
+    }
+
+
+def verification_lines(found: FittedPairs) -> Iterator[str]:
+    """Yield CSV lines: a header, then one line per false accept rate."""
+    yield csv_line(("far", "threshold", "false_matches", "tar", "tar_low", "tar_high"))
+    for rate in found.verification.rates:
+        cells = (rate.far, rate.threshold, rate.false_matches, rate.tar, *rate.tar_interval)
+        yield csv_line(cells)
 
 
 def query_row(result: QueryResult) -> dict[str, Any]:

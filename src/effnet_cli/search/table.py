@@ -1,9 +1,18 @@
 """Show the records of a search as tables and lines."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from effnet_cli.output.tables import Bar, Block, Line, Styled, Table
+from effnet_cli.search.calibrate import FittedPairs
 from effnet_cli.search.records import Change, IndexedImage, IndexInfo, IndexSummary, QueryResult
+from effnet_cli.search.verification import (
+    MIN_EXPECTED_MATCHES,
+    REPORTED_FARS,
+    PairCalibration,
+    Verification,
+)
+from effnet_cli.search.verify import PairDecision
 from effnet_cli.system.text import pluralize
 
 CHANGE_COLOURS: Mapping[Change, str] = {
@@ -39,6 +48,51 @@ def indexes_table(infos: Iterable[IndexInfo]) -> Table:
         for info in infos
     ]
     return Table(("Index", "Images", "Cannot be read", "Model", "Size"), rows)
+
+
+def decision_lines(decision: PairDecision) -> Iterator[str]:
+    """Yield what is said of two images."""
+    found = decision.calibration
+    if found is None:
+        yield f"similarity {decision.similarity:.3f}"
+        return
+    answer = "the same" if decision.is_same else "different"
+    sign = ">=" if decision.is_same else "<"
+    yield f"{answer}: similarity {decision.similarity:.3f} {sign} {found.threshold:.3f}"
+
+
+def promise_line(found: PairCalibration) -> str:
+    """Return what a threshold promises, with the numbers behind it."""
+    return (
+        f"At the threshold {found.threshold:.3f}, {found.false_matches:,} of {found.different:,} "
+        f"different pairs were called the same (at most {found.promise:.2%} of others), and "
+        f"{found.tar:.1%} of {found.same:,} same pairs were found."
+    )
+
+
+def verification_blocks(found: FittedPairs) -> Iterator[Block]:
+    """Yield the figures of a calibration."""
+    v = found.verification
+    yield Table(
+        ("Same pairs", "Different pairs", "EER", "AUC"),
+        [(v.same, v.different, f"{v.eer:.2%}", f"{v.auc:.4f}")],
+    )
+    yield rates_table(v)
+
+
+def rates_table(found: Verification) -> Table:
+    """Return what the thresholds for the usual false accept rates do."""
+    cells: list[tuple[object, ...]] = []
+    for far in REPORTED_FARS:
+        rate = next((one for one in found.rates if one.far == far), None)
+        if rate is None:
+            needed = math.ceil(MIN_EXPECTED_MATCHES / far)
+            cells.append((f"{far:g}", None, f"needs {needed:,} different pairs", ""))
+        else:
+            low, high = rate.tar_interval
+            interval = f"{low:.1%} to {high:.1%}"
+            cells.append((f"{far:g}", f"{rate.threshold:.3f}", f"{rate.tar:.1%}", interval))
+    return Table(("False accept rate", "Threshold", "True accept rate", "95 % interval"), cells)
 
 
 def match_blocks(results: Iterable[QueryResult]) -> Iterator[Block]:
