@@ -372,6 +372,30 @@ class IndexName(Options):
 
 
 @dataclass(frozen=True)
+class ClusterTask(IndexName):
+    """How to group the images of an index."""
+
+    clusters: int | None = option(
+        None,
+        "Number of groups; auto: the square root of half the images",
+        words=AUTO,
+        min=1,
+        max=10_000,
+    )
+    seed: int = option(0, "Random seed", min=0, max=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class MapTask(IndexName):
+    """Which images to place on a map, and where to write it."""
+
+    html: Path = option(
+        REQUIRED, "Write the map to FILE", "FILE.html", is_required=True, section="Output"
+    )
+    seed: int = option(0, "Random seed", min=0, max=MAX_SEED)
+
+
+@dataclass(frozen=True)
 class QueryTask(Options):
     """What to search for."""
 
@@ -784,6 +808,11 @@ class RowOutputs(Outputs):
 @dataclass(frozen=True)
 class QueryOutputs(PageOutputs):
     format: Format = option("table", "Output format", "-f")
+
+
+@dataclass(frozen=True)
+class ClusterOutputs(PageOutputs):
+    format: TableFormat = option("table", "Output format", "-f")
 
 
 @dataclass(frozen=True)

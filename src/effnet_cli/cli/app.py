@@ -55,6 +55,8 @@ SEARCH_COMMANDS: Mapping[str, Command] = {
     "query": search.query,
     "verify": search.verify,
     "calibrate": search.calibrate,
+    "cluster": search.cluster,
+    "map": search.draw_map,
     "compact": search.compact,
     "list": search.list_indexes,
 }

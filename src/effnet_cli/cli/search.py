@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 from effnet_cli.options import (
     CalibratePairsTask,
     CalibrationOutputs,
+    ClusterOutputs,
+    ClusterTask,
     IndexName,
     IndexTask,
     ListOutputs,
+    MapTask,
     Outputs,
     QueryOutputs,
     QueryTask,
@@ -87,6 +90,43 @@ def list_indexes(outputs: Annotated[ListOutputs, Only("format")]) -> int:
     found = [index.describe() for index in list_indexes()]
     with open_output(outputs) as out:
         out.show(outputs.format, formats.list_infos(found), [table.indexes_table(found)])
+    return 0
+
+
+def cluster(task: ClusterTask, outputs: ClusterOutputs) -> int:
+    """Group the images of an index by what they look like."""
+    from effnet_cli.search import formats, page, table
+    from effnet_cli.search.cluster import find_clusters
+    from effnet_cli.search.index import Index
+
+    with open_output(outputs) as out, Index(task.index).open() as opened:
+        found = find_clusters(opened, task.clusters, task.seed)
+        out.show(
+            outputs.format,
+            formats.list_clusters(found),
+            [table.clusters_table(found)],
+            csv=formats.cluster_lines(found),
+        )
+        if outputs.html is not None:
+            out.page(page.clusters_page(opened, found), outputs.html)
+            out.note(f"Saved {str(outputs.html)!r}.")
+    return 0
+
+
+def draw_map(task: MapTask, outputs: Outputs) -> int:
+    """Draw the images of an index as a map, in one page that needs no network."""
+    from effnet_cli.output.writers import check_output
+    from effnet_cli.search.index import Index
+    from effnet_cli.search.layout import lay_out
+    from effnet_cli.search.page import map_page
+
+    check_output(task.html, "--html")
+    with open_output(outputs) as out, Index(task.index).open() as opened:
+        layout = lay_out(opened, task.seed)
+        out.page(map_page(opened, layout), task.html)
+        if len(layout.rows) < layout.total:
+            out.note(f"{len(layout.rows):,} of {layout.total:,} images are shown.")
+        out.note(f"Saved {str(task.html)!r}.")
     return 0
 
 

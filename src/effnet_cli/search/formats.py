@@ -6,6 +6,7 @@ from typing import Any
 
 from effnet_cli.output.text import csv_line
 from effnet_cli.search.calibrate import FittedPairs
+from effnet_cli.search.cluster import Cluster
 from effnet_cli.search.records import IndexedImage, IndexInfo, QueryResult
 from effnet_cli.search.verify import PairDecision
 
@@ -32,6 +33,19 @@ def change_lines(images: Iterable[IndexedImage]) -> Iterator[str]:
 def list_infos(infos: Iterable[IndexInfo]) -> list[dict[str, Any]]:
     """Return indexes as JSON objects."""
     return [asdict(info) for info in infos]
+
+
+def list_clusters(clusters: Iterable[Cluster]) -> list[dict[str, Any]]:
+    """Return clusters as JSON objects."""
+    return [asdict(one) for one in clusters]
+
+
+def cluster_lines(clusters: Iterable[Cluster]) -> Iterator[str]:
+    """Yield CSV lines: a header, then one line per image."""
+    yield csv_line(("path", "cluster", "label"))
+    for one in clusters:
+        for path in one.paths:
+            yield csv_line((path, one.number, one.label))
 
 
 def decision_dict(decision: PairDecision) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Pairs of images that show the same or different things: from a table, or from class folders."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -84,8 +83,7 @@ def read_pairs(file: Path) -> ImagePairs:
             message = f"{table.unit.capitalize()} {line} of {str(file)!r} says {word!r}."
             raise UsageError(message, "Use 1 for the same, and 0 for different.")
         left, right = (
-            numbers.setdefault(os.path.join(table.folder, path), len(numbers))
-            for path in (one, other)
+            numbers.setdefault(str(table.folder / path), len(numbers)) for path in (one, other)
         )
         rows.append((left, right, is_same))
     return _make_pairs(list(numbers), rows)

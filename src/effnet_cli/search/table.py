@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from effnet_cli.output.tables import Bar, Block, Line, Styled, Table
 from effnet_cli.search.calibrate import FittedPairs
+from effnet_cli.search.cluster import Cluster
 from effnet_cli.search.records import Change, IndexedImage, IndexInfo, IndexSummary, QueryResult
 from effnet_cli.search.verification import (
     MIN_EXPECTED_MATCHES,
@@ -48,6 +49,15 @@ def indexes_table(infos: Iterable[IndexInfo]) -> Table:
         for info in infos
     ]
     return Table(("Index", "Images", "Cannot be read", "Model", "Size"), rows)
+
+
+def clusters_table(clusters: Iterable[Cluster]) -> Table:
+    """Return a table of clusters, with the most typical image of each."""
+    rows = [
+        (one.number, len(one.paths), f"{one.label_share:.0%} {one.label}", one.paths[0])
+        for one in clusters
+    ]
+    return Table(("Group", "Images", "Most frequent class", "Most typical image"), rows)
 
 
 def decision_lines(decision: PairDecision) -> Iterator[str]:
