@@ -109,8 +109,7 @@ def class_curves_chart(
 def roc_chart(roc: XY, marks: XY = ()) -> Markup:
     """Plot the true accept rate against the false accept rate, 0..1, on a logarithmic scale."""
     axes = _axes((9.0, 4.0), "false accept rate", "true accept rate")
-    shown = [(x, y) for x, y in roc if x > 0] or [(1.0, 1.0)]
-    axes.plot(*zip(*shown, strict=True), color=ACCENT, linewidth=1.5, drawstyle="steps-post")
+    axes.plot(*zip(*roc, strict=True), color=ACCENT, linewidth=1.5)
     for x, y in marks:
         axes.scatter([x], [y], s=50, color=INK, zorder=3)
     axes.set_xscale("log")

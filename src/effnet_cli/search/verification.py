@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from effnet_cli.embed.embedder import normalize
 from effnet_cli.embed.records import Vector, Vectors, VectorSource
-from effnet_cli.evaluate.curves import thin
 from effnet_cli.evaluate.metrics import Flags, share_interval
 
 Similarities = npt.NDArray[np.float32]  # [P], of pairs
 REPORTED_FARS = (1e-2, 1e-3)
 DEFAULT_FAR = 1e-3
+CURVE_POINTS = 100
 MIN_EXPECTED_MATCHES = 3  # false ones, for a rate to be measured at all
 
 
@@ -37,7 +37,7 @@ class Verification:
     """How well similarities tell same pairs from different ones.
 
     `eer` is the rate at which as many same pairs are missed as different ones are accepted; `auc`
-    the area under the ROC curve `roc`, pairs of (false accept rate, true accept rate). There are
+    the area under the ROC curve; `roc` has points of it, (false accept rate, true accept rate). There are
     `rates` only for the false accept rates that there are enough different pairs for.
     """
 
@@ -152,8 +152,17 @@ def measure_pairs(similarities: Similarities, is_same: Flags) -> Verification:
             for one in REPORTED_FARS
             if one >= least_far(len(different))
         ),
-        roc=tuple((x, y) for x, y in np.round(thin(np.column_stack([far, tar])), 4).tolist()),
+        roc=_sample_curve(far, tar, 1 / len(different)),
     )
+
+
+def _sample_curve(
+    far: npt.NDArray[np.float64], tar: npt.NDArray[np.float64], least: float
+) -> tuple[tuple[float, float], ...]:
+    """Return the curve at false accept rates from `least` to 1 that are even on a log scale."""
+    rates = np.geomspace(least, 1, CURVE_POINTS)
+    reached = tar[np.searchsorted(far, rates * (1 + 1e-9), side="right") - 1]
+    return tuple((float(f"{x:.4g}"), round(y, 4)) for x, y in zip(rates, reached, strict=True))
 
 
 def _interpolate_eer(
