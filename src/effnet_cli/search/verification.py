@@ -36,9 +36,9 @@ class OperatingRate:
 class Verification:
     """How well similarities tell same pairs from different ones.
 
-    `eer` is the rate at which as many same pairs are missed as different ones are accepted; `auc`
-    the area under the ROC curve; `roc` has points of it, (false accept rate, true accept rate). There are
-    `rates` only for the false accept rates that there are enough different pairs for.
+    `eer` is the rate at which as many same pairs are missed as different ones are accepted, and
+    `auc` the area under the ROC curve. `roc` has points of this curve: false and true accept rates.
+    There are `rates` only for the false accept rates that there are enough different pairs for.
     """
 
     same: int
