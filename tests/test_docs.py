@@ -103,6 +103,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reader who runs all scripts in order."""
     folder = tmp_path_factory.mktemp("project")
     make_classes(folder / "dataset", ("red", "green"), images=6)
+    shutil.copytree(ROOT / "sample_images", folder / "sample_images")
     shutil.copy(ROOT / "sample_images" / "cat.jpg", folder)
     return folder
 
