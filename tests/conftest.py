@@ -24,7 +24,7 @@ from hypothesis import settings
 from effnet_cli.system.parallel import usable_cores
 from helpers import ROOT, UNREACHABLE, Run, save_image
 
-pytest_plugins = ["training_fixtures", "export_fixtures", "published_weights"]
+pytest_plugins = ["training_fixtures", "export_fixtures", "published_weights", "search_fixtures"]
 
 settings.register_profile("any machine", deadline=None, max_examples=50)
 settings.load_profile("any machine")

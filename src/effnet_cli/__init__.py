@@ -5,7 +5,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from effnet_cli.embed.embedder import Embedder
     from effnet_cli.predict.classifier import Classifier
+    from effnet_cli.search.index import Index
     from effnet_cli.system.errors import EffnetError
 
 # Nothing that effnet loads may report its use over the network: onnxruntime on Linux does so unless
@@ -14,10 +16,12 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "EffnetError", "__version__"]
+__all__ = ["Classifier", "EffnetError", "Embedder", "Index", "__version__"]
 _MODULES = {
     "Classifier": "effnet_cli.predict.classifier",
     "EffnetError": "effnet_cli.system.errors",
+    "Embedder": "effnet_cli.embed.embedder",
+    "Index": "effnet_cli.search.index",
 }
 
 

@@ -6,6 +6,7 @@ The command line is derived from these dataclasses, and Python callers use them 
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -31,6 +32,8 @@ Format = Literal["table", "json", "jsonl", "csv"]
 TableFormat = Literal["table", "json", "csv"]
 ListFormat = Literal["table", "json"]
 TrainedOn = Literal["in1k", "in12k", "in21k", "jft"]
+Pool = Literal["avg", "gem"]
+VectorType = Literal["float32", "float16", "int8"]
 GroupBy = Literal["class", "none"]
 # What can be asked of an operating point; `threshold` is not asked for but given.
 PointMetric = Literal["sensitivity", "specificity", "ppv", "npv", "threshold"]
@@ -74,6 +77,15 @@ def device_option() -> str:
 
 def workers_option() -> int | None:
     return option(None, "Decoding threads", "-j", words=AUTO, min=1)
+
+
+def inputs_argument() -> tuple[str, ...]:
+    return argument(
+        REQUIRED,
+        "Images, folders, tables (CSV, JSON, Parquet), archives, URLs, glob patterns, @FILE (a "
+        "list of paths), or - (stdin: paths, or one image)",
+        "INPUTS",
+    )
 
 
 @dataclass(frozen=True)
@@ -159,30 +171,36 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True)
-class PredictOptions(Options):
+class RunOptions(Options):
+    """How the work on images is divided."""
+
+    section = "Engine"
+
+    batch_size: int | None = option(None, "Batch size", "-b", words=AUTO, min=1)
+    workers: int | None = workers_option()
+
+
+@dataclass(frozen=True)
+class PredictOptions(RunOptions):
     """What is predicted for each image, and how the work is divided.
 
     `keep_crops` adds the input of the model to each result.
     """
 
-    section = "Engine"
+    section = "Prediction"
 
-    top_k: int = option(5, "Number of classes per image", "-k", min=1, section="Prediction")
-    batch_size: int | None = option(None, "Batch size", "-b", words=AUTO, min=1)
-    workers: int | None = workers_option()
+    top_k: int = option(5, "Number of classes per image", "-k", min=1)
     unknown_below: float | Literal["auto"] | None = option(
         None,
         "Label images as unknown below probability X; auto: the limits of the model",
         words={"auto": "auto"},
         above=0,
         below=1,
-        section="Prediction",
     )
     operating_point: str | None = option(
         None,
         "Decide by a threshold that the model stores, such as sensitivity (see evaluate --at)",
         "NAME",
-        section="Prediction",
     )
     keep_crops: bool = False
 
@@ -243,18 +261,196 @@ LABEL_FIELDS = tuple(
 class PredictTask(Options):
     """What to predict."""
 
-    inputs: tuple[str, ...] = argument(
-        REQUIRED,
-        "Images, folders, tables (CSV, JSON, Parquet), archives, URLs, glob patterns, @FILE (a "
-        "list of paths), or - (stdin: paths, or one image)",
-        "INPUTS",
-    )
+    inputs: tuple[str, ...] = inputs_argument()
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
     images: ImageOptions = ImageOptions()
     options: PredictOptions = PredictOptions()
     labels: Annotated[LabelOptions, Only("image_column")] = LabelOptions()
     organize: OrganizeOptions | None = None
+
+
+@dataclass(frozen=True)
+class EmbedOptions(RunOptions):
+    """What the vectors of images are, and how the work is divided."""
+
+    section = "Vectors"
+
+    pool: Pool | None = option(
+        None,
+        "How feature maps become one vector; gem: generalised mean, better for search",
+        shown="gem; avg for exported files",
+    )
+
+
+@dataclass(frozen=True)
+class VectorOptions(Options):
+    """How vectors are stored: by default, all their numbers as float32."""
+
+    section = "Vectors"
+
+    dim: int | None = option(
+        None, "Reduce vectors to N numbers by PCA of these images; requires --output", min=1
+    )
+    projection: Path | None = option(
+        None, "Reduce vectors as in an earlier run, by the file that --dim wrote", "FILE"
+    )
+    dtype: VectorType = option("float32", "Type of the numbers; int8: with a scale per vector")
+
+
+@dataclass(frozen=True)
+class EmbedTask(Options):
+    """What to embed."""
+
+    inputs: tuple[str, ...] = inputs_argument()
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: ImageOptions = ImageOptions()
+    options: EmbedOptions = EmbedOptions()
+    vectors: VectorOptions = VectorOptions()
+    labels: Annotated[LabelOptions, Only("image_column")] = LabelOptions()
+
+
+def index_option() -> str:
+    text = "Index: a name, or the path of its folder"
+    name: str = option(REQUIRED, text, "-i NAME", is_required=True)
+    return name
+
+
+def _parse_date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        message = f"Invalid date {text!r}."
+        raise UsageError(message, "Use YEAR-MONTH-DAY, such as 2026-01-31.") from error
+
+
+@dataclass(frozen=True)
+class IndexTask(Options):
+    """What to index."""
+
+    section = "Index"
+
+    inputs: tuple[str, ...] = argument(
+        REQUIRED, "Folders, which are searched with their subfolders, and images", "INPUTS"
+    )
+    index: str = index_option()
+    watch: bool = option(False, "Go on, and index new and changed images as they appear")
+    allow_empty: bool = option(False, "Accept that a folder has lost all its images")
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
+    options: EmbedOptions = EmbedOptions()
+
+
+@dataclass(frozen=True)
+class MatchOptions(Options):
+    """How many matches to find, and among which images of the index."""
+
+    section = "Matches"
+
+    k: int = option(10, "Number of matches for each query", "-k", min=1, max=10_000)
+    label: str | None = option(
+        None, "Only images whose most probable class is NAME", "--class NAME"
+    )
+    folder: Path | None = option(None, "Only images below DIR", "DIR")
+    since: date | None = option(
+        None, "Only images modified on this day or later", "YYYY-MM-DD", parse=_parse_date
+    )
+    until: date | None = option(
+        None, "Only images modified on this day or before", "YYYY-MM-DD", parse=_parse_date
+    )
+
+
+@dataclass(frozen=True)
+class IndexName(Options):
+    """An index."""
+
+    section = "Index"
+
+    index: str = index_option()
+
+
+@dataclass(frozen=True)
+class ClusterTask(IndexName):
+    """How to group the images of an index."""
+
+    clusters: int | None = option(
+        None,
+        "Number of groups; auto: the square root of half the images",
+        words=AUTO,
+        min=1,
+        max=10_000,
+    )
+    seed: int = option(0, "Random seed", min=0, max=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class MapTask(IndexName):
+    """Which images to place on a map, and where to write it."""
+
+    html: Path = option(
+        REQUIRED, "Write the map to FILE", "FILE.html", is_required=True, section="Output"
+    )
+    seed: int = option(0, "Random seed", min=0, max=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class QueryTask(Options):
+    """What to search for."""
+
+    section = "Index"
+
+    queries: tuple[str, ...] = argument(
+        REQUIRED, "Images, folders of them, URLs, or words from the name of a class", "QUERIES"
+    )
+    index: str = index_option()
+    matches: MatchOptions = MatchOptions()
+    engine: EngineOptions = EngineOptions()
+    model: Annotated[ModelOptions, Only("model", "offline")] = ModelOptions()
+
+
+@dataclass(frozen=True)
+class CalibratePairsTask(Options):
+    """The pairs to fit a threshold to."""
+
+    section = "Pairs"
+
+    pairs: Path = argument(
+        REQUIRED,
+        "Table with the columns image1, image2 and same (1 or 0), or a folder with a folder per "
+        "class, whose images are paired",
+        "PAIRS",
+    )
+    far: float | None = option(
+        None,
+        "False accept rate: share of different pairs that may be called the same",
+        shown="0.001, or more if there are few different pairs",
+        above=0,
+        below=1,
+    )
+    seed: int = option(0, "Random seed of the pairs of class folders", min=0, max=MAX_SEED)
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
+    options: EmbedOptions = EmbedOptions()
+
+
+@dataclass(frozen=True)
+class VerifyPairTask(Options):
+    """Two images to compare."""
+
+    section = "Pairs"
+
+    first: str = argument(REQUIRED, "First image", "IMAGE1")
+    second: str = argument(REQUIRED, "Second image", "IMAGE2")
+    calibration: Path | None = option(
+        None, "Decide by the threshold that `search calibrate` wrote", "FILE"
+    )
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+    images: Annotated[ImageOptions, Only("fit", "exact_decode", *EVERYWHERE)] = ImageOptions()
+    options: Annotated[EmbedOptions, Only("pool")] = EmbedOptions()
 
 
 @dataclass(frozen=True)
@@ -369,7 +565,12 @@ class ExportOptions(Options):
         "Include normalisation and softmax or sigmoid: takes pixel values, returns probabilities",
     )
     include_features: bool = option(
-        False, "Also output the features, by which predict knows images of another kind"
+        False, "Also output the pooled features, by which predict knows images of another kind"
+    )
+    feature_maps: bool = option(
+        False,
+        "Output the feature maps c2 to c5 for a detector instead of predictions; "
+        "--include-features adds one vector per image",
     )
 
     @property
@@ -600,6 +801,29 @@ class PageOutputs(Outputs):
 
 
 @dataclass(frozen=True)
+class RowOutputs(Outputs):
+    format: Format = option("table", "Output format", "-f")
+
+
+@dataclass(frozen=True)
+class QueryOutputs(PageOutputs):
+    format: Format = option("table", "Output format", "-f")
+
+
+@dataclass(frozen=True)
+class ClusterOutputs(PageOutputs):
+    format: TableFormat = option("table", "Output format", "-f")
+
+
+@dataclass(frozen=True)
+class CalibrationOutputs(PageOutputs):
+    format: TableFormat = option("table", "Output format", "-f")
+    output: Path | None = option(
+        None, "Write the threshold to FILE, for `search verify --calibration`", "-o FILE.json"
+    )
+
+
+@dataclass(frozen=True)
 class ListOutputs(Outputs):
     format: ListFormat = option("table", "Output format", "-f")
 
@@ -625,6 +849,17 @@ class PredictOutputs(PageOutputs):
     def needs_crops(self) -> bool:
         """Whether an output shows the model's input."""
         return self.preview or self.html is not None or self.explain is not None
+
+
+@dataclass(frozen=True)
+class EmbedOutputs(Outputs):
+    output: Path | None = option(
+        None,
+        "Write the vectors to FILE.parquet, FILE.npy (with FILE.jsonl) or FILE.jsonl instead of "
+        "stdout",
+        "-o FILE",
+    )
+    resume: bool = option(False, "Continue an interrupted run with the same --output")
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,10 @@ def test_onnx_file_needs_no_json(copy_export: CopyExport, effnet: Effnet) -> Non
             "does not say what was exported",
         ),
         (lambda metadata: metadata["export"].update(batch="two"), "does not say what was exported"),
+        (
+            lambda metadata: metadata["export"].update(feature_maps="c2"),
+            "does not say what was exported",
+        ),
     ],
 )
 def test_damaged_json_is_rejected(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_cli.images.finder import ImageInput
+from effnet_cli.output.journal import Journal, Row, open_journal
 from effnet_cli.predict.formats import from_row, to_row
 from effnet_cli.predict.records import (
     ErrorInfo,
@@ -24,7 +25,6 @@ from effnet_cli.predict.records import (
     Prediction,
     ResultRow,
 )
-from effnet_cli.predict.resume import Journal, open_journal
 from effnet_cli.system.errors import EffnetError, UsageError
 from helpers import SAMPLES, RecordingReporter, Run, save_image
 from terminal import COMMAND
@@ -60,7 +60,7 @@ class Cut(Exception):
 def append_rows(kept: Journal, inputs: Iterator[ImageInput]) -> Iterator[str]:
     """Append a row for each input, and return the paths in the order of writing."""
     for one in inputs:
-        kept.append(ResultRow(ImageResult(one.name, (Prediction(1, 3, "cat", 0.5),))))
+        kept.append(to_row(ResultRow(ImageResult(one.name, (Prediction(1, 3, "cat", 0.5),)))))
         yield one.name
 
 
@@ -84,7 +84,7 @@ def finished(output: Path, paths: list[str] = PATHS) -> tuple[list[str], list[st
     """Return the paths that a resumed run predicts, and those of all its rows."""
     with open_journal(output, COMMON, is_resumed=True) as kept:
         now = list(append_rows(kept, kept.skip_earlier(found(paths))))
-        return now, [row.result.path for row in kept.rows()]
+        return now, [row["path"] for row in kept.rows()]
 
 
 @given(succeeded | failed)
@@ -309,7 +309,7 @@ def interrupt(effnet: Effnet, *arguments: str, rows: int) -> CommandResult:
     """Run a command that gets Ctrl-C after this many rows."""
     append, numbers = Journal.append, itertools.count(1)
 
-    def stop(self: Journal, row: ResultRow) -> None:
+    def stop(self: Journal, row: Row) -> None:
         append(self, row)
         if next(numbers) == rows:
             raise KeyboardInterrupt

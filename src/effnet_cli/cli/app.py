@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from effnet_cli import __version__
-from effnet_cli.cli import variants
+from effnet_cli.cli import search, variants
 from effnet_cli.cli.audit import audit
 from effnet_cli.cli.bench import bench
 from effnet_cli.cli.doctor import doctor
+from effnet_cli.cli.embed import embed
 from effnet_cli.cli.evaluate import evaluate
 from effnet_cli.cli.export import TARGETS_HELP, export
 from effnet_cli.cli.finetune import finetune
@@ -42,17 +43,34 @@ COMMANDS: Sequence[Command] = (
     audit,
     finetune,
     evaluate,
+    embed,
     export,
     bench,
     variants.variants,
     doctor,
 )
 EPILOGS: Mapping[Command, str] = {export: TARGETS_HELP}
+SEARCH_COMMANDS: Mapping[str, Command] = {
+    "index": search.index_images,
+    "query": search.query,
+    "verify": search.verify,
+    "calibrate": search.calibrate,
+    "cluster": search.cluster,
+    "map": search.draw_map,
+    "compact": search.compact,
+    "list": search.list_indexes,
+}
 WEIGHTS_COMMANDS: Mapping[str, Command] = {
     "list": variants.list_weights,
     "pull": variants.pull_weights,
     "verify": variants.verify_weights,
     "path": variants.print_weights_paths,
+}
+
+
+GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
+    "search": ("Index images, and find those like others.", SEARCH_COMMANDS),
+    "weights": ("List, download, verify and locate pretrained weights.", WEIGHTS_COMMANDS),
 }
 
 
@@ -73,16 +91,13 @@ def build_app(words: Sequence[str] = ()) -> typer.Typer:
     for command in chosen or COMMANDS:
         add_command(app, command, epilog=EPILOGS.get(command, ""))
     if not chosen:
-        app.add_typer(_build_weights_app(), name="weights")
+        for name, (text, commands) in GROUPS.items():
+            app.add_typer(_build_group(text, commands), name=name)
     return app
 
 
-def _build_weights_app() -> typer.Typer:
-    app = typer.Typer(
-        cls=CommandGroup,
-        rich_markup_mode=None,
-        help="List, download, verify and locate pretrained weights.",
-    )
-    for name, command in WEIGHTS_COMMANDS.items():
+def _build_group(text: str, commands: Mapping[str, Command]) -> typer.Typer:
+    app = typer.Typer(cls=CommandGroup, rich_markup_mode=None, help=text)
+    for name, command in commands.items():
         add_command(app, command, name=name)
     return app

@@ -19,6 +19,7 @@ def predict(task: PredictTask, outputs: PredictOutputs) -> int:
     not stop the others.
     """
     from effnet_cli.output.writers import choose_format  # imports Pillow, which `--help` avoids
+    from effnet_cli.predict.formats import from_row
     from effnet_cli.predict.run import start_run
     from effnet_cli.predict.validate import validate
 
@@ -33,7 +34,7 @@ def predict(task: PredictTask, outputs: PredictOutputs) -> int:
                 deque(rows, maxlen=0)
                 for path in outputs.files:
                     format_ = choose_format(outputs.format, path)
-                    _write(out, run.journal.rows(), format_, path=path)
+                    _write(out, map(from_row, run.journal.rows()), format_, path=path)
             if run.gallery and outputs.html:
                 from effnet_cli.predict.page import gallery_page
 

@@ -59,7 +59,8 @@ def _compile_once(model: Model, reporter: Reporter) -> Path | bytes:
 
 
 def _stem(model: Model) -> str:
-    return f"{model.variant.name}-{model.sha256[: files.DIGEST_CHARS]}-{GRAPH_VERSION}"
+    version = GRAPH_VERSION if model.pool == "avg" else f"{model.pool}{GRAPH_VERSION}"
+    return f"{model.variant.name}-{model.sha256[: files.DIGEST_CHARS]}-{version}"
 
 
 def _find_cached(model: Model) -> Path | None:
@@ -87,7 +88,7 @@ def _compile(model: Model) -> bytes:
     crop_px = model.card.preprocessing.crop_px
     module = build.load_module(model)
     metadata = {CARD_KEY: model.card.to_json()}
-    content = onnx_writer.build_graph(module, crop_px, metadata, has_features=True)
+    content = onnx_writer.build_graph(module, crop_px, metadata, pool=model.pool)
     difference = onnx_writer.max_difference(content, module, crop_px)
     if not difference <= MAX_PROBABILITY_DIFFERENCE:  # NaN too
         raise EffnetError(

@@ -7,7 +7,7 @@ BatchNorm is folded into the convolution before it, and "same" padding is writte
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -19,34 +19,68 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from effnet_cli.engines import onnx_session
-from effnet_cli.models.efficientnet import SameConv2d
+from effnet_cli.models.architectures import MAX_MAP_STRIDE
+from effnet_cli.models.efficientnet import GEM_MIN, GEM_POWER, SameConv2d
+from effnet_cli.models.feature_maps import FeatureMaps
+from effnet_cli.options import Pool
 
 OPSET = 17
 IR_VERSION = 8
 INPUT, OUTPUT, FEATURES = "pixels", "logits", "features"
+Shape = tuple[int | str, ...]  # names are dynamic axes
 
 
 def build_graph(
-    module: nn.Module, crop_px: int, metadata: dict[str, str], *, has_features: bool = False
+    module: nn.Module, crop_px: int, metadata: dict[str, str], *, pool: Pool | None = None
 ) -> bytes:
     """Return `module` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
 
     The graph's input is `pixels`, float32 [batch,3,crop_px,crop_px]; its outputs are `logits`,
-    float32 [batch,classes], and, if `has_features`, the pooled `features`, float32 [batch,D]. The
-    batch size is dynamic. `metadata` becomes the file's `metadata_props`.
+    float32 [batch,classes], and, with a `pool`, the `features` pooled in this way, float32
+    [batch,D]. The batch size is dynamic. `metadata` becomes the file's `metadata_props`.
 
     Raises:
         NotImplementedError: the module uses an operator that is not supported.
     """
-    paddings, sizes = _trace(module, crop_px, has_features)
-    writer = _GraphWriter(module, paddings)
+    paddings, sizes = _trace(module, crop_px, has_features=pool is not None)
+    outputs: dict[str, Shape] = {name: ("batch", size) for name, size in sizes.items()}
+    writer = _GraphWriter(module, paddings, pool)
+    return _build(writer, (crop_px, crop_px), outputs, metadata=metadata)
+
+
+def build_map_graph(module: FeatureMaps, metadata: dict[str, str]) -> bytes:
+    """Return `module` (evaluation mode, float32, CPU) as the bytes of an ONNX file.
+
+    The graph's input is `pixels`, float32 [batch,3,height,width]; its outputs are the maps, float32
+    [batch,channels,height/stride,width/stride]. Batch, height and width are dynamic. Height and
+    width must be multiples of 32, for which the "same" padding of a convolution is always equal.
+
+    Raises:
+        NotImplementedError: the module uses an operator that is not supported.
+    """
+    paddings = _record_paddings(module, MAX_MAP_STRIDE)
+    outputs: dict[str, Shape] = {
+        one.name: ("batch", one.channels, f"height/{one.stride}", f"width/{one.stride}")
+        for one in module.maps
+    }
+    writer = _GraphWriter(module, paddings, None)
+    return _build(writer, ("height", "width"), outputs, metadata=metadata)
+
+
+def _build(
+    writer: "_GraphWriter",
+    size: tuple[int | str, int | str],
+    outputs: Mapping[str, Shape],
+    *,
+    metadata: dict[str, str],
+) -> bytes:
     graph = helper.make_graph(
         writer.nodes,
         "effnet",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, crop_px, crop_px])],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, *size])],
         [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
-            for name, size in sizes.items()
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in outputs.items()
         ],
         writer.weights,
     )
@@ -73,14 +107,32 @@ def max_difference(content: bytes, module: nn.Module, crop_px: int) -> float:
 
 
 def _trace(
-    module: nn.Module, crop_px: int, has_features: bool
+    module: nn.Module, crop_px: int, *, has_features: bool
 ) -> tuple[dict[nn.Module, list[int]], dict[str, int]]:
     """Run the module once; return each "same" convolution's padding and the sizes of outputs."""
-    paddings: dict[nn.Module, list[int]] = {}
     sizes: dict[str, int] = {}
 
     def record_features(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         sizes[FEATURES] = inputs[0].shape[1]
+
+    def record_logits(_: nn.Module, __: tuple[Tensor, ...], logits: Tensor) -> None:
+        sizes[OUTPUT] = logits.shape[1]
+
+    hooks = [module.register_forward_hook(record_logits)]
+    if has_features:
+        classifier = module.get_submodule("classifier")
+        hooks.append(classifier.register_forward_pre_hook(record_features))
+    try:
+        paddings = _record_paddings(module, crop_px)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return paddings, {OUTPUT: sizes[OUTPUT], **sizes}
+
+
+def _record_paddings(module: nn.Module, size_px: int) -> dict[nn.Module, list[int]]:
+    """Run the module once; return the padding of each "same" convolution."""
+    paddings: dict[nn.Module, list[int]] = {}
 
     def record(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(conv, SameConv2d)
@@ -91,16 +143,13 @@ def _trace(
         for conv in module.modules()
         if isinstance(conv, SameConv2d)
     ]
-    if has_features:
-        classifier = module.get_submodule("classifier")
-        hooks.append(classifier.register_forward_pre_hook(record_features))
     try:
         with torch.inference_mode():
-            logits = module(torch.zeros(1, 3, crop_px, crop_px))
+            module(torch.zeros(1, 3, size_px, size_px))
     finally:
         for hook in hooks:
             hook.remove()
-    return paddings, {OUTPUT: logits.shape[1], **sizes}
+    return paddings
 
 
 class _Tracer(fx.Tracer):
@@ -116,8 +165,10 @@ class _GraphWriter:
     `paddings` holds the top, left, bottom and right padding of each "same" convolution.
     """
 
-    def __init__(self, module: nn.Module, paddings: dict[nn.Module, list[int]]) -> None:
-        self._paddings = paddings
+    def __init__(
+        self, module: nn.Module, paddings: dict[nn.Module, list[int]], pool: Pool | None
+    ) -> None:
+        self._paddings, self._pool = paddings, pool
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self._modules: dict[str, Any] = dict(module.named_modules())
@@ -131,16 +182,27 @@ class _GraphWriter:
         if node.op == "placeholder":
             return INPUT
         if node.op == "output":
-            # Not an Identity: OpenVINO writes it in a version that its older runtimes cannot read.
-            self.nodes[-1].output[:] = [OUTPUT]
+            outputs: Any = node.args[0]
+            named = outputs if isinstance(outputs, Mapping) else {OUTPUT: outputs}
+            self._rename({self._values[value]: name for name, value in named.items()})
             return OUTPUT
         if node.op == "call_function" and node.target in FUNCTIONS:
-            name = FEATURES if node.target is torch.flatten else node.name
-            return self._add(FUNCTIONS[node.target], inputs, name)
+            if node.target is torch.flatten:
+                return self._flatten(node, inputs)
+            return self._add(FUNCTIONS[node.target], inputs, node.name)
         module = self._module(node)
         if type(module).__name__ in MODULES:
             return MODULES[type(module).__name__](self, node, module, inputs)
         raise NotImplementedError(f"no ONNX operator is known for {node.format_node()}")
+
+    def _rename(self, names: dict[str, str]) -> None:
+        """Rename values to outputs of the graph.
+
+        Not by an Identity: OpenVINO writes it in a version that its older runtimes cannot read.
+        """
+        for node in self.nodes:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
 
     def _module(self, node: Any) -> Any:
         """Return the module that a node calls, if any."""
@@ -204,12 +266,31 @@ class _GraphWriter:
         sizes = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *padding]}
         return self._add("MaxPool", inputs, node.name, ceil_mode=int(pool.ceil_mode), **sizes)
 
+    def _flatten(self, node: fx.Node, inputs: list[str]) -> str:
+        """Write the features that the classifier starts from, and those pooled in another way."""
+        if self._pool == "gem":
+            average: Any = node.args[0]
+            _add_gem(self, self._values[average.args[0]])
+        return self._add("Flatten", inputs, FEATURES if self._pool == "avg" else node.name)
+
     def _average_pool(self, node: fx.Node, pool: Any, inputs: list[str]) -> str:
         if pool.output_size not in (1, (1, 1)):
             raise NotImplementedError(f"{node.target} averages to {pool.output_size}")
         # Not GlobalAveragePool: onnxruntime adds up its values one by one, which leaves four or
         # five exact digits for the 36,100 values of b4's first gate. This is as fast and keeps six.
         return self._add("ReduceMean", inputs, node.name, axes=[2, 3], keepdims=1)
+
+
+def _add_gem(writer: _GraphWriter, maps: str) -> None:
+    """Write `EfficientNet.pool_gem`."""
+    values = {"min": GEM_MIN, "power": float(GEM_POWER), "root": 1 / GEM_POWER}
+    low, power, root = (
+        writer._store(f"gem.{name}", torch.tensor(value)) for name, value in values.items()
+    )
+    clipped = writer._add("Clip", [maps, low], "gem.clipped")
+    powers = writer._add("Pow", [clipped, power], "gem.powers")
+    means = writer._add("ReduceMean", [powers], "gem.means", axes=[2, 3], keepdims=0)
+    writer._add("Pow", [means, root], FEATURES)
 
 
 WriteModule = Callable[[_GraphWriter, fx.Node, nn.Module, list[str]], str]

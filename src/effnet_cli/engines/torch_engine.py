@@ -32,7 +32,7 @@ class TorchEngine:
     def __init__(self, request: LoadRequest) -> None:
         model = request.model
         self.precision, self.scores_are = request.precision, scores_of(model.card)
-        self._preprocessing = model.card.preprocessing
+        self._preprocessing, self._pool = model.card.preprocessing, model.pool
         self._device = torch.device(request.device)
         if self._device.type == "cpu":
             torch.set_num_threads(request.threads_per_caller)
@@ -67,9 +67,10 @@ class TorchEngine:
     def _run(self, values: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the scores and, unless it is an exported program, the features."""
         if isinstance(self._module, EfficientNet):
-            features = self._module.pool(values)
+            maps = self._module.features(values)
+            features = torch.flatten(self._module.avgpool(maps), 1)
             yield self._module.classifier(features)
-            yield features
+            yield features if self._pool == "avg" else self._module.pool_gem(maps)
         else:
             yield self._module(values)
 

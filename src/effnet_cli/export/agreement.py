@@ -74,7 +74,7 @@ def compare(
     The candidates take turns, so that other load on the machine affects all of them equally.
     """
     labels: list[int | None] = []
-    for chunk in _chunks(images, batch):
+    for chunk in split_chunks(images, batch):
         labels += [image.label for image in chunk]
         crops = np.concatenate([image.crop for image in chunk])
         for candidate in candidates:
@@ -107,7 +107,8 @@ def _share_same(given: Probabilities, reference: Probabilities, card: ModelCard)
     return shares
 
 
-def _chunks(images: Iterable[LabelledCrop], size: int) -> Iterator[list[LabelledCrop]]:
+def split_chunks(images: Iterable[LabelledCrop], size: int) -> Iterator[list[LabelledCrop]]:
+    """Yield the images, `size` at a time."""
     iterator = iter(images)
     while chunk := list(islice(iterator, size)):
         yield chunk

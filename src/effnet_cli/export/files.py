@@ -12,6 +12,7 @@ from typing import Any
 
 from effnet_cli.export.source import ExportSource
 from effnet_cli.export.targets import TARGETS, Target
+from effnet_cli.models.architectures import MAX_MAP_STRIDE
 from effnet_cli.models.export_file import json_path, write_json
 from effnet_cli.system.errors import EffnetError
 from effnet_cli.system.files import cannot_write, partial_path, sha256
@@ -68,6 +69,11 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
     target, px = TARGETS[options.target], card.preprocessing.crop_px
     if not target.has_graph:
         return
+    files = {file.name: sha256(file) for file in target.list_files(path) if file.is_file()}
+    if options.feature_maps:
+        about = _describe_maps(options.batch or "batch")
+        write_json(path, card, {**about, "files": files, "check": check})
+        return
     resize_px = card.preprocessing.resize_px
     sides = f"shorter side to {resize_px}, longer side to floor({resize_px} * long / short)"
     if card.preprocessing.is_squashed:
@@ -89,12 +95,28 @@ def describe(source: ExportSource, path: Path, check: Mapping[str, Any] = {}) ->
     else:
         input_ |= {"dtype": "float32", "values": "(value / 255 - mean) / std"}
         output["values"] = "logits"
-    about: dict[str, Any] = {"input": input_, "output": output}
+    about = {"input": input_, "output": output}
     if options.include_features:
         width = source.module.get_submodule("classifier.1").in_features
         about["features"] = {"dtype": "float32", "shape": [batch, width], "values": "features"}
-    files = {file.name: sha256(file) for file in target.list_files(path) if file.is_file()}
     write_json(path, card, {**about, "files": files, "check": check})
+
+
+def _describe_maps(batch: int | str) -> dict[str, Any]:
+    """Describe input and output of a file with feature maps; the card's `export` lists the maps."""
+    input_ = {
+        "layout": "NCHW",
+        "shape": [batch, 3, "height", "width"],
+        "multiple_of_px": MAX_MAP_STRIDE,
+        "colour": "RGB",
+        "dtype": "float32",
+        "values": "(value / 255 - mean) / std",
+    }
+    shape = [batch, "channels", "height / stride", "width / stride"]
+    return {
+        "input": input_,
+        "output": {"dtype": "float32", "shape": shape, "values": "feature maps"},
+    }
 
 
 def put_in_place(path: Path, final: Path, target: Target) -> None:

@@ -7,6 +7,11 @@ import shutil
 from importlib import import_module
 from pathlib import Path
 
+from effnet_cli.engines.normalise import Pixels
+from effnet_cli.engines.onnx_session import open_session
+from effnet_cli.engines.onnx_writer import INPUT
+from effnet_cli.engines.onnxruntime_engine import RUNTIME_ERRORS
+from effnet_cli.export.map_agreement import RunMaps
 from effnet_cli.export.source import ExportSource
 from effnet_cli.models.card import CARD_KEY
 
@@ -14,6 +19,20 @@ from effnet_cli.models.card import CARD_KEY
 def write_onnx(source: ExportSource, path: Path) -> None:
     """Write one file, with the card in its `metadata_props`."""
     path.write_bytes(source.graph(source.options.output_precision).SerializeToString())
+
+
+def load_maps(path: Path) -> RunMaps:
+    """Load a file with feature maps."""
+    session = open_session(path)
+    names = [one.name for one in session.get_outputs()]
+
+    def run(pixels: Pixels) -> dict[str, Pixels]:
+        try:
+            return dict(zip(names, session.run(names, {INPUT: pixels}), strict=True))
+        except RUNTIME_ERRORS as error:  # they have no common base class
+            raise RuntimeError(str(error)) from error
+
+    return run
 
 
 def write_openvino(source: ExportSource, path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effnet_cli.engines.onnx_writer import FEATURES, INPUT, OUTPUT
+from effnet_cli.engines.onnx_writer import INPUT, OUTPUT
 from effnet_cli.models.card import ModelCard
 
 IMAGE, PROBABILITIES = "image", "probabilities"  # input and output with preprocessing
@@ -73,12 +73,12 @@ def set_batch(model: onnx.ModelProto, batch: int) -> None:
 
 
 def to_fp16(model: onnx.ModelProto) -> None:
-    """Make `model` compute in float16; its input and output stay float32."""
+    """Make `model` compute in float16; its input and outputs stay float32."""
     graph = model.graph
     for tensor in graph.initializer:
         values = _clip_to_fp16(numpy_helper.to_array(tensor))
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    half = {name: f"{name}.half" for name in (INPUT, OUTPUT, FEATURES)}
+    half = {name: f"{name}.half" for name in (INPUT, *(value.name for value in graph.output))}
     for node in graph.node:
         node.input[:] = [half.get(name, name) for name in node.input]
         node.output[:] = [half.get(name, name) for name in node.output]

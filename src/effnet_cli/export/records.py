@@ -28,12 +28,28 @@ class ComparedForm:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedMap:
+    """A feature map of an exported file compared with torch's, in the worst image.
+
+    `cosine` is the smallest cosine similarity, and `relative_error` the largest length of the
+    difference relative to that of torch's map. Both are `None` if the file's map has another shape,
+    or values that are not finite.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    cosine: float | None = None
+    relative_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ExportComparison:
     """The comparison of an exported file with torch.
 
     `image_set` names the images used, and `images` is the number of views of them. `confident` is
     how many views have a top probability of at least 0.5 in torch. `forms` starts with torch.
-    `rejection` says why the exported file is too different.
+    `rejection` says why the exported file is too different. With `maps`, there are no predictions.
     """
 
     image_set: str
@@ -42,6 +58,7 @@ class ExportComparison:
     forms: tuple[ComparedForm, ...] = ()
     rejection: str | None = None
     is_multi_label: bool = False
+    maps: tuple[ComparedMap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from effnet_cli.export.calibration import measure_ranges
 from effnet_cli.export.exact_int8 import ExactInt8Engine
 from effnet_cli.export.files import describe, put_in_place, scratch_folder, write_target
 from effnet_cli.export.formats import comparison_dict
+from effnet_cli.export.map_agreement import compare_maps
 from effnet_cli.export.quantize import choose_recipe
 from effnet_cli.export.records import EXACT_INT8, ExportComparison, ExportResult
 from effnet_cli.export.samples import ImageSet, choose_images
@@ -58,9 +59,12 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
     if calibration is not None:
         source = _quantize(source, calibration, task, reporter=reporter)
     with scratch_folder(final) as scratch:
-        reporter.note(
-            f"Exporting {model.variant.name} to {options.target}, {options.output_precision}"
+        what = (
+            f"the feature maps of {model.variant.name}"
+            if options.feature_maps
+            else model.variant.name
         )
+        reporter.note(f"Exporting {what} to {options.target}, {options.output_precision}")
         path = scratch / final.name
         with _explain_large_batch(options):
             write_target(source, path)
@@ -84,6 +88,11 @@ def export(task: ExportTask, reporter: Reporter = SILENT) -> ExportResult:
 
 def _load_source(model: Model, options: ExportOptions) -> ExportSource:
     details = asdict(options) | {"source_sha256": model.sha256, "effnet": __version__}
+    if options.feature_maps:
+        maps = model.variant.architecture.feature_maps()
+        details["outputs"] = [
+            {"name": one.name, "channels": one.channels, "stride": one.stride} for one in maps
+        ]
     card = replace(model.card, export=details)
     if TARGETS[options.target].has_graph and not options.include_features:
         card = replace(card, familiarity=None)  # it needs the features
@@ -124,6 +133,9 @@ def _compare(
 ) -> ExportComparison:
     """Compare the file, and an fp32 export if the file is less precise, with torch in fp32."""
     options = source.options
+    if options.feature_maps:
+        crops = images.load(source.card, task.images, reporter=reporter, step="Comparing")
+        return compare_maps(source, path, crops, image_set=images.name)
     torch = plan_engine(EngineOptions("cpu", "torch")).load(source.model)
     candidates = [CandidateForm(REFERENCE, torch, source.model.path.stat().st_size)]
     if options.output_precision != "fp32":

@@ -9,6 +9,7 @@ from effnet_cli.engines import onnx_writer
 from effnet_cli.export import onnx_edits
 from effnet_cli.export.quantize import Int8Recipe, to_int8
 from effnet_cli.models.card import CARD_KEY, ModelCard
+from effnet_cli.models.feature_maps import FeatureMaps
 from effnet_cli.models.weights import Model
 from effnet_cli.options import ExportOptions, Precision
 
@@ -33,16 +34,26 @@ class ExportSource:
         card = replace(self.card, export={**self.card.export, **asdict(options)})
         return replace(self, card=card, options=options, recipe=None)
 
+    def feature_maps(self) -> FeatureMaps:
+        """Return the part of the module that `--feature-maps` exports."""
+        architecture = self.model.variant.architecture
+        return FeatureMaps(self.module, architecture, self.card.preprocessing).eval()
+
     def float_graph(self) -> onnx.ModelProto:
         """Return the model as a float32 ONNX graph from pixels to logits, for any batch size.
 
-        With `--include-features`, it also outputs the features.
+        With `--include-features`, it also outputs the features; with `--feature-maps`, only these.
         """
+        metadata = {CARD_KEY: self.card.to_json()}
+        if self.options.feature_maps:
+            return onnx.load_model_from_string(
+                onnx_writer.build_map_graph(self.feature_maps(), metadata)
+            )
         content = onnx_writer.build_graph(
             self.module,
             self.card.preprocessing.crop_px,
-            {CARD_KEY: self.card.to_json()},
-            has_features=self.options.include_features,
+            metadata,
+            pool="avg" if self.options.include_features else None,
         )
         return onnx.load_model_from_string(content)
 

@@ -3,7 +3,13 @@
 import shlex
 from collections.abc import Iterator
 
-from effnet_cli.export.records import EXACT_INT8, ComparedForm, ExportComparison, ExportResult
+from effnet_cli.export.records import (
+    EXACT_INT8,
+    ComparedForm,
+    ComparedMap,
+    ExportComparison,
+    ExportResult,
+)
 from effnet_cli.output.tables import Block, Table
 
 # Rounding alone changes the class of a few images: at most this share or number of them.
@@ -15,12 +21,32 @@ def blocks(result: ExportResult) -> Iterator[Block]:
     forms = result.comparison.forms
     if not forms:
         return
+    if result.comparison.maps:
+        yield from _map_blocks(result.comparison)
+        return
     has_labels = forms[0].top1 is not None
     same = "same labels" if result.comparison.is_multi_label else "same top-1"
     columns = ["model", same, "confident", "max |dp|", "top-1", "MB", "ms/image"]
     if not has_labels:
         columns.remove("top-1")
     yield Table(columns, [_cells(form, has_labels) for form in forms])
+
+
+def _map_blocks(found: ExportComparison) -> Iterator[Block]:
+    columns = ["map", "channels", "stride", "cosine", "max relative error"]
+    yield Table(columns, [_map_cells(one) for one in found.maps])
+    yield Table(
+        ["model", "MB", "ms/image"], [[form.name, *_cost_cells(form)] for form in found.forms]
+    )
+
+
+def _map_cells(one: ComparedMap) -> list[object]:
+    error = one.relative_error
+    return [
+        *(one.name, one.channels, one.stride),
+        None if one.cosine is None else f"{one.cosine:.6f}",
+        None if error is None else f"{error:.1e}",
+    ]
 
 
 def _cells(form: ComparedForm, has_labels: bool) -> list[object]:
@@ -30,6 +56,12 @@ def _cells(form: ComparedForm, has_labels: bool) -> list[object]:
         *(None if s is None else f"{s:.1%}" for s in (form.agreement, form.confident_agreement)),
         None if difference is None else f"{difference:.1e}",
         *([f"{form.top1:.2%}"] if has_labels else []),
+        *_cost_cells(form),
+    ]
+
+
+def _cost_cells(form: ComparedForm) -> list[object]:
+    return [
         None if form.size_bytes is None else f"{form.size_bytes / 1e6:.1f}",
         None if form.median_ms is None else f"{form.median_ms:.1f}",
     ]
@@ -52,7 +84,9 @@ def _processor_notes(found: ExportComparison) -> Iterator[str]:
 def notes(result: ExportResult) -> Iterator[str]:
     """Yield what was compared, why the file was rejected, where it is and how to use it."""
     found = result.comparison
-    if found.forms:
+    if found.maps:
+        yield f"Compared on {found.images:,} views of {found.image_set}."
+    elif found.forms:
         sure = "top probability of at least 50 %"
         if found.is_multi_label:
             sure = "all labels at least 10 points from their thresholds"
@@ -69,5 +103,7 @@ def notes(result: ExportResult) -> Iterator[str]:
     file = shlex.quote(str(result.path))
     if result.not_compared is not None:
         yield f"Wrote {file}, not compared with torch: {result.not_compared}."
+    elif found.maps:
+        yield f"Wrote {file}. Its input is pixels [N,3,H,W], with H and W multiples of 32."
     else:
         yield f"Wrote {file}. Use it: effnet predict IMAGE --model {file}"

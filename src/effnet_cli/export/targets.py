@@ -17,7 +17,8 @@ class Target:
     of further files. `library` is the import name of the required library, and `extra` the extra
     that installs it. `layout` is the layout of normalised images, and `image` the input type with
     `--include-preprocessing`. `has_open_batch`: the number of images per call may stay open.
-    `has_features`: a file can also output the features.
+    `has_features`: a file can also output the features. If it can output feature maps, `map_loader`
+    is the `module:function` that loads such a file as a function of pixels.
     `weight_bits` is the number of bits that int8 weights use. `not_compared` says why the files
     cannot run here. Without `has_graph` the export is a new folder of weights, which has its own
     JSON, and no batch size or preprocessing of its own.
@@ -38,6 +39,7 @@ class Target:
     companions: tuple[str, ...] = ()
     has_graph: bool = True
     has_features: bool = False
+    map_loader: str | None = None
 
     @property
     def suffix(self) -> str:
@@ -65,6 +67,7 @@ TARGETS: Mapping[TargetName, Target] = {
         library="onnx",
         has_int8=True,
         has_features=True,
+        map_loader="effnet_cli.export.onnx:load_maps",
     ),
     "openvino": Target(
         use="Intel processors and graphics",
@@ -82,6 +85,7 @@ TARGETS: Mapping[TargetName, Target] = {
         ending=".pt2",
         library="torch",
         precisions=("fp32", "bf16"),
+        map_loader="effnet_cli.export.torch_export:load_maps",
     ),
     "aotinductor": Target(
         use="machine code for this CPU (torch, C++); needs g++",

@@ -17,23 +17,40 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.functional import avg_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from effnet_cli.engines.normalise import Pixels
 from effnet_cli.engines.quiet import silence_library
+from effnet_cli.export.map_agreement import RunMaps
 from effnet_cli.export.source import ExportSource
-from effnet_cli.models.card import CARD_KEY, ModelCard
+from effnet_cli.models.architectures import MAX_MAP_STRIDE
+from effnet_cli.models.card import CARD_KEY, MAX_SIDE_PX, ModelCard
+from effnet_cli.models.efficientnet import SameConv2d
 from effnet_cli.system.errors import EffnetError, UsageError
 
 COMPILER_HINT = "Check the compiler, and the space in the folder of temporary files."
+MAX_CELLS = MAX_SIDE_PX // MAX_MAP_STRIDE  # rows and columns of c5
 MAX_OPEN_BATCH = 4096  # images per call of a file without a fixed batch size
 
 
 def write_torch_export(source: ExportSource, path: Path) -> None:
     """Write an exported program, with the card as its extra file `effnet`."""
-    program = _export_program(source)
+    export_ = _export_maps if source.options.feature_maps else _export_program
+    program = export_(source)
     program.example_inputs = None  # they would be saved too
     with silence_library():
         content = io.BytesIO()  # torch ends the process if a disk is full
         torch.export.save(program, content, extra_files={CARD_KEY: source.card.to_json()})
         path.write_bytes(content.getbuffer())
+
+
+def load_maps(path: Path) -> RunMaps:
+    """Load a file with feature maps."""
+    module = torch.export.load(path).module()
+
+    def run(pixels: Pixels) -> dict[str, Pixels]:
+        with torch.inference_mode():
+            return {name: one.numpy() for name, one in module(torch.from_numpy(pixels)).items()}
+
+    return run
 
 
 def write_aotinductor(source: ExportSource, path: Path) -> None:
@@ -162,6 +179,46 @@ def _export_program(
     batch = {0: Dim("batch", min=1, max=MAX_OPEN_BATCH)} if options.batch is None else {}
     with torch.no_grad():
         return torch.export.export(whole.eval(), (example,), dynamic_shapes=(batch,))
+
+
+def _export_maps(source: ExportSource) -> ExportedProgram:
+    """Export the feature maps for images whose sides are multiples of 32."""
+    batch = source.options.batch
+    dtype = torch.bfloat16 if source.options.precision == "bf16" else torch.float32
+    maps = copy.deepcopy(source.feature_maps())
+    _fix_paddings(maps)
+    sides = Dim("rows", min=1, max=MAX_CELLS), Dim("columns", min=1, max=MAX_CELLS)
+    shapes = {2: MAX_MAP_STRIDE * sides[0], 3: MAX_MAP_STRIDE * sides[1]}
+    if batch is None:
+        shapes[0] = Dim("batch", min=1, max=MAX_OPEN_BATCH)
+    # with one image or one cell of c5, torch would fix these sizes
+    example = torch.zeros(batch or 2, 3, 2 * MAX_MAP_STRIDE, 3 * MAX_MAP_STRIDE)
+    with torch.no_grad():
+        module = _FloatMaps(maps.to(dtype), dtype).eval()
+        return torch.export.export(module, (example,), dynamic_shapes=(shapes,))
+
+
+class _FloatMaps(nn.Module):
+    """Feature maps, computed in `dtype`, with float32 input and outputs."""
+
+    def __init__(self, maps: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.maps = maps
+        self._dtype = dtype
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {name: one.float() for name, one in self.maps(pixels.to(self._dtype)).items()}
+
+
+def _fix_paddings(module: nn.Module) -> None:
+    """Replace "same" convolutions by ones with the padding for inputs with even sides.
+
+    All inputs have them, if the sides of the image are multiples of 32.
+    """
+    for unit in module.modules():
+        for name, layer in unit.named_children():
+            if isinstance(layer, SameConv2d):
+                setattr(unit, name, layer.with_even_sides())
 
 
 class _WholeModel(nn.Module):

@@ -38,6 +38,8 @@ def validate_task(task: ExportTask) -> ExportTask:
         raise UsageError("--max-drop only applies to int8.", "Add --quantize int8.")
     if options.include_features:
         _check_features(options, target)
+    if options.feature_maps:
+        _check_feature_maps(options, target)
     if not target.has_graph:
         _check_no_graph(options)
     if importlib.util.find_spec(target.library) is None:
@@ -63,6 +65,26 @@ def _check_features(options: ExportOptions, target: Target) -> None:
             "--include-features cannot be combined with --quantize, which changes the features.",
             "Omit one of them.",
         )
+
+
+def _check_feature_maps(options: ExportOptions, target: Target) -> None:
+    if target.map_loader is None:
+        targets = [f"--to {name}" for name, row in TARGETS.items() if row.map_loader]
+        raise UsageError(
+            f"Target {options.target} does not support --feature-maps.",
+            f"Use {' or '.join(targets)}.",
+        )
+    reasons = {
+        "--include-features": "which adds to predictions, while --feature-maps replaces them",
+        "--include-preprocessing": "which ends in probabilities; detectors normalise images",
+        "--quantize": "whose precision is chosen by predictions",
+    }
+    given = (options.include_features, options.include_preprocessing, options.quantize)
+    for is_given, (flag, reason) in zip(given, reasons.items(), strict=True):
+        if is_given:
+            raise UsageError(
+                f"--feature-maps cannot be combined with {flag}, {reason}.", f"Omit {flag}."
+            )
 
 
 def _check_no_graph(options: ExportOptions) -> None:
@@ -148,4 +170,5 @@ def _default_name(task: ExportTask, target: Target, model: Model) -> str:
         file = model.path.resolve()
         stem = file.parent.name if file.name == MODEL_FILE_NAME else file.stem
     precision = task.options.output_precision
+    stem += "-feature-maps" * task.options.feature_maps
     return f"{stem}{'' if precision == 'fp32' else f'-{precision}'}{target.ending}"

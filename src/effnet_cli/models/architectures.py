@@ -13,8 +13,21 @@ from itertools import starmap
 from typing import Literal, NamedTuple
 
 Activation = Literal["relu", "relu6", "silu"]
+MIN_MAP_STRIDE, MAX_MAP_STRIDE = 4, 32  # of the maps c2 to c5
 # Of a block: a depthwise one after the 1x1 expansion; a full one that expands; or only a full one.
 Convolutions = Literal["depthwise", "full", "single"]
+
+
+class FeatureMap(NamedTuple):
+    """A map that detectors start from: the output [N,channels,H/stride,W/stride] of a stage.
+
+    It is the last stage with its stride. `number` counts the stages from 1.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    number: int
 
 
 class Block(NamedTuple):
@@ -92,6 +105,16 @@ class Architecture:
             is_fixed = self.family.has_fixed_ends and is_end
             layers = block.layers if is_fixed else math.ceil(block.layers * depth)
             yield block._replace(channels=self._scale(block.channels), layers=layers)
+
+    def feature_maps(self) -> list[FeatureMap]:
+        """Return the maps of strides 4, 8, 16 and 32, called c2 to c5 after the power of 2."""
+        last: dict[int, FeatureMap] = {}
+        stride = 2  # of the first convolution
+        for number, stage in enumerate(self.stages(), start=1):
+            stride *= stage.stride
+            name = f"c{stride.bit_length() - 1}"
+            last[stride] = FeatureMap(name, stage.channels, stride=stride, number=number)
+        return [one for one in last.values() if one.stride >= MIN_MAP_STRIDE]
 
     def _scale(self, channels: int) -> int:
         """Scale channels and round them as in the paper's code."""

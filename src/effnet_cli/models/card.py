@@ -123,6 +123,7 @@ class ModelCard:
         if (
             about.get("target") not in get_args(TargetName)
             or not isinstance(about.get("include_preprocessing"), bool)
+            or not isinstance(about.get("feature_maps", False), bool)
             or not (batch is None or (type(batch) is int and batch > 0))
             or about.get("precision") not in get_args(ExportPrecision)
             or about.get("quantize", 0) not in (None, *get_args(Quantization))

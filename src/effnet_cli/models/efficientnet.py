@@ -7,6 +7,7 @@ BatchNorm belong to the weights.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ ACTIVATIONS: Mapping[Activation, Callable[[], nn.Module]] = {
     "relu6": partial(nn.ReLU6, inplace=True),
     "silu": partial(nn.SiLU, inplace=True),
 }
+EVEN_SIDE_PX = 64  # for strides of 1 and 2, all even sides have the same padding
 SQUEEZE = 4  # input channels of a block per channel inside its squeeze-and-excitation
+# Of generalised mean pooling.
+GEM_POWER, GEM_MIN = 3, 1e-6
 STOCHASTIC_DEPTH = 0.2  # of the last block; it grows linearly from 0 at the first one
 
 
@@ -52,6 +56,29 @@ class SameConv2d(nn.Conv2d):
             input, padding = functional.pad(input, (left, right, top, bottom)), [0, 0]
         return functional.conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups
+        )
+
+    def with_even_sides(self) -> nn.Module:
+        """Return the same convolution with fixed padding, for inputs with even sides."""
+        sides = [EVEN_SIDE_PX] * 2
+        top, left, bottom, right = same_padding(sides, self.kernel_size, self.stride)
+        is_symmetric = (top, left) == (bottom, right)
+        settings: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in (
+                "in_channels",
+                "out_channels",
+                "kernel_size",
+                "stride",
+                "dilation",
+                "groups",
+            )
+        }
+        padding = (top, left) if is_symmetric else 0
+        conv = nn.Conv2d(**settings, padding=padding, bias=self.bias is not None)
+        conv.weight, conv.bias = self.weight, self.bias
+        return (
+            conv if is_symmetric else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
         )
 
 
@@ -144,6 +171,15 @@ class EfficientNet(nn.Module):
     def pool(self, x: Tensor) -> Tensor:
         """Return the features that the classifier starts from, `float32 [N,D]`."""
         return torch.flatten(self.avgpool(self.features(x)), 1)
+
+    @staticmethod
+    def pool_gem(maps: Tensor) -> Tensor:
+        """Return the generalised mean of each channel, `float32 [N,D]`, of maps [N,D,H,W].
+
+        Large values count more than in `pool`, so objects count more than their background
+        (Radenovic et al. 2018, arXiv 1711.02512, which starts from the same power).
+        """
+        return maps.clamp(min=GEM_MIN).pow(GEM_POWER).mean((2, 3)).pow(1 / GEM_POWER)
 
     def _stages(
         self, channels: int, stages: Sequence[Block], has_stochastic_depth: bool

@@ -99,8 +99,19 @@ def is_model_file(path: Path) -> bool:
 def read_card(path: Path) -> ModelCard:
     """Return the card of an exported file, after checking that the file is unchanged.
 
-    `UsageError` with the reason if it or its JSON is missing, damaged or not from effnet.
+    `UsageError` with the reason if it or its JSON is missing, damaged or not from effnet, or if the
+    file makes no predictions.
     """
+    card = _read_any_card(path)
+    if card.export.get("feature_maps"):
+        raise UsageError(
+            f"{str(path)!r} outputs feature maps for a detector, not predictions.",
+            "Use the model file it was exported from, or export it without --feature-maps.",
+        )
+    return card
+
+
+def _read_any_card(path: Path) -> ModelCard:
     json_file = json_path(path)
     try:
         if json_file.is_file():
@@ -150,8 +161,8 @@ def _parse_json(text: str) -> tuple[ModelCard, dict[str, str]]:
     files, shape = content.get("files"), content.get("input", {}).get("shape")
     if not isinstance(files, dict):
         raise ValueError("it does not list its files")
-    px = card.preprocessing.crop_px
-    if not isinstance(shape, list) or shape.count(px) < 2:
+    px, has_any_size = card.preprocessing.crop_px, card.export.get("feature_maps")
+    if not has_any_size and (not isinstance(shape, list) or shape.count(px) < 2):
         raise ValueError(f"images of {px} px do not fit the file's input {shape}")
     return card, files
 

@@ -29,7 +29,7 @@ from effnet_cli.models.variants import (
     names_weights,
     timm_variants,
 )
-from effnet_cli.options import FileKind, ModelOptions
+from effnet_cli.options import FileKind, ModelOptions, Pool
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.files import cached_sha256, is_file, process_lock
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -44,7 +44,8 @@ WeightsState = Literal["available", "missing", "package not installed"]
 class Model:
     """A variant, its card, and its weights: the file at `path`, or a torch `module`.
 
-    `module` is used in training and for random weights; nothing is cached for such a model.
+    `module` is used in training and for random weights; nothing is cached for such a model. `pool`
+    says how its features are pooled, which changes no score; exported files have `avg`.
     `is_described`: the variant follows from timm's config beside the file, whose content is part of
     `sha256` then.
     """
@@ -55,6 +56,7 @@ class Model:
     sha256: str = ""
     module: "nn.Module | None" = None
     is_described: bool = False
+    pool: Pool = "avg"
 
     @property
     def file_kind(self) -> FileKind:

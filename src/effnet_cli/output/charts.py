@@ -106,6 +106,18 @@ def class_curves_chart(
     return _svg(left, "ROC and precision-recall curves")
 
 
+def roc_chart(roc: XY, marks: XY = ()) -> Markup:
+    """Plot the true accept rate against the false accept rate, 0..1, on a logarithmic scale."""
+    axes = _axes((9.0, 4.0), "false accept rate", "true accept rate")
+    axes.plot(*zip(*roc, strict=True), color=ACCENT, linewidth=1.5)
+    for x, y in marks:
+        axes.scatter([x], [y], s=50, color=INK, zorder=3)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, 1)
+    return _svg(axes, "ROC curve")
+
+
 def _axes(inches: tuple[float, float], x_label: str, y_label: str) -> Any:
     """Create empty axes without frame and ticks."""
     figure = _figure_class()(inches, layout="constrained")

@@ -1,22 +1,12 @@
 """The Python interface: a model that classifies images."""
 
-import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from effnet_cli.engines.base import Crops, ModelOutputs, Scores, scores_of
+from effnet_cli.engines.base import Crops, Scores, scores_of
 from effnet_cli.engines.registry import plan_engine
-from effnet_cli.images.finder import Finder, ImageInput
-from effnet_cli.images.loader import ImageLoader
-from effnet_cli.images.preprocessing import Preprocessing
-from effnet_cli.images.sources import ImageSource
-from effnet_cli.models.variants import is_variant
+from effnet_cli.images.finder import ImageInput
 from effnet_cli.models.weights import expected_kind, resolve_model
 from effnet_cli.options import (
     DICOM_FIELDS,
@@ -25,18 +15,21 @@ from effnet_cli.options import (
     ModelOptions,
     PredictOptions,
 )
-from effnet_cli.predict.pipeline import Finish, Pipeline, ScoredImage, load_in_background
+from effnet_cli.predict.inputs import (
+    ImageLike,
+    as_input,
+    as_model_options,
+    check_options,
+    find_inputs,
+)
+from effnet_cli.predict.pipeline import Finish, ScoredImage
 from effnet_cli.predict.ranking import new_ranking
 from effnet_cli.predict.records import ImageResult
-from effnet_cli.system.errors import EffnetError, ImageError, UsageError
-from effnet_cli.system.fields import Options
+from effnet_cli.predict.scorer import Scorer
+from effnet_cli.system.errors import ImageError
 from effnet_cli.system.reporter import SILENT, Reporter
 
-# A path, the bytes of an image file, a Pillow image, or uint8 [H,W], [H,W,3] or [H,W,4].
-ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
-ONE_IMAGE = (str, Path, bytes, Image.Image, np.ndarray)
 Result = TypeVar("Result")
-Group = TypeVar("Group", bound=Options)
 
 
 class Classifier:
@@ -75,10 +68,10 @@ class Classifier:
         options: PredictOptions = PredictOptions(),
         reporter: Reporter = SILENT,
     ) -> None:
-        model = _as_options(model)
-        _check(engine, EngineOptions)
-        _check(images, ImageOptions)
-        _check(options, PredictOptions)
+        model = as_model_options(model)
+        check_options(engine, EngineOptions)
+        check_options(images, ImageOptions)
+        check_options(options, PredictOptions)
         # refuse an impossible combination before anything is downloaded
         self._plan = plan_engine(engine, expected_kind(model))
         self._model = resolve_model(model, reporter)
@@ -86,12 +79,10 @@ class Classifier:
         self.name = str(model.model or self._model.variant.name)
         self.engine, self.precision = self._plan.engine, self.card.precision or self._plan.precision
         self.scores_are = scores_of(self.card)
-        self._options, self._reporter, self._is_offline = options, reporter, model.offline
+        self._reporter, self._is_offline = reporter, model.offline
         self._ranking = new_ranking(self.card, options, images)
         self.operating_point = self._ranking.point
-        self._load = _new_loader(self.card.preprocessing, images)
-        self._score: Callable[[Crops], ModelOutputs] | None = None
-        self._loaded_in: int | None = None  # the process
+        self._scorer = Scorer(self._model, self._plan, images, options=options, reporter=reporter)
         self._note_training_options(images)
 
     def __call__(self, image: ImageLike) -> ImageResult:
@@ -101,7 +92,7 @@ class Classifier:
             EffnetError: the engine cannot be loaded.
             TypeError: `image` is not an image.
         """
-        return next(self.predict([_as_input(image)]))
+        return next(self.predict([as_input(image)]))
 
     def predict(
         self, images: ImageLike | Iterable[ImageLike | ImageInput], *, has_lookahead: bool = True
@@ -119,7 +110,8 @@ class Classifier:
             EffnetError: the engine cannot be loaded or used.
             TypeError: an input is not an image.
         """
-        return self._run(self._find(images), self._ranking, has_lookahead)
+        found = find_inputs(images, offline=self._is_offline)
+        return self._scorer.run(found, self._ranking, has_lookahead=has_lookahead)
 
     def scores(self, images: Iterable[ImageInput]) -> Iterator[Scores | ImageError]:
         """Yield each image's scores, float32 [C], or its error, in order; raises like `predict`."""
@@ -134,15 +126,11 @@ class Classifier:
 
         `finish` gets the crops, scores and features, or the error; it runs in the worker threads.
         """
-        return self._run(iter(images), finish)
+        return self._scorer.run(iter(images), finish)
 
     def load_crop(self, path: str) -> Crops | None:
         """Load what the model sees of an image, uint8 [H,W,3]; `None` if it cannot be decoded."""
-        try:
-            crop: Crops = self._load(path)[0]
-        except ImageError:
-            return None
-        return crop
+        return self._scorer.load_crop(path)
 
     def _note_training_options(self, images: ImageOptions) -> None:
         """Say if DICOM images looked different in training, which no file shows."""
@@ -153,77 +141,3 @@ class Classifier:
             self._reporter.note(
                 f"{self.name} was trained with {flags}; add that if these are DICOM images."
             )
-
-    def _find(self, images: ImageLike | Iterable[ImageLike | ImageInput]) -> Iterator[ImageInput]:
-        for image in [images] if isinstance(images, ONE_IMAGE) else images:
-            if isinstance(image, str | Path):
-                yield from Finder([str(image)], offline=self._is_offline)
-            else:
-                yield image if isinstance(image, ImageInput) else _as_input(image)
-
-    def _run(
-        self, inputs: Iterator[ImageInput], finish: Finish[Result], has_lookahead: bool = True
-    ) -> Iterator[Result]:
-        workers = self._options.workers or self._plan.workers
-        if has_lookahead:
-            first = list(itertools.islice(inputs, workers))
-            workers = max(1, min(workers, len(first)))
-            inputs = itertools.chain(first, inputs)
-        if self._loaded_in not in (None, os.getpid()):
-            raise EffnetError(
-                "This Classifier was used before the process was forked, and its threads are gone.",
-                "Create it in the child process.",
-            )
-        if self._score is None:
-            self._loaded_in = os.getpid()
-            self._score = load_in_background(
-                self._plan, self._model, workers, reporter=self._reporter
-            )
-        batch_size = self._options.batch_size or self._plan.batch_size
-        pipeline = Pipeline(self._score, self._load, batch_size=batch_size, workers=workers)
-        return pipeline.run(inputs, finish)
-
-
-def _as_options(model: object) -> ModelOptions:
-    """Convert what `Classifier` accepts as a model; a text is a path unless it names a variant."""
-    if isinstance(model, str):
-        return ModelOptions(variant=model) if is_variant(model) else ModelOptions.parse(model)
-    return ModelOptions(model=model) if isinstance(model, Path) else _check(model, ModelOptions)
-
-
-def _check(options: object, kind: type[Group]) -> Group:
-    if isinstance(options, kind):
-        return options
-    name = kind.__name__
-    raise UsageError(
-        f"Expected {name}, got {options!r:.100}.",
-        f"Use effnet_cli.options.{name}.",
-    )
-
-
-def _new_loader(
-    preprocessing: Preprocessing, options: ImageOptions
-) -> Callable[[ImageSource], Crops]:
-    if options.isolate or options.timeout_s is not None:
-        from effnet_cli.images.sandbox import SandboxedLoader  # takes 10 ms, and few runs need it
-
-        return SandboxedLoader(preprocessing, options).load
-    return ImageLoader(preprocessing, options).load
-
-
-def _as_input(image: ImageLike) -> ImageInput:
-    """Convert one image; a path must name a file here, unlike in `Classifier.predict`."""
-    if isinstance(image, str | Path):
-        return ImageInput(str(image), str(image))
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (3,), (4,)):
-            raise TypeError(
-                "Expected a uint8 array of shape [H,W], [H,W,3] or [H,W,4], "
-                f"got {image.dtype} of shape {list(image.shape)}."
-            )
-        image = Image.fromarray(image)
-    if isinstance(image, bytes | Image.Image):
-        return ImageInput("-", image)
-    raise TypeError(
-        f"Expected a path, bytes, a Pillow image or a NumPy array, got {type(image).__name__}."
-    )

@@ -67,6 +67,12 @@ class ImageResult:
         return self.predictions[0].label if self.predictions else NO_LABEL
 
     @property
+    def labels(self) -> list[str]:
+        """The best class, or all labels of several."""
+        labels = [one.label for one in self.predictions] or [self.best_label]
+        return labels if self.is_multi_label else labels[:1]
+
+    @property
     def status(self) -> str:
         """`ok` or `error`."""
         return "ok" if self.error is None else "error"

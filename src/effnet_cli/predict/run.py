@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from effnet_cli import __version__
 from effnet_cli.images.finder import Finder, ImageInput
 from effnet_cli.options import LabelOptions, OrganizeOptions, PredictOutputs, PredictTask
+from effnet_cli.output.journal import Journal, journal_path, open_journal
 from effnet_cli.output.out import Output
+from effnet_cli.output.summary import RunSummary
 from effnet_cli.predict.classifier import Classifier
+from effnet_cli.predict.formats import from_row, to_row
 from effnet_cli.predict.gallery import Gallery
 from effnet_cli.predict.operating_point import describe
 from effnet_cli.predict.organize import Organizer
 from effnet_cli.predict.records import ImageResult, ResultRow
-from effnet_cli.predict.resume import Journal, journal_path, open_journal
-from effnet_cli.predict.summary import RunSummary
 from effnet_cli.system.errors import OutputClosed
 from effnet_cli.system.fields import long_flag
 from effnet_cli.system.reporter import Reporter
@@ -48,7 +49,7 @@ class PredictRun:
         journal = self.journal
         inputs = journal.skip_earlier(self.finder) if journal else self.finder
         results = self.classifier.predict(inputs, has_lookahead=not self.finder.is_stream)
-        earlier = journal.rows(journal.earlier) if journal else ()
+        earlier = map(from_row, journal.rows(journal.earlier)) if journal else ()
         return map(self._count, itertools.chain(earlier, map(self._finish, results)))
 
     def count(self) -> int | None:
@@ -64,11 +65,12 @@ class PredictRun:
             placed = self.organizer.place(result)
         row = ResultRow(result, overlay, placed)
         if self.journal:
-            self.journal.append(row)
+            self.journal.append(to_row(row))
         return row
 
     def _count(self, row: ResultRow) -> ResultRow:
-        self.summary.add(row.result)
+        error = row.result.error
+        self.summary.add(error.kind if error else None, row.result.labels)
         if self.gallery:
             self.gallery.add(self._with_pixels(row))
         return row

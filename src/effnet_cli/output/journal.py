@@ -14,8 +14,6 @@ from typing import Any, BinaryIO
 
 from effnet_cli.images.finder import ImageInput, Url
 from effnet_cli.output.text import json_text
-from effnet_cli.predict.formats import from_row, to_row
-from effnet_cli.predict.records import ResultRow
 from effnet_cli.system.errors import UsageError
 from effnet_cli.system.files import cannot_write, is_file, process_lock
 from effnet_cli.system.reporter import SILENT, Reporter
@@ -26,6 +24,7 @@ JOURNAL_KEY, JOURNAL_VERSION = "effnet_rows", 2
 JOURNAL_START = f'{{"{JOURNAL_KEY}"'.encode()  # the first bytes of every journal
 STAMP_KEY = "stamp"  # in each row: size and modification time (ns) of its file, null for others
 Stamp = list[int] | None
+Row = Mapping[str, Any]  # a JSON object with the `path` of its input
 
 
 class Journal:
@@ -87,8 +86,8 @@ class Journal:
         """
         inputs, moved_from = iter(inputs), set[Path]()
         found = next(inputs, None)
-        for number, (row, stamp) in enumerate(self._read(self.earlier), start=1):
-            path = row.result.path
+        for number, row in enumerate(self.rows(self.earlier), start=1):
+            path, stamp = row["path"], row[STAMP_KEY]
             is_moved = self._moves and not is_file(Path(path))
             while found and found.name != path and _is_emptied(found, moved_from):
                 found = next(inputs, None)
@@ -113,11 +112,11 @@ class Journal:
         hint = f"Resume with the same inputs, or delete {str(self._path)!r} to start over."
         return UsageError(message, hint)
 
-    def append(self, row: ResultRow) -> None:
+    def append(self, row: Row) -> None:
         """Write the row of the next input; raise `EffnetError` if it cannot be written."""
         if self.count == 0 and not self._path.stat().st_size:
             self._write(self._settings)
-        self._write({STAMP_KEY: self._stamps.popleft(), **to_row(row)})
+        self._write({STAMP_KEY: self._stamps.popleft(), **row})
         self.count += 1
 
     def _write(self, content: Mapping[str, object]) -> None:
@@ -131,18 +130,14 @@ class Journal:
                 os.truncate(self._path, start)
             raise cannot_write(self._path, error) from error
 
-    def rows(self, count: int | None = None) -> Iterator[ResultRow]:
+    def rows(self, count: int | None = None) -> Iterator[Row]:
         """Read back the first `count` rows, by default all of them."""
-        for row, _ in self._read(self.count if count is None else count):
-            yield row
-
-    def _read(self, count: int) -> Iterator[tuple[ResultRow, Stamp]]:
-        if count:
+        number = self.count if count is None else count
+        if number:
             with self._path.open("rb") as file:
                 next(file)
-                for _ in range(count):
-                    content = json.loads(next(file))
-                    yield from_row(content), content[STAMP_KEY]
+                for _ in range(number):
+                    yield json.loads(next(file))
 
     def close(self) -> None:
         """Stop writing; the rows can still be read."""

@@ -2,9 +2,9 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 
 from effnet_cli.images.finder import Finder
-from effnet_cli.predict.records import ImageResult
 from effnet_cli.system.text import pluralize
 
 FREQUENT_CLASSES = 3
@@ -19,14 +19,13 @@ class RunSummary:
         self._classes: Counter[str] = Counter()
         self._started = time.perf_counter()
 
-    def add(self, result: ImageResult) -> None:
-        """Count one result."""
-        if result.error is not None:
-            self.failed[result.error.kind] += 1
+    def add(self, error_kind: str | None, labels: Iterable[str] = ()) -> None:
+        """Count an image that failed, or one with these labels."""
+        if error_kind is not None:
+            self.failed[error_kind] += 1
         else:
             self.succeeded += 1
-            labels = [one.label for one in result.predictions] or [result.best_label]
-            self._classes.update(labels if result.is_multi_label else labels[:1])
+            self._classes.update(labels)
 
     def describe(self, finder: Finder) -> str:
         """Return one line: images, rate, failures by kind, frequent classes and skipped files."""
@@ -43,7 +42,7 @@ class RunSummary:
         parts = [
             f"{pluralize(total, 'image')} in {seconds:.1f} s{rate}",
             f"{self.failed.total()} failed: {kinds}" if kinds else "",
-            f"most frequent: {classes}" if self.succeeded > FREQUENT_CLASSES else "",
+            f"most frequent: {classes}" if classes and self.succeeded > FREQUENT_CLASSES else "",
             f"skipped {files}" if finder.not_images else "",
             f"skipped {links}" if finder.duplicate_links else "",
         ]
