@@ -219,6 +219,7 @@ class _QdqWriter:
         for node, output, _ in fuse_activations(model):
             self._write_node(node, output, is_float=output in floats)
         read = {name for node in self._graph.node for name in node.input}
+        read -= {name for node in self._graph.node for name in node.output}
         self._graph.initializer.extend(one for one in model.graph.initializer if one.name in read)
 
     def _write_node(self, node: onnx.NodeProto, output: str, *, is_float: bool) -> None:
