@@ -123,7 +123,7 @@ def fill_head(module: nn.Module, fitted: ExampleClassifier, scale: float) -> Non
     """
     classes, votes, width = fitted.examples.shape
     head = set_example_head(module, classes, votes)
-    projection, centre = fitted.metric.projection, fitted.metric.centre
+    projection, centre = fitted.space.projection, fitted.space.centre
     rows = fitted.examples.reshape(-1, width) / (fitted.temperature * unit_factor(width))
     values = {
         "1.weight": projection / scale,

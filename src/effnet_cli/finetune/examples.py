@@ -28,10 +28,11 @@ DEFAULT_TEMPERATURE = 0.1  # where every class has one image, so that none can b
 MIN_STORED, MAX_STORED = 5, 8192  # examples of a class at least, and of all classes at most
 NO_EXAMPLE = -1e4  # the logit of an empty place: exp() of it is 0
 TINY = 1e-12
+RANK_TOLERANCE = 1e-10  # of squared lengths, relative to the largest
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class FeatureSpace:
     """A space in which cosines tell classes apart: `centre` [D] and `projection` [D,D]."""
 
     centre: Values
@@ -51,7 +52,7 @@ class ExampleClassifier:
     `NO_EXAMPLE`.
     """
 
-    metric: Metric
+    space: FeatureSpace
     examples: Values
     biases: Values
     temperature: float
@@ -63,7 +64,7 @@ class ExampleClassifier:
     def cosines(self, features: Values) -> Values:
         """Return the cosines of features [N,D] to all examples, [N,C,K]."""
         flat = self.examples.reshape(-1, self.examples.shape[2])
-        products = self.metric.embed(features) @ flat.T
+        products = self.space.embed(features) @ flat.T
         return products.reshape(len(features), *self.biases.shape)
 
     def vote(self, cosines: Values) -> Values:
@@ -121,7 +122,7 @@ def fit_examples(examples: Examples) -> tuple[ExampleClassifier, float]:
     return fitted, loss
 
 
-def fit_metric(features: Values, labels: ClassIndexes, num_classes: int) -> Metric:
+def fit_space(features: Values, labels: ClassIndexes, num_classes: int) -> FeatureSpace:
     """Return the space in which the covariance within the classes is the same in all directions."""
     means = class_means(features, labels, num_classes)
     centre = means[np.unique(labels)].mean(axis=0)
@@ -130,13 +131,27 @@ def fit_metric(features: Values, labels: ClassIndexes, num_classes: int) -> Metr
     size = features.shape[1]
     variance = float((residuals**2).sum()) / max(freedom, 1) / size
     if variance < TINY:  # one image of each class, or equal ones: no direction differs
-        return Metric(centre, np.eye(size))
-    covariance = (1 - SHRINKAGE) / freedom * (residuals.T @ residuals)
-    covariance[np.diag_indices(size)] += SHRINKAGE * variance
-    projection = np.linalg.inv(np.linalg.cholesky(covariance))
+        return FeatureSpace(centre, np.eye(size))
+    values, directions = _find_directions(residuals)
+    shared = SHRINKAGE * variance
+    factors = np.sqrt(shared / (shared + (1 - SHRINKAGE) / freedom * values))
+    # the inverse root of the shrunk covariance; all directions that no image has are alike
+    projection = np.eye(size) + (directions * (factors - 1)) @ directions.T
     # values of about one, which fit into 16 bits; their scale has no effect on angles
-    values = (features - centre) @ projection.T
-    return Metric(centre, projection / max(np.sqrt((values**2).mean()), TINY))
+    moved = (features - centre) @ projection.T
+    return FeatureSpace(centre, projection / max(np.sqrt((moved**2).mean()), TINY))
+
+
+def _find_directions(residuals: Values) -> tuple[Values, Values]:
+    """Return the squared lengths [R] of the residuals [N,D] in orthogonal directions [D,R]."""
+    count, size = residuals.shape
+    if count >= size:
+        values, directions = np.linalg.eigh(residuals.T @ residuals)
+        return np.maximum(values, 0), directions
+    values, mixtures = np.linalg.eigh(residuals @ residuals.T)
+    is_direction = values > RANK_TOLERANCE * values[-1]
+    values = values[is_direction]
+    return values, residuals.T @ mixtures[:, is_direction] / np.sqrt(values)
 
 
 def class_means(values: Values, labels: ClassIndexes, num_classes: int) -> Values:
@@ -150,8 +165,8 @@ def class_means(values: Values, labels: ClassIndexes, num_classes: int) -> Value
 def _fit(examples: Examples) -> ExampleClassifier:
     """Return a classifier with the default temperature."""
     labels, count = examples.labels, examples.num_classes
-    metric = fit_metric(examples.features, labels, count)
-    values = metric.embed(examples.features)
+    space = fit_space(examples.features, labels, count)
+    values = space.embed(examples.features)
     if examples.limit is None:
         stored = _to_unit(class_means(values, labels, count))[:, None]
         numbers = np.minimum(np.bincount(labels, minlength=count), 1)
@@ -160,7 +175,7 @@ def _fit(examples: Examples) -> ExampleClassifier:
     is_empty = np.arange(stored.shape[1]) >= numbers[:, None]
     own = examples.log_shares - np.log(np.maximum(numbers, 1))
     biases = np.where(is_empty, NO_EXAMPLE, own[:, None])
-    return ExampleClassifier(metric, stored, biases, DEFAULT_TEMPERATURE)
+    return ExampleClassifier(space, stored, biases, temperature=DEFAULT_TEMPERATURE)
 
 
 def _store(values: Values, examples: Examples) -> tuple[Values, npt.NDArray[np.intp]]:
