@@ -27,6 +27,7 @@ EnginePrecision = Literal["fp32", "bf16", "fp16"]  # int8 only exists in exporte
 Precision = Literal[EnginePrecision, "int8"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 Augment = Literal["auto", "none", "light", "strong"]
+TrainingMethod = Literal["train", "prototype", "knn"]
 BenchMode = Literal["inference", "train", "end-to-end"]
 Format = Literal["table", "json", "jsonl", "csv"]
 TableFormat = Literal["table", "json", "csv"]
@@ -49,6 +50,11 @@ MIN_WINDOW_WIDTH = 1.0  # DICOM PS3.3, C.11.2.1.2.1
 MAX_VIEWS = 32  # of one image, as many as `images.views.VIEWS` has
 AUTO = {"auto": None}
 DICOM_FIELDS = ("window", "frame")  # of ImageOptions
+# Fields of FinetuneOptions with a meaning only for the full model, or only where one is trained.
+FULL_MODEL_ONLY = frozenset(
+    {"epochs", "batch_size", "lr", "freeze", "patience", "minutes", "precision", "compile"}
+)
+TRAINING_ONLY = FULL_MODEL_ONLY | {"head_only", "weight_decay", "hidden", "augment", "from_scratch"}
 EVERYWHERE = ("max_pixels", *DICOM_FIELDS)  # in all commands that read images
 
 
@@ -472,11 +478,16 @@ class DatasetOptions(LabelOptions):
 @dataclass(frozen=True)
 class FinetuneOptions(Options):
     """How to train: first a classifier head on features of the pretrained model, then, for `epochs`
-    and unless `head_only`, the full model.
+    and unless `head_only`, the full model. Other methods than `train` only fit a classifier.
     """
 
     section = "Training"
 
+    method: TrainingMethod = option(
+        "train",
+        "Train a model, or compare features with the mean of each class (prototype) or with "
+        "training images (knn): seconds",
+    )
     epochs: int | None = option(
         None,
         "Epochs of training the full model; auto: 5 to 12, fewer for many images; stops early if "
@@ -516,6 +527,16 @@ class FinetuneOptions(Options):
     )
     compile: bool = option(False, "Compile the training step: faster for long runs on a GPU")
     from_scratch: bool = option(False, "Start from random weights", section="Model")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a model is trained at all."""
+        return self.method == "train"
+
+    @property
+    def has_full_phase(self) -> bool:
+        """Whether the full model is trained, too."""
+        return self.is_trained and not self.head_only
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,20 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effnet_cli.options import FinetuneOptions, FinetuneOutputs, FinetuneTask, Format
+from effnet_cli.options import (
+    FULL_MODEL_ONLY,
+    TRAINING_ONLY,
+    FinetuneOptions,
+    FinetuneOutputs,
+    FinetuneTask,
+    Format,
+)
 from effnet_cli.output.out import Output, open_output
 from effnet_cli.system.errors import EffnetError, UsageError
 from effnet_cli.system.fields import long_flag
 
 if TYPE_CHECKING:
     from effnet_cli.finetune.records import TrainingRecord
-
-# Options that only apply to the training of the full model.
-FULL_MODEL_ONLY = frozenset(
-    {"epochs", "batch_size", "lr", "freeze", "patience", "minutes", "precision", "compile"}
-)
 
 
 def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]) -> int:
@@ -38,8 +40,7 @@ def finetune(task: FinetuneTask, outputs: FinetuneOutputs, typed: frozenset[str]
             from effnet_cli.finetune import resume
 
             task = resume.restore_task(task, typed)
-        if task.options.head_only:
-            _check_head_only(typed)
+        _check_meaning(task.options, typed)
         if outputs.check:
             if outputs.format in ("csv", "jsonl"):
                 raise UsageError(
@@ -77,12 +78,18 @@ def _describe(
             out.note(formats.describe_all_images(record))
 
 
-def _check_head_only(typed: frozenset[str]) -> None:
+def _check_meaning(options: FinetuneOptions, typed: frozenset[str]) -> None:
+    """Refuse given options that have no meaning with others."""
+    if options.has_full_phase:
+        return
+    choice, part, unused = "--head-only", "the full model", FULL_MODEL_ONLY
+    if not options.is_trained:
+        choice, part, unused = f"--method {options.method}", "a model", TRAINING_ONLY
     for field in fields(FinetuneOptions):
-        if field.name in typed & FULL_MODEL_ONLY:
+        if field.name in typed & unused:
             flag = long_flag(field)
             raise UsageError(
-                f"{flag} cannot be combined with --head-only, which does not train the full model.",
+                f"{flag} cannot be combined with {choice}, which does not train {part}.",
                 f"Omit {flag}.",
             )
 

@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from effnet_cli.engines import onnx_session
 from effnet_cli.models.architectures import MAX_MAP_STRIDE
 from effnet_cli.models.efficientnet import GEM_MIN, GEM_POWER, SameConv2d
+from effnet_cli.models.example_head import SMALLEST_SQUARE
 from effnet_cli.models.feature_maps import FeatureMaps
 from effnet_cli.options import Pool
 
@@ -250,6 +251,29 @@ class _GraphWriter:
         bias = self._store(f"{node.name}.bias", linear.bias)
         return self._add("Gemm", [*inputs, weight, bias], node.name, transB=1)
 
+    def _unit_scale(self, node: fx.Node, _: Any, inputs: list[str]) -> str:
+        name = node.name
+        smallest = self._store(f"{name}.smallest", torch.tensor(SMALLEST_SQUARE))
+        squares = self._add("Mul", [*inputs, *inputs], f"{name}.squares")
+        mean = self._add("ReduceMean", [squares], f"{name}.mean", axes=[1], keepdims=1)
+        mean = self._add("Add", [mean, smallest], f"{name}.positive")
+        return self._add("Div", [*inputs, self._add("Sqrt", [mean], f"{name}.root")], name)
+
+    def _class_vote(self, node: fx.Node, vote: Any, inputs: list[str]) -> str:
+        name, axes = node.name, {"axes": [2], "keepdims": 1}
+        shape = torch.tensor([-1, vote.num_classes, vote.votes])
+        self.weights.append(numpy_helper.from_array(shape.numpy(), f"{name}.shape"))
+        scores = self._add("Reshape", [*inputs, f"{name}.shape"], f"{name}.scores")
+        highest = self._add("ReduceMax", [scores], f"{name}.highest", **axes)
+        below = self._add("Sub", [scores, highest], f"{name}.below")
+        mean = self._add(
+            "ReduceMean", [self._add("Exp", [below], f"{name}.exp")], f"{name}.mean", **axes
+        )
+        total = self._add(
+            "Add", [highest, self._add("Log", [mean], f"{name}.log")], f"{name}.total"
+        )
+        return self._add("Flatten", [total], name)
+
     def _silu(self, node: fx.Node, _: Any, inputs: list[str]) -> str:
         gate = self._add("Sigmoid", inputs, f"{node.name}.gate")
         return self._add("Mul", [*inputs, gate], node.name)
@@ -316,6 +340,8 @@ MODULES: dict[str, WriteModule] = {
     "SameConv2d": _GraphWriter._conv,
     "BatchNorm2d": _GraphWriter._norm,
     "Linear": _GraphWriter._linear,
+    "UnitScale": _GraphWriter._unit_scale,
+    "ClassVote": _GraphWriter._class_vote,
     "SiLU": _GraphWriter._silu,
     "ReLU6": _GraphWriter._relu6,
     "ReLU": _operator("Relu"),

@@ -11,6 +11,7 @@ from effnet_cli.export.hub_page import write_page
 from effnet_cli.export.source import ExportSource
 from effnet_cli.models.build import HIDDEN_WEIGHT, OUTPUT_WEIGHT, to_timm_names
 from effnet_cli.models.card import CARD_KEY, MODEL_FILE_NAME, ModelCard
+from effnet_cli.models.example_head import EXAMPLES_WEIGHT
 from effnet_cli.models.timm_config import CONFIG_FILE_NAME, PAGE_FILE_NAME, timm_model_name
 from effnet_cli.models.variants import Variant
 from effnet_cli.system.errors import UsageError
@@ -36,6 +37,12 @@ def write_hub_folder(source: ExportSource, path: Path) -> None:
     """
     _check_has_classes(source)
     tensors = source.module.state_dict()
+    if EXAMPLES_WEIGHT in tensors:
+        raise UsageError(
+            f"The classifier of {str(source.model.path)!r} compares features with examples, for "
+            "which timm's models have no layers.",
+            "Train again with `effnet finetune --method train --hidden 0`, or export to onnx.",
+        )
     if {HIDDEN_WEIGHT, OUTPUT_WEIGHT} <= tensors.keys():
         raise UsageError(
             f"The head of {str(source.model.path)!r} has a hidden layer, which timm's models lack.",

@@ -6,6 +6,7 @@ The graph is written in that layout, so nothing is transposed at run time.
 """
 
 import io
+import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,15 @@ ELEMENTWISE = {
     "Clip": Op.RELU6,
     "Relu": Op.RELU,
 }
-FLOAT_OPERATORS = {"Cast": Op.CAST, "Div": Op.DIV, "Sub": Op.SUB, "Softmax": Op.SOFTMAX}
+FLOAT_OPERATORS = {
+    "Cast": Op.CAST,
+    "Div": Op.DIV,
+    "Exp": Op.EXP,
+    "Log": Op.LOG,
+    "Softmax": Op.SOFTMAX,
+    "Sqrt": Op.SQRT,
+    "Sub": Op.SUB,
+}
 
 
 def write_litert(source: ExportSource, path: Path) -> None:
@@ -132,7 +141,19 @@ class _LiteRtWriter:
         result = self._values.add(output, shape)
         self._file.operator(Op.FULLY_CONNECTED, inputs, result, fusedActivationFunction=activation)
 
-    def _write_mean(self, node: onnx.NodeProto, output: str, _: int) -> None:
+    def _write_reduce(self, node: onnx.NodeProto, output: str, _: int) -> None:
+        shape = list(self._values.shapes[node.input[0]])
+        if len(shape) < 4:  # not a feature map
+            axes = list(helper.get_node_attr_value(node, "axes"))
+            for axis in axes:
+                shape[axis] = 1
+            op = Op.REDUCE_MAX if node.op_type == "ReduceMax" else Op.MEAN
+            result = self._values.add(output, shape)
+            self._reduce(self._values.read(node.input[0], output), axes, result, op=op)
+        else:
+            self._write_mean(node, output)
+
+    def _write_mean(self, node: onnx.NodeProto, output: str) -> None:
         number, height, _, channels = self._values.shapes[node.input[0]]
         value, axes = self._values.read(node.input[0], output), [1, 2]
         if not self._values.is_int8(output):
@@ -142,21 +163,32 @@ class _LiteRtWriter:
             value, axes = self._reduce(value, [2], rows), [1]
         self._reduce(value, axes, self._values.add(output, [number, 1, 1, channels]))
 
-    def _reduce(self, value: int, axes: list[int], result: int) -> int:
+    def _reduce(self, value: int, axes: list[int], result: int, *, op: int = Op.MEAN) -> int:
         constant = self._file.constant(f"mean{result}.axes", np.array(axes, np.int32))
-        return self._file.operator(Op.MEAN, [value, constant], result, keepDims=True)
+        return self._file.operator(op, [value, constant], result, keepDims=True)
 
     def _write_flatten(self, node: onnx.NodeProto, output: str, _: int) -> None:
-        number, channels = (self._values.shapes[node.input[0]][axis] for axis in (0, -1))
-        shape = [-1, channels]
+        sizes = [math.prod(self._values.shapes[node.input[0]][1:])]
+        self._reshape(node.input[0], output, sizes=sizes)
+
+    def _write_reshape(self, node: onnx.NodeProto, output: str, _: int) -> None:
+        _, *sizes = self._values.constants[node.input[1]].tolist()
+        self._reshape(node.input[0], output, sizes=sizes)
+
+    def _reshape(self, name: str, output: str, *, sizes: list[int]) -> None:
+        """Give the part of each image other sizes."""
+        shape = [-1, *sizes]
         constant = self._file.constant(f"{output}.shape", np.array(shape, np.int32))
-        inputs = [self._values.read(node.input[0], output), constant]
-        result = self._values.add(output, [number, channels])
+        inputs = [self._values.read(name, output), constant]
+        result = self._values.add(output, [self._values.shapes[name][0], *sizes])
         self._file.operator(Op.RESHAPE, inputs, result, newShape=shape)
 
     def _write_elementwise(self, node: onnx.NodeProto, output: str, _: int) -> None:
         values = [name for name in node.input if name not in self._values.constants]
         inputs = [self._values.read(name, output) for name in values]
+        if node.op_type == "Add":  # the limits of a ReLU6 are constants, too
+            others = [name for name in node.input if name in self._values.constants]
+            inputs += map(self._values.as_float32, others)
         shape = max((self._values.shapes[name] for name in values), key=np.prod)
         self._file.operator(ELEMENTWISE[node.op_type], inputs, self._values.add(output, shape))
 
@@ -174,8 +206,10 @@ class _LiteRtWriter:
 OPERATOR_WRITERS: Mapping[str, Callable[[_LiteRtWriter, onnx.NodeProto, str, int], None]] = {
     "Conv": _LiteRtWriter._write_conv,
     "Gemm": _LiteRtWriter._write_dense,
-    "ReduceMean": _LiteRtWriter._write_mean,
+    "ReduceMax": _LiteRtWriter._write_reduce,
+    "ReduceMean": _LiteRtWriter._write_reduce,
     "Flatten": _LiteRtWriter._write_flatten,
+    "Reshape": _LiteRtWriter._write_reshape,
     **dict.fromkeys(ELEMENTWISE, _LiteRtWriter._write_elementwise),
     **dict.fromkeys(FLOAT_OPERATORS, _LiteRtWriter._write_float),
     "Transpose": _LiteRtWriter._write_identity,  # to the layout that is already used here

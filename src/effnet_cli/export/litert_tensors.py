@@ -83,7 +83,7 @@ class ValueTensors:
         The weights are [O,H,W,I], or [1,H,W,O] if depthwise, or [O,I] if dense.
         """
         names, axis = node.input[1:3], 3 if is_depthwise else 0
-        if self._recipe is None:
+        if self._recipe is None or output not in self._recipe.layers:
             values = _to_channels_last(self.constants[names[0]], is_depthwise)
             return [self._float(names[0], values), self._float(names[1], self.constants[names[1]])]
         layer = self._recipe.layers[output]
@@ -95,7 +95,8 @@ class ValueTensors:
 
     def is_hybrid(self, output: str) -> bool:
         """Return whether a layer has int8 weights, but float32 input and output."""
-        return self._recipe is not None and not self.is_int8(output)
+        recipe = self._recipe
+        return recipe is not None and output in recipe.layers and output not in recipe.values
 
     def hybrid_layer(self, node: onnx.NodeProto, output: str) -> list[int]:
         """Add the int8 weights, the float32 bias and a factor per channel of a dense layer.

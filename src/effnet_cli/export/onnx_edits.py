@@ -76,8 +76,9 @@ def to_fp16(model: onnx.ModelProto) -> None:
     """Make `model` compute in float16; its input and outputs stay float32."""
     graph = model.graph
     for tensor in graph.initializer:
-        values = _clip_to_fp16(numpy_helper.to_array(tensor))
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:  # not the shapes
+            tensor.CopyFrom(numpy_helper.from_array(_clip_to_fp16(values), tensor.name))
     half = {name: f"{name}.half" for name in (INPUT, *(value.name for value in graph.output))}
     for node in graph.node:
         node.input[:] = [half.get(name, name) for name in node.input]

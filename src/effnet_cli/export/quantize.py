@@ -32,6 +32,8 @@ RANGE_STEPS = 255
 MIN_SCALE = 1e-12  # for a channel or a value that is always zero
 FUSED = ("Clip", "Relu")  # merged into the range of the layer before them
 LAYERS = ("Conv", "Gemm")
+# What has no 8-bit form, of classifiers that compare features with examples.
+FLOAT_ONLY = ("Sqrt", "Exp", "Log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Int8Recipe:
     """How to convert a graph to int8.
 
     `values` holds the scale of each value stored in 8 bits, by name. `layers` holds each layer, by
-    the name of its output.
+    the name of its output. What has neither stays float32.
     """
 
     calibrator: Calibrator
@@ -104,8 +106,10 @@ def make_recipe(
     """Return the recipe whose ranges come from `calibrator`."""
     constants, readers = read_constants(model), map_readers(model)
     values = {INPUT: scale_for(calibration[INPUT].range_by(calibrator))}
-    layers = {}
+    layers, floats = {}, list_float_values(model)
     for node, output, _ in fuse_activations(model):
+        if output in floats:
+            continue
         input_, after = node.input[0], readers.get(output, ())
         if node.op_type in LAYERS:
             weight, bias = (np.asarray(constants[name], np.float64) for name in node.input[1:3])
@@ -138,6 +142,17 @@ def fuse_activations(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, s
             yield node, after[0].output[0], after[0].op_type
         elif output not in fused:
             yield node, output, None
+
+
+def list_float_values(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the values that stay float32: those of a classifier with operators that have no 8-bit
+    form. It is a small part of the model.
+    """
+    nodes = list(model.graph.node)
+    if not any(node.op_type in FLOAT_ONLY for node in nodes):
+        return frozenset()
+    features = next(place for place, node in enumerate(nodes) if node.op_type == "Flatten")
+    return frozenset(node.output[0] for node in nodes[features + 1 :])
 
 
 def scale_for(ends: tuple[float, float]) -> Int8Scale:
@@ -200,17 +215,21 @@ class _QdqWriter:
 
     def write(self, model: onnx.ModelProto) -> None:
         self._quantize(INPUT)
+        floats = list_float_values(model)
         for node, output, _ in fuse_activations(model):
-            self._write_node(node, output)
+            self._write_node(node, output, is_float=output in floats)
+        read = {name for node in self._graph.node for name in node.input}
+        read -= {name for node in self._graph.node for name in node.output}
+        self._graph.initializer.extend(one for one in model.graph.initializer if one.name in read)
 
-    def _write_node(self, node: onnx.NodeProto, output: str) -> None:
+    def _write_node(self, node: onnx.NodeProto, output: str, *, is_float: bool) -> None:
         inputs = [self._dequantized.get(name, name) for name in node.input]
-        if node.op_type in LAYERS:
+        if node.op_type in LAYERS and not is_float:
             inputs[1:] = self._write_layer(output, self._recipe.layers[output])
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:], copy.output[:] = inputs, [output]
-        if node.op_type == "ReduceMean":
+        if node.op_type == "ReduceMean" and not is_float:
             # the only mean that the runtimes compute in integers, whose sums are exact
             copy.op_type = "GlobalAveragePool"
             del copy.attribute[:]

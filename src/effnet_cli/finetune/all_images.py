@@ -16,8 +16,9 @@ from effnet_cli.datasets.records import Dataset, Subset
 from effnet_cli.datasets.saved_split import identify_run, save_split
 from effnet_cli.datasets.split import TRAIN, VAL
 from effnet_cli.evaluate.records import LabelMetrics, Metrics
+from effnet_cli.finetune.example_phase import start_head
 from effnet_cli.finetune.final_model import evaluate_on_test, fit_to_images
-from effnet_cli.finetune.head_phase import HeadPhase, extract_features
+from effnet_cli.finetune.head_phase import extract_features
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
 from effnet_cli.finetune.phases import FullPhase, Phase
@@ -143,9 +144,9 @@ def _train(setup: TrainingSetup, first: TrainingState) -> nn.Module:
         state.plan_full(options.epochs or 0, first.policy)
         if not options.from_scratch:
             features = extract_features(setup, first.policy)
-            deque(trainer.run(HeadPhase(setup, features)), maxlen=0)
+            deque(trainer.run(start_head(setup, features)), maxlen=0)
             module = processes.broadcast(lambda: trainer.best_module)
-    if options.head_only:
+    if not options.has_full_phase:
         return module
     full = FullPhase(setup, module, state)
     trainer.resume(full, tensors)

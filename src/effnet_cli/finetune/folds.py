@@ -23,7 +23,8 @@ from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import fit_temperature, share_interval
 from effnet_cli.evaluate.predictions import Predictions
 from effnet_cli.evaluate.records import LabelledPrediction
-from effnet_cli.finetune.head_phase import HeadFeatures, HeadPhase
+from effnet_cli.finetune.example_phase import start_head
+from effnet_cli.finetune.head_phase import HeadFeatures
 from effnet_cli.finetune.setup import TrainingSetup
 from effnet_cli.models.card import FOLDS_FILE_NAME
 from effnet_cli.system.errors import UsageError
@@ -124,8 +125,13 @@ def _predict_out_of_fold(setup: TrainingSetup, features: HeadFeatures, count: in
     for fold in np.unique(folds[places]).tolist():  # with many folds, some have no image
         setup.reporter.progress("Cross-validating the classifier head", fold, count)
         is_held, kept = folds[places] == fold, torch.from_numpy(folds[images] != fold)
-        part = replace(features, train=values[kept], labels=own[kept].long())
-        phase = HeadPhase(setup, part)
+        part = replace(
+            features,
+            train=values[kept],
+            labels=own[kept].long(),
+            groups=groups[images[kept.numpy()]],
+        )
+        phase = start_head(setup, part)
         phase.train()
         logits[is_held] = phase.predict(values[rows[is_held]])
     return Predictions(

@@ -17,6 +17,7 @@ from effnet_cli.engines.base import Engine
 from effnet_cli.finetune.distributed import ProcessGroup
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import BatchLoader, Indexes
+from effnet_cli.finetune.objective import Labels
 from effnet_cli.finetune.optim import Schedule, Stepper, group_parameters
 from effnet_cli.finetune.records import PhaseName
 from effnet_cli.finetune.run_dir import TrainingState
@@ -50,7 +51,8 @@ HEAD_LIMIT = POLICIES["light"]
 class HeadFeatures:
     """Backbone features, float32 [N,D], divided by `scale`; `labels` are int64 [N].
 
-    `train_indexes` [N] and `val_indexes` are those of the images in their subsets. The features of
+    `train_indexes` [N] and `val_indexes` are those of the images in their subsets, `groups` [N] the
+    numbers of their groups (-1 for none). The features of
     the clean training images come before those of their views.
 
     `policy` says how much training views of the full model may differ from the images; `trials` are
@@ -60,6 +62,7 @@ class HeadFeatures:
     train: Tensor
     train_indexes: Indexes
     labels: Tensor
+    groups: Labels
     val: Tensor
     val_indexes: Indexes
     scale: float
@@ -75,6 +78,8 @@ def extract_features(setup: TrainingSetup, policy: AugmentPolicy | None = None) 
     """
     engine = setup.inference.load_engine(setup.module)
     features = extract_clean_features(setup, engine)
+    if not setup.options.is_trained:
+        return features
     if policy is not None:
         features = replace(features, policy=policy)
     elif setup.options.augment == "auto" and len(features.val) >= MIN_CHOICE_IMAGES:
@@ -94,7 +99,13 @@ def extract_features(setup: TrainingSetup, policy: AugmentPolicy | None = None) 
         images.append(indexes)
     indexes = np.concatenate(images)
     labels = _labels(setup.train, indexes)
-    return replace(features, train=torch.cat(train), train_indexes=indexes, labels=labels)
+    return replace(
+        features,
+        train=torch.cat(train),
+        train_indexes=indexes,
+        labels=labels,
+        groups=setup.train.groups[indexes],
+    )
 
 
 def extract_clean_features(setup: TrainingSetup, engine: Engine) -> HeadFeatures:
@@ -108,6 +119,7 @@ def extract_clean_features(setup: TrainingSetup, engine: Engine) -> HeadFeatures
         train=torch.from_numpy(train / np.float32(scale)),
         train_indexes=indexes,
         labels=_labels(setup.train, indexes),
+        groups=setup.train.groups[indexes],
         val=torch.from_numpy(val / np.float32(scale)),
         val_indexes=val_indexes,
         scale=scale,
@@ -126,7 +138,7 @@ def _labels(images: BatchLoader, indexes: Indexes) -> Tensor:
 
 def _fixed_policy(setup: TrainingSetup) -> AugmentPolicy:
     """Return the views of --augment; with `auto`, those for too few images to choose by."""
-    augment = setup.options.augment
+    augment = setup.options.augment if setup.options.is_trained else "none"
     return POLICIES["light" if augment == "auto" else augment]
 
 

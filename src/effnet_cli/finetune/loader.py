@@ -72,7 +72,7 @@ class BatchLoader:
         workers: int,
         reporter: Reporter,
     ) -> None:
-        self.labels = subset.labels
+        self.labels, self.groups = subset.labels, subset.groups
         self._paths, self._loader, self._reporter = subset.paths, loader, reporter
         self._budget, self._workers = budget, workers
         self._images: dict[int, Image.Image] = {}

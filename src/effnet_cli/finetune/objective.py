@@ -44,6 +44,11 @@ class Objective(Protocol):
         """The names of the classes or labels."""
         ...
 
+    @property
+    def offsets(self) -> Tensor:
+        """What is added to the logits in training only, float32 [C]."""
+        ...
+
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the summed loss of a batch: logits float32 [N,C], labels int64 [N]."""
         ...
@@ -134,6 +139,11 @@ class LabelObjective:
     names: tuple[str, ...]
     label_sets: LabelSets
     weights: Tensor
+
+    @property
+    def offsets(self) -> Tensor:
+        """Zeros."""
+        return torch.zeros(len(self.names))
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the summed asymmetric loss (Ridnik et al. 2021, arXiv 2009.14119), in the mean

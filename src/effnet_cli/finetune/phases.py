@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.engines.normalise import normalise_for_training
+from effnet_cli.finetune.example_phase import ExamplePhase
 from effnet_cli.finetune.fuse_bn import fuse_batch_norm
 from effnet_cli.finetune.head_phase import (
     HeadPhase,
@@ -181,7 +182,7 @@ class FullPhase:
             self.stepper.optimizer.state[parameter][key] = moment.to(parameter.device)
 
 
-Phase = HeadPhase | FullPhase
+Phase = HeadPhase | ExamplePhase | FullPhase
 
 
 def auto_epochs(num_images: int) -> int:

@@ -105,7 +105,11 @@ def _check_run(setup: TrainingSetup, state: TrainingState | None) -> None:
 
 def _is_complete(options: FinetuneOptions, state: TrainingState) -> bool:
     """Return whether nothing is left to train. The state of a head-only run is saved at its end."""
-    return options.head_only or state.is_over or state.epoch > (options.epochs or state.epochs)
+    return (
+        not options.has_full_phase
+        or state.is_over
+        or state.epoch > (options.epochs or state.epochs)
+    )
 
 
 def _check_images(setup: TrainingSetup, *, is_complete: bool) -> None:

@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from effnet_cli.datasets.saved_split import save_split
 from effnet_cli.finetune.all_images import train_on_all
 from effnet_cli.finetune.distributed import join_process_group
+from effnet_cli.finetune.example_phase import ExamplePhase, start_head
 from effnet_cli.finetune.final_model import finish_model
 from effnet_cli.finetune.folds import cross_validate
-from effnet_cli.finetune.head_phase import HeadPhase, extract_features
+from effnet_cli.finetune.head_phase import extract_features
 from effnet_cli.finetune.phases import FullPhase, auto_epochs
 from effnet_cli.finetune.records import Epoch, TrainingRecord, TrainingResult
 from effnet_cli.finetune.resume import load_progress
@@ -19,6 +20,10 @@ from effnet_cli.finetune.variant_choice import choose_variant
 from effnet_cli.images.augment import POLICIES
 from effnet_cli.options import FinetuneTask
 from effnet_cli.system.reporter import SILENT, Reporter
+
+NOTHING_TO_RESUME = (
+    "Already complete: this method has nothing to resume. Start a new run to add images or classes."
+)
 
 
 def finetune(task: FinetuneTask, reporter: Reporter = SILENT) -> Iterator[TrainingRecord]:
@@ -61,6 +66,8 @@ def _train_first(setup: TrainingSetup) -> Generator[Epoch | TrainingResult, None
         save_split(setup.dataset, setup.run_dir.path)
     trainer = Trainer(setup, state)
     module = setup.module
+    if tensors is not None and not setup.options.is_trained:
+        setup.reporter.note(NOTHING_TO_RESUME)
     if tensors is None:
         augment, epochs = (
             setup.options.augment,
@@ -73,9 +80,12 @@ def _train_first(setup: TrainingSetup) -> Generator[Epoch | TrainingResult, None
             state.plan_full(epochs, features.policy, features.trials)
             if setup.options.folds is not None:
                 cross_validate(setup, features)
-            yield from trainer.run(HeadPhase(setup, features))
+            head = start_head(setup, features)
+            yield from trainer.run(head)
+            if isinstance(head, ExamplePhase):
+                setup.reporter.note(head.describe())
             module = setup.processes.broadcast(lambda: trainer.best_module)
-    if not setup.options.head_only:
+    if setup.options.has_full_phase:
         full = FullPhase(setup, module, state)
         setup.reporter.note(full.describe())
         trainer.resume(full, tensors)

@@ -34,6 +34,7 @@ from effnet_cli.models.variants import DEFAULT_VARIANT, VARIANTS, find_variant
 from effnet_cli.models.weights import Model, find_local_weights, resolve_model
 from effnet_cli.options import (
     DICOM_FIELDS,
+    TRAINING_ONLY,
     EngineOptions,
     FinetuneOptions,
     FinetuneTask,
@@ -193,6 +194,7 @@ def _check_multi_label(task: FinetuneTask) -> None:
     """Refuse options that have no meaning where images have several labels."""
     excluded = {
         "--folds": task.options.folds is not None,
+        f"--method {task.options.method}": not task.options.is_trained,
         f"--variant {AUTO_VARIANT}": task.model.variant == AUTO_VARIANT,
     }
     for flag in filter(excluded.get, excluded) if task.dataset.multi_label else ():
@@ -280,6 +282,7 @@ def _resolve_base(task: FinetuneTask, reporter: Reporter) -> Model:
         "--model": task.model.model,
         "--weights": task.model.weights,
         "--head-only": task.options.head_only,
+        f"--method {task.options.method}": not task.options.is_trained,
         "--folds": task.options.folds,
     }
     for flag in filter(excluded.get, excluded):
@@ -321,7 +324,7 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
         classes=dataset.classes,
         preprocessing=replace(preprocessing, resize_px=preprocessing.crop_px, is_squashed=False),
         options={
-            **asdict(task.options),
+            **_select_options(task.options),
             **_select_dicom_options(task.images),
             "base_sha256": base.sha256,
         },
@@ -335,6 +338,12 @@ def _make_card(task: FinetuneTask, base: Model, dataset: Dataset) -> ModelCard:
             "test": None if dataset.test is None else len(dataset.test.labels),
         },
     )
+
+
+def _select_options(options: FinetuneOptions) -> dict[str, object]:
+    """Return the options that have a meaning with the method."""
+    unused = () if options.is_trained else TRAINING_ONLY
+    return {name: value for name, value in asdict(options).items() if name not in unused}
 
 
 def _select_dicom_options(images: ImageOptions) -> dict[str, object]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_cli.evaluate.records import LabelMetrics, Metrics
+from effnet_cli.finetune.example_phase import ExamplePhase
 from effnet_cli.finetune.final_model import evaluate_on_test
 from effnet_cli.finetune.inference import Floats
 from effnet_cli.finetune.loader import Indexes
@@ -178,7 +179,9 @@ class Trainer:
     def _save(self, phase: Phase) -> None:
         self._saved_at = time.monotonic()
         tensors = phase.state_tensors()
-        if tensors is None or not self._setup.processes.is_first:
+        if tensors is None or isinstance(phase, ExamplePhase):
+            return
+        if not self._setup.processes.is_first:
             return
         state = self._state
         state.seconds = self._seconds()
@@ -208,7 +211,7 @@ class Trainer:
         best = self._state.best
         if not best:
             raise EffnetError("No epoch finished.", "Increase --minutes or --epochs.")
-        if self._setup.options.head_only and self._setup.processes.is_first:
+        if not self._setup.options.has_full_phase and self._setup.processes.is_first:
             # without tensors: it says that the run is complete, so that --resume starts nothing
             self._state.classes = list(self._classes)
             self._setup.run_dir.write_state(self._state, {})

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from effnet_cli.engines.base import to_probabilities
 from effnet_cli.evaluate.metrics import fit_temperature
-from effnet_cli.finetune.head_phase import HeadPhase, extract_clean_features
+from effnet_cli.finetune.example_phase import start_head
+from effnet_cli.finetune.head_phase import extract_clean_features
 from effnet_cli.finetune.phases import TRAINING_COST, auto_epochs
 from effnet_cli.finetune.setup import TrainingSetup
 
@@ -80,7 +81,7 @@ def score_variant(setup: TrainingSetup) -> VariantScore:
     features = extract_clean_features(setup, engine)
     passed = len(features.labels) + len(features.val_indexes)
     image_s = (time.perf_counter() - started) / passed
-    phase = HeadPhase(setup, features)
+    phase = start_head(setup, features)
     phase.train()
     logits, labels = phase.predict(features.val), setup.val.labels[features.val_indexes]
     shares = to_probabilities(logits, "logits", fit_temperature(logits, labels))
@@ -93,5 +94,5 @@ def score_variant(setup: TrainingSetup) -> VariantScore:
         name=setup.card.variant,
         losses=losses,
         top1=float((logits.argmax(axis=1) == labels).mean()),
-        full_s=0.0 if setup.options.head_only else image_s * images,
+        full_s=0.0 if not setup.options.has_full_phase else image_s * images,
     )

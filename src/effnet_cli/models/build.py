@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from effnet_cli.models import checkpoint
 from effnet_cli.models.efficientnet import EfficientNet
+from effnet_cli.models.example_head import EXAMPLES_WEIGHT, set_example_head
 from effnet_cli.models.export_file import file_kind
 from effnet_cli.models.variants import Variant, timm_variants
 from effnet_cli.models.weights import Model
@@ -120,7 +121,7 @@ def load(
 ) -> nn.Module:
     """Build `variant` with the weights in `path`: in evaluation mode, float32, on the CPU.
 
-    The tensors show whether the classifier has a hidden layer. `is_described`: a config says that
+    The tensors show which layers the classifier has. `is_described`: a config says that
     the weights are those of a model like `variant`.
 
     Raises:
@@ -133,9 +134,8 @@ def load(
     naming = _find_naming(tensors)
     if naming is not None:
         tensors = _rename(module, tensors, naming)
-    if HIDDEN_WEIGHT in tensors and OUTPUT_WEIGHT in tensors and tensors[HIDDEN_WEIGHT].ndim == 2:
-        with torch.device("meta"):
-            set_head(module, num_classes, len(tensors[HIDDEN_WEIGHT]))
+    with torch.device("meta"):
+        _set_head_like(module, num_classes, tensors)
     expected = module.state_dict()
     _check_num_classes(expected, tensors, path)
     difference = _first_difference(expected, tensors)
@@ -150,6 +150,17 @@ def load(
     tensors |= {name: zero.clone() for name in expected if name.endswith(COUNTER)}
     module.load_state_dict({name: _align(one) for name, one in tensors.items()}, assign=True)
     return module.float().eval().requires_grad_(False)
+
+
+def _set_head_like(module: nn.Module, num_classes: int, tensors: dict[str, Tensor]) -> None:
+    """Give `module` a classifier with the same layers as the one in `tensors`."""
+    first = tensors.get(HIDDEN_WEIGHT)
+    if first is None or first.ndim != 2:
+        return
+    if OUTPUT_WEIGHT in tensors:
+        set_head(module, num_classes, len(first))
+    elif EXAMPLES_WEIGHT in tensors:
+        set_example_head(module, num_classes, max(1, len(tensors[EXAMPLES_WEIGHT]) // num_classes))
 
 
 def _align(tensor: Tensor) -> Tensor:

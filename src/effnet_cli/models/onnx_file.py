@@ -15,9 +15,9 @@ from effnet_cli.models.card import CARD_KEY, ModelCard
 
 MAX_ONNX_BYTES = 2**31 - 1  # the limit of a protobuf message
 ONNX_OPERATORS = {
-    "Add", "Cast", "Clip", "Conv", "DequantizeLinear", "Div", "Flatten", "Gemm",
-    "GlobalAveragePool", "Identity", "Mul", "QuantizeLinear", "ReduceMean", "Relu",
-    "Sigmoid", "Softmax", "Sub", "Transpose",
+    "Add", "Cast", "Clip", "Conv", "DequantizeLinear", "Div", "Exp", "Flatten", "Gemm",
+    "GlobalAveragePool", "Identity", "Log", "Mul", "QuantizeLinear", "ReduceMax", "ReduceMean",
+    "Relu", "Reshape", "Sigmoid", "Softmax", "Sqrt", "Sub", "Transpose",
 }  # fmt: skip
 
 
