@@ -191,7 +191,7 @@ def test_layers_and_compiled_graph_compute_the_same(votes: int) -> None:
     expected = softmax(fitted.predict(features.double().numpy()))
     assert expected.max() > 1.1 / 7  # otherwise any module would pass
     np.testing.assert_allclose(softmax(logits), expected, atol=1e-4)
-    content = onnx_writer.build_graph(module, 64, {}, has_features=True)
+    content = onnx_writer.build_graph(module, 64, {}, pool="avg")
     session = onnx_session.open_session(content)
     own_logits, own_features = session.run([OUTPUT, FEATURES], {INPUT: pixels})
     np.testing.assert_allclose(own_logits, logits, atol=1e-3)
