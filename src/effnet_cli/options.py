@@ -81,6 +81,10 @@ def device_option() -> str:
     return option("auto", "Device to run on", "-d auto|cpu|cuda|cuda:N|mps")
 
 
+def batch_size_option() -> int | None:
+    return option(None, "Batch size", "-b", words=AUTO, min=1)
+
+
 def workers_option() -> int | None:
     return option(None, "Decoding threads", "-j", words=AUTO, min=1)
 
@@ -182,33 +186,42 @@ class RunOptions(Options):
 
     section = "Engine"
 
-    batch_size: int | None = option(None, "Batch size", "-b", words=AUTO, min=1)
+    batch_size: int | None = batch_size_option()
     workers: int | None = workers_option()
 
 
 @dataclass(frozen=True)
-class PredictOptions(RunOptions):
+class PredictOptions(Options):
     """What is predicted for each image, and how the work is divided.
 
     `keep_crops` adds the input of the model to each result.
     """
 
-    section = "Prediction"
+    section = "Engine"
 
-    top_k: int = option(5, "Number of classes per image", "-k", min=1)
+    top_k: int = option(5, "Number of classes per image", "-k", min=1, section="Prediction")
+    batch_size: int | None = batch_size_option()
+    workers: int | None = workers_option()
     unknown_below: float | Literal["auto"] | None = option(
         None,
         "Label images as unknown below probability X; auto: the limits of the model",
         words={"auto": "auto"},
         above=0,
         below=1,
+        section="Prediction",
     )
     operating_point: str | None = option(
         None,
         "Decide by a threshold that the model stores, such as sensitivity (see evaluate --at)",
         "NAME",
+        section="Prediction",
     )
     keep_crops: bool = False
+
+    @property
+    def run(self) -> RunOptions:
+        """How the work is divided."""
+        return RunOptions(self.batch_size, self.workers)
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ with index.open_update([sys.argv[1]]) as running:
 
 @pytest.mark.linux
 @pytest.mark.parametrize(
-    "kills", [3, pytest.param(40, marks=pytest.mark.slow)], ids=["few", "many"]
+    "kills", [3, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_killed_updates_lose_nothing(
     make_index: MakeIndex, small: ModelOptions, tmp_path: Path, kills: int

@@ -82,7 +82,9 @@ class Classifier:
         self._reporter, self._is_offline = reporter, model.offline
         self._ranking = new_ranking(self.card, options, images)
         self.operating_point = self._ranking.point
-        self._scorer = Scorer(self._model, self._plan, images, options=options, reporter=reporter)
+        self._scorer = Scorer(
+            self._model, self._plan, images, options=options.run, reporter=reporter
+        )
         self._note_training_options(images)
 
     def __call__(self, image: ImageLike) -> ImageResult:
